@@ -1,0 +1,1 @@
+"""From files to numpy arrays that the models read."""

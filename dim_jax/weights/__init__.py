@@ -1,0 +1,1 @@
+"""Published checkpoints to ours and back, through one table read both ways."""
