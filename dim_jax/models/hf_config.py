@@ -1,0 +1,89 @@
+"""Reading transformers' JSON files: every error names the file and the key."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dim_jax.errors import InputError
+
+Built = TypeVar("Built")
+Source = str | Path | Mapping[str, Any]
+KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", tuple[int, ...]: "a list of integers"}
+
+
+class HFConfig:
+    """The values of one JSON file (or of a mapping) by key. A null counts as a missing key, as it does in transformers."""
+
+    def __init__(self, source: Source, name: str = "config"):
+        self.name = name if isinstance(source, Mapping) else str(source)
+        self.values = source if isinstance(source, Mapping) else _read(Path(source))
+
+    def __contains__(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def child(self, key: str) -> "HFConfig":
+        """The mapping under `key`; an empty one where the key is missing."""
+        value = self.values[key] if key in self else {}
+        if not isinstance(value, Mapping):
+            raise InputError(f"{self.name}: {key} is {value!r}, expected an object.")
+        return HFConfig(value, f"{self.name}: {key}")
+
+    def get(self, key: str, kind: Any, default: Any = MISSING) -> Any:
+        """The value of `key` as `kind` (a key of KINDS).
+
+        Raises:
+            InputError: the key is missing and has no default, or its value is of another kind.
+        """
+        if key not in self:
+            if default is MISSING:
+                raise InputError(f"{self.name}: the key '{key}' is missing.")
+            return default
+        value = self.values[key]
+        if kind is float and type(value) in (int, float):
+            return float(value)
+        if kind == tuple[int, ...] and isinstance(value, list | tuple) and all(type(item) is int for item in value):
+            return tuple(value)
+        if type(value) is not kind:
+            raise InputError(f"{self.name}: {key} is {value!r}, expected {KINDS[kind]}.")
+        return value
+
+    def only(self, key: str, *allowed: Any) -> None:
+        """Check a key that may be missing but has no other value than `allowed` in the published models.
+
+        Raises:
+            InputError: it has another value.
+        """
+        if key in self and self.values[key] not in allowed:
+            raise InputError(f"{self.name}: {key} is {self.values[key]!r}, but only {' or '.join(map(repr, allowed))} is supported.")
+
+    def build(self, cls: type[Built], **given: Any) -> Built:
+        """The dataclass `cls` from the keys named like its fields, and from `given`; a field without a default is required.
+
+        Raises:
+            InputError: a key is missing or wrong, or the values do not fit together.
+        """
+        read = {field.name: self.get(field.name, field.type, field.default) for field in fields(cls) if field.name not in given}
+        try:
+            return cls(**read, **given)
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from error
+
+
+def check(rule: bool, message: str) -> None:
+    """Raise InputError with `message` where the sizes of a config break a rule."""
+    if not rule:
+        raise InputError(message)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not a JSON file: {error}.") from error
+    if not isinstance(values, Mapping):
+        raise InputError(f"{path} is not a JSON object.")
+    return values
