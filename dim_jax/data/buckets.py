@@ -1,0 +1,41 @@
+"""Picture sizes for mixed aspect ratios: a small set of about constant area, so that each compiles once."""
+
+import math
+from collections.abc import Sequence
+
+from dim_jax.errors import InputError
+
+
+def aspect_buckets(resolution: int, multiple: int = 32, max_ratio: float = 4.0) -> list[tuple[int, int]]:
+    """Sizes (height, width) in pixels of about resolution^2 pixels, from `max_ratio` times as wide as high to the reverse.
+
+    Both sides are multiples of `multiple` (32: one latent pixel of the autoencoder). Ours: every multiple is once the shorter side,
+    the longer one is the multiple nearest to resolution^2 / shorter; each size also stands on its side. So the area of a bucket
+    differs from resolution^2 by less than half of multiple / longer side. Sorted from the widest to the highest.
+
+    Raises:
+        InputError: `resolution` is no multiple of `multiple`, or `max_ratio` is under 1.
+    """
+    if resolution < multiple or resolution % multiple:
+        raise InputError(f"Resolution {resolution} is no multiple of {multiple}. Take {max(1, round(resolution / multiple)) * multiple}.")
+    if max_ratio < 1:
+        raise InputError(f"The largest aspect ratio is {max_ratio}, but must be at least 1 (longer over shorter side).")
+    sizes = set()
+    for shorter in range(multiple, resolution + 1, multiple):
+        longer = round(resolution**2 / (shorter * multiple)) * multiple
+        if longer <= max_ratio * shorter:
+            sizes |= {(shorter, longer), (longer, shorter)}
+    return sorted(sizes, key=lambda size: size[0] / size[1])
+
+
+def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The bucket (height, width) whose aspect ratio is nearest to the picture's, as factors (log ratio), so that turning it on its
+    side turns the bucket too. Take the arguments from PIL: `nearest_bucket(*image.size, buckets)`. Ties go to the larger area.
+
+    Raises:
+        InputError: there are no buckets.
+    """
+    if not buckets:
+        raise InputError("There are no buckets to choose from. Give at least one (height, width).")
+    wanted = math.log(height / width)
+    return min(buckets, key=lambda size: (abs(math.log(size[0] / size[1]) - wanted), -size[0] * size[1]))

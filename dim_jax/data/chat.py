@@ -1,0 +1,157 @@
+"""The text of one turn and its tokens: what the published processor renders, with prompts that cannot break out of their turn."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from tokenizers import Tokenizer
+
+from dim_jax.errors import InputError
+
+IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
+SPECIALS = (IM_START, IM_END, END_OF_TEXT, VISION_START, VISION_END, IMAGE_PAD)
+
+SYSTEM_TEXT = "system\nYou are a helpful assistant."
+USER_HEADER = "user\n"
+ASSISTANT_HEADER = "assistant\n"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The tokens of one turn; `user_turn` is [begin, end), the tokens that become the condition (pictures and prompt)."""
+
+    ids: Int[np.ndarray, " t"]
+    user_turn: tuple[int, int]
+
+
+def segments(prompt: str, picture_tokens: Sequence[int] = (), *, generation_prompt: bool = False) -> list[tuple[str, bool]]:
+    """The turn as (text, is it a special token?), in order: the published template, two neighbouring plain texts never occur.
+
+    `picture_tokens` are the numbers of tokens of the pictures, which stand before the prompt. `generation_prompt` opens the
+    assistant's turn (for a model that shall write text; the published painter reads the turn without it).
+    """
+    pictures = [(text, True) for n in picture_tokens for text in (VISION_START, *[IMAGE_PAD] * n, VISION_END)]
+    # Without a picture no special token parts the header from the prompt, so the tokenizer must see them as one text.
+    user = [(USER_HEADER, False), *pictures, (prompt, False)] if pictures else [(USER_HEADER + prompt, False)]
+    turn = [(IM_START, True), (SYSTEM_TEXT, False), (IM_END, True), ("\n", False)]
+    turn += [(IM_START, True), *user, (IM_END, True), ("\n", False)]
+    return turn + ([(IM_START, True), (ASSISTANT_HEADER, False)] if generation_prompt else [])
+
+
+def render(prompt: str, picture_tokens: Sequence[int] = (), *, generation_prompt: bool = False) -> str:
+    """The turn as one text, for reading and comparing; encode it with `ChatTokenizer.turn`, which keeps the prompt plain."""
+    return "".join(text for text, _ in segments(prompt, picture_tokens, generation_prompt=generation_prompt))
+
+
+class ChatTokenizer:
+    """A Qwen tokenizer and the ids of its special tokens (`ids["<|im_end|>"]`, `pad_id`, `image_id`).
+
+    Special tokens enter by id from the template alone. Everything else is encoded by a copy of the tokenizer that knows no added
+    token, so `<|im_end|>` or `<|image_pad|>` inside a prompt is the text it looks like.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, name: str):
+        """`name` (folder or hub id) stands in errors.
+
+        Raises:
+            InputError: a special token of the template is not in the vocabulary.
+        """
+        found = {token: tokenizer.token_to_id(token) for token in SPECIALS}
+        ids = {token: index for token, index in found.items() if index is not None}
+        if missing := [token for token in SPECIALS if token not in ids]:
+            raise InputError(f"{name}: the tokenizer lacks {', '.join(missing)}. Give the tokenizer of a Qwen2.5-VL model.")
+        self.name = name
+        self.ids = ids
+        self.pad_id, self.image_id = ids[END_OF_TEXT], ids[IMAGE_PAD]
+        self._whole = tokenizer
+        self._plain = Tokenizer(tokenizer.model)
+        # Not copied: added tokens (see above), truncation and padding.
+        if tokenizer.pre_tokenizer is not None:
+            self._plain.pre_tokenizer = tokenizer.pre_tokenizer
+        if tokenizer.normalizer is not None:
+            self._plain.normalizer = tokenizer.normalizer
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike) -> "ChatTokenizer":
+        """The tokenizer in a local folder, of a hub id (both through transformers), or in one `tokenizer.json`.
+
+        Raises:
+            InputError: there is none, it cannot be fetched or read, or it lacks the template's special tokens.
+        """
+        path = Path(name)
+        if path.is_dir() and not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+            raise InputError(f"{path}: the folder has no tokenizer.json. Copy the tokenizer's files there, or give another folder.")
+        if not path.exists() and (path.is_absolute() or str(name).startswith(".") or len(path.parts) > 2):
+            raise InputError(f"{path}: there is no such folder or file. Check the path of the tokenizer.")
+        try:
+            # A folder without tokenizer_config.json says nothing more than its tokenizer.json.
+            file = path / "tokenizer.json" if path.is_dir() else path
+            if file.is_file() and (path.is_file() or not (path / "tokenizer_config.json").is_file()):
+                return cls(Tokenizer.from_file(str(file)), str(name))
+            return cls(_from_transformers(str(name)), str(name))
+        except InputError:
+            raise
+        except Exception as error:
+            # The tokenizers library raises a plain Exception for any malformed file. What else is not expected here is a bug: let it pass.
+            if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError)):
+                raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(
+                f"{name}: no tokenizer could be loaded ({reason}). Give a folder with tokenizer.json and tokenizer_config.json, "
+                "or a hub id such as Qwen/Qwen2.5-VL-3B-Instruct (which needs the network the first time)."
+            ) from error
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of plain text; a special token's name in it is text like any other."""
+        return self._plain.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of ids, by default without special tokens (what a designer wrote)."""
+        return self._whole.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def turn(self, prompt: str, picture_tokens: Sequence[int] = (), *, generation_prompt: bool = False) -> Turn:
+        """The ids of `segments(...)` and which of them are the user turn.
+
+        The user turn begins after the tokens that hold the newline of `user\\n` and ends before `<|im_end|>`. Qwen's tokenizer
+        merges newlines: where a prompt without picture begins with newlines, they belong to the header's token, hence to the text
+        that the encoder reads, but not to the condition. (The published code searches for exactly `<|im_start|>`, `user`, `\\n`
+        and finds no turn there.)
+
+        Raises:
+            InputError: there is neither a picture nor any prompt but white space, or the prompt is no valid Unicode.
+        """
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"The prompt is not valid Unicode text ({error.reason} at {error.start}). Give it as UTF-8.") from error
+        if not picture_tokens and not prompt.strip():
+            raise InputError(f"The prompt is empty ({prompt!r}) and there is no picture. Write a prompt.")
+        ids: list[int] = []
+        begin = end = 0
+        for text, special in segments(prompt, picture_tokens, generation_prompt=generation_prompt):
+            if special:
+                # The second <|im_end|> closes the user turn.
+                end = len(ids) if text == IM_END else end
+                ids.append(self.ids[text])
+                continue
+            encoding = self._plain.encode(text, add_special_tokens=False)
+            if text.startswith(USER_HEADER) and not begin:
+                begin = len(ids) + sum(start < len(USER_HEADER) for start, _ in encoding.offsets)
+            ids += encoding.ids
+        return Turn(np.array(ids, np.int32), (begin, end))
+
+
+def _from_transformers(name: str) -> Tokenizer:
+    """The tokenizer that transformers loads for a folder or hub id."""
+    # Importing transformers takes seconds; whoever passes a tokenizer.json in does without.
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise InputError(f"{name}: {type(tokenizer).__name__} has no tokenizer.json. Save the tokenizer's fast form there.")
+    return backend

@@ -1,0 +1,231 @@
+"""Pictures as people have them: any common file in, RGB out; pixels for the autoencoder in, a picture out.
+
+Everything here works on PIL pictures and numpy arrays; sizes of arrays are (height, width), sizes of PIL pictures (width, height).
+"""
+
+import os
+import struct
+import threading
+import warnings
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Float, Shaped, UInt8
+from PIL import Image
+
+from dim_jax.errors import InputError
+
+# Ours, not the published code's: 2^27 pixels are a 108 megapixel phone photograph and more, and at most about 2 GB while decoding.
+MAX_PIXELS = 2**27
+MIN_SIDE = 8
+MAX_ASPECT_RATIO = 200  # Qwen2.5-VL's own limit
+
+# What is decoded. Left out on purpose: EPS (reading one runs Ghostscript) and TGA (without a signature, any bytes may pass for one).
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "ICO")
+READABLE = "PNG, JPEG, WebP, BMP, TIFF, GIF"
+# What Pillow's decoders raise on damaged files.
+DAMAGED = (
+    *(OSError, EOFError, SyntaxError, ValueError, RuntimeError, IndexError, KeyError, TypeError, ArithmeticError),
+    *(struct.error, zlib.error),
+)
+
+# EXIF orientation (tag 0x0112, CIPA DC-008) -> the transposition that brings the picture upright; 1 is upright.
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_header_lock = threading.Lock()
+
+
+def open_picture(path: str | os.PathLike) -> Image.Image:
+    """The picture in a file: upright by its EXIF orientation, 8-bit RGB, white behind transparent pixels.
+
+    Reads PNG, JPEG, WebP, BMP, TIFF, GIF and whatever else of `FORMATS` the installed Pillow decodes; of several frames or pages
+    the first. Samples of 16 or 32 bits are scaled to 8 (`gray_to_8_bit`). Colour profiles are not applied, as in the published code.
+
+    Raises:
+        InputError: the file is missing, a directory, empty, damaged or no picture; the picture has more than `MAX_PIXELS` pixels
+            (refused before decoding), a side under `MIN_SIDE` pixels, or sides whose ratio exceeds `MAX_ASPECT_RATIO`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file. Check the path of the picture.")
+    if not path.is_file():
+        raise InputError(f"{path}: a {'directory' if path.is_dir() else 'special file'}, not a picture. Give one picture file.")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes). Export or download the picture again.")
+    try:
+        file = path.open("rb")
+    except PermissionError as error:
+        raise InputError(f"{path}: no permission to read this file. Change its permissions or give another picture.") from error
+    # Damaged metadata (EXIF, TIFF tags) beside sound pixels: Pillow warns and goes on, and so do we.
+    with file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        return as_rgb(_decode(file, path), str(path))
+
+
+def _decode(file: BinaryIO, path: Path) -> Image.Image:
+    """The first frame as the file holds it, loaded; every failure of the decoders becomes an `InputError`."""
+    try:
+        image = _open_header(file)
+        check_size(*image.size, str(path))
+        image.load()
+        return image
+    except InputError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise InputError(f"{path}: not a picture that can be read (readable: {READABLE}). Convert it to PNG or JPEG.") from error
+    except DAMAGED as error:
+        raise InputError(f"{path}: the picture is damaged or cut off ({error}). Export or download it again.") from error
+
+
+def _open_header(file: BinaryIO) -> Image.Image:
+    """The picture with its size known and nothing decoded yet."""
+    # Pillow's own limit would raise without the size, or only warn; ours is checked next. The switch is global, hence the lock.
+    with _header_lock:
+        Image.init()
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """Refuses sizes (pixels) that neither the encoder nor this machine's memory should see.
+
+    Raises:
+        InputError: too many pixels, a side too short, or too thin. `name` says whose size it is.
+    """
+    size = f"{name}: the picture is {width} x {height} pixels"
+    if width * height > MAX_PIXELS:
+        side = int(MAX_PIXELS**0.5)
+        raise InputError(f"{size}, more than the {MAX_PIXELS:,} that are accepted (such as {side} x {side}). Scale it down first.")
+    if min(width, height) < MIN_SIDE:
+        raise InputError(f"{size}; each side needs at least {MIN_SIDE}. Scale it up or give another picture.")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise InputError(
+            f"{size}; the longer side may be at most {MAX_ASPECT_RATIO} times the shorter, "
+            f"here it is {max(width, height) / min(width, height):.0f} times. Crop it."
+        )
+
+
+def as_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
+    """Any PIL picture as upright 8-bit RGB with white behind transparent pixels; `name` stands in errors.
+
+    Raises:
+        InputError: its colour mode has no conversion to RGB, or its floating-point samples are not all finite.
+    """
+    image.load()
+    upright = UPRIGHT.get(_orientation(image))
+    if upright is not None:
+        image = image.transpose(upright)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _wide_gray_to_rgb(image, name)
+    if image.has_transparency_data:
+        return _on_white(image)
+    try:
+        rgb = image.convert("RGB")
+    except ValueError as error:
+        raise InputError(f"{name}: pictures of colour mode {image.mode} cannot be read. Convert it to RGB first.") from error
+    return Image.frombytes("RGB", rgb.size, rgb.tobytes()) if rgb is image else rgb
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where the metadata has none or cannot be read."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except DAMAGED:
+        return 1
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Alpha, or a transparent colour or palette entry, over white."""
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and max(key) > 255:
+        # A 16-bit RGB PNG is decoded to its high bytes, but names its transparent colour in 16 bits.
+        image = image.copy()
+        image.info["transparency"] = tuple(sample >> 8 for sample in key)
+    # Premultiplied and palette modes reach RGBA in two steps at most.
+    rgba = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
+    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
+
+def _wide_gray_to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Gray of 16-bit, 32-bit or floating-point samples, white where a 16-bit PNG names that gray transparent."""
+    samples = np.asarray(image)
+    if not np.isfinite(samples).all():
+        bad = int((~np.isfinite(samples)).sum())
+        raise InputError(f"{name}: {bad} of {samples.size} samples are not finite (NaN or infinite). Replace them first.")
+    gray = gray_to_8_bit(samples)
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        gray = np.where(samples == key, np.uint8(255), gray)
+    return Image.fromarray(gray).convert("RGB")
+
+
+def gray_to_8_bit(samples: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Finite gray samples of a wider type as 0 to 255, scaled and rounded, never clipped.
+
+    The file does not say what counts as white, so: integers in [0, 65535] are 16-bit; floating-point samples are a fraction in [0, 1],
+    8-bit in [0, 255] or 16-bit in [0, 65535], the narrowest that holds them all; anything else runs from its least (black) to its
+    greatest value (white), and is black where all are equal.
+    """
+    low, high = float(samples.min()), float(samples.max())
+    ranges = (1.0, 255.0, 65535.0) if np.issubdtype(samples.dtype, np.floating) else (65535.0,)
+    black, white = 0.0, next((top for top in ranges if low >= 0 and high <= top), None)
+    if white is None:
+        black, white = low, high
+    span = (white - black) or 1.0
+    # In float64, dividing last: exact for 16-bit samples, and white lands on 255 however small or large the span.
+    return np.rint((samples.astype(np.float64) - black) / span * 255.0).astype(np.uint8)
+
+
+def cover_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture scaled (bilinear, antialiased) until it just covers `size` (height, width) and cropped around its centre.
+
+    Source: torchvision's Resize(n) and CenterCrop(n), which the published code applies to PIL pictures, for any target: the covering
+    side is exact, the other is rounded down, the crop starts at the rounded half of the excess. Samples are rounded to 8 bits.
+    """
+    height, width = size
+    if height * image.width >= width * image.height:
+        scaled = (height * image.width // image.height, height)
+    else:
+        scaled = (width, width * image.height // image.width)
+    image = image.resize(scaled, Image.Resampling.BILINEAR)
+    left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def autoencoder_pixels(image: Image.Image, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
+    """What the autoencoder reads: `cover_crop` to `size` (height, width) in pixels, as float32 in [-1, 1].
+
+    Raises:
+        InputError: the picture cannot become RGB (`as_rgb`).
+    """
+    pixels = np.asarray(cover_crop(as_rgb(image), size), dtype=np.float32)
+    return (pixels / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+
+
+def to_picture(pixels: Float[np.ndarray, "h w 3"]) -> Image.Image:
+    """Pixels in [-1, 1] as an RGB picture: values outside are clipped, 8-bit values rounded half up (as torchvision's save_image).
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if not np.isfinite(pixels).all():
+        bad = int((~np.isfinite(pixels)).sum())
+        raise ValueError(f"{bad} of {pixels.size} pixel values are not finite. Look for a bad checkpoint or an overflow before this.")
+    unit = (np.clip(pixels.astype(np.float32), -1, 1) + 1) / 2
+    return Image.fromarray(np.floor(unit * 255 + 0.5).astype(np.uint8))

@@ -1,0 +1,199 @@
+"""From prompts and pictures to what the encoder reads, in numpy: chat tokens, resized pictures, patches, padding to a bucket."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from dim_jax.data.chat import ChatTokenizer
+from dim_jax.data.inputs import EncoderInputs, VisionLayout, encoder_inputs
+from dim_jax.data.pictures import MAX_ASPECT_RATIO, as_rgb
+from dim_jax.errors import InputError
+
+# Qwen2.5-VL's own: 4 to 16384 picture tokens.
+MIN_PIXELS = 4 * 28 * 28
+MAX_PIXELS = 16384 * 28 * 28
+# The means and standard deviations of OpenAI's CLIP, for red, green and blue in [0, 1].
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+QWEN_LAYOUT = VisionLayout()
+
+
+def smart_resize(height: int, width: int, factor: int = 28, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """The size (height, width) nearest to the given one of which both sides are multiples of `factor`.
+
+    Outside [min_pixels, max_pixels] the picture is scaled to the nearer bound first, keeping its aspect ratio as well as multiples
+    allow. Source: Qwen2.5-VL. Halves round to even.
+
+    Raises:
+        InputError: one side is more than 200 times the other.
+    """
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise InputError(
+            f"The picture is {width} x {height} pixels; the longer side may be at most {MAX_ASPECT_RATIO} times the shorter. Crop it."
+        )
+    rows, columns = (max(factor, round(side / factor) * factor) for side in (height, width))
+    if rows * columns > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        rows, columns = (max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+    elif rows * columns < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        rows, columns = (math.ceil(side * grow / factor) * factor for side in (height, width))
+    return rows, columns
+
+
+def encoder_picture(
+    picture: Image.Image,
+    mode: str,
+    resolution: int,
+    factor: int = 28,
+    min_pixels: int = MIN_PIXELS,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """Any PIL picture as RGB at the size whose patches the encoder reads (PIL's bicubic on 8-bit samples).
+
+    "square" forces the square smart_resize(resolution, resolution), as the published models read it; "native" keeps the aspect
+    ratio. Both then apply smart_resize within [min_pixels, max_pixels].
+
+    Raises:
+        InputError: the mode is neither, the picture is too thin for the native mode, or it cannot become RGB.
+    """
+    if mode not in ("square", "native"):
+        raise InputError(f'The picture mode is "{mode}", but must be "square" (as published) or "native".')
+    picture = as_rgb(picture)
+    if mode == "square":
+        picture = _bicubic(picture, smart_resize(resolution, resolution, factor))
+    return _bicubic(picture, smart_resize(picture.height, picture.width, factor, min_pixels, max_pixels))
+
+
+def to_patches(image: Image.Image, layout: VisionLayout = QWEN_LAYOUT) -> tuple[Float[np.ndarray, "p c"], tuple[int, int]]:
+    """An RGB picture, its sides multiples of merge_size * patch_size, as normalised patches and their grid (rows, columns).
+
+    Patches of one merge group (2 x 2) are adjacent, groups run in reading order; c is (colour, time, row, column) with the picture
+    repeated over time. Arithmetic as in transformers' PIL processor: 1/255 in float64, rounded to float32, mean and deviation in float32.
+    """
+    side, merge, time = layout.patch_size, layout.merge_size, layout.temporal_patch_size
+    rows, columns = image.height // side, image.width // side
+    unit = (np.asarray(image).astype(np.float64) * (1 / 255)).astype(np.float32)
+    pixels = (unit - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
+    groups = pixels.reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
+    groups = groups.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
+    groups = np.broadcast_to(groups, (*groups.shape[:5], time, side, side))
+    return groups.reshape(rows * columns, 3 * time * side * side), (rows, columns)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Prompts and pictures as `EncoderInputs`.
+
+    `mode`, `resolution`, `min_pixels` and `max_pixels` size the pictures (`encoder_picture`); `condition_length` is the number of
+    condition tokens that the painter holds.
+    """
+
+    tokenizer: ChatTokenizer
+    mode: str = "square"
+    resolution: int = 1024
+    min_pixels: int = MIN_PIXELS
+    max_pixels: int = MAX_PIXELS
+    condition_length: int = 8192
+    layout: VisionLayout = QWEN_LAYOUT
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, **fields) -> "Processor":
+        """A processor with the tokenizer of a local folder, a hub id or a `tokenizer.json`; `fields` are this class's other fields.
+
+        Raises:
+            InputError: the tokenizer cannot be loaded or lacks the chat template's special tokens.
+        """
+        return cls(ChatTokenizer.from_pretrained(name), **fields)
+
+    @property
+    def factor(self) -> int:
+        """The side in pixels of what one picture token shows."""
+        return self.layout.patch_size * self.layout.merge_size
+
+    def resize(self, picture: Image.Image) -> Image.Image:
+        """`encoder_picture` with this processor's settings; raises the same."""
+        return encoder_picture(picture, self.mode, self.resolution, self.factor, self.min_pixels, self.max_pixels)
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        pictures: Sequence[Sequence[Image.Image]],
+        *,
+        lengths: Sequence[int] | None = None,
+        patch_length: int | None = None,
+        generation_prompt: bool = False,
+        overflow: Literal["error", "keep_last"] = "error",
+    ) -> EncoderInputs:
+        """One turn per prompt with its own pictures (none is fine), padded on the right.
+
+        `lengths` are the buckets of the number of tokens: the smallest that fits is used (None: the longest turn). `patch_length`
+        pads pictures to that many patches. `generation_prompt` opens the assistant's turn. `overflow="keep_last"` admits user turns
+        longer than `condition_length`; the connector then keeps their last tokens and loses the first, the pictures' own.
+
+        Raises:
+            InputError: a prompt is empty and has no picture; a user turn exceeds `condition_length`; a turn exceeds every bucket;
+                a picture is unusable or has more patches than `patch_length`.
+        """
+        if not prompts or len(prompts) != len(pictures):
+            raise InputError(f"{len(prompts)} prompts and {len(pictures)} lists of pictures: give at least one prompt and a list for each.")
+        patches = [[to_patches(self.resize(picture), self.layout) for picture in row] for row in pictures]
+        merged = self.layout.merge_size**2
+        counts = [[rows * columns // merged for _, (rows, columns) in row] for row in patches]
+        turns = [
+            self.tokenizer.turn(prompt, tokens, generation_prompt=generation_prompt) for prompt, tokens in zip(prompts, counts, strict=True)
+        ]
+        if overflow == "error":
+            for i, (turn, tokens) in enumerate(zip(turns, counts, strict=True)):
+                self._check_length(i, turn.user_turn[1] - turn.user_turn[0], sum(tokens))
+
+        t = _bucket(max(len(turn.ids) for turn in turns), lengths)
+        input_ids = np.full((len(turns), t), self.tokenizer.pad_id, np.int32)
+        mask, user_turn = np.zeros((2, len(turns), t), bool)
+        for i, turn in enumerate(turns):
+            input_ids[i, : len(turn.ids)] = turn.ids
+            mask[i, : len(turn.ids)] = True
+            user_turn[i, slice(*turn.user_turn)] = True
+        return encoder_inputs(
+            input_ids,
+            mask,
+            user_turn,
+            [one for row in patches for one, _ in row],
+            [grid for row in patches for _, grid in row],
+            image_token_id=self.tokenizer.image_id,
+            layout=self.layout,
+            patch_length=patch_length,
+        )
+
+    def _check_length(self, row: int, tokens: int, picture_tokens: int) -> None:
+        if tokens > self.condition_length:
+            raise InputError(
+                f"Prompt {row + 1} is too long: its turn has {tokens:,} tokens ({picture_tokens:,} of them pictures), the condition holds "
+                f"{self.condition_length:,}. Shorten it by {tokens - self.condition_length:,} tokens, take smaller pictures, or pass "
+                'overflow="keep_last" to lose the first tokens (the pictures come first).'
+            )
+
+
+def _bicubic(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    height, width = size
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _bucket(longest: int, lengths: Sequence[int] | None) -> int:
+    """The smallest of `lengths` that holds the longest turn."""
+    if lengths is None:
+        return longest
+    fitting = [length for length in lengths if length >= longest]
+    if not fitting:
+        raise InputError(
+            f"The longest turn has {longest:,} tokens, the longest bucket {max(lengths, default=0):,}. "
+            "Shorten the prompt or add a longer bucket."
+        )
+    return min(fitting)

@@ -1,0 +1,319 @@
+"""Files of every kind, written by Pillow (or byte by byte where it cannot), read back as upright RGB; and files that are none."""
+
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from dim_jax.data import pictures
+from dim_jax.data.pictures import as_rgb, autoencoder_pixels, cover_crop, gray_to_8_bit, open_picture, to_picture
+from dim_jax.errors import InputError
+
+RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+
+
+def quarters(size: int = 32) -> Image.Image:
+    """Red, green over blue, white: every turn and mirror image looks different."""
+    image = Image.new("RGB", (size, size), WHITE)
+    half = size // 2
+    for colour, corner in ((RED, (0, 0)), (GREEN, (half, 0)), (BLUE, (0, half))):
+        image.paste(colour, (*corner, corner[0] + half, corner[1] + half))
+    return image
+
+
+def corners(image: Image.Image) -> list[tuple[int, int, int]]:
+    """Top left, top right, bottom left, bottom right, a little inside."""
+    right, bottom = image.width - 3, image.height - 3
+    return [image.getpixel(place) for place in ((2, 2), (right, 2), (2, bottom), (right, bottom))]
+
+
+def close(pixel, wanted, tolerance=6) -> bool:
+    return all(abs(a - b) <= tolerance for a, b in zip(pixel, wanted, strict=True))
+
+
+def png(colour_type: int, samples: np.ndarray, transparent: bytes = b"") -> bytes:
+    """A 16-bit PNG of samples (h, w, channels), written byte by byte: Pillow writes only gray ones."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], 16, colour_type, 0, 0, 0)
+    key = chunk(b"tRNS", transparent) if transparent else b""
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + key + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tolerance"),
+    [
+        ("a.png", {}, 0),
+        ("a.bmp", {}, 0),
+        ("a.tif", {}, 0),
+        ("a.tiff", {"compression": "tiff_lzw"}, 0),
+        ("a.tif", {"compression": "tiff_deflate"}, 0),
+        ("a.gif", {}, 0),
+        ("a.webp", {"lossless": True}, 0),
+        ("a.webp", {"quality": 95}, 12),
+        ("a.jpg", {"quality": 95, "subsampling": 0}, 6),
+        ("a.jpeg", {"progressive": True, "quality": 95, "subsampling": 0}, 6),
+        ("a.ppm", {}, 0),
+        ("a.ico", {"sizes": [(32, 32)]}, 0),
+        ("no_extension", {"format": "PNG"}, 0),
+    ],
+)
+def test_formats(tmp_path, name, options, tolerance):
+    quarters().save(tmp_path / name, **options)
+    image = open_picture(tmp_path / name)
+    assert (image.mode, image.size) == ("RGB", (32, 32))
+    assert all(close(*pair, tolerance) for pair in zip(corners(image), [RED, GREEN, BLUE, WHITE], strict=True))
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(tmp_path, orientation, extension):
+    """The stored picture is the upright one turned or mirrored back; its tag says how to undo that."""
+    stored = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a),  # shown turned clockwise, so stored turned anticlockwise
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation]
+    upright = np.asarray(quarters().resize((48, 32), Image.Resampling.NEAREST))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}.get(extension, {})
+    Image.fromarray(np.ascontiguousarray(stored(upright))).save(tmp_path / f"a.{extension}", exif=exif, **options)
+    image = open_picture(tmp_path / f"a.{extension}")
+    assert image.size == (48, 32)
+    assert all(close(*pair) for pair in zip(corners(image), [RED, GREEN, BLUE, WHITE], strict=True))
+
+
+def test_bad_exif_is_ignored(tmp_path):
+    quarters().save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\xff\xff\xff\xff\0\0")
+    quarters().save(tmp_path / "b.jpg", exif=b"Exif\0\0nonsense")
+    assert close(open_picture(tmp_path / "a.jpg").getpixel((2, 2)), RED)
+    assert close(open_picture(tmp_path / "b.jpg").getpixel((2, 2)), RED)
+
+
+def test_transparency_is_white(tmp_path):
+    rgba = Image.new("RGBA", (16, 16), (*RED, 255))
+    rgba.paste((*BLUE, 0), (0, 0, 8, 16))
+    rgba.putpixel((15, 15), (0, 0, 0, 128))
+    for name in ("a.png", "a.tif", "a.webp"):
+        rgba.save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
+        image = open_picture(tmp_path / name)
+        assert [image.getpixel(p) for p in ((0, 0), (8, 0), (15, 15))] == [WHITE, RED, (127, 127, 127)]
+
+    rgba.convert("LA").save(tmp_path / "la.png")
+    image = open_picture(tmp_path / "la.png")
+    assert [image.getpixel(p) for p in ((0, 0), (8, 0))] == [WHITE, (76, 76, 76)]
+
+
+def test_palette(tmp_path):
+    palette = Image.new("P", (16, 16), 1)
+    palette.putpalette([*BLACK, *RED, *GREEN])
+    palette.paste(2, (8, 0, 16, 16))
+    palette.save(tmp_path / "plain.png")
+    assert [open_picture(tmp_path / "plain.png").getpixel(p) for p in ((0, 0), (8, 0))] == [RED, GREEN]
+    palette.save(tmp_path / "index.png", transparency=2)
+    assert [open_picture(tmp_path / "index.png").getpixel(p) for p in ((0, 0), (8, 0))] == [RED, WHITE]
+    palette.save(tmp_path / "alphas.png", transparency=bytes([255, 0, 255]))
+    assert [open_picture(tmp_path / "alphas.png").getpixel(p) for p in ((0, 0), (8, 0))] == [WHITE, GREEN]
+    palette.save(tmp_path / "index.gif", transparency=1)
+    assert [open_picture(tmp_path / "index.gif").getpixel(p) for p in ((0, 0), (8, 0))] == [WHITE, GREEN]
+
+
+def test_transparent_colour(tmp_path):
+    quarters().save(tmp_path / "rgb.png", transparency=RED)
+    assert corners(open_picture(tmp_path / "rgb.png")) == [WHITE, GREEN, BLUE, WHITE]
+    Image.new("L", (16, 16), 7).save(tmp_path / "gray.png", transparency=7)
+    assert open_picture(tmp_path / "gray.png").getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize("mode", ["LA", "La", "PA", "RGBA", "RGBa"])
+def test_every_alpha_mode_of_pillow(mode):
+    assert as_rgb(Image.new(mode, (9, 9))).getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBX", "HSV", "I", "I;16", "I;16B", "I;16L", "F"])
+def test_every_opaque_mode_of_pillow(mode):
+    image = as_rgb(Image.new(mode, (9, 9)))
+    assert (image.mode, image.getpixel((0, 0))) == ("RGB", BLACK)
+
+
+def test_first_frame(tmp_path):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, BLUE)]
+    for name in ("a.gif", "a.webp", "a.tif", "a.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        assert close(open_picture(tmp_path / name).getpixel((5, 5)), RED)
+
+
+def test_cmyk(tmp_path):
+    cmyk = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    cmyk.save(tmp_path / "a.tif")
+    assert open_picture(tmp_path / "a.tif").getpixel((0, 0)) == RED
+    cmyk.save(tmp_path / "a.jpg", quality=95)
+    assert close(open_picture(tmp_path / "a.jpg").getpixel((0, 0)), RED)
+
+
+def test_gray_and_one_bit(tmp_path):
+    for name in ("a.png", "a.jpg", "a.bmp", "a.tif", "a.pgm"):
+        Image.new("L", (16, 16), 77).save(tmp_path / name)
+        assert open_picture(tmp_path / name).getpixel((0, 0)) == (77, 77, 77)
+    bits = Image.new("1", (16, 16), 0)
+    bits.paste(1, (8, 0, 16, 16))
+    for name in ("b.png", "b.bmp", "b.tif", "b.gif", "b.pbm"):
+        bits.save(tmp_path / name)
+        assert [open_picture(tmp_path / name).getpixel(p) for p in ((0, 0), (8, 0))] == [BLACK, WHITE]
+
+
+def test_16_bit_gray_is_scaled(tmp_path):
+    samples = np.full((16, 16), 32896, np.uint16)  # 128 * 257
+    samples[0, :3] = 0, 300, 65535
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(samples).save(tmp_path / name)
+        image = open_picture(tmp_path / name)
+        assert [image.getpixel((x, 0))[1] for x in range(4)] == [0, 1, 255, 128]
+    Image.fromarray(samples.astype(np.int32)).save(tmp_path / "i.tif")
+    assert [open_picture(tmp_path / "i.tif").getpixel((x, 0))[1] for x in range(4)] == [0, 1, 255, 128]
+
+
+def test_16_bit_png(tmp_path):
+    colour = np.broadcast_to(np.array([0x1234, 0x5678, 0x9ABC], np.uint16), (8, 8, 3))
+    (tmp_path / "rgb.png").write_bytes(png(2, colour))
+    assert open_picture(tmp_path / "rgb.png").getpixel((0, 0)) == (0x12, 0x56, 0x9A)
+    (tmp_path / "key.png").write_bytes(png(2, colour, struct.pack(">3H", 0x1234, 0x5678, 0x9ABC)))
+    assert open_picture(tmp_path / "key.png").getpixel((0, 0)) == WHITE
+    (tmp_path / "gray.png").write_bytes(png(0, colour[:, :, :1], struct.pack(">H", 0x1234)))
+    assert open_picture(tmp_path / "gray.png").getpixel((0, 0)) == WHITE
+
+
+def test_floating_point_tiff(tmp_path):
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    for scale in (1, 255, 65535):
+        Image.fromarray(ramp * np.float32(scale)).save(tmp_path / "a.tif")
+        image = np.asarray(open_picture(tmp_path / "a.tif"))
+        np.testing.assert_array_equal(image[:, :, 0], np.rint(ramp.astype(np.float64) * 255))
+    ramp[3, 3] = np.nan
+    Image.fromarray(ramp).save(tmp_path / "nan.tif")
+    with pytest.raises(InputError, match=r"nan\.tif: 1 of 64 samples are not finite"):
+        open_picture(tmp_path / "nan.tif")
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**31), 2**31 - 1))
+def test_wide_integers_are_never_clipped(low, high):
+    low, high = sorted((low, high))
+    values = np.linspace(low, high, 9).astype(np.int32).reshape(3, 3)
+    gray = gray_to_8_bit(values).ravel()
+    assert (np.diff(gray.astype(int)) >= 0).all()
+    if low < 0 or high > 65535:
+        assert gray[0] == 0
+        assert gray[-1] == (255 if high > low else 0)
+
+
+def test_16_bit_scale_is_exact():
+    values = np.arange(65536, dtype=np.uint16)[None]
+    np.testing.assert_array_equal(gray_to_8_bit(values), (values.astype(int) + 128) // 257)
+
+
+def test_metadata_does_not_follow(tmp_path):
+    quarters().save(tmp_path / "a.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    assert corners(open_picture(tmp_path / "a.png")) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_no_picture(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.png: there is no such file"):
+        open_picture(tmp_path / "gone.png")
+    with pytest.raises(InputError, match="a directory, not a picture"):
+        open_picture(tmp_path)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(InputError, match=r"empty\.png: the file is empty"):
+        open_picture(tmp_path / "empty.png")
+    for text in (b"hello", b"%PDF-1.7\n", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", os.urandom(4096)):
+        (tmp_path / "not.png").write_bytes(text)
+        with pytest.raises(InputError, match=r"not\.png: (not a picture|the picture is damaged)"):
+            open_picture(tmp_path / "not.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tif", "a.gif"])
+def test_truncated(tmp_path, name):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    for kept in (len(data) // 20, len(data) // 2, len(data) * 9 // 10):
+        (tmp_path / name).write_bytes(data[:kept])
+        with pytest.raises(InputError, match=rf"{name}: (the picture is damaged|not a picture)"):
+            open_picture(tmp_path / name)
+
+
+def test_too_large_is_refused_before_decoding(tmp_path):
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    data = zlib.compress(b"\0" * 100)
+    chunk += struct.pack(">I", len(data)) + b"IDAT" + data + struct.pack(">I", zlib.crc32(b"IDAT" + data))
+    (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    limit = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(InputError, match=r"large\.png: the picture is 20000 x 20000 pixels, more than the 134,217,728"):
+        open_picture(tmp_path / "large.png")
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_larger_than_pillow_likes_is_fine(tmp_path):
+    """100 megapixels: Pillow alone would warn, and warnings are errors here."""
+    assert pictures.MAX_PIXELS > 10_000**2
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "a.png")
+    Image.MAX_IMAGE_PIXELS = limit
+    assert open_picture(tmp_path / "a.png").size == (10_000, 10_000)
+
+
+def test_too_thin_and_too_small(tmp_path):
+    for size, message in (((1, 5000), "at least 8"), ((10, 5000), "at most 200 times the shorter, here it is 500"), ((7, 7), "at least 8")):
+        Image.new("RGB", size).save(tmp_path / "thin.png")
+        with pytest.raises(InputError, match=rf"thin\.png: the picture is {size[0]} x {size[1]} pixels; .*{message}"):
+            open_picture(tmp_path / "thin.png")
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(8, 90)] * 4))
+def test_cover_crop_fills_any_target(sizes):
+    width, height, target_height, target_width = sizes
+    flat = Image.new("RGB", (width, height), (10, 200, 30))
+    image = cover_crop(flat, (target_height, target_width))
+    assert image.size == (target_width, target_height)
+    # A crop beyond the border would be black.
+    assert image.getextrema() == ((10, 10), (200, 200), (30, 30))
+
+
+def test_cover_crop_keeps_the_centre():
+    wide = Image.new("RGB", (90, 30), WHITE)
+    wide.paste(RED, (30, 0, 60, 30))
+    assert cover_crop(wide, (30, 30)).getcolors() == [(900, RED)]
+    assert cover_crop(wide.transpose(Image.Transpose.ROTATE_90), (30, 30)).getcolors() == [(900, RED)]
+    assert np.asarray(cover_crop(wide, (30, 90))).tobytes() == np.asarray(wide).tobytes()
+
+
+def test_autoencoder_pixels_there_and_back():
+    values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    pixels = autoencoder_pixels(Image.fromarray(values), (16, 16))
+    assert pixels.dtype == np.float32
+    assert (pixels.min(), pixels.max()) == (-1, 1)
+    np.testing.assert_array_equal(np.asarray(to_picture(pixels)), values)
+
+
+def test_to_picture_clips_rounds_and_refuses():
+    pixels = np.array([-3, -1, 0, 1, 7, 2 / 255 - 1, 1 / 255 - 1, 0.98 / 255 - 1], np.float32).reshape(1, 8, 1).repeat(3, 2)
+    assert np.asarray(to_picture(pixels))[0, :, 0].tolist() == [0, 0, 128, 255, 255, 1, 1, 0]
+    pixels[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="1 of 24 pixel values are not finite"):
+        to_picture(pixels)

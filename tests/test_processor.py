@@ -1,0 +1,185 @@
+"""The processor against the goldens and against transformers' own, and what it refuses."""
+
+import importlib.util
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dim_jax.data.inputs import VisionLayout
+from dim_jax.data.processor import MAX_PIXELS, MIN_PIXELS, Processor, encoder_picture, smart_resize, to_patches
+from dim_jax.errors import InputError
+
+HERE = Path(__file__).parent
+QWEN = os.environ.get("DIM_QWEN_TOKENIZER")
+
+
+def _golden_groups():
+    spec = importlib.util.spec_from_file_location("processor_goldens", HERE / "parity" / "processor_goldens.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return list(module.groups(HERE / "goldens", Path(QWEN) if QWEN else None))
+
+
+GROUPS = {name: rest for name, *rest in _golden_groups()}
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Processor:
+    return Processor.from_pretrained(HERE / "tiny_tokenizer", resolution=112, condition_length=64)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_goldens(name):
+    ours, golden, rtol, atol = GROUPS[name]
+    assert ours.shape == golden.shape
+    np.testing.assert_allclose(ours, golden, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("name", [name for name in GROUPS if name.endswith(("pixel_values", "pixels"))])
+def test_goldens_far_below_their_tolerance(name):
+    """One 8-bit step would be 0.0146 in patches and 0.0078 in the autoencoder's pixels: no pixel is rounded differently."""
+    ours, golden, *_ = GROUPS[name]
+    np.testing.assert_allclose(ours, golden, rtol=0, atol=1e-6)
+
+
+def test_golden_groups_cover_the_files():
+    assert sum(name.startswith("preprocess.") for name in GROUPS) == 1 + 3 * 5
+    assert sum(name.endswith("rendered") for name in GROUPS) == 7
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.integers(1, 6000), st.integers(1, 6000), st.sampled_from([28, 32]))
+def test_smart_resize_rules(height, width, factor):
+    assume(max(height, width) <= 200 * min(height, width))
+    rows, columns = smart_resize(height, width, factor)
+    assert rows % factor == columns % factor == 0
+    assert MIN_PIXELS <= rows * columns <= MAX_PIXELS
+    assert smart_resize(rows, columns, factor) == (rows, columns)
+    assert smart_resize(width, height, factor) == (columns, rows)
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.integers(15, 6000), st.integers(15, 6000), st.sampled_from([(MIN_PIXELS, MAX_PIXELS), (50_000, 200_000)]))
+def test_smart_resize_is_that_of_transformers(height, width, bounds):
+    """From 15 pixels on: below, the published code's own version (ours) first rounds a side up to one factor."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as theirs
+
+    assume(max(height, width) <= 200 * min(height, width))
+    assert smart_resize(height, width, 28, *bounds) == theirs(height, width, 28, *bounds)
+
+
+def test_smart_resize_refuses_thin_pictures():
+    assert smart_resize(28, 5600) == (28, 5600)
+    with pytest.raises(InputError, match=r"5000 x 1 pixels.*at most 200 times"):
+        smart_resize(1, 5000)
+
+
+@pytest.mark.parametrize(("width", "height"), [(56, 56), (143, 97), (64, 200), (301, 28), (33, 77), (640, 480)])
+def test_native_patches_equal_transformers(width, height):
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    image = picture(width, height)
+    theirs = Qwen2VLImageProcessorPil(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)(image, return_tensors="np")
+    patches, grid = to_patches(encoder_picture(image, "native", 1024))
+    np.testing.assert_array_equal(theirs["image_grid_thw"], [(1, *grid)])
+    np.testing.assert_array_equal(patches, theirs["pixel_values"])
+
+
+def test_patches_of_another_layout_equal_transformers():
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    sizes = {"patch_size": 8, "merge_size": 4, "temporal_patch_size": 1}
+    theirs = Qwen2VLImageProcessorPil(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, **sizes)(picture(96, 160), return_tensors="np")
+    patches, grid = to_patches(picture(96, 160), VisionLayout(**sizes))
+    assert grid == (20, 12)
+    np.testing.assert_array_equal(patches, theirs["pixel_values"])
+
+
+def test_square_mode_forces_the_square():
+    image = picture(300, 40)
+    square = encoder_picture(image, "square", 1024)
+    assert square.size == (1036, 1036)  # smart_resize(1024, 1024)
+    assert encoder_picture(image, "native", 1024).size == (308, 28)
+
+
+def test_any_picture_mode_is_accepted():
+    transparent = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+    patches, _ = to_patches(encoder_picture(transparent, "square", 112))
+    white, _ = to_patches(Image.new("RGB", (112, 112), (255, 255, 255)))
+    np.testing.assert_array_equal(patches, white)
+
+
+def test_a_batch(tiny):
+    inputs = tiny(["red", "A cat on a mat", "two"], [[picture(60, 90)], [], [picture(50, 50, 1), picture(200, 90, 2)]])
+    longest = len(tiny.tokenizer.turn("two", [16, 16]).ids)
+    assert inputs.input_ids.shape == inputs.mask.shape == inputs.user_turn.shape == (3, longest)
+    assert inputs.position_ids.shape == (3, 3, longest)
+    assert inputs.patches.shape == (3, 64, 1176)
+    assert (inputs.input_ids == tiny.tokenizer.image_id).sum(1).tolist() == [16, 0, 32]
+    assert (inputs.input_ids[~inputs.mask] == tiny.tokenizer.pad_id).all()
+    for row, (prompt, tokens) in enumerate([("red", [16]), ("A cat on a mat", []), ("two", [16, 16])]):
+        turn = tiny.tokenizer.turn(prompt, tokens)
+        np.testing.assert_array_equal(inputs.input_ids[row][inputs.mask[row]], turn.ids)
+        np.testing.assert_array_equal(np.flatnonzero(inputs.user_turn[row]), np.arange(*turn.user_turn))
+    third, _ = to_patches(tiny.resize(picture(200, 90, 2)))
+    np.testing.assert_array_equal(inputs.patches[2], third)
+
+
+def test_text_only_batch(tiny):
+    inputs = tiny(["A cat"], [[]])
+    assert inputs.mask.all()
+    assert inputs.patches.shape[0] == 0
+
+
+def test_length_buckets(tiny):
+    turn = len(tiny.tokenizer.turn("A cat").ids)
+    assert tiny(["A cat"], [[]], lengths=[128, 32 + turn, 1]).input_ids.shape == (1, 32 + turn)
+    assert tiny(["A cat"], [[]], lengths=[turn]).input_ids.shape == (1, turn)
+    with pytest.raises(InputError, match=rf"has {turn} tokens, the longest bucket {turn - 1}"):
+        tiny(["A cat"], [[]], lengths=[turn - 1, 2])
+
+
+def test_patch_length_pads_pictures(tiny):
+    assert tiny(["x"], [[picture(60, 60)]], patch_length=80).patches.shape == (1, 80, 1176)
+
+
+def test_generation_prompt(tiny):
+    inputs = tiny(["Who?"], [[]], generation_prompt=True)
+    assert tiny.tokenizer.decode(inputs.input_ids[0].tolist()).endswith("assistant\n")
+
+
+def test_long_prompts_are_refused_unless_asked_for(tiny):
+    with pytest.raises(InputError, match=r"Prompt 2 is too long: its turn has 118 tokens \(16 of them pictures\), the condition holds 64"):
+        tiny(["x", "y" * 100], [[], [picture(60, 60)]])
+    inputs = tiny(["y" * 100], [[picture(60, 60)]], overflow="keep_last")
+    assert inputs.user_turn.sum() == 118
+
+
+def test_fifty_thousand_words_are_refused_quickly():
+    processor = Processor.from_pretrained(HERE / "tiny_tokenizer")
+    start = time.perf_counter()
+    with pytest.raises(InputError, match="the condition holds 8,192"):
+        processor(["word " * 50_000], [[picture(60, 60)]])
+    assert time.perf_counter() - start < 10
+
+
+def test_bad_batches(tiny):
+    with pytest.raises(InputError, match="1 prompts and 2 lists"):
+        tiny(["x"], [[], []])
+    with pytest.raises(InputError, match="0 prompts"):
+        tiny([], [])
+    with pytest.raises(InputError, match='mode is "round"'):
+        Processor(tiny.tokenizer, mode="round")(["x"], [[picture(60, 60)]])
+    with pytest.raises(InputError, match="prompt is empty"):
+        tiny([""], [[]])
+    assert tiny([""], [[picture(60, 60)]]).user_turn.sum() == 18
