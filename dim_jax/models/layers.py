@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 Layer = TypeVar("Layer", bound=nnx.Module)
@@ -42,7 +43,7 @@ def scan(layers: Layer, step: Callable[[Layer, Any, Any], tuple[Any, Any]], carr
 class DepthwiseConv(nnx.Module):
     """Depthwise k x k convolution, stride 1, zero padding, as k*k shifted multiply-adds that XLA fuses with their neighbours."""
 
-    def __init__(self, d: int, size: int = 3, *, use_bias: bool = True, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, d: int, size: int = 3, *, use_bias: bool = True, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.kernel = nnx.Param(nnx.initializers.normal(1 / size)(rngs.params(), (size, size, d)))
         self.bias = nnx.Param(jnp.zeros(d)) if use_bias else None
         self.size, self.dtype = size, dtype

@@ -1,0 +1,38 @@
+"""Rows of DC-AE: diffusers' `AutoencoderDC` <-> `dim_jax.models.dc_ae.DCAE`. A `*` is a stage or a block; none is stacked."""
+
+from dim_jax.weights.table import CONV, DEPTHWISE, LINEAR, POINTWISE, SAME, Row, prefixed
+
+NORM = (Row("weight", "scale", SAME), Row("bias", "bias", SAME))  # (d,)
+CONV_3X3 = (Row("weight", "kernel", CONV), Row("bias", "bias", SAME))  # (out, in, 3, 3) <-> (3, 3, in, out)
+
+BLOCK = (
+    # ResBlock
+    *prefixed(CONV_3X3, "conv1.", "conv1."),
+    Row("conv2.weight", "conv2.kernel", CONV),
+    *prefixed(NORM, "norm.", "norm."),
+    # EfficientViTBlock: the three projections are one of ours, (3d, d) <-> (d, 3d)
+    Row(("attn.to_q.weight", "attn.to_k.weight", "attn.to_v.weight"), "attn.to_qkv.kernel", LINEAR),
+    Row("attn.to_qkv_multiscale.*.proj_in.weight", "attn.to_qkv_multiscale.*.proj_in.kernel", DEPTHWISE),
+    Row("attn.to_qkv_multiscale.*.proj_out.weight", "attn.to_qkv_multiscale.*.proj_out.kernel", POINTWISE),  # (3d, k, 1, 1) <-> (k, 3d)
+    Row("attn.to_out.weight", "attn.to_out.kernel", LINEAR),
+    *prefixed(NORM, "attn.norm_out.", "attn.norm_out."),
+    Row("conv_out.conv_inverted.weight", "conv_out.conv_inverted.kernel", POINTWISE),
+    Row("conv_out.conv_inverted.bias", "conv_out.conv_inverted.bias", SAME),
+    Row("conv_out.conv_depth.weight", "conv_out.conv_depth.kernel", DEPTHWISE),
+    Row("conv_out.conv_depth.bias", "conv_out.conv_depth.bias", SAME),
+    Row("conv_out.conv_point.weight", "conv_out.conv_point.kernel", POINTWISE),
+    *prefixed(NORM, "conv_out.norm.", "conv_out.norm."),
+    # Down and Up
+    *prefixed(CONV_3X3, "conv.", "conv."),
+)
+
+ROWS = (
+    *prefixed(CONV_3X3, "encoder.conv_in.", "encoder.conv_in."),
+    *prefixed(BLOCK, "encoder.down_blocks.*.*.", "encoder.down_blocks.*.*."),
+    *prefixed(CONV_3X3, "encoder.conv_out.", "encoder.conv_out."),
+    *prefixed(CONV_3X3, "decoder.conv_in.", "decoder.conv_in."),
+    *prefixed(BLOCK, "decoder.up_blocks.*.*.", "decoder.up_blocks.*.*."),
+    *prefixed(NORM, "decoder.norm_out.", "decoder.norm_out."),
+    *prefixed(CONV_3X3, "decoder.conv_out.", "decoder.conv_out."),
+    *prefixed(CONV_3X3, "decoder.conv_out.conv.", "decoder.conv_out.conv."),  # where the last layer doubles the side
+)
