@@ -7,10 +7,11 @@ order, p patches of the largest picture (smaller ones are padded), w windows, m 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from dim_jax.errors import InputError
 
@@ -38,19 +39,22 @@ class VisionLayout:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EncoderInputs:
-    """A batch for the encoder, right-padded. Patches keep the order of Hugging Face's `pixel_values` (merge groups are adjacent)."""
+    """A batch for the encoder, right-padded. Patches keep the order of Hugging Face's `pixel_values` (merge groups are adjacent).
 
-    input_ids: Int[Array | np.ndarray, "b t"]
-    mask: Bool[Array | np.ndarray, "b t"]  # False: padding
-    position_ids: Int[Array | np.ndarray, "3 b t"]  # mRoPE: time, row, column
-    user_turn: Bool[Array | np.ndarray, "b t"]  # the tokens that become the condition
-    picture_tokens: Int[Array | np.ndarray, "b t"]  # row of the flattened merged features (i * p/4) that a picture token shows; -1: text
-    patches: Float[Array | np.ndarray, "i p c"]
-    patch_mask: Bool[Array | np.ndarray, "i p"]
-    patch_positions: Int[Array | np.ndarray, "i p 2"]  # row and column of each patch, for the vision rotary embedding
-    windows: Int[Array | np.ndarray, "i w m"]  # the patches of each attention window; 0 where window_mask is False
-    window_mask: Bool[Array | np.ndarray, "i w m"]  # True from the left: padding stands at the end of a window
-    window_slots: Int[Array | np.ndarray, "i p"]  # where each patch stands in the flattened windows (w * m): the way back
+    The arrays are numpy's, JAX's or abstract ones.
+    """
+
+    input_ids: Int[Any, "b t"]
+    mask: Bool[Any, "b t"]  # False: padding
+    position_ids: Int[Any, "3 b t"]  # mRoPE: time, row, column
+    user_turn: Bool[Any, "b t"]  # the tokens that become the condition
+    picture_tokens: Int[Any, "b t"]  # row of the flattened merged features (i * p/4) that a picture token shows; -1: text
+    patches: Float[Any, "i p c"]
+    patch_mask: Bool[Any, "i p"]
+    patch_positions: Int[Any, "i p 2"]  # row and column of each patch, for the vision rotary embedding
+    windows: Int[Any, "i w m"]  # the patches of each attention window; 0 where window_mask is False
+    window_mask: Bool[Any, "i w m"]  # True from the left: padding stands at the end of a window
+    window_slots: Int[Any, "i p"]  # where each patch stands in the flattened windows (w * m): the way back
 
 
 def encoder_inputs(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,9 +65,7 @@ class GenerationSettings:
         return found.build(cls, **{**read, **changes})
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Generated:
+class Generated(NamedTuple):
     """New tokens of each row, with the stop token and then padding; `lengths` counts a row's tokens before its stop token."""
 
     tokens: Int[Array, "b new"]

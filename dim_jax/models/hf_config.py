@@ -10,7 +10,21 @@ from dim_jax.errors import InputError
 
 Built = TypeVar("Built")
 Source = str | Path | Mapping[str, Any]
-KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", tuple[int, ...]: "a list of integers"}
+KINDS = {
+    int: "an integer",
+    int | None: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    tuple[int, ...]: "a list of integers",
+}
+    int | None: "an integer",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    tuple[int, ...]: "a list of integers",
+}
 
 
 class HFConfig:
@@ -45,7 +59,7 @@ class HFConfig:
             return float(value)
         if kind == tuple[int, ...] and isinstance(value, list | tuple) and all(type(item) is int for item in value):
             return tuple(value)
-        if type(value) is not kind:
+        if type(value) is not (int if kind == int | None else kind):
             raise InputError(f"{self.name}: {key} is {value!r}, expected {KINDS[kind]}.")
         return value
 

@@ -32,6 +32,8 @@ class QwenConfig:
     video_token_id: int = 151656
     vision_start_token_id: int = 151652
     vision_end_token_id: int = 151653
+    bos_token_id: int | None = 151643
+    eos_token_id: int | None = 151645
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -59,7 +61,8 @@ class QwenConfig:
         """A model of 0.3 M parameters for tests and the demo: every part is there, two layers of each kind."""
         vision = VisionConfig(32, 48, 2, 64, depth=4, fullatt_block_indexes=(1, 3), tokens_per_second=2)
         text = TextConfig(300, 64, 96, 2, 4, 2, 1e-6, mrope_section=(2, 3, 3), max_position_embeddings=4096)
-        return cls(vision, text, True, image_token_id=290, video_token_id=291, vision_start_token_id=288, vision_end_token_id=289)
+        tokens = {"vision_start_token_id": 288, "vision_end_token_id": 289, "image_token_id": 290, "video_token_id": 291}
+        return cls(vision, text, tie_word_embeddings=True, **tokens, bos_token_id=None, eos_token_id=None)
 
     @classmethod
     def from_hf(cls, source: Source) -> "QwenConfig":
@@ -73,15 +76,18 @@ class QwenConfig:
         values.only("model_type", "qwen2_5_vl")
         check("quantization_config" not in values, f"{values.name}: quantization_config: quantised weights are not supported.")
         text = values.child("text_config") if "text_config" in values else values
+        present = [{key: value for key, value in place.values.items() if value is not None} for place in (values, text)]
+        either = HFConfig({**present[1], **present[0]}, values.name)
         # Files of 4.52 to 4.57 tie the head inside text_config; either place counts, as in transformers 5.
-        tied = values.get("tie_word_embeddings", bool, False) or text.get("tie_word_embeddings", bool, False)
-        dtypes = [place.get(key, str) for place in (values, text) for key in ("dtype", "torch_dtype") if key in place]
-        return values.build(
+        tied = any(place.get("tie_word_embeddings", bool, False) for place in (values, text))
+        return either.build(
             cls,
             vision=VisionConfig.from_hf(values.child("vision_config")),
             text=TextConfig.from_hf(text),
             tie_word_embeddings=tied,
-            dtype=dtypes[0] if dtypes else "float32",
+            bos_token_id=either.get("bos_token_id", int, None),
+            eos_token_id=either.get("eos_token_id", int, None),
+            dtype=either.get("dtype", str, either.get("torch_dtype", str, "float32")),
         )
 
     def to_hf(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Rows are padded on the right, so that causal attention never shows padding to a 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,9 +72,7 @@ class TextConfig:
         return self.hidden_size // self.num_attention_heads
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Cache:
+class Cache(NamedTuple):
     """Keys and values of every layer; a row's tokens stand at the left, what lies behind them is not read."""
 
     keys: Float[Array, "layers b s m k"]

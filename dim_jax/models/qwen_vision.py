@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
@@ -169,7 +170,7 @@ class QwenVision(nnx.Module):
     def __call__(self, inputs: EncoderInputs) -> Float[Array, "i g d_out"]:
         """Features of every picture; g = p / 4 groups of patches."""
         inputs = jax.tree.map(jnp.asarray, inputs)
-        full = jnp.isin(jnp.arange(self.config.depth), jnp.array(self.config.fullatt_block_indexes, jnp.int32))
+        full = jnp.asarray(np.isin(np.arange(self.config.depth), self.config.fullatt_block_indexes))
         angles = self._angles(inputs.patch_positions)
         x = self.patch_embed(inputs.patches)
         x, _ = layers.scan(self.blocks, lambda block, x, full: (block(x, angles, inputs, full), None), x, full)
