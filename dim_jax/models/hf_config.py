@@ -18,13 +18,6 @@ KINDS = {
     str: "a string",
     tuple[int, ...]: "a list of integers",
 }
-    int | None: "an integer",
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    str: "a string",
-    tuple[int, ...]: "a list of integers",
-}
 
 
 class HFConfig:
