@@ -1,0 +1,39 @@
+"""From the encoder's hidden states to condition tokens: choose the user turn, pad to a length, project."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+
+class Connector(nnx.Module):
+    """Condition tokens from the encoder's last hidden state: Linear, exact GELU, Linear.
+
+    Source: Draw-In-Mind (arXiv 2509.01986), `projector` in its checkpoint.
+    """
+
+    def __init__(self, d_encoder: int, d: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.fc1 = nnx.Linear(d_encoder, d, dtype=dtype, rngs=rngs)
+        self.fc2 = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
+
+    def __call__(self, hidden: Float[Array, "b t d_encoder"]) -> Float[Array, "b t d"]:
+        return self.fc2(jax.nn.gelu(self.fc1(hidden), approximate=False))
+
+
+def select_user_turn(
+    hidden: Float[Array, "b t d"], user_turn: Bool[Array, "b t"], length: int
+) -> tuple[Float[Array, "b length d"], Bool[Array, "b length"]]:
+    """The states of the user turn moved to the front, padded with zeros on the right to `length`, and the mask of the real ones.
+
+    Of a longer turn the last `length` tokens stay: its first ones, the picture's, are lost. Whether that may happen is decided
+    where the text is (`Processor`), since a compiled function cannot refuse.
+    """
+    count = user_turn.sum(1, keepdims=True)
+    rank = jnp.cumsum(user_turn, 1) - 1
+    kept = user_turn & (rank >= count - length)
+    order = jnp.argsort(~kept, axis=1, stable=True)[:, :length]
+    states = jnp.take_along_axis(hidden, order[..., None], 1)
+    states = jnp.pad(states, ((0, 0), (0, length - states.shape[1]), (0, 0)))
+    mask = jnp.arange(length) < jnp.minimum(count, length)
+    return jnp.where(mask[..., None], states, 0), mask

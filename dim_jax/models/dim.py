@@ -1,0 +1,80 @@
+"""Draw-In-Mind, put together: read this file first.
+
+    pictures and text -> encoder -> connector -> condition -+
+                                                            +-> sana -> velocity -> (sampler) -> latents -> autoencoder -> picture
+    source picture -> autoencoder -> source latents --------+
+
+Source: Draw-In-Mind (arXiv 2509.01986). A checkpoint calls the parts `mllm`, `projector`, `decoder.model` and `decoder.vae`.
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from dim_jax.data.inputs import EncoderInputs
+from dim_jax.diffusion import flow, sampler
+from dim_jax.models.connector import Connector, select_user_turn
+from dim_jax.models.dc_ae import DCAE, DCAEConfig
+from dim_jax.models.qwen import Qwen, QwenConfig
+from dim_jax.models.sana import Condition, Sana, SanaConfig
+
+
+@dataclass(frozen=True)
+class DimConfig:
+    """The sizes of every part; the connector's follow from its neighbours."""
+
+    encoder: QwenConfig
+    sana: SanaConfig
+    autoencoder: DCAEConfig
+
+    @classmethod
+    def dim_4_6b(cls, *, edit: bool = False) -> "DimConfig":
+        """The published model: Qwen2.5-VL-3B, SANA1.5-1.6B, DC-AE f32c32."""
+        return cls(QwenConfig.qwen_3b(), SanaConfig.sana_1600m(edit=edit), DCAEConfig.f32c32())
+
+
+class Dim(nnx.Module):
+    """The painter. `condition`, then `paint`; `encode_source` in between for edits."""
+
+    def __init__(self, config: DimConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.encoder = Qwen(config.encoder, dtype=dtype, rngs=rngs)
+        self.connector = Connector(config.encoder.text.hidden_size, config.sana.caption_channels, dtype=dtype, rngs=rngs)
+        self.sana = Sana(config.sana, dtype=dtype, rngs=rngs)
+        self.autoencoder = DCAE(config.autoencoder, dtype=dtype, rngs=rngs)
+        self.config = config
+
+    def condition(self, inputs: EncoderInputs, length: int) -> tuple[Float[Array, "b length c"], Bool[Array, "b length"]]:
+        """Condition tokens of the user turn, zeros behind them up to `length`, and the mask of the real ones."""
+        hidden, mask = select_user_turn(self.encoder(inputs), jnp.asarray(inputs.user_turn), length)
+        return jnp.where(mask[..., None], self.connector(hidden), 0), mask
+
+    def paint(
+        self,
+        condition: Condition,
+        seeds: Int[Array, " b"],
+        size: tuple[int, int],
+        source: Float[Array, "b h w c"] | None = None,
+        *,
+        guidance_scale: float = 7.5,
+        num_steps: int = 30,
+        flow_shift: float = 3.0,
+        solver: sampler.Solver = "dpm++2m",
+        callback: sampler.StepCallback | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """Latents of `size` (rows, columns) from the noise of each seed.
+
+        `condition` has b rows at `guidance_scale` 1, else 2 b: the unconditional ones (null or negative prompt) first.
+        """
+        noise = sampler.noise(seeds, (*size, self.config.sana.latent_channels))
+        if source is not None and guidance_scale != 1:
+            source = jnp.concatenate([source, source])
+
+        def velocity(x: Array, sigma: Array) -> Array:
+            return self.sana(x, jnp.full(len(x), flow.model_timestep(sigma)), condition, source)
+
+        return sampler.sample(
+            velocity, noise, num_steps=num_steps, guidance_scale=guidance_scale, flow_shift=flow_shift, solver=solver, callback=callback
+        )

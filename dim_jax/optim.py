@@ -1,0 +1,15 @@
+"""The optimizer of every stage: AdamW behind a clip of the global gradient norm."""
+
+import optax
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    weight_decay: float,
+    clip_global_norm: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> optax.GradientTransformation:
+    """Decoupled weight decay (arXiv 1711.05101) on gradients whose joint L2 norm is at most `clip_global_norm`."""
+    return optax.chain(optax.clip_by_global_norm(clip_global_norm), optax.adamw(learning_rate, *betas, eps=eps, weight_decay=weight_decay))
