@@ -90,6 +90,7 @@ def test_keys_that_an_old_config_lacks_have_the_defaults_of_diffusers():
         ("encoder_block_types", "ViT"),
         ("encoder_block_types", [RES_BLOCK]),
         ("encoder_block_out_channels", []),
+        ("decoder_block_out_channels", [0, 0, 0, 0]),
         ("encoder_block_out_channels", [16, 32, 32, 60]),
         ("encoder_block_out_channels", [16, 24, 32, 64]),
         ("decoder_block_out_channels", "wide"),
@@ -98,12 +99,16 @@ def test_keys_that_an_old_config_lacks_have_the_defaults_of_diffusers():
         ("decoder_layers_per_block", [1, 1, 1]),
         ("decoder_qkv_multiscales", [[], [], [4], [4]]),
         ("latent_channels", "8"),
+        ("latent_channels", 0),
+        ("decoder_qkv_multiscales", [[], [], 5, 5]),
+        ("attention_head_dim", -1),
         ("scaling_factor", 0.0),
+        ("scaling_factor", "large"),
         ("temporal", True),
     ],
 )
 def test_an_unsupported_config_names_its_key(key, value):
-    with pytest.raises(InputError, match="channels" if key == "latent_channels" else key):
+    with pytest.raises(InputError, match=key):
         DCAEConfig.from_hf(DCAEConfig.tiny().to_hf() | {key: value})
 
 
@@ -113,7 +118,9 @@ def test_sides_of_unlike_depth_are_refused():
         DCAEConfig(tiny.encoder, tiny.decoder[1:], latent_channels=8, attention_head_dim=16)
 
 
-@pytest.mark.parametrize(("content", "rule"), [(None, "cannot be read"), ("", "not JSON"), ("{", "not JSON"), ("[]", "expected an object")])
+@pytest.mark.parametrize(
+    ("content", "rule"), [(None, "cannot be read"), ("", "not a JSON file"), ("{", "not a JSON file"), ("[]", "not a JSON object")]
+)
 def test_a_broken_config_file_is_named(tmp_path, content, rule):
     path = tmp_path / "config.json"
     if content is not None:

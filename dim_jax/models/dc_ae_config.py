@@ -1,13 +1,11 @@
 """Sizes of a DC-AE, read from and written to the config.json of diffusers' `AutoencoderDC`."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from dim_jax.errors import InputError
+from dim_jax.models.hf_config import HFConfig, Source, check
 
 RES_BLOCK, VIT_BLOCK = "ResBlock", "EfficientViTBlock"
 # What a key means when config.json lacks it: the defaults of AutoencoderDC, which published files rely on.
@@ -42,7 +40,6 @@ ONLY = {
     "decoder_conv_act_fn": ("relu", "silu"),
 }
 ONLY_EACH = {"decoder_norm_types": "rms_norm", "decoder_act_fns": "silu"}  # one for all stages or a list of one each
-PER_STAGE = ("encoder_block_types", "decoder_block_types", *ONLY_EACH)
 
 
 @dataclass(frozen=True)
@@ -74,32 +71,28 @@ class DCAEConfig:
     scaling_factor: float = 0.41407
 
     def __post_init__(self):
+        for key in ("latent_channels", "attention_head_dim", "scaling_factor"):
+            check(getattr(self, key) > 0, f"{key}: {getattr(self, key)} is not positive.")
         for side, stages in (("encoder", self.encoder), ("decoder", self.decoder)):
-            if not stages:
-                raise InputError(f"{side}_block_out_channels: no stages, at least 1 is needed.")
-            widths = [stage.d for stage in stages]
+            widths = f"{side}_block_out_channels"
+            check(all(stage.d > 0 for stage in stages), f"{widths}: a width is not positive.")
             for i, stage in enumerate(stages):
-                if stage.block not in (RES_BLOCK, VIT_BLOCK):
-                    raise InputError(f"{side}_block_types: {stage.block!r} is not supported, only {RES_BLOCK} and {VIT_BLOCK}.")
+                kinds, head = (RES_BLOCK, VIT_BLOCK), self.attention_head_dim
+                check(stage.block in kinds, f"{side}_block_types: {stage.block!r} is not supported, only {' and '.join(kinds)}.")
                 may_be_empty = side == "decoder" and i == 0 < len(stages) - 1  # then the last layer doubles the side
-                if stage.depth < (0 if may_be_empty else 1):
-                    raise InputError(f"{side}_layers_per_block: stage {i} has {stage.depth} layers, at least 1 is needed.")
-                if stage.block == VIT_BLOCK and stage.d % self.attention_head_dim:
-                    raise InputError(
-                        f"{side}_block_out_channels: {stage.d} is no multiple of attention_head_dim {self.attention_head_dim}."
-                    )
-                if any(size < 1 or size % 2 == 0 for size in stage.scales):
-                    raise InputError(f"{side}_qkv_multiscales: stage {i} has kernel sizes {stage.scales}, only odd ones are supported.")
-            for fine, coarse in pairwise(widths):
+                fewest = 0 if may_be_empty else 1
+                check(stage.depth >= fewest, f"{side}_layers_per_block: stage {i} has {stage.depth} layers, not {fewest} or more.")
+                whole_heads = stage.block != VIT_BLOCK or stage.d % head == 0
+                check(whole_heads, f"{widths}: {stage.d} is no multiple of attention_head_dim {head}.")
+                odd = all(size > 0 and size % 2 for size in stage.scales)
+                check(odd, f"{side}_qkv_multiscales: stage {i} has kernel sizes {stage.scales}, only odd ones are supported.")
+            for fine, coarse in pairwise(stage.d for stage in stages):
                 # The residual paths average or repeat whole channels when four pixels become one.
-                if (4 * fine) % coarse:
-                    raise InputError(f"{side}_block_out_channels: four times {fine} is no multiple of the next width {coarse}.")
-            if widths[-1] % self.latent_channels:
-                raise InputError(f"{side}_block_out_channels: {widths[-1]} is no multiple of latent_channels {self.latent_channels}.")
-        if len(self.encoder) != len(self.decoder):
-            raise InputError(f"decoder_block_out_channels: {len(self.decoder)} stages, but the encoder has {len(self.encoder)}.")
-        if not self.scaling_factor > 0:
-            raise InputError(f"scaling_factor: {self.scaling_factor} is not positive.")
+                check((4 * fine) % coarse == 0, f"{widths}: four times {fine} is no multiple of the next width {coarse}.")
+            last, latent = stages[-1].d, self.latent_channels
+            check(last % latent == 0, f"{widths}: {last} is no multiple of latent_channels {latent}.")
+        mine, other = len(self.decoder), len(self.encoder)
+        check(mine == other, f"decoder_block_out_channels: {mine} stages, but the encoder has {other}.")
 
     @property
     def factor(self) -> int:
@@ -139,39 +132,36 @@ class DCAEConfig:
         return cls(encoder, decoder, latent_channels=8, attention_head_dim=16)
 
     @classmethod
-    def from_hf(cls, source: str | Path | Mapping[str, Any]) -> "DCAEConfig":
-        """The sizes in the config.json of an `AutoencoderDC`, given as its path or its content.
+    def from_hf(cls, source: Source) -> "DCAEConfig":
+        """From the config.json of an `AutoencoderDC` (a path, or its values).
 
         Raises:
-            InputError: the file cannot be read, or a key has a value that is not supported; the message names it.
+            InputError: the file cannot be read, or a key is unknown or has a value that is not supported; the message names it.
         """
-        where = "config.json" if isinstance(source, Mapping) else str(source)
-        found = dict(source) if isinstance(source, Mapping) else _read(Path(source))
-        found = {key: value for key, value in found.items() if not key.startswith("_")}
-        if unknown := sorted(found.keys() - DEFAULTS.keys()):
-            raise InputError(f"{where}: unknown keys {unknown}. Is it the config.json of an AutoencoderDC?")
-        values = DEFAULTS | found
-        for key, value in values.items():
-            if not _like(value, DEFAULTS[key]) and not (key in PER_STAGE and _like(value, ("",))):
-                raise InputError(f"{where}: {key} is {value!r}, expected something like {DEFAULTS[key]!r}.")
+        read = HFConfig(source, "config.json")
+        found = {key: value for key, value in read.values.items() if not key.startswith("_") and value is not None}
+        unknown = sorted(found.keys() - DEFAULTS.keys())
+        check(not unknown, f"{read.name}: unknown keys {unknown}. Is it the config.json of an AutoencoderDC?")
+        values = HFConfig(DEFAULTS | found, read.name)
         for key, allowed in ONLY.items():
-            if values[key] not in allowed:
-                raise InputError(f"{where}: {key} is {values[key]!r}; supported: {', '.join(map(repr, allowed))}.")
+            values.only(key, *allowed)
+        sides = {side: values.get(f"{side}_block_out_channels", tuple[int, ...]) for side in ("encoder", "decoder")}
+        for side, widths in sides.items():
+            check(widths != (), f"{values.name}: {side}_block_out_channels is empty.")
         for key, allowed in ONLY_EACH.items():
-            if set([values[key]] if isinstance(values[key], str) else values[key]) != {allowed}:
-                raise InputError(f"{where}: {key} is {values[key]!r}; supported: {allowed!r} in every stage.")
+            wrong = set(_column(values, key, str, len(sides["decoder"]))) - {allowed}
+            check(not wrong, f"{values.name}: {key} has {', '.join(sorted(wrong))}, but only {allowed} is supported.")
         try:
             return cls(
-                encoder=_stages_from_hf(values, "encoder"),
-                decoder=_stages_from_hf(values, "decoder"),
-                latent_channels=values["latent_channels"],
-                attention_head_dim=values["attention_head_dim"],
-                upsample=values["upsample_block_type"],
-                decoder_activation=values["decoder_conv_act_fn"],
-                scaling_factor=values["scaling_factor"],
+                **{side: _stages_from_hf(values, side, widths) for side, widths in sides.items()},
+                latent_channels=values.get("latent_channels", int),
+                attention_head_dim=values.get("attention_head_dim", int),
+                upsample=values.get("upsample_block_type", str),
+                decoder_activation=values.get("decoder_conv_act_fn", str),
+                scaling_factor=values.get("scaling_factor", float),
             )
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+            raise InputError(f"{values.name}: {error}") from error
 
     def to_hf(self) -> dict[str, Any]:
         """The content of a config.json that `AutoencoderDC` loads; `from_hf` reads the same sizes back."""
@@ -204,38 +194,24 @@ def _stages(widths: tuple[int, ...], depths: tuple[int, ...], *, vit_from: int) 
     )
 
 
-def _stages_from_hf(values: Mapping[str, Any], side: str) -> tuple[Stage, ...]:
-    widths = values[f"{side}_block_out_channels"]
-    blocks = values[f"{side}_block_types"]
-    columns = {
-        "block_types": [blocks] * len(widths) if isinstance(blocks, str) else blocks,
-        "layers_per_block": values[f"{side}_layers_per_block"],
-        "qkv_multiscales": values[f"{side}_qkv_multiscales"],
-    }
-    for key, column in columns.items():
-        if len(column) != len(widths):
-            raise InputError(f"{side}_{key}: {len(column)} entries, but {side}_block_out_channels has {len(widths)} stages.")
+def _stages_from_hf(values: HFConfig, side: str, widths: tuple[int, ...]) -> tuple[Stage, ...]:
+    depths = values.get(f"{side}_layers_per_block", tuple[int, ...])
+    check(len(depths) == len(widths), f"{side}_layers_per_block has {len(depths)} entries for {len(widths)} stages.")
+    blocks = _column(values, f"{side}_block_types", str, len(widths))
+    scales = _column(values, f"{side}_qkv_multiscales", list | tuple, len(widths))
+    check(all(type(size) is int for sizes in scales for size in sizes), f"{side}_qkv_multiscales has {scales}, expected lists of integers.")
     # Only a ViT block has scales: AutoencoderDC ignores those of other stages, and so the default list may name some.
     return tuple(
-        Stage(block, d, depth, tuple(scales) if block == VIT_BLOCK else ())
-        for d, block, depth, scales in zip(widths, *columns.values(), strict=True)
+        Stage(block, d, depth, tuple(sizes) if block == VIT_BLOCK else ())
+        for d, block, depth, sizes in zip(widths, blocks, depths, scales, strict=True)
     )
 
 
-def _like(value: Any, example: Any) -> bool:
-    """Whether a JSON value has the type of `example`; a list has any length and items like the example's last."""
-    if isinstance(example, tuple):
-        return isinstance(value, (list, tuple)) and all(_like(item, example[-1]) for item in value)
-    return type(value) is type(example) or (type(example) is float and type(value) is int)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error}).") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a JSON {type(content).__name__}, expected an object of settings.")
-    return content
+def _column(values: HFConfig, key: str, kind: Any, count: int) -> list[Any]:
+    """One entry for each of `count` stages; a single string stands for all."""
+    value = values.values[key]
+    if kind is str and isinstance(value, str):
+        return [value] * count
+    well_formed = isinstance(value, list | tuple) and len(value) == count and all(isinstance(item, kind) for item in value)
+    check(well_formed, f"{key} is {value!r}, expected {'a string or ' if kind is str else ''}a list of {count}, one for each stage.")
+    return list(value)
