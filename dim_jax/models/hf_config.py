@@ -4,11 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dim_jax.errors import InputError
 
-Built = TypeVar("Built")
 Source = str | Path | Mapping[str, Any]
 KINDS = {
     int: "an integer",
@@ -25,14 +24,15 @@ class HFConfig:
 
     def __init__(self, source: Source, name: str = "config"):
         self.name = name if isinstance(source, Mapping) else str(source)
-        self.values = source if isinstance(source, Mapping) else _read(Path(source))
+        values = source if isinstance(source, Mapping) else _read(Path(source))
+        self.values = {key: value for key, value in values.items() if value is not None}
 
     def __contains__(self, key: str) -> bool:
-        return self.values.get(key) is not None
+        return key in self.values
 
     def child(self, key: str) -> "HFConfig":
         """The mapping under `key`; an empty one where the key is missing."""
-        value = self.values[key] if key in self else {}
+        value = self.values.get(key, {})
         if not isinstance(value, Mapping):
             raise InputError(f"{self.name}: {key} is {value!r}, expected an object.")
         return HFConfig(value, f"{self.name}: {key}")
@@ -65,7 +65,7 @@ class HFConfig:
         if key in self and self.values[key] not in allowed:
             raise InputError(f"{self.name}: {key} is {self.values[key]!r}, but only {' or '.join(map(repr, allowed))} is supported.")
 
-    def build(self, cls: type[Built], **given: Any) -> Built:
+    def build(self, cls: Any, **given: Any) -> Any:
         """The dataclass `cls` from the keys named like its fields, and from `given`; a field without a default is required.
 
         Raises:

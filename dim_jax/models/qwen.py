@@ -61,8 +61,17 @@ class QwenConfig:
         """A model of 0.3 M parameters for tests and the demo: every part is there, two layers of each kind."""
         vision = VisionConfig(32, 48, 2, 64, depth=4, fullatt_block_indexes=(1, 3), tokens_per_second=2)
         text = TextConfig(300, 64, 96, 2, 4, 2, 1e-6, mrope_section=(2, 3, 3), max_position_embeddings=4096)
-        tokens = {"vision_start_token_id": 288, "vision_end_token_id": 289, "image_token_id": 290, "video_token_id": 291}
-        return cls(vision, text, tie_word_embeddings=True, **tokens, bos_token_id=None, eos_token_id=None)
+        return cls(
+            vision,
+            text,
+            tie_word_embeddings=True,
+            vision_start_token_id=288,
+            vision_end_token_id=289,
+            image_token_id=290,
+            video_token_id=291,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
 
     @classmethod
     def from_hf(cls, source: Source) -> "QwenConfig":
@@ -76,8 +85,7 @@ class QwenConfig:
         values.only("model_type", "qwen2_5_vl")
         check("quantization_config" not in values, f"{values.name}: quantization_config: quantised weights are not supported.")
         text = values.child("text_config") if "text_config" in values else values
-        present = [{key: value for key, value in place.values.items() if value is not None} for place in (values, text)]
-        either = HFConfig({**present[1], **present[0]}, values.name)
+        either = HFConfig({**text.values, **values.values}, values.name)
         # Files of 4.52 to 4.57 tie the head inside text_config; either place counts, as in transformers 5.
         tied = any(place.get("tie_word_embeddings", bool, False) for place in (values, text))
         return either.build(
