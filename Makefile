@@ -1,0 +1,67 @@
+# `make demo` and `make test` work in a fresh clone: each sets up .venv with what it needs, once, and again when the packages change.
+# Another Python: `make PYTHON=/path/to/python3.12 test`. Another number of test processes: `make WORKERS=8 test`.
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := build/demo
+WORKERS := 2
+PROMPT := Make the cup and the saucer blue.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo    paint with tiny random weights: a smoke run of the whole way, no result (a minute after the set-up)"
+	@echo "make test    all tests, PyTorch parity among them"
+	@echo "make lint    ruff and pyright"
+	@echo "make format  let ruff mend what it can"
+	@echo "make clean   remove .venv and build"
+
+demo: $(VENV)/runtime $(DEMO)/checkpoint
+	$(BIN)/dim edit --checkpoint $(DEMO)/checkpoint --image examples/coffee.jpg --prompt "$(PROMPT)" \
+	  -o $(DEMO)/edited.png --sheet $(DEMO)/sheet.png --overwrite
+	@echo
+	@echo "A smoke run, no result: the weights are tiny and random, so $(DEMO)/edited.png is noise."
+	@echo "It shows that every part works on this machine, from the picture and the prompt to the painted file."
+
+# The tests' tiny random model, laid out as a published checkpoint.
+$(DEMO)/checkpoint: $(wildcard tests/goldens/*.json tests/tiny_tokenizer/*.json) tests/goldens/dim_edit.model.safetensors
+	rm -rf $@ && mkdir -p $@
+	cp tests/goldens/qwen.config.json tests/goldens/dc_ae.config.json tests/goldens/sana_edit.json tests/tiny_tokenizer/*.json $@
+	cp tests/goldens/dim_edit.model.safetensors $@/model.safetensors
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(VENV)/test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) build
+
+# Each stamp is younger than pyproject.toml once its packages are in.
+$(VENV)/runtime: pyproject.toml | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/test: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[test]'
+	@touch $@ $(VENV)/runtime
+
+$(BIN)/python:
+	@python=$$(for python in $(PYTHON) python3.11 python3.12 python3.13 python3 /usr/bin/python3; do \
+	  "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; \
+	done); \
+	if [ -z "$$python" ]; then \
+	  echo "No Python 3.11 or newer with venv and ensurepip was found. Install one (on Debian or Ubuntu: python3 and python3-venv)," >&2; \
+	  echo "or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$("$$python" --version)"; \
+	"$$python" -m venv $(VENV)
