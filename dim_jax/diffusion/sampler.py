@@ -65,15 +65,15 @@ def sample(
     noise: Float[Array, "b h w c"],
     *,
     num_steps: int = 30,
-    guidance_scale: float = 7.5,
+    guidance_scale: Float[Array, ""] | float | None = None,
     flow_shift: float = 3.0,
     solver: Solver = "dpm++2m",
     callback: StepCallback | None = None,
 ) -> Float[Array, "b h w c"]:
     """Latents at sigma = 0. `callback(step, latents)` sees the latents before each step, in order.
 
-    At `guidance_scale` 1 `velocity` is called on the b latents. At any other it is called once on 2 b latents, the first half
-    unconditional, and u + guidance_scale (c - u) guides (classifier-free guidance, arXiv 2207.12598).
+    Without guidance `velocity` is called on the b latents. With it, it is called once on 2 b latents, the first half unconditional,
+    and u + guidance_scale (c - u) guides (classifier-free guidance, arXiv 2207.12598).
 
     The data are recovered through the guided noise, (x - sigma noise) / (1 - sigma) with noise = x + (1 - sigma) velocity, as the
     published sampler does. x - sigma velocity is the same in real numbers, but at sigma = 0.9997 float32 rounds the two 1e-4 apart.
@@ -84,7 +84,7 @@ def sample(
     sigma = sigmas(num_steps, flow_shift)
 
     def predict_noise(x: Array, sigma: Array) -> Array:
-        if guidance_scale == 1:
+        if guidance_scale is None:
             return (1 - sigma) * velocity(x, sigma) + x
         both = jnp.concatenate([x, x])
         unconditional, conditional = jnp.split((1 - sigma) * velocity(both, sigma) + both, 2)

@@ -58,23 +58,27 @@ class Dim(nnx.Module):
         size: tuple[int, int],
         source: Float[Array, "b h w c"] | None = None,
         *,
-        guidance_scale: float = 7.5,
+        unconditional: Condition | None = None,
+        guidance_scale: Float[Array, ""] | float = 7.5,
         num_steps: int = 30,
         flow_shift: float = 3.0,
         solver: sampler.Solver = "dpm++2m",
         callback: sampler.StepCallback | None = None,
     ) -> Float[Array, "b h w c"]:
-        """Latents of `size` (rows, columns) from the noise of each seed.
+        """Latents of `size` (rows, columns), each from the noise of its seed.
 
-        `condition` has b rows at `guidance_scale` 1, else 2 b: the unconditional ones (null or negative prompt) first.
+        `unconditional` (the learned null or a negative prompt) turns guidance on; without it, one branch runs and `guidance_scale` is
+        not used. An edit model without `source` latents paints from the text alone.
         """
         noise = sampler.noise(seeds, (*size, self.config.sana.latent_channels))
-        if source is not None and guidance_scale != 1:
-            source = jnp.concatenate([source, source])
+        if unconditional is not None:
+            condition = unconditional + condition
+            source = None if source is None else jnp.concatenate([source, source])
 
         def velocity(x: Array, sigma: Array) -> Array:
             return self.sana(x, jnp.full(len(x), flow.model_timestep(sigma)), condition, source)
 
+        scale = None if unconditional is None else guidance_scale
         return sampler.sample(
-            velocity, noise, num_steps=num_steps, guidance_scale=guidance_scale, flow_shift=flow_shift, solver=solver, callback=callback
+            velocity, noise, num_steps=num_steps, guidance_scale=scale, flow_shift=flow_shift, solver=solver, callback=callback
         )

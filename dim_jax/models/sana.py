@@ -86,6 +86,11 @@ class Condition:
     values: Float[Array, "L b t n k"]
     mask: Bool[Array, "b t"]
 
+    def spread(self, mask: Bool[Array, "b t"]) -> "Condition":
+        """This single condition for every row of `mask`, masked by it."""
+        keys, values = (jnp.broadcast_to(x, (x.shape[0], len(mask), *x.shape[2:])) for x in (self.keys, self.values))
+        return Condition(keys, values, mask)
+
     def __add__(self, other: "Condition") -> "Condition":
         """Both batches as one, `self` first."""
         join = jnp.concatenate
@@ -257,10 +262,8 @@ class Sana(nnx.Module):
 
     def null_condition(self, mask: Bool[Array, "b t"]) -> Condition:
         """The learned null condition, as long as `mask` and masked like it (Draw-In-Mind masks both branches alike)."""
-        b, t = mask.shape
-        null = self.encode_condition(self.y_embedder.y_embedding[...][None, :t], mask[:1])
-        repeat = lambda x: jnp.broadcast_to(x, (x.shape[0], b, *x.shape[2:]))  # noqa: E731
-        return Condition(repeat(null.keys), repeat(null.values), mask)
+        null = self.y_embedder.y_embedding[...][None, : mask.shape[1]]
+        return self.encode_condition(null, jnp.ones(null.shape[:2], bool)).spread(mask)
 
     def drop_condition(self, condition: Float[Array, "b t c"], drop: Bool[Array, " b"]) -> Float[Array, "b t c"]:
         """Condition tokens with whole rows replaced by the null table, for training with condition dropout."""

@@ -1,0 +1,202 @@
+"""The command `dim`: options in, one call of the library, one line out. No logic lives here."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dim_jax import __version__
+from dim_jax.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0])
+console = Console(stderr=True)
+
+
+class Target(StrEnum):
+    """What `dim convert` can write."""
+
+    orbax = "orbax"
+    dim = "dim"
+    diffusers = "diffusers"
+    qwen = "qwen"
+
+
+class Solver(StrEnum):
+    """How the flow is followed."""
+
+    dpm = "dpm++2m"
+    euler = "euler"
+
+
+class Precision(StrEnum):
+    """The dtype of parameters and computation."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+Checkpoint = Annotated[Path, typer.Option(help="Folder with a whole Draw-In-Mind: published files, or what `dim convert` made.")]
+Prompt = Annotated[str, typer.Option(help="What to paint. For an edit: the instruction or a blueprint.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="PNG to write; prompt, seed and settings go into its metadata.")]
+Seed = Annotated[int, typer.Option(help="Of the noise. The same seed gives the same picture.")]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of the sampler.")]
+Guidance = Annotated[float, typer.Option(min=0, help="How far to move from the unconditional picture; 1 turns guidance off.")]
+Shift = Annotated[float, typer.Option(help="More than 1 spends more steps on high noise.")]
+Negative = Annotated[str | None, typer.Option(help="What to move away from, instead of the learned null condition.")]
+Resolution = Annotated[int, typer.Option(min=1, help="The picture has about this x this pixels.")]
+Size = Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Exact size, instead of one by resolution and aspect ratio.")]
+How = Annotated[Solver, typer.Option(help="The sampler.")]
+KeepLast = Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")]
+Dtype = Annotated[Precision | None, typer.Option(help="Default: bfloat16 on accelerators, float32 on the CPU.")]
+Tokenizer = Annotated[str | None, typer.Option(help="Folder or hub id of a tokenizer, instead of the checkpoint's own.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"dim_jax {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def edit(
+    checkpoint: Checkpoint,
+    image: Annotated[Path, typer.Option(help="The picture to edit.")],
+    prompt: Prompt,
+    output: Output,
+    sheet: Annotated[bool, typer.Option("--sheet", help="Also write source and result side by side, to OUTPUT with '.sheet.png'.")] = False,
+    seed: Seed = 0,
+    steps: Steps = 30,
+    guidance: Guidance = 7.5,
+    flow_shift: Shift = 3.0,
+    negative_prompt: Negative = None,
+    resolution: Resolution = 1024,
+    size: Size = None,
+    solver: How = Solver.dpm,
+    keep_last: KeepLast = False,
+    dtype: Dtype = None,
+    tokenizer: Tokenizer = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Edit a picture as the prompt says."""
+    from dim_jax import painting
+    from dim_jax.data.pictures import open_picture
+    from dim_jax.pipeline import EditPipeline
+
+    sheet_path = output.with_suffix(".sheet.png")
+    for path in [output, sheet_path][: 1 + sheet]:
+        painting.check_output(path, overwrite=overwrite)
+    picture = open_picture(image)
+    settings = _settings(steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    pipeline = EditPipeline.from_pretrained(checkpoint, dtype=dtype, tokenizer=tokenizer)
+    paintings = pipeline([prompt], [picture], seeds=[seed], settings=settings, progress=console.is_terminal)
+    paintings[0].save(output, overwrite=overwrite)
+    if sheet:
+        painting.save_sheet(paintings, sheet_path, overwrite=overwrite)
+    console.print(f"wrote {output}" + (f" and {sheet_path}" if sheet else ""), highlight=False)
+
+
+@app.command()
+def generate(
+    checkpoint: Checkpoint,
+    prompt: Prompt,
+    output: Output,
+    seed: Seed = 0,
+    steps: Steps = 30,
+    guidance: Guidance = 7.5,
+    flow_shift: Shift = 3.0,
+    negative_prompt: Negative = None,
+    resolution: Resolution = 1024,
+    size: Size = None,
+    solver: How = Solver.dpm,
+    keep_last: KeepLast = False,
+    dtype: Dtype = None,
+    tokenizer: Tokenizer = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Paint a picture from a prompt alone."""
+    from dim_jax import painting
+    from dim_jax.pipeline import GeneratePipeline
+
+    painting.check_output(output, overwrite=overwrite)
+    settings = _settings(steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    pipeline = GeneratePipeline.from_pretrained(checkpoint, dtype=dtype, tokenizer=tokenizer)
+    paintings = pipeline([prompt], seeds=[seed], settings=settings, progress=console.is_terminal)
+    paintings[0].save(output, overwrite=overwrite)
+    console.print(f"wrote {output}", highlight=False)
+
+
+@app.command()
+def convert(
+    paths: Annotated[list[Path], typer.Argument(metavar="[SRC] DST", help="What to read, and the folder to make.")],
+    to: Annotated[
+        Target, typer.Option(help="Format to write: ours (orbax), the published names (dim), diffusers, transformers (qwen).")
+    ] = Target.orbax,
+    encoder: Annotated[Path | None, typer.Option(help="Assemble: a Qwen2.5-VL folder.")] = None,
+    sana: Annotated[Path | None, typer.Option(help="Assemble: a SANA (NVlabs .pth or a folder).")] = None,
+    autoencoder: Annotated[Path | None, typer.Option(help="Assemble: a DC-AE folder.")] = None,
+    condition_length: Annotated[int, typer.Option(min=1, help="Assemble: rows of the null table.")] = 8192,
+    seed: Annotated[int, typer.Option(help="Assemble: of the fresh connector.")] = 0,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder whose tokenizer files go with the weights.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Convert weights between formats: dim convert SRC DST --to FORMAT.
+
+    With --encoder, --sana and --autoencoder: put three parents and a fresh connector together to DST, the start of training.
+    """
+    from dim_jax.weights.convert import assemble
+    from dim_jax.weights.convert import convert as convert_weights
+
+    parents = (encoder, sana, autoencoder)
+    if any(parents):
+        if None in parents or len(paths) != 1 or to is not Target.orbax:
+            raise typer.BadParameter("Give --encoder, --sana and --autoencoder together, and only DST; the result is a checkpoint folder.")
+        assemble(
+            encoder, sana, autoencoder, paths[0], condition_length=condition_length, seed=seed, tokenizer=tokenizer, overwrite=overwrite
+        )
+    elif len(paths) == 2:
+        convert_weights(*paths, to.value, tokenizer=tokenizer, overwrite=overwrite)
+    else:
+        raise typer.BadParameter(f"Give SRC and DST; these are {len(paths)} paths.")
+
+
+def _settings(steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last):
+    from dim_jax.pipeline import Settings
+
+    return Settings(
+        num_steps=steps, guidance_scale=guidance, flow_shift=flow_shift, solver=solver.value, resolution=resolution,
+        size=_size(size), negative_prompt=negative_prompt, overflow="keep_last" if keep_last else "error",
+    )  # fmt: skip
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise typer.BadParameter(f"{text}: write HEIGHTxWIDTH in pixels, such as 768x1280.", param_hint="--size")
+    return int(height), int(width)
+
+
+def main() -> None:
+    """Run the command; an `InputError` becomes one line and exit code 1, wrong usage exits with 2."""
+    # Accepted anywhere on the line, declared once: the root command reads it first.
+    arguments = sorted(sys.argv[1:], key=lambda argument: argument != "--debug")
+    try:
+        app(args=arguments, prog_name="dim")
+    except InputError as error:
+        if "--debug" in arguments:
+            raise
+        console.print("error:", error, style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

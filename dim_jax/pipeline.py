@@ -1,0 +1,284 @@
+"""Pictures in, pictures out: what the command line, the evaluation and users call.
+
+pipeline = EditPipeline.from_pretrained("checkpoint")
+painting = pipeline(["Make the sky red."], [open_picture("photo.jpg")])[0]
+painting.save("red.png")
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+from PIL import Image
+from rich.progress import Progress
+
+from dim_jax.data.buckets import aspect_buckets, nearest_bucket
+from dim_jax.data.inputs import EncoderInputs
+from dim_jax.data.pictures import as_rgb, autoencoder_pixels, to_picture
+from dim_jax.data.processor import Processor
+from dim_jax.diffusion import sampler
+from dim_jax.errors import InputError
+from dim_jax.models.dim import Dim, DimConfig
+from dim_jax.models.sana import Condition
+from dim_jax.painting import Painting
+from dim_jax.weights.convert import open_weights
+from dim_jax.weights.module import with_parameters
+
+# Condition tokens of a 1024 px picture alone: 1,371. A blueprint has some 330 more.
+LENGTHS = (64, 128, 256, 512, 1024, 1536, 2048, 3072, 4096, 8192)
+TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to paint; the defaults are the published ones.
+
+    `size` is (height, width) in pixels: by default an edit takes the size of about `resolution` x `resolution` pixels whose aspect
+    ratio is nearest to the source's, and a picture from text is square. `negative_prompt` replaces the learned null condition.
+    `overflow="keep_last"` admits prompts that are longer than the condition and loses their first tokens.
+    """
+
+    num_steps: int = 30
+    guidance_scale: float = 7.5
+    flow_shift: float = 3.0
+    solver: sampler.Solver = "dpm++2m"
+    resolution: int = 1024
+    size: tuple[int, int] | None = None
+    negative_prompt: str | None = None
+    overflow: Literal["error", "keep_last"] = "error"
+    batch_size: int = 4
+
+    def __post_init__(self):
+        if self.num_steps < 1 or self.flow_shift <= 0 or self.guidance_scale < 0 or self.batch_size < 1:
+            raise InputError(
+                f"num_steps {self.num_steps} and batch_size {self.batch_size} must be at least 1, flow_shift {self.flow_shift} positive and "
+                f"guidance_scale {self.guidance_scale} not negative."
+            )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to paint: without `source`, from the text alone."""
+
+    prompt: str
+    seed: int
+    size: tuple[int, int]
+    source: Image.Image | None = None
+
+
+class Painter:
+    """A model, its processor and its compiled steps. One painter serves both pipelines."""
+
+    def __init__(self, dim: Dim, processor: Processor, name: str = "model"):
+        self.dim, self.processor, self.name = dim, processor, name
+        self._null: dict[int, Condition] = {}
+        self._on_step: Callable[[int], None] = lambda step: None
+        self._condition = jax.jit(_condition, static_argnums=2)
+        self._null_row = jax.jit(_null_row, static_argnums=1)
+        self._encode = jax.jit(lambda dim, pixels: dim.autoencoder.encode(pixels))
+        self._decode = jax.jit(lambda dim, latents: dim.autoencoder.decode(latents))
+        # One callback for all progress bars: another one would compile the whole loop again.
+        tick = lambda step, latents: self._on_step(int(step))  # noqa: E731
+        self._paint = jax.jit(
+            lambda dim, *args, size, **kwargs: dim.paint(*args[:2], size, *args[2:], callback=tick, **kwargs),
+            static_argnames=("size", "num_steps", "flow_shift", "solver"),
+        )
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, dtype: DTypeLike | None = None, tokenizer: str | Path | None = None) -> "Painter":
+        """The model of a checkpoint in any format that holds all of Draw-In-Mind.
+
+        `dtype` is that of parameters and computation: bfloat16 on accelerators, float32 on the CPU by default. `tokenizer` is a folder
+        or hub id, used instead of the checkpoint's own.
+
+        Raises:
+            InputError: the checkpoint is damaged or incomplete, or there is no tokenizer.
+        """
+        weights = open_weights(path)
+        if not weights.sizes.is_whole:
+            raise InputError(f"{path} holds only {', '.join(weights.sizes.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
+        if tokenizer is None and not weights.tokenizer:
+            raise InputError(
+                f"{path} has no tokenizer. Name one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T."
+            )
+        config = DimConfig(weights.sizes.encoder, weights.sizes.sana, weights.sizes.autoencoder)
+        processor = Processor.from_pretrained(
+            tokenizer or weights.tokenizer[0].parent,
+            condition_length=config.sana.condition_length,
+            layout=config.encoder.vision.layout,
+        )
+        if processor.tokenizer.image_id != config.encoder.image_token_id:
+            raise InputError(
+                f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id}, the encoder "
+                f"{config.encoder.image_token_id}. Use the tokenizer that the encoder was trained with."
+            )
+        dtype = dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+        model = nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0)))
+        return cls(with_parameters(model, ((path, jnp.asarray(tensor, dtype)) for path, tensor in weights.stream())), processor, str(path))
+
+    def paint(self, requests: Sequence[Request], settings: Settings, *, progress: bool = False) -> list[Image.Image]:
+        """The pictures of all requests, in order. Requests of one size are painted together, `batch_size` at a time.
+
+        Raises:
+            InputError: a size does not fit the autoencoder, or a prompt or picture cannot be used.
+        """
+        factor = self.dim.config.autoencoder.factor
+        for request in requests:
+            if any(side < factor or side % factor for side in request.size):
+                raise InputError(f"Size {request.size[0]} x {request.size[1]}: height and width must be multiples of {factor} pixels.")
+        groups: dict[tuple[tuple[int, int], bool], list[int]] = {}
+        for i, request in enumerate(requests):
+            groups.setdefault((request.size, request.source is None), []).append(i)
+        batches = []
+        for group in groups.values():
+            width = min(settings.batch_size, len(group))
+            batches += [(group[i : i + width], width) for i in range(0, len(group), width)]
+        painted: dict[int, Image.Image] = {}
+        with Progress(disable=not progress, transient=True) as bar:
+            task = bar.add_task("painting", total=len(batches) * settings.num_steps)
+            self._on_step = lambda step: bar.advance(task)
+            try:
+                for batch, width in batches:
+                    # A short last batch is filled up: another batch size would be compiled anew.
+                    filled = batch + batch[-1:] * (width - len(batch))
+                    pixels = self._batch([requests[i] for i in filled], settings)
+                    painted |= {i: to_picture(np.asarray(one)) for i, one in zip(batch, pixels, strict=False)}
+            finally:
+                self._on_step = lambda step: None
+        return [painted[i] for i in range(len(requests))]
+
+    def _batch(self, requests: Sequence[Request], settings: Settings) -> Float[Array, "b h w 3"]:
+        size, sources = requests[0].size, [request.source for request in requests if request.source is not None]
+        pictures = [[request.source] if request.source is not None else [] for request in requests]
+        inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
+        negative = None
+        if settings.guidance_scale != 1 and settings.negative_prompt is not None:
+            negative, other = self._inputs([settings.negative_prompt] * len(requests), pictures, settings)
+            length = max(length, other)
+        condition = self._condition(self.dim, inputs, length)
+        unconditional = None
+        if negative is not None:
+            unconditional = self._condition(self.dim, negative, length)
+        elif settings.guidance_scale != 1:
+            unconditional = self.null(length).spread(condition.mask)
+        source = self._encode(self.dim, np.stack([autoencoder_pixels(picture, size) for picture in sources])) if sources else None
+        factor = self.dim.config.autoencoder.factor
+        latents = self._paint(
+            self.dim, condition, jnp.asarray([request.seed for request in requests]), source, unconditional=unconditional,
+            guidance_scale=jnp.float32(settings.guidance_scale), size=(size[0] // factor, size[1] // factor),
+            num_steps=settings.num_steps, flow_shift=settings.flow_shift, solver=settings.solver,
+        )  # fmt: skip
+        return self._decode(self.dim, latents)
+
+    def _inputs(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], settings: Settings) -> tuple[EncoderInputs, int]:
+        """What the encoder reads, and the condition length that holds it."""
+        processor = replace(self.processor, resolution=settings.resolution)
+        longest = self.dim.config.sana.condition_length
+        lengths = [*(n + TEMPLATE_TOKENS for n in LENGTHS), 2**15, 2**17]
+        inputs = processor(prompts, pictures, lengths=lengths, overflow=settings.overflow)
+        tokens = int(np.asarray(inputs.user_turn).sum(1).max())
+        return inputs, min(longest, next((n for n in LENGTHS if n >= tokens), longest))
+
+    def null(self, length: int) -> Condition:
+        """Keys and values of the learned null condition's first `length` rows, computed once."""
+        if length not in self._null:
+            self._null[length] = self._null_row(self.dim, length)
+        return self._null[length]
+
+
+@dataclass(frozen=True)
+class EditPipeline:
+    """Edits pictures as prompts say."""
+
+    painter: Painter
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **kwargs) -> "EditPipeline":
+        """See `Painter.from_pretrained`."""
+        painter = Painter.from_pretrained(path, **kwargs)
+        if not painter.dim.config.sana.is_edit:
+            raise InputError(f"{path} paints from text only (its SANA has no source channels). Use `dim generate`, or an edit checkpoint.")
+        return cls(painter)
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        pictures: Sequence[Image.Image],
+        *,
+        seeds: Sequence[int] | None = None,
+        settings: Settings = Settings(),  # noqa: B008, frozen
+        progress: bool = False,
+    ) -> list[Painting]:
+        """One painting per prompt and picture; every seed is 0 by default. A picture does not depend on the rest of its batch.
+
+        Raises:
+            InputError: the numbers of prompts, pictures and seeds differ, or as in `Painter.paint`.
+        """
+        seeds = [0] * len(prompts) if seeds is None else seeds
+        _same_number(prompts=prompts, pictures=pictures, seeds=seeds)
+        buckets = aspect_buckets(settings.resolution, self.painter.dim.config.autoencoder.factor)
+        requests = [
+            Request(prompt, seed, settings.size or nearest_bucket(*picture.size, buckets), as_rgb(picture))
+            for prompt, picture, seed in zip(prompts, pictures, seeds, strict=True)
+        ]
+        return _run(self.painter, requests, settings, progress)
+
+
+@dataclass(frozen=True)
+class GeneratePipeline:
+    """Paints pictures from prompts alone, with a text-to-image or an edit model."""
+
+    painter: Painter
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **kwargs) -> "GeneratePipeline":
+        """See `Painter.from_pretrained`."""
+        return cls(Painter.from_pretrained(path, **kwargs))
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int] | None = None,
+        settings: Settings = Settings(),  # noqa: B008, frozen
+        progress: bool = False,
+    ) -> list[Painting]:
+        """One painting per prompt; every seed is 0 by default.
+
+        Raises:
+            InputError: the numbers of prompts and seeds differ, or as in `Painter.paint`.
+        """
+        seeds = [0] * len(prompts) if seeds is None else seeds
+        _same_number(prompts=prompts, seeds=seeds)
+        size = settings.size or (settings.resolution, settings.resolution)
+        return _run(self.painter, [Request(prompt, seed, size) for prompt, seed in zip(prompts, seeds, strict=True)], settings, progress)
+
+
+def _run(painter: Painter, requests: Sequence[Request], settings: Settings, progress: bool) -> list[Painting]:
+    used = {key: value for key, value in asdict(settings).items() if key not in ("size", "batch_size")}
+    pictures = painter.paint(requests, settings, progress=progress)
+    return [
+        Painting(picture, request.prompt, request.seed, used | {"size": request.size, "checkpoint": painter.name}, request.source)
+        for picture, request in zip(pictures, requests, strict=True)
+    ]
+
+
+def _same_number(**lists: Sequence) -> None:
+    numbers = {name: len(values) for name, values in lists.items()}
+    if len(set(numbers.values())) > 1 or not all(numbers.values()):
+        raise InputError(f"Give one of each, at least one; these are {', '.join(f'{n} {name}' for name, n in numbers.items())}.")
+
+
+def _condition(dim: Dim, inputs: EncoderInputs, length: int) -> Condition:
+    return dim.sana.encode_condition(*dim.condition(inputs, length))
+
+
+def _null_row(dim: Dim, length: int) -> Condition:
+    return dim.sana.null_condition(jnp.ones((1, length), bool))
