@@ -30,6 +30,9 @@ def with_parameters(module: Module, tensors: Mapping[str, Any] | Iterable[tuple[
     flat = nnx.to_flat_state(state)
     named = {".".join(map(str, path)): (path, variable) for path, variable in flat}
     if named.keys() != tensors.keys():
-        raise KeyError(f"parameters without a tensor: {sorted(named.keys() - tensors.keys())}; tensors without a parameter: {sorted(tensors.keys() - named.keys())}")
+        raise KeyError(
+            f"parameters without a tensor: {sorted(named.keys() - tensors.keys())}; "
+            f"tensors without a parameter: {sorted(tensors.keys() - named.keys())}"
+        )
     filled = [(path, variable.replace(tensors[name])) for name, (path, variable) in named.items()]
     return nnx.merge(graphdef, nnx.from_flat_state(filled))

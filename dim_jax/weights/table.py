@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dim_jax.weights.arrays import contiguous, copy_into
+
 Shape = tuple[int, ...]
 
 
@@ -121,11 +123,11 @@ def to_ours(slots: Mapping[str, Slot], read: Callable[[str], np.ndarray]) -> Ite
             layers[slot.layer] = []
             tensor = slot.kind.to_ours(whole)
             if slot.layer is None:
-                yield path, tensor
+                yield path, contiguous(tensor)
             else:
                 if stacked is None:
                     stacked = np.empty((len(members) // slot.parts, *tensor.shape), tensor.dtype)
-                stacked[slot.layer] = tensor
+                copy_into(stacked[slot.layer, ...], tensor)
         if stacked is not None:
             yield path, stacked
 

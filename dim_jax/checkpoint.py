@@ -1,0 +1,252 @@
+"""Checkpoint folders: weights in Orbax, and beside them the config, the tokenizer and a manifest of where the weights came from.
+
+    weights/            Orbax, a flat dictionary path -> array, in chunks of 32 MiB
+    config.json         the sizes of each part
+    manifest.json       keys, dtypes, files and extras of the published checkpoint that this was read from, if any
+    extras.safetensors  published tensors that no network uses, kept for the way back, if any
+    tokenizer/          tokenizer files, if there were any
+
+Everything that this package saves goes through Orbax's `experimental.v1` interface: `Context`, `partial.save` and `load`.
+"""
+
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
+from flax import nnx
+
+from dim_jax.errors import InputError
+from dim_jax.folders import new_folder
+from dim_jax.weights.module import parameters, with_parameters
+
+Module = TypeVar("Module", bound=nnx.Module)
+WEIGHTS, CONFIG, MANIFEST, EXTRAS, TOKENIZER = "weights", "config.json", "manifest.json", "extras.safetensors", "tokenizer"
+CHUNK = 2**25  # bytes: smaller pieces save memory on the way out and let a sharded restore read only what it needs
+GROUP = 2**28  # bytes that are handed to Orbax at once; one larger tensor is a group of its own
+
+
+@contextmanager
+def _orbax(largest: int = 0) -> Iterator[None]:
+    """Orbax's options for saving and for loading tensors of up to `largest` bytes; a disk error in it becomes an OSError."""
+    context = ocp.Context()
+    context.array.saving.storage_options.chunk_byte_size = CHUNK
+    context.memory.deepcopy_host_arrays = False  # nobody changes them while they are saved
+    # Reads of one tensor must fit the budget, or Orbax refuses them.
+    context.memory.read_concurrent_bytes = max(2**30, 2 * largest)
+    context.pytree.loading.partial_load = True
+    log = logging.getLogger("absl")  # it prints a traceback a thread before it raises the error that we report
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with context:
+            yield
+    except ValueError as error:
+        if code := re.search(r"os_error_code='(\d+)'", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+        raise
+    finally:
+        log.setLevel(level)
+
+
+def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """The names in order, in groups of up to `GROUP` bytes."""
+    group: list[str] = []
+    total = 0
+    for name, size in sizes.items():
+        if group and total + size > GROUP:
+            yield group
+            group, total = [], 0
+        group.append(name)
+        total += size
+    if group:
+        yield group
+
+
+def write_weights(folder: Path, tensors: Iterable[tuple[str, Any]]) -> None:
+    """Save tensors (path, array) as `folder`/weights; no more than one group of them is held at a time.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    target = os.path.abspath(folder / WEIGHTS)
+    group: dict[str, Any] = {}
+    with _orbax():
+        for path, tensor in tensors:
+            group[path] = tensor
+            del tensor  # or it would live on while the next one is put together
+            if sum(array.nbytes for array in group.values()) > GROUP:
+                ocp.partial.save(target, group)
+                group = {}
+        if group:
+            ocp.partial.save(target, group)
+        ocp.partial.finalize(target)
+
+
+def write(
+    folder: Path,
+    tensors: Iterable[tuple[str, Any]],
+    config: Mapping[str, Any],
+    *,
+    manifest: Mapping[str, Any] | None = None,
+    tokenizer: Sequence[Path] = (),
+) -> None:
+    """Fill an empty folder with a checkpoint; see the module for its files."""
+    write_weights(folder, tensors)
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    if manifest is not None:
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    if tokenizer:
+        (folder / TOKENIZER).mkdir()
+        for file in tokenizer:
+            shutil.copyfile(file, folder / TOKENIZER / file.name)
+
+
+def save(
+    path: Path | str,
+    weights: nnx.Module | Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    manifest: Mapping[str, Any] | None = None,
+    tokenizer: Sequence[Path] = (),
+    overwrite: bool = False,
+) -> None:
+    """Save a module (or tensors by path) as a checkpoint folder, which appears whole or not at all.
+
+    Raises:
+        InputError: `path` exists and may not be overwritten, or the disk is full.
+    """
+    tensors = parameters(weights) if isinstance(weights, nnx.Module) else weights
+    with new_folder(Path(path), overwrite=overwrite) as folder:
+        write(folder, tensors.items(), config, manifest=manifest, tokenizer=tokenizer)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is a folder that `save` made."""
+    return (path / WEIGHTS).is_dir() and (path / CONFIG).is_file()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON ({error}). Restore it, or fetch it again.") from error
+
+
+def tokenizer_files(path: Path) -> tuple[Path, ...]:
+    """The tokenizer files of a checkpoint folder, by name."""
+    return tuple(sorted((path / TOKENIZER).iterdir())) if (path / TOKENIZER).is_dir() else ()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a checkpoint says about a tensor; Orbax reads it as a numpy array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def abstract(path: Path | str) -> dict[str, Stored]:
+    """Path -> shape and dtype of every stored tensor, without reading any.
+
+    Raises:
+        InputError: `path` is no checkpoint folder, or it is damaged.
+    """
+    folder = Path(os.path.abspath(path))
+    if not is_checkpoint(folder):
+        raise InputError(f"{folder}: is no checkpoint folder ({WEIGHTS}/ and {CONFIG} are expected). Give one, or convert yours first.")
+    try:
+        with _orbax():
+            found = ocp.metadata(str(folder / WEIGHTS)).metadata
+    except (OSError, ValueError, KeyError, ocp.errors.InvalidLayoutError) as error:
+        raise InputError(f"{folder / WEIGHTS}: is damaged ({str(error).splitlines()[0]}). Convert or copy it again.") from error
+    return {name: Stored(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in sorted(found.items())}
+
+
+def _load(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    largest = max((math.prod(leaf.shape) * 4 for leaf in wanted.values()), default=0)
+    try:
+        with _orbax(largest):
+            return ocp.load(str(folder / WEIGHTS), dict(wanted))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder / WEIGHTS}: cannot be read ({str(error).splitlines()[0]}). Convert or copy it again.") from error
+
+
+def read(path: Path | str) -> Iterator[tuple[str, np.ndarray]]:
+    """Every stored tensor (path, array), a group at a time."""
+    folder = Path(os.path.abspath(path))
+    stored = abstract(folder)
+    for group in groups({name: leaf.nbytes for name, leaf in stored.items()}):
+        tensors = _load(folder, {name: stored[name] for name in group})
+        for name in group:
+            yield name, tensors.pop(name)
+
+
+def load(
+    path: Path | str,
+    like: Module | Mapping[str, jax.ShapeDtypeStruct] | None = None,
+    *,
+    dtype: Any = None,
+    prefix: str = "",
+) -> Module | dict[str, Any]:
+    """Read a checkpoint's weights.
+
+    Args:
+        path: a checkpoint folder.
+        like: an (abstract) module, or path -> shape, dtype and sharding; without it, numpy arrays as stored.
+        dtype: of the result; as stored by default.
+        prefix: read only what is stored under it ("sana."); `like` names its tensors without it.
+
+    Returns:
+        `like` filled with arrays, sharded as it says (on the default device where it does not), or path -> array.
+
+    Raises:
+        InputError: `path` is no checkpoint, or tensors are missing, left over or misshapen: all of them are named.
+    """
+    folder = Path(os.path.abspath(path))
+    stored = {name.removeprefix(prefix): leaf for name, leaf in abstract(folder).items() if name.startswith(prefix)}
+    if like is None:
+        tensors = _load(folder, {prefix + name: leaf for name, leaf in stored.items()})
+        return {name: tensors.pop(prefix + name).astype(dtype or leaf.dtype, copy=False) for name, leaf in stored.items()}
+    wanted = like if isinstance(like, Mapping) else parameters(like)
+    wrong = [f"{name} is missing" for name in wanted if name not in stored]
+    wrong += [f"{name} {stored[name].shape} is left over" for name in stored if name not in wanted]
+    wrong += [
+        f"{name} is {stored[name].shape} in the checkpoint, {tuple(leaf.shape)} in the model"
+        for name, leaf in wanted.items()
+        if name in stored and stored[name].shape != tuple(leaf.shape)
+    ]
+    if wrong:
+        raise InputError(f"{folder}: the weights do not fit the model: {'; '.join(wrong)}. Use the {CONFIG} that belongs to them.")
+    here = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)
+    leaves = {
+        prefix + name: jax.ShapeDtypeStruct(
+            leaf.shape, np.dtype(dtype or stored[name].dtype), sharding=getattr(leaf, "sharding", None) or here
+        )
+        for name, leaf in wanted.items()
+    }
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in _load(folder, leaves).items()}
+    return tensors if isinstance(like, Mapping) else with_parameters(like, tensors)

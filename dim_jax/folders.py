@@ -1,0 +1,67 @@
+"""Output folders that appear whole or not at all."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dim_jax.errors import InputError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+GIB = 2**30
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a manifest or tensors, directly or one level down."""
+    return any(any(folder.glob(pattern)) for pattern in ("manifest.json", "*.safetensors", "*/*.safetensors"))
+
+
+@contextmanager
+def new_folder(target: Path, *, overwrite: bool = False, needs: int = 0) -> Iterator[Path]:
+    """An empty folder beside `target` to write into; renamed to `target` at the end, removed if anything goes wrong.
+
+    Args:
+        target: the folder to make; its parents are made as well.
+        overwrite: replace a checkpoint that is already there, once the new one is whole.
+        needs: bytes that will be written; less free space than that is an error before anything is written.
+
+    Raises:
+        InputError: `target` exists (and may not be overwritten, or is no checkpoint), or the disk is full.
+    """
+    target = Path(os.path.abspath(target))
+    if os.path.lexists(target):
+        if not overwrite:
+            raise InputError(f"{target} exists. Choose another output, or overwrite it (--overwrite).")
+        if not target.is_dir() or target.is_symlink() or (any(target.iterdir()) and not is_checkpoint(target)):
+            raise InputError(f"{target} is no checkpoint folder, so it is not overwritten. Remove it, or choose another output.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if needs > free:
+            raise InputError(_full(target, f"{needs / GIB:.2f} GiB are needed, {free / GIB:.2f} GiB are free"))
+        scratch = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+    except OSError as error:
+        raise InputError(f"{target}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
+    try:
+        yield scratch
+        if os.path.lexists(target):
+            old = target.with_name(f".{target.name}.{os.getpid()}.old")
+            target.rename(old)
+            scratch.rename(target)
+            shutil.rmtree(old)
+        else:
+            scratch.rename(target)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise InputError(_full(target, error.strerror or "the disk is full")) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _full(target: Path, why: str) -> str:
+    return f"{target}: no space ({why}). Nothing was kept; free some space or choose an output on another disk."

@@ -1,0 +1,260 @@
+"""safetensors files, read and written a tensor at a time.
+
+Headers come first and no data is read for them; the data is mapped, so that a tensor costs memory only while it is used. The writer
+lays a file out as the library's own `save_file` does, or exactly as a header that it is given.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import ml_dtypes
+import numpy as np
+
+from dim_jax.errors import InputError
+from dim_jax.weights.arrays import contiguous
+
+DTYPES: dict[str, np.dtype] = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
+NAMES: dict[np.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}  # in the order in which the library writes them
+MAX_HEADER = 100_000_000  # bytes; the library reads no larger one
+CHUNK = 2**26  # bytes that are copied at once to change a layout
+
+
+class Info(NamedTuple):
+    """What a header says about a tensor; `dtype` is a key of DTYPES."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data."""
+        return self.size * DTYPES[self.dtype].itemsize
+
+
+class TensorFile(Protocol):
+    """A file of named tensors: their headers, and each one's data when it is asked for."""
+
+    path: Path
+    header: str | None  # the text of its header, where the format has one
+    tensors: dict[str, Info]
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, mapped from the file."""
+        ...
+
+
+def _no_duplicates(path: Path):
+    def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        keys = [key for key, _ in pairs]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []:
+            raise InputError(f"{path}: its header names these twice: {', '.join(twice)}. The file is damaged; fetch it again.")
+        return dict(pairs)
+
+    return build
+
+
+def _spans(path: Path, entries: Mapping[str, Mapping]) -> dict[str, tuple[Info, int]]:
+    """Name -> (info, offset into the data) of a parsed header, in the order of the data.
+
+    Raises:
+        InputError: unsupported dtypes (all of them named), or spans that overlap or leave gaps.
+    """
+    unsupported = [f"{name} ({entry['dtype']})" for name, entry in entries.items() if entry["dtype"] not in DTYPES]
+    if unsupported:
+        raise InputError(f"{path}: dtypes other than {', '.join(DTYPES)} are not supported: {', '.join(unsupported)}. Convert them first.")
+    spans, end = {}, 0
+    for name, entry in sorted(entries.items(), key=lambda item: tuple(item[1]["data_offsets"])):
+        info, (start, stop) = Info(entry["dtype"], tuple(entry["shape"])), entry["data_offsets"]
+        if start != end or stop - start != info.nbytes:
+            raise InputError(
+                f"{path}: {name} {info.dtype} {info.shape} takes {info.nbytes} bytes from {end}, but the header puts it at "
+                f"{start} to {stop}. The file is damaged; fetch it again."
+            )
+        spans[name], end = (info, start), stop
+    return spans
+
+
+def parse_header(path: Path, text: str) -> tuple[dict[str, tuple[Info, int]], dict[str, str] | None]:
+    """The tensors of a header (name -> info and offset) in the order of the data, and its metadata.
+
+    Raises:
+        InputError: the text is no header of a safetensors file; `path` names it.
+    """
+    try:
+        entries = json.loads(text, object_pairs_hook=_no_duplicates(path))
+        metadata = entries.pop("__metadata__", None)
+        return _spans(path, entries), metadata
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: its header is damaged ({error}). Fetch the file again.") from error
+
+
+class SafetensorsFile:
+    """A safetensors file: `tensors` from its header, `read(name)` maps one.
+
+    Raises:
+        InputError: the file is missing, empty, truncated, damaged, or holds a dtype that is not supported.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            total = path.stat().st_size
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if total < 8 or length > MAX_HEADER or 8 + length > total:
+                    raise InputError(f"{path}: {total} bytes are no whole safetensors file (its header does not fit). Fetch it again.")
+                text = file.read(length)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+        try:
+            self.header: str | None = text.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: its header is no text. This is no safetensors file, or it is damaged; fetch it again.") from error
+        self._spans, _ = parse_header(path, self.header)
+        self.tensors = {name: info for name, (info, _) in self._spans.items()}
+        self._start = 8 + length
+        expected = self._start + sum(info.nbytes for info in self.tensors.values())
+        if total != expected:
+            raise InputError(
+                f"{path}: its header announces {expected} bytes, the file has {total}. It is truncated or damaged; fetch it again."
+            )
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, mapped from the file (read-only); not checked for finite values."""
+        info, offset = self._spans[name]
+        if info.nbytes == 0:
+            return np.zeros(info.shape, DTYPES[info.dtype])
+        return np.memmap(self.path, DTYPES[info.dtype], mode="r", offset=self._start + offset, shape=info.shape)
+
+
+class ShardedFiles(NamedTuple):
+    """Files that hold the tensors of one checkpoint together, and the text of the index beside them (name and content)."""
+
+    files: tuple[TensorFile, ...]
+    index: tuple[str, str] | None = None
+
+
+def find_safetensors(folder: Path) -> ShardedFiles | None:
+    """The tensors in a folder (not below it): one safetensors file, or the shards that an index names; None if there are none.
+
+    Raises:
+        InputError: an index names a missing shard or disagrees with the shards, a tensor stands in two shards, shards have no index, or
+            the folder holds several checkpoints.
+    """
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    singles = sorted(path for path in folder.glob("*.safetensors") if path.name != "dim_extra.safetensors")
+    if not indices:
+        if not singles:
+            return None
+        if any(re.search(r"-\d+-of-\d+\.safetensors$", path.name) for path in singles):
+            raise InputError(f"{folder}: shards without their index ({singles[0].name} ...). Put the *.safetensors.index.json beside them.")
+        if len(singles) > 1:
+            raise InputError(f"{folder}: several checkpoints ({', '.join(path.name for path in singles)}). Name the file that you mean.")
+        return ShardedFiles((SafetensorsFile(singles[0]),))
+    if len(indices) > 1:
+        raise InputError(f"{folder}: several indices ({', '.join(path.name for path in indices)}). Keep the one that you mean.")
+    index = indices[0]
+    text = index.read_text()
+    try:
+        weight_map: dict[str, str] = json.loads(text)["weight_map"]
+        shards = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f'{index}: no index of shards (a JSON object with "weight_map" is expected). Fetch it again.') from error
+    if missing := [shard for shard in shards if not (folder / shard).is_file()]:
+        raise InputError(f"{index} names shards that are missing: {', '.join(missing)}. Fetch them.")
+    if extra := [path.name for path in singles if path.name not in shards]:
+        raise InputError(f"{index} does not name {', '.join(extra)}. Remove what is not part of this checkpoint.")
+    files = tuple(SafetensorsFile(folder / shard) for shard in shards)
+    homes: dict[str, list[str]] = {}
+    for file in files:
+        for name in file.tensors:
+            homes.setdefault(name, []).append(file.path.name)
+    wrong = [f"{name} is in {' and in '.join(home)}" for name, home in homes.items() if len(home) > 1]
+    wrong += [
+        f"{name} should be in {shard}, it is in {homes.get(name, ['no shard'])[0]}"
+        for name, shard in weight_map.items()
+        if homes.get(name) != [shard] and len(homes.get(name, ())) < 2
+    ]
+    wrong += [f"{name} in {home[0]} is not in the index" for name, home in homes.items() if name not in weight_map]
+    if wrong:
+        raise InputError(f"{index} and its shards disagree: {'; '.join(wrong)}. Fetch the checkpoint again.")
+    return ShardedFiles(files, (index.name, text))
+
+
+def make_header(tensors: Mapping[str, Info], metadata: Mapping[str, str] | None) -> str:
+    """The header that `safetensors.numpy.save_file` writes: wide dtypes first, then by name."""
+    entries: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    order, end = list(DTYPES), 0
+    for name, info in sorted(tensors.items(), key=lambda item: (order.index(item[1].dtype), item[0].encode())):
+        entries[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [end, end + info.nbytes]}
+        end += info.nbytes
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False)
+    return text + " " * (-len(text.encode()) % 8)
+
+
+class SafetensorsWriter:
+    """A safetensors file with the given header; `write` puts its tensors in place, in any order.
+
+    The whole file is reserved at once, so that a full disk is noticed before hours of work.
+
+    Raises:
+        OSError: the disk is full.
+    """
+
+    def __init__(self, path: Path, header: str):
+        self.path = path
+        self._spans, _ = parse_header(path, header)
+        self._missing = set(self._spans)
+        data = header.encode()
+        self._start = 8 + len(data)
+        self._file = path.open("wb", buffering=0)
+        self._file.write(len(data).to_bytes(8, "little") + data)
+        size = self._start + sum(info.nbytes for info, _ in self._spans.values())
+        os.posix_fallocate(self._file.fileno(), 0, size)
+
+    def write(self, name: str, tensor: np.ndarray) -> None:
+        """Put one tensor in place, cast to the header's dtype; a changed layout is copied in small pieces.
+
+        Raises:
+            ValueError: its shape is not the header's, or it was written before.
+        """
+        info, offset = self._spans[name]
+        if tensor.shape != info.shape or name not in self._missing:
+            raise ValueError(f"{name} {tensor.shape}: the header of {self.path} has {info.shape}, once.")
+        self._missing.remove(name)
+        if info.nbytes == 0:
+            return
+        self._file.seek(self._start + offset)
+        rows = tensor.reshape(1) if tensor.ndim == 0 else tensor
+        step = max(1, CHUNK * len(rows) // info.nbytes)
+        for i in range(0, len(rows), step):
+            piece = contiguous(rows[i : i + step], DTYPES[info.dtype])
+            left = piece.reshape(-1).view(np.uint8).data
+            while left:
+                left = left[self._file.write(left) :]
+
+    def close(self) -> None:
+        """Finish the file.
+
+        Raises:
+            ValueError: tensors were never written.
+        """
+        self._file.close()
+        if self._missing:
+            raise ValueError(f"{self.path}: never written: {', '.join(sorted(self._missing))}")
+
+
+def total_bytes(tensors: Iterable[Info]) -> int:
+    """Bytes of the data of these tensors."""
+    return sum(info.nbytes for info in tensors)

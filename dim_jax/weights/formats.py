@@ -1,0 +1,106 @@
+"""The published formats: which tensors tell one, where its tensors live in our modules, what else is known in it."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from dim_jax.weights import dc_ae, dim, qwen, sana
+from dim_jax.weights.table import SAME, Row, prefixed
+
+POS_EMBED = "sana.pos_embed"  # an unused buffer that the published class wants to find: kept for the way back
+NULL_TABLE = "sana.y_embedder.y_embedding"
+EMBEDDING = "encoder.model.embed_tokens.embedding"
+# Of a checkpoint whose encoder was saved under the names that transformers uses since 4.52.
+NEW_DIM_ROWS = prefixed(qwen.NEW_ROWS, "mllm.", "encoder.") + tuple(row for row in dim.ROWS if not row.ours.startswith("encoder."))
+
+
+@dataclass(frozen=True)
+class Format:
+    """A published format. Tensors of files in a subfolder are named with it ("transformer/proj_out.weight").
+
+    Attributes:
+        name: as it stands in a manifest.
+        title: for people.
+        to: what `convert(..., to=...)` calls it.
+        parts: of Draw-In-Mind that it can hold.
+        rows: its tensors and ours.
+        marks: a checkpoint is of this format if one of its tensors' names begins with one of these.
+        kept: known extra -> its name among the extras of a checkpoint folder.
+        head: the output layer of a language model that is tied to its embedding: an alias, if it is there at all.
+        dropped: known extras begin with one of these; they are not part of the painter.
+    """
+
+    name: str
+    title: str
+    to: str
+    parts: tuple[str, ...]
+    rows: tuple[Row, ...]
+    marks: tuple[str, ...]
+    kept: Mapping[str, str] = field(default_factory=dict)
+    head: str | None = None
+    dropped: tuple[str, ...] = ()
+
+    def matching(self, paths: Iterable[str]) -> list[str]:
+        """Those of our paths that have a row here."""
+        pattern = re.compile("|".join(re.escape(row.ours).replace(r"\*", r"\d+") for row in self.rows))
+        return [path for path in paths if pattern.fullmatch(path)]
+
+
+def _dim(name: str, rows: tuple[Row, ...], marks: tuple[str, ...]) -> Format:
+    parts = ("encoder", "connector", "sana", "autoencoder")
+    kept = {"decoder.model.pos_embed": POS_EMBED}
+    return Format(name, "Draw-In-Mind", "dim", parts, rows, marks, kept, "mllm.lm_head.weight", ("decoder.text_encoder.",))
+
+
+def _qwen(name: str, rows: tuple[Row, ...], marks: tuple[str, ...]) -> Format:
+    return Format(name, "transformers Qwen2.5-VL", "qwen", ("encoder",), prefixed(rows, "", "encoder."), marks, {}, "lm_head.weight")
+
+
+DIM = _dim("dim", dim.ROWS, ("mllm.", "projector.", "decoder.model.", "decoder.vae."))
+DIM_NEW = _dim("dim-new-names", NEW_DIM_ROWS, ("mllm.model.language_model.", "mllm.model.visual."))
+NVLABS = Format(
+    "nvlabs", "NVlabs SANA", "dim", ("sana",), prefixed(sana.ROWS, "", "sana."), ("x_embedder.", "y_embedder."), {"pos_embed": POS_EMBED}
+)
+QWEN = _qwen("qwen", qwen.ROWS, ("visual.", "model.layers.", "model.embed_tokens."))
+QWEN_NEW = _qwen("qwen-new-names", qwen.NEW_ROWS, ("model.language_model.", "model.visual."))
+DIFFUSERS_SANA = Format(
+    "diffusers-sana",
+    "diffusers SANA",
+    "diffusers",
+    ("sana",),
+    prefixed(sana.DIFFUSERS_ROWS, "", "sana."),
+    ("transformer_blocks.", "patch_embed."),
+)
+DIFFUSERS_DC_AE = Format(
+    "diffusers-dc-ae",
+    "diffusers DC-AE",
+    "diffusers",
+    ("autoencoder",),
+    prefixed(dc_ae.ROWS, "", "autoencoder."),
+    ("encoder.conv_in.", "decoder.conv_in.", "encoder.down_blocks."),
+)
+# What diffusers cannot hold lies beside its folders under the names of Draw-In-Mind.
+DIFFUSERS = Format(
+    "diffusers",
+    "diffusers",
+    "diffusers",
+    ("encoder", "connector", "sana", "autoencoder"),
+    (
+        *prefixed(sana.DIFFUSERS_ROWS, "transformer/", "sana."),
+        *prefixed(dc_ae.ROWS, "vae/", "autoencoder."),
+        Row("decoder.model.y_embedder.y_embedding", NULL_TABLE, SAME),
+        *prefixed(qwen.ROWS, "mllm.", "encoder."),
+        *prefixed(dim.CONNECTOR, "projector.", "connector."),
+    ),
+    ("transformer/", "vae/"),
+    {"decoder.model.pos_embed": POS_EMBED},
+    "mllm.lm_head.weight",
+)
+# Tried in this order: marks of later ones may stand in earlier ones too.
+FORMATS = {form.name: form for form in (DIFFUSERS, DIM_NEW, DIM, DIFFUSERS_SANA, NVLABS, DIFFUSERS_DC_AE, QWEN_NEW, QWEN)}
+
+
+def detect(names: Iterable[str]) -> Format | None:
+    """The format of a checkpoint whose tensors have these names; None if it is none that we know."""
+    names = list(names)
+    return next((form for form in FORMATS.values() if any(name.startswith(form.marks) for name in names)), None)

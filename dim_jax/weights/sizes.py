@@ -1,0 +1,151 @@
+"""The parts that a checkpoint holds, with their configs, and the shapes of all their parameters."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+
+from dim_jax.errors import InputError
+from dim_jax.models.connector import Connector
+from dim_jax.models.dc_ae import DCAE
+from dim_jax.models.dc_ae_config import DCAEConfig
+from dim_jax.models.hf_config import HFConfig
+from dim_jax.models.qwen import Qwen, QwenConfig
+from dim_jax.models.sana import Sana, SanaConfig
+from dim_jax.weights.module import parameters, shapes
+from dim_jax.weights.table import Shape
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Configs of the parts that are there. The connector joins encoder and SANA: it is there where both are."""
+
+    encoder: QwenConfig | None = None
+    sana: SanaConfig | None = None
+    autoencoder: DCAEConfig | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts, which begin the paths of their parameters."""
+        held = {"encoder": self.encoder, "connector": self.encoder and self.sana, "sana": self.sana, "autoencoder": self.autoencoder}
+        return tuple(name for name, config in held.items() if config is not None)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of Draw-In-Mind is there."""
+        return len(self.parts) == 4
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Sizes":
+        """Read what `to_json` returns (the config.json of a checkpoint folder).
+
+        Raises:
+            InputError: a part is unknown, or its config does not hold together.
+        """
+        if not isinstance(data, Mapping) or not data or (unknown := sorted(set(data) - set(cls.__annotations__))):
+            raise InputError(f"config.json: parts are {', '.join(cls.__annotations__)}; found {unknown if data else 'none'}.")
+        return cls(
+            encoder=QwenConfig.from_hf(data["encoder"]) if "encoder" in data else None,
+            sana=SanaConfig.from_json(data["sana"]) if "sana" in data else None,
+            autoencoder=DCAEConfig.from_hf(data["autoencoder"]) if "autoencoder" in data else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads: each part's config in its published form."""
+        found = {
+            "encoder": self.encoder and self.encoder.to_hf(),
+            "sana": self.sana and self.sana.to_json(),
+            "autoencoder": self.autoencoder and self.autoencoder.to_hf(),
+        }
+        return {name: config for name, config in found.items() if config is not None}
+
+    def shapes(self) -> dict[str, Shape]:
+        """Path -> shape of every parameter of every part; nothing is computed."""
+        encoder, sana, autoencoder = self.encoder, self.sana, self.autoencoder
+        found: dict[str, Shape] = {}
+        if encoder is not None:
+            found |= _shapes("encoder", Qwen, encoder)
+        if encoder is not None and sana is not None:
+            found |= _shapes("connector", Connector, encoder.text.hidden_size, sana.caption_channels)
+        if sana is not None:
+            found |= _shapes("sana", Sana, sana)
+        if autoencoder is not None:
+            found |= _shapes("autoencoder", DCAE, autoencoder)
+        return found
+
+
+def _shapes(part: str, make: Callable[..., nnx.Module], *sizes: Any) -> dict[str, Shape]:
+    module = nnx.eval_shape(lambda: make(*sizes, rngs=nnx.Rngs(0)))
+    return {f"{part}.{path}": shape for path, shape in shapes(module).items()}
+
+
+def fresh_connector(encoder: QwenConfig, sana: SanaConfig, seed: int) -> dict[str, jax.Array]:
+    """Path -> float32 array of a connector as training starts it."""
+    connector = Connector(encoder.text.hidden_size, sana.caption_channels, rngs=nnx.Rngs(seed))
+    return {f"connector.{path}": tensor for path, tensor in parameters(connector).items()}
+
+
+def sana_from_diffusers(source: Any, condition_length: int) -> SanaConfig:
+    """The sizes in the config.json (path or content) of diffusers' `SanaTransformer2DModel`, which does not know the null table.
+
+    Raises:
+        InputError: the file cannot be read, or asks for what no SANA 1.5 has; the message names the key.
+    """
+    values = HFConfig(source, "transformer/config.json")
+    values.only("_class_name", "SanaTransformer2DModel")
+    only = {"patch_size": 1, "attention_bias": False, "norm_elementwise_affine": False, "norm_eps": 1e-6, "dropout": 0.0}
+    only |= {"guidance_embeds": False, "qk_norm": "rms_norm_across_heads", "timestep_scale": 1.0}
+    for key, value in only.items():
+        values.only(key, value)
+    if "interpolation_scale" in values or "qk_norm" not in values:
+        raise InputError(
+            f"{values.name}: interpolation_scale {values.values.get('interpolation_scale')} and qk_norm {values.values.get('qk_norm')}: "
+            "only SANA 1.5 is supported, which has no positional embedding (null) and normalised queries (rms_norm_across_heads)."
+        )
+    head_dim, cross_heads = values.get("attention_head_dim", int, 32), values.get("num_cross_attention_heads", int, 20)
+    width = values.get("num_attention_heads", int, 70) * head_dim
+    if cross_heads * values.get("cross_attention_head_dim", int, 112) != width or values.get("cross_attention_dim", int, 2240) != width:
+        raise InputError(f"{values.name}: the cross-attention's heads and width do not make {width}, the width of the linear attention.")
+    channels = {
+        "in_channels": values.get("in_channels", int, 32),
+        "config": {
+            "latent_channels": values.get("out_channels", int, 32),
+            "width": width,
+            "depth": values.get("num_layers", int, 20),
+            "cross_heads": cross_heads,
+            "linear_head_dim": head_dim,
+            "caption_channels": values.get("caption_channels", int, 2304),
+            "condition_length": condition_length,
+            "mlp_ratio": values.get("mlp_ratio", float, 2.5),
+        },
+    }
+    return SanaConfig.from_json(channels)
+
+
+def sana_to_diffusers(config: SanaConfig) -> dict[str, Any]:
+    """The content of a config.json that diffusers' `SanaTransformer2DModel` loads."""
+    return {
+        "_class_name": "SanaTransformer2DModel",
+        "in_channels": config.in_channels,
+        "out_channels": config.latent_channels,
+        "num_attention_heads": config.width // config.linear_head_dim,
+        "attention_head_dim": config.linear_head_dim,
+        "num_layers": config.depth,
+        "num_cross_attention_heads": config.cross_heads,
+        "cross_attention_head_dim": config.width // config.cross_heads,
+        "cross_attention_dim": config.width,
+        "caption_channels": config.caption_channels,
+        "mlp_ratio": config.mlp_ratio,
+        "dropout": 0.0,
+        "attention_bias": False,
+        "sample_size": 32,
+        "patch_size": 1,
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-6,
+        "interpolation_scale": None,
+        "guidance_embeds": False,
+        "qk_norm": "rms_norm_across_heads",
+        "timestep_scale": 1.0,
+    }
