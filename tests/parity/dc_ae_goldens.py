@@ -1,7 +1,7 @@
 """DC-AE against tensors that diffusers computed: the latents before and after scaling, and the pixels."""
 
-import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -9,41 +9,43 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from safetensors.numpy import load_file
 
 from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.weights import dc_ae, module, table
+from tests.parity.goldens import Goldens, Group, as_goldens, nchw, nhwc
 
-Group = tuple[str, np.ndarray, np.ndarray, float, float]
+
+@cache
+def abstract(config: DCAEConfig, dtype: DTypeLike) -> tuple[DCAE, dict[str, table.Slot]]:
+    """The model without memory and where its published tensors go."""
+    model = nnx.eval_shape(lambda: DCAE(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    return model, table.slots(dc_ae.ROWS, module.shapes(model))
 
 
-def load(folder: Path, dtype: DTypeLike = jnp.float32) -> DCAE:
+def load(folder: Goldens | Path, dtype: DTypeLike = jnp.float32) -> DCAE:
     """The DC-AE of dc_ae.config.json with dc_ae.weights.safetensors, computing in `dtype`."""
-    config = DCAEConfig.from_hf(folder / "dc_ae.config.json")
-    abstract = nnx.eval_shape(lambda: DCAE(config, dtype=dtype, rngs=nnx.Rngs(0)))
-    published = load_file(folder / "dc_ae.weights.safetensors")
-    slots = table.slots(dc_ae.ROWS, module.shapes(abstract))
-    return module.with_parameters(abstract, table.to_ours(slots, published.__getitem__))
+    goldens = as_goldens(folder)
+    goldens.json("dc_ae.config.json")  # names the file if it is missing
+    model, slots = abstract(DCAEConfig.from_hf(goldens / "dc_ae.config.json"), dtype)
+    return module.with_parameters(model, table.to_ours(slots, goldens.tensors("dc_ae.weights.safetensors").__getitem__))
 
 
-def nhwc(x: np.ndarray) -> jnp.ndarray:
-    return jnp.asarray(np.moveaxis(x, 1, -1))
+@jax.jit
+def _encoded(model: DCAE, pixels) -> tuple[jnp.ndarray, jnp.ndarray]:
+    return model.encoder(pixels), model.encode(pixels)
 
 
-def nchw(x: jnp.ndarray) -> np.ndarray:
-    return np.moveaxis(np.asarray(x), -1, 1)
+_decode = jax.jit(DCAE.decode)
 
 
-def groups(folder: Path) -> Iterator[Group]:
-    """Every case in dc_ae.forward.safetensors: group name, ours, golden, rtol, atol."""
-    info, data, model = json.loads((folder / "dc_ae.json").read_text()), load_file(folder / "dc_ae.forward.safetensors"), load(folder)
-    tolerance, scale = (info["rtol"], info["atol"]), info["scaling_factor"]
-    both = jax.jit(lambda model, x: (model.encoder(x), model.encode(x)))
-    decode = jax.jit(lambda model, x: model.decode(x))
-    for case in sorted({key.split(".")[0] for key in data}, key=int):
-        pixels, encoded, decoded = (data[f"{case}.{name}"] for name in ("pixels", "encoded", "decoded"))
-        ours, latents = both(model, nhwc(pixels))
-        yield f"{case}.encoded", nchw(ours), encoded, *tolerance
-        yield f"{case}.latents", nchw(latents), encoded * np.float32(scale), *tolerance
-        yield f"{case}.decoded", nchw(decode(model, nhwc(encoded * np.float32(scale)))), decoded, *tolerance
+def groups(goldens: Goldens) -> Iterator[Group]:
+    """Every case in dc_ae.forward.safetensors."""
+    info, data, model = goldens.json("dc_ae.json"), goldens.tensors("dc_ae.forward.safetensors"), load(goldens)
+    tolerance, scale = (info["rtol"], info["atol"]), np.float32(info["scaling_factor"])
+    for case in data.cases():
+        now = data.under(f"{case}.")
+        ours, latents = _encoded(model, nhwc(now["pixels"]))
+        yield Group(f"{case}.encoded", nchw(ours), now["encoded"], *tolerance)
+        yield Group(f"{case}.latents", nchw(latents), now["encoded"] * scale, *tolerance)
+        yield Group(f"{case}.decoded", nchw(_decode(model, nhwc(now["encoded"] * scale))), now["decoded"], *tolerance)

@@ -1,144 +1,175 @@
 """SANA, its loss and its sampler against tensors that the published code computed."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors.numpy import load_file
 
 from dim_jax.diffusion import flow, sampler
+from dim_jax.models import layers
 from dim_jax.models import sana as model
 from dim_jax.weights import module, table
 from dim_jax.weights import sana as weights
+from tests.parity.goldens import Goldens, Group, Tensors, as_goldens, nchw, nhwc
 
-Group = tuple[str, np.ndarray, np.ndarray, float, float]
+# What the published sampler and loss run with; the files of SANA do not carry them.
+GUIDANCE_SCALE, FLOW_SHIFT = 7.5, 3.0
 
 
-def load(folder: Path, name: str) -> model.Sana:
+@cache
+def abstract(config: model.SanaConfig) -> tuple[model.Sana, dict[str, table.Slot]]:
+    """The model without memory and where its published tensors go."""
+    sana = nnx.eval_shape(lambda: model.Sana(config, rngs=nnx.Rngs(0)))
+    return sana, table.slots(weights.ROWS, module.shapes(sana))
+
+
+def load(folder: Goldens | Path, name: str) -> model.Sana:
     """The SANA of `name`.json with `name`.weights.safetensors."""
-    config = model.SanaConfig.from_json(folder / f"{name}.json")
-    abstract = nnx.eval_shape(lambda: model.Sana(config, rngs=nnx.Rngs(0)))
-    published = load_file(folder / f"{name}.weights.safetensors")
-    slots = table.slots(weights.ROWS, module.shapes(abstract))
-    return module.with_parameters(abstract, table.to_ours(slots, published.__getitem__))
-
-
-def nhwc(x: np.ndarray) -> jnp.ndarray:
-    return jnp.asarray(np.moveaxis(x, -3, -1))
-
-
-def nchw(x: jnp.ndarray) -> np.ndarray:
-    return np.moveaxis(np.asarray(x), -1, -3)
+    goldens = as_goldens(folder)
+    goldens.json(f"{name}.json")  # names the file if it is missing
+    sana, slots = abstract(model.SanaConfig.from_json(goldens / f"{name}.json"))
+    published = goldens.tensors(f"{name}.weights.safetensors")
+    published.pass_over("pos_embed")  # a buffer of the published class that its forward never reads
+    return module.with_parameters(sana, table.to_ours(slots, published.__getitem__))
 
 
 @jax.jit
 def velocity(sana: model.Sana, latents, timestep, condition, mask, source):
+    """One forward pass."""
     return sana(latents, timestep, sana.encode_condition(condition, mask), source)
 
 
-def forward(folder: Path, name: str) -> Iterator[Group]:
-    """Velocity and the activation of every part."""
-    info, data, sana = (
-        json.loads((folder / f"{name}.json").read_text()),
-        load_file(folder / f"{name}.forward.safetensors"),
-        load(folder, name),
-    )
+def source_of(sana: model.Sana, data: Tensors) -> np.ndarray | None:
+    """Source latents of an edit model. The published code writes them for text to image as well, whose model never reads them."""
+    if not sana.config.is_edit:
+        data.pass_over("source_latents")
+        return None
+    return nhwc(data["source_latents"])
+
+
+def forward(goldens: Goldens, name: str) -> Iterator[Group]:
+    """Velocity of every case, the activation of every part of those that have any, and what the JSON says of the inputs."""
+    info, data, sana = goldens.json(f"{name}.json"), goldens.tensors(f"{name}.forward.safetensors"), load(goldens, name)
     tolerance = info["rtol"], info["atol"]
-    for case in (str(case["case"]) for case in info["cases"]):
-        latents, timestep = nhwc(data[f"{case}.latents"]), jnp.floor(data[f"{case}.timestep"])
-        condition, mask = jnp.asarray(data[f"{case}.condition"]), jnp.asarray(data[f"{case}.condition_mask"] > 0)
-        source = nhwc(data[f"{case}.source_latents"]) if sana.config.is_edit else None
-        yield f"{case}.velocity", nchw(velocity(sana, latents, timestep, condition, mask, source)), data[f"{case}.velocity"], *tolerance
-        seen = activations(sana, lambda: velocity(sana, latents, timestep, condition, mask, source))
-        prefix = f"{case}.activation."
-        for key in sorted(key for key in data if key.startswith(prefix)):
-            golden = data[key]
-            yield key, seen[key.removeprefix(prefix)].reshape(golden.shape), golden, *tolerance
+    for facts in info["cases"]:
+        case = f"{facts['case']}."
+        now = data.under(case)
+        mask, source = now["condition_mask"] > 0, source_of(sana, now)
+        yield Group(f"{case}timestep", np.array(facts["timestep"]), now["timestep"], *tolerance)
+        yield Group(f"{case}condition_lengths", mask.sum(1), np.array(facts["condition_lengths"]), 0, 0)
+        args = sana, nhwc(now["latents"]), np.floor(now["timestep"]), now["condition"], mask, source
+        yield Group(f"{case}velocity", nchw(velocity(*args)), now["velocity"], *tolerance)
+        golden = now.under("activation.")
+        seen = activations(*args) if golden else {}
+        for key in golden:
+            if key not in seen:
+                raise KeyError(f"{data.file}: activation {key!r} is not among ours: {sorted(seen)}")
+            yield Group(f"{case}activation.{key}", np.asarray(seen[key]).reshape(golden[key].shape), golden[key], *tolerance)
 
 
-def activations(sana: model.Sana, run: Callable[[], jnp.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs of the parts while `run` runs without compilation, by published name."""
-    seen: dict[str, list[np.ndarray]] = {}
+@jax.jit
+def activations(sana: model.Sana, *args) -> dict[str, jnp.ndarray]:
+    """Outputs of the parts by published name, of a forward pass with the blocks one after the other instead of in a scan."""
     parts = {
         "x_embedder": model.PatchEmbed, "t_embedder": model.TimestepEmbedder, "y_embedder": model.ConditionEmbedder, "block": model.Block,
-        "attn": model.LinearAttention, "cross_attn": model.CrossAttention, "mlp": model.GatedConvMLP, "t_block": nnx.Linear,
-        "attention_y_norm": nnx.RMSNorm,
+        "attn": model.LinearAttention, "cross_attn": model.CrossAttention, "mlp": model.GatedConvMLP, "final_layer": model.FinalLayer,
+        "t_block": nnx.Linear, "attention_y_norm": nnx.RMSNorm,
     }  # fmt: skip
-    originals = {part: part.__call__ for part in parts.values()}
+    seen: dict[str, list] = {name: [] for name in parts}
+    with _recorded(parts, seen, (sana.t_block, sana.attention_y_norm)):
+        velocity.__wrapped__(sana, *args)
+    blocks = {"block": "", "attn": ".attn", "cross_attn": ".cross_attn", "mlp": ".mlp"}
+    named = {f"blocks.{i}{suffix}": y for name, suffix in blocks.items() for i, y in enumerate(seen.pop(name))}
+    return named | {name: ys[0] for name, ys in seen.items()}
 
-    def recorder(name, part):
+
+@contextmanager
+def _recorded(parts: dict[str, type], seen: dict[str, list], only: tuple[nnx.Module, ...]) -> Iterator[None]:
+    """While open, calls of `parts` append to `seen`; of the classes of `only`, which have other uses, these instances alone do."""
+
+    def recorder(name: str, part: type):
+        original = part.__call__
+
         def call(self, *args, **kwargs):
-            y = originals[part](self, *args, **kwargs)
-            if part not in (nnx.Linear, nnx.RMSNorm) or any(self is x for x in (sana.t_block, sana.attention_y_norm)):
-                seen.setdefault(name, []).append(np.asarray(y))
+            y = original(self, *args, **kwargs)
+            if part not in map(type, only) or any(self is instance for instance in only):
+                seen[name].append(y)
             return y
 
         return call
 
-    for name, part in parts.items():
-        part.__call__ = recorder(name, part)
+    def unrolled(stacked, step, carry, xs=None, *, remat=False):
+        graphdef, state = nnx.split(stacked)
+        ys = []
+        for i in range(len(jax.tree.leaves(state)[0])):
+            parameters, x = jax.tree.map(lambda leaf, i=i: leaf[i], (state, xs))
+            carry, y = step(nnx.merge(graphdef, parameters), carry, x)
+            ys.append(y)
+        return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
+
+    originals, scan = {part: part.__call__ for part in parts.values()}, layers.scan
     try:
-        with jax.disable_jit():
-            run()
+        layers.scan = unrolled
+        for name, part in parts.items():
+            part.__call__ = recorder(name, part)
+        yield
     finally:
+        layers.scan = scan
         for part, original in originals.items():
             part.__call__ = original
-    blocks = {
-        f"blocks.{i}{suffix}": y
-        for name, suffix in (("block", ""), ("attn", ".attn"), ("cross_attn", ".cross_attn"), ("mlp", ".mlp"))
-        for i, y in enumerate(seen.pop(name))
-    }
-    return {name: ys[0] for name, ys in seen.items()} | blocks
 
 
-def loss(folder: Path, name: str) -> Iterator[Group]:
+def loss(goldens: Goldens, name: str) -> Iterator[Group]:
     """Sigma, timestep, noisy latents and the loss of every sample."""
-    info, data, sana = json.loads((folder / f"{name}.json").read_text()), load_file(folder / f"{name}.loss.safetensors"), load(folder, name)
+    info, data, sana = goldens.json(f"{name}.json"), goldens.tensors(f"{name}.loss.safetensors"), load(goldens, name)
     tolerance = info["rtol"], info["atol"]
-    clean, noise = nhwc(data["clean"]), nhwc(data["noise"])
-    sigma, timestep = flow.training_times(jnp.asarray((data["t_index"] + 0.5) / flow.NUM_TIMESTEPS), 3.0)
-    yield "loss.sigma", np.asarray(sigma), data["sigma"], *tolerance
-    yield "loss.model_timestep", np.asarray(timestep), data["model_timestep"], 0, 0
+    clean, noise, source = nhwc(data["clean"]), nhwc(data["noise"]), source_of(sana, data)
+    sigma, timestep = flow.training_times(jnp.asarray((data["t_index"] + 0.5) / flow.NUM_TIMESTEPS), FLOW_SHIFT)
+    yield Group("loss.sigma", np.asarray(sigma), data["sigma"], *tolerance)
+    yield Group("loss.model_timestep", np.asarray(timestep), data["model_timestep"], 0, 0)
     noisy = flow.interpolate(clean, noise, sigma)
-    yield "loss.noisy", nchw(noisy), data["noisy"], *tolerance
-    source = nhwc(data["source_latents"]) if sana.config.is_edit else None
-    v = velocity(sana, noisy, timestep, jnp.asarray(data["condition"]), jnp.asarray(data["condition_mask"] > 0), source)
-    yield "loss.loss_per_sample", np.asarray(flow.loss(v, clean, noise)), data["loss_per_sample"], *tolerance
+    yield Group("loss.noisy", nchw(noisy), data["noisy"], *tolerance)
+    v = velocity(sana, noisy, timestep, data["condition"], data["condition_mask"] > 0, source)
+    yield Group("loss.loss_per_sample", np.asarray(flow.loss(v, clean, noise)), data["loss_per_sample"], *tolerance)
 
 
-def trajectory(folder: Path, name: str) -> Iterator[Group]:
+def trajectory(goldens: Goldens, name: str) -> Iterator[Group]:
     """The latents that the model sees at every step of DPM-Solver++ 2M, and the result.
 
     Latents are held against the largest one, not each against itself: at the first step the published sampler divides a float32
     rounding of the noisy latents by 1 - sigma = 3e-4 and multiplies it by the guidance, so a velocity that differs in its last bit
     moves single latents by 2e-4, however near to zero they are.
     """
-    info, data, sana = (
-        json.loads((folder / f"{name}.json").read_text()),
-        load_file(folder / f"{name}.sampler.safetensors"),
-        load(folder, name),
-    )
-    tolerance = info["rtol"], info["atol"]
-    largest = lambda golden: (0, info["atol"] + info["rtol"] * np.abs(golden).max())  # noqa: E731
-    mask = jnp.asarray(data["condition_mask"] > 0)
-    source = nhwc(data["source_latents"]) if sana.config.is_edit else None
-    for run in sorted(key.removesuffix(".final") for key in data if key.endswith(".final")):
-        num_steps = len(data[f"{run}.model_timesteps"])
-        seen: list[np.ndarray] = []
-        record = lambda _, x, seen=seen: seen.append(np.asarray(x))  # noqa: E731
-        final = sampled(sana, nhwc(data["noise"]), jnp.asarray(data["condition"]), mask, source, num_steps, 7.5, 3.0, record)
+    info, data, sana = goldens.json(f"{name}.json"), goldens.tensors(f"{name}.sampler.safetensors"), load(goldens, name)
+    tolerance, source = (info["rtol"], info["atol"]), source_of(sana, data)
+    guidance_scale, flow_shift = info.get("guidance_scale", GUIDANCE_SCALE), info.get("flow_shift", FLOW_SHIFT)
+    runs = sorted({key.split(".")[0] for key in data if "." in key})
+    if not runs:
+        raise KeyError(f"{data.file}: no run in it")
+    for run in runs:
+        golden = data.under(f"{run}.")
+        num_steps = len(golden["model_timesteps"])
+        _SEEN.clear()
+        args = sana, nhwc(data["noise"]), data["condition"], data["condition_mask"] > 0, source
+        final = sampled(*args, num_steps, guidance_scale, flow_shift, record=True)
         jax.effects_barrier()
-        yield f"sampler.{run}.model_timesteps", sampler.sigmas(num_steps, 3.0)[:-1] * 1000, data[f"{run}.model_timesteps"], *tolerance
-        for key, ours in (("model_inputs", np.concatenate(seen)), ("final", final)):
-            golden = data[f"{run}.{key}"]
-            yield f"sampler.{run}.{key}", nchw(ours), golden, *largest(golden)
+        timesteps = sampler.sigmas(num_steps, flow_shift)[:-1] * flow.NUM_TIMESTEPS
+        yield Group(f"sampler.{run}.model_timesteps", timesteps, golden["model_timesteps"], *tolerance)
+        for key, ours in (("model_inputs", np.concatenate(_SEEN)), ("final", final)):
+            largest = np.abs(golden[key]).max()
+            yield Group(f"sampler.{run}.{key}", nchw(ours), golden[key], 0, info["atol"] + info["rtol"] * largest)
 
 
-def sampled(sana, noise, condition, mask, source, num_steps, guidance_scale, flow_shift, callback=None):
+_SEEN: list[np.ndarray] = []  # the latents before each step of the run that records
+
+
+@partial(jax.jit, static_argnames=("num_steps", "guidance_scale", "flow_shift", "record"))
+def sampled(sana: model.Sana, noise, condition, mask, source, num_steps, guidance_scale, flow_shift, record=False):
     """Latents by DPM-Solver++ 2M, guided by the learned null condition."""
     encoded = sana.null_condition(mask) + sana.encode_condition(condition, mask)
     doubled = None if source is None else jnp.concatenate([source, source])
@@ -146,12 +177,10 @@ def sampled(sana, noise, condition, mask, source, num_steps, guidance_scale, flo
     def velocity(x, sigma):
         return sana(x, jnp.full(len(x), flow.model_timestep(sigma)), encoded, doubled)
 
+    callback = (lambda _, x: _SEEN.append(np.asarray(x))) if record else None
     return sampler.sample(velocity, noise, num_steps=num_steps, guidance_scale=guidance_scale, flow_shift=flow_shift, callback=callback)
 
 
-def groups(folder: Path) -> Iterator[Group]:
-    """Every tensor group of sana_t2i.* and sana_edit.*."""
-    for name in ("sana_t2i", "sana_edit"):
-        for part in (forward, loss, trajectory):
-            for key, *rest in part(folder, name):
-                yield f"{name}.{key}", *rest
+def parts(goldens: Goldens, name: str) -> list[Iterator[Group]]:
+    """The tensor groups of `name`.*: a part that fails does not keep the others from being checked."""
+    return [part(goldens, name) for part in (forward, loss, trajectory)]
