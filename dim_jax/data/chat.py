@@ -67,6 +67,7 @@ class ChatTokenizer:
         self.name = name
         self.ids = ids
         self.pad_id, self.image_id = ids[END_OF_TEXT], ids[IMAGE_PAD]
+        self.largest_id = max(tokenizer.get_vocab().values())
         self._whole = tokenizer
         self._plain = Tokenizer(tokenizer.model)
         # Not copied: added tokens (see above), truncation and padding.
@@ -77,7 +78,7 @@ class ChatTokenizer:
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike) -> "ChatTokenizer":
-        """The tokenizer in a local folder, of a hub id (both through transformers), or in one `tokenizer.json`.
+        """The tokenizer of a local folder or of one `tokenizer.json`; a hub id, or a folder without that file, goes through transformers.
 
         Raises:
             InputError: there is none, it cannot be fetched or read, or it lacks the template's special tokens.
@@ -88,9 +89,8 @@ class ChatTokenizer:
         if not path.exists() and (path.is_absolute() or str(name).startswith(".") or len(path.parts) > 2):
             raise InputError(f"{path}: there is no such folder or file. Check the path of the tokenizer.")
         try:
-            # A folder without tokenizer_config.json says nothing more than its tokenizer.json.
             file = path / "tokenizer.json" if path.is_dir() else path
-            if file.is_file() and (path.is_file() or not (path / "tokenizer_config.json").is_file()):
+            if file.is_file():
                 return cls(Tokenizer.from_file(str(file)), str(name))
             return cls(_from_transformers(str(name)), str(name))
         except InputError:
@@ -147,7 +147,7 @@ class ChatTokenizer:
 
 def _from_transformers(name: str) -> Tokenizer:
     """The tokenizer that transformers loads for a folder or hub id."""
-    # Importing transformers takes seconds; whoever passes a tokenizer.json in does without.
+    # Importing transformers takes seconds; whoever has a tokenizer.json does without.
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(name)
