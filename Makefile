@@ -5,25 +5,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
 WORKERS := 2
-PROMPT := Make the cup and the saucer blue.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint format clean
 
 help:
-	@echo "make demo    paint with tiny random weights: a smoke run of the whole way, no result (a minute after the set-up)"
+	@echo "make demo    paint with tiny random weights: a smoke run of the whole way, not a result"
 	@echo "make test    all tests, PyTorch parity among them"
 	@echo "make lint    ruff and pyright"
 	@echo "make format  let ruff mend what it can"
 	@echo "make clean   remove .venv and build"
 
 demo: $(VENV)/runtime $(DEMO)/checkpoint
-	$(BIN)/dim edit --checkpoint $(DEMO)/checkpoint --image examples/coffee.jpg --prompt "$(PROMPT)" \
-	  -o $(DEMO)/edited.png --sheet $(DEMO)/sheet.png --overwrite
+	$(BIN)/dim edit --checkpoint $(DEMO)/checkpoint --image examples/coffee.jpg --prompt "Make the cup blue." \
+	  --resolution 64 --size 384x576 -o $(DEMO)/edited.png --sheet --overwrite
 	@echo
-	@echo "A smoke run, no result: the weights are tiny and random, so $(DEMO)/edited.png is noise."
-	@echo "It shows that every part works on this machine, from the picture and the prompt to the painted file."
+	@echo "A smoke run, not a result: the weights are tiny and random, so the painted picture is noise."
+	@echo "It shows that picture and prompt go all the way to a painted file on this machine: see $(DEMO)/edited.sheet.png"
 
 # The tests' tiny random model, laid out as a published checkpoint.
 $(DEMO)/checkpoint: $(wildcard tests/goldens/*.json tests/tiny_tokenizer/*.json) tests/goldens/dim_edit.model.safetensors
