@@ -222,10 +222,12 @@ def to_picture(pixels: Float[np.ndarray, "h w 3"]) -> Image.Image:
     """Pixels in [-1, 1] as an RGB picture: values outside are clipped, 8-bit values rounded half up (as torchvision's save_image).
 
     Raises:
-        ValueError: a value is not finite.
+        InputError: a value is not finite.
     """
     if not np.isfinite(pixels).all():
         bad = int((~np.isfinite(pixels)).sum())
-        raise ValueError(f"{bad} of {pixels.size} pixel values are not finite. Look for a bad checkpoint or an overflow before this.")
+        raise InputError(
+            f"{bad} of {pixels.size} pixel values are not finite: a bad checkpoint, or an overflow on the way (try float32, less guidance)."
+        )
     unit = (np.clip(pixels.astype(np.float32), -1, 1) + 1) / 2
     return Image.fromarray(np.floor(unit * 255 + 0.5).astype(np.uint8))

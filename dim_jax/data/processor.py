@@ -177,7 +177,7 @@ class Processor:
             raise InputError(
                 f"Prompt {row + 1} is too long: its turn has {tokens:,} tokens ({picture_tokens:,} of them pictures), the condition holds "
                 f"{self.condition_length:,}. Shorten it by {tokens - self.condition_length:,} tokens, take smaller pictures, or pass "
-                'overflow="keep_last" to lose the first tokens (the pictures come first).'
+                'overflow="keep_last" (--keep-last) to lose the first tokens (the pictures come first).'
             )
 
 

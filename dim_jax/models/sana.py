@@ -4,7 +4,6 @@ Source: SANA (arXiv 2410.10629), SANA 1.5 (arXiv 2501.18427). The edit form of D
 with the source latents concatenated to the noisy ones on channels. Attributes are named as in the published checkpoints.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dim_jax.errors import InputError
 from dim_jax.models import layers
-
+from dim_jax.models.hf_config import HFConfig
 
 # In numpy, because the last bit counts: at timestep 1000 XLA's exp moves an angle by 1e-4.
 _FREQUENCIES = np.exp((np.float32(-np.log(10000)) * np.arange(128, dtype=np.float32) / np.float32(128)).astype(np.float64)).astype(
@@ -49,20 +48,23 @@ class SanaConfig:
         """Read `sana_edit.json` or `sana_t2i.json`: the sizes under "config", the input channels beside it.
 
         Raises:
-            InputError: a key is missing or unknown, or a size is no positive number.
+            InputError: the file is no JSON, a key is missing, unknown or of another kind, or the sizes do not fit together.
         """
-        data = source if isinstance(source, dict) else json.loads(source.read_text())
-        name = "the SANA config" if isinstance(source, dict) else str(source)
-        try:
-            config = cls(in_channels=data["in_channels"], **data["config"])
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f'{name}: {error}. Expected "in_channels" and, under "config", the fields {list(cls.__annotations__)[1:]}.'
-            ) from error
-        wrong = {key: value for key, value in asdict(config).items() if not isinstance(value, int | float) or value <= 0}
+        read = HFConfig(source, "the SANA config")
+        sizes = read.child("config")
+        if unknown := sorted(set(sizes.values) - set(cls.__annotations__)):
+            raise InputError(f"{sizes.name}: unknown keys {', '.join(unknown)}. Expected are {', '.join(list(cls.__annotations__)[1:])}.")
+        config = sizes.build(cls, in_channels=read.get("in_channels", int))
+        wrong = {key: value for key, value in asdict(config).items() if value <= 0}
         if wrong or config.in_channels not in (config.latent_channels, 2 * config.latent_channels):
             raise InputError(
-                f"{name}: {wrong or 'in_channels'}: sizes are positive and in_channels is latent_channels ({config.latent_channels}) or twice that."
+                f"{read.name}: {wrong or 'in_channels'}: sizes are positive and in_channels is latent_channels ({config.latent_channels}) "
+                "or twice that."
+            )
+        if config.width % config.cross_heads or config.width % config.linear_head_dim:
+            raise InputError(
+                f"{read.name}: width {config.width} does not divide into {config.cross_heads} cross_heads and heads of "
+                f"linear_head_dim {config.linear_head_dim}."
             )
         return config
 
