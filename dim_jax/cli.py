@@ -1,5 +1,6 @@
 """The command `dim`: options in, one call of the library, one line out. No logic lives here."""
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -88,19 +89,20 @@ def edit(
     """Edit a picture as the prompt says."""
     from dim_jax import painting
     from dim_jax.data.pictures import open_picture
-    from dim_jax.pipeline import EditPipeline
 
     sheet_path = output.with_suffix(".sheet.png")
     for path in [output, sheet_path][: 1 + sheet]:
         painting.check_output(path, overwrite=overwrite)
     picture = open_picture(image)
-    settings = _settings(steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    settings = _settings(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    from dim_jax.pipeline import EditPipeline  # imports JAX, which takes seconds
+
     pipeline = EditPipeline.from_pretrained(checkpoint, dtype=dtype, tokenizer=tokenizer)
     paintings = pipeline([prompt], [picture], seeds=[seed], settings=settings, progress=console.is_terminal)
     paintings[0].save(output, overwrite=overwrite)
     if sheet:
         painting.save_sheet(paintings, sheet_path, overwrite=overwrite)
-    console.print(f"wrote {output}" + (f" and {sheet_path}" if sheet else ""), highlight=False)
+    typer.echo(f"wrote {output}" + (f" and {sheet_path}" if sheet else ""), err=True)
 
 
 @app.command()
@@ -123,14 +125,15 @@ def generate(
 ) -> None:
     """Paint a picture from a prompt alone."""
     from dim_jax import painting
-    from dim_jax.pipeline import GeneratePipeline
 
     painting.check_output(output, overwrite=overwrite)
-    settings = _settings(steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    settings = _settings(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    from dim_jax.pipeline import GeneratePipeline
+
     pipeline = GeneratePipeline.from_pretrained(checkpoint, dtype=dtype, tokenizer=tokenizer)
     paintings = pipeline([prompt], seeds=[seed], settings=settings, progress=console.is_terminal)
     paintings[0].save(output, overwrite=overwrite)
-    console.print(f"wrote {output}", highlight=False)
+    typer.echo(f"wrote {output}", err=True)
 
 
 @app.command()
@@ -151,28 +154,28 @@ def convert(
 
     With --encoder, --sana and --autoencoder: put three parents and a fresh connector together to DST, the start of training.
     """
-    from dim_jax.weights.convert import assemble
-    from dim_jax.weights.convert import convert as convert_weights
-
     parents = (encoder, sana, autoencoder)
-    if any(parents):
-        if None in parents or len(paths) != 1 or to is not Target.orbax:
-            raise typer.BadParameter("Give --encoder, --sana and --autoencoder together, and only DST; the result is a checkpoint folder.")
-        assemble(
-            encoder, sana, autoencoder, paths[0], condition_length=condition_length, seed=seed, tokenizer=tokenizer, overwrite=overwrite
-        )
-    elif len(paths) == 2:
-        convert_weights(*paths, to.value, tokenizer=tokenizer, overwrite=overwrite)
-    else:
+    if any(parents) and (None in parents or len(paths) != 1 or to is not Target.orbax):
+        raise typer.BadParameter("Give --encoder, --sana and --autoencoder together, and only DST; the result is a checkpoint folder.")
+    if not any(parents) and len(paths) != 2:
         raise typer.BadParameter(f"Give SRC and DST; these are {len(paths)} paths.")
+    from dim_jax.weights import convert
+
+    if any(parents):
+        convert.assemble(*parents, paths[0], condition_length=condition_length, seed=seed, tokenizer=tokenizer, overwrite=overwrite)
+    else:
+        convert.convert(*paths, to.value, tokenizer=tokenizer, overwrite=overwrite)
 
 
-def _settings(steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last):
-    from dim_jax.pipeline import Settings
+def _settings(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last):
+    """The settings, and all that can be refused before a checkpoint is read."""
+    exact = _size(size)
+    from dim_jax.pipeline import Settings, check_prompt
 
+    check_prompt(prompt)
     return Settings(
         num_steps=steps, guidance_scale=guidance, flow_shift=flow_shift, solver=solver.value, resolution=resolution,
-        size=_size(size), negative_prompt=negative_prompt, overflow="keep_last" if keep_last else "error",
+        size=exact, negative_prompt=negative_prompt, overflow="keep_last" if keep_last else "error",
     )  # fmt: skip
 
 
@@ -186,15 +189,18 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def main() -> None:
-    """Run the command; an `InputError` becomes one line and exit code 1, wrong usage exits with 2."""
+    """Run the command; what the user can mend becomes one line and exit code 1, wrong usage exits with 2."""
+    # Compiled programs are kept, so that only the first picture of a size waits for the compiler. JAX reads this when it is imported.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/dim_jax"))
     # Accepted anywhere on the line, declared once: the root command reads it first.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument != "--debug")
     try:
         app(args=arguments, prog_name="dim")
-    except InputError as error:
+    except (InputError, OSError) as error:
         if "--debug" in arguments:
             raise
-        console.print("error:", error, style="red", markup=False, highlight=False, soft_wrap=True)
+        message = " ".join(f"error: {error}".splitlines())
+        console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -18,16 +18,18 @@ GAP = 8  # white pixels between the pictures of a sheet
 
 @dataclass(frozen=True)
 class Painting:
-    """A result. `settings` are what can be set, with the size and the checkpoint that were used."""
+    """A result and all that made it: `Settings(**settings)` paints it again. `source` is the picture that was edited."""
 
     image: Image.Image
     prompt: str
     seed: int
     settings: Mapping[str, Any]
+    checkpoint: str
+    dtype: str
     source: Image.Image | None = None
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write a PNG whose text chunks hold prompt, seed, settings (JSON) and version; `read_metadata` reads them back.
+        """Write a PNG whose text chunks hold prompt, seed, settings (JSON), checkpoint and version; `read_metadata` reads them back.
 
         Raises:
             InputError: as `check_output`; or the disk is full.
@@ -44,14 +46,24 @@ class Painting:
             "prompt": self.prompt,
             "seed": str(self.seed),
             "settings": json.dumps(self.settings, ensure_ascii=False),
+            "checkpoint": self.checkpoint,
+            "dtype": self.dtype,
         }
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Prompt, seed, settings and software of a picture that `Painting.save` wrote."""
-    with Image.open(path) as image:
-        text = {key: str(value) for key, value in image.info.items() if key in ("Software", "prompt", "seed", "settings")}
-    return {**text, "seed": int(text["seed"]), "settings": json.loads(text["settings"])}
+    """What `Painting.metadata` says, read from a saved picture; seed and settings as they were.
+
+    Raises:
+        InputError: the file is no picture, or was not written by `Painting.save`.
+    """
+    try:
+        with Image.open(path) as image:
+            text = {key: str(image.info[key]) for key in ("Software", "prompt", "seed", "settings", "checkpoint", "dtype")}
+        settings = json.loads(text["settings"])
+        return text | {"seed": int(text["seed"]), "settings": settings | {"size": tuple(settings["size"])}}
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: no picture that was painted here ({error}). Some programs drop the text of a PNG.") from error
 
 
 def sheet(paintings: Sequence[Painting]) -> Image.Image:
@@ -87,14 +99,18 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     """The path of a PNG that may be written.
 
     Raises:
-        InputError: it does not end in .png, its folder is missing, or it exists and may not be overwritten.
+        InputError: it does not end in .png, its folder is missing or closed, or it exists and may not be overwritten.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: pictures are written as PNG, which keeps the prompt and the settings. Name a file that ends in .png.")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist. Make it first, or choose another output.")
-    if path.exists() and not (overwrite and path.is_file()):
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: nothing may be written to the folder {path.parent}. Change its permissions, or choose another output.")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no file that could be overwritten. Choose another output.")
+    if path.exists() and not overwrite:
         raise InputError(f"{path} exists. Choose another output, or overwrite it (--overwrite).")
     return path
 

@@ -5,7 +5,9 @@ painting = pipeline(["Make the sky red."], [open_picture("photo.jpg")])[0]
 painting.save("red.png")
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -56,11 +58,14 @@ class Settings:
     batch_size: int = 4
 
     def __post_init__(self):
-        if self.num_steps < 1 or self.flow_shift <= 0 or self.guidance_scale < 0 or self.batch_size < 1:
+        numbers = math.isfinite(self.flow_shift) and math.isfinite(self.guidance_scale)
+        if not numbers or self.num_steps < 1 or self.flow_shift <= 0 or self.guidance_scale < 0 or self.batch_size < 1:
             raise InputError(
-                f"num_steps {self.num_steps} and batch_size {self.batch_size} must be at least 1, flow_shift {self.flow_shift} positive and "
-                f"guidance_scale {self.guidance_scale} not negative."
+                f"num_steps {self.num_steps} and batch_size {self.batch_size} must be at least 1, flow_shift {self.flow_shift} positive "
+                f"and guidance_scale {self.guidance_scale} not negative."
             )
+        if self.negative_prompt is not None:
+            check_prompt(self.negative_prompt, "The negative prompt")
 
 
 @dataclass(frozen=True)
@@ -73,22 +78,33 @@ class Request:
     source: Image.Image | None = None
 
 
+def check_prompt(prompt: str, name: str = "The prompt") -> None:
+    """Refuses a prompt that says nothing; `name` says which.
+
+    Raises:
+        InputError: there is nothing but white space in it.
+    """
+    if not prompt.strip():
+        raise InputError(f"{name} is empty ({prompt!r}). Write what to paint, or leave a negative prompt out.")
+
+
 class Painter:
     """A model, its processor and its compiled steps. One painter serves both pipelines."""
 
     def __init__(self, dim: Dim, processor: Processor, name: str = "model"):
         self.dim, self.processor, self.name = dim, processor, name
         self._null: dict[int, Condition] = {}
-        self._on_step: Callable[[int], None] = lambda step: None
         self._condition = jax.jit(_condition, static_argnums=2)
         self._null_row = jax.jit(_null_row, static_argnums=1)
         self._encode = jax.jit(lambda dim, pixels: dim.autoencoder.encode(pixels))
         self._decode = jax.jit(lambda dim, latents: dim.autoencoder.decode(latents))
-        # One callback for all progress bars: another one would compile the whole loop again.
-        tick = lambda step, latents: self._on_step(int(step))  # noqa: E731
+        self._bar = Progress(disable=True)
+        # One callback for all progress bars (another one would compile the whole loop again), and none where nobody looks: JAX keeps
+        # no program that calls back in its cache on disk.
+        tick = lambda step, latents: self._bar.advance(self._bar.task_ids[0])  # noqa: E731
         self._paint = jax.jit(
-            lambda dim, *args, size, **kwargs: dim.paint(*args[:2], size, *args[2:], callback=tick, **kwargs),
-            static_argnames=("size", "num_steps", "flow_shift", "solver"),
+            lambda dim, *args, size, watched, **kwargs: dim.paint(*args[:2], size, *args[2:], callback=tick if watched else None, **kwargs),
+            static_argnames=("size", "num_steps", "flow_shift", "solver", "watched"),
         )
 
     @classmethod
@@ -114,25 +130,37 @@ class Painter:
             condition_length=config.sana.condition_length,
             layout=config.encoder.vision.layout,
         )
-        if processor.tokenizer.image_id != config.encoder.image_token_id:
+        vocabulary, image = config.encoder.text.vocab_size, config.encoder.image_token_id
+        if processor.tokenizer.image_id != image or processor.tokenizer.largest_id >= vocabulary:
             raise InputError(
-                f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id}, the encoder "
-                f"{config.encoder.image_token_id}. Use the tokenizer that the encoder was trained with."
+                f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id} and ids up to "
+                f"{processor.tokenizer.largest_id}, the encoder {image} and room for {vocabulary} ids. "
+                "Use the tokenizer that the encoder was trained with."
             )
         dtype = dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
         model = nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0)))
-        return cls(with_parameters(model, ((path, jnp.asarray(tensor, dtype)) for path, tensor in weights.stream())), processor, str(path))
+        with _enough_memory(f"{path} does not fit", "Load it as --dtype bfloat16, or on a device with more memory."):
+            tensors = {name: jnp.asarray(tensor, dtype) for name, tensor in weights.stream()}
+        return cls(with_parameters(model, tensors), processor, str(path))
+
+    @property
+    def dtype(self) -> str:
+        """Of parameters and computation."""
+        return str(self.dim.connector.fc1.kernel[...].dtype)
 
     def paint(self, requests: Sequence[Request], settings: Settings, *, progress: bool = False) -> list[Image.Image]:
         """The pictures of all requests, in order. Requests of one size are painted together, `batch_size` at a time.
 
         Raises:
-            InputError: a size does not fit the autoencoder, or a prompt or picture cannot be used.
+            InputError: a size does not fit the autoencoder; a prompt, picture or seed cannot be used; or there is not enough memory.
         """
         factor = self.dim.config.autoencoder.factor
-        for request in requests:
+        for i, request in enumerate(requests):
+            check_prompt(request.prompt, f"Prompt {i + 1}")
             if any(side < factor or side % factor for side in request.size):
                 raise InputError(f"Size {request.size[0]} x {request.size[1]}: height and width must be multiples of {factor} pixels.")
+            if not -(2**31) <= request.seed < 2**31:
+                raise InputError(f"Seed {request.seed}: seeds are 32-bit integers. Choose one from 0 to {2**31 - 1}.")
         groups: dict[tuple[tuple[int, int], bool], list[int]] = {}
         for i, request in enumerate(requests):
             groups.setdefault((request.size, request.source is None), []).append(i)
@@ -142,19 +170,18 @@ class Painter:
             batches += [(group[i : i + width], width) for i in range(0, len(group), width)]
         painted: dict[int, Image.Image] = {}
         with Progress(disable=not progress, transient=True) as bar:
-            task = bar.add_task("painting", total=len(batches) * settings.num_steps)
-            self._on_step = lambda step: bar.advance(task)
-            try:
-                for batch, width in batches:
-                    # A short last batch is filled up: another batch size would be compiled anew.
-                    filled = batch + batch[-1:] * (width - len(batch))
-                    pixels = self._batch([requests[i] for i in filled], settings)
-                    painted |= {i: to_picture(np.asarray(one)) for i, one in zip(batch, pixels, strict=False)}
-            finally:
-                self._on_step = lambda step: None
+            bar.add_task("painting", total=len(batches) * settings.num_steps)
+            self._bar = bar
+            for batch, width in batches:
+                # A short last batch is filled up: another batch size would be compiled anew.
+                filled = [requests[i] for i in batch + batch[-1:] * (width - len(batch))]
+                what = f"{self.name}: {width} pictures of {filled[0].size[0]} x {filled[0].size[1]} pixels at once are too many"
+                with _enough_memory(what, "Take a smaller --resolution or batch_size, or --dtype bfloat16."):
+                    pixels = np.asarray(self._batch(filled, settings, watched=progress))
+                painted |= {i: to_picture(one) for i, one in zip(batch, pixels, strict=False)}
         return [painted[i] for i in range(len(requests))]
 
-    def _batch(self, requests: Sequence[Request], settings: Settings) -> Float[Array, "b h w 3"]:
+    def _batch(self, requests: Sequence[Request], settings: Settings, *, watched: bool) -> Float[Array, "b h w 3"]:
         size, sources = requests[0].size, [request.source for request in requests if request.source is not None]
         pictures = [[request.source] if request.source is not None else [] for request in requests]
         inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
@@ -173,7 +200,7 @@ class Painter:
         latents = self._paint(
             self.dim, condition, jnp.asarray([request.seed for request in requests]), source, unconditional=unconditional,
             guidance_scale=jnp.float32(settings.guidance_scale), size=(size[0] // factor, size[1] // factor),
-            num_steps=settings.num_steps, flow_shift=settings.flow_shift, solver=settings.solver,
+            num_steps=settings.num_steps, flow_shift=settings.flow_shift, solver=settings.solver, watched=watched,
         )  # fmt: skip
         return self._decode(self.dim, latents)
 
@@ -213,7 +240,7 @@ class EditPipeline:
         pictures: Sequence[Image.Image],
         *,
         seeds: Sequence[int] | None = None,
-        settings: Settings = Settings(),  # noqa: B008, frozen
+        settings: Settings = Settings(),
         progress: bool = False,
     ) -> list[Painting]:
         """One painting per prompt and picture; every seed is 0 by default. A picture does not depend on the rest of its batch.
@@ -247,7 +274,7 @@ class GeneratePipeline:
         prompts: Sequence[str],
         *,
         seeds: Sequence[int] | None = None,
-        settings: Settings = Settings(),  # noqa: B008, frozen
+        settings: Settings = Settings(),
         progress: bool = False,
     ) -> list[Painting]:
         """One painting per prompt; every seed is 0 by default.
@@ -262,12 +289,24 @@ class GeneratePipeline:
 
 
 def _run(painter: Painter, requests: Sequence[Request], settings: Settings, progress: bool) -> list[Painting]:
-    used = {key: value for key, value in asdict(settings).items() if key not in ("size", "batch_size")}
     pictures = painter.paint(requests, settings, progress=progress)
+    used = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
     return [
-        Painting(picture, request.prompt, request.seed, used | {"size": request.size, "checkpoint": painter.name}, request.source)
+        Painting(picture, request.prompt, request.seed, used | {"size": request.size}, painter.name, painter.dtype, request.source)
         for picture, request in zip(pictures, requests, strict=True)
     ]
+
+
+@contextmanager
+def _enough_memory(what: str, remedy: str) -> Iterator[None]:
+    """Running out of memory inside becomes an `InputError`."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = next(iter(str(error).splitlines()), "out of memory")
+        raise InputError(f"{what} for the memory of this device ({reason}). {remedy}") from error
 
 
 def _same_number(**lists: Sequence) -> None:

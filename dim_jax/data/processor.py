@@ -151,8 +151,8 @@ class Processor:
             self.tokenizer.turn(prompt, tokens, generation_prompt=generation_prompt) for prompt, tokens in zip(prompts, counts, strict=True)
         ]
         if overflow == "error":
-            for i, (turn, tokens) in enumerate(zip(turns, counts, strict=True)):
-                self._check_length(i, turn.user_turn[1] - turn.user_turn[0], sum(tokens))
+            for prompt, turn, tokens in zip(prompts, turns, counts, strict=True):
+                self._check_length(prompt, turn.user_turn[1] - turn.user_turn[0], sum(tokens))
 
         t = _bucket(max(len(turn.ids) for turn in turns), lengths)
         input_ids = np.full((len(turns), t), self.tokenizer.pad_id, np.int32)
@@ -172,11 +172,12 @@ class Processor:
             patch_length=patch_length,
         )
 
-    def _check_length(self, row: int, tokens: int, picture_tokens: int) -> None:
+    def _check_length(self, prompt: str, tokens: int, picture_tokens: int) -> None:
         if tokens > self.condition_length:
+            start = prompt if len(prompt) <= 40 else prompt[:37] + "..."
             raise InputError(
-                f"Prompt {row + 1} is too long: its turn has {tokens:,} tokens ({picture_tokens:,} of them pictures), the condition holds "
-                f"{self.condition_length:,}. Shorten it by {tokens - self.condition_length:,} tokens, take smaller pictures, or pass "
+                f"The prompt {start!r} is too long: its turn has {tokens:,} tokens ({picture_tokens:,} of them pictures), the condition "
+                f"holds {self.condition_length:,}. Shorten it by {tokens - self.condition_length:,} tokens, take smaller pictures, or pass "
                 'overflow="keep_last" (--keep-last) to lose the first tokens (the pictures come first).'
             )
 

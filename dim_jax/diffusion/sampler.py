@@ -21,7 +21,7 @@ Velocity = Callable[[Float[Array, "b h w c"], Float[Array, ""]], Float[Array, "b
 StepCallback = Callable[[Int[np.ndarray, ""], Float[np.ndarray, "b h w c"]], None]
 
 
-def sigmas(num_steps: int, flow_shift: float) -> Float[np.ndarray, " steps+1"]:
+def sigmas(num_steps: int, flow_shift: float) -> Float[np.ndarray, " {num_steps}+1"]:
     """The noise levels from nearly 1 (0.9997 at shift 3) to 0, float32; the spacing of SANA's sampler ("time_uniform_flow").
 
     Bit for bit as torch.linspace spaces them (a float32 step, counted from both ends): at 1 - sigma = 3e-4 the last bit counts.
@@ -38,7 +38,7 @@ def sigmas(num_steps: int, flow_shift: float) -> Float[np.ndarray, " steps+1"]:
     return (shift * s / (one + (shift - one) * s))[::-1]
 
 
-def coefficients(sigma: Float[np.ndarray, " steps+1"], solver: Solver) -> Float[np.ndarray, "steps 3"]:
+def coefficients(sigma: Float[np.ndarray, " levels"], solver: Solver) -> Float[np.ndarray, "levels-1 3"]:
     """a, b, c of x' = a x + b data + c previous_data for every step, where data = x - sigma * velocity; float32.
 
     The first and the last step are of first order: the one has no past, the other ends where log(alpha / sigma) is infinite.

@@ -1,0 +1,44 @@
+"""What the tests of pipelines, paintings and commands share: the tiny random checkpoint of the goldens and one painter of it."""
+
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dim_jax.pipeline import Painter, Settings
+
+HERE = Path(__file__).parent
+CONFIGS = ("qwen.config.json", "dc_ae.config.json", "sana_edit.json")
+# Three steps: with fewer, both solvers are of first order and paint the same.
+QUICK = Settings(num_steps=3, resolution=64, batch_size=2)
+
+
+def tiny_checkpoint(folder: Path) -> Path:
+    """The goldens' edit model as a published folder: weights, configs, tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(HERE / "goldens/dim_edit.model.safetensors", folder / "model.safetensors")
+    for file in (*(HERE / "goldens" / name for name in CONFIGS), *(HERE / "tiny_tokenizer").glob("*.json")):
+        shutil.copy(file, folder)
+    return folder
+
+
+@functools.cache
+def painter() -> Painter:
+    """One for the whole test process, because compiling takes most of the time: never change it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Painter.from_pretrained(tiny_checkpoint(Path(folder) / "tiny"))
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A few random colours, blended."""
+    colours = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    return Image.fromarray(colours).resize((width, height), Image.Resampling.BILINEAR)
+
+
+def largest_difference(a: Image.Image, b: Image.Image) -> int:
+    """In grey levels; pictures of different sizes are an error."""
+    assert a.size == b.size
+    return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
