@@ -14,7 +14,7 @@ from transformers import Qwen2_5_VLConfig
 
 from dim_jax.data.inputs import EncoderInputs, encoder_inputs
 from dim_jax.errors import InputError
-from dim_jax.models import qwen_layers
+from dim_jax.models import layers
 from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.weights import module
 
@@ -233,6 +233,6 @@ def test_attention_by_blocks_of_queries(t, causal, with_lengths, seed):
     weights = np.exp(np.where(mask[:, None], scores, -np.inf))
     expected = np.einsum("bnts,bsnk->btnk", weights / weights.sum(-1, keepdims=True), np.repeat(value, n // m, 2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(qwen_layers, "QUERIES", 8)
-        ours = qwen_layers.attention(q, key, value, lengths=jnp.asarray(lengths, jnp.int32) if with_lengths else None, causal=causal)
+        patch.setattr(layers, "QUERIES", 8)
+        ours = layers.attention(q, key, value, lengths=jnp.asarray(lengths, jnp.int32) if with_lengths else None, causal=causal)
     np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-5)

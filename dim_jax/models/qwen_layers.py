@@ -1,47 +1,11 @@
-"""What the vision tower and the text decoder of Qwen2.5-VL share: attention, rotary embedding, gated MLP."""
+"""What the vision tower and the text decoder of Qwen2.5-VL share: rotary embedding, gated MLP, norm."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
-
-QUERIES = 512  # at a time, where no flash kernel is at hand: scores of 4 pictures, 16 heads, 5476 keys take 0.7 GB then, not 7.7
-
-
-def attention(
-    q: Float[Array, "b t n k"],
-    k: Float[Array, "b s m k"],
-    v: Float[Array, "b s m k"],
-    *,
-    lengths: Int[Array, " b"] | None = None,
-    causal: bool = False,
-) -> Float[Array, "b t n k"]:
-    """softmax(q k^T / sqrt(k)) v, each of the m key heads serving n/m query heads; softmax in float32, q's dtype out.
-
-    `lengths` (at least 1): how many keys of each row count, from the left. `causal`: query j sees the keys up to j.
-    On a GPU in half precision the flash kernel of cuDNN runs, elsewhere blocks of queries, so that memory is linear in t.
-    """
-    t, s = q.shape[1], k.shape[1]
-    if t > 1 and q.dtype in (jnp.bfloat16, jnp.float16) and jax.default_backend() == "gpu":
-        return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, is_causal=causal, implementation="cudnn")
-    counts = None if lengths is None else (jnp.arange(s) < lengths[:, None])[:, None, None]
-
-    def block(first: Int[Array, ""], q: Float[Array, "b queries n k"]) -> Float[Array, "b queries n k"]:
-        mask = counts
-        if causal:
-            past = jnp.arange(s) <= first + jnp.arange(q.shape[1])[:, None]
-            mask = past[None, None] if counts is None else past & counts
-        return jax.nn.dot_product_attention(q, k, v, mask=mask)
-
-    if t <= QUERIES:
-        return block(jnp.int32(0), q)
-    blocks = -(-t // QUERIES)
-    padded = jnp.pad(q, ((0, 0), (0, blocks * QUERIES - t), (0, 0), (0, 0)))
-    queries = padded.reshape(q.shape[0], blocks, QUERIES, *q.shape[2:]).swapaxes(0, 1)
-    out = jax.lax.map(lambda x: block(*x), (QUERIES * jnp.arange(blocks, dtype=jnp.int32), queries))
-    return out.swapaxes(0, 1).reshape(padded.shape)[:, :t]
+from jaxtyping import Array, Float
 
 
 def frequencies(count: int, theta: float) -> Float[np.ndarray, " count"]:

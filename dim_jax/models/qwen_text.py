@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from dim_jax.models import layers
 from dim_jax.models.hf_config import HFConfig, check
-from dim_jax.models.qwen_layers import GatedMLP, attention, frequencies, rms_norm, rotate
+from dim_jax.models.qwen_layers import GatedMLP, frequencies, rms_norm, rotate
 
 Heads = tuple[Float[Array, "b t n k"], Float[Array, "b t m k"], Float[Array, "b t m k"]]
 
@@ -149,7 +149,7 @@ class QwenText(nnx.Module):
             x, keys, values = carry
             q, k, v = layer.heads(x, angles)
             keys, values = keys.at[i, rows, slots].set(k[:, 0]), values.at[i, rows, slots].set(v[:, 0])
-            return (layer.finish(x, attention(q, keys[i], values[i], lengths=slots + 1)), keys, values), None
+            return (layer.finish(x, layers.attention(q, keys[i], values[i], lengths=slots + 1)), keys, values), None
 
         carry = (x, cache.keys, cache.values)
         (x, keys, values), _ = layers.scan(self.layers, step, carry, jnp.arange(self.config.num_hidden_layers))
@@ -161,7 +161,7 @@ class QwenText(nnx.Module):
 
         def step(layer, x, _):
             q, k, v = layer.heads(x, angles)
-            x = layer.finish(x, attention(q, k, v, causal=True))
+            x = layer.finish(x, layers.attention(q, k, v, causal=True))
             return x, keep(x, k, v)
 
         x, kept = layers.scan(self.layers, step, x)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dim_jax.data.inputs import EncoderInputs, VisionLayout
 from dim_jax.models import layers
 from dim_jax.models.hf_config import HFConfig, check
-from dim_jax.models.qwen_layers import GatedMLP, attention, frequencies, rms_norm, rotate
+from dim_jax.models.qwen_layers import GatedMLP, frequencies, rms_norm, rotate
 
 CHANNELS, THETA, EPS = 3, 10000.0, 1e-6  # the same in every published model
 
@@ -107,7 +107,7 @@ def whole(
     q: Float[Array, "i p n k"], k: Float[Array, "i p n k"], v: Float[Array, "i p n k"], inputs: EncoderInputs
 ) -> Float[Array, "i p n k"]:
     """Every patch attends to its whole picture."""
-    return attention(q, k, v, lengths=_count(inputs.patch_mask))
+    return layers.attention(q, k, v, lengths=_count(inputs.patch_mask))
 
 
 def windowed(
@@ -116,7 +116,7 @@ def windowed(
     """Every patch attends to its window: patches are gathered into windows, which are rows of a batch, and put back."""
     i, w, m = inputs.windows.shape
     q, k, v = (_pick(x, inputs.windows).reshape(i * w, m, *x.shape[2:]) for x in (q, k, v))
-    attended = attention(q, k, v, lengths=_count(inputs.window_mask).reshape(i * w))
+    attended = layers.attention(q, k, v, lengths=_count(inputs.window_mask).reshape(i * w))
     return _pick(attended.reshape(i, w * m, *q.shape[2:]), inputs.window_slots)
 
 

@@ -82,7 +82,10 @@ class SanaConfig:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Condition:
-    """Keys and values of every block's cross-attention: they do not change over the sampler's steps. L blocks."""
+    """Keys and values of every block's cross-attention: they do not change over the sampler's steps. L blocks.
+
+    `mask` is True for the real tokens, which come first in every row: at least one.
+    """
 
     keys: Float[Array, "L b t n k"]
     values: Float[Array, "L b t n k"]
@@ -135,7 +138,7 @@ class CrossAttention(nnx.Module):
         self, x: Float[Array, "b l d"], keys: Float[Array, "b t n k"], values: Float[Array, "b t n k"], mask: Bool[Array, "b t"]
     ) -> Float[Array, "b l d"]:
         q = _heads(self.q_norm(self.q_linear(x)), self.head_dim)
-        return self.proj(jax.nn.dot_product_attention(q, keys, values, mask=mask[:, None, None]).reshape(x.shape))
+        return self.proj(layers.attention(q, keys, values, lengths=mask.sum(1)).reshape(x.shape))
 
 
 class GatedConvMLP(nnx.Module):
@@ -257,7 +260,7 @@ class Sana(nnx.Module):
         self.config = config
 
     def encode_condition(self, condition: Float[Array, "b t c"], mask: Bool[Array, "b t"]) -> Condition:
-        """Keys and values of condition tokens (the connector's output) for every block; padding has mask False."""
+        """Keys and values of condition tokens (the connector's output) for every block; padding, on the right, has mask False."""
         y = self.attention_y_norm(self.y_embedder(condition))
         _, (keys, values) = layers.scan(self.blocks, lambda block, carry, _: (carry, block.cross_attn.keys_values(y)), None)
         return Condition(keys, values, mask)
