@@ -33,8 +33,8 @@ from dim_jax.painting import Painting
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.module import with_parameters
 
-# Condition tokens of a 1024 px picture alone: 1,371. A blueprint has some 330 more.
-LENGTHS = (64, 128, 256, 512, 1024, 1536, 2048, 3072, 4096, 8192)
+# Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
+LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
 TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
 
 
