@@ -1,19 +1,25 @@
-"""What the tests of pipelines, paintings and commands share: the tiny random checkpoint of the goldens and one painter of it."""
+"""What the tests of pipelines, paintings and commands share: the tiny random checkpoint of the goldens, one painter of it, `dim`."""
 
+import contextlib
 import functools
+import io
 import shutil
+import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from PIL import Image
 
+from dim_jax import cli
 from dim_jax.pipeline import Painter, Settings
 
 HERE = Path(__file__).parent
 CONFIGS = ("qwen.config.json", "dc_ae.config.json", "sana_edit.json")
 # Three steps: with fewer, both solvers are of first order and paint the same.
 QUICK = Settings(num_steps=3, resolution=64, batch_size=2)
+QUICKLY = ("--steps", "3", "--resolution", "64")
 
 
 def tiny_checkpoint(folder: Path) -> Path:
@@ -42,3 +48,37 @@ def largest_difference(a: Image.Image, b: Image.Image) -> int:
     """In grey levels; pictures of different sizes are an error."""
     assert a.size == b.size
     return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
+
+
+def dim(*arguments: str) -> tuple[int, str]:
+    """Runs the command in this process: exit code and what it wrote to stderr."""
+    errors = io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["dim", *arguments]),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, errors.getvalue()
+
+
+def edit(*more: str, checkpoint: str = "never-looked-at", image: str = "in.png", prompt: str = "red", output: str = "out.png"):
+    return "edit", "--checkpoint", checkpoint, "--image", image, "--prompt", prompt, "-o", output, *more
+
+
+def generate(*more: str, checkpoint: str = "never-looked-at", prompt: str = "red", output: str = "out.png"):
+    return "generate", "--checkpoint", checkpoint, "--prompt", prompt, "-o", output, *more
+
+
+def one_error(result: tuple[int, str]) -> str:
+    """The message of an error that the user can mend."""
+    code, text = result
+    assert code == 1, text
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1, text
+    assert text.endswith("\n")
+    return text

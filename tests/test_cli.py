@@ -1,0 +1,199 @@
+"""The command `dim`: what it prints, its exit codes, what it leaves on disk. Mostly in this process, since starting one takes seconds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dim_jax.errors import InputError
+from dim_jax.painting import read_metadata, sheet
+from dim_jax.pipeline import EditPipeline, Painter
+from tests.painter_fixtures import (
+    QUICK,
+    QUICKLY,
+    dim,
+    edit,
+    generate,
+    largest_difference,
+    one_error,
+    painter,
+    picture,
+    tiny_checkpoint,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path, monkeypatch):
+    """Every test has a folder of its own with a picture in it."""
+    monkeypatch.chdir(tmp_path)
+    picture(40, 40, 1).save("in.png")
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Whatever the checkpoint, the shared painter is taken for it."""
+    monkeypatch.setattr(Painter, "from_pretrained", lambda path, **options: painter())
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess:
+    """The command as a user starts it."""
+    return subprocess.run([sys.executable, "-m", "dim_jax.cli", *arguments], capture_output=True, text=True, timeout=400, check=False)
+
+
+# What works
+
+
+def test_edit_in_a_process_of_its_own():
+    tiny_checkpoint(Path("tiny [1]"))
+    done = process(*edit("--sheet", *QUICKLY, "--seed", "5", checkpoint="tiny [1]", output="out [2].png"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "wrote out [2].png and out [2].sheet.png\n")
+    metadata = read_metadata("out [2].png")
+    assert (metadata["prompt"], metadata["seed"], metadata["checkpoint"], metadata["dtype"]) == ("red", 5, "tiny [1]", "float32")
+    assert metadata["settings"]["size"] == (64, 64)
+    (ours,) = EditPipeline(painter())(["red"], [Image.open("in.png")], seeds=[5], settings=QUICK)
+    with Image.open("out [2].png") as edited, Image.open("out [2].sheet.png") as both:
+        assert largest_difference(edited, ours.image) <= 1
+        assert largest_difference(both, sheet([ours])) <= 1
+    assert sorted(os.listdir()) == ["in.png", "out [2].png", "out [2].sheet.png", "tiny [1]"]
+
+
+def test_options_reach_the_pipeline(loaded):
+    options = ("--seed", "3", "--guidance", "2", "--flow-shift", "2.5", "--negative-prompt", "no", "--solver", "euler")
+    assert dim(*edit(*options, *QUICKLY, "--size", "64X64", "--keep-last")) == (0, "wrote out.png\n")
+    metadata = read_metadata("out.png")
+    assert metadata["seed"] == 3
+    assert metadata["settings"] == {
+        "num_steps": 3, "guidance_scale": 2.0, "flow_shift": 2.5, "solver": "euler", "resolution": 64, "size": (64, 64),
+        "negative_prompt": "no", "overflow": "keep_last",
+    }  # fmt: skip
+
+
+def test_generate(loaded):
+    assert dim(*generate(*QUICKLY)) == (0, "wrote out.png\n")
+    with Image.open("out.png") as painted:
+        assert painted.size == (64, 64)
+
+
+def test_dtype(monkeypatch):
+    loads = []
+    monkeypatch.setattr(Painter, "from_pretrained", lambda path, **options: loads.append(options) or painter())
+    assert dim(*edit(*QUICKLY, "--dtype", "float32", "--tokenizer", "T"))[0] == 0
+    assert loads == [{"dtype": "float32", "tokenizer": "T"}]
+
+
+def test_convert_there_and_back():
+    tiny_checkpoint(Path("tiny"))
+    assert dim("convert", "tiny", "ours")[0] == 0
+    assert dim("convert", "ours", "back", "--to", "dim")[0] == 0
+    assert Path("back/model.safetensors").read_bytes() == Path("tiny/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("which", ["edit", "sheet", "generate", "convert"])
+def test_an_existing_output(loaded, which):
+    """Refused before anything is read; replaced with --overwrite."""
+    tiny_checkpoint(Path("tiny"))
+    taken = Path("ours" if which == "convert" else "out.sheet.png" if which == "sheet" else "out.png")
+    command = {
+        "edit": edit(*QUICKLY),
+        "sheet": edit(*QUICKLY, "--sheet"),
+        "generate": generate(*QUICKLY),
+        "convert": ("convert", "tiny", "ours", "--to", "dim"),
+    }[which]
+    if which == "convert":
+        taken.mkdir()
+        (taken / "model.safetensors").write_text("mine")
+        taken = taken / "model.safetensors"
+    else:
+        taken.write_text("mine")
+    before = sorted(os.listdir())
+    assert "exists" in one_error(dim(*command))
+    assert taken.read_text() == "mine"
+    assert sorted(os.listdir()) == before
+    assert dim(*command, "--overwrite")[0] == 0
+    assert taken.stat().st_size > 100
+
+
+def test_compiled_programs_are_kept_where_the_user_wants(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for chosen in ("/scratch/cache", ""):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", chosen)
+        dim("--version")
+        assert os.environ["JAX_COMPILATION_CACHE_DIR"] == chosen
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    dim("--version")
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/home/me/.cache/dim_jax"
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("paint",), edit("--nonsense"), edit("--steps", "0"), edit("--steps", "many"), edit("--guidance", "-1"), edit("--size", "64"),
+        edit("--size", "64x-64"), edit("--solver", "heun"), edit("--dtype", "int8"), edit()[:-2], ("convert", "only"),
+        ("convert", "a", "b", "c"), ("convert", "out", "--sana", "s"), ("convert", "a", "b", "--to", "gguf"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:1] + arguments[9:]),
+)  # fmt: skip
+def test_wrong_usage(arguments):
+    code, text = dim(*arguments)
+    assert code == 2
+    assert "Traceback" not in text
+    assert "error" in text.lower()
+    assert os.listdir() == ["in.png"]
+
+
+def test_help_usage_errors_and_bad_pictures_load_no_jax():
+    """They answer at once; `import jax` and `import transformers` take seconds."""
+    script = f"""
+import sys
+from dim_jax import cli
+for arguments in (["--help"], ["edit", "--help"], ["--version"], ["edit", "--nonsense"], ["convert", "a"],
+                  {list(edit("--size", "x"))!r}, {list(edit(image="none.png"))!r}, {list(edit(output="in.png"))!r}):
+    sys.argv = ["dim", *arguments]
+    try:
+        cli.main()
+    except SystemExit as end:
+        print("EXIT", end.code)
+print("HEAVY", sorted({{"jax", "flax", "transformers", "torch", "orbax"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True)
+    assert [line for line in done.stdout.splitlines() if line.startswith(("EXIT", "HEAVY"))] == [
+        *["EXIT 0"] * 3, *["EXIT 2"] * 3, *["EXIT 1"] * 2, "HEAVY []",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_debug_shows_where(before):
+    arguments = edit(image="none.png")
+    with pytest.raises(InputError, match="no such file"):
+        dim(*(("--debug", *arguments) if before else (*arguments, "--debug")))
+
+
+def test_debug_in_a_process_of_its_own():
+    done = process("--debug", *edit(image="none.png"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.splitlines()[-1].startswith("dim_jax.errors.InputError: none.png: there is no such file")
+
+
+def test_errors_are_one_line_whatever_is_in_them():
+    """Neither wrapped, nor read as rich's markup, nor broken at a line break in a name."""
+    name = "[bold]" + "long name " * 20 + "[/bold]\n2.png"
+    assert name.replace("\n", " ") in one_error(dim(*edit(image=name)))
+    assert "File name too long" in one_error(dim(*edit(image="x" * 300 + ".png")))
+
+
+def test_ctrl_c(monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Painter, "from_pretrained", stop)
+    code, text = dim(*edit())
+    assert code == 130
+    assert "Traceback" not in text
+    assert os.listdir() == ["in.png"]
