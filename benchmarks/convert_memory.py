@@ -42,11 +42,10 @@ def random_file(path: Path, tensors: Mapping[str, Info], seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     period = (0.02 * rng.standard_normal(2**24 + 7, np.float32)).astype(DTYPES[next(iter(tensors.values())).dtype])
     path.parent.mkdir(parents=True)
-    writer = SafetensorsWriter(path, make_header(tensors, {"format": "pt"}))
-    for name, info in tensors.items():
-        start = int(rng.integers(len(period)))
-        writer.write(name, np.resize(np.roll(period, -start), info.shape))
-    writer.close()
+    with SafetensorsWriter(path, make_header(tensors, {"format": "pt"})) as writer:
+        for name, info in tensors.items():
+            start = int(rng.integers(len(period)))
+            writer.write(name, np.resize(np.roll(period, -start), info.shape))
 
 
 def hashes(path: Path) -> Iterator[tuple[str, str]]:

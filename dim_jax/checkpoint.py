@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,18 +47,23 @@ def _orbax(largest: int = 0) -> Iterator[None]:
     # Reads of one tensor must fit the budget, or Orbax refuses them.
     context.memory.read_concurrent_bytes = max(2**30, 2 * largest)
     context.pytree.loading.partial_load = True
-    log = logging.getLogger("absl")  # it prints a traceback a thread before it raises the error that we report
+    log, hook, failed = logging.getLogger("absl"), sys.unraisablehook, False
     level = log.level
-    log.setLevel(logging.CRITICAL)
+    log.setLevel(logging.CRITICAL)  # each thread logs a traceback before the one error is raised that we report
+    sys.unraisablehook = lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
     try:
         with context:
             yield
     except ValueError as error:
-        if code := re.search(r"os_error_code='(\d+)'", str(error)):
-            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-        raise
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        failed = True
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
     finally:
         log.setLevel(level)
+        if not failed:  # else other writes are still failing, and would tell that the event loop they report to is closed
+            sys.unraisablehook = hook
 
 
 def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
@@ -183,6 +189,8 @@ def abstract(path: Path | str) -> dict[str, Stored]:
             found = ocp.metadata(str(folder / WEIGHTS)).metadata
     except (OSError, ValueError, KeyError, ocp.errors.InvalidLayoutError) as error:
         raise InputError(f"{folder / WEIGHTS}: is damaged ({str(error).splitlines()[0]}). Convert or copy it again.") from error
+    if not found:
+        raise InputError(f"{folder / WEIGHTS}: is damaged (no tensors are listed in it). Convert or copy it again.")
     return {name: Stored(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in sorted(found.items())}
 
 

@@ -14,8 +14,8 @@ GIB = 2**30
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds a manifest or tensors, directly or one level down."""
-    return any(any(folder.glob(pattern)) for pattern in ("manifest.json", "*.safetensors", "*/*.safetensors"))
+    """Whether a folder holds tensors, directly or one level down: safetensors or Orbax."""
+    return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*/*.safetensors", "*/orbax.checkpoint"))
 
 
 @contextmanager

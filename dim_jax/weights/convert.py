@@ -54,6 +54,7 @@ def open_weights(path: Path | str) -> Weights:
             if not is_finite(tensor):
                 problems.append(name)
             yield name, tensor
+            del tensor  # or it would live on while the next ones are loaded
         if problems:
             raise InputError(f"{path}: not finite: {', '.join(problems)}. The checkpoint is damaged, or training diverged before it.")
 

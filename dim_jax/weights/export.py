@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -84,18 +85,22 @@ def write_published(folder: Path, weights: Weights, manifest: Manifest) -> None:
         repeats.setdefault(target, []).append(name)
     for file in chain(manifest.headers, manifest.texts):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-    writers = {file: SafetensorsWriter(folder / file, header) for file, header in manifest.headers.items()}
-    homes = {name: (writers[file], raw) for name, (file, raw, _) in manifest.tensors().items()}
-    for path, tensor in weights.stream():
-        for name, part in to_theirs(by_path.get(path, {}), {path: tensor}.__getitem__):
-            for target in (name, *repeats.get(name, ())):
-                writer, raw = homes[target]
-                writer.write(raw, part)
-    for name, ours in manifest.kept.items():
-        writer, raw = homes[name]
-        writer.write(raw, weights.extras[ours])
-    for writer in writers.values():
-        writer.close()
+    with ExitStack() as stack:
+        writers = {file: stack.enter_context(SafetensorsWriter(folder / file, header)) for file, header in manifest.headers.items()}
+        homes = {name: (writers[file], raw) for name, (file, raw, _) in manifest.tensors().items()}
+
+        def put(path: str, tensor: np.ndarray) -> None:
+            for name, part in to_theirs(by_path.get(path, {}), {path: tensor}.__getitem__):
+                for target in (name, *repeats.get(name, ())):
+                    writer, raw = homes[target]
+                    writer.write(raw, part)
+
+        for path, tensor in weights.stream():
+            put(path, tensor)
+            del tensor  # or it would live on while the next one is put together
+        for name, ours in manifest.kept.items():
+            writer, raw = homes[name]
+            writer.write(raw, weights.extras[ours])
     for file, text in manifest.texts.items():
         (folder / file).write_bytes(text.encode())
     place = folder if manifest.published.to == "qwen" else folder / checkpoint.TOKENIZER
@@ -107,7 +112,6 @@ def write_published(folder: Path, weights: Weights, manifest: Manifest) -> None:
 
 def write_file(path: Path, header: str, tensors: Mapping[str, np.ndarray]) -> None:
     """Write a safetensors file of tensors that are all at hand."""
-    writer = SafetensorsWriter(path, header)
-    for name, tensor in tensors.items():
-        writer.write(name, tensor)
-    writer.close()
+    with SafetensorsWriter(path, header) as writer:
+        for name, tensor in tensors.items():
+            writer.write(name, tensor)

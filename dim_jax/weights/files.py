@@ -204,24 +204,36 @@ def make_header(tensors: Mapping[str, Info], metadata: Mapping[str, str] | None)
 
 
 class SafetensorsWriter:
-    """A safetensors file with the given header; `write` puts its tensors in place, in any order.
+    """A safetensors file with the given header, as a context; `write` puts its tensors in place, in any order.
 
     The whole file is reserved at once, so that a full disk is noticed before hours of work.
 
     Raises:
         OSError: the disk is full.
+        ValueError: at the end, tensors were never written.
     """
 
     def __init__(self, path: Path, header: str):
         self.path = path
         self._spans, _ = parse_header(path, header)
         self._missing = set(self._spans)
-        data = header.encode()
-        self._start = 8 + len(data)
-        self._file = path.open("wb", buffering=0)
-        self._file.write(len(data).to_bytes(8, "little") + data)
-        size = self._start + sum(info.nbytes for info, _ in self._spans.values())
-        os.posix_fallocate(self._file.fileno(), 0, size)
+        self._header = header.encode()
+        self._start = 8 + len(self._header)
+
+    def __enter__(self) -> "SafetensorsWriter":
+        self._file = self.path.open("wb", buffering=0)
+        try:
+            self._file.write(len(self._header).to_bytes(8, "little") + self._header)
+            os.posix_fallocate(self._file.fileno(), 0, self._start + sum(info.nbytes for info, _ in self._spans.values()))
+        except OSError:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._file.close()
+        if kind is None and self._missing:
+            raise ValueError(f"{self.path}: never written: {', '.join(sorted(self._missing))}")
 
     def write(self, name: str, tensor: np.ndarray) -> None:
         """Put one tensor in place, cast to the header's dtype; a changed layout is copied in small pieces.
@@ -243,16 +255,6 @@ class SafetensorsWriter:
             left = piece.reshape(-1).view(np.uint8).data
             while left:
                 left = left[self._file.write(left) :]
-
-    def close(self) -> None:
-        """Finish the file.
-
-        Raises:
-            ValueError: tensors were never written.
-        """
-        self._file.close()
-        if self._missing:
-            raise ValueError(f"{self.path}: never written: {', '.join(sorted(self._missing))}")
 
 
 def total_bytes(tensors: Iterable[Info]) -> int:

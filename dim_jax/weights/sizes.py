@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -76,6 +77,7 @@ class Sizes:
         return found
 
 
+@cache
 def _shapes(part: str, make: Callable[..., nnx.Module], *sizes: Any) -> dict[str, Shape]:
     module = nnx.eval_shape(lambda: make(*sizes, rngs=nnx.Rngs(0)))
     return {f"{part}.{path}": shape for path, shape in shapes(module).items()}

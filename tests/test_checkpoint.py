@@ -1,0 +1,216 @@
+"""Checkpoint folders: saved whole or not at all, read as the model wants them, refused when they do not fit it."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dim_jax import checkpoint
+from dim_jax.errors import InputError
+from dim_jax.weights import module
+
+
+class Net(nnx.Module):
+    """Two layers."""
+
+    def __init__(self, d: int = 4, *, rngs: nnx.Rngs):
+        self.fc1, self.fc2 = nnx.Linear(3, d, rngs=rngs), nnx.Linear(d, 4, use_bias=False, rngs=rngs)
+
+
+def abstract(d: int = 4) -> Net:
+    return nnx.eval_shape(lambda: Net(d, rngs=nnx.Rngs(1)))
+
+
+@pytest.fixture
+def net() -> Net:
+    return Net(rngs=nnx.Rngs(0))
+
+
+@pytest.fixture
+def saved(net, tmp_path):
+    checkpoint.save(tmp_path / "net", net, {"d": 4})
+    return tmp_path / "net"
+
+
+def assert_equal(a, b):
+    a, b = (module.parameters(x) if isinstance(x, nnx.Module) else x for x in (a, b))
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(a[path], b[path])
+
+
+def test_a_module_comes_back(net, saved):
+    assert_equal(checkpoint.load(saved, abstract()), net)
+    assert sorted(path.name for path in saved.iterdir()) == ["config.json", "weights"]
+    assert checkpoint.read_json(saved / "config.json") == {"d": 4}
+    assert checkpoint.is_checkpoint(saved)
+    assert not checkpoint.is_checkpoint(saved / "weights")
+
+
+def test_without_a_model_arrays_come_as_stored(net, saved):
+    arrays = checkpoint.load(saved)
+    assert all(type(array) is np.ndarray for array in arrays.values())
+    assert_equal(arrays, net)
+    assert_equal(dict(checkpoint.read(saved)), net)
+    assert {path: (leaf.shape, leaf.dtype) for path, leaf in checkpoint.abstract(saved).items()} == {
+        path: (array.shape, array.dtype) for path, array in arrays.items()
+    }
+
+
+def test_the_dtype_is_the_callers(net, saved):
+    for like in (None, abstract(), {"fc2.kernel": jax.ShapeDtypeStruct((4, 4), jnp.float32)}):
+        if isinstance(like, dict):
+            like = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in checkpoint.abstract(saved).items()}
+        loaded = checkpoint.load(saved, like, dtype=jnp.bfloat16)
+        arrays = module.parameters(loaded) if isinstance(loaded, nnx.Module) else loaded
+        assert {array.dtype for array in arrays.values()} == {jnp.dtype(jnp.bfloat16)}
+        np.testing.assert_array_equal(arrays["fc1.kernel"], net.fc1.kernel[...].astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_dtype_of_numpy_and_jax_is_stored_to_the_bit(tmp_path, dtype):
+    arrays = {"n": np.random.default_rng(0).standard_normal((5, 7)).astype(jnp.dtype(dtype))}
+    arrays |= {"j": jnp.asarray(arrays["n"]) * 2, "scalar": np.asarray(3, dtype)}
+    checkpoint.save(tmp_path / "x", arrays, {})
+    for path, array in checkpoint.read(tmp_path / "x"):
+        assert (array.dtype, array.shape) == (jnp.dtype(dtype), arrays[path].shape)
+        assert array.tobytes() == np.asarray(arrays[path]).tobytes()
+
+
+def test_a_part_is_read_alone(tmp_path, net):
+    arrays = {f"net.{path}": array for path, array in module.parameters(net).items()} | {"other.kernel": jnp.ones(3)}
+    checkpoint.save(tmp_path / "both", arrays, {})
+    assert_equal(checkpoint.load(tmp_path / "both", abstract(), prefix="net."), net)
+    assert_equal(checkpoint.load(tmp_path / "both", prefix="other."), {"kernel": jnp.ones(3)})
+
+
+def test_arrays_are_placed_as_the_model_says(saved, net):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    like = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for path, leaf in checkpoint.abstract(saved).items()}
+    loaded = checkpoint.load(saved, like)
+    assert all(array.sharding == sharding for array in loaded.values())
+    assert_equal(loaded, net)
+
+
+def test_a_sharded_restore_over_several_devices(saved, net):
+    """In a process of its own with four devices: each holds its quarter."""
+    code = f"""
+import jax, numpy as np
+from dim_jax import checkpoint
+mesh = jax.make_mesh((4,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+found = checkpoint.abstract({str(saved)!r})
+like = {{"kernel": jax.ShapeDtypeStruct((4, 4), found["fc2.kernel"].dtype, sharding=sharding)}}
+kernel = checkpoint.load({str(saved)!r}, like, prefix="fc2.")
+assert {{shard.data.shape for shard in kernel["kernel"].addressable_shards}} == {{(1, 4)}}
+print(np.asarray(kernel["kernel"]).tobytes().hex())
+"""
+    environment = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "PATH": "",
+        "PYTHONPATH": ":".join(sys.path),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == np.asarray(net.fc2.kernel[...]).tobytes().hex()
+
+
+def test_everything_that_does_not_fit_is_named(saved):
+    like = module.parameters(abstract(5))
+    like["fc3.kernel"] = like.pop("fc1.bias")
+    with pytest.raises(InputError) as error:
+        checkpoint.load(saved, like)
+    for part in (
+        "fc3.kernel is missing",
+        "fc1.bias (4,) is left over",
+        "fc1.kernel is (3, 4) in the checkpoint, (3, 5) in the model",
+        "fc2.kernel is (4, 4) in the checkpoint, (5, 4) in the model",
+        "config.json",
+    ):
+        assert part in str(error.value)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path, saved):
+    for path in (tmp_path, tmp_path / "none", saved / "config.json"):
+        with pytest.raises(InputError, match="is no checkpoint folder"):
+            checkpoint.load(path)
+
+
+def test_damaged_checkpoints_are_refused(saved):
+    for file in sorted((saved / "weights").rglob("*")):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"weights: (cannot be read|is damaged)"):
+        checkpoint.load(saved)
+    for file in (saved / "weights").iterdir():
+        if file.is_file():
+            file.unlink()
+    with pytest.raises(InputError, match=r"weights: is damaged"):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "cannot be read"), ("{", "is no JSON"), ("\xff", "is no JSON")])
+def test_damaged_json_is_refused(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "x.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=rf"x.json: {message}"):
+        checkpoint.read_json(tmp_path / "x.json")
+
+
+def test_an_existing_output_stays(saved, net):
+    with pytest.raises(InputError, match=r"net exists"):
+        checkpoint.save(saved, {"a": np.zeros(2)}, {})
+    assert_equal(checkpoint.load(saved, abstract()), net)
+    checkpoint.save(saved, {"a": np.zeros(2, np.float32)}, {}, overwrite=True)
+    assert list(checkpoint.load(saved)) == ["a"]
+
+
+def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "GROUP", 1)
+
+    def tensors():
+        yield "a", np.zeros(2, np.float32)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), checkpoint.new_folder(tmp_path / "x") as folder:
+        checkpoint.write(folder, tensors(), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_are_saved_group_by_group(tmp_path, monkeypatch):
+    """A tensor is asked for only after the ones before it were handed to Orbax."""
+    monkeypatch.setattr(checkpoint, "GROUP", 100)
+    saves = []
+    save = checkpoint.ocp.partial.save
+    monkeypatch.setattr(checkpoint.ocp.partial, "save", lambda path, group: saves.append(list(group)) or save(path, group))
+    seen = []
+
+    def tensors():
+        for i, size in enumerate((10, 10, 10, 30, 5)):
+            seen.append(len(saves))
+            yield f"t{i}", np.full(size, i, np.float32)
+
+    with checkpoint.new_folder(tmp_path / "x") as folder:
+        checkpoint.write(folder, tensors(), {})
+    assert saves == [["t0", "t1", "t2"], ["t3"], ["t4"]]
+    assert seen == [0, 0, 0, 1, 2]
+    assert [path for path, _ in checkpoint.read(tmp_path / "x")] == ["t0", "t1", "t2", "t3", "t4"]
+
+
+def test_groups_keep_the_order_and_the_limit(monkeypatch):
+    monkeypatch.setattr(checkpoint, "GROUP", 10)
+    assert list(checkpoint.groups({"a": 4, "b": 6, "c": 1, "d": 50, "e": 2})) == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert list(checkpoint.groups({})) == []
+
+
+def test_the_tokenizer_and_a_manifest_go_with_it(tmp_path, net):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    checkpoint.save(tmp_path / "x", net, {}, manifest={"format": "dim"}, tokenizer=[tmp_path / "tokenizer.json"])
+    assert [file.name for file in checkpoint.tokenizer_files(tmp_path / "x")] == ["tokenizer.json"]
+    assert json.loads((tmp_path / "x" / "manifest.json").read_text()) == {"format": "dim"}
