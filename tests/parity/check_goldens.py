@@ -31,7 +31,7 @@ NAMES: dict[str, Parts] = {
     "sana_edit": lambda goldens, _: sana_goldens.parts(goldens, "sana_edit"),
     "qwen": lambda goldens, _: [qwen_goldens.groups(goldens)],
     "dc_ae": lambda goldens, _: [dc_ae_goldens.groups(goldens)],
-    "dim_edit": lambda goldens, _: [dim_goldens.edit(goldens)],
+    "dim_edit": lambda goldens, _: [dim_goldens.edit(goldens), dim_goldens.parts(goldens)],
     "adamw": lambda goldens, _: [dim_goldens.adamw(goldens)],
 }
 
@@ -77,7 +77,7 @@ def check(goldens: Goldens, name: str, tokenizer: Path | None = None) -> Iterato
                 yield compare(group._replace(name=f"{name}.{group.name}"))
         except Exception as error:
             whole = False
-            yield Line(False, name, (str(error) or repr(error)).split("\n")[0])
+            yield Line(False, name, " ".join(f"{type(error).__name__}: {error}".split())[:500])
     if whole:
         for file, tensor in goldens.unread():
             yield Line(False, f"{name}.{tensor}", f"unread tensor of {file}: no check depends on it")

@@ -39,9 +39,10 @@ def _encoded(model: DCAE, pixels) -> tuple[jnp.ndarray, jnp.ndarray]:
 _decode = jax.jit(DCAE.decode)
 
 
-def groups(goldens: Goldens) -> Iterator[Group]:
+def groups(goldens: Goldens, model: DCAE | None = None) -> Iterator[Group]:
     """Every case in dc_ae.forward.safetensors."""
-    info, data, model = goldens.json("dc_ae.json"), goldens.tensors("dc_ae.forward.safetensors"), load(goldens)
+    info, data = goldens.json("dc_ae.json"), goldens.tensors("dc_ae.forward.safetensors")
+    model = load(goldens) if model is None else model
     tolerance, scale = (info["rtol"], info["atol"]), np.float32(info["scaling_factor"])
     for case in data.cases():
         now = data.under(f"{case}.")

@@ -6,6 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -126,9 +128,9 @@ def as_goldens(folder: "Goldens | Path") -> Goldens:
     return folder if isinstance(folder, Goldens) else Goldens(folder)
 
 
-def nhwc(x: np.ndarray) -> np.ndarray:
+def nhwc(x: np.ndarray) -> jax.Array:
     """Channels last, as ours are."""
-    return np.moveaxis(x, -3, -1)
+    return jnp.asarray(np.moveaxis(x, -3, -1))
 
 
 def nchw(x: np.ndarray) -> np.ndarray:

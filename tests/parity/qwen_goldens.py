@@ -41,14 +41,15 @@ def inputs_of(config: QwenConfig, ids: np.ndarray, mask: np.ndarray, pixels: np.
 _hidden_states, _logits = jax.jit(Qwen.hidden_states), jax.jit(Qwen.logits)
 
 
-def groups(goldens: Goldens) -> Iterator[Group]:
+def groups(goldens: Goldens, model: Qwen | None = None) -> Iterator[Group]:
     """Every tensor group in qwen.forward.safetensors."""
     facts, data = goldens.json("qwen.json"), goldens.tensors("qwen.forward.safetensors")
-    goldens.json("qwen.config.json")  # names the file if it is missing
-    config, weights = QwenConfig.from_hf(goldens / "qwen.config.json"), goldens.tensors("qwen.weights.safetensors")
-    if config.tie_word_embeddings:
-        weights.pass_over("lm_head.weight")  # the embedding once more
-    model = load(config, weights)
+    if model is None:
+        goldens.json("qwen.config.json")  # names the file if it is missing
+        config, weights = QwenConfig.from_hf(goldens / "qwen.config.json"), goldens.tensors("qwen.weights.safetensors")
+        if config.tie_word_embeddings:
+            weights.pass_over("lm_head.weight")  # the embedding once more
+        model = load(config, weights)
     for case in facts["cases"]:
         grids = [tuple(grid) for row in case["rows"] for grid in row["image_grids"]]
         for name, ours, golden, exact in _case(model, data.under(f"{case['case']}."), grids):

@@ -19,20 +19,12 @@ from dim_jax.models.qwen_text import TextConfig
 from dim_jax.models.qwen_vision import VisionConfig
 from dim_jax.weights import module, table
 from dim_jax.weights.qwen import NEW_ROWS, ROWS
-from tests.parity.qwen_goldens import groups, inputs_of, load
+from tests.parity.qwen_goldens import inputs_of, load
 
 RTOL = ATOL = 1e-4  # what qwen.json asks of the goldens
 PICTURE = 90
 sides = st.integers(1, 5).map(lambda units: 2 * units)
 batches = st.lists(st.lists(st.tuples(sides, sides), max_size=2), min_size=1, max_size=3)
-
-
-def test_goldens(goldens):
-    names = []
-    for name, ours, golden, rtol, atol in groups(goldens):
-        np.testing.assert_allclose(ours, golden, rtol=rtol, atol=atol, err_msg=name)
-        names.append(name)
-    assert len(names) == 33
 
 
 sizes = st.fixed_dictionaries(
