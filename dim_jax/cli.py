@@ -4,7 +4,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -161,10 +161,11 @@ def convert(
         raise typer.BadParameter(f"Give SRC and DST; these are {len(paths)} paths.")
     from dim_jax.weights import convert
 
-    if any(parents):
-        convert.assemble(*parents, paths[0], condition_length=condition_length, seed=seed, tokenizer=tokenizer, overwrite=overwrite)
+    options: dict[str, Any] = {"tokenizer": tokenizer, "overwrite": overwrite}
+    if encoder and sana and autoencoder:
+        convert.assemble(encoder, sana, autoencoder, paths[0], condition_length=condition_length, seed=seed, **options)
     else:
-        convert.convert(*paths, to.value, tokenizer=tokenizer, overwrite=overwrite)
+        convert.convert(paths[0], paths[1], to.value, **options)
 
 
 def _settings(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last):

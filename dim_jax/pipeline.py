@@ -6,6 +6,7 @@ painting.save("red.png")
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -118,29 +119,30 @@ class Painter:
             InputError: the checkpoint is damaged or incomplete, or there is no tokenizer.
         """
         weights = open_weights(path)
-        if not weights.sizes.is_whole:
+        encoder, sana, autoencoder = weights.sizes.encoder, weights.sizes.sana, weights.sizes.autoencoder
+        if encoder is None or sana is None or autoencoder is None:
             raise InputError(f"{path} holds only {', '.join(weights.sizes.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
         if tokenizer is None and not weights.tokenizer:
             raise InputError(
                 f"{path} has no tokenizer. Name one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T."
             )
-        config = DimConfig(weights.sizes.encoder, weights.sizes.sana, weights.sizes.autoencoder)
+        config = DimConfig(encoder, sana, autoencoder)
         processor = Processor.from_pretrained(
             tokenizer or weights.tokenizer[0].parent,
-            condition_length=config.sana.condition_length,
-            layout=config.encoder.vision.layout,
+            condition_length=sana.condition_length,
+            layout=encoder.vision.layout,
         )
-        vocabulary, image = config.encoder.text.vocab_size, config.encoder.image_token_id
+        vocabulary, image = encoder.text.vocab_size, encoder.image_token_id
         if processor.tokenizer.image_id != image or processor.tokenizer.largest_id >= vocabulary:
             raise InputError(
                 f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id} and ids up to "
                 f"{processor.tokenizer.largest_id}, the encoder {image} and room for {vocabulary} ids. "
                 "Use the tokenizer that the encoder was trained with."
             )
-        dtype = dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
-        model = nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0)))
-        with _enough_memory(f"{path} does not fit", "Load it as --dtype bfloat16, or on a device with more memory."):
-            tensors = {name: jnp.asarray(tensor, dtype) for name, tensor in weights.stream()}
+        chosen = jnp.dtype(dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
+        model = nnx.eval_shape(lambda: Dim(config, dtype=chosen, rngs=nnx.Rngs(0)))
+        with _enough_memory(f"{path}: loading it as {chosen.name}", "Take --dtype bfloat16, or a device with more."):
+            tensors = {name: jnp.asarray(tensor, chosen) for name, tensor in weights.stream()}
         return cls(with_parameters(model, tensors), processor, str(path))
 
     @property
@@ -175,7 +177,7 @@ class Painter:
             for batch, width in batches:
                 # A short last batch is filled up: another batch size would be compiled anew.
                 filled = [requests[i] for i in batch + batch[-1:] * (width - len(batch))]
-                what = f"{self.name}: {width} pictures of {filled[0].size[0]} x {filled[0].size[1]} pixels at once are too many"
+                what = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {width}"
                 with _enough_memory(what, "Take a smaller --resolution or batch_size, or --dtype bfloat16."):
                     pixels = np.asarray(self._batch(filled, settings, watched=progress))
                 painted |= {i: to_picture(one) for i, one in zip(batch, pixels, strict=False)}
@@ -303,10 +305,11 @@ def _enough_memory(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        # What XLA says on accelerators, and on the CPU.
+        if isinstance(error, jax.errors.JaxRuntimeError) and not re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):
             raise
-        reason = next(iter(str(error).splitlines()), "out of memory")
-        raise InputError(f"{what} for the memory of this device ({reason}). {remedy}") from error
+        reason = next(iter(str(error).splitlines()), "out of memory").rstrip(".")
+        raise InputError(f"{what} takes more memory than this device has ({reason}). {remedy}") from error
 
 
 def _same_number(**lists: Sequence) -> None:
