@@ -31,11 +31,11 @@ def sigmas(num_steps: int, flow_shift: float) -> Float[np.ndarray, " {num_steps}
     """
     if num_steps < 1 or flow_shift <= 0:
         raise InputError(f"num_steps = {num_steps} and flow_shift = {flow_shift}: steps are at least 1 and the shift is positive.")
-    one, last, shift = np.float32(1), np.float32(1 / flow.NUM_TIMESTEPS), np.float32(flow_shift)
+    one, last, shift, more = np.float32(1), np.float32(1 / flow.NUM_TIMESTEPS), np.float32(flow_shift), np.float32(flow_shift - 1)
     step, index = float((last - one) / np.float32(num_steps)), np.arange(num_steps + 1)
     alpha = np.where(index < (num_steps + 1) // 2, 1 + step * index, float(last) - step * (num_steps - index))
     s = one - alpha.astype(np.float32)
-    return (shift * s / (one + (shift - one) * s))[::-1]
+    return (shift * s / (one + more * s))[::-1]
 
 
 def coefficients(sigma: Float[np.ndarray, " levels"], solver: Solver) -> Float[np.ndarray, "levels-1 3"]:

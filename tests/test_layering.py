@@ -1,0 +1,79 @@
+"""Imports run one way, from what is shared to what a person starts. The ranks are this one table."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "dim_jax"
+# A file imports from lower ranks and from its own folder; the longest name that fits counts.
+RANKS = {
+    "dim_jax": 0,  # the version
+    "dim_jax.errors": 0,
+    "dim_jax.folders": 1,
+    "dim_jax.data": 2,
+    "dim_jax.diffusion": 2,
+    "dim_jax.models": 3,
+    "dim_jax.optim": 3,
+    "dim_jax.models.dim": 4,  # the composition, and so the only model that knows of the diffusion
+    "dim_jax.weights": 5,
+    "dim_jax.checkpoint": 5,  # a format beside the published ones: both sides of weights/convert
+    "dim_jax.painting": 6,
+    "dim_jax.pipeline": 7,
+    "dim_jax.train": 8,
+    "dim_jax.cli": 9,
+}
+ENTRY_POINTS = {"dim_jax.cli", "dim_jax.train"}
+
+
+def area(module: str) -> str:
+    """The row of RANKS that a module belongs to."""
+    parts = module.split(".")
+    for end in range(len(parts), 1, -1):
+        if (name := ".".join(parts[:end])) in RANKS:
+            return name
+    assert len(parts) == 1, f"{module} has no rank: give it a row in RANKS."
+    return module
+
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in PACKAGE.rglob("*.py")
+}
+
+
+def imports(module: str) -> set[str]:
+    """The modules of this package that a module imports, wherever in its text."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in whole}
+    return {name for name in found if name.split(".")[0] == "dim_jax"}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_run_one_way(module):
+    here = area(module)
+    for other in imports(module):
+        there = area(other)
+        beside = here == there or {here, there} == {"dim_jax.weights", "dim_jax.checkpoint"}
+        assert beside or RANKS[there] < RANKS[here], f"{module} imports {other}"
+        assert there not in ENTRY_POINTS or here == there, f"{module} imports the entry point {other}"
+
+
+def test_data_and_diffusion_know_nothing_of_each_other():
+    """They have one rank, and the comparison above is strict; only the composition joins models and diffusion."""
+    users = {
+        module for module in MODULES for other in imports(module) if area(other) == "dim_jax.diffusion" and area(module) != area(other)
+    }
+    assert {user for user in users if user.startswith("dim_jax.models")} == {"dim_jax.models.dim"}
+
+
+def test_the_command_starts_quickly():
+    """Nothing at the top of errors and folders needs JAX."""
+    for module in ("dim_jax", "dim_jax.errors", "dim_jax.folders"):
+        text = MODULES[module].read_text()
+        assert not any(name in text for name in ("import jax", "import flax", "from flax", "from jax"))

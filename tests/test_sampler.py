@@ -1,0 +1,147 @@
+"""The samplers on velocities with known answers: spacing, order of convergence, guidance, seeds, callbacks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from dim_jax.diffusion import sampler
+from dim_jax.errors import InputError
+
+NOISE = sampler.noise(np.arange(2), (2, 3, 4))
+
+
+@pytest.mark.parametrize("flow_shift", [0.5, 1.0, 3.0, 4.7])
+def test_sigmas_are_those_of_torch_to_the_bit(flow_shift):
+    """The published sampler spaces 1 - s with torch.linspace from 1 to 1/1000, shifts, and runs backwards; every number of steps."""
+    for num_steps in range(1, 101):
+        s = 1 - torch.linspace(1.0, 1 / 1000, num_steps + 1)
+        expected = (flow_shift * s / (1 + (flow_shift - 1) * s)).flip(0).numpy()
+        ours = sampler.sigmas(num_steps, flow_shift)
+        assert ours.dtype == np.float32
+        np.testing.assert_array_equal(ours, expected, err_msg=str(num_steps))
+        assert ours[-1] == 0
+
+
+@pytest.mark.parametrize("values", [(0, 3.0), (-1, 3.0), (5, 0.0), (5, -1.0)])
+def test_impossible_schedules_are_refused(values):
+    with pytest.raises(InputError, match="num_steps"):
+        sampler.sigmas(*values)
+
+
+def test_data_weights_of_every_step_add_up():
+    """x' = a x + b data + c previous: for data = x and noise = 0 nothing but the level of noise may change."""
+    sigma = sampler.sigmas(20, 3.0)
+    for solver in ("euler", "dpm++2m"):
+        a, b, c = sampler.coefficients(sigma, solver).astype(np.float64).T
+        np.testing.assert_allclose(a + b + c, 1, atol=1e-6)
+        np.testing.assert_allclose(a, sigma[1:].astype(np.float64) / sigma[:-1], atol=1e-7)
+        assert c[0] == c[-1] == 0
+    assert np.any(c)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7])
+@pytest.mark.parametrize("solver", ["euler", "dpm++2m"])
+def test_a_straight_path_is_followed_exactly(num_steps, solver):
+    """The velocity noise - data of one picture is constant: any number of steps ends at the picture."""
+    data = jnp.asarray(np.random.default_rng(1).normal(size=NOISE.shape), jnp.float32)
+    start = sampler.sigmas(num_steps, 3.0)[0]
+    x = (1 - start) * data + start * NOISE
+    out = sampler.sample(lambda x, sigma: NOISE - data, x, num_steps=num_steps, solver=solver)
+    np.testing.assert_allclose(out, data, atol=2e-3)
+
+
+def spread_of_gaussian_data(scale: float):
+    """Velocity and solution where data are normal with deviation `scale`: x keeps its place within the spread of all x."""
+
+    def variance(sigma):
+        return (1 - sigma) ** 2 * scale**2 + sigma**2
+
+    def velocity(x, sigma):
+        return (sigma - (1 - sigma) * scale**2) * x / variance(sigma)
+
+    return velocity, lambda x, start: x * scale / np.sqrt(variance(start))
+
+
+@pytest.mark.parametrize(("solver", "low", "high"), [("euler", 1.8, 2.2), ("dpm++2m", 3, 4.5)])
+def test_order_of_convergence(solver, low, high):
+    """Twice the steps: half the error for Euler, near a quarter for DPM-Solver++ 2M, whose first and last steps are of first order."""
+    velocity, solution = spread_of_gaussian_data(1.5)
+    errors = []
+    for num_steps in (20, 40, 80):
+        exact = solution(np.asarray(NOISE, np.float64), float(sampler.sigmas(num_steps, 1.0)[0]))
+        out = sampler.sample(velocity, NOISE, num_steps=num_steps, flow_shift=1.0, solver=solver)
+        errors.append(float(np.abs(out - exact).max()))
+    ratios = [errors[0] / errors[1], errors[1] / errors[2]]
+    assert all(low < ratio < high for ratio in ratios), (errors, ratios)
+
+
+def counted(scales: list[float] | None = None):
+    """A velocity that notes the number of rows of each call; the first half of guided rows points to 1, the second to 3."""
+    rows: list[int] = []
+
+    def velocity(x, sigma):
+        rows.append(len(x))
+        target = jnp.where(jnp.arange(len(x)) < len(x) // 2, 1.0, 3.0) if len(x) > 2 else jnp.full(len(x), 3.0)
+        return (x - target[:, None, None, None]) / jnp.maximum(sigma, 1e-3)
+
+    return velocity, rows
+
+
+def test_without_guidance_one_branch_runs():
+    velocity, rows = counted()
+    out = sampler.sample(velocity, NOISE, num_steps=4)
+    assert set(rows) == {2}
+    np.testing.assert_allclose(out, 3, atol=1e-2)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 7.5])
+def test_guidance_goes_on_from_unconditional_through_conditional(scale):
+    velocity, rows = counted()
+    out = sampler.sample(velocity, NOISE, num_steps=4, guidance_scale=scale)
+    assert set(rows) == {4}
+    np.testing.assert_allclose(out, 1 + scale * 2, atol=2e-2)
+
+
+def test_guidance_can_be_traced():
+    """Every scale runs one compiled program."""
+    velocity, rows = counted()
+    run = jax.jit(lambda scale: sampler.sample(velocity, NOISE, num_steps=4, guidance_scale=scale))
+    first = run(jnp.float32(2.0))
+    traced = len(rows)
+    np.testing.assert_allclose(run(jnp.float32(3.0)) - first, 2, atol=2e-2)
+    assert len(rows) == traced
+
+
+def test_noise_is_standard_and_each_row_its_own_seed():
+    shape = (8, 6, 4)
+    batch = sampler.noise(np.array([3, 7, 3, 2**31 - 1]), shape)
+    np.testing.assert_array_equal(batch[0], batch[2])
+    np.testing.assert_array_equal(sampler.noise(np.array([7]), shape)[0], batch[1])
+    assert np.abs(batch[0] - batch[1]).max() > 0.1
+    many = sampler.noise(np.arange(100), shape)
+    assert abs(many.mean()) < 0.03
+    assert abs(many.std() - 1) < 0.03
+
+
+def test_a_picture_does_not_depend_on_its_batch():
+    """Through a velocity that mixes everything within a row."""
+    velocity = jax.jit(lambda x, sigma: jnp.tanh(x + x.mean((1, 2, 3), keepdims=True)) + sigma)
+    alone = sampler.sample(velocity, sampler.noise(np.array([5]), (4, 4, 4)), num_steps=5)
+    among = sampler.sample(velocity, sampler.noise(np.array([9, 5, 1]), (4, 4, 4)), num_steps=5)
+    np.testing.assert_allclose(alone[0], among[1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_callback_sees_every_step_in_order(compiled):
+    seen = []
+    velocity, _ = spread_of_gaussian_data(0.5)
+    run = lambda x: sampler.sample(velocity, x, num_steps=6, callback=lambda step, x: seen.append((int(step), np.asarray(x))))  # noqa: E731
+    quiet = sampler.sample(velocity, NOISE, num_steps=6)
+    out = (jax.jit(run) if compiled else run)(NOISE)
+    jax.effects_barrier()
+    assert [step for step, _ in seen] == list(range(6))
+    np.testing.assert_array_equal(seen[0][1], NOISE)
+    np.testing.assert_allclose(out, quiet, rtol=1e-6, atol=1e-6)
+    assert all(x.shape == NOISE.shape for _, x in seen)
