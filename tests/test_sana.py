@@ -131,7 +131,7 @@ def test_gradients_reach_everything_but_the_null_table_and_remat_keeps_them(mode
 
 
 def test_bfloat16_error_is_bounded(model):
-    """Root mean square against float32, in parts of the velocity: measured 0.7 %, held under 2 %."""
+    """Root mean square against float32, in parts of the velocity: measured 1.2 %, held under 2 %."""
     rounded = sana(dtype=jnp.bfloat16)
     args = normal(3, 8, 8, 4), TIMESTEP, normal(3, 6, 12, seed=2), mask([6, 3, 1], 6), normal(3, 8, 8, 4, seed=4)
     exact, got = velocity(model, *args), velocity(rounded, *args)

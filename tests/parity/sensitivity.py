@@ -43,8 +43,8 @@ INSENSITIVE = {
     r"sana_.*\.loss\..*: condition": f"a mean over a picture, and {_NORM} (0.2)",
     r"sana_t2i\.loss\..*: source_latents": "unread: the published code writes them for text to image too (0)",
     r".*pos_embed": "unread: a buffer that the published forward never looks at (0)",
-    r"(dc_ae|.*vae)\..*\.(conv2|conv_point|to_out)\.weight": "scale-invariant: no bias, and an RMSNorm behind it, but for its epsilon (0.11)",
-    r"(dc_ae|.*vae)\..*blocks\.2\..*\.to_q\.weight": "scale-invariant: of two heads its rows are one's queries and keys, which cancel (0.05)",
+    r"(dc_ae|.*vae)\..*\.(conv2|conv_point|to_out)\.weight": "scale-invariant: no bias before an RMSNorm, but for its epsilon (0.11)",
+    r"(dc_ae|.*vae)\..*blocks\.2\..*\.to_q\.weight": "scale-invariant: with two heads, one head's queries and keys, which cancel (0.05)",
     r"(dc_ae|.*vae)\..*decoder.*conv1\.bias": "small beside its convolution (0.7)",
 }
 

@@ -1,0 +1,47 @@
+"""AdamW behind a clip, against torch's on the same gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+from dim_jax import optim
+
+
+def test_five_steps_equal_torch():
+    rng = np.random.default_rng(0)
+    start = {"a": rng.normal(size=(3, 4)).astype(np.float32), "b": rng.normal(size=5).astype(np.float32)}
+    theirs = {name: torch.nn.Parameter(torch.tensor(x)) for name, x in start.items()}
+    torch_optimizer = torch.optim.AdamW(theirs.values(), lr=1e-2, betas=(0.9, 0.95), eps=1e-7, weight_decay=0.1)
+    tx = optim.adamw(1e-2, weight_decay=0.1, clip_global_norm=1.0, betas=(0.9, 0.95), eps=1e-7)
+    ours = jax.tree.map(jnp.asarray, start)
+    state = tx.init(ours)
+    for step in range(5):
+        scale = (0.01, 10)[step % 2]  # under the clip, and over it
+        gradients = {name: (scale * rng.normal(size=x.shape)).astype(np.float32) for name, x in start.items()}
+        for name, parameter in theirs.items():
+            parameter.grad = torch.tensor(gradients[name])
+        torch.nn.utils.clip_grad_norm_(theirs.values(), 1.0)
+        torch_optimizer.step()
+        updates, state = tx.update(gradients, state, ours)
+        ours = optax.apply_updates(ours, updates)
+    for name, parameter in theirs.items():
+        np.testing.assert_allclose(ours[name], parameter.detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_under_the_clip_are_left_alone():
+    gradients = {"a": jnp.array([0.3, 0.4])}
+    clip = optim.adamw(1.0, weight_decay=0.0, clip_global_norm=0.5, betas=(0.0, 0.0), eps=1.0)
+    updates, _ = clip.update(gradients, clip.init(gradients), gradients)
+    np.testing.assert_allclose(updates["a"], [-0.3 / 1.3, -0.4 / 1.4], rtol=1e-5)  # Adam without memory: g / (|g| + eps)
+
+
+def test_learning_rate_may_be_a_schedule():
+    tx = optim.adamw(optax.linear_schedule(0.0, 1.0, 2), weight_decay=0.0, clip_global_norm=1.0)
+    parameters = {"a": jnp.ones(1)}
+    state, sizes = tx.init(parameters), []
+    for _ in range(3):
+        updates, state = tx.update({"a": jnp.ones(1)}, state, parameters)
+        sizes.append(float(-updates["a"][0]))
+    np.testing.assert_allclose(sizes, [0, 0.5, 1], atol=1e-5)
