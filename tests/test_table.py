@@ -111,6 +111,15 @@ def test_only_one_of_our_tensors_is_held():
     assert read == ["a.0.w", "a.1.w", "a.2.w"]
 
 
+def test_large_tensors_are_put_together_in_a_nameless_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("dim_jax.weights.arrays.LARGE", 20)
+    found = slots([Row("a.*.w", "a.kernel", SAME), Row("b.*.w", "b.kernel", SAME)], {"a.kernel": (3, 2), "b.kernel": (2, 2)})
+    ours = dict(to_ours(found, lambda name: np.full(2, int(name[2]), np.float32), tmp_path))
+    assert [isinstance(ours[path], np.memmap) for path in ("a.kernel", "b.kernel")] == [True, False]
+    np.testing.assert_array_equal(ours["a.kernel"], [[0, 0], [1, 1], [2, 2]])
+    assert list(tmp_path.iterdir()) == []
+
+
 # Large arrays
 
 

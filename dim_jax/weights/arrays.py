@@ -1,12 +1,17 @@
 """Large arrays on the host: copied, compared and checked in pieces that fit a processor's cache."""
 
+import math
+import os
+import tempfile
 from itertools import product
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 TILE = 128  # elements: a tile of rows of one layout and columns of the other stays in cache
 PIECE = 2**18  # elements
+LARGE = 2**28  # bytes
 
 
 def copy_into(target: np.ndarray, source: np.ndarray) -> None:
@@ -19,6 +24,20 @@ def copy_into(target: np.ndarray, source: np.ndarray) -> None:
     for i, j in product(range(0, target.shape[a], TILE), range(0, target.shape[b], 8 * TILE)):
         index[a], index[b] = slice(i, i + TILE), slice(j, j + 8 * TILE)
         np.copyto(target[tuple(index)], source[tuple(index)], casting="unsafe")
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype, scratch: Path | None = None) -> np.ndarray:
+    """An uninitialised array; a large one lies in a nameless file in the folder `scratch`, whose pages may leave the memory.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if scratch is None or size < LARGE:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        os.posix_fallocate(file.fileno(), 0, size)  # a write to a mapped page that finds no room would kill the process
+        return np.memmap(file, dtype, "r+", shape=shape)
 
 
 def contiguous(array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:

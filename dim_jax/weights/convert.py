@@ -48,7 +48,8 @@ def open_weights(path: Path | str) -> Weights:
     manifest, extras = path / checkpoint.MANIFEST, path / checkpoint.EXTRAS
     extra = SafetensorsFile(extras) if extras.is_file() else None
 
-    def stream() -> Iterator[tuple[str, np.ndarray]]:
+    def stream(scratch: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
+        del scratch  # tensors are stored as they are wanted
         problems = []
         for name, tensor in checkpoint.read(path):
             if not is_finite(tensor):
@@ -155,9 +156,9 @@ def assemble(
         stored |= {path: info for path, info in parent.stored.items() if path.startswith(part + ".")}
     stored[NULL_TABLE] = Info(stored[NULL_TABLE].dtype, (condition_length, grown.caption_channels))
 
-    def stream() -> Iterator[tuple[str, np.ndarray]]:
+    def stream(scratch: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
         for part, parent in parents.items():
-            for path, tensor in parent.stream():
+            for path, tensor in parent.stream(scratch):
                 if not path.startswith(part + "."):
                     continue
                 if path == NULL_TABLE:
@@ -189,13 +190,14 @@ def _write(weights: Weights, dst: Path, to: str, overwrite: bool, console: Conso
     _print(weights, console)
     extras = {name: Info(NAMES[tensor.dtype], tensor.shape) for name, tensor in weights.extras.items()}
     needs = total_bytes(weights.stored.values()) if manifest is None else sum(info.nbytes for _, _, info in manifest.tensors().values())
-    # Orbax compresses: random weights shrink by a tenth and more, so a disk that is a little too small may do.
-    with new_folder(dst, overwrite=overwrite, needs=needs * 3 // 4 if manifest is None else needs) as folder:
+    if manifest is None:
+        needs = needs * 3 // 4  # Orbax compresses: even random bfloat16 shrinks to that
+    with new_folder(dst, overwrite=overwrite, needs=needs) as folder:
         if manifest is not None:
             write_published(folder, weights, manifest)
         else:
             known = weights.manifest.to_json() if weights.manifest else None
-            checkpoint.write(folder, weights.stream(), weights.sizes.to_json(), manifest=known, tokenizer=weights.tokenizer)
+            checkpoint.write(folder, weights.stream(folder), weights.sizes.to_json(), manifest=known, tokenizer=weights.tokenizer)
             if extras:
                 write_file(folder / checkpoint.EXTRAS, make_header(extras, None), weights.extras)
     console.print(f"wrote {dst}", markup=False, highlight=False)

@@ -95,7 +95,7 @@ def write_published(folder: Path, weights: Weights, manifest: Manifest) -> None:
                     writer, raw = homes[target]
                     writer.write(raw, part)
 
-        for path, tensor in weights.stream():
+        for path, tensor in weights.stream(folder):
             put(path, tensor)
             del tensor  # or it would live on while the next one is put together
         for name, ours in manifest.kept.items():

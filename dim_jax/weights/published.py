@@ -41,9 +41,8 @@ class Weights:
         title: kind of checkpoint, for people.
         sizes: the parts and their configs.
         stored: our path -> dtype and shape, as a checkpoint folder stores it.
-        stream: our tensors (path, array), each put together when its turn comes.
-
-            Raises InputError at its end if tensors were not finite or aliases not equal: all of them are named.
+        stream: our tensors (path, array), each put together when its turn comes; large ones in a file in the folder that it is given,
+            if any, instead of in memory. Raises InputError at its end if tensors were not finite or aliases not equal, naming all.
         extras: name -> small tensors that no network uses.
         manifest: of the published checkpoint that they come from, if any.
         tokenizer: tokenizer files.
@@ -55,7 +54,7 @@ class Weights:
     title: str
     sizes: Sizes
     stored: Mapping[str, Info]
-    stream: Callable[[], Iterator[tuple[str, np.ndarray]]]
+    stream: Callable[..., Iterator[tuple[str, np.ndarray]]]
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     manifest: Manifest | None = None
     tokenizer: tuple[Path, ...] = ()
@@ -95,7 +94,7 @@ def open_published(path: Path) -> Weights:
     stored |= {name: Info("F32", shapes[name]) for name in drawn}
     read = {name: (lambda file=file, raw=raw: file.read(raw)) for name, (file, raw) in tensors.items()}
 
-    def stream() -> Iterator[tuple[str, np.ndarray]]:
+    def stream(scratch: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
         problems = []
 
         def finite(name: str) -> np.ndarray:
@@ -104,7 +103,7 @@ def open_published(path: Path) -> Weights:
                 problems.append(f"{name} is not finite")
             return tensor.astype(dtypes[table[name].path], copy=False) if name in table else tensor
 
-        yield from to_ours(table, finite)
+        yield from to_ours(table, finite, scratch)
         for name in drawn:
             yield name, null_rows(*shapes[name], seed=0)
         for name in kept:

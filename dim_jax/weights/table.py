@@ -7,11 +7,12 @@ exactly one row, so that a missing or forgotten tensor is an error and never a s
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from dim_jax.weights.arrays import contiguous, copy_into
+from dim_jax.weights.arrays import contiguous, copy_into, empty
 
 Shape = tuple[int, ...]
 
@@ -105,8 +106,11 @@ def slots(rows: Iterable[Row], ours: Mapping[str, Shape]) -> dict[str, Slot]:
     return found
 
 
-def to_ours(slots: Mapping[str, Slot], read: Callable[[str], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """Our tensors one after the other, each put together from `read(name)` of its published parts; only one is held at a time."""
+def to_ours(slots: Mapping[str, Slot], read: Callable[[str], np.ndarray], scratch: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Our tensors one after the other, each put together from `read(name)` of its published parts; only one is held at a time.
+
+    Large stacked ones are put together in a nameless file in the folder `scratch`, if it is given, instead of in memory.
+    """
     names: dict[str, list[str]] = {}
     for name, slot in slots.items():
         names.setdefault(slot.path, []).append(name)
@@ -126,7 +130,7 @@ def to_ours(slots: Mapping[str, Slot], read: Callable[[str], np.ndarray]) -> Ite
                 yield path, contiguous(tensor)
             else:
                 if stacked is None:
-                    stacked = np.empty((len(members) // slot.parts, *tensor.shape), tensor.dtype)
+                    stacked = empty((len(members) // slot.parts, *tensor.shape), tensor.dtype, scratch)
                 copy_into(stacked[slot.layer, ...], tensor)
         if stacked is not None:
             yield path, stacked
