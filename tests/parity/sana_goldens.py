@@ -52,6 +52,13 @@ def source_of(sana: model.Sana, data: Tensors) -> np.ndarray | None:
     return nhwc(data["source_latents"])
 
 
+def mask_of(data: Tensors, name: str) -> tuple[np.ndarray, Group]:
+    """The condition mask of a case, and that its real tokens come first, for ours reads their number alone."""
+    mask = data["condition_mask"] > 0
+    first = np.arange(mask.shape[1]) < mask.sum(1, keepdims=True)
+    return mask, Group(f"{name}condition_mask", first, data["condition_mask"], 0, 0)
+
+
 def forward(goldens: Goldens, name: str, sana: model.Sana | None = None) -> Iterator[Group]:
     """Velocity of every case, the activation of every part of those that have any, and what the JSON says of the inputs."""
     info, data = goldens.json(f"{name}.json"), goldens.tensors(f"{name}.forward.safetensors")
@@ -60,7 +67,8 @@ def forward(goldens: Goldens, name: str, sana: model.Sana | None = None) -> Iter
     for facts in info["cases"]:
         case = f"{facts['case']}."
         now = data.under(case)
-        mask, source = now["condition_mask"] > 0, source_of(sana, now)
+        (mask, group), source = mask_of(now, case), source_of(sana, now)
+        yield group
         yield Group(f"{case}timestep", np.array(facts["timestep"]), now["timestep"], *tolerance)
         yield Group(f"{case}condition_lengths", mask.sum(1), np.array(facts["condition_lengths"]), 0, 0)
         args = sana, nhwc(now["latents"]), np.floor(now["timestep"]), now["condition"], mask, source
@@ -130,12 +138,14 @@ def loss(goldens: Goldens, name: str) -> Iterator[Group]:
     info, data, sana = goldens.json(f"{name}.json"), goldens.tensors(f"{name}.loss.safetensors"), load(goldens, name)
     tolerance = info["rtol"], info["atol"]
     clean, noise, source = nhwc(data["clean"]), nhwc(data["noise"]), source_of(sana, data)
+    mask, group = mask_of(data, "loss.")
+    yield group
     sigma, timestep = flow.training_times(jnp.asarray((data["t_index"] + 0.5) / flow.NUM_TIMESTEPS), FLOW_SHIFT)
     yield Group("loss.sigma", np.asarray(sigma), data["sigma"], *tolerance)
     yield Group("loss.model_timestep", np.asarray(timestep), data["model_timestep"], 0, 0)
     noisy = flow.interpolate(clean, noise, sigma)
     yield Group("loss.noisy", nchw(noisy), data["noisy"], *tolerance)
-    v = velocity(sana, noisy, timestep, data["condition"], data["condition_mask"] > 0, source)
+    v = velocity(sana, noisy, timestep, data["condition"], mask, source)
     yield Group("loss.loss_per_sample", np.asarray(flow.loss(v, clean, noise)), data["loss_per_sample"], *tolerance)
 
 
@@ -148,6 +158,8 @@ def trajectory(goldens: Goldens, name: str) -> Iterator[Group]:
     """
     info, data, sana = goldens.json(f"{name}.json"), goldens.tensors(f"{name}.sampler.safetensors"), load(goldens, name)
     tolerance, source = (info["rtol"], info["atol"]), source_of(sana, data)
+    mask, group = mask_of(data, "sampler.")
+    yield group
     guidance_scale, flow_shift = info.get("guidance_scale", GUIDANCE_SCALE), info.get("flow_shift", FLOW_SHIFT)
     runs = sorted({key.split(".")[0] for key in data if "." in key})
     if not runs:
@@ -156,7 +168,7 @@ def trajectory(goldens: Goldens, name: str) -> Iterator[Group]:
         golden = data.under(f"{run}.")
         num_steps = len(golden["model_timesteps"])
         _SEEN.clear()
-        args = sana, nhwc(data["noise"]), data["condition"], data["condition_mask"] > 0, source
+        args = sana, nhwc(data["noise"]), data["condition"], mask, source
         final = sampled(*args, num_steps, guidance_scale, flow_shift, record=True)
         jax.effects_barrier()
         timesteps = sampler.sigmas(num_steps, flow_shift)[:-1] * flow.NUM_TIMESTEPS

@@ -15,7 +15,7 @@ from tests.parity import check_goldens
 from tests.parity.goldens import Goldens
 
 # How many groups each name has: a part that checks nothing would pass.
-GROUPS = {"chat": 7, "preprocess": 25, "sana_t2i": 32, "sana_edit": 32, "qwen": 33, "dc_ae": 6, "dim_edit": 70, "adamw": 9}
+GROUPS = {"chat": 7, "preprocess": 25, "sana_t2i": 37, "sana_edit": 37, "qwen": 33, "dc_ae": 6, "dim_edit": 74, "adamw": 9}
 TOKENIZER = os.environ.get("DIM_QWEN_TOKENIZER")
 
 
