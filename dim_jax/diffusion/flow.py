@@ -46,7 +46,7 @@ def draw(key: PRNGKeyArray, shape: tuple[int, ...], how: Draw = "logit_normal") 
 def training_times(s: Float[Array, " b"], flow_shift: float, *, continuous: bool = False) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
     """Sigma and model timestep of drawn s: through the table of 1000 indices as published, or without it (`continuous`)."""
     if continuous:
-        sigma = shift(s, flow_shift)
+        sigma = jnp.asarray(shift(s, flow_shift))
         return sigma, model_timestep(sigma, continuous=True)
     sigma, timestep = published_times(flow_shift)
     index = jnp.minimum((s * NUM_TIMESTEPS).astype(jnp.int32), NUM_TIMESTEPS - 1)

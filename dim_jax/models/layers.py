@@ -57,7 +57,7 @@ class DepthwiseConv(nnx.Module):
         _, h, w, _ = x.shape
         padded = jnp.pad(x.astype(self.dtype), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
         shifts = [(i, j) for i in range(self.size) for j in range(self.size)]
-        y = sum(padded[:, i : i + h, j : j + w] * kernel[i, j] for i, j in shifts)
+        y = sum((padded[:, i : i + h, j : j + w] * kernel[i, j] for i, j in shifts), start=jnp.zeros((), self.dtype))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
