@@ -12,7 +12,7 @@ from rich.console import Console
 from dim_jax import __version__
 from dim_jax.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0])
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
 console = Console(stderr=True)
 
 

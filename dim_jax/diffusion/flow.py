@@ -26,7 +26,7 @@ def published_times(flow_shift: float) -> tuple[Float[np.ndarray, "1000"], Int[n
     In float64 and in the order of operations of SANA's training code, because the timestep is truncated: one rounding more and
     750 becomes 749.
     """
-    sigma = shift(1.0 - np.linspace(1.0, 1 / NUM_TIMESTEPS, NUM_TIMESTEPS), flow_shift)
+    sigma = np.asarray(shift(1.0 - np.linspace(1.0, 1 / NUM_TIMESTEPS, NUM_TIMESTEPS), flow_shift))
     return sigma.astype(np.float32), (sigma * NUM_TIMESTEPS).astype(np.int32)
 
 
