@@ -60,12 +60,12 @@ def run_jax(args: argparse.Namespace) -> None:
     from flax import nnx
 
     from dim_jax.data.inputs import encoder_inputs
+    from dim_jax.models import module
     from dim_jax.models.dc_ae_config import DCAEConfig
     from dim_jax.models.dim import Dim, DimConfig
     from dim_jax.models.qwen import QwenConfig
     from dim_jax.models.sana import SanaConfig
     from dim_jax.pipeline import LENGTHS
-    from dim_jax.weights import module
 
     config = DimConfig.dim_4_6b(edit=True)
     if args.tiny:

@@ -30,7 +30,7 @@ from flax import nnx
 
 from dim_jax.errors import InputError
 from dim_jax.folders import new_folder
-from dim_jax.weights.module import parameters, with_parameters
+from dim_jax.models.module import parameters, with_parameters
 
 Module = TypeVar("Module", bound=nnx.Module)
 WEIGHTS, CONFIG, MANIFEST, EXTRAS, TOKENIZER = "weights", "config.json", "manifest.json", "extras.safetensors", "tokenizer"

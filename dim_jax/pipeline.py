@@ -29,10 +29,10 @@ from dim_jax.data.processor import Processor
 from dim_jax.diffusion import sampler
 from dim_jax.errors import InputError
 from dim_jax.models.dim import Dim, DimConfig
+from dim_jax.models.module import with_parameters
 from dim_jax.models.sana import Condition
 from dim_jax.painting import Painting
 from dim_jax.weights.convert import open_weights
-from dim_jax.weights.module import with_parameters
 
 # Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
 LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)

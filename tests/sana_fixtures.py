@@ -6,8 +6,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from dim_jax.models import module
 from dim_jax.models.sana import Condition, Sana, SanaConfig
-from dim_jax.weights import module
 
 
 def config(*, edit: bool = True, depth: int = 2, condition_length: int = 6) -> SanaConfig:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from dim_jax import checkpoint
 from dim_jax.errors import InputError
-from dim_jax.weights import module
+from dim_jax.models import module
 
 
 class Net(nnx.Module):

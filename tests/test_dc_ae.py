@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dim_jax.errors import InputError
+from dim_jax.models import module
 from dim_jax.models.dc_ae import DCAE, average_channels, pixel_shuffle, pixel_unshuffle, repeat_channels
 from dim_jax.models.dc_ae_config import RES_BLOCK, DCAEConfig, Stage
 from dim_jax.models.dc_ae_tiling import Tiling, starts, tiled
-from dim_jax.weights import dc_ae, module, table
+from dim_jax.weights import dc_ae, table
 from tests.parity.dc_ae_goldens import load
 
 WHOLE = Tiling(above=10**9)

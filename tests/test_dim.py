@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 
 from dim_jax.data.inputs import encoder_inputs
+from dim_jax.models import module
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.sana import SanaConfig
-from dim_jax.weights import module
 from tests.parity import dim_goldens
 from tests.sana_fixtures import normal
 

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from dim_jax import pipeline as module
 from dim_jax.errors import InputError
+from dim_jax.models.module import parameters
 from dim_jax.pipeline import EditPipeline, GeneratePipeline, Painter, Settings
 from dim_jax.weights.convert import convert
-from dim_jax.weights.module import parameters
 from tests.painter_fixtures import HERE, QUICK, largest_difference, painter, picture, tiny_checkpoint
 
 PROMPTS = ("red", "a hat on it", "cut")

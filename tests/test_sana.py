@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 
 from dim_jax.errors import InputError
+from dim_jax.models import module
 from dim_jax.models import sana as sana_module
 from dim_jax.models.sana import Sana, SanaConfig, grow
-from dim_jax.weights import module
 from tests.sana_fixtures import config, mask, normal, sana, velocity, velocity_of
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -13,9 +13,9 @@ from dim_jax.models.connector import Connector
 from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.hf_config import HFConfig
+from dim_jax.models.module import parameters, shapes
 from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.sana import Sana, SanaConfig
-from dim_jax.weights.module import parameters, shapes
 from dim_jax.weights.table import Shape
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from dim_jax.models import module
 from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.dc_ae_config import DCAEConfig
-from dim_jax.weights import dc_ae, module, table
+from dim_jax.weights import dc_ae, table
 from tests.parity.goldens import Goldens, Group, as_goldens, nchw, nhwc
 
 

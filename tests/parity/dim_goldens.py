@@ -13,6 +13,7 @@ from flax import nnx
 from dim_jax import optim
 from dim_jax.data.inputs import EncoderInputs, encoder_inputs
 from dim_jax.diffusion import flow
+from dim_jax.models import module
 from dim_jax.models.connector import select_user_turn
 from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.dc_ae_config import DCAEConfig
@@ -20,7 +21,7 @@ from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import SanaConfig
 from dim_jax.weights import dim as weights
-from dim_jax.weights import module, table
+from dim_jax.weights import table
 from tests.parity import dc_ae_goldens, qwen_goldens, sana_goldens
 from tests.parity.goldens import Goldens, Group, as_goldens, nchw, nhwc
 

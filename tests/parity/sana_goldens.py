@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 
 from dim_jax.diffusion import flow, sampler
-from dim_jax.models import layers
+from dim_jax.models import layers, module
 from dim_jax.models import sana as model
-from dim_jax.weights import module, table
 from dim_jax.weights import sana as weights
+from dim_jax.weights import table
 from tests.parity.goldens import Goldens, Group, Tensors, as_goldens, nchw, nhwc
 
 # What the published sampler and loss run with; the files of SANA do not carry them.

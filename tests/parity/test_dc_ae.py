@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from dim_jax.models import module
 from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.dc_ae_config import RES_BLOCK, VIT_BLOCK, DCAEConfig, Stage
-from dim_jax.weights import dc_ae, module, table
+from dim_jax.weights import dc_ae, table
 from tests.parity.dc_ae_goldens import load
 from tests.parity.goldens import nchw, nhwc
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from dim_jax.models import module
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.qwen_text import TextConfig
 from dim_jax.models.qwen_vision import VisionConfig
-from dim_jax.weights import module, table
+from dim_jax.weights import table
 from dim_jax.weights.qwen import NEW_ROWS, ROWS
 from tests.parity.qwen_goldens import inputs_of, load
 

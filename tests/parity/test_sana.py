@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from dim_jax.diffusion import flow
+from dim_jax.models import module
 from dim_jax.models.sana import Sana, SanaConfig
-from dim_jax.weights import module, table
 from dim_jax.weights import sana as weights
+from dim_jax.weights import table
 from tests.parity.goldens import nchw, nhwc
 from tests.parity.sana_goldens import load, velocity
 

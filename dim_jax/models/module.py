@@ -1,4 +1,4 @@
-"""Parameters of a module by path, as the weight table names them: attribute names joined by dots."""
+"""Parameters of a module by path, as checkpoints and the weight table name them: attribute names joined by dots."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
