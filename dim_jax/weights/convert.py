@@ -19,7 +19,7 @@ from dim_jax.weights.files import NAMES, Info, SafetensorsFile, make_header, tot
 from dim_jax.weights.formats import NULL_TABLE
 from dim_jax.weights.manifest import Manifest
 from dim_jax.weights.published import TOKENIZER_FILES, Weights, null_rows, open_published
-from dim_jax.weights.sizes import Sizes, fresh_connector
+from dim_jax.weights.sizes import Sizes
 
 TARGETS = ("orbax", "dim", "diffusers", "qwen")
 
@@ -68,6 +68,7 @@ def open_weights(path: Path | str) -> Weights:
         extras={name: extra.read(name) for name in extra.tensors} if extra else {},
         manifest=Manifest.from_json(checkpoint.read_json(manifest), manifest) if manifest.is_file() else None,
         tokenizer=checkpoint.tokenizer_files(path),
+        settings=checkpoint.settings_file(path),
         counts=Counter(name.split(".")[0] for name in stored),
     )
 
@@ -150,7 +151,7 @@ def assemble(
         )
     grown = replace(old, condition_length=condition_length)
     sizes = Sizes(qwen, grown, dc_ae)
-    connector = {path: np.asarray(tensor) for path, tensor in fresh_connector(qwen, grown, seed).items()}
+    connector = {path: np.asarray(tensor) for path, tensor in sizes.fresh("connector", seed).items()}
     stored = {path: Info("F32", tensor.shape) for path, tensor in connector.items()}
     for part, parent in parents.items():
         stored |= {path: info for path, info in parent.stored.items() if path.startswith(part + ".")}
@@ -197,7 +198,8 @@ def _write(weights: Weights, dst: Path, to: str, overwrite: bool, console: Conso
             write_published(folder, weights, manifest)
         else:
             known = weights.manifest.to_json() if weights.manifest else None
-            checkpoint.write(folder, weights.stream(folder), weights.sizes.to_json(), manifest=known, tokenizer=weights.tokenizer)
+            config, settings = weights.sizes.to_json(), weights.settings
+            checkpoint.write(folder, weights.stream(folder), config, manifest=known, tokenizer=weights.tokenizer, settings=settings)
             if extras:
                 write_file(folder / checkpoint.EXTRAS, make_header(extras, None), weights.extras)
     console.print(f"wrote {dst}", markup=False, highlight=False)
@@ -235,6 +237,8 @@ def _print(weights: Weights, console: Console) -> None:
         console.print(note, markup=False, highlight=False)
     if weights.tokenizer:
         console.print(f"tokenizer: {', '.join(file.name for file in weights.tokenizer)}", markup=False, highlight=False)
+    if weights.settings:
+        console.print(f"settings: {' '.join(weights.settings.read_text().split())}", markup=False, highlight=False)
 
 
 def _readable(size: int) -> str:

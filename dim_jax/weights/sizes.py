@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dim_jax.errors import InputError
 from dim_jax.models.connector import Connector
@@ -30,8 +32,7 @@ class Sizes:
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the parts, which begin the paths of their parameters."""
-        held = {"encoder": self.encoder, "connector": self.encoder and self.sana, "sana": self.sana, "autoencoder": self.autoencoder}
-        return tuple(name for name, config in held.items() if config is not None)
+        return tuple(self.modules())
 
     @property
     def is_whole(self) -> bool:
@@ -62,31 +63,34 @@ class Sizes:
         }
         return {name: config for name, config in found.items() if config is not None}
 
+    def modules(self, *, dtype: DTypeLike = jnp.float32) -> dict[str, Callable[[nnx.Rngs], nnx.Module]]:
+        """Part -> how to make it with fresh parameters, as training starts it; `dtype` is that of its computation."""
+        encoder, sana, autoencoder = self.encoder, self.sana, self.autoencoder
+        made: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {}
+        if encoder is not None:
+            made["encoder"] = lambda rngs: Qwen(encoder, dtype=dtype, rngs=rngs)
+        if encoder is not None and sana is not None:
+            made["connector"] = lambda rngs: Connector(encoder.text.hidden_size, sana.caption_channels, dtype=dtype, rngs=rngs)
+        if sana is not None:
+            made["sana"] = lambda rngs: Sana(sana, dtype=dtype, rngs=rngs)
+        if autoencoder is not None:
+            made["autoencoder"] = lambda rngs: DCAE(autoencoder, dtype=dtype, rngs=rngs)
+        return made
+
+    def fresh(self, part: str, seed: int) -> dict[str, jax.Array]:
+        """Path -> float32 array of every parameter of a part as training starts it."""
+        module = self.modules()[part](nnx.Rngs(seed))
+        return {f"{part}.{path}": tensor for path, tensor in parameters(module).items()}
+
     def shapes(self) -> dict[str, Shape]:
         """Path -> shape of every parameter of every part; nothing is computed."""
-        encoder, sana, autoencoder = self.encoder, self.sana, self.autoencoder
-        found: dict[str, Shape] = {}
-        if encoder is not None:
-            found |= _shapes("encoder", Qwen, encoder)
-        if encoder is not None and sana is not None:
-            found |= _shapes("connector", Connector, encoder.text.hidden_size, sana.caption_channels)
-        if sana is not None:
-            found |= _shapes("sana", Sana, sana)
-        if autoencoder is not None:
-            found |= _shapes("autoencoder", DCAE, autoencoder)
-        return found
+        return _shapes(self)
 
 
 @cache
-def _shapes(part: str, make: Callable[..., nnx.Module], *sizes: Any) -> dict[str, Shape]:
-    module = nnx.eval_shape(lambda: make(*sizes, rngs=nnx.Rngs(0)))
-    return {f"{part}.{path}": shape for path, shape in shapes(module).items()}
-
-
-def fresh_connector(encoder: QwenConfig, sana: SanaConfig, seed: int) -> dict[str, jax.Array]:
-    """Path -> float32 array of a connector as training starts it."""
-    connector = Connector(encoder.text.hidden_size, sana.caption_channels, rngs=nnx.Rngs(seed))
-    return {f"connector.{path}": tensor for path, tensor in parameters(connector).items()}
+def _shapes(sizes: Sizes) -> dict[str, Shape]:
+    abstract = {part: nnx.eval_shape(partial(make, nnx.Rngs(0))) for part, make in sizes.modules().items()}
+    return {f"{part}.{path}": shape for part, module in abstract.items() for path, shape in shapes(module).items()}
 
 
 def sana_from_diffusers(source: Any, condition_length: int) -> SanaConfig:
