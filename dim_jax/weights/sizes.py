@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
@@ -89,8 +89,11 @@ class Sizes:
 
 @cache
 def _shapes(sizes: Sizes) -> dict[str, Shape]:
-    abstract = {part: nnx.eval_shape(partial(make, nnx.Rngs(0))) for part, make in sizes.modules().items()}
-    return {f"{part}.{path}": shape for part, module in abstract.items() for path, shape in shapes(module).items()}
+    found: dict[str, Shape] = {}
+    for part, make in sizes.modules().items():
+        module = nnx.eval_shape(lambda make=make: make(nnx.Rngs(0)))
+        found |= {f"{part}.{path}": shape for path, shape in shapes(module).items()}
+    return found
 
 
 def sana_from_diffusers(source: Any, condition_length: int) -> SanaConfig:
