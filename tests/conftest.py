@@ -29,6 +29,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the checkpoint, the tests' shared painter is taken for it."""
+    from dim_jax.pipeline import Painter
+    from tests.painter_fixtures import painter
+
+    shared = painter()  # made before the patch, which it would call
+    monkeypatch.setattr(Painter, "from_pretrained", lambda path, **options: shared)
+
+
+@pytest.fixture
 def goldens() -> Path:
     """The folder of tensors that the published PyTorch code computed (README there)."""
     return GOLDENS

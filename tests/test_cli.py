@@ -32,12 +32,6 @@ def _place(tmp_path, monkeypatch):
     picture(40, 40, 1).save("in.png")
 
 
-@pytest.fixture
-def loaded(monkeypatch):
-    """Whatever the checkpoint, the shared painter is taken for it."""
-    monkeypatch.setattr(Painter, "from_pretrained", lambda path, **options: painter())
-
-
 def process(*arguments: str) -> subprocess.CompletedProcess:
     """The command as a user starts it."""
     return subprocess.run([sys.executable, "-m", "dim_jax.cli", *arguments], capture_output=True, text=True, timeout=400, check=False)
@@ -78,8 +72,8 @@ def test_generate(loaded):
 
 
 def test_dtype(monkeypatch):
-    loads = []
-    monkeypatch.setattr(Painter, "from_pretrained", lambda path, **options: loads.append(options) or painter())
+    loads, shared = [], painter()
+    monkeypatch.setattr(Painter, "from_pretrained", lambda path, **options: loads.append(options) or shared)
     assert dim(*edit(*QUICKLY, "--dtype", "float32", "--tokenizer", "T"))[0] == 0
     assert loads == [{"dtype": "float32", "tokenizer": "T"}]
 
