@@ -5,6 +5,7 @@
     manifest.json       keys, dtypes, files and extras of the published checkpoint that this was read from, if any
     extras.safetensors  published tensors that no network uses, kept for the way back, if any
     tokenizer/          tokenizer files, if there were any
+    settings.json       how the model is meant to paint, if it is not as published
 
 Everything that this package saves goes through Orbax's `experimental.v1` interface: `Context`, `partial.save` and `load`.
 """
@@ -34,6 +35,7 @@ from dim_jax.models.module import parameters, with_parameters
 
 Module = TypeVar("Module", bound=nnx.Module)
 WEIGHTS, CONFIG, MANIFEST, EXTRAS, TOKENIZER = "weights", "config.json", "manifest.json", "extras.safetensors", "tokenizer"
+SETTINGS = "settings.json"
 CHUNK = 2**25  # bytes: smaller pieces save memory on the way out and let a sharded restore read only what it needs
 GROUP = 2**28  # bytes that are handed to Orbax at once; one larger tensor is a group of its own
 
@@ -107,6 +109,7 @@ def write(
     *,
     manifest: Mapping[str, Any] | None = None,
     tokenizer: Sequence[Path] = (),
+    settings: Path | None = None,
 ) -> None:
     """Fill an empty folder with a checkpoint; see the module for its files."""
     write_weights(folder, tensors)
@@ -117,6 +120,8 @@ def write(
         (folder / TOKENIZER).mkdir()
         for file in tokenizer:
             shutil.copyfile(file, folder / TOKENIZER / file.name)
+    if settings is not None:
+        shutil.copyfile(settings, folder / SETTINGS)
 
 
 def save(
@@ -160,6 +165,11 @@ def read_json(path: Path) -> Any:
 def tokenizer_files(path: Path) -> tuple[Path, ...]:
     """The tokenizer files of a checkpoint folder, by name."""
     return tuple(sorted((path / TOKENIZER).iterdir())) if (path / TOKENIZER).is_dir() else ()
+
+
+def settings_file(path: Path) -> Path | None:
+    """The settings.json in a folder with weights in any format, if there is one."""
+    return path / SETTINGS if (path / SETTINGS).is_file() else None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,9 @@ from dim_jax.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
 console = Console(stderr=True)
+
+
+AS_SAID = "Default: as the checkpoint says, else"
 
 
 class Target(StrEnum):
@@ -39,17 +43,23 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
-Checkpoint = Annotated[Path, typer.Option(help="Folder with a whole Draw-In-Mind: published files, or what `dim convert` made.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Folder with a whole Draw-In-Mind: published files, or what `dim convert` made. Default: the bundled nano model."),
+]
 Prompt = Annotated[str, typer.Option(help="What to paint. For an edit: the instruction or a blueprint.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="PNG to write; prompt, seed and settings go into its metadata.")]
 Seed = Annotated[int, typer.Option(help="Of the noise. The same seed gives the same picture.")]
-Steps = Annotated[int, typer.Option(min=1, help="Steps of the sampler.")]
-Guidance = Annotated[float, typer.Option(min=0, help="How far to move from the unconditional picture; 1 turns guidance off.")]
-Shift = Annotated[float, typer.Option(help="More than 1 spends more steps on high noise.")]
+# None: as the checkpoint says.
+Steps = Annotated[int | None, typer.Option(min=1, help=f"Steps of the sampler. {AS_SAID} 30.")]
+Guidance = Annotated[
+    float | None, typer.Option(min=0, help=f"How far to move from the unconditional picture; 1 turns guidance off. {AS_SAID} 7.5.")
+]
+Shift = Annotated[float | None, typer.Option(help=f"More than 1 spends more steps on high noise. {AS_SAID} 3.")]
 Negative = Annotated[str | None, typer.Option(help="What to move away from, instead of the learned null condition.")]
-Resolution = Annotated[int, typer.Option(min=1, help="The picture has about this x this pixels.")]
+Resolution = Annotated[int | None, typer.Option(min=1, help=f"The picture has about this x this pixels. {AS_SAID} 1024.")]
 Size = Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Exact size, instead of one by resolution and aspect ratio.")]
-How = Annotated[Solver, typer.Option(help="The sampler.")]
+How = Annotated[Solver | None, typer.Option(help=f"The sampler. {AS_SAID} dpm++2m.")]
 KeepLast = Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")]
 Dtype = Annotated[Precision | None, typer.Option(help="Default: bfloat16 on accelerators, float32 on the CPU.")]
 Tokenizer = Annotated[str | None, typer.Option(help="Folder or hub id of a tokenizer, instead of the checkpoint's own.")]
@@ -68,19 +78,19 @@ def root(
 
 @app.command()
 def edit(
-    checkpoint: Checkpoint,
     image: Annotated[Path, typer.Option(help="The picture to edit.")],
     prompt: Prompt,
     output: Output,
+    checkpoint: Checkpoint = None,
     sheet: Annotated[bool, typer.Option("--sheet", help="Also write source and result side by side, to OUTPUT with '.sheet.png'.")] = False,
     seed: Seed = 0,
-    steps: Steps = 30,
-    guidance: Guidance = 7.5,
-    flow_shift: Shift = 3.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    flow_shift: Shift = None,
     negative_prompt: Negative = None,
-    resolution: Resolution = 1024,
+    resolution: Resolution = None,
     size: Size = None,
-    solver: How = Solver.dpm,
+    solver: How = None,
     keep_last: KeepLast = False,
     dtype: Dtype = None,
     tokenizer: Tokenizer = None,
@@ -94,10 +104,11 @@ def edit(
     for path in [output, sheet_path][: 1 + sheet]:
         painting.check_output(path, overwrite=overwrite)
     picture = open_picture(image)
-    settings = _settings(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    changes = _changes(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
     from dim_jax.pipeline import EditPipeline  # imports JAX, which takes seconds
 
-    pipeline = EditPipeline.from_pretrained(checkpoint, dtype=dtype, tokenizer=tokenizer)
+    pipeline = EditPipeline.from_pretrained(_checkpoint(checkpoint), dtype=dtype, tokenizer=tokenizer)
+    settings = replace(pipeline.painter.settings, **changes)
     paintings = pipeline([prompt], [picture], seeds=[seed], settings=settings, progress=console.is_terminal)
     paintings[0].save(output, overwrite=overwrite)
     if sheet:
@@ -107,17 +118,17 @@ def edit(
 
 @app.command()
 def generate(
-    checkpoint: Checkpoint,
     prompt: Prompt,
     output: Output,
+    checkpoint: Checkpoint = None,
     seed: Seed = 0,
-    steps: Steps = 30,
-    guidance: Guidance = 7.5,
-    flow_shift: Shift = 3.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    flow_shift: Shift = None,
     negative_prompt: Negative = None,
-    resolution: Resolution = 1024,
+    resolution: Resolution = None,
     size: Size = None,
-    solver: How = Solver.dpm,
+    solver: How = None,
     keep_last: KeepLast = False,
     dtype: Dtype = None,
     tokenizer: Tokenizer = None,
@@ -127,10 +138,11 @@ def generate(
     from dim_jax import painting
 
     painting.check_output(output, overwrite=overwrite)
-    settings = _settings(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    changes = _changes(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
     from dim_jax.pipeline import GeneratePipeline
 
-    pipeline = GeneratePipeline.from_pretrained(checkpoint, dtype=dtype, tokenizer=tokenizer)
+    pipeline = GeneratePipeline.from_pretrained(_checkpoint(checkpoint), dtype=dtype, tokenizer=tokenizer)
+    settings = replace(pipeline.painter.settings, **changes)
     paintings = pipeline([prompt], seeds=[seed], settings=settings, progress=console.is_terminal)
     paintings[0].save(output, overwrite=overwrite)
     typer.echo(f"wrote {output}", err=True)
@@ -168,16 +180,30 @@ def convert(
         convert.convert(paths[0], paths[1], to.value, **options)
 
 
-def _settings(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last):
-    """The settings, and all that can be refused before a checkpoint is read."""
+def _checkpoint(chosen: Path | None) -> Path:
+    """The folder that was named, else the bundled one."""
+    if chosen is not None:
+        return chosen
+    from dim_jax.bundled import bundled_checkpoint
+
+    folder = bundled_checkpoint()
+    typer.echo("using the bundled nano model, 64 px emoji; --checkpoint takes another", err=True)
+    return folder
+
+
+def _changes(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last) -> dict[str, Any]:
+    """The settings that were named; refuses all that can be refused before a checkpoint is read."""
     exact = _size(size)
-    from dim_jax.pipeline import Settings, check_prompt
+    from dim_jax.settings import Settings, check_prompt
 
     check_prompt(prompt)
-    return Settings(
-        num_steps=steps, guidance_scale=guidance, flow_shift=flow_shift, solver=solver.value, resolution=resolution,
-        size=exact, negative_prompt=negative_prompt, overflow="keep_last" if keep_last else "error",
-    )  # fmt: skip
+    options = {
+        "num_steps": steps, "guidance_scale": guidance, "flow_shift": flow_shift, "solver": solver and solver.value,
+        "resolution": resolution, "size": exact, "negative_prompt": negative_prompt, "overflow": "keep_last" if keep_last else None,
+    }  # fmt: skip
+    changes = {name: value for name, value in options.items() if value is not None}
+    Settings(**changes)
+    return changes
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -5,13 +5,11 @@ painting = pipeline(["Make the sky red."], [open_picture("photo.jpg")])[0]
 painting.save("red.png")
 """
 
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,47 +24,17 @@ from dim_jax.data.buckets import aspect_buckets, nearest_bucket
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pictures import as_rgb, autoencoder_pixels, to_picture
 from dim_jax.data.processor import Processor
-from dim_jax.diffusion import sampler
 from dim_jax.errors import InputError
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.module import with_parameters
 from dim_jax.models.sana import Condition
 from dim_jax.painting import Painting
+from dim_jax.settings import Settings, check_prompt, read_settings
 from dim_jax.weights.convert import open_weights
 
 # Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
 LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
 TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to paint; the defaults are the published ones.
-
-    `size` is (height, width) in pixels: by default an edit takes the size of about `resolution` x `resolution` pixels whose aspect
-    ratio is nearest to the source's, and a picture from text is square. `negative_prompt` replaces the learned null condition.
-    `overflow="keep_last"` admits prompts that are longer than the condition and loses their first tokens.
-    """
-
-    num_steps: int = 30
-    guidance_scale: float = 7.5
-    flow_shift: float = 3.0
-    solver: sampler.Solver = "dpm++2m"
-    resolution: int = 1024
-    size: tuple[int, int] | None = None
-    negative_prompt: str | None = None
-    overflow: Literal["error", "keep_last"] = "error"
-    batch_size: int = 4
-
-    def __post_init__(self):
-        numbers = math.isfinite(self.flow_shift) and math.isfinite(self.guidance_scale)
-        if not numbers or self.num_steps < 1 or self.flow_shift <= 0 or self.guidance_scale < 0 or self.batch_size < 1:
-            raise InputError(
-                f"num_steps {self.num_steps} and batch_size {self.batch_size} must be at least 1, flow_shift {self.flow_shift} positive "
-                f"and guidance_scale {self.guidance_scale} not negative."
-            )
-        if self.negative_prompt is not None:
-            check_prompt(self.negative_prompt, "The negative prompt")
 
 
 @dataclass(frozen=True)
@@ -79,21 +47,11 @@ class Request:
     source: Image.Image | None = None
 
 
-def check_prompt(prompt: str, name: str = "The prompt") -> None:
-    """Refuses a prompt that says nothing; `name` says which.
-
-    Raises:
-        InputError: there is nothing but white space in it.
-    """
-    if not prompt.strip():
-        raise InputError(f"{name} is empty ({prompt!r}). Write what to paint, or leave a negative prompt out.")
-
-
 class Painter:
-    """A model, its processor and its compiled steps. One painter serves both pipelines."""
+    """A model, its processor, the settings that it is meant to paint with, and its compiled steps. One painter serves both pipelines."""
 
-    def __init__(self, dim: Dim, processor: Processor, name: str = "model"):
-        self.dim, self.processor, self.name = dim, processor, name
+    def __init__(self, dim: Dim, processor: Processor, name: str = "model", settings: Settings | None = None):
+        self.dim, self.processor, self.name, self.settings = dim, processor, name, settings or Settings()
         self._null: dict[int, Condition] = {}
         self._condition = jax.jit(_condition, static_argnums=2)
         self._null_row = jax.jit(_null_row, static_argnums=1)
@@ -110,15 +68,16 @@ class Painter:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, dtype: DTypeLike | None = None, tokenizer: str | Path | None = None) -> "Painter":
-        """The model of a checkpoint in any format that holds all of Draw-In-Mind.
+        """The model of a checkpoint in any format that holds all of Draw-In-Mind, with the settings of its settings.json, if any.
 
         `dtype` is that of parameters and computation: bfloat16 on accelerators, float32 on the CPU by default. `tokenizer` is a folder
         or hub id, used instead of the checkpoint's own.
 
         Raises:
-            InputError: the checkpoint is damaged or incomplete, or there is no tokenizer.
+            InputError: the checkpoint or its settings.json is damaged or incomplete, or there is no tokenizer.
         """
         weights = open_weights(path)
+        settings = read_settings(weights.settings) if weights.settings else Settings()
         encoder, sana, autoencoder = weights.sizes.encoder, weights.sizes.sana, weights.sizes.autoencoder
         if encoder is None or sana is None or autoencoder is None:
             raise InputError(f"{path} holds only {', '.join(weights.sizes.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
@@ -143,15 +102,15 @@ class Painter:
         model = nnx.eval_shape(lambda: Dim(config, dtype=chosen, rngs=nnx.Rngs(0)))
         with _enough_memory(f"{path}: loading it as {chosen.name}", "Take --dtype bfloat16, or a device with more."):
             tensors = {name: jnp.asarray(tensor, chosen) for name, tensor in weights.stream()}
-        return cls(with_parameters(model, tensors), processor, str(path))
+        return cls(with_parameters(model, tensors), processor, str(path), settings)
 
     @property
     def dtype(self) -> str:
         """Of parameters and computation."""
         return str(self.dim.connector.fc1.kernel[...].dtype)
 
-    def paint(self, requests: Sequence[Request], settings: Settings, *, progress: bool = False) -> list[Image.Image]:
-        """The pictures of all requests, in order. Requests of one size are painted together, `batch_size` at a time.
+    def paint(self, requests: Sequence[Request], settings: Settings, *, progress: bool = False) -> Iterator[tuple[int, Image.Image]]:
+        """Every request's index and picture, once it is painted. Requests of one size are painted together, `batch_size` at a time.
 
         Raises:
             InputError: a size does not fit the autoencoder; a prompt, picture or seed cannot be used; or there is not enough memory.
@@ -170,7 +129,6 @@ class Painter:
         for group in groups.values():
             width = min(settings.batch_size, len(group))
             batches += [(group[i : i + width], width) for i in range(0, len(group), width)]
-        painted: dict[int, Image.Image] = {}
         with Progress(disable=not progress, transient=True) as bar:
             bar.add_task("painting", total=len(batches) * settings.num_steps)
             self._bar = bar
@@ -180,8 +138,18 @@ class Painter:
                 what = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {width}"
                 with _enough_memory(what, "Take a smaller --resolution or batch_size, or --dtype bfloat16."):
                     pixels = np.asarray(self._batch(filled, settings, watched=progress))
-                painted |= {i: to_picture(one) for i, one in zip(batch, pixels, strict=False)}
-        return [painted[i] for i in range(len(requests))]
+                for i, one in zip(batch, pixels, strict=False):
+                    yield i, to_picture(one)
+
+    def reconstruct(self, pictures: Sequence[Image.Image], settings: Settings) -> list[Image.Image]:
+        """What the autoencoder makes of pictures, each scaled and cropped to `settings.resolution` squared: the best an edit can do."""
+        size, found = (settings.resolution, settings.resolution), []
+        for start in range(0, len(pictures), settings.batch_size):
+            batch = list(pictures[start : start + settings.batch_size])
+            filled = batch + batch[-1:] * (settings.batch_size - len(batch))
+            latents = self._encode(self.dim, np.stack([autoencoder_pixels(picture, size) for picture in filled]))
+            found += [to_picture(one) for one in np.asarray(self._decode(self.dim, latents))[: len(batch)]]
+        return found
 
     def _batch(self, requests: Sequence[Request], settings: Settings, *, watched: bool) -> Float[Array, "b h w 3"]:
         size, sources = requests[0].size, [request.source for request in requests if request.source is not None]
@@ -242,22 +210,35 @@ class EditPipeline:
         pictures: Sequence[Image.Image],
         *,
         seeds: Sequence[int] | None = None,
-        settings: Settings = Settings(),
+        settings: Settings | None = None,
         progress: bool = False,
     ) -> list[Painting]:
-        """One painting per prompt and picture; every seed is 0 by default. A picture does not depend on the rest of its batch.
+        """One painting per prompt and picture; by default every seed is 0 and the settings are the painter's own. A picture does not
+        depend on the rest of its batch.
 
         Raises:
             InputError: the numbers of prompts, pictures and seeds differ, or as in `Painter.paint`.
         """
         seeds = [0] * len(prompts) if seeds is None else seeds
+        return _in_order(self.stream(prompts, pictures, seeds=seeds, settings=settings or self.painter.settings, progress=progress))
+
+    def stream(
+        self,
+        prompts: Sequence[str],
+        pictures: Sequence[Image.Image],
+        *,
+        seeds: Sequence[int],
+        settings: Settings,
+        progress: bool = False,
+    ) -> Iterator[tuple[int, Painting]]:
+        """Index and painting, each as soon as its batch is painted: for a long run that keeps what it has. Errors as in a call."""
         _same_number(prompts=prompts, pictures=pictures, seeds=seeds)
         buckets = aspect_buckets(settings.resolution, self.painter.dim.config.autoencoder.factor)
         requests = [
             Request(prompt, seed, settings.size or nearest_bucket(*picture.size, buckets), as_rgb(picture))
             for prompt, picture, seed in zip(prompts, pictures, seeds, strict=True)
         ]
-        return _run(self.painter, requests, settings, progress)
+        yield from _run(self.painter, requests, settings, progress)
 
 
 @dataclass(frozen=True)
@@ -276,27 +257,32 @@ class GeneratePipeline:
         prompts: Sequence[str],
         *,
         seeds: Sequence[int] | None = None,
-        settings: Settings = Settings(),
+        settings: Settings | None = None,
         progress: bool = False,
     ) -> list[Painting]:
-        """One painting per prompt; every seed is 0 by default.
+        """One painting per prompt; by default every seed is 0 and the settings are the painter's own.
 
         Raises:
             InputError: the numbers of prompts and seeds differ, or as in `Painter.paint`.
         """
         seeds = [0] * len(prompts) if seeds is None else seeds
         _same_number(prompts=prompts, seeds=seeds)
+        settings = settings or self.painter.settings
         size = settings.size or (settings.resolution, settings.resolution)
-        return _run(self.painter, [Request(prompt, seed, size) for prompt, seed in zip(prompts, seeds, strict=True)], settings, progress)
+        requests = [Request(prompt, seed, size) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return _in_order(_run(self.painter, requests, settings, progress))
 
 
-def _run(painter: Painter, requests: Sequence[Request], settings: Settings, progress: bool) -> list[Painting]:
-    pictures = painter.paint(requests, settings, progress=progress)
+def _run(painter: Painter, requests: Sequence[Request], settings: Settings, progress: bool) -> Iterator[tuple[int, Painting]]:
     used = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
-    return [
-        Painting(picture, request.prompt, request.seed, used | {"size": request.size}, painter.name, painter.dtype, request.source)
-        for picture, request in zip(pictures, requests, strict=True)
-    ]
+    for i, picture in painter.paint(requests, settings, progress=progress):
+        prompt, seed, size, source = requests[i].prompt, requests[i].seed, requests[i].size, requests[i].source
+        yield i, Painting(picture, prompt, seed, used | {"size": size}, painter.name, painter.dtype, source)
+
+
+def _in_order(paintings: Iterable[tuple[int, Painting]]) -> list[Painting]:
+    found = dict(paintings)
+    return [found[i] for i in sorted(found)]
 
 
 @contextmanager

@@ -108,6 +108,8 @@ def write_published(folder: Path, weights: Weights, manifest: Manifest) -> None:
         place.mkdir(exist_ok=True)
     for file in weights.tokenizer:
         shutil.copyfile(file, place / file.name)
+    if weights.settings is not None and manifest.published.to != "qwen":
+        shutil.copyfile(weights.settings, folder / checkpoint.SETTINGS)
 
 
 def write_file(path: Path, header: str, tensors: Mapping[str, np.ndarray]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dim_jax import checkpoint
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
@@ -46,6 +47,7 @@ class Weights:
         extras: name -> small tensors that no network uses.
         manifest: of the published checkpoint that they come from, if any.
         tokenizer: tokenizer files.
+        settings: the file that says how it is meant to paint (`dim_jax.settings`), if there is one.
         counts: tensors read of each part.
         notes: what a person should know of what was read.
     """
@@ -58,6 +60,7 @@ class Weights:
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     manifest: Manifest | None = None
     tokenizer: tuple[Path, ...] = ()
+    settings: Path | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -125,6 +128,7 @@ def open_published(path: Path) -> Weights:
         extras={ours: read[name]() for name, ours in kept.items()},
         manifest=_manifest(form, where, found, aliases, kept, dropped, drawn),
         tokenizer=_tokenizer(where) if sizes.encoder else (),
+        settings=checkpoint.settings_file(where),
         counts=Counter(slot.path.split(".")[0] for slot in table.values()),
         notes=_notes(aliases, kept, dropped, drawn, shapes),
     )

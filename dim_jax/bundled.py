@@ -1,0 +1,19 @@
+"""The checkpoint that comes with the package: a nano Draw-In-Mind for 64 px emoji, in the published naming."""
+
+from importlib import resources
+from pathlib import Path
+
+from dim_jax.errors import InputError
+
+NANO = Path(str(resources.files("dim_jax") / "nano"))
+
+
+def bundled_checkpoint() -> Path:
+    """Folder of the checkpoint.
+
+    Raises:
+        InputError: this installation has none.
+    """
+    if not NANO.is_dir():
+        raise InputError(f"{NANO}: the bundled model is missing. Install the package again, or name a checkpoint (--checkpoint).")
+    return NANO

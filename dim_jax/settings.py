@@ -1,0 +1,72 @@
+"""How to paint: the published numbers, and those that a checkpoint names in its settings.json."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from dim_jax.diffusion import sampler
+from dim_jax.errors import InputError
+from dim_jax.models.hf_config import HFConfig
+
+SOLVERS = get_args(sampler.Solver)
+# What a checkpoint may name. The rest of `Settings` is a matter of one picture or of the machine.
+IN_FILE = {"num_steps": int, "guidance_scale": float, "flow_shift": float, "solver": str, "resolution": int}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to paint; the defaults are the published ones.
+
+    `size` is (height, width) in pixels: by default an edit takes the size of about `resolution` x `resolution` pixels whose aspect
+    ratio is nearest to the source's, and a picture from text is square. `negative_prompt` replaces the learned null condition.
+    `overflow="keep_last"` admits prompts that are longer than the condition and loses their first tokens.
+    """
+
+    num_steps: int = 30
+    guidance_scale: float = 7.5
+    flow_shift: float = 3.0
+    solver: sampler.Solver = "dpm++2m"
+    resolution: int = 1024
+    size: tuple[int, int] | None = None
+    negative_prompt: str | None = None
+    overflow: Literal["error", "keep_last"] = "error"
+    batch_size: int = 4
+
+    def __post_init__(self):
+        numbers = math.isfinite(self.flow_shift) and math.isfinite(self.guidance_scale)
+        counts = (self.num_steps, self.resolution, self.batch_size)
+        if not numbers or min(counts) < 1 or self.flow_shift <= 0 or self.guidance_scale < 0:
+            raise InputError(
+                f"num_steps {self.num_steps}, resolution {self.resolution} and batch_size {self.batch_size} must be at least 1, "
+                f"flow_shift {self.flow_shift} positive and guidance_scale {self.guidance_scale} not negative."
+            )
+        if self.negative_prompt is not None:
+            check_prompt(self.negative_prompt, "The negative prompt")
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings in a checkpoint's settings.json: any of the keys of `IN_FILE`; the published defaults for the others.
+
+    Raises:
+        InputError: the file is damaged, or a key is unknown or has a value that it cannot take.
+    """
+    file = HFConfig(path)
+    if unknown := [key for key in file.values if key not in IN_FILE]:
+        raise InputError(f"{path}: {', '.join(unknown)}: no setting of a checkpoint. Those are {', '.join(IN_FILE)}.")
+    file.only("solver", *SOLVERS)
+    values = {key: file.get(key, kind) for key, kind in IN_FILE.items() if key in file}
+    try:
+        return Settings(**values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def check_prompt(prompt: str, name: str = "The prompt") -> None:
+    """Refuses a prompt that says nothing; `name` says which.
+
+    Raises:
+        InputError: there is nothing but white space in it.
+    """
+    if not prompt.strip():
+        raise InputError(f"{name} is empty ({prompt!r}). Write what to paint, or leave a negative prompt out.")
