@@ -1,4 +1,4 @@
-"""Output folders that appear whole or not at all."""
+"""Output folders and files that appear whole or not at all."""
 
 import errno
 import os
@@ -61,6 +61,39 @@ def new_folder(target: Path, *, overwrite: bool = False, needs: int = 0) -> Iter
         raise InputError(_full(target, error.strerror or "the disk is full")) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_file(path: Path, *, overwrite: bool) -> None:
+    """Refuses a path where no file may be written.
+
+    Raises:
+        InputError: its folder is missing or closed, or it exists and may not be overwritten.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist. Make it first, or choose another output.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: nothing may be written to the folder {path.parent}. Change its permissions, or choose another output.")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no file that could be overwritten. Choose another output.")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists. Choose another output, or overwrite it (--overwrite).")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; renamed to `path` at the end, which replaces what was there, and removed if anything goes wrong.
+
+    Raises:
+        InputError: it cannot be written, such as on a full disk.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield scratch
+        scratch.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Free some space or choose another output.") from error
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _full(target: Path, why: str) -> str:

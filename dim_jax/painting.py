@@ -1,19 +1,21 @@
 """A painted picture with the settings that made it, and the files it is saved to."""
 
 import json
-import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from dim_jax import __version__
 from dim_jax.errors import InputError
+from dim_jax.folders import check_file, new_file
 
 GAP = 8  # white pixels between the pictures of a sheet
+TEXT = 11  # height of its letters, pixels
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Painting:
         info = PngInfo()
         for key, value in self.metadata().items():
             info.add_itxt(key, value)
-        _write(self.image, check_output(path, overwrite=overwrite), info)
+        save_picture(self.image, path, overwrite=overwrite, info=info)
 
     def metadata(self) -> dict[str, str]:
         """What a saved picture says of itself."""
@@ -74,25 +76,47 @@ def sheet(paintings: Sequence[Painting]) -> Image.Image:
         high = painting.image.height
         scaled = [] if source is None else [source.resize((max(1, round(source.width * high / source.height)), high))]
         rows.append([*scaled, painting.image])
+    return grid(rows)
+
+
+def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Rows of pictures on white, aligned at the top and at the left."""
+    heights = [max(image.height for image in row) for row in rows]
     width = max(sum(image.width for image in row) + GAP * (len(row) - 1) for row in rows)
-    height = sum(row[0].height for row in rows) + GAP * (len(rows) - 1)
-    canvas, top = Image.new("RGB", (width, height), "white"), 0
-    for row in rows:
+    canvas, top = Image.new("RGB", (width, sum(heights) + GAP * (len(rows) - 1)), "white"), 0
+    for row, height in zip(rows, heights, strict=True):
         left = 0
         for image in row:
             canvas.paste(image, (left, top))
             left += image.width + GAP
-        top += row[0].height + GAP
+        top += height + GAP
     return canvas
 
 
+def labelled(pictures: Sequence[Image.Image], text: str, *, zoom: int = 1) -> Image.Image:
+    """Pictures side by side, every pixel as `zoom` x `zoom`, and below them a text in lines of their width."""
+    large = [image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST) for image in pictures]
+    width = sum(image.width for image in large) + GAP * (len(large) - 1)
+    font = ImageFont.load_default(TEXT)
+    lines = textwrap.wrap(text, max(1, int(width / font.getlength("n"))))
+    label = Image.new("RGB", (width, round(1.5 * TEXT * len(lines)) + 1), "white")
+    ImageDraw.Draw(label).multiline_text((0, 0), "\n".join(lines), "black", font, spacing=TEXT / 4)
+    return grid([large, [label]])
+
+
 def save_sheet(paintings: Sequence[Painting], path: str | Path, *, overwrite: bool = False) -> None:
-    """Write `sheet` as a PNG.
+    """Write `sheet` as a PNG. Errors as in `save_picture`."""
+    save_picture(sheet(paintings), path, overwrite=overwrite)
+
+
+def save_picture(image: Image.Image, path: str | Path, *, overwrite: bool = False, info: PngInfo | None = None) -> None:
+    """Write a picture as a PNG, which appears whole or not at all.
 
     Raises:
         InputError: as `check_output`; or the disk is full.
     """
-    _write(sheet(paintings), check_output(path, overwrite=overwrite), PngInfo())
+    with new_file(check_output(path, overwrite=overwrite)) as scratch:
+        image.save(scratch, "PNG", pnginfo=info)
 
 
 def check_output(path: str | Path, *, overwrite: bool) -> Path:
@@ -104,23 +128,5 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: pictures are written as PNG, which keeps the prompt and the settings. Name a file that ends in .png.")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist. Make it first, or choose another output.")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: nothing may be written to the folder {path.parent}. Change its permissions, or choose another output.")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is no file that could be overwritten. Choose another output.")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists. Choose another output, or overwrite it (--overwrite).")
+    check_file(path, overwrite=overwrite)
     return path
-
-
-def _write(image: Image.Image, path: Path, info: PngInfo) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        image.save(scratch, "PNG", pnginfo=info)
-        scratch.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Free some space or choose another output.") from error
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax import __version__, painting
+from dim_jax import __version__, folders
 from dim_jax.errors import InputError
-from dim_jax.painting import GAP, Painting, check_output, read_metadata, save_sheet, sheet
+from dim_jax.painting import GAP, Painting, check_output, grid, labelled, read_metadata, save_picture, save_sheet, sheet
 from tests.painter_fixtures import picture
 
 PROMPT = 'Fuchs 🦊 im "Schnee"\nZeile zwei: 日本語, e\u0301, \u202eRTL'
@@ -73,6 +73,30 @@ def test_sheet_of_a_very_thin_source():
     assert sheet([example(64, 32, picture(8, 1600))]).size == (1 + GAP + 64, 32)
 
 
+def test_grid_aligns_rows_of_unequal_pictures():
+    small, tall = picture(4, 4, 1), picture(6, 10, 2)
+    pixels = np.asarray(grid([[small, tall], [small]]))
+    assert pixels.shape == (10 + GAP + 4, 4 + GAP + 6, 3)
+    np.testing.assert_array_equal(pixels[:4, :4], np.asarray(small))
+    np.testing.assert_array_equal(pixels[:10, 4 + GAP :], np.asarray(tall))
+    np.testing.assert_array_equal(pixels[10 + GAP :, :4], np.asarray(small))
+    assert (pixels[4:10, :4] == 255).all()
+
+
+def test_labelled_writes_the_text_below_and_keeps_it_narrow():
+    one, other = picture(40, 40, 1), picture(40, 40, 2)
+    canvas = labelled([one, other], "a long instruction that takes several lines here", zoom=2)
+    pixels = np.asarray(canvas)
+    assert canvas.width == 160 + GAP
+    np.testing.assert_array_equal(pixels[:80, :80], np.asarray(one.resize((80, 80), Image.Resampling.NEAREST)))
+    np.testing.assert_array_equal(pixels[:80, 80 + GAP :], np.asarray(other.resize((80, 80), Image.Resampling.NEAREST)))
+    ink = (pixels[80 + GAP :] < 128).all(-1)
+    rows = np.flatnonzero(ink.any(1))
+    assert np.diff(rows).max() > 1, "one line only"
+    assert rows[-1] < len(ink) - 1, "the last line is cut"
+    assert labelled([one], "red").height < canvas.height
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a", "a.png.txt"])
 def test_only_png(tmp_path, name):
     with pytest.raises(InputError, match=rf"{name}: pictures are written as PNG"):
@@ -83,7 +107,7 @@ def test_only_png(tmp_path, name):
 def test_an_existing_file_stays_without_overwrite(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"mine")
-    for save in (example().save, lambda path: save_sheet([example()], path)):
+    for save in (example().save, lambda path: save_sheet([example()], path), lambda path: save_picture(picture(8, 8), path)):
         with pytest.raises(InputError, match=r"a\.png exists\. .*--overwrite"):
             save(path)
     assert path.read_bytes() == b"mine"
@@ -98,7 +122,7 @@ def test_places_that_cannot_be_written_to(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"folder\.png is no file"):
         check_output(tmp_path / "folder.png", overwrite=True)
     # Root may write everywhere, so the answer of the system is replaced.
-    monkeypatch.setattr(painting.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(folders.os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match=r"a\.png: nothing may be written to the folder"):
         check_output(tmp_path / "a.png", overwrite=True)
 
