@@ -17,8 +17,9 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,6 +69,24 @@ def _orbax(largest: int = 0) -> Iterator[None]:
             sys.unraisablehook = hook
 
 
+def _wait_for_quiet(folder: Path, *, quiet: float = 0.5, limit: float = 30.0) -> None:
+    """Return once nothing in a folder has changed for `quiet` seconds, or after `limit`.
+
+    Where one of Orbax's writes fails, others go on in threads that nobody can join. They make again whatever folder was removed.
+    """
+    start = since = time.monotonic()
+    before: dict[str, int] = {}
+    while (now := time.monotonic()) < min(since + quiet, start + limit):
+        sizes = {}
+        for place, _, names in os.walk(folder):
+            for file in (os.path.join(place, name) for name in names):
+                with suppress(FileNotFoundError):  # renamed since it was listed
+                    sizes[file] = os.path.getsize(file)
+        if sizes != before:
+            before, since = sizes, now
+        time.sleep(quiet / 20)
+
+
 def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
     """The names in order, in groups of up to `GROUP` bytes."""
     group: list[str] = []
@@ -86,20 +105,24 @@ def write_weights(folder: Path, tensors: Iterable[tuple[str, Any]]) -> None:
     """Save tensors (path, array) as `folder`/weights; no more than one group of them is held at a time.
 
     Raises:
-        OSError: the disk is full.
+        OSError: the disk is full. Nothing writes into `folder` any more, so it can be removed.
     """
     target = os.path.abspath(folder / WEIGHTS)
     group: dict[str, Any] = {}
-    with _orbax():
-        for path, tensor in tensors:
-            group[path] = tensor
-            del tensor  # or it would live on while the next one is put together
-            if sum(array.nbytes for array in group.values()) > GROUP:
+    try:
+        with _orbax():
+            for path, tensor in tensors:
+                group[path] = tensor
+                del tensor  # or it would live on while the next one is put together
+                if sum(array.nbytes for array in group.values()) > GROUP:
+                    ocp.partial.save(target, group)
+                    group = {}
+            if group:
                 ocp.partial.save(target, group)
-                group = {}
-        if group:
-            ocp.partial.save(target, group)
-        ocp.partial.finalize(target)
+            ocp.partial.finalize(target)
+    except (OSError, KeyboardInterrupt):
+        _wait_for_quiet(folder)
+        raise
 
 
 def write(

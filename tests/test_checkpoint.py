@@ -3,6 +3,9 @@
 import json
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +183,29 @@ def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt), checkpoint.new_folder(tmp_path / "x") as folder:
         checkpoint.write(folder, tensors(), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writes_that_outlive_a_full_disk_leave_nothing(tmp_path, monkeypatch):
+    """As Orbax's do: they make the folder again if it was removed meanwhile."""
+    writers = []
+
+    def write(path):
+        for i in range(10):
+            time.sleep(0.03)
+            Path(path).mkdir(parents=True, exist_ok=True)
+            Path(path, str(i)).touch()
+
+    def save(path, group):
+        writers.append(threading.Thread(target=write, args=[path]))
+        writers[0].start()
+        raise ValueError("os_error_code='28'")
+
+    monkeypatch.setattr(checkpoint.ocp.partial, "save", save)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with pytest.raises(InputError, match="no space"):
+        checkpoint.save(tmp_path / "x", {"a": np.zeros(2, np.float32)}, {})
+    writers[0].join()
     assert list(tmp_path.iterdir()) == []
 
 
