@@ -27,7 +27,7 @@ from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.module import with_parameters
-from dim_jax.models.sana import Condition
+from dim_jax.models.sana import Condition, SanaConfig
 from dim_jax.painting import Painting
 from dim_jax.settings import Settings, check_prompt, read_settings
 from dim_jax.weights.convert import open_weights
@@ -67,25 +67,33 @@ class Painter:
         )
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, dtype: DTypeLike | None = None, tokenizer: str | Path | None = None) -> "Painter":
+    def from_pretrained(
+        cls, path: str | Path, *, edits: bool = False, dtype: DTypeLike | None = None, tokenizer: str | Path | None = None
+    ) -> "Painter":
         """The model of a checkpoint in any format that holds all of Draw-In-Mind, with the settings of its settings.json, if any.
 
-        `dtype` is that of parameters and computation: bfloat16 on accelerators, float32 on the CPU by default. `tokenizer` is a folder
-        or hub id, used instead of the checkpoint's own.
+        `edits` asks for one that edits: another is refused before its weights are read. `dtype` is that of parameters and computation:
+        bfloat16 on accelerators, float32 on the CPU by default. `tokenizer` is a folder or hub id, used instead of the checkpoint's own.
 
         Raises:
-            InputError: the checkpoint or its settings.json is damaged or incomplete, or there is no tokenizer.
+            InputError: the checkpoint or its settings.json is damaged or incomplete, or has parts that do not belong together; or there
+                is no tokenizer.
         """
         weights = open_weights(path)
         settings = read_settings(weights.settings) if weights.settings else Settings()
         encoder, sana, autoencoder = weights.sizes.encoder, weights.sizes.sana, weights.sizes.autoencoder
         if encoder is None or sana is None or autoencoder is None:
             raise InputError(f"{path} holds only {', '.join(weights.sizes.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
+        if edits:
+            _check_edits(sana, path)
         if tokenizer is None and not weights.tokenizer:
             raise InputError(
                 f"{path} has no tokenizer. Name one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T."
             )
-        config = DimConfig(encoder, sana, autoencoder)
+        try:
+            config = DimConfig(encoder, sana, autoencoder)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         processor = Processor.from_pretrained(
             tokenizer or weights.tokenizer[0].parent,
             condition_length=sana.condition_length,
@@ -192,17 +200,17 @@ class Painter:
 
 @dataclass(frozen=True)
 class EditPipeline:
-    """Edits pictures as prompts say."""
+    """Edits pictures as prompts say; a painter that cannot is an `InputError`."""
 
     painter: Painter
+
+    def __post_init__(self):
+        _check_edits(self.painter.dim.config.sana, self.painter.name)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **kwargs) -> "EditPipeline":
         """See `Painter.from_pretrained`."""
-        painter = Painter.from_pretrained(path, **kwargs)
-        if not painter.dim.config.sana.is_edit:
-            raise InputError(f"{path} paints from text only (its SANA has no source channels). Use `dim generate`, or an edit checkpoint.")
-        return cls(painter)
+        return cls(Painter.from_pretrained(path, edits=True, **kwargs))
 
     def __call__(
         self,
@@ -296,6 +304,11 @@ def _enough_memory(what: str, remedy: str) -> Iterator[None]:
             raise
         reason = next(iter(str(error).splitlines()), "out of memory").rstrip(".")
         raise InputError(f"{what} takes more memory than this device has ({reason}). {remedy}") from error
+
+
+def _check_edits(sana: SanaConfig, name: str | Path) -> None:
+    if not sana.is_edit:
+        raise InputError(f"{name} paints from text only (its SANA has no source channels). Use `dim generate`, or an edit checkpoint.")
 
 
 def _same_number(**lists: Sequence) -> None:

@@ -75,7 +75,7 @@ def test_dtype(monkeypatch):
     loads, shared = [], painter()
     monkeypatch.setattr(Painter, "from_pretrained", lambda path, **options: loads.append(options) or shared)
     assert dim(*edit(*QUICKLY, "--dtype", "float32", "--tokenizer", "T"))[0] == 0
-    assert loads == [{"dtype": "float32", "tokenizer": "T"}]
+    assert loads == [{"edits": True, "dtype": "float32", "tokenizer": "T"}]
 
 
 def test_convert_there_and_back():

@@ -1,5 +1,6 @@
 """The composition: condition, painting with and without guidance and source, and how large the whole is."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -9,7 +10,9 @@ import pytest
 from flax import nnx
 
 from dim_jax.data.inputs import encoder_inputs
+from dim_jax.errors import InputError
 from dim_jax.models import module
+from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.sana import SanaConfig
 from tests.parity import dim_goldens
@@ -117,3 +120,9 @@ def test_full_size():
         "null table": 18_874_368,
         "autoencoder": 312_250_275,
     }
+
+
+def test_parts_with_other_latents_are_no_model():
+    whole = DimConfig.dim_4_6b()
+    with pytest.raises(InputError, match=r"SANA has 32 latent channels, the autoencoder 8\."):
+        replace(whole, autoencoder=DCAEConfig.tiny())

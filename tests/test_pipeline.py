@@ -3,6 +3,7 @@
 import copy
 import json
 import time
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from dim_jax import pipeline as module
 from dim_jax.errors import InputError
+from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters
 from dim_jax.pipeline import EditPipeline, GeneratePipeline, Painter, Settings
 from dim_jax.weights.convert import convert
@@ -149,13 +151,29 @@ def text_to_image(folder):
 
 def test_from_text(tmp_path):
     """An edit model without a source is the text-to-image model in it."""
-    checkpoint = text_to_image(tmp_path / "t2i")
     (edit_model,) = GeneratePipeline(painter())(["a hat"], settings=QUICK)
-    (model,) = GeneratePipeline.from_pretrained(checkpoint)(["a hat"], settings=QUICK)
+    pipeline = GeneratePipeline.from_pretrained(text_to_image(tmp_path / "t2i"))
+    (model,) = pipeline(["a hat"], settings=QUICK)
     assert (model.image.size, model.source, model.seed) == ((64, 64), None, 0)
     assert largest_difference(model.image, edit_model.image) <= 1
     with pytest.raises(InputError, match=r"t2i paints from text only .* `dim generate`"):
-        EditPipeline.from_pretrained(checkpoint)
+        EditPipeline(pipeline.painter)
+
+
+def test_a_text_to_image_checkpoint_does_not_edit(tmp_path, monkeypatch):
+    """It is refused before its weights are read."""
+    weights = module.open_weights(text_to_image(tmp_path / "t2i"))
+    monkeypatch.setattr(module, "open_weights", lambda path: replace(weights, stream=lambda: pytest.fail("weights were read")))
+    with pytest.raises(InputError, match=r"t2i paints from text only .* `dim generate`"):
+        EditPipeline.from_pretrained(tmp_path / "t2i")
+
+
+def test_parts_with_other_latents_are_refused(tmp_path, monkeypatch):
+    weights = module.open_weights(tiny_checkpoint(tmp_path / "tiny"))
+    sizes = replace(weights.sizes, autoencoder=DCAEConfig.f32c32())
+    monkeypatch.setattr(module, "open_weights", lambda path: replace(weights, sizes=sizes))
+    with pytest.raises(InputError, match=r"tiny: SANA has 8 latent channels, the autoencoder 32\."):
+        EditPipeline.from_pretrained(tmp_path / "tiny")
 
 
 def test_the_converted_checkpoint_paints_the_same(tmp_path):

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.diffusion import flow, sampler
+from dim_jax.errors import InputError
 from dim_jax.models.connector import Connector, select_user_turn
 from dim_jax.models.dc_ae import DCAE, DCAEConfig
 from dim_jax.models.qwen import Qwen, QwenConfig
@@ -24,11 +25,20 @@ from dim_jax.models.sana import Condition, Sana, SanaConfig
 
 @dataclass(frozen=True)
 class DimConfig:
-    """The sizes of every part; the connector's follow from its neighbours."""
+    """The sizes of every part; the connector's follow from its neighbours.
+
+    Raises:
+        InputError: SANA and the autoencoder have other latents.
+    """
 
     encoder: QwenConfig
     sana: SanaConfig
     autoencoder: DCAEConfig
+
+    def __post_init__(self):
+        ours, theirs = self.sana.latent_channels, self.autoencoder.latent_channels
+        if ours != theirs:
+            raise InputError(f"SANA has {ours} latent channels, the autoencoder {theirs}. Put parts together that were trained together.")
 
     @classmethod
     def dim_4_6b(cls, *, edit: bool = False) -> "DimConfig":
