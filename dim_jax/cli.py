@@ -14,6 +14,8 @@ from dim_jax import __version__
 from dim_jax.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
+evaluate = typer.Typer(no_args_is_help=True, help="Measure a painter on a benchmark.")
+app.add_typer(evaluate, name="evaluate")
 console = Console(stderr=True)
 
 
@@ -178,6 +180,45 @@ def convert(
         convert.assemble(encoder, sana, autoencoder, paths[0], condition_length=condition_length, seed=seed, **options)
     else:
         convert.convert(paths[0], paths[1], to.value, **options)
+
+
+@evaluate.command()
+def emoji(
+    data: Annotated[Path, typer.Option(help="Folder of edit pairs; those of the test split are painted.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write; a contact sheet and the pictures lie beside it.")],
+    checkpoint: Checkpoint = None,
+    pairs_per_rule: Annotated[int | None, typer.Option(min=1, help="Default: 24, or as many more as 200 pairs in all need.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample and of the noise.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures painted at once.")] = 16,
+    dtype: Dtype = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Edit held-out emoji pairs and measure how near the results come to the targets. Goes on where it was interrupted."""
+    from dim_jax.data.pairs import Pairs
+    from dim_jax.evals import emoji
+    from dim_jax.pipeline import EditPipeline
+
+    emoji.check_outputs(output, overwrite=overwrite)
+    edits, captions = Pairs.open(data, "test", "edit"), Pairs.open(data, "test", "caption")
+    pipeline = EditPipeline.from_pretrained(_checkpoint(checkpoint), dtype=dtype)
+    report = emoji.evaluate(
+        pipeline, edits, captions, output, data=str(data), pairs_per_rule=pairs_per_rule, seed=seed, batch_size=batch_size,
+        overwrite=overwrite, progress=console.is_terminal,
+    )  # fmt: skip
+    Console().print(emoji.table(report))
+    typer.echo(f"wrote {output} and {output.with_suffix('.png')}", err=True)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="OUT_FOLDER", help="Where the paintings and a sheet of them go.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Edit the sample pictures that come with the bundled model, and paint from text."""
+    from dim_jax import demo
+
+    sheet = demo.run(_checkpoint(None), folder, overwrite=overwrite, progress=console.is_terminal)
+    typer.echo(f"wrote {sheet} and the paintings on it", err=True)
 
 
 def _checkpoint(chosen: Path | None) -> Path:

@@ -1,0 +1,103 @@
+"""A first look: the sample pictures beside a checkpoint are edited as its samples.json says, and what has no picture is painted from text.
+
+samples/samples.json   a list of {"image": "name.png", "prompt": "...", "seed": 0}; without "image" it is painted from the text
+samples/name.png       pictures that the model was not trained on
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from dim_jax.checkpoint import read_json
+from dim_jax.data.pictures import open_picture
+from dim_jax.errors import InputError
+from dim_jax.painting import Painting, check_output, grid, labelled, save_picture
+from dim_jax.pipeline import EditPipeline, GeneratePipeline
+
+COLUMNS = 3  # of the sheet
+KEYS = {"image": str, "prompt": str, "seed": int}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What to paint: an edit of `source`, or a picture from the prompt alone."""
+
+    prompt: str
+    seed: int
+    source: Image.Image | None
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """The samples in a folder with a samples.json.
+
+    Raises:
+        InputError: samples.json or a picture is missing or cannot be used.
+    """
+    file = folder / "samples.json"
+    entries = read_json(file)
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{file}: must be a list of samples, at least one. Restore it.")
+    for number, entry in enumerate(entries, 1):
+        fits = isinstance(entry, dict) and {"prompt", "seed"} <= entry.keys() <= KEYS.keys()
+        if not fits or any(type(value) is not KEYS[key] for key, value in entry.items()):
+            raise InputError(f"{file}: sample {number} is {entry!r}, but must have prompt, seed and perhaps the name of an image. Mend it.")
+    return [
+        Sample(entry["prompt"], entry["seed"], open_picture(folder / entry["image"]) if "image" in entry else None) for entry in entries
+    ]  # fmt: skip
+
+
+def check_outputs(folder: Path, number: int, *, overwrite: bool) -> list[Path]:
+    """Where `number` paintings and, last, the sheet go; makes the folder.
+
+    Raises:
+        InputError: one of them may not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
+    return [check_output(folder / f"{name}.png", overwrite=overwrite) for name in (*range(1, number + 1), "sheet")]
+
+
+def paint(pipeline: EditPipeline, samples: Sequence[Sample], *, progress: bool = False) -> list[Painting]:
+    """The samples, painted with the settings of the checkpoint: all edits in one batch, all others in another. In order.
+
+    Raises:
+        InputError: as in `EditPipeline` and `GeneratePipeline`.
+    """
+    edits = {i: sample.source for i, sample in enumerate(samples) if sample.source is not None}
+    texts = [i for i in range(len(samples)) if i not in edits]
+    settings = replace(pipeline.painter.settings, batch_size=len(samples))
+    found: dict[int, Painting] = {}
+    if edits:
+        prompts, seeds = [samples[i].prompt for i in edits], [samples[i].seed for i in edits]
+        edited = pipeline(prompts, list(edits.values()), seeds=seeds, settings=settings, progress=progress)
+        found |= zip(edits, edited, strict=True)
+    if texts:
+        prompts, seeds = [samples[i].prompt for i in texts], [samples[i].seed for i in texts]
+        painted = GeneratePipeline(pipeline.painter)(prompts, seeds=seeds, settings=settings, progress=progress)
+        found |= zip(texts, painted, strict=True)
+    return [found[i] for i in range(len(samples))]
+
+
+def sheet(paintings: Sequence[Painting]) -> Image.Image:
+    """Source and result of every painting, the prompt below."""
+    cells = [labelled([*([one.source] if one.source else []), one.image], one.prompt, zoom=2) for one in paintings]
+    return grid([cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)])
+
+
+def run(checkpoint: Path, folder: Path, *, overwrite: bool = False, progress: bool = False) -> Path:
+    """Paint the samples of a checkpoint into `folder`: 1.png, 2.png ... and sheet.png, whose path is returned.
+
+    Raises:
+        InputError: the checkpoint or its samples cannot be used, or an output may not be written.
+    """
+    samples = read_samples(checkpoint / "samples")
+    *files, last = check_outputs(folder, len(samples), overwrite=overwrite)
+    paintings = paint(EditPipeline.from_pretrained(checkpoint), samples, progress=progress)
+    for painting, file in zip(paintings, files, strict=True):
+        painting.save(file, overwrite=overwrite)
+    save_picture(sheet(paintings), last, overwrite=overwrite)
+    return last

@@ -1,0 +1,214 @@
+"""How well a painter edits emoji that it has not seen: does a result come nearer to the target than to the source, and how near?
+
+Beside the painter stand two baselines: leaving the source as it is, and the autoencoder's reconstruction of the target, which no edit
+of this painter can be expected to beat.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image
+from rich.table import Table
+
+from dim_jax.data.pairs import Example
+from dim_jax.data.pictures import cover_crop
+from dim_jax.errors import InputError
+from dim_jax.evals import pictures as kept
+from dim_jax.evals.metrics import mse, psnr, unit_pixels
+from dim_jax.folders import check_file, new_file
+from dim_jax.painting import check_output, grid, labelled, save_picture
+from dim_jax.pipeline import EditPipeline, Painter
+from dim_jax.settings import Settings
+
+PAIRS_PER_RULE, PAIRS = 24, 200
+RECONSTRUCTIONS = 500
+SHOWN = 3  # pairs of each rule on the contact sheet
+COLUMNS = {"nearer": "nearer to target", "psnr": "PSNR", "psnr_copy": "source as it is", "psnr_autoencoder": "autoencoder"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The measures of one pair. Errors are mean squared ones on RGB in [0, 1] at the data's size, ratios are in dB.
+
+    Attributes:
+        rule, key, prompt, seed: which pair, and how it was painted.
+        mse_target, mse_source: between the result and the target, or the source.
+        psnr: of the result against the target.
+        psnr_copy: of the source against the target.
+        psnr_autoencoder: of the target's reconstruction against the target.
+    """
+
+    rule: str
+    key: str
+    prompt: str
+    seed: int
+    mse_target: float
+    mse_source: float
+    psnr: float
+    psnr_copy: float
+    psnr_autoencoder: float
+
+    @property
+    def nearer(self) -> bool:
+        """Whether the result is nearer to the target than to the source."""
+        return self.mse_target < self.mse_source
+
+
+def sample(rules: Sequence[str], pairs_per_rule: int | None = None, *, seed: int = 0) -> list[int]:
+    """Indices of a random sample that is balanced over rules, rule by rule; a larger one of the same seed holds a smaller one.
+
+    `pairs_per_rule` is 24 by default, or as many more as 200 pairs in all need. All pairs are taken of a rule that has fewer.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, rule in enumerate(rules):
+        groups.setdefault(rule, []).append(i)
+    number = pairs_per_rule or PAIRS_PER_RULE
+    largest = max(map(len, groups.values()))
+    while pairs_per_rule is None and number < largest and sum(min(number, len(group)) for group in groups.values()) < PAIRS:
+        number += 1
+    found = []
+    for rule, group in sorted(groups.items()):
+        order = np.random.default_rng([seed, zlib.crc32(rule.encode())]).permutation(len(group))
+        found += [group[i] for i in order[:number]]
+    return found
+
+
+def evaluate(
+    pipeline: EditPipeline,
+    edits: Sequence[Example],
+    captions: Sequence[Example],
+    output: Path,
+    *,
+    data: str,
+    pairs_per_rule: int | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Measure a painter on a balanced sample of pairs; by rule, overall, and pair by pair.
+
+    Results are kept in the folder `output` with ".pictures" for its suffix, and a second run goes on where the first one stopped. At
+    the end the report is written to `output`, and a contact sheet (source, result, target) beside it, as a PNG of the same name.
+
+    Args:
+        pipeline: the painter; it paints with the settings of its checkpoint.
+        edits: pairs of a split that it was not trained on. The first wording of the instruction is taken.
+        captions: every picture of that split; the autoencoder is measured on up to 500 of them.
+        output: the JSON to write.
+        data: where the pairs come from, for the report.
+        pairs_per_rule: see `sample`.
+        seed: of the sample and of the noise.
+        batch_size: pictures painted at once.
+        overwrite: replace `output` and its contact sheet.
+        progress: show a bar.
+
+    Raises:
+        InputError: there is nothing to measure, an output cannot be written, or as in `EditPipeline`.
+    """
+    check_outputs(output, overwrite=overwrite)
+    if not len(edits) or not len(captions) or batch_size < 1 or (pairs_per_rule is not None and pairs_per_rule < 1):
+        raise InputError(
+            f"{data}: {len(edits)} pairs and {len(captions)} pictures to measure with, {pairs_per_rule or PAIRS_PER_RULE} pairs a rule in "
+            f"batches of {batch_size}. Each must be at least 1: give another data set, or other numbers."
+        )
+    painter = pipeline.painter
+    settings, weights = replace(painter.settings, batch_size=batch_size), kept.digest(painter)
+    chosen = [edits[i] for i in sample([example.rule for example in edits], pairs_per_rule, seed=seed)]
+    tasks = [_edit(example, seed) for example in chosen]
+    results = kept.paint(pipeline, tasks, output.with_suffix(".pictures"), settings, weights, progress=progress)
+    targets = [example.target for example in chosen]
+    rebuilt = painter.reconstruct(targets, settings)
+    rows = [
+        _measure(example, task, result, again)
+        for example, task, result, again in zip(chosen, tasks, results, rebuilt, strict=True)
+    ]  # fmt: skip
+    report = {
+        "data": data, "checkpoint": painter.name, "weights": weights, "dtype": painter.dtype, "seed": seed,
+        "settings": {key: value for key, value in asdict(settings).items() if value is not None},
+        "overall": summary(rows),
+        "rules": {rule: summary(list(group)) for rule, group in groupby(rows, lambda row: row.rule)},
+        "autoencoder": _autoencoder(painter, captions, settings, seed),
+        "pairs": [asdict(row) for row in rows],
+    }  # fmt: skip
+    save_picture(_sheet(chosen, tasks, results), output.with_suffix(".png"), overwrite=True)
+    with new_file(output) as scratch:
+        scratch.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def check_outputs(output: Path, *, overwrite: bool) -> None:
+    """Refuses an output of `evaluate` before anything is loaded.
+
+    Raises:
+        InputError: it does not end in .json, or it or its contact sheet may not be written.
+    """
+    if output.suffix.lower() != ".json":
+        raise InputError(f"{output}: the report is written as JSON. Name a file that ends in .json.")
+    check_file(output, overwrite=overwrite)
+    check_output(output.with_suffix(".png"), overwrite=overwrite)
+
+
+def summary(results: Sequence[Result]) -> dict[str, int | float]:
+    """Number of pairs, the share that came nearer to the target than to the source, and means of the ratios (dB)."""
+    return {"pairs": len(results)} | {name: float(np.mean([getattr(row, name) for row in results])) for name in COLUMNS}
+
+
+def table(report: Mapping[str, Any]) -> Table:
+    """The report by rule, for people."""
+    model = report["autoencoder"]
+    found = Table(caption=f"PSNR in dB. The autoencoder alone, over {model['pictures']} pictures: {model['psnr']:.2f} dB.")
+    for column in ("rule", "pairs", *COLUMNS.values()):
+        found.add_column(column, justify="left" if column == "rule" else "right", no_wrap=column == "rule")
+    for rule, row in (*report["rules"].items(), ("all", report["overall"])):
+        if rule == "all":
+            found.add_section()
+        found.add_row(rule, str(row["pairs"]), f"{row['nearer']:.0%}", *(f"{row[name]:.2f}" for name in list(COLUMNS)[1:]))
+    return found
+
+
+def _edit(example: Example, seed: int) -> kept.Edit:
+    """The task of a pair. Its noise depends on the pair and on the run's seed, not on what else is in the sample."""
+    if example.source is None:
+        raise InputError(f"{example.key}: has no source to edit. Give pairs (kind 'edit').")
+    own = zlib.crc32(example.source.tobytes(), zlib.crc32(f"{seed} {example.key}".encode())) >> 1
+    return kept.Edit(f"{quote(example.rule, safe=' ')}/{quote(example.key, safe=' ')}", example.texts[0], example.source, own)
+
+
+def _measure(example: Example, task: kept.Edit, result: Image.Image, rebuilt: Image.Image) -> Result:
+    size = (example.target.height, example.target.width)
+    source, target, painted, again = (unit_pixels(picture, size) for picture in (task.source, example.target, result, rebuilt))
+    error = mse(painted, target)
+    return Result(
+        example.rule, example.key, task.prompt, task.seed, error, mse(painted, source),
+        psnr(error), psnr(mse(source, target)), psnr(mse(again, target)),
+    )  # fmt: skip
+
+
+def _autoencoder(painter: Painter, captions: Sequence[Example], settings: Settings, seed: int) -> dict[str, int | float]:
+    """Mean PSNR (dB) of reconstructions, over up to `RECONSTRUCTIONS` pictures drawn by the seed."""
+    order = np.random.default_rng(seed).permutation(len(captions))[:RECONSTRUCTIONS]
+    pictures = [captions[int(i)].target for i in order]
+    found = []
+    for picture, rebuilt in zip(pictures, painter.reconstruct(pictures, settings), strict=True):
+        size = (picture.height, picture.width)
+        found.append(psnr(mse(unit_pixels(rebuilt, size), unit_pixels(picture, size))))
+    return {"pictures": len(found), "psnr": float(np.mean(found))}
+
+
+def _sheet(examples: Sequence[Example], tasks: Sequence[kept.Edit], results: Sequence[Image.Image]) -> Image.Image:
+    """A line for each rule, a few pairs on it: source, result, target, the instruction below."""
+    lines: dict[str, list[Image.Image]] = {}
+    for example, task, result in zip(examples, tasks, results, strict=True):
+        line = lines.setdefault(example.rule, [])
+        if len(line) < SHOWN:
+            row = [task.source, cover_crop(result, (example.target.height, example.target.width)), example.target]
+            line.append(labelled(row, f"{example.rule}: {task.prompt}", zoom=2))
+    return grid(list(lines.values()))
