@@ -34,6 +34,7 @@ from dim_jax.weights.convert import open_weights
 
 # Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
 LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
+REMEDY = "Take a smaller --resolution or batch_size, or --dtype bfloat16."
 TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
 
 
@@ -144,19 +145,25 @@ class Painter:
                 # A short last batch is filled up: another batch size would be compiled anew.
                 filled = [requests[i] for i in batch + batch[-1:] * (width - len(batch))]
                 what = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {width}"
-                with _enough_memory(what, "Take a smaller --resolution or batch_size, or --dtype bfloat16."):
+                with _enough_memory(what, REMEDY):
                     pixels = np.asarray(self._batch(filled, settings, watched=progress))
                 for i, one in zip(batch, pixels, strict=False):
                     yield i, to_picture(one)
 
     def reconstruct(self, pictures: Sequence[Image.Image], settings: Settings) -> list[Image.Image]:
-        """What the autoencoder makes of pictures, each scaled and cropped to `settings.resolution` squared: the best an edit can do."""
+        """What the autoencoder makes of pictures, each scaled and cropped to `settings.resolution` squared, `batch_size` at a time.
+
+        Raises:
+            InputError: there is not enough memory.
+        """
         size, found = (settings.resolution, settings.resolution), []
         for start in range(0, len(pictures), settings.batch_size):
             batch = list(pictures[start : start + settings.batch_size])
             filled = batch + batch[-1:] * (settings.batch_size - len(batch))
-            latents = self._encode(self.dim, np.stack([autoencoder_pixels(picture, size) for picture in filled]))
-            found += [to_picture(one) for one in np.asarray(self._decode(self.dim, latents))[: len(batch)]]
+            with _enough_memory(f"{self.name}: the autoencoder on {len(filled)} pictures of {size[0]} x {size[1]}", REMEDY):
+                latents = self._encode(self.dim, np.stack([autoencoder_pixels(picture, size) for picture in filled]))
+                pixels = np.asarray(self._decode(self.dim, latents))
+            found += [to_picture(one) for one in pixels[: len(batch)]]
         return found
 
     def _batch(self, requests: Sequence[Request], settings: Settings, *, watched: bool) -> Float[Array, "b h w 3"]:

@@ -121,6 +121,10 @@ def test_conversions_carry_the_file_along(capsys):
     assert Painter.from_pretrained("ours").settings == Painter.from_pretrained("back").settings == read_settings(source / "settings.json")
     convert("nano", "encoder", "qwen")
     assert not Path("encoder/settings.json").exists(), "an encoder alone does not paint"
+    (source / "settings.json").write_text("{")
+    with pytest.raises(InputError, match=r"nano/settings\.json: is no JSON"):
+        convert("nano", "never", "orbax")
+    assert not Path("never").exists()
 
 
 # The bundled checkpoint

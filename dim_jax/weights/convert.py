@@ -1,5 +1,6 @@
 """Conversion between the published formats and checkpoint folders, a tensor at a time; and the start of training from three parents."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -238,7 +239,7 @@ def _print(weights: Weights, console: Console) -> None:
     if weights.tokenizer:
         console.print(f"tokenizer: {', '.join(file.name for file in weights.tokenizer)}", markup=False, highlight=False)
     if weights.settings:
-        console.print(f"settings: {' '.join(weights.settings.read_text().split())}", markup=False, highlight=False)
+        console.print(f"settings: {json.dumps(checkpoint.read_json(weights.settings))}", markup=False, highlight=False)
 
 
 def _readable(size: int) -> str:
