@@ -16,6 +16,8 @@ from dim_jax.errors import InputError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
 evaluate = typer.Typer(no_args_is_help=True, help="Measure a painter on a benchmark.")
 app.add_typer(evaluate, name="evaluate")
+build_data = typer.Typer(no_args_is_help=True, help="Make a data set.")
+app.add_typer(build_data, name="build-data")
 console = Console(stderr=True)
 
 
@@ -207,6 +209,19 @@ def emoji(
     )  # fmt: skip
     Console().print(emoji.table(report))
     typer.echo(f"wrote {output} and {output.with_suffix('.png')}", err=True)
+
+
+@build_data.command("emoji")
+def build_emoji(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    packages: Annotated[Path | None, typer.Option(help="Folder with the archives (.tgz); by default npm fetches them.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make edit pairs, captions and blueprints of the emoji of four npm packages."""
+    from dim_jax.data.emoji.build import build
+
+    total = build(folder, archives=packages, overwrite=overwrite, console=console)["total"]
+    typer.echo(f"wrote {folder}: {total['train']} pairs to train on, {total['test']} to test", err=True)
 
 
 @app.command()

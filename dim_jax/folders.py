@@ -3,9 +3,10 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from dim_jax.errors import InputError
 
@@ -18,24 +19,35 @@ def is_checkpoint(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*/*.safetensors", "*/orbax.checkpoint"))
 
 
+class Kind(NamedTuple):
+    """What a folder is for: its name in errors, and how one is recognized. Only a folder of the same kind is overwritten."""
+
+    name: str
+    fits: Callable[[Path], bool]
+
+
+CHECKPOINT = Kind("checkpoint folder", is_checkpoint)
+
+
 @contextmanager
-def new_folder(target: Path, *, overwrite: bool = False, needs: int = 0) -> Iterator[Path]:
+def new_folder(target: Path, *, overwrite: bool = False, needs: int = 0, kind: Kind = CHECKPOINT) -> Iterator[Path]:
     """An empty folder beside `target` to write into; renamed to `target` at the end, removed if anything goes wrong.
 
     Args:
         target: the folder to make; its parents are made as well.
-        overwrite: replace a checkpoint that is already there, once the new one is whole.
+        overwrite: replace a folder of this kind that is already there, once the new one is whole.
         needs: bytes that will be written; less free space than that is an error before anything is written.
+        kind: what the folder will be.
 
     Raises:
-        InputError: `target` exists (and may not be overwritten, or is no checkpoint), or the disk is full.
+        InputError: `target` exists (and may not be overwritten, or is of another kind), or the disk is full.
     """
     target = Path(os.path.abspath(target))
     if os.path.lexists(target):
         if not overwrite:
             raise InputError(f"{target} exists. Choose another output, or overwrite it (--overwrite).")
-        if not target.is_dir() or target.is_symlink() or (any(target.iterdir()) and not is_checkpoint(target)):
-            raise InputError(f"{target} is no checkpoint folder, so it is not overwritten. Remove it, or choose another output.")
+        if not target.is_dir() or target.is_symlink() or (any(target.iterdir()) and not kind.fits(target)):
+            raise InputError(f"{target} is no {kind.name}, so it is not overwritten. Remove it, or choose another output.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free

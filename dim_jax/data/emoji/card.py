@@ -1,0 +1,146 @@
+"""What goes beside the data: counts, a sheet of examples, and the data card."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+from dim_jax.data.emoji.packages import NAMES, SETS
+from dim_jax.data.emoji.render import SIDE, Drawn
+from dim_jax.data.emoji.split import lot
+from dim_jax.data.pairs import SPLITS, Pair, Picture
+
+PER_RULE = 4  # pairs on the sheet, from different sets where there are
+
+
+def statistics(pictures: Sequence[Picture], pairs: Sequence[Pair], *, found: Counter, dropped: Counter) -> dict:
+    """Counts by set, rule and split, and the lengths of texts in words."""
+    counts = Counter((pair.rule, pictures[pair.target].split) for pair in pairs)
+    texts = {
+        "captions": [text for picture in pictures for text in picture.captions],
+        "instructions": [text for pair in pairs for text in pair.instructions],
+        "blueprints": [pair.blueprint for pair in pairs],
+    }
+    by_set = Counter((picture.set, picture.split) for picture in pictures)
+    return {
+        "pictures": {name: {split: by_set[name, split] for split in SPLITS} for name in SETS},
+        "pairs": {
+            rule: {"found": number, **{split: counts[rule, split] for split in SPLITS}} for rule, number in sorted(found.items())
+        },
+        "total": {split: sum(number for (_, of), number in counts.items() if of == split) for split in SPLITS},
+        "dropped": {why: dropped[why] for why in ("equal", "mixed")},
+        "words": {name: _lengths(group) for name, group in texts.items()},
+    }  # fmt: skip
+
+
+def _lengths(texts: list[str]) -> dict:
+    lengths = [len(text.split()) for text in texts] or [0]
+    return {"mean": round(sum(lengths) / len(lengths), 1), "longest": max(lengths)}
+
+
+def sheet(drawn: Sequence[Drawn], pairs: Sequence[Pair]) -> Image.Image:
+    """For every rule some pairs in a row: source, target, and under them the instruction in one of its wordings."""
+    rules = sorted({pair.rule for pair in pairs})
+    cell, gap, text_height, left = 2 * SIDE + 40, 16, 40, 130
+    picture = Image.new("RGB", (left + PER_RULE * (cell + gap), 8 + len(rules) * (SIDE + text_height + 8)), "white")
+    pen = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(11)
+    for row, rule in enumerate(rules):
+        top = 8 + row * (SIDE + text_height + 8)
+        pen.text((6, top + SIDE // 2), rule, fill="black", font=font)
+        for column, pair in enumerate(_examples(rule, drawn, pairs)):
+            x = left + column * (cell + gap)
+            picture.paste(Image.fromarray(drawn[pair.source].pixels), (x, top))
+            picture.paste(Image.fromarray(drawn[pair.target].pixels), (x + SIDE + 24, top))
+            pen.text((x + SIDE + 6, top + SIDE // 2 - 8), ">", fill="black", font=font)
+            text = pair.instructions[column % len(pair.instructions)]
+            pen.multiline_text((x, top + SIDE + 2), _wrapped(text, font, cell + 8), fill="black", font=font, spacing=1)
+    return picture
+
+
+def _examples(rule: str, drawn: Sequence[Drawn], pairs: Sequence[Pair]) -> list[Pair]:
+    """Some pairs of a rule, the same ones every time: one of each set as far as there are."""
+    group = sorted((pair for pair in pairs if pair.rule == rule), key=lambda pair: lot(drawn[pair.source], drawn[pair.target]))
+    first = list({drawn[pair.target].set: pair for pair in reversed(group)}.values())
+    return (first + [pair for pair in group if pair not in first])[:PER_RULE]
+
+
+def _wrapped(text: str, font, width: int) -> str:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) > width and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines[:3])
+
+
+def text(statistics: dict, limits: dict[str, int]) -> str:
+    """The data card, in Markdown."""
+    sources = "\n".join(
+        f"| {name} | {item.title} | {item.author} | {item.licence} | `{item.name}` {item.version} | "
+        + " | ".join(str(statistics["pictures"][name][split]) for split in SPLITS)
+        + " |"
+        for name, item in SETS.items()
+    )
+    rules = "\n".join(
+        f"| {rule} | {row['found']} | {row['train']} | {row['test']} | {limits.get(rule, '')} |"
+        for rule, row in statistics["pairs"].items()
+    )
+    words = "\n".join(f"| {name} | {row['mean']} | {row['longest']} |" for name, row in statistics["words"].items())
+    total, dropped = statistics["total"], statistics["dropped"]
+    return f"""# Emoji: pictures, captions, edit pairs and blueprints
+
+The emoji of Unicode as four teams drew them, at {SIDE} x {SIDE} pixels on white, and edits that follow from what emoji are: the same hand
+in another skin tone, the same clock at another time, the same thing in another style.
+There are {total["train"]} pairs to train on and {total["test"]} to test.
+
+## Pictures
+
+| set | style | by | licence | npm package | train | test |
+|---|---|---|---|---|---|---|
+{sources}
+
+Names and features of emoji are read from `{NAMES.name}` {NAMES.version} (its names are Unicode's CLDR names); none of its drawings is here.
+
+**Attribution.** Noto Emoji, Google, Apache-2.0. Twemoji, Copyright Twitter, Inc and other contributors, graphics licensed under CC-BY 4.0
+(https://creativecommons.org/licenses/by/4.0/), rendered at {SIDE} x {SIDE} pixels here. Fluent Emoji, Copyright Microsoft Corporation, MIT.
+Keep this text with the pictures.
+
+## How it was made
+
+SVGs are rendered at {SIDE} pixels on white, the 3D pictures (256 pixels) are scaled down with Lanczos. Everything is deterministic.
+
+- **Pairs** join two pictures of one set by a rule, or one emoji in two sets (`style`).
+  {dropped["equal"]} pairs of equal pictures are dropped.
+- **Captions** name what is shown, the style, and colours measured on the picture.
+- **Instructions** are written by rule, in several wordings each.
+- **Blueprints** have Draw-In-Mind's five sections. They too are written by rule; positions, colours and sizes are measured on *both*
+  pictures. So they tell more than the instruction does: this designer has seen the target. A score with them is an upper bound.
+
+## Split
+
+By emoji, never by pair: a family (all skin tones, genders, hair and directions of one kind, in all sets) is in one split, by a hash of the
+family, so that it stays there when packages change. In small families whose members a rule joins (colours, clocks, arrows, keys, the
+zodiac, moons) single members are held out, and of plain people single skin tones, since a test pair needs two held-out emoji.
+A pair is in a split when both of its pictures are; {dropped["mixed"]} pairs of one train and one test picture are dropped.
+No picture of the test is in any training pair.
+
+## Counts
+
+*Found* are pairs within one split; rules with a limit keep a seeded sample of so many in training and a tenth of that in the test.
+
+| rule | found | train | test | limit |
+|---|---|---|---|---|
+{rules}
+
+| texts, in words | mean | longest |
+|---|---|---|
+{words}
+
+## Known limits
+
+Texts are made by templates: short, regular English. Sets draw some emoji unlike the others, and an edit by name may redraw more than it
+says (a man and a woman of one occupation differ in their clothes, too). White things are drawn on white.
+"""

@@ -1,0 +1,173 @@
+"""The npm packages that the drawings and names come from: fetching them, and reading what is needed out of their archives."""
+
+import json
+import shutil
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from dim_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package by name and exact version: another version may draw otherwise, and the data set would be another."""
+
+    name: str
+    version: str
+
+    @property
+    def archive(self) -> str:
+        """What `npm pack` calls the archive."""
+        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+
+
+@dataclass(frozen=True)
+class Set(Package):
+    """A package of drawings, with the name of its hand in words, how it looks, and whose it is under which licence."""
+
+    title: str
+    look: str
+    author: str
+    licence: str
+
+
+SETS = {
+    "noto": Set("@iconify-json/noto", "1.2.9", "Noto", "soft gradients and round shapes", "Google", "Apache-2.0"),
+    "twemoji": Set(
+        "@iconify-json/twemoji", "1.2.5", "Twemoji", "flat shapes in a few plain colours", "Twitter and contributors", "CC-BY-4.0"
+    ),
+    "fluent_flat": Set(
+        "@iconify-json/fluent-emoji-flat", "1.2.6", "Fluent flat", "bold flat shapes in bright colours", "Microsoft", "MIT"
+    ),
+    "fluent_3d": Set(
+        "@lobehub/fluent-emoji-3d", "1.1.0", "Fluent 3D", "glossy shaded solids", "Microsoft, packaged by LobeHub", "MIT"
+    ),
+}  # fmt: skip
+NAMES = Package("openmoji", "17.0.0")  # only the names are read; its drawings are CC-BY-SA-4.0
+PACKAGES: tuple[Package, ...] = (*SETS.values(), NAMES)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawing as its package has it: the text of an SVG, or the bytes of a WebP. `code` is as in `plain_code`."""
+
+    code: str
+    data: str | bytes
+
+
+def fetch(folder: Path) -> None:
+    """Put the archives of all packages into a folder, through npm.
+
+    Raises:
+        InputError: npm is not installed, or does not get a package.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        names = " ".join(package.archive for package in PACKAGES)
+        raise InputError(f"The packages come through npm, which is not installed. Install it, or give a folder with {names} (--packages).")
+    wanted = [f"{package.name}@{package.version}" for package in PACKAGES]
+    done = subprocess.run(
+        [npm, "pack", "--silent", "--pack-destination", str(folder), *wanted], capture_output=True, text=True, check=False, cwd=folder
+    )
+    if done.returncode:
+        why = " ".join(done.stderr.split())[-300:] or f"exit code {done.returncode}"
+        raise InputError(f"npm pack {' '.join(wanted)} failed: {why}. Mend that, or give a folder with the archives (--packages).")
+
+
+def plain_code(code: str) -> str:
+    """Code points as one name for all packages: lower case, at least four digits, without the variation selector fe0f.
+
+    Flags of regions end with a mark (e007f) that some packages leave out; it is left out everywhere.
+    """
+    points = code.lower().replace("_", "-").split("-")
+    return "-".join(point.zfill(4) for point in points if point not in ("fe0f", "e007f"))
+
+
+def read_names(folder: Path) -> list[dict]:
+    """What `NAMES` knows of every emoji, as it stands in its file.
+
+    Raises:
+        InputError: the archive or the file in it is missing or damaged.
+    """
+    rows = _json(folder, NAMES, "data/openmoji.json")
+    if not (isinstance(rows, list) and all(isinstance(row, dict) and "hexcode" in row and "annotation" in row for row in rows)):
+        raise InputError(f"{folder / NAMES.archive}: data/openmoji.json is no list of emoji. Fetch the package again.")
+    return rows
+
+
+def read_drawings(folder: Path, name: str) -> list[Drawing]:
+    """The drawings of a set, one for each code, in the order of codes.
+
+    Raises:
+        InputError: the archive or a file in it is missing or damaged.
+    """
+    package = SETS[name]
+    found = _webps(folder, package) if name == "fluent_3d" else _icons(folder, package)
+    drawings: dict[str, Drawing] = {}
+    for code, data in sorted(found):
+        drawings.setdefault(plain_code(code), Drawing(plain_code(code), data))
+    if not drawings:
+        raise InputError(f"{folder / package.archive}: no drawing in it. Fetch the package again.")
+    return [drawings[code] for code in sorted(drawings)]
+
+
+def _webps(folder: Path, package: Package) -> Iterator[tuple[str, bytes]]:
+    for path, data in _files(folder, package):
+        if path.parent.name == "assets" and path.suffix == ".webp":
+            yield path.stem, data
+
+
+def _icons(folder: Path, package: Package) -> Iterator[tuple[str, str]]:
+    """Iconify's form: chars.json names an icon for each code, icons.json has its SVG body, maybe by way of an alias."""
+    icons = _json(folder, package, "icons.json")
+    for code, name in _json(folder, package, "chars.json").items():
+        try:
+            icon = _icon(icons, name)
+            left, top, width, height = (icon.get(key, icons.get(key, usual)) for key, usual in BOX)
+            body = icon["body"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{folder / package.archive}: icon {name!r} is not in Iconify's form. Fetch the package again.") from error
+        if icon.get("hFlip"):
+            body = f'<g transform="translate({2 * left + width} 0) scale(-1 1)">{body}</g>'
+        space = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        yield code, f'<svg {space} viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">{body}</svg>'
+
+
+BOX = (("left", 0), ("top", 0), ("width", 16), ("height", 16))  # Iconify's defaults
+
+
+def _icon(icons: dict, name: str) -> dict:
+    """An icon; an alias is its parent with some entries replaced."""
+    if name in icons["icons"]:
+        return icons["icons"][name]
+    alias = icons["aliases"][name]
+    return {**_icon(icons, alias["parent"]), **alias}
+
+
+def _json(folder: Path, package: Package, wanted: str):
+    for path, data in _files(folder, package):
+        if str(path) == wanted:
+            try:
+                return json.loads(data)
+            except ValueError as error:
+                raise InputError(f"{folder / package.archive}: {wanted} is damaged ({error}). Fetch the package again.") from error
+    raise InputError(f"{folder / package.archive}: no {wanted} in it. Fetch the package again.")
+
+
+def _files(folder: Path, package: Package) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """The files of an archive in its order, by their path inside the package. Nothing is unpacked to disk."""
+    path = folder / package.archive
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                file = archive.extractfile(member) if member.isfile() else None
+                if file is not None:
+                    yield PurePosixPath(*PurePosixPath(member.name).parts[1:]), file.read()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such archive. Make it with: npm pack {package.name}@{package.version}") from error
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise InputError(f"{path}: damaged ({error}). Fetch the package again.") from error

@@ -1,0 +1,74 @@
+"""Chance that nothing can move: which emoji are held out for the test, and which pairs are in a sample.
+
+Emoji are held out by a hash of the unit that they belong to, so that no other emoji matters.
+A unit is a family (all skin tones, genders, hair and directions of a kind, and what is tied to it, such as the two states of a lock).
+Where a rule joins members of one small family (colours, clocks, directions), the members are units of their own, and more of
+them are held out, since a test pair needs two.
+"""
+
+import hashlib
+from functools import cache
+
+from dim_jax.data.emoji import rules, tables
+from dim_jax.data.emoji.names import Emoji
+from dim_jax.data.emoji.render import Drawn
+from dim_jax.data.pairs import Split
+
+SHARE = 0.1  # of the units, held out
+MORE = 0.2  # where a test pair needs two units of a small family
+MOST = 0.3  # of the smallest
+SEED = 11054  # chosen so that every rule has pairs in the test, and at most a quarter of them
+
+
+def split_of(emoji: Emoji) -> Split:
+    """The split of an emoji; it depends on nothing but the emoji."""
+    unit, share = _unit(emoji)
+    return "test" if _number(unit) < share * 2**64 else "train"
+
+
+def lot(source: Drawn, target: Drawn) -> int:
+    """The lot of a pair: a sample of n pairs is the n lowest. It depends on nothing but the pair."""
+    return _number(f"{source.set}/{source.emoji.code}>{target.set}/{target.emoji.code}")
+
+
+def _number(text: str) -> int:
+    """A number below 2^64 that follows from a text."""
+    return int.from_bytes(hashlib.sha256(f"{SEED}/{text}".encode()).digest()[:8])
+
+
+def _unit(emoji: Emoji) -> tuple[str, float]:
+    base = rules.without_tone(emoji.code)
+    tied, shares = _tied()
+    if emoji.kind == "1f9d1":  # plain people become an occupation in their own skin tone: tones are held out, not people
+        return f"plain person/{emoji.tone}", MOST
+    if emoji.kind in tables.OCCUPATIONS:
+        return emoji.kind, MORE
+    if emoji.kind in tables.FACING:
+        return emoji.kind, MOST
+    unit = tied.get(base, base if base in shares else emoji.kind)
+    return unit, shares.get(unit, SHARE)
+
+
+@cache
+def _tied() -> tuple[dict[str, str], dict[str, float]]:
+    """Emoji that go together, by the name of their unit; and the shares of units that are not held out as usual."""
+    unit: dict[str, str] = {}
+
+    def tie(first: str, second: str) -> None:
+        one, other = unit.setdefault(first, first), unit.setdefault(second, second)
+        for code in [code for code, name in unit.items() if name in (one, other)]:
+            unit[code] = min(one, other)
+
+    for colours in tables.COLOURS.values():
+        for code, colour in colours.items():
+            tie(f"colour {colour}", code)
+    for hands in tables.HANDS.values():
+        for code in hands:
+            tie(next(iter(hands)), code)
+    for first, second, *_ in (*tables.CATS.items(), *tables.ANIMALS.items(), *tables.STATES):
+        tie(first, second)
+    small = [code for table in (tables.CLOCKS, tables.MOONS, tables.ARROWS, tables.ZODIAC, tables.KEYCAPS, tables.CATS) for code in table]
+    small += [code for hands in tables.HANDS.values() for code in hands]
+    small += [code for colours in tables.COLOURS.values() for code in colours]
+    shares = {unit.get(code, code): MORE for code in (*tables.PLAIN_FACES, *tables.ACCESSORIES, *tables.ANIMALS)}
+    return unit, shares | {unit.get(code, code): MOST for code in small}

@@ -1,0 +1,217 @@
+"""A folder of pictures and edit pairs on disk: each picture is stored once, and pairs refer to pictures by number.
+
+    pictures.array_record   record i: picture i, a lossless RGB WebP
+    pictures.jsonl          line i: what picture i is (`Picture` without its bytes)
+    train.array_record      records: one pair each, JSON: source, target (numbers of pictures), rule, instructions, blueprint
+    test.array_record       the same; a picture of one split is in no pair of the other
+
+Records are written one by one ("group_size:1"), so any of them is read alone, in any order, by any process.
+"""
+
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from dim_jax.errors import InputError
+from dim_jax.folders import Kind
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+PICTURES, ROWS = "pictures.array_record", "pictures.jsonl"
+FILES = (PICTURES, ROWS, *(f"{split}.array_record" for split in SPLITS))
+NEEDS = "Pairs are stored as ArrayRecord, whose package is missing. Install it: pip install 'dim_jax[data]'."
+
+DATASET = Kind("data set folder", lambda folder: all((folder / name).is_file() for name in FILES))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and what is known of it.
+
+    Attributes:
+        set: whose drawing it is, such as "noto"; with `code` it names the picture.
+        code: what is drawn, such as the code points "1f44d-1f3fd".
+        name: what is drawn, in words.
+        split: "train" or "test".
+        captions: texts that describe the picture.
+        webp: the file, lossless.
+    """
+
+    set: str
+    code: str
+    name: str
+    split: Split
+    captions: tuple[str, ...]
+    webp: bytes
+
+    @property
+    def key(self) -> str:
+        return f"{self.set}/{self.code}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An edit: the numbers of two pictures, the rule that joins them, the instruction in several wordings, the blueprint."""
+
+    source: int
+    target: int
+    rule: str
+    instructions: tuple[str, ...]
+    blueprint: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a model is trained on.
+
+    Attributes:
+        source: the picture to edit; None for a caption.
+        target: the picture to paint. Both are RGB.
+        rule: how target follows from source; "caption" without a source.
+        texts: wordings of the instruction, or captions of the target. Each says it all.
+        blueprint: the edit as a designer writes it; None for a caption.
+        key: names the pictures, such as "noto/1f44d>noto/1f44d-1f3fd" or, for a caption, "noto/1f44d".
+    """
+
+    source: Image.Image | None
+    target: Image.Image
+    rule: str
+    texts: tuple[str, ...]
+    blueprint: str | None
+    key: str
+
+
+def write_pairs(folder: str | os.PathLike, pictures: Sequence[Picture], pairs: Iterable[Pair]) -> None:
+    """Write the files of this module into an existing folder. The same arguments give the same bytes.
+
+    Raises:
+        ValueError: the two pictures of a pair are of different splits.
+        InputError: the package `array_record` is missing.
+    """
+    folder = Path(folder)
+    _write_records(folder / PICTURES, (picture.webp for picture in pictures))
+    with open(folder / ROWS, "w", encoding="utf-8") as file:
+        for picture in pictures:
+            row = asdict(picture)
+            del row["webp"]
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    records: dict[Split, list[bytes]] = {split: [] for split in SPLITS}
+    for pair in pairs:
+        source, target = pictures[pair.source], pictures[pair.target]
+        if source.split != target.split:
+            raise ValueError(f"{source.key} is of the {source.split} split, {target.key} of the {target.split} split; a pair is of one.")
+        records[target.split].append(json.dumps(asdict(pair), ensure_ascii=False).encode())
+    for split in SPLITS:
+        _write_records(folder / f"{split}.array_record", records[split])
+
+
+class Pairs(Sequence[Example]):
+    """The examples of a folder: `pairs[i]` reads and decodes the i-th. Pickles as its arguments, and opens its files in every process anew.
+
+    Args:
+        folder: what `write_pairs` wrote.
+        split: "train" or "test".
+        kind: "edit" for pairs, "caption" for every picture of the split with its captions.
+
+    Raises:
+        InputError: a file is missing or damaged (also when reading an example), or `array_record` is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike, split: Split, kind: Literal["edit", "caption"]):
+        self._arguments = (Path(folder), split, kind)
+        self._rows = _read_rows(Path(folder) / ROWS)
+        self._pictures = _Records(Path(folder) / PICTURES)
+        if len(self._pictures) != len(self._rows):
+            counts = f"{PICTURES} holds {len(self._pictures)} pictures, but {ROWS} has {len(self._rows)} lines"
+            raise InputError(f"{folder}: {counts}. Build the data set again.")
+        self._pairs = _Records(Path(folder) / f"{split}.array_record") if kind == "edit" else None
+        self._of_split = [number for number, row in enumerate(self._rows) if row["split"] == split]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike, split: Split, kind: Literal["edit", "caption"]) -> "Pairs":
+        """The same as the constructor, under the name that says what it does."""
+        return cls(folder, split, kind)
+
+    def __len__(self) -> int:
+        return len(self._of_split) if self._pairs is None else len(self._pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Example {index} of {len(self)}.")
+        index = int(index) % len(self)
+        if self._pairs is None:
+            number = self._of_split[index]
+            row = self._rows[number]
+            return Example(None, self._picture(number), "caption", tuple(row["captions"]), None, f"{row['set']}/{row['code']}")
+        pair = json.loads(self._pairs[index])
+        source, target = pair["source"], pair["target"]
+        key = ">".join(f"{self._rows[number]['set']}/{self._rows[number]['code']}" for number in (source, target))
+        return Example(
+            self._picture(source), self._picture(target), pair["rule"], tuple(pair["instructions"]), pair["blueprint"], key
+        )  # fmt: skip
+
+    def __reduce__(self):
+        return Pairs, self._arguments
+
+    def _picture(self, number: int) -> Image.Image:
+        with Image.open(io.BytesIO(self._pictures[number])) as picture:
+            return picture.convert("RGB")
+
+
+class _Records:
+    """The records of one file, with its name in every error."""
+
+    def __init__(self, path: Path):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file. Give a folder that `dim build-data` made.")
+        self._path = path
+        try:
+            from array_record.python.array_record_data_source import ArrayRecordDataSource
+        except ImportError as error:
+            raise InputError(NEEDS) from error
+        self._source = self._whole(lambda: ArrayRecordDataSource(os.fspath(path)))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self._whole(lambda: self._source[index])
+
+    def _whole(self, read):
+        try:
+            return read()
+        except RuntimeError as error:
+            raise InputError(f"{self._path}: damaged ({str(error).splitlines()[0]}). Build the data set again.") from error
+
+
+def _read_rows(path: Path) -> list[dict]:
+    rows = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                row = json.loads(line)
+                if not (isinstance(row, dict) and {"set", "code", "split", "captions"} <= row.keys()):
+                    raise InputError(f"{path}, line {number}: not the row of a picture. Build the data set again.")
+                rows.append(row)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file. Give a folder that `dim build-data` made.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}, line {len(rows) + 1}: damaged. Build the data set again.") from error
+    return rows
+
+
+def _write_records(path: Path, records: Iterable[bytes]) -> None:
+    try:
+        from array_record.python.array_record_module import ArrayRecordWriter
+    except ImportError as error:
+        raise InputError(NEEDS) from error
+    writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
