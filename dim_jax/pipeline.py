@@ -18,7 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 from PIL import Image
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dim_jax.data.buckets import aspect_buckets, nearest_bucket
 from dim_jax.data.inputs import EncoderInputs
@@ -58,14 +58,7 @@ class Painter:
         self._null_row = jax.jit(_null_row, static_argnums=1)
         self._encode = jax.jit(lambda dim, pixels: dim.autoencoder.encode(pixels))
         self._decode = jax.jit(lambda dim, latents: dim.autoencoder.decode(latents))
-        self._bar = Progress(disable=True)
-        # One callback for all progress bars (another one would compile the whole loop again), and none where nobody looks: JAX keeps
-        # no program that calls back in its cache on disk.
-        tick = lambda step, latents: self._bar.advance(self._bar.task_ids[0])  # noqa: E731
-        self._paint = jax.jit(
-            lambda dim, *args, size, watched, **kwargs: dim.paint(*args[:2], size, *args[2:], callback=tick if watched else None, **kwargs),
-            static_argnames=("size", "num_steps", "flow_shift", "solver", "watched"),
-        )
+        self._paint = jax.jit(Dim.paint, static_argnames=("size", "num_steps", "flow_shift", "solver"))
 
     @classmethod
     def from_pretrained(
@@ -138,15 +131,17 @@ class Painter:
         for group in groups.values():
             width = min(settings.batch_size, len(group))
             batches += [(group[i : i + width], width) for i in range(0, len(group), width)]
-        with Progress(disable=not progress, transient=True) as bar:
-            bar.add_task("painting", total=len(batches) * settings.num_steps)
-            self._bar = bar
+        # The bar counts pictures, not steps: JAX keeps no program that calls back in its cache on disk.
+        columns = SpinnerColumn(), TextColumn("painting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        with Progress(*columns, disable=not progress, transient=True) as bar:
+            task = bar.add_task("painting", total=len(requests))
             for batch, width in batches:
                 # A short last batch is filled up: another batch size would be compiled anew.
                 filled = [requests[i] for i in batch + batch[-1:] * (width - len(batch))]
                 what = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {width}"
                 with _enough_memory(what, REMEDY):
-                    pixels = np.asarray(self._batch(filled, settings, watched=progress))
+                    pixels = np.asarray(self._batch(filled, settings))
+                bar.advance(task, len(batch))
                 for i, one in zip(batch, pixels, strict=False):
                     yield i, to_picture(one)
 
@@ -166,7 +161,7 @@ class Painter:
             found += [to_picture(one) for one in pixels[: len(batch)]]
         return found
 
-    def _batch(self, requests: Sequence[Request], settings: Settings, *, watched: bool) -> Float[Array, "b h w 3"]:
+    def _batch(self, requests: Sequence[Request], settings: Settings) -> Float[Array, "b h w 3"]:
         size, sources = requests[0].size, [request.source for request in requests if request.source is not None]
         pictures = [[request.source] if request.source is not None else [] for request in requests]
         inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
@@ -183,9 +178,9 @@ class Painter:
         source = self._encode(self.dim, np.stack([autoencoder_pixels(picture, size) for picture in sources])) if sources else None
         factor = self.dim.config.autoencoder.factor
         latents = self._paint(
-            self.dim, condition, jnp.asarray([request.seed for request in requests]), source, unconditional=unconditional,
-            guidance_scale=jnp.float32(settings.guidance_scale), size=(size[0] // factor, size[1] // factor),
-            num_steps=settings.num_steps, flow_shift=settings.flow_shift, solver=settings.solver, watched=watched,
+            self.dim, condition, jnp.asarray([request.seed for request in requests]), size=(size[0] // factor, size[1] // factor),
+            source=source, unconditional=unconditional, guidance_scale=jnp.float32(settings.guidance_scale),
+            num_steps=settings.num_steps, flow_shift=settings.flow_shift, solver=settings.solver,
         )  # fmt: skip
         return self._decode(self.dim, latents)
 

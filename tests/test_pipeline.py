@@ -117,24 +117,31 @@ def test_size_can_be_given():
     assert one(size=(32, 128)).size == (128, 32)
 
 
-def test_progress_counts_every_step_of_every_batch(monkeypatch):
+def test_progress_counts_pictures_and_compiles_nothing(monkeypatch):
     class Bar(module.Progress):
         last: "Bar"
 
-        def __init__(self, **kwargs):
-            super().__init__(**{**kwargs, "disable": True})
-            self.disabled, Bar.last = kwargs["disable"], self
+        def __init__(self, *columns, **kwargs):
+            super().__init__(*columns, **{**kwargs, "disable": True})
+            self.disabled, self.counts, Bar.last = kwargs["disable"], [], self
+
+        def advance(self, task, advance=1):
+            self.counts.append(advance)
+            super().advance(task, advance)
 
     monkeypatch.setattr(module, "Progress", Bar)
     run = EditPipeline(painter())
-    arguments = (["red"] * 2, [SOURCES[0]] * 2)
-    quiet = run(*arguments, settings=settings(batch_size=1))
+    arguments = (["red"] * 3, [SOURCES[0]] * 3)
+    quiet = run(*arguments, settings=QUICK)
     assert Bar.last.disabled
-    watched = run(*arguments, settings=settings(batch_size=1), progress=True)
+    before = compilations()
+    watched = run(*arguments, settings=QUICK, progress=True)
+    assert compilations() == before
     (task,) = Bar.last.tasks
     assert not Bar.last.disabled
-    assert task.completed == task.total == 2 * 3
-    assert largest_difference(quiet[1].image, watched[1].image) <= 1
+    assert Bar.last.counts == [2, 1]
+    assert task.completed == task.total == 3
+    assert all(largest_difference(a.image, b.image) == 0 for a, b in zip(quiet, watched, strict=True))
 
 
 def text_to_image(folder):

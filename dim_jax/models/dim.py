@@ -73,7 +73,6 @@ class Dim(nnx.Module):
         num_steps: int = 30,
         flow_shift: float = 3.0,
         solver: sampler.Solver = "dpm++2m",
-        callback: sampler.StepCallback | None = None,
     ) -> Float[Array, "b h w c"]:
         """Latents of `size` (rows, columns), each from the noise of its seed.
 
@@ -89,6 +88,4 @@ class Dim(nnx.Module):
             return self.sana(x, jnp.full(len(x), flow.model_timestep(sigma)), condition, source)
 
         scale = None if unconditional is None else guidance_scale
-        return sampler.sample(
-            velocity, noise, num_steps=num_steps, guidance_scale=scale, flow_shift=flow_shift, solver=solver, callback=callback
-        )
+        return sampler.sample(velocity, noise, num_steps=num_steps, guidance_scale=scale, flow_shift=flow_shift, solver=solver)
