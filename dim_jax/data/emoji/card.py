@@ -142,5 +142,6 @@ No picture of the test is in any training pair.
 ## Known limits
 
 Texts are made by templates: short, regular English. Sets draw some emoji unlike the others, and an edit by name may redraw more than it
-says (a man and a woman of one occupation differ in their clothes, too). White things are drawn on white.
+says (a man and a woman of one occupation differ in their clothes, too). White things are drawn on white. Plain people of dark skin tone
+are all in the test, so changing hair and taking up an occupation are trained on the other skin tones.
 """

@@ -36,7 +36,7 @@ class Emoji:
         head: the name without features: "woman health worker".
         details: features other than skin tone, hair and direction, such as the members of a family.
         group, subgroup: of Unicode's emoji list, such as "people-body" and "person-role".
-        tone: "light" to "dark"; "" for the yellow default; None where several tones meet.
+        tones: the skin tones in the order of their code points, "light" to "dark".
         gender: "man", "woman", "person", for children "boy", "girl", "child"; None where the question does not arise.
         hair: "red hair", "curly hair", "white hair", "bald", or "".
         right: whether it was turned to face right.
@@ -49,11 +49,16 @@ class Emoji:
     details: tuple[str, ...]
     group: str
     subgroup: str
-    tone: str | None
+    tones: tuple[str, ...]
     gender: str | None
     hair: str
     right: bool
     kind: str
+
+    @property
+    def tone(self) -> str | None:
+        """The skin tone; "" for the yellow default; None where two tones meet."""
+        return (self.tones or ("",))[0] if len(set(self.tones)) < 2 else None
 
 
 def read_emoji(rows: list[dict]) -> dict[str, Emoji]:
@@ -83,7 +88,6 @@ def kind(points: list[str]) -> str:
 def _emoji(code: str, row: dict, signed: set[str]) -> Emoji:
     points = code.split("-")
     family = kind(points)
-    tones = {TONES[point] for point in points if point in TONES}
     head, _, rest = row["annotation"].partition(": ")
     features = rest.split(", ") if row["group"] != "flags" else [rest]
     known = ("", *HAIR.values(), "facing right")
@@ -95,7 +99,7 @@ def _emoji(code: str, row: dict, signed: set[str]) -> Emoji:
         details=details,
         group=row["group"],
         subgroup=row.get("subgroups", ""),
-        tone=tones.pop() if len(tones) == 1 else None if tones else "",
+        tones=tuple(TONES[point] for point in points if point in TONES),
         gender=_gender(points, family, signed),
         hair=next((HAIR[point] for point in points if point in HAIR), ""),
         right=points[-2:] == RIGHT and len(points) > 2,

@@ -112,7 +112,8 @@ VOWELS = ("hour", "atm", "sos", "ng ", "x-ray", "s-", "a ", "id ", "ok ", "on!",
 def shown(emoji: Emoji) -> str:
     """What the emoji shows, without an article: "woman health worker with medium skin tone"."""
     base = what(emoji)
-    features = [f"{emoji.tone} skin tone"] * bool(emoji.tone) + [emoji.hair] * bool(emoji.hair and emoji.hair != "bald")
+    tones = [f"{emoji.tone} skin tone"] if emoji.tone else [f"{' and '.join(emoji.tones)} skin tones"] * bool(emoji.tones)
+    features = tones + [emoji.hair] * bool(emoji.hair and emoji.hair != "bald")
     joint = " and " if " with " in base else " with "
     bald = "bald " if emoji.hair == "bald" else ""
     return f"{bald}{base}" + (joint + " and ".join(features) if features else "") + (" facing right" if emoji.right else "")

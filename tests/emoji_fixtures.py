@@ -1,0 +1,115 @@
+"""Small emoji packages in the form of the real ones, drawn here: every rule finds something in them."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from dim_jax.data.emoji import tables
+from dim_jax.data.emoji.names import HAIR, PEOPLE, TONES
+from dim_jax.data.emoji.packages import NAMES, SETS
+
+FEW = 40  # emoji that sets other than noto draw
+
+
+def row(code: str, name: str, group: str = "symbols", subgroup: str = "other-symbol") -> dict:
+    """A row of openmoji.json."""
+    return {"hexcode": code.upper(), "annotation": name, "group": group, "subgroups": subgroup, "skintone": ""}
+
+
+def toned(code: str, name: str, subgroup: str, *features: str) -> list[dict]:
+    """An emoji of people in the default and in every skin tone, which follows the first code point."""
+    first, *rest = code.split("-")
+    found = [row(code, name + (f": {', '.join(features)}" if features else ""), "people-body", subgroup)]
+    for point, tone in TONES.items():
+        found.append(
+            row("-".join([first, point, *rest]), f"{name}: {', '.join([f'{tone} skin tone', *features])}", "people-body", subgroup)
+        )
+    return found
+
+
+def rows() -> list[dict]:
+    """Emoji of every rule, and some that must not be taken: a component, one of openmoji's own."""
+    found = [row("1f3fb", "light skin tone", "component", "skin-tone"), row("e000", "brand", "extras-openmoji", "brand")]
+    for thing, colours in tables.COLOURS.items():
+        found += [row(code, f"{colour} {thing}") for code, colour in colours.items()]
+    for names, subgroup in ((tables.CLOCKS, "time"), (tables.MOONS, "sky-weather"), (tables.ARROWS, "arrow"), (tables.ZODIAC, "zodiac")):
+        found += [row(code, name, "symbols", subgroup) for code, name in names.items()]
+    found += [row(code.replace("-", "-fe0f-"), f"keycap: {key}", "symbols", "keycap") for code, key in tables.KEYCAPS.items()]
+    for code, name in PEOPLE.items():
+        found += toned(code, name, "person")
+        for part, hair in HAIR.items():
+            found += toned(f"{code}-200d-{part}", name, "person", hair)
+        for point, job in (("2695-fe0f", "health worker"), ("1f33e", "farmer"), ("1f680", "astronaut"), ("1f3a8", "artist")):
+            found += toned(f"{code}-200d-{point}", job if name == "person" else f"{name} {job}", "person-role")
+    for what, hands in tables.HANDS.items():
+        for code, way in hands.items():
+            found += toned(code, f"{what} {way}", "hand")
+    for code, name in (("1f44d", "thumbs up"), ("1f44e", "thumbs down")):
+        found += toned(code, name, "hand-fingers-closed")
+    for sign, person in (("", "person"), ("-200d-2642", "man"), ("-200d-2640", "woman")):
+        found += toned(f"1f6b6{sign}", f"{person} walking", "person-activity")
+        found += toned(f"1f6b6{sign}-200d-27a1", f"{person} walking", "person-activity", "facing right")
+    faces = dict.fromkeys((*tables.PLAIN_FACES, *tables.ACCESSORIES, *tables.CATS))
+    found += [row(code, f"face {number}", "smileys-emotion", "face-smiling") for number, code in enumerate(faces)]
+    found += [row(code, f"cat {number}", "smileys-emotion", "cat-face") for number, code in enumerate(tables.CATS.values())]
+    for number, (whole, face) in enumerate(tables.ANIMALS.items()):
+        found += [row(whole, f"animal {number}", "animals-nature"), row(face, f"animal {number} face", "animals-nature")]
+    found += [row(f"1f1e6-{0x1F1E6 + letter:x}", f"flag: Land {letter}", "flags", "country-flag") for letter in range(26)]
+    known = {entry["hexcode"].lower() for entry in found}
+    states = dict.fromkeys(code for state in tables.STATES for code in state[:2])
+    return found + [row(code, f"thing {number}") for number, code in enumerate(states) if code not in known]
+
+
+def body(text: str) -> str:
+    """A drawing that follows from a text: two shapes in two colours, one of them by a gradient."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    x, y, r = (int(digest[i : i + 2], 16) % 12 for i in (0, 2, 4))
+    return (
+        f'<linearGradient id="g"><stop stop-color="#{digest[6:12]}"/><stop offset="1" stop-color="#{digest[12:18]}"/></linearGradient>'
+        f'<rect x="{x}" y="{y}" width="{12 + r}" height="16" fill="url(#g)"/>'
+        f'<circle cx="18" cy="20" r="{4 + r / 3}" fill="#{digest[18:24]}"/>'
+    )
+
+
+def archives(folder: Path) -> Path:
+    """Write the five archives into a folder."""
+    entries = rows()
+    codes = [entry["hexcode"].lower() for entry in entries]
+    write(folder / NAMES.archive, {"data/openmoji.json": json.dumps(entries, ensure_ascii=False)})
+    for name in ("noto", "twemoji", "fluent_flat"):
+        drawn = codes if name == "noto" else codes[:FEW]
+        # Flags of Land 0 and Land 1 look the same in noto, and the second is an alias of the first; Land 2 is Land 0 turned around.
+        same = {"1f1e6-1f1e7": {"parent": "1f1e6-1f1e6"}, "1f1e6-1f1e8": {"parent": "1f1e6-1f1e6", "hFlip": True}}
+        icons = {code: {"body": body(name + code)} for code in drawn if code not in same}
+        aliases = {code: alias for code, alias in same.items() if alias["parent"] in icons}
+        files = {
+            "icons.json": json.dumps({"prefix": name, "width": 32, "height": 32, "icons": icons, "aliases": aliases}),
+            "chars.json": json.dumps({code: code for code in drawn}),
+        }
+        write(folder / SETS[name].archive, files)
+    write(folder / SETS["fluent_3d"].archive, {f"assets/{code}.webp": ball(code) for code in codes[:FEW]})
+    return folder
+
+
+def ball(code: str) -> bytes:
+    """A picture of 256 pixels with a transparent ground."""
+    digest = hashlib.sha256(code.encode()).digest()
+    picture = Image.new("RGBA", (256, 256), (0, 0, 0, 0))
+    ImageDraw.Draw(picture).ellipse((20 + digest[0] % 60, 30, 220, 200 + digest[1] % 40), fill=(*digest[2:5], 255))
+    file = io.BytesIO()
+    picture.save(file, "WEBP", lossless=True)
+    return file.getvalue()
+
+
+def write(path: Path, files: dict[str, str | bytes]) -> None:
+    """An archive as npm makes it: everything below package/."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
