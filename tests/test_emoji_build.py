@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections import Counter
 
 import numpy as np
@@ -174,6 +175,14 @@ def test_without_npm_it_says_what_to_do(tmp_path, monkeypatch):
     assert "--packages" in message
     assert NAMES.archive in message
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("package", ["array_record", "resvg_py"])
+def test_without_a_python_package_it_says_what_to_install(packages, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    message = refused(tmp_path, packages)
+    assert package.replace("_", "") in message.lower().replace("_", "")
+    assert "pip install 'dim_jax[data]'" in message
 
 
 @pytest.fixture

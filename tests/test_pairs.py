@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -100,6 +101,12 @@ def test_a_pair_across_the_splits_is_refused(tmp_path):
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(InputError, match=rf"{name}: no such file"):
+        Pairs.open(folder, "train", "edit")
+
+
+def test_a_missing_package_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "array_record", None)
+    with pytest.raises(InputError, match=r"pip install 'dim_jax\[data\]'"):
         Pairs.open(folder, "train", "edit")
 
 

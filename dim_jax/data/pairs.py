@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,6 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 PICTURES, ROWS = "pictures.array_record", "pictures.jsonl"
 FILES = (PICTURES, ROWS, *(f"{split}.array_record" for split in SPLITS))
-NEEDS = "Pairs are stored as ArrayRecord, whose package is missing. Install it: pip install 'dim_jax[data]'."
 
 DATASET = Kind("data set folder", lambda folder: all((folder / name).is_file() for name in FILES))
 
@@ -85,6 +85,12 @@ class Example:
     texts: tuple[str, ...]
     blueprint: str | None
     key: str
+
+
+def check_installed() -> None:
+    """Raise InputError where the package that reads and writes the records is missing: better before a long build than at its end."""
+    if find_spec("array_record") is None:
+        raise InputError("Pairs are stored as ArrayRecord, whose package is missing. Install it: pip install 'dim_jax[data]'.")
 
 
 def write_pairs(folder: str | os.PathLike, pictures: Sequence[Picture], pairs: Iterable[Pair]) -> None:
@@ -171,10 +177,9 @@ class _Records:
         if not path.is_file():
             raise InputError(f"{path}: no such file. Give a folder that `dim build-data` made.")
         self._path = path
-        try:
-            from array_record.python.array_record_data_source import ArrayRecordDataSource
-        except ImportError as error:
-            raise InputError(NEEDS) from error
+        check_installed()
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
         self._source = self._whole(lambda: ArrayRecordDataSource(os.fspath(path)))
 
     def __len__(self) -> int:
@@ -207,10 +212,9 @@ def _read_rows(path: Path) -> list[dict]:
 
 
 def _write_records(path: Path, records: Iterable[bytes]) -> None:
-    try:
-        from array_record.python.array_record_module import ArrayRecordWriter
-    except ImportError as error:
-        raise InputError(NEEDS) from error
+    check_installed()
+    from array_record.python.array_record_module import ArrayRecordWriter
+
     writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
     for record in records:
         writer.write(record)

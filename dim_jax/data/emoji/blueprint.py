@@ -1,7 +1,7 @@
-"""Blueprints written by rule, in Draw-In-Mind's five numbered sections (arXiv 2509.01986, section 3).
+"""Blueprints written by rule, in Draw-In-Mind's five numbered sections (arXiv 2509.01986).
 
 They play the designer's part: what to keep and what to change comes from the rule, positions and colours are measured on both pictures.
-The designer here has seen the target, as the one that annotated the published data had.
+So this designer has seen the target, and tells more than the instruction does.
 """
 
 from dim_jax.data.emoji.packages import SETS

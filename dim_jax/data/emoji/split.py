@@ -21,7 +21,7 @@ SEED = 11054  # chosen so that every rule has pairs in the test, and at most a q
 
 
 def split_of(emoji: Emoji) -> Split:
-    """The split of an emoji; it depends on nothing but the emoji."""
+    """The split of an emoji; it depends on nothing but the emoji and the tables that tie it to others."""
     unit, share = _unit(emoji)
     return "test" if _number(unit) < share * 2**64 else "train"
 
