@@ -163,6 +163,11 @@ def convert(
     autoencoder: Annotated[Path | None, typer.Option(help="Assemble: a DC-AE folder.")] = None,
     condition_length: Annotated[int, typer.Option(min=1, help="Assemble: rows of the null table.")] = 8192,
     seed: Annotated[int, typer.Option(help="Assemble: of the fresh connector.")] = 0,
+    dtype: Annotated[Precision | None, typer.Option(help="Cast every tensor. Default: as stored.")] = None,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Of a file of --to dim or qwen, such as 16MiB or 5GB. Default: as it was, or one file."),
+    ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Folder whose tokenizer files go with the weights.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -171,17 +176,21 @@ def convert(
     With --encoder, --sana and --autoencoder: put three parents and a fresh connector together to DST, the start of training.
     """
     parents = (encoder, sana, autoencoder)
-    if any(parents) and (None in parents or len(paths) != 1 or to is not Target.orbax):
-        raise typer.BadParameter("Give --encoder, --sana and --autoencoder together, and only DST; the result is a checkpoint folder.")
+    if any(parents) and (None in parents or len(paths) != 1 or to is not Target.orbax or max_shard_size):
+        raise typer.BadParameter(
+            "Give --encoder, --sana and --autoencoder together, and only DST; the result is a checkpoint folder, without shards."
+        )
     if not any(parents) and len(paths) != 2:
         raise typer.BadParameter(f"Give SRC and DST; these are {len(paths)} paths.")
     from dim_jax.weights import convert
+    from dim_jax.weights.shards import parse_size
 
-    options: dict[str, Any] = {"tokenizer": tokenizer, "overwrite": overwrite}
+    options: dict[str, Any] = {"dtype": dtype and dtype.value, "tokenizer": tokenizer, "overwrite": overwrite}
     if encoder and sana and autoencoder:
         convert.assemble(encoder, sana, autoencoder, paths[0], condition_length=condition_length, seed=seed, **options)
     else:
-        convert.convert(paths[0], paths[1], to.value, **options)
+        size = None if max_shard_size is None else parse_size(max_shard_size)
+        convert.convert(paths[0], paths[1], to.value, max_shard_size=size, **options)
 
 
 @evaluate.command()

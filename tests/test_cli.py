@@ -130,6 +130,8 @@ def test_compiled_programs_are_kept_where_the_user_wants(monkeypatch):
         ("paint",), edit("--nonsense"), edit("--steps", "0"), edit("--steps", "many"), edit("--guidance", "-1"), edit("--size", "64"),
         edit("--size", "64x-64"), edit("--solver", "heun"), edit("--dtype", "int8"), edit()[:-2], ("convert", "only"),
         ("convert", "a", "b", "c"), ("convert", "out", "--sana", "s"), ("convert", "a", "b", "--to", "gguf"),
+        ("convert", "a", "b", "--dtype", "int8"),
+        ("convert", "out", "--encoder", "e", "--sana", "s", "--autoencoder", "a", "--max-shard-size", "5GB"),
     ],
     ids=lambda arguments: " ".join(arguments[:1] + arguments[9:]),
 )  # fmt: skip

@@ -14,7 +14,9 @@ from rich.table import Table
 from dim_jax import checkpoint
 from dim_jax.errors import InputError
 from dim_jax.folders import new_folder
+from dim_jax.weights import shards
 from dim_jax.weights.arrays import is_finite
+from dim_jax.weights.cast import cast
 from dim_jax.weights.export import layout, write_file, write_published
 from dim_jax.weights.files import NAMES, Info, SafetensorsFile, make_header, total_bytes
 from dim_jax.weights.formats import NULL_TABLE
@@ -79,6 +81,8 @@ def convert(
     dst: Path | str,
     to: str,
     *,
+    dtype: str | None = None,
+    max_shard_size: int | None = None,
     tokenizer: Path | str | None = None,
     overwrite: bool = False,
     console: Console | None = None,
@@ -89,16 +93,21 @@ def convert(
         src: a file or folder in any format.
         dst: the folder to make; it appears whole or not at all.
         to: "orbax" (a checkpoint folder of ours), "dim" (the published naming; SANA alone: NVlabs'), "diffusers" or "qwen".
+        dtype: "float32" or "bfloat16", which every tensor is cast to; by default they stay as they are.
+        max_shard_size: bytes of tensors in a file of "dim" or "qwen"; more are written as shards with an index. By default there are as
+            many files as the source had, if it was published in this format, else one.
         tokenizer: a folder whose tokenizer files go with it, instead of the source's.
         overwrite: replace a checkpoint at `dst`.
         console: where the table of what was read is printed.
 
     Raises:
-        InputError: the source cannot be used (every wrong tensor is named), cannot be held by the target's format, `dst` exists, or the
-            disk is full. Nothing is left at `dst` then.
+        InputError: the source cannot be used (every wrong tensor is named), cannot be held by the target's format or dtype, has a tensor
+            that is larger than a shard, `dst` exists, or the disk is full. Nothing is left at `dst` then.
     """
     if to not in TARGETS:
         raise InputError(f"--to {to}: choose one of {', '.join(TARGETS)}.")
+    if max_shard_size is not None and to not in shards.TARGETS:
+        raise InputError(f"--max-shard-size goes with --to {' and '.join(shards.TARGETS)}, not with {to}. Leave it out.")
     src, dst = Path(src), Path(dst)
     source, target = src.resolve(), dst.resolve()
     if target == source or target in source.parents:
@@ -106,7 +115,7 @@ def convert(
     weights = open_weights(src)
     if tokenizer is not None:
         weights = replace(weights, tokenizer=_tokenizer_in(Path(tokenizer)))
-    _write(weights, dst, to, overwrite, console or Console())
+    _write(weights, dst, to, dtype, max_shard_size, overwrite, console or Console())
 
 
 def assemble(
@@ -117,6 +126,7 @@ def assemble(
     *,
     condition_length: int = 8192,
     seed: int = 0,
+    dtype: str | None = None,
     tokenizer: Path | str | None = None,
     overwrite: bool = False,
     console: Console | None = None,
@@ -130,7 +140,7 @@ def assemble(
         dst: the folder to make.
         condition_length: rows of the null table, the longest condition.
         seed: of the connector and of the new rows.
-        tokenizer, overwrite, console: as in `convert`.
+        dtype, tokenizer, overwrite, console: as in `convert`.
 
     Raises:
         InputError: a parent lacks its part or has the wrong form, or as in `convert`.
@@ -183,13 +193,20 @@ def assemble(
         counts={part: parent.counts[part] for part, parent in parents.items()} | {"connector": len(connector)},
         notes=tuple(notes),
     )
-    _write(weights, Path(dst), "orbax", overwrite, console or Console())
+    _write(weights, Path(dst), "orbax", dtype, None, overwrite, console or Console())
 
 
-def _write(weights: Weights, dst: Path, to: str, overwrite: bool, console: Console) -> None:
+def _write(weights: Weights, dst: Path, to: str, dtype: str | None, max_shard_size: int | None, overwrite: bool, console: Console) -> None:
     """Print what was read and write it."""
+    read = weights
+    if dtype is not None:
+        weights = cast(weights, dtype)
     manifest = None if to == "orbax" else layout(weights, to)
-    _print(weights, console)
+    if manifest is not None and max_shard_size is not None:
+        manifest = shards.sharded(manifest, max_shard_size, weights.where)
+    _print(read, console)
+    if dtype is not None:
+        console.print(f"cast to {dtype}: {_readable(total_bytes(weights.stored.values()))}", highlight=False)
     extras = {name: Info(NAMES[tensor.dtype], tensor.shape) for name, tensor in weights.extras.items()}
     needs = total_bytes(weights.stored.values()) if manifest is None else sum(info.nbytes for _, _, info in manifest.tensors().values())
     if manifest is None:

@@ -19,6 +19,7 @@ from dim_jax.weights.arrays import contiguous
 
 DTYPES: dict[str, np.dtype] = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 NAMES: dict[np.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}  # in the order in which the library writes them
+INDEX = ".safetensors.index.json"  # ending of the file that says in which shard a tensor is
 MAX_HEADER = 100_000_000  # bytes; the library reads no larger one
 CHUNK = 2**26  # bytes that are copied at once to change a layout
 
@@ -152,7 +153,7 @@ def find_safetensors(folder: Path) -> ShardedFiles | None:
         InputError: an index names a missing shard or disagrees with the shards, a tensor stands in two shards, shards have no index, or
             the folder holds several checkpoints.
     """
-    indices = sorted(folder.glob("*.safetensors.index.json"))
+    indices = sorted(folder.glob("*" + INDEX))
     singles = sorted(path for path in folder.glob("*.safetensors") if path.name != "dim_extra.safetensors")
     if not indices:
         if not singles:
@@ -201,6 +202,13 @@ def make_header(tensors: Mapping[str, Info], metadata: Mapping[str, str] | None)
         end += info.nbytes
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False)
     return text + " " * (-len(text.encode()) % 8)
+
+
+def index_of(shards: Mapping[str, Mapping[str, Info]]) -> str:
+    """The text of the index beside these shards (file -> its tensors), as transformers writes it."""
+    weight_map = {name: file for file, tensors in shards.items() for name in tensors}
+    total = sum(total_bytes(tensors.values()) for tensors in shards.values())
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n"
 
 
 class SafetensorsWriter:

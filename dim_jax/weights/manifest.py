@@ -1,15 +1,15 @@
 """What must be known to write a published checkpoint: its files to the byte, aliases and extras."""
 
-import json
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from dim_jax.errors import InputError
-from dim_jax.weights.files import DTYPES, NAMES, Info, make_header, parse_header
+from dim_jax.weights.files import DTYPES, INDEX, NAMES, Info, index_of, make_header, parse_header
 from dim_jax.weights.formats import FORMATS, Format
 from dim_jax.weights.table import Shape, Slot, slots
 
@@ -68,19 +68,33 @@ class Manifest:
     def without(self, dropped: Iterable[str]) -> "Manifest":
         """The same checkpoint without some of its tensors."""
         gone = set(dropped)
-        headers, homes, total = {}, {}, 0
-        for file, header in self.headers.items():
-            spans, metadata = parse_header(Path(file), header)
-            left = {raw: info for raw, (info, _) in spans.items() if folder_of(file) + raw not in gone}
-            if left:
-                headers[file] = make_header(left, metadata)
-                homes |= {raw: PurePosixPath(file).name for raw in left}
-                total += sum(info.nbytes for info in left.values())
-        texts = dict(self.texts)
-        for file in texts:
-            if file.endswith(".safetensors.index.json"):
-                texts[file] = json.dumps({"metadata": {"total_size": total}, "weight_map": dict(sorted(homes.items()))}, indent=2) + "\n"
-        return Manifest(self.format, headers, texts, self.aliases, self.kept, sorted(gone), self.drawn)
+        return replace(self._with({name: info for name, (_, _, info) in self.tensors().items() if name not in gone}), dropped=sorted(gone))
+
+    def cast(self, dtype: str) -> "Manifest":
+        """The same checkpoint with all tensors in `dtype`, a key of DTYPES; configs that state a dtype state this one."""
+        cast = self._with({name: info._replace(dtype=dtype) for name, (_, _, info) in self.tensors().items()})
+        stated = re.compile(r'("(?:torch_)?dtype"\s*:\s*)"\w+"')
+        texts = {
+            file: text if file.endswith(INDEX) else stated.sub(rf'\1"{DTYPES[dtype].name}"', text) for file, text in cast.texts.items()
+        }
+        return replace(cast, texts=texts)
+
+    def _with(self, infos: Mapping[str, Info]) -> "Manifest":
+        """The same files with these tensors, which are some of theirs; what does not change stays to the byte."""
+        files: dict[str, dict[str, Info]] = {}
+        for name, (file, raw, _) in self.tensors().items():
+            if name in infos:
+                files.setdefault(file, {})[raw] = infos[name]
+        headers, texts = {}, dict(self.texts)
+        for file, left in files.items():
+            spans, metadata = parse_header(Path(file), self.headers[file])
+            same = left == {raw: info for raw, (info, _) in spans.items()}
+            headers[file] = self.headers[file] if same else make_header(left, metadata)
+        changed = {folder_of(file) for file, header in self.headers.items() if headers.get(file) != header}
+        for index in texts:
+            if index.endswith(INDEX) and (folder := folder_of(index)) in changed:
+                texts[index] = index_of({PurePosixPath(file).name: files[file] for file in headers if folder_of(file) == folder})
+        return replace(self, headers=headers, texts=texts)
 
 
 def folder_of(file: str) -> str:
