@@ -42,6 +42,20 @@ GROUP = 2**28  # bytes that are handed to Orbax at once; one larger tensor is a 
 
 
 @contextmanager
+def hushed() -> Iterator[None]:
+    """Where Orbax fails, only the one error that it raises is heard: nothing of its threads, which go on failing for a while."""
+    log, hook = logging.getLogger("absl"), sys.unraisablehook
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
+    try:
+        yield
+        sys.unraisablehook = hook
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
 def _orbax(largest: int = 0) -> Iterator[None]:
     """Orbax's options for saving and for loading tensors of up to `largest` bytes; a disk error in it becomes an OSError."""
     context = ocp.Context()
@@ -50,23 +64,14 @@ def _orbax(largest: int = 0) -> Iterator[None]:
     # Reads of one tensor must fit the budget, or Orbax refuses them.
     context.memory.read_concurrent_bytes = max(2**30, 2 * largest)
     context.pytree.loading.partial_load = True
-    log, hook, failed = logging.getLogger("absl"), sys.unraisablehook, False
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # each thread logs a traceback before the one error is raised that we report
-    sys.unraisablehook = lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
     try:
-        with context:
+        with hushed(), context:
             yield
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code is None:
             raise
-        failed = True
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-    finally:
-        log.setLevel(level)
-        if not failed:  # else other writes are still failing, and would tell that the event loop they report to is closed
-            sys.unraisablehook = hook
 
 
 def _wait_for_quiet(folder: Path, *, quiet: float = 0.5, limit: float = 30.0) -> None:
@@ -154,6 +159,7 @@ def save(
     *,
     manifest: Mapping[str, Any] | None = None,
     tokenizer: Sequence[Path] = (),
+    settings: Path | None = None,
     overwrite: bool = False,
 ) -> None:
     """Save a module (or tensors by path) as a checkpoint folder, which appears whole or not at all.
@@ -163,7 +169,7 @@ def save(
     """
     tensors = parameters(weights) if isinstance(weights, nnx.Module) else weights
     with new_folder(Path(path), overwrite=overwrite) as folder:
-        write(folder, tensors.items(), config, manifest=manifest, tokenizer=tokenizer)
+        write(folder, tensors.items(), config, manifest=manifest, tokenizer=tokenizer, settings=settings)
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -271,6 +271,28 @@ def _changes(prompt, steps, guidance, flow_shift, negative_prompt, resolution, s
     return changes
 
 
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="A file of configs/, such as configs/nano_edit.py.")],
+    workdir: Annotated[Path, typer.Option(help="Where the run lives; a run that was stopped goes on from its last checkpoint.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Train this many steps instead of the config's number.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, such as data.source=synthetic.")
+    ] = None,
+) -> None:
+    """Train the painter, the encoder or the autoencoder as a config says."""
+    pairs = [text.partition("=") for text in change or []]
+    if wrong := [key for key, equals, _ in pairs if not equals]:
+        raise typer.BadParameter(f"{wrong[0]}: write KEY=VALUE.", param_hint="--set")
+    from dim_jax.config import read_config
+
+    changes = {key: value for key, _, value in pairs} | ({} if steps is None else {"train.steps": str(steps)})
+    found = read_config(config, changes)
+    from dim_jax import train
+
+    train.main(found, workdir)
+
+
 def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None

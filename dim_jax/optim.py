@@ -13,3 +13,12 @@ def adamw(
 ) -> optax.GradientTransformation:
     """Decoupled weight decay (arXiv 1711.05101) on gradients whose joint L2 norm is at most `clip_global_norm`."""
     return optax.chain(optax.clip_by_global_norm(clip_global_norm), optax.adamw(learning_rate, *betas, eps=eps, weight_decay=weight_decay))
+
+
+def schedule(learning_rate: float, *, warmup_steps: int, cosine: bool, steps: int) -> optax.Schedule:
+    """Up from zero over `warmup_steps`, then constant, or down to zero along a cosine (arXiv 1608.03983) until `steps`."""
+    if cosine:
+        return optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warmup_steps, steps - 1), steps)
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, learning_rate, warmup_steps), optax.constant_schedule(learning_rate)], [warmup_steps]
+    )

@@ -14,18 +14,23 @@ RANKS = {
     "dim_jax.bundled": 1,
     "dim_jax.data": 2,
     "dim_jax.diffusion": 2,
+    "dim_jax.config": 1,
+    "dim_jax.log": 2,
     "dim_jax.models": 3,
     "dim_jax.optim": 3,
     "dim_jax.models.dim": 4,  # the composition, and so the only model that knows of the diffusion
     "dim_jax.checkpoint": 4,  # our own format; the published ones convert to it and from it
+    "dim_jax.resume": 5,
     "dim_jax.weights": 5,
+    "dim_jax.start": 6,
     "dim_jax.painting": 6,
     "dim_jax.settings": 6,
     "dim_jax.pipeline": 7,
-    "dim_jax.train": 8,
+    "dim_jax.objectives": 8,
+    "dim_jax.train": 9,
     "dim_jax.evals": 8,
     "dim_jax.demo": 8,
-    "dim_jax.cli": 9,
+    "dim_jax.cli": 10,
 }
 ENTRY_POINTS = {"dim_jax.cli", "dim_jax.train", "dim_jax.evals", "dim_jax.demo"}  # imported by the command alone
 

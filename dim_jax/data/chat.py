@@ -13,6 +13,7 @@ from dim_jax.errors import InputError
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
+VIDEO_PAD = "<|video_pad|>"  # of videos, which no painter reads; an encoder's config names its id
 SPECIALS = (IM_START, IM_END, END_OF_TEXT, VISION_START, VISION_END, IMAGE_PAD)
 
 SYSTEM_TEXT = "system\nYou are a helpful assistant."
@@ -104,6 +105,17 @@ class ChatTokenizer:
                 f"{name}: no tokenizer could be loaded ({reason}). Give a folder with tokenizer.json and tokenizer_config.json, "
                 "or a hub id such as Qwen/Qwen2.5-VL-3B-Instruct (which needs the network the first time)."
             ) from error
+
+    def id_of(self, token: str) -> int:
+        """The id of a special token.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        found = self._whole.token_to_id(token)
+        if found is None:
+            raise InputError(f"{self.name}: the tokenizer lacks {token}. Give the tokenizer of a Qwen2.5-VL model.")
+        return found
 
     def encode(self, text: str) -> list[int]:
         """The ids of plain text; a special token's name in it is text like any other."""

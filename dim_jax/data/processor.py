@@ -3,14 +3,14 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image
 
-from dim_jax.data.chat import ChatTokenizer
+from dim_jax.data.chat import IM_END, ChatTokenizer, Turn
 from dim_jax.data.inputs import EncoderInputs, VisionLayout, encoder_inputs
 from dim_jax.data.pictures import MAX_ASPECT_RATIO, as_rgb
 from dim_jax.errors import InputError
@@ -23,6 +23,8 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 QWEN_LAYOUT = VisionLayout()
+
+Patches = tuple[Float[np.ndarray, "p c"], tuple[int, int]]  # of one picture, with their grid (rows, columns)
 
 
 def smart_resize(height: int, width: int, factor: int = 28, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -142,18 +144,53 @@ class Processor:
             InputError: a prompt is empty and has no picture; a user turn exceeds `condition_length`; a turn exceeds every bucket;
                 a picture is unusable or has more patches than `patch_length`.
         """
+        turns, patches = self._turns(prompts, pictures, generation_prompt=generation_prompt, overflow=overflow)
+        return self._batch(turns, patches, lengths, patch_length)
+
+    def answered(
+        self,
+        prompts: Sequence[str],
+        pictures: Sequence[Sequence[Image.Image]],
+        answers: Sequence[str],
+        *,
+        lengths: Sequence[int] | None = None,
+        patch_length: int | None = None,
+    ) -> tuple[EncoderInputs, Bool[np.ndarray, "b t"]]:
+        """Turns with the assistant's answers behind them, and which tokens a writer is to predict: the answer and its end.
+
+        Raises:
+            InputError: the numbers of prompts and answers differ, or as for a call.
+        """
+        if len(answers) != len(prompts):
+            raise InputError(f"{len(prompts)} prompts and {len(answers)} answers: give one for each.")
+        turns, patches = self._turns(prompts, pictures, generation_prompt=True, overflow="error")
+        written = [[*self.tokenizer.encode(answer), self.tokenizer.ids[IM_END]] for answer in answers]
+        whole = [replace(turn, ids=np.append(turn.ids, ids).astype(np.int32)) for turn, ids in zip(turns, written, strict=True)]
+        inputs = self._batch(whole, patches, lengths, patch_length)
+        place = np.arange(inputs.input_ids.shape[1])
+        starts = np.array([len(turn.ids) for turn in turns])
+        return inputs, (place >= starts[:, None]) & inputs.mask
+
+    def _turns(
+        self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], *, generation_prompt: bool, overflow: str
+    ) -> tuple[list[Turn], list[Patches]]:
+        """One turn for each prompt, and the patches of all pictures in reading order."""
         if not prompts or len(prompts) != len(pictures):
             raise InputError(f"{len(prompts)} prompts and {len(pictures)} lists of pictures: give at least one prompt and a list for each.")
         patches = [[to_patches(self.resize(picture), self.layout) for picture in row] for row in pictures]
-        merged = self.layout.merge_size**2
-        counts = [[rows * columns // merged for _, (rows, columns) in row] for row in patches]
+        counts = [[rows * columns // self.layout.group for _, (rows, columns) in row] for row in patches]
         turns = [
             self.tokenizer.turn(prompt, tokens, generation_prompt=generation_prompt) for prompt, tokens in zip(prompts, counts, strict=True)
         ]
         if overflow == "error":
             for prompt, turn, tokens in zip(prompts, turns, counts, strict=True):
                 self._check_length(prompt, turn.user_turn[1] - turn.user_turn[0], sum(tokens))
+        return turns, [one for row in patches for one in row]
 
+    def _batch(
+        self, turns: Sequence[Turn], patches: Sequence[Patches], lengths: Sequence[int] | None, patch_length: int | None
+    ) -> EncoderInputs:
+        """Turns padded on the right to a bucket."""
         t = _bucket(max(len(turn.ids) for turn in turns), lengths)
         input_ids = np.full((len(turns), t), self.tokenizer.pad_id, np.int32)
         mask, user_turn = np.zeros((2, len(turns), t), bool)
@@ -165,8 +202,8 @@ class Processor:
             input_ids,
             mask,
             user_turn,
-            [one for row in patches for one, _ in row],
-            [grid for row in patches for _, grid in row],
+            [one for one, _ in patches],
+            [grid for _, grid in patches],
             image_token_id=self.tokenizer.image_id,
             layout=self.layout,
             patch_length=patch_length,

@@ -125,6 +125,13 @@ class DCAEConfig:
         return cls(_stages(widths, (2, 2, 2, 3, 3, 3), vit_from=3), _stages(widths, (3,) * 6, vit_from=3))
 
     @classmethod
+    def nano(cls) -> "DCAEConfig":
+        """Four stages (8 pixels a cell), 16 channels, 2.5 M parameters; trained on emoji (docs/nano.md)."""
+        widths = (32, 64, 128, 128)
+        encoder, decoder = _stages(widths, (1, 1, 1, 2), vit_from=3), _stages(widths, (1, 1, 1, 2), vit_from=3)
+        return cls(encoder, decoder, latent_channels=16, attention_head_dim=32, scaling_factor=1.0)
+
+    @classmethod
     def tiny(cls) -> "DCAEConfig":
         """Four stages (8 pixels a cell), 0.47 M parameters, for tests."""
         widths = (16, 32, 32, 64)

@@ -9,10 +9,11 @@ Source: Draw-In-Mind (arXiv 2509.01986). A checkpoint calls the parts `mllm`, `p
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.diffusion import flow, sampler
@@ -60,6 +61,35 @@ class Dim(nnx.Module):
         """Condition tokens of the user turn, zeros behind them up to `length`, and the mask of the real ones."""
         hidden, mask = select_user_turn(self.encoder(inputs), jnp.asarray(inputs.user_turn), length)
         return jnp.where(mask[..., None], self.connector(hidden), 0), mask
+
+    def loss(
+        self,
+        inputs: EncoderInputs,
+        target: Float[Array, "b height width 3"],
+        source: Float[Array, "b height width 3"] | None,
+        key: PRNGKeyArray,
+        *,
+        flow_shift: float,
+        draw: flow.Draw,
+        condition_dropout: float,
+        remat: bool = False,
+    ) -> Float[Array, " b"]:
+        """Flow-matching loss of painting `target` (pixels in [-1, 1]) from `source` as the turns say.
+
+        Noise, time and dropout come from `key`; a row is painted without its condition with probability `condition_dropout`. The
+        condition is as long as the turns, so that their bucket is its bucket.
+        """
+        noise_key, time_key, drop_key = jax.random.split(key, 3)
+        clean = self.autoencoder.encode(target)
+        known = None if source is None else self.autoencoder.encode(source)
+        length = min(inputs.input_ids.shape[1], self.config.sana.condition_length)
+        condition, mask = self.condition(inputs, length)
+        dropped = jax.random.bernoulli(drop_key, condition_dropout, (len(clean),))
+        condition = self.sana.encode_condition(self.sana.drop_condition(condition, dropped), mask)
+        sigma, timestep = flow.training_times(flow.draw(time_key, (len(clean),), draw), flow_shift)
+        noise = jax.random.normal(noise_key, clean.shape)
+        velocity = self.sana(flow.interpolate(clean, noise, sigma), timestep, condition, known, remat=remat)
+        return flow.loss(velocity, clean, noise)
 
     def paint(
         self,

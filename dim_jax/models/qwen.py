@@ -74,6 +74,23 @@ class QwenConfig:
         )
 
     @classmethod
+    def nano(cls) -> "QwenConfig":
+        """3.2 M parameters for pictures of 64 px, 16 of which pixels make a picture token; trained on emoji (docs/nano.md)."""
+        vision = VisionConfig(128, 256, 4, 256, depth=3, fullatt_block_indexes=(2,), patch_size=8, window_size=32, tokens_per_second=2)
+        text = TextConfig(2048, 256, 512, 3, 4, 2, 1e-6, mrope_section=(8, 12, 12), max_position_embeddings=4096)
+        return cls(
+            vision,
+            text,
+            tie_word_embeddings=True,
+            vision_start_token_id=2044,
+            vision_end_token_id=2045,
+            image_token_id=2046,
+            video_token_id=2047,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+
+    @classmethod
     def from_hf(cls, source: Source) -> "QwenConfig":
         """From transformers' config.json (a path, or its values): the flat form (4.51) and the nested one (4.52 and later).
 

@@ -44,6 +44,16 @@ class SanaConfig:
         return cls(64 if edit else 32, 32, 2240, 20, 20, 32, 2304, condition_length)
 
     @classmethod
+    def nano(cls, *, edit: bool = False, condition_length: int = 256) -> "SanaConfig":
+        """6.3 M parameters for latents of 16 channels; trained on emoji (docs/nano.md)."""
+        return cls(32 if edit else 16, 16, 256, 6, 4, 32, 256, condition_length, mlp_ratio=2.0)
+
+    @classmethod
+    def tiny(cls, *, edit: bool = False, condition_length: int = 256) -> "SanaConfig":
+        """0.2 M parameters for the tiny autoencoder's 8 channels, for tests."""
+        return cls(16 if edit else 8, 8, 64, 2, 2, 32, 48, condition_length)
+
+    @classmethod
     def from_json(cls, source: Path | dict) -> "SanaConfig":
         """Read `sana_edit.json` or `sana_t2i.json`: the sizes under "config", the input channels beside it.
 

@@ -1,0 +1,70 @@
+"""Every key of a run with its default. Locked: a misspelt key raises. A run's own file sets only what differs.
+
+Values marked (paper) are Draw-In-Mind's, arXiv 2509.01986; the others are ours.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.objective = "painter"  # what is trained: "painter" (connector and SANA), "autoencoder" or "encoder"
+    config.trainable = ("connector", "sana")  # (paper) parts that learn; every part of the objective is in exactly one of the two
+    config.frozen = ("encoder", "autoencoder")  # (paper) parts that do not: no gradient, no optimizer state
+    config.seed = 0  # of fresh parameters, data order, noise, times and dropout
+
+    config.model = ConfigDict()
+    config.model.encoder = "qwen_3b"  # (paper) sizes of parts that no checkpoint brings
+    config.model.sana = "sana_1600m"  # (paper)
+    config.model.autoencoder = "f32c32"  # (paper)
+    config.model.edit = False  # whether SANA reads a source; one that does not yet grows
+    config.model.condition_length = 8192  # (paper) rows of the null table; a shorter one grows
+    config.model.dtype = "bfloat16"  # of computation; parameters are float32
+    config.model.remat = True  # compute SANA's blocks again in the backward pass instead of keeping them
+
+    config.init = ConfigDict()  # the checkpoint (any format) that each part comes from; "": drawn anew
+    config.init.encoder = ""
+    config.init.connector = ""
+    config.init.sana = ""
+    config.init.autoencoder = ""
+
+    config.data = ConfigDict()
+    config.data.source = "synthetic"  # a folder of pairs (`dim build-data`), or "synthetic": random pictures and words
+    config.data.mix = ConfigDict({"edit": 0.0, "caption": 1.0})  # weights of edits and of captioned pictures; a batch is of one kind
+    config.data.text = "blueprint"  # what an edit is told by: "blueprint" or "instruction"
+    config.data.tokenizer = ""  # a folder; "": the encoder's own, or for a fresh encoder one trained on the texts
+    config.data.resolution = 1024  # (paper) pixels a side
+    config.data.lengths = (1600, 2048, 2560, 4096)  # buckets of tokens, the template's 22 included; one compiled program each
+    config.data.batch_size = 256
+    config.data.workers = 0  # processes that load data; 0: threads
+
+    config.flow = ConfigDict()
+    config.flow.draw = "logit_normal"  # (paper) of the time: or "uniform"
+    config.flow.shift = 3.0  # (paper) more than 1 trains more on high noise
+    config.flow.condition_dropout = 0.1
+
+    config.autoencoder = ConfigDict()
+    config.autoencoder.latent_noise = 0.1  # of the latents' spread, added before they are decoded
+
+    config.optim = ConfigDict()
+    config.optim.learning_rate = 2e-5  # (paper)
+    config.optim.warmup_steps = 1000
+    config.optim.cosine = False  # after the warm-up: down to zero along a cosine, or constant
+    config.optim.weight_decay = 0.01
+    config.optim.betas = (0.9, 0.999)
+    config.optim.eps = 1e-8
+    config.optim.clip_global_norm = 1.0
+    config.optim.ema_decay = 0.9999  # of the averaged parameters, which are what is exported; less in the first steps
+
+    config.train = ConfigDict()
+    config.train.steps = 100_000
+    config.train.log_every = 50  # steps; the log has their mean
+    config.train.save_every = 1000  # a multiple of log_every
+    config.train.show_every = 5000  # how often held-out examples are shown
+    config.train.keep = 2  # checkpoints
+
+    config.sample = ConfigDict()  # how the trained painter paints, for sheets and as the settings of its checkpoint
+    config.sample.num_steps = 30  # (paper)
+    config.sample.guidance_scale = 7.5  # (paper)
+    config.sample.flow_shift = 3.0  # (paper)
+    return config.lock()

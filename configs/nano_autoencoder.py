@@ -1,0 +1,17 @@
+"""The nano autoencoder on emoji.
+
+dim train --config configs/nano_autoencoder.py --workdir runs/nano_autoencoder
+"""
+
+from configs import common
+
+
+def get_config():
+    config = common.get_config()
+    config.objective, config.trainable, config.frozen = "autoencoder", ("autoencoder",), ()
+    config.model.autoencoder, config.model.dtype = "nano", "float32"
+    config.data.source, config.data.resolution, config.data.batch_size = "data/emoji", 64, 128
+    config.optim.learning_rate, config.optim.warmup_steps, config.optim.cosine = 2e-3, 200, True
+    config.optim.betas, config.optim.ema_decay = (0.9, 0.99), 0.999
+    config.train.steps, config.train.save_every, config.train.show_every = 5000, 1000, 2500
+    return config

@@ -1,0 +1,16 @@
+"""The nano painter learns to edit emoji.
+
+dim train --config configs/nano_edit.py --workdir runs/nano_edit
+"""
+
+from configs import nano_t2i
+
+
+def get_config():
+    config = nano_t2i.get_config()
+    config.model.edit = True
+    config.init.sana = config.init.connector = "runs/nano_t2i/model"
+    config.data.mix.edit, config.data.mix.caption = 0.9, 0.1
+    config.optim.cosine = True
+    config.train.steps, config.train.show_every = 5000, 2500
+    return config

@@ -1,0 +1,65 @@
+"""Reading a run's config: a Python file with `get_config()`, and changes to single keys from the command line."""
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dim_jax.errors import InputError
+
+Config = Any  # a ConfigDict, whose keys no type checker knows
+
+
+def read_config(path: Path, changes: Mapping[str, str]) -> Config:
+    """The config of a file such as configs/nano_edit.py, whose folder's parent it may import from ("from configs import common").
+
+    `changes` are dotted keys with their values as text, in Python's notation or as bare words: {"data.source": "synthetic"}.
+
+    Raises:
+        InputError: there is no such file, it has no `get_config`, or a change names an unknown key or gives another type of value.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such config. Those of this project lie in configs/.")
+    root = str(path.resolve().parent.parent)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, root)
+    try:
+        spec.loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+        if get_config is None:
+            raise InputError(f"{path}: has no get_config(). Start from a file of configs/.")
+        config = get_config()
+    except (SyntaxError, ImportError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{path}: {type(error).__name__}: {error}. Compare it with configs/common.py.") from error
+    finally:
+        sys.path.remove(root)
+    for key, text in changes.items():
+        _change(config, key, text)
+    return config
+
+
+def _change(config: Config, key: str, text: str) -> None:
+    *parents, last = key.split(".")
+    place = config
+    for name in parents:
+        place = place[name] if isinstance(place, ConfigDict) and name in place else None
+    if not isinstance(place, ConfigDict) or last not in place or isinstance(place[last], ConfigDict):
+        raise InputError(f"{key}: there is no such key. configs/common.py lists all.")
+    try:
+        place[last] = _value(text)
+    except TypeError as error:
+        raise InputError(f"{key}={text}: {last} is {place[last]!r} in the config; give another {type(place[last]).__name__}.") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

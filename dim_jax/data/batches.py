@@ -1,0 +1,131 @@
+"""From examples to the arrays of a training step, in numpy: each objective has one reader, which workers that load data run.
+
+A reader first chooses (`choose`: which wording, from the sample's own random numbers), then stacks (`collate`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL import Image
+
+from dim_jax.data.inputs import EncoderInputs
+from dim_jax.data.pairs import Example
+from dim_jax.data.pictures import autoencoder_pixels
+from dim_jax.data.processor import Processor
+from dim_jax.errors import InputError
+
+Text = Literal["instruction", "blueprint"]
+DESCRIBE = "Describe this picture."
+
+
+class Sample(NamedTuple):
+    """One row of a batch: what the encoder reads (prompt, picture), what it would answer, and what is to be painted."""
+
+    prompt: str
+    seen: Image.Image | None
+    answer: str
+    target: Image.Image
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PictureBatch:
+    """Pictures to encode and decode again, in [-1, 1]."""
+
+    pixels: Float[Any, "b h w 3"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AnswerBatch:
+    """Turns with their answers; `answer` is True at the tokens that are to be predicted."""
+
+    inputs: EncoderInputs
+    answer: Bool[Any, "b t"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PaintBatch:
+    """Turns, what to paint, and what to paint it from (None: from the text alone), in [-1, 1]."""
+
+    inputs: EncoderInputs
+    target: Float[Any, "b h w 3"]
+    source: Float[Any, "b h w 3"] | None
+
+
+@dataclass(frozen=True)
+class PictureReader:
+    """For the autoencoder: targets of `side` x `side` pixels, half of them mirrored."""
+
+    side: int
+
+    def choose(self, example: Example, rng: np.random.Generator) -> Sample:
+        mirrored = rng.random() < 0.5
+        target = example.target.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else example.target
+        return Sample("", None, "", target)
+
+    def collate(self, samples: Sequence[Sample]) -> PictureBatch:
+        return PictureBatch(_pixels([sample.target for sample in samples], self.side))
+
+
+@dataclass(frozen=True)
+class AnswerReader:
+    """For the encoder as a writer: captions of pictures, blueprints of edits. `lengths` are the buckets of tokens."""
+
+    processor: Processor
+    lengths: tuple[int, ...]
+
+    def choose(self, example: Example, rng: np.random.Generator) -> Sample:
+        text = str(rng.choice(example.texts))
+        if example.source is None:
+            return Sample(DESCRIBE, example.target, text, example.target)
+        return Sample(text, example.source, _blueprint(example), example.target)
+
+    def collate(self, samples: Sequence[Sample]) -> AnswerBatch:
+        inputs, answer = self.processor.answered(
+            [sample.prompt for sample in samples], _seen(samples), [sample.answer for sample in samples], lengths=self.lengths
+        )
+        return AnswerBatch(inputs, answer)
+
+
+@dataclass(frozen=True)
+class PaintReader:
+    """For the painter: `text` says what it is told of an edit, the bare instruction or the blueprint."""
+
+    processor: Processor
+    lengths: tuple[int, ...]
+    side: int
+    text: Text
+
+    def choose(self, example: Example, rng: np.random.Generator) -> Sample:
+        plain = example.source is None or self.text == "instruction"
+        prompt = str(rng.choice(example.texts)) if plain else _blueprint(example)
+        return Sample(prompt, example.source, "", example.target)
+
+    def collate(self, samples: Sequence[Sample]) -> PaintBatch:
+        inputs = self.processor([sample.prompt for sample in samples], _seen(samples), lengths=self.lengths)
+        sources = [sample.seen for sample in samples if sample.seen is not None]
+        targets = _pixels([sample.target for sample in samples], self.side)
+        return PaintBatch(inputs, targets, _pixels(sources, self.side) if sources else None)
+
+
+Reader = PictureReader | AnswerReader | PaintReader
+
+
+def _seen(samples: Sequence[Sample]) -> list[list[Image.Image]]:
+    return [[] if sample.seen is None else [sample.seen] for sample in samples]
+
+
+def _pixels(pictures: Sequence[Image.Image], side: int) -> Float[np.ndarray, "b h w 3"]:
+    return np.stack([autoencoder_pixels(picture, (side, side)) for picture in pictures])
+
+
+def _blueprint(example: Example) -> str:
+    if example.blueprint is None:
+        raise InputError(f"{example.key} has no blueprint. Train on its instructions (data.text), or write blueprints first.")
+    return example.blueprint

@@ -1,0 +1,61 @@
+"""Batches in an order that is a function of seed and step, loaded by threads or worker processes (Grain)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+from absl import flags
+
+from dim_jax.data.batches import Reader
+from dim_jax.data.pairs import Pairs, Split
+from dim_jax.data.synthetic import SYNTHETIC, Synthetic
+from dim_jax.errors import InputError
+
+KINDS = ("edit", "caption")
+
+
+Source = Pairs | Synthetic  # examples by index
+
+
+def open_source(source: str, kind: str, *, split: Split, side: int) -> Source:
+    """The examples of one kind ("edit" or "caption"): of a folder of pairs, or random ones of `side` pixels ("synthetic").
+
+    Raises:
+        InputError: the kind is neither, or the folder cannot be used.
+    """
+    if kind not in KINDS:
+        raise InputError(f'data.mix has the kind "{kind}", but kinds are {" and ".join(KINDS)}.')
+    return Synthetic(kind, side) if source == SYNTHETIC else Pairs.open(Path(source), split, kind)
+
+
+def batches(
+    sources: Sequence[tuple[Source, float]], reader: Reader, *, batch_size: int, seed: int, start: int, workers: int
+) -> Iterator[Any]:
+    """Endless batches from number `start` on; the n-th batch depends on the seed and n alone, never on `workers`.
+
+    Every batch is of one source, chosen by the weights; each source is shuffled anew in every round. A round's last samples may share
+    a batch with the next round's first. With 0 workers, threads of this process load.
+    """
+    mixed = []
+    for i, (source, _) in enumerate(sources):
+        examples = grain.MapDataset.source(source).seed(seed + i).shuffle().repeat(None)
+        mixed.append(examples.random_map(reader.choose).batch(batch_size, batch_fn=reader.collate))
+    dataset = mixed[0] if len(mixed) == 1 else grain.MapDataset.mix(mixed, [weight for _, weight in sources])
+    stream = dataset[start:].to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 4, prefetch_buffer_size=0 if workers else 8))
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, which nobody parses outside of an absl program
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4))
+    return iter(stream)
+
+
+def open_mixture(source: str, mix: Mapping[str, float], *, split: Split, side: int) -> list[tuple[Source, float]]:
+    """The sources of a mixture, kind -> weight; kinds of weight 0 are left out.
+
+    Raises:
+        InputError: no weight is positive, or as `open_source`.
+    """
+    if not any(weight > 0 for weight in mix.values()):
+        raise InputError(f"data.mix is {dict(mix)}: give at least one kind a positive weight.")
+    return [(open_source(source, kind, split=split, side=side), weight) for kind, weight in sorted(mix.items()) if weight > 0]

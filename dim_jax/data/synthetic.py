@@ -1,0 +1,37 @@
+"""Examples without data: random pictures and words, so that any config runs on a bare machine (the first run of every team)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from dim_jax.data.pairs import Example
+
+SYNTHETIC = "synthetic"  # the name of this source in configs
+LENGTH = 4096
+WORDS = ("make", "the", "cat", "dog", "sky", "heart", "small", "large", "red", "green", "blue", "smile", "turn", "left", "into", "a")
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """A sequence of examples, each a function of its index: to paint `side` x `side` pixels from a text, and for edits from a source.
+
+    What there is to learn is the colour that the text ends with: the target is the source with its mean moved there.
+    """
+
+    kind: Literal["edit", "caption"]
+    side: int
+
+    def __len__(self) -> int:
+        return LENGTH
+
+    def __getitem__(self, index: int) -> Example:
+        rng = np.random.default_rng((index, self.kind == "edit"))
+        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        texts = tuple(" ".join(rng.choice(WORDS, 6)) + "." for _ in range(2))
+        source = Image.fromarray(coarse).resize((self.side, self.side), Image.Resampling.BICUBIC)
+        tint = Image.new("RGB", source.size, tuple(int(level) for level in rng.integers(0, 256, 3)))
+        target = Image.blend(source, tint, 0.5)
+        blueprint = " ".join(rng.choice(WORDS, 24)) + "."
+        return Example(source if self.kind == "edit" else None, target, "synthetic", texts, blueprint, f"synthetic/{index}")

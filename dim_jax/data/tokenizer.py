@@ -1,0 +1,34 @@
+"""A byte-level BPE of our own, for encoders that start from nothing: Qwen's special tokens and template, a small vocabulary."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from dim_jax.data.chat import END_OF_TEXT, IM_END, SPECIALS, VIDEO_PAD
+from dim_jax.folders import new_folder
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> None:
+    """Write the tokenizer of `texts` to a new folder, `vocabulary` ids at most, the special tokens last.
+
+    Byte pairs as in Sennrich et al. (arXiv 1508.07909), over bytes: no text is unknown, and every text comes back as it was.
+
+    Raises:
+        InputError: the folder exists, or the disk is full.
+    """
+    added = (*SPECIALS, VIDEO_PAD)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(added), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in added])
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    config |= {"eos_token": IM_END, "pad_token": END_OF_TEXT, "model_max_length": 4096}
+    with new_folder(folder) as scratch:
+        tokenizer.save(str(scratch / "tokenizer.json"))
+        (scratch / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,80 @@
+"""The autoencoder: pictures through few latents and back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from dim_jax.config import Config
+from dim_jax.data.batches import PictureBatch, PictureReader
+from dim_jax.data.pairs import Example
+from dim_jax.data.pictures import to_picture
+from dim_jax.data.processor import Processor
+from dim_jax.painting import grid, save_picture
+from dim_jax.weights.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class AutoencoderObjective:
+    """Absolute plus squared error of reconstructed pixels.
+
+    The latents are disturbed by noise of `autoencoder.latent_noise` times their own spread before they are decoded, so that near
+    latents show near pictures: a sampler never hits one exactly.
+    """
+
+    config: Config
+    sizes: Sizes
+    processor: Processor | None
+
+    PARTS: ClassVar = ("autoencoder",)
+
+    @property
+    def reader(self) -> PictureReader:
+        return PictureReader(self.config.data.resolution)
+
+    @cached_property
+    def model(self) -> nnx.Module:
+        make = self.sizes.modules(dtype=jnp.dtype(self.config.model.dtype))["autoencoder"]
+        return nnx.eval_shape(lambda: nnx.Dict(autoencoder=make(nnx.Rngs(0))))
+
+    def loss(self, model: Any, batch: PictureBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        latents = model.autoencoder.encode(batch.pixels)
+        spread = jax.lax.stop_gradient(latents.std())
+        noise = jax.random.normal(key, latents.shape)
+        decoded = model.autoencoder.decode(latents + self.config.autoencoder.latent_noise * spread * noise)
+        error = decoded - batch.pixels
+        squared = jnp.mean(error**2)
+        # 2 is the range of pixels in [-1, 1].
+        return jnp.mean(jnp.abs(error)) + squared, {"psnr": 10 * jnp.log10(4 / squared), "latent_std": spread}
+
+    def show(self, model: Any, examples: Sequence[Example], path: Path) -> str:
+        pixels = self.reader.collate([self.reader.choose(example, np.random.default_rng(0)) for example in examples]).pixels
+        decoded = np.asarray(_reconstruct(model.autoencoder, pixels))
+        rows = [[to_picture(one) for one in pair] for pair in zip(pixels, decoded, strict=True)]
+        sheet = path.with_suffix(".png")
+        save_picture(grid(rows), sheet, overwrite=True)
+        return sheet.name
+
+    def finished(self, model: Any, examples: Sequence[Example]) -> Sizes:
+        """The scaling factor is measured: it brings the latents of `examples` to unit variance."""
+        assert self.sizes.autoencoder is not None
+        pixels = self.reader.collate([self.reader.choose(example, np.random.default_rng(0)) for example in examples]).pixels
+        factor = self.sizes.autoencoder.scaling_factor / float(_spread(model.autoencoder, pixels))
+        return replace(self.sizes, autoencoder=replace(self.sizes.autoencoder, scaling_factor=factor))
+
+
+@partial(jax.jit)
+def _reconstruct(autoencoder: Any, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    return autoencoder.decode(autoencoder.encode(pixels))
+
+
+@partial(jax.jit)
+def _spread(autoencoder: Any, pixels: Float[Array, "b h w 3"]) -> Float[Array, ""]:
+    return autoencoder.encode(pixels).std()

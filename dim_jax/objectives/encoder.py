@@ -1,0 +1,75 @@
+"""The encoder as a writer: captions of pictures and blueprints of edits, token by token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from dim_jax.config import Config
+from dim_jax.data.batches import AnswerBatch, AnswerReader
+from dim_jax.data.chat import IM_END
+from dim_jax.data.pairs import Example
+from dim_jax.data.processor import Processor
+from dim_jax.models.generate import GenerationSettings, generate
+from dim_jax.weights.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class EncoderObjective:
+    """Cross-entropy of the answer's tokens, as the published encoder was trained before it was frozen."""
+
+    config: Config
+    sizes: Sizes
+    processor: Processor | None
+
+    PARTS: ClassVar = ("encoder",)
+
+    @property
+    def _processor(self) -> Processor:
+        assert self.processor is not None, "start.py makes one wherever there is an encoder"
+        return self.processor
+
+    @property
+    def reader(self) -> AnswerReader:
+        return AnswerReader(self._processor, tuple(self.config.data.lengths))
+
+    @cached_property
+    def model(self) -> nnx.Module:
+        make = self.sizes.modules(dtype=jnp.dtype(self.config.model.dtype))["encoder"]
+        return nnx.eval_shape(lambda: nnx.Dict(encoder=make(nnx.Rngs(0))))
+
+    def loss(self, model: Any, batch: AnswerBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        del key  # nothing here is random
+        hidden = model.encoder(batch.inputs)
+        counts = jnp.asarray(batch.answer)[:, 1:]
+        labels = jnp.asarray(batch.inputs.input_ids)[:, 1:]
+        logits = model.encoder.logits(hidden[:, :-1])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        right = (logits.argmax(-1) == labels) & counts
+        return (losses * counts).sum() / counts.sum(), {"accuracy": right.sum() / counts.sum()}
+
+    def show(self, model: Any, examples: Sequence[Example], path: Path) -> str:
+        samples = [self.reader.choose(example, np.random.default_rng(0)) for example in examples]
+        inputs = self._processor(
+            [sample.prompt for sample in samples], [[sample.seen] for sample in samples if sample.seen], generation_prompt=True
+        )
+        tokenizer = self._processor.tokenizer
+        settings = GenerationSettings(max_new_tokens=256, stop_tokens=(tokenizer.ids[IM_END],), pad_token=tokenizer.pad_id)
+        written = generate(model.encoder, inputs, settings)
+        rows = []
+        for example, sample, tokens, length in zip(examples, samples, np.asarray(written.tokens), np.asarray(written.lengths), strict=True):
+            text = tokenizer.decode(tokens[:length].tolist())
+            rows.append(f"## {example.key}\n\n{sample.prompt}\n\nwritten: {text}\n\nwanted: {sample.answer}\n")
+        page = path.with_suffix(".md")
+        page.write_text("\n".join(rows))
+        return page.name
+
+    def finished(self, model: Any, examples: Sequence[Example]) -> Sizes:
+        return self.sizes

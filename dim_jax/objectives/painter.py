@@ -1,0 +1,77 @@
+"""The painter: connector and SANA learn the flow's velocity; encoder and autoencoder are frozen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from dim_jax.config import Config
+from dim_jax.data.batches import PaintBatch, PaintReader
+from dim_jax.data.pairs import Example
+from dim_jax.data.processor import Processor
+from dim_jax.models.dim import Dim, DimConfig
+from dim_jax.painting import grid, labelled, save_picture
+from dim_jax.pipeline import Painter, Request
+from dim_jax.settings import Settings
+from dim_jax.weights.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class PainterObjective:
+    """Flow matching (`Dim.loss`), text to image or edits."""
+
+    config: Config
+    sizes: Sizes
+    processor: Processor | None
+
+    PARTS: ClassVar = ("encoder", "connector", "sana", "autoencoder")
+
+    @property
+    def _processor(self) -> Processor:
+        assert self.processor is not None, "start.py makes one wherever there is an encoder"
+        return self.processor
+
+    @property
+    def reader(self) -> PaintReader:
+        data = self.config.data
+        return PaintReader(self._processor, tuple(data.lengths), data.resolution, data.text)
+
+    @cached_property
+    def model(self) -> nnx.Module:
+        encoder, sana, autoencoder = self.sizes.encoder, self.sizes.sana, self.sizes.autoencoder
+        assert encoder is not None
+        assert sana is not None
+        assert autoencoder is not None
+        config = DimConfig(encoder, sana, autoencoder)
+        return nnx.eval_shape(lambda: Dim(config, dtype=jnp.dtype(self.config.model.dtype), rngs=nnx.Rngs(0)))
+
+    def loss(self, model: Any, batch: PaintBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        flow = self.config.flow
+        losses = model.loss(
+            batch.inputs, batch.target, batch.source, key,
+            flow_shift=flow.shift, draw=flow.draw, condition_dropout=flow.condition_dropout, remat=self.config.model.remat,
+        )  # fmt: skip
+        return losses.mean(), {}
+
+    def show(self, model: Any, examples: Sequence[Example], path: Path) -> str:
+        settings = Settings(**self.config.sample, resolution=self.config.data.resolution)
+        samples = [self.reader.choose(example, np.random.default_rng(0)) for example in examples]
+        size = (self.config.data.resolution,) * 2
+        requests = [Request(sample.prompt, seed, size, sample.seen) for seed, sample in enumerate(samples)]
+        painted = dict(Painter(model, self._processor, "training").paint(requests, settings))
+        rows = [
+            labelled([picture for picture in (sample.seen, painted[i], sample.target) if picture is not None], sample.prompt, zoom=2)
+            for i, sample in enumerate(samples)
+        ]
+        sheet = path.with_suffix(".png")
+        save_picture(grid([[row] for row in rows]), sheet, overwrite=True)
+        return sheet.name
+
+    def finished(self, model: Any, examples: Sequence[Example]) -> Sizes:
+        return self.sizes

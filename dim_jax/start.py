@@ -1,0 +1,137 @@
+"""Where a run starts: the sizes of the parts, the tokenizer, and every parameter, from checkpoints or drawn anew."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dim_jax.config import Config
+from dim_jax.data.chat import VIDEO_PAD, VISION_END, VISION_START, ChatTokenizer
+from dim_jax.data.processor import Processor
+from dim_jax.data.synthetic import SYNTHETIC
+from dim_jax.errors import InputError
+from dim_jax.models.dc_ae_config import DCAEConfig
+from dim_jax.models.module import parameters, with_parameters
+from dim_jax.models.qwen import QwenConfig
+from dim_jax.models.sana import Sana, SanaConfig, grow
+from dim_jax.weights.convert import open_weights
+from dim_jax.weights.published import Weights
+from dim_jax.weights.sizes import Sizes
+
+PRESETS: dict[str, dict[str, Callable[[], Any]]] = {
+    "encoder": {"qwen_3b": QwenConfig.qwen_3b, "qwen_7b": QwenConfig.qwen_7b, "nano": QwenConfig.nano, "tiny": QwenConfig.tiny},
+    "sana": {"sana_1600m": SanaConfig.sana_1600m, "nano": SanaConfig.nano, "tiny": SanaConfig.tiny},
+    "autoencoder": {"f32c32": DCAEConfig.f32c32, "nano": DCAEConfig.nano, "tiny": DCAEConfig.tiny},
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """The parts of a run: `parents` are the checkpoints that parts come from, by part; the others are drawn anew."""
+
+    sizes: Sizes
+    parents: Mapping[str, Weights]
+
+    @classmethod
+    def open(cls, config: Config, parts: tuple[str, ...]) -> "Start":
+        """Open the checkpoints in `config.init`; the sizes of the other parts are the presets that `config.model` names.
+
+        A SANA of a checkpoint grows to what `config.model` asks for: source channels for edits, rows of the null table. A run on
+        synthetic data reads no file: every part is drawn anew.
+
+        Raises:
+            InputError: a checkpoint cannot be used or lacks the part; a preset is unknown; or SANA would shrink.
+        """
+        init = {} if config.data.source == SYNTHETIC else {part: config.init[part] for part in parts if config.init[part]}
+        opened = {path: open_weights(path) for path in dict.fromkeys(init.values())}
+        parents = {part: opened[path] for part, path in init.items()}
+        for part, parent in parents.items():
+            if part not in parent.sizes.parts:
+                raise InputError(f"config.init.{part}: {parent.where} holds {', '.join(parent.sizes.parts)}. Give one that holds {part}.")
+        model, found = config.model, {}
+        if "encoder" in parts:
+            known = parents["encoder"].sizes.encoder if "encoder" in parents else None
+            found["encoder"] = known or _preset("encoder", model.encoder)
+        if "sana" in parts:
+            known = parents["sana"].sizes.sana if "sana" in parents else _preset("sana", model.sana)
+            assert known is not None
+            channels = known.latent_channels * (1 + model.edit)
+            if channels < known.in_channels or model.condition_length < known.condition_length:
+                raise InputError(
+                    f"SANA has {known.in_channels} input channels and {known.condition_length} null rows and cannot shrink to model.edit "
+                    f"{model.edit} and model.condition_length {model.condition_length}. Ask for at least what it has."
+                )
+            found["sana"] = replace(known, in_channels=channels, condition_length=model.condition_length)
+        if "autoencoder" in parts:
+            known = parents["autoencoder"].sizes.autoencoder if "autoencoder" in parents else None
+            found["autoencoder"] = known or _preset("autoencoder", model.autoencoder)
+        return cls(Sizes(**found), parents)
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The folder of the tokenizer that the encoder's checkpoint brings."""
+        parent = self.parents.get("encoder")
+        return parent.tokenizer[0].parent if parent is not None and parent.tokenizer else None
+
+    def with_tokenizer(self, tokenizer: ChatTokenizer) -> "Start":
+        """The same with the special tokens' ids of `tokenizer` in an encoder that is drawn anew.
+
+        Raises:
+            InputError: the encoder's vocabulary is too small, or its checkpoint was trained with other ids.
+        """
+        encoder = self.sizes.encoder
+        assert encoder is not None
+        if tokenizer.largest_id >= encoder.text.vocab_size:
+            raise InputError(f"{tokenizer.name}: ids up to {tokenizer.largest_id}, but the encoder has {encoder.text.vocab_size}.")
+        if "encoder" in self.parents:
+            if tokenizer.image_id != encoder.image_token_id:
+                raise InputError(
+                    f"{tokenizer.name}: <|image_pad|> is {tokenizer.image_id}, the encoder's {encoder.image_token_id}. Use its own one."
+                )
+            return self
+        ids = {"image_token_id": tokenizer.image_id, "video_token_id": tokenizer.id_of(VIDEO_PAD)}
+        ids |= {"vision_start_token_id": tokenizer.ids[VISION_START], "vision_end_token_id": tokenizer.ids[VISION_END]}
+        ids |= {"bos_token_id": None, "eos_token_id": None}
+        return replace(self, sizes=replace(self.sizes, encoder=replace(encoder, **ids)))
+
+    def processor(self, tokenizer: ChatTokenizer, config: Config) -> Processor:
+        """What reads prompts and pictures of `config.data.resolution` for this encoder."""
+        assert self.sizes.encoder is not None
+        return Processor(
+            tokenizer,
+            resolution=config.data.resolution,
+            condition_length=config.model.condition_length,
+            layout=self.sizes.encoder.vision.layout,
+        )
+
+    def tensors(self, seed: int) -> dict[str, jax.Array]:
+        """Path -> float32 array of every parameter of every part."""
+        found: dict[str, jax.Array] = {}
+        for where in {parent.where: parent for parent in self.parents.values()}.values():
+            mine = tuple(f"{part}." for part, parent in self.parents.items() if parent is where)
+            found |= {path: jnp.asarray(tensor, jnp.float32) for path, tensor in where.stream() if path.startswith(mine)}
+        old = self.parents["sana"].sizes.sana if "sana" in self.parents else None
+        if old is not None and old != self.sizes.sana:
+            found |= self._grown(found, old, seed)
+        for part in self.sizes.parts:
+            if part not in self.parents:
+                found |= self.sizes.fresh(part, seed)
+        return {path: found[path] for path in self.sizes.shapes()}
+
+    def _grown(self, tensors: Mapping[str, jax.Array], old: SanaConfig, seed: int) -> dict[str, jax.Array]:
+        new = self.sizes.sana
+        assert new is not None
+        abstract = nnx.eval_shape(lambda: Sana(old, rngs=nnx.Rngs(0)))
+        sana = with_parameters(abstract, {path: tensors[f"sana.{path}"] for path in parameters(abstract)})
+        larger = grow(sana, edit=new.is_edit, condition_length=new.condition_length, key=jax.random.key(seed))
+        return {f"sana.{path}": tensor for path, tensor in parameters(larger).items()}
+
+
+def _preset(part: str, name: str) -> Any:
+    if name not in PRESETS[part]:
+        raise InputError(f'config.model.{part} is "{name}", but the sizes of this part are {", ".join(PRESETS[part])}.')
+    return PRESETS[part][name]()

@@ -1,0 +1,221 @@
+"""Training, from the first step to the checkpoint, as one text: config -> start -> data -> step -> resume -> loop -> export.
+
+    dim train --config configs/nano_edit.py --workdir runs/nano_edit
+
+The working directory holds config.json, log.jsonl, tokenizer/ (if one was trained), checkpoints/STEP (to resume from), sheets/STEP (what
+it makes of held-out examples) and at the end model/, the averaged weights as a checkpoint folder.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dim_jax import checkpoint, optim
+from dim_jax.config import Config
+from dim_jax.data.chat import ChatTokenizer
+from dim_jax.data.pairs import Example
+from dim_jax.data.pipeline import Source, batches, open_mixture
+from dim_jax.data.tokenizer import train_tokenizer
+from dim_jax.errors import InputError
+from dim_jax.log import Log
+from dim_jax.models.module import with_parameters
+from dim_jax.objectives import OBJECTIVES
+from dim_jax.resume import training_states
+from dim_jax.start import Start
+
+SHOWN = 8  # held-out examples on a sheet
+MEASURED = 256  # held-out examples that `finished` may measure
+READ = 20_000  # examples of each source whose texts make a tokenizer
+FREE_TO_CHANGE = ("data.workers", "train.steps", "train.log_every", "train.save_every", "train.show_every", "train.keep")
+
+
+class State(NamedTuple):
+    """What a step changes; parameters by path, the trainable ones alone."""
+
+    step: Int[Array, ""]
+    params: dict[str, Array]
+    ema: dict[str, Array]
+    opt: Any
+
+
+def main(config: Config, workdir: Path, *, console: Console | None = None) -> None:
+    """Train as `config` says (configs/common.py lists all keys), or go on where `workdir` stopped.
+
+    Raises:
+        InputError: the config does not hold together, differs from the one that `workdir` began with, names files that cannot be used;
+            or the loss is not finite.
+    """
+    console = console or Console(stderr=True)
+    _check(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    _same_config(config, workdir / "config.json")
+
+    # Start: sizes, data, tokenizer.
+    kind = OBJECTIVES[config.objective]
+    start = Start.open(config, kind.PARTS)
+    data = config.data
+    train_data = open_mixture(data.source, data.mix.to_dict(), split="train", side=data.resolution)
+    held_out = [source for source, _ in open_mixture(data.source, data.mix.to_dict(), split="test", side=data.resolution)]
+    processor, tokenizer = None, None
+    if start.sizes.encoder is not None:
+        tokenizer = Path(data.tokenizer) if data.tokenizer else start.tokenizer or workdir / "tokenizer"
+        if tokenizer == workdir / "tokenizer" and not tokenizer.exists():
+            train_tokenizer(_texts(train_data), start.sizes.encoder.text.vocab_size, tokenizer)
+        chat = ChatTokenizer.from_pretrained(tokenizer)
+        start = start.with_tokenizer(chat)
+        processor = start.processor(chat, config)
+    objective = kind(config, start.sizes, processor)
+    _check_parts(config, start.sizes.parts)
+
+    # Parameters and optimizer.
+    tensors = start.tensors(config.seed)
+    trainable = {path: tensor for path, tensor in tensors.items() if path.split(".")[0] in config.trainable}
+    frozen = {path: tensor for path, tensor in tensors.items() if path not in trainable}
+    del tensors
+    how = config.optim
+    schedule = optim.schedule(how.learning_rate, warmup_steps=how.warmup_steps, cosine=how.cosine, steps=config.train.steps)
+    optimizer = optim.adamw(
+        schedule, weight_decay=how.weight_decay, clip_global_norm=how.clip_global_norm, betas=tuple(how.betas), eps=how.eps
+    )
+    state = State(jnp.int32(0), trainable, jax.tree.map(jnp.copy, trainable), optimizer.init(trainable))
+    console.print(f"{config.objective}: {_count(trainable)} parameters learn, {_count(frozen)} are frozen", highlight=False)
+
+    # Step.
+    @partial(jax.jit, donate_argnums=0)
+    def train_step(state: State, frozen: dict[str, Array], batch: Any) -> tuple[State, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+        def loss(params: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+            return objective.loss(with_parameters(objective.model, params | frozen), batch, key)
+
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, opt = optimizer.update(grads, state.opt, state.params)
+        params: Any = optax.apply_updates(state.params, updates)
+        keep = jnp.minimum(how.ema_decay, (1 + state.step) / (10 + state.step))
+        ema: Any = optax.incremental_update(params, state.ema, 1 - keep)
+        metrics |= {"loss": value, "grad_norm": optax.tree.norm(grads), "learning_rate": jnp.asarray(schedule(state.step))}
+        return State(state.step + 1, params, ema, opt), metrics
+
+    def averaged(state: State) -> Any:
+        return with_parameters(objective.model, state.ema | frozen)
+
+    # Resume.
+    with training_states(workdir / "checkpoints", keep=config.train.keep) as saved:
+        state = saved.restore(state)
+        done = int(state.step)
+        log = Log(workdir / "log.jsonl", after=done)
+        if done:
+            console.print(f"going on after step {done}", highlight=False)
+
+        # Loop.
+        shown = list(_spread(held_out, SHOWN))
+        stream = batches(train_data, objective.reader, batch_size=data.batch_size, seed=config.seed, start=done, workers=data.workers)
+        pending, since = [], time.perf_counter()
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("", total=config.train.steps, completed=done)
+            for step in range(done + 1, config.train.steps + 1):
+                state, metrics = train_step(state, frozen, next(stream))
+                pending.append(metrics)
+                last = step == config.train.steps
+                if step % config.train.log_every == 0 or last:
+                    means = {name: float(np.mean([one[name] for one in jax.device_get(pending)])) for name in pending[0]}
+                    now = time.perf_counter()
+                    speed = len(pending) / (now - since)
+                    pending, since = [], now
+                    if not math.isfinite(means["loss"]):
+                        raise InputError(
+                            f"The loss is {means['loss']} up to step {step}. The states before it are in {workdir / 'checkpoints'}. Lower "
+                            "optim.learning_rate or optim.clip_global_norm, and use another workdir."
+                        )
+                    log.write(step, means | {"steps_per_second": speed})
+                    bar.update(task, completed=step, description=f"loss {means['loss']:.4f}, {speed:.1f} steps/s")
+                if step % config.train.save_every == 0 or last:
+                    saved.save(step, state)
+                if step % config.train.show_every == 0 or last:
+                    (workdir / "sheets").mkdir(exist_ok=True)
+                    name = objective.show(averaged(state), shown, workdir / "sheets" / f"{step:06}")
+                    console.print(f"step {step}: {workdir / 'sheets' / name}", highlight=False)
+
+    # Export.
+    model = averaged(state)
+    sizes = objective.finished(model, list(_spread(held_out, MEASURED)))
+    settings = None
+    if config.objective == "painter":
+        settings = workdir / "settings.json"
+        settings.write_text(json.dumps(config.sample.to_dict() | {"resolution": data.resolution}, indent=1) + "\n")
+    checkpoint.save(workdir / "model", state.ema | frozen, sizes.to_json(), tokenizer=_files(tokenizer), settings=settings, overwrite=True)
+    console.print(f"wrote {workdir / 'model'}", highlight=False)
+
+
+def _check(config: Config) -> None:
+    if config.objective not in OBJECTIVES:
+        raise InputError(f'config.objective is "{config.objective}", but objectives are {", ".join(OBJECTIVES)}.')
+    train = config.train
+    if train.steps < 1 or train.log_every < 1 or train.save_every % train.log_every or train.show_every < 1:
+        raise InputError(
+            f"config.train: steps {train.steps}, log_every {train.log_every} and show_every {train.show_every} must be at least 1, and "
+            f"save_every {train.save_every} a multiple of log_every, so that the log goes on where a checkpoint is."
+        )
+
+
+def _check_parts(config: Config, parts: tuple[str, ...]) -> None:
+    declared = sorted([*config.trainable, *config.frozen])
+    if declared != sorted(parts):
+        raise InputError(
+            f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}: name each of {', '.join(parts)} once."
+        )
+
+
+def _same_config(config: Config, path: Path) -> None:
+    """The config as it was when the working directory began, but for what may change on the way."""
+    flat = {key: list(value) if isinstance(value, tuple) else value for key, value in _flat(config.to_dict())}
+    if path.exists():
+        before = checkpoint.read_json(path)
+        changed = [
+            f"{key} was {before.get(key)!r}, is {flat.get(key)!r}"
+            for key in sorted(before.keys() | flat.keys())
+            if before.get(key) != flat.get(key) and key not in FREE_TO_CHANGE
+        ]
+        if changed:
+            raise InputError(f"{path.parent} began with another config: {'; '.join(changed)}. Use another --workdir, or change it back.")
+    path.write_text(json.dumps(flat, indent=1) + "\n")
+
+
+def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        yield from _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+
+
+def _texts(sources: list[tuple[Source, float]]) -> Iterator[str]:
+    """The texts of each source, for a tokenizer that is trained on them."""
+    for source, _ in sources:
+        for example in _spread([source], READ):
+            yield from (*example.texts, example.blueprint or "")
+
+
+def _spread(sources: list[Source], count: int) -> Iterator[Example]:
+    """At most `count` examples, taken evenly from all of the sources."""
+    each = -(-count // len(sources))
+    places = [(source, int(i)) for source in sources for i in np.linspace(0, len(source) - 1, min(each, len(source)))]
+    return (source[i] for source, i in places[:count])
+
+
+def _files(folder: Path | None) -> tuple[Path, ...]:
+    return () if folder is None else tuple(sorted(path for path in folder.iterdir() if path.is_file()))
+
+
+def _count(tensors: dict[str, Array]) -> str:
+    return f"{sum(tensor.size for tensor in tensors.values()):,}"

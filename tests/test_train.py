@@ -1,0 +1,202 @@
+"""Training from the command line to the exported checkpoint: what is logged, kept, resumed, refused."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dim_jax.config import read_config
+from dim_jax.data.pictures import autoencoder_pixels
+from dim_jax.data.synthetic import Synthetic
+from dim_jax.models.module import with_parameters
+from dim_jax.objectives.autoencoder import AutoencoderObjective
+from dim_jax.pipeline import EditPipeline
+from dim_jax.weights.convert import open_weights
+from tests.painter_fixtures import dim, one_error, picture
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SMALL = {
+    "data.source": "synthetic", "data.batch_size": "2", "data.resolution": "32", "data.lengths": "(96, 192)", "model.encoder": "tiny",
+    "model.sana": "tiny", "model.autoencoder": "tiny", "train.log_every": "1", "train.save_every": "2", "train.show_every": "100",
+    "optim.warmup_steps": "2", "sample.num_steps": "2",
+}  # fmt: skip
+
+
+def arguments(config: str, workdir: Path, steps: int, **changes: str) -> list[str]:
+    """`dim train` of a small model; in the names of changed keys two underlines stand for a dot."""
+    values = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
+    options = [option for key, value in values.items() for option in ("--set", f"{key}={value}")]
+    return ["train", "--config", str(CONFIGS / f"{config}.py"), "--workdir", str(workdir), "--steps", str(steps), *options]
+
+
+def train(config: str, workdir: Path, steps: int, **changes: str) -> tuple[int, str]:
+    return dim(*arguments(config, workdir, steps, **changes))
+
+
+def last_error(result: tuple[int, str]) -> str:
+    """The message with which a run ended, behind what it said before."""
+    code, text = result
+    assert code == 1, text
+    *_, message = text.splitlines()
+    assert message.startswith("error: ")
+    return message
+
+
+def log(workdir: Path) -> list[dict]:
+    """The log without what no two runs share."""
+    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "steps_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def painter_run(tmp_path_factory) -> Path:
+    """Four steps of the edit painter."""
+    workdir = tmp_path_factory.mktemp("painter") / "run"
+    code, text = train("nano_edit", workdir, 4)
+    assert code == 0, text
+    return workdir
+
+
+def test_a_trained_painter_paints(painter_run):
+    pipeline = EditPipeline.from_pretrained(painter_run / "model")
+    assert pipeline.painter.settings.num_steps == 2
+    assert pipeline.painter.settings.resolution == 32
+    painted = pipeline(["make the sky red."], [picture(32, 32)])[0]
+    assert painted.image.size == (32, 32)
+    assert len(list((painter_run / "sheets").glob("*.png"))) == 1
+
+
+def test_the_log_and_the_files_of_a_run(painter_run):
+    assert [line["step"] for line in log(painter_run)] == [1, 2, 3, 4]
+    assert all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in log(painter_run))
+    assert sorted(path.name for path in painter_run.iterdir()) == [
+        "checkpoints", "config.json", "log.jsonl", "model", "settings.json", "sheets", "tokenizer",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (painter_run / "checkpoints").iterdir()) == ["2", "4"]
+
+
+def test_frozen_parts_stay_and_the_others_learn(painter_run, tmp_path):
+    """A run of one step, whose learning rate is still zero, shows where both began."""
+    assert train("nano_edit", tmp_path / "start", 1)[0] == 0
+    before, after = (dict(open_weights(run / "model").stream()) for run in (tmp_path / "start", painter_run))
+    changed = dict.fromkeys(("encoder", "connector", "sana", "autoencoder"), False)
+    for path, tensor in before.items():
+        changed[path.split(".")[0]] |= not np.array_equal(tensor, after[path])
+    assert changed == {"encoder": False, "connector": True, "sana": True, "autoencoder": False}
+
+
+def test_a_resumed_run_logs_what_an_uninterrupted_one_does(tmp_path):
+    assert train("nano_t2i", tmp_path / "whole", 4)[0] == 0
+    assert train("nano_t2i", tmp_path / "parts", 2)[0] == 0
+    code, text = train("nano_t2i", tmp_path / "parts", 4)
+    assert code == 0
+    assert "going on after step 2" in text
+    assert log(tmp_path / "parts") == log(tmp_path / "whole")
+
+
+def test_a_killed_run_goes_on(tmp_path):
+    """SIGKILL behind a checkpoint: lines that were logged later are dropped and written again, all as without the kill."""
+    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_autoencoder", tmp_path / "killed", 500, optim__cosine="False")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=CONFIGS.parent)
+    written = tmp_path / "killed/log.jsonl"
+    deadline = time.monotonic() + 300
+    while not written.exists() or len(written.read_text().splitlines()) < 5:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    stopped = len(log_lines(written))
+    with written.open("a") as file:
+        file.write('{"step": 99')  # a line that the kill cut off
+    code, text = train("nano_autoencoder", tmp_path / "killed", stopped + 3, optim__cosine="False")
+    assert code == 0, text
+    assert "going on after step" in text
+    assert train("nano_autoencoder", tmp_path / "whole", stopped + 3, optim__cosine="False")[0] == 0
+    assert log(tmp_path / "killed") == log(tmp_path / "whole")
+
+
+def log_lines(path: Path) -> list[str]:
+    """The whole lines."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def test_the_autoencoder_leaves_with_latents_of_unit_variance(tmp_path):
+    assert train("nano_autoencoder", tmp_path / "run", 3)[0] == 0
+    weights = open_weights(tmp_path / "run/model")
+    assert weights.sizes.parts == ("autoencoder",)
+    objective = AutoencoderObjective(read_config(CONFIGS / "nano_autoencoder.py", SMALL), weights.sizes, None)
+    model = with_parameters(objective.model, {path: jnp.asarray(tensor) for path, tensor in weights.stream()})
+    pictures = [Synthetic("caption", 32)[i].target for i in range(256)]
+    latents = model.autoencoder.encode(jnp.asarray(np.stack([autoencoder_pixels(one, (32, 32)) for one in pictures])))
+    assert 0.8 < float(latents.std()) < 1.25
+
+
+def test_the_encoder_learns_to_write(tmp_path):
+    assert train("nano_encoder", tmp_path / "run", 3)[0] == 0
+    page = (tmp_path / "run/sheets/000003.md").read_text()
+    assert page.count("written: ") == page.count("wanted: ") == 8
+    assert open_weights(tmp_path / "run/model").sizes.parts == ("encoder",)
+    assert log(tmp_path / "run")[-1]["loss"] < log(tmp_path / "run")[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"objective": "nothing"}, "painter"),
+        ({"train__save_every": "3", "train__log_every": "2"}, "save_every 3"),
+        ({"trainable": "('sana',)"}, "connector"),
+        ({"model__sana": "huge"}, "sana_1600m"),
+        ({"data__mix__caption": "0.0"}, "positive weight"),
+        ({"data__source": "nowhere", "init__encoder": "", "init__autoencoder": ""}, "nowhere"),
+        ({"data__source": "nowhere", "init__encoder": "missing"}, "missing"),
+        ({"optim__learning_rat": "1.0"}, "optim.learning_rat: there is no such key"),
+        ({"optim__learning_rate": "fast"}, "optim.learning_rate=fast"),
+    ],
+)
+def test_a_config_that_does_not_hold_together(changes, says, tmp_path):
+    assert says in last_error(train("nano_t2i", tmp_path / "run", 1, **changes))
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_texts_that_are_too_long_for_their_buckets(tmp_path):
+    assert "the longest bucket 20" in last_error(train("nano_t2i", tmp_path / "run", 1, data__lengths="(20,)"))
+
+
+def test_a_workdir_belongs_to_one_config(painter_run):
+    text = last_error(train("nano_edit", painter_run, 4, optim__learning_rate="0.5"))
+    assert "optim.learning_rate was 0.001, is 0.5" in text
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    text = last_error(train("nano_autoencoder", tmp_path / "run", 30, optim__learning_rate="1e30", optim__clip_global_norm="1e30"))
+    assert "The loss is nan" in text or "The loss is inf" in text
+    assert not (tmp_path / "run/model").exists()
+
+
+def test_a_config_file_that_is_none(tmp_path):
+    workdir = ("--workdir", str(tmp_path / "run"))
+    assert "missing.py" in one_error(dim("train", "--config", "missing.py", *workdir))
+    (tmp_path / "empty.py").write_text("")
+    assert "get_config" in one_error(dim("train", "--config", str(tmp_path / "empty.py"), *workdir))
+    (tmp_path / "wrong.py").write_text("from configs import common\ndef get_config():\n    common.get_config().optim.speed = 1\n")
+    (tmp_path / "configs").mkdir()
+    shutil.copy(CONFIGS / "common.py", tmp_path / "configs")
+    shutil.move(tmp_path / "wrong.py", tmp_path / "configs")
+    assert "speed" in one_error(dim("train", "--config", str(tmp_path / "configs/wrong.py"), *workdir))
+    assert dim("train", "--config", "x.py", *workdir, "--set", "steps")[0] == 2
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    assert train("nano_autoencoder", tmp_path / "run", 2)[0] == 0
+    for file in (tmp_path / "run/checkpoints/2/state/d").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    text = last_error(train("nano_autoencoder", tmp_path / "run", 2))
+    assert str(tmp_path / "run/checkpoints/2") in text
