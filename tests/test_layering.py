@@ -16,6 +16,7 @@ RANKS = {
     "dim_jax.diffusion": 2,
     "dim_jax.config": 1,
     "dim_jax.log": 2,
+    "dim_jax.designer": 3,  # only `local` runs a network
     "dim_jax.models": 3,
     "dim_jax.optim": 3,
     "dim_jax.models.dim": 4,  # the composition, and so the only model that knows of the diffusion

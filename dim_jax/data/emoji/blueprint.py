@@ -4,14 +4,11 @@ They play the designer's part: what to keep and what to change comes from the ru
 So this designer has seen the target, and tells more than the instruction does.
 """
 
+from dim_jax.data.blueprint import numbered
 from dim_jax.data.emoji.packages import SETS
 from dim_jax.data.emoji.render import Drawn, Mask, Pixels, box, difference, extent
 from dim_jax.data.emoji.rules import Edit
 from dim_jax.data.emoji.wording import a, capital, listed, shown
-
-SECTIONS = (
-    "Edit Instruction", "Global Layout Perception", "Local Object Perception", "Edit Area Localization", "Edited Image Imagination",
-)  # fmt: skip
 
 # What changes, and what must stay as it is.
 AREAS = {
@@ -58,7 +55,7 @@ def blueprint(edit: Edit, instruction: str, source: Drawn, target: Drawn) -> str
         f"Change {part}: {_place(change)}, {_share(change, before, after)} of the drawing. Keep {kept}.",
         f"{capital(a(shown(target.emoji)))} as {a(f'{new.title} emoji')}, {painted}. It fills {_size(after)}, on plain white.",
     )
-    return "\n\n".join(f"{number}. **{title}**: {text}" for number, (title, text) in enumerate(zip(SECTIONS, texts, strict=True), 1))
+    return numbered(texts)
 
 
 def _size(pixels: Pixels) -> str:

@@ -1,0 +1,170 @@
+"""The one prompt that asks for a blueprint, and the one parser that reads what came back.
+
+Source: the four steps of Draw-In-Mind's blueprints (arXiv 2509.01986) behind the instruction; the wording of the prompt is ours.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+from dim_jax.data.blueprint import SECTIONS
+from dim_jax.errors import InputError
+
+ASKED = (
+    "the instruction again, made precise. Name the objects as they are in this picture and add nothing that was not asked for.",
+    "what kind of picture it is, its main objects, and where each of them is.",
+    "how each object and the background look: shape, colour, material, state, and any text, letter by letter.",
+    "which objects or regions change and where they are; then what must stay exactly as it is.",
+    "the finished picture, as if it lay before you. Say most about what has changed.",
+)
+TEMPLATE = (
+    "You plan the edit of the picture above for a painter, who sees the picture and your words and nothing else.\n\n"
+    "The instruction: {instruction}\n\n"
+    "Answer in English with exactly these five numbered sections, each with its title and then your own text, as plain sentences. "
+    "Write nothing before the first section and nothing after the last, about 250 words in all.\n\n"
+    + "\n".join(f"{number}. {title}: {asked}" for number, (title, asked) in enumerate(zip(SECTIONS, ASKED, strict=True), 1))
+)
+# Another prompt, another version: answers to an older one are not taken for answers to this one.
+PROMPT_VERSION = hashlib.sha256(TEMPLATE.encode()).hexdigest()[:12]
+
+MARKS = r"[ \t>#*_•–-]*+"  # Markdown's headings, quotes, bullets and bold; possessive, so that no line of dashes takes long
+NUMBER = r"(?:\(?[1-5][.):]+\)?|[①-⑤]|[1-5](?=[ \t]))"
+TITLES = "|".join(re.escape(title).replace(r"\ ", r"[ \t_-]+").replace("Localization", "Locali[sz]ation") for title in SECTIONS)
+END = r"[ \t*_]*(?:\([^()\n]*\)[ \t*_]*)?(?:[:：]|[.](?!\w)|[–—-](?=\s)|$)[*_]*"
+# At the start of a line a title stands alone; within a line, where some models write everything in one, it needs its number.
+HEADING = re.compile(
+    rf"(?:^{MARKS}(?:(?:step|section|part)\s*)?{NUMBER}?|(?<=\s)[*_]*+[1-5][.)]){MARKS}(?:the\s+)?(?P<title>{TITLES}){END}",
+    re.IGNORECASE | re.MULTILINE,
+)
+THOUGHT = re.compile(r"<(?P<end>/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+TAGGED = re.compile(r"<(answer|blueprint|output|response)>(?P<inside>.*?)(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL)
+FENCED = re.compile(r"^[ \t]*(?P<fence>```+|~~~+)[^\n`]*\n(?P<inside>.*?)(?:^[ \t]*(?P=fence)[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+REFUSAL = re.compile(
+    r"\W*(?:(?:i[’']?m|i am|we[’']?re) (?:very |so |really )?(?:sorry|afraid|unable|not able)|sorry\b|i (?:must|have to) decline"
+    r"|i (?:apologi[sz]e|can[’']?t|can ?not|won[’']?t|will not)\b|unfortunately,? i\b|as an ai\b)",
+    re.IGNORECASE,
+)
+SENTENCE_END = re.compile(r"[.!?…。！？।؟][\s\"'”’»)\]}*_`]*\Z")
+BULLET = re.compile(r"[ \t]*(?:[-*•–]|\d+[.)])[ \t]")
+
+
+class BlueprintError(InputError):
+    """An answer that is no blueprint; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A designer's plan.
+
+    Attributes:
+        text: what the painter reads: the answer as it was written, without wrappers.
+        instruction, layout, objects, area, imagination: the texts of the five sections.
+    """
+
+    text: str
+    instruction: str
+    layout: str
+    objects: str
+    area: str
+    imagination: str
+
+
+def prompt(instruction: str) -> str:
+    """What a designer is asked, beside the source picture.
+
+    Raises:
+        InputError: the instruction is empty.
+    """
+    if not instruction.strip():
+        raise InputError(f"The instruction is empty ({instruction!r}). Say what is to be edited.")
+    return TEMPLATE.replace("{instruction}", instruction.strip())
+
+
+def parse(text: str) -> Blueprint:
+    """The blueprint in a model's answer.
+
+    Thoughts, tags such as <answer>, code fences and remarks before the first title are wrappers and removed; all else stays as written.
+    Titles count in any case, bold or not, with or without numbers. A model that repeats the form before it fills it in (or begins
+    anew) is read from its last whole blueprint.
+
+    Raises:
+        BlueprintError: the model refused, or the answer is empty, lacks a section, or ends in the middle.
+    """
+    body = _unwrapped(text)
+    if not body:
+        raise BlueprintError("the answer is empty")
+    headings = list(HEADING.finditer(body))
+    if not headings:
+        if REFUSAL.match(body):
+            raise BlueprintError(f"the model refused: {_start(body)}")
+        raise BlueprintError(f"the answer has none of the titles of a blueprint: {_start(body)}")
+    found = _sections(body, headings)
+    for title, section in zip(SECTIONS, found, strict=True):
+        if REFUSAL.match(section):
+            raise BlueprintError(f'the model refused in "{title}": {_start(section)}')
+        if not section.strip(" \t\n*_#>-"):
+            raise BlueprintError(f'the section "{title}" is empty' + (", the answer ends there" if title == SECTIONS[-1] else ""))
+    if found[1:] == ASKED[1:]:
+        raise BlueprintError("the answer repeats the questions")
+    last = found[-1].splitlines()[-1]
+    if last.count("**") % 2 or not (SENTENCE_END.search(last) or BULLET.match(last)):
+        raise BlueprintError(f"the answer ends in the middle of a sentence: …{last[-60:]}")
+    return Blueprint(body[headings[0].start() :].strip(), *found)
+
+
+def _unwrapped(text: str) -> str:
+    """What tags or a fence enclose of an answer, without its thoughts."""
+    text = _without_thoughts(text)
+    for wrapper in (TAGGED, FENCED, TAGGED):
+        enclosed = wrapper.search(text)
+        # What stands in a fence within a blueprint is part of it.
+        if enclosed and HEADING.search(enclosed["inside"]) and not HEADING.search(text[: enclosed.start()]):
+            text = enclosed["inside"]
+    return text.strip()
+
+
+def _without_thoughts(text: str) -> str:
+    kept, start, inside = "", 0, False
+    for tag in THOUGHT.finditer(text):
+        if tag["end"] and not inside:
+            kept = ""  # some servers keep back the tag that begins the thought
+        elif not inside:
+            kept += text[start : tag.start()]
+        start, inside = tag.end(), not tag["end"]
+    if not inside:
+        return kept + text[start:]
+    if HEADING.search(kept) is None:
+        raise BlueprintError("the answer ends within the model's thoughts; allow more tokens")
+    return kept
+
+
+def _sections(body: str, headings: list[re.Match[str]]) -> tuple[str, ...]:
+    """The five texts, from the last whole run of titles in order."""
+    numbers = [_number(heading) for heading in headings]
+    chosen: list[int] = []
+    end = len(headings)
+    for number in reversed(range(len(SECTIONS))):
+        end = next((i for i in reversed(range(end)) if numbers[i] == number), -1)
+        if end < 0:
+            break
+        chosen.insert(0, end)
+    if len(chosen) < len(SECTIONS):
+        missing = [title for number, title in enumerate(SECTIONS) if number not in numbers]
+        if missing and max(numbers) < len(SECTIONS) - 1:
+            raise BlueprintError(f'the answer ends within "{SECTIONS[max(numbers)]}"; {", ".join(missing)} are missing')
+        raise BlueprintError(f"sections are missing: {', '.join(missing)}" if missing else "the sections are in another order")
+    ends = [*(heading.start() for heading in headings[1:]), len(body)]
+    spans = [(headings[first].end(), headings[second].start()) for first, second in pairwise(chosen)]
+    spans.append((headings[chosen[-1]].end(), ends[chosen[-1]]))
+    return tuple(body[start:stop].strip() for start, stop in spans)
+
+
+def _number(heading: re.Match[str]) -> int:
+    words = re.sub(r"[\s_-]+", " ", heading["title"]).lower().replace("localisation", "localization")
+    return [title.lower() for title in SECTIONS].index(words)
+
+
+def _start(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 100 else line[:99] + "…"
