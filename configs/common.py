@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "synthetic"  # a folder of pairs (`dim build-data`), or "synthetic": random pictures and words
     config.data.mix = ConfigDict({"edit": 0.0, "caption": 1.0})  # weights of edits and of captioned pictures; a batch is of one kind
+    config.data.balance = 0.0  # how much more often rare rules of edits are seen: 0 as they are, 1 every rule alike
     config.data.text = "blueprint"  # what an edit is told by: "blueprint" or "instruction"
     config.data.tokenizer = ""  # a folder; "": the encoder's own, or for a fresh encoder one trained on the texts
     config.data.resolution = 1024  # (paper) pixels a side
@@ -45,6 +46,7 @@ def get_config() -> ConfigDict:
 
     config.autoencoder = ConfigDict()
     config.autoencoder.latent_noise = 0.1  # of the latents' spread, added before they are decoded
+    config.autoencoder.spread_weight = 0.01  # of the squared logarithm of that spread
 
     config.optim = ConfigDict()
     config.optim.learning_rate = 2e-5  # (paper)

@@ -10,7 +10,7 @@ def get_config():
     config = nano_t2i.get_config()
     config.model.edit = True
     config.init.sana = config.init.connector = "runs/nano_t2i/model"
-    config.data.mix.edit, config.data.mix.caption = 0.9, 0.1
+    config.data.mix.edit, config.data.mix.caption, config.data.balance = 0.9, 0.1, 0.5
     config.optim.cosine = True
     config.train.steps, config.train.show_every = 5000, 2500
     return config

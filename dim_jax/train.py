@@ -2,8 +2,9 @@
 
     dim train --config configs/nano_edit.py --workdir runs/nano_edit
 
-The working directory holds config.json, log.jsonl, tokenizer/ (if one was trained), checkpoints/STEP (to resume from), sheets/STEP (what
-it makes of held-out examples) and at the end model/, the averaged weights as a checkpoint folder.
+The working directory holds config.json, log.jsonl (the same in every run of this config), speed.jsonl, tokenizer/ (if one was trained),
+checkpoints/STEP (to resume from), sheets/STEP (what it makes of held-out examples) and at the end model/, the averaged weights as a
+checkpoint folder.
 """
 
 import json
@@ -66,7 +67,7 @@ def main(config: Config, workdir: Path, *, console: Console | None = None) -> No
     kind = OBJECTIVES[config.objective]
     start = Start.open(config, kind.PARTS)
     data = config.data
-    train_data = open_mixture(data.source, data.mix.to_dict(), split="train", side=data.resolution)
+    train_data = open_mixture(data.source, data.mix.to_dict(), split="train", side=data.resolution, balance=data.balance)
     held_out = [source for source, _ in open_mixture(data.source, data.mix.to_dict(), split="test", side=data.resolution)]
     processor, tokenizer = None, None
     if start.sizes.encoder is not None:
@@ -115,33 +116,37 @@ def main(config: Config, workdir: Path, *, console: Console | None = None) -> No
     with training_states(workdir / "checkpoints", keep=config.train.keep) as saved:
         state = saved.restore(state)
         done = int(state.step)
-        log = Log(workdir / "log.jsonl", after=done)
+        log, speeds = (Log(workdir / name, after=done) for name in ("log.jsonl", "speed.jsonl"))
         if done:
             console.print(f"going on after step {done}", highlight=False)
 
         # Loop.
         shown = list(_spread(held_out, SHOWN))
         stream = batches(train_data, objective.reader, batch_size=data.batch_size, seed=config.seed, start=done, workers=data.workers)
-        pending, since = [], time.perf_counter()
+        pending, since, waited = [], time.perf_counter(), 0.0
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("", total=config.train.steps, completed=done)
             for step in range(done + 1, config.train.steps + 1):
-                state, metrics = train_step(state, frozen, next(stream))
+                before = time.perf_counter()
+                batch = next(stream)
+                waited += time.perf_counter() - before
+                state, metrics = train_step(state, frozen, batch)
                 pending.append(metrics)
                 last = step == config.train.steps
                 if step % config.train.log_every == 0 or last:
                     means = {name: float(np.mean([one[name] for one in jax.device_get(pending)])) for name in pending[0]}
                     now = time.perf_counter()
-                    speed = len(pending) / (now - since)
-                    pending, since = [], now
+                    speed = {"steps_per_second": len(pending) / (now - since), "waiting_for_data": waited / (now - since)}
+                    pending, since, waited = [], now, 0.0
                     if not math.isfinite(means["loss"]):
                         raise InputError(
                             f"The loss is {means['loss']} up to step {step}. The states before it are in {workdir / 'checkpoints'}. Lower "
                             "optim.learning_rate or optim.clip_global_norm, and use another workdir."
                         )
-                    log.write(step, means | {"steps_per_second": speed})
-                    bar.update(task, completed=step, description=f"loss {means['loss']:.4f}, {speed:.1f} steps/s")
+                    log.write(step, means)
+                    speeds.write(step, speed)
+                    bar.update(task, completed=step, description=f"loss {means['loss']:.4f}, {speed['steps_per_second']:.1f} steps/s")
                 if step % config.train.save_every == 0 or last:
                     saved.save(step, state)
                 if step % config.train.show_every == 0 or last:

@@ -50,9 +50,7 @@ def last_error(result: tuple[int, str]) -> str:
 
 
 def log(workdir: Path) -> list[dict]:
-    """The log without what no two runs share."""
-    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "steps_per_second"} for line in lines]
+    return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +75,7 @@ def test_the_log_and_the_files_of_a_run(painter_run):
     assert [line["step"] for line in log(painter_run)] == [1, 2, 3, 4]
     assert all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in log(painter_run))
     assert sorted(path.name for path in painter_run.iterdir()) == [
-        "checkpoints", "config.json", "log.jsonl", "model", "settings.json", "sheets", "tokenizer",
+        "checkpoints", "config.json", "log.jsonl", "model", "settings.json", "sheets", "speed.jsonl", "tokenizer",
     ]  # fmt: skip
     assert sorted(path.name for path in (painter_run / "checkpoints").iterdir()) == ["2", "4"]
 
@@ -101,31 +99,30 @@ def test_a_resumed_run_logs_what_an_uninterrupted_one_does(tmp_path):
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
 
 
-def test_a_killed_run_goes_on(tmp_path):
-    """SIGKILL behind a checkpoint: lines that were logged later are dropped and written again, all as without the kill."""
-    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_autoencoder", tmp_path / "killed", 500, optim__cosine="False")]
+def kill_behind(config: str, workdir: Path, lines: int, **changes: str) -> int:
+    """Start a run in its own process, kill it (SIGKILL) once it has logged so many lines, and say how many there are."""
+    command = [sys.executable, "-m", "dim_jax.cli", *arguments(config, workdir, 500, **changes)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=CONFIGS.parent)
-    written = tmp_path / "killed/log.jsonl"
-    deadline = time.monotonic() + 300
-    while not written.exists() or len(written.read_text().splitlines()) < 5:
+    path, deadline = workdir / "log.jsonl", time.monotonic() + 300
+    while not path.exists() or path.read_text().count("\n") < lines:
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    stopped = len(log_lines(written))
-    with written.open("a") as file:
+    return path.read_text().count("\n")
+
+
+def test_a_killed_run_goes_on(tmp_path):
+    """Lines that were logged behind the last checkpoint are dropped and written again, all as without the kill."""
+    stopped = kill_behind("nano_autoencoder", tmp_path / "killed", 5, optim__cosine="False")
+    with (tmp_path / "killed/log.jsonl").open("a") as file:
         file.write('{"step": 99')  # a line that the kill cut off
     code, text = train("nano_autoencoder", tmp_path / "killed", stopped + 3, optim__cosine="False")
     assert code == 0, text
     assert "going on after step" in text
     assert train("nano_autoencoder", tmp_path / "whole", stopped + 3, optim__cosine="False")[0] == 0
     assert log(tmp_path / "killed") == log(tmp_path / "whole")
-
-
-def log_lines(path: Path) -> list[str]:
-    """The whole lines."""
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def test_the_autoencoder_leaves_with_latents_of_unit_variance(tmp_path):

@@ -1,24 +1,51 @@
 """Batches in an order that is a function of seed and step, loaded by threads or worker processes (Grain)."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grain
+import numpy as np
 from absl import flags
+from jaxtyping import Int
 
 from dim_jax.data.batches import Reader
-from dim_jax.data.pairs import Pairs, Split
+from dim_jax.data.pairs import Example, Pairs, Split
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.errors import InputError
 
 KINDS = ("edit", "caption")
 
 
-Source = Pairs | Synthetic  # examples by index
+@dataclass(frozen=True)
+class Repeated:
+    """The examples of a source at `places`, which may name one more than once."""
+
+    source: Pairs | Synthetic
+    places: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[int(self.places[index])]
 
 
-def open_source(source: str, kind: str, *, split: Split, side: int) -> Source:
+Source = Pairs | Synthetic | Repeated  # examples by index
+
+
+def balanced(source: Pairs | Synthetic, balance: float) -> Source:
+    """The source with each example of a rule repeated (most / count)^balance times, rounded; `most` is the count of the largest rule."""
+    rules = source.rules()
+    counts = Counter(rules)
+    most = max(counts.values())
+    repeats = [round((most / counts[rule]) ** balance) for rule in rules]
+    return Repeated(source, np.repeat(np.arange(len(rules)), repeats)) if max(repeats) > 1 else source
+
+
+def open_source(source: str, kind: str, *, split: Split, side: int) -> Pairs | Synthetic:
     """The examples of one kind ("edit" or "caption"): of a folder of pairs, or random ones of `side` pixels ("synthetic").
 
     Raises:
@@ -50,12 +77,13 @@ def batches(
     return iter(stream)
 
 
-def open_mixture(source: str, mix: Mapping[str, float], *, split: Split, side: int) -> list[tuple[Source, float]]:
-    """The sources of a mixture, kind -> weight; kinds of weight 0 are left out.
+def open_mixture(source: str, mix: Mapping[str, float], *, split: Split, side: int, balance: float = 0.0) -> list[tuple[Source, float]]:
+    """The sources of a mixture, kind -> weight; kinds of weight 0 are left out. `balance` as in `balanced`.
 
     Raises:
         InputError: no weight is positive, or as `open_source`.
     """
     if not any(weight > 0 for weight in mix.values()):
         raise InputError(f"data.mix is {dict(mix)}: give at least one kind a positive weight.")
-    return [(open_source(source, kind, split=split, side=side), weight) for kind, weight in sorted(mix.items()) if weight > 0]
+    kinds = [(kind, weight) for kind, weight in sorted(mix.items()) if weight > 0]
+    return [(balanced(open_source(source, kind, split=split, side=side), balance), weight) for kind, weight in kinds]

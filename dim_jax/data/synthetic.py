@@ -26,6 +26,9 @@ class Synthetic:
     def __len__(self) -> int:
         return LENGTH
 
+    def rules(self) -> list[str]:
+        return ["synthetic"] * len(self)
+
     def __getitem__(self, index: int) -> Example:
         rng = np.random.default_rng((index, self.kind == "edit"))
         coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)

@@ -23,10 +23,11 @@ from dim_jax.weights.sizes import Sizes
 
 @dataclass(frozen=True)
 class AutoencoderObjective:
-    """Absolute plus squared error of reconstructed pixels.
+    """Absolute plus squared error of reconstructed pixels, and a weight that holds the latents' spread near 1.
 
-    The latents are disturbed by noise of `autoencoder.latent_noise` times their own spread before they are decoded, so that near
-    latents show near pictures: a sampler never hits one exactly.
+    The latents are disturbed by noise of `autoencoder.latent_noise` times their spread before they are decoded, so that near latents
+    show near pictures: a sampler never hits one exactly. Nothing else fixes their scale, since the decoder normalises what it reads;
+    left alone it grows without end.
     """
 
     config: Config
@@ -45,14 +46,15 @@ class AutoencoderObjective:
         return nnx.eval_shape(lambda: nnx.Dict(autoencoder=make(nnx.Rngs(0))))
 
     def loss(self, model: Any, batch: PictureBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        how = self.config.autoencoder
         latents = model.autoencoder.encode(batch.pixels)
-        spread = jax.lax.stop_gradient(latents.std())
-        noise = jax.random.normal(key, latents.shape)
-        decoded = model.autoencoder.decode(latents + self.config.autoencoder.latent_noise * spread * noise)
+        spread = latents.std()
+        noise = how.latent_noise * jax.lax.stop_gradient(spread) * jax.random.normal(key, latents.shape)
+        decoded = model.autoencoder.decode(latents + noise)
         error = decoded - batch.pixels
         squared = jnp.mean(error**2)
-        # 2 is the range of pixels in [-1, 1].
-        return jnp.mean(jnp.abs(error)) + squared, {"psnr": 10 * jnp.log10(4 / squared), "latent_std": spread}
+        loss = jnp.mean(jnp.abs(error)) + squared + how.spread_weight * jnp.log(spread) ** 2
+        return loss, {"psnr": 10 * jnp.log10(4 / squared), "latent_std": spread}  # 4 is the squared range of pixels in [-1, 1]
 
     def show(self, model: Any, examples: Sequence[Example], path: Path) -> str:
         pixels = self.reader.collate([self.reader.choose(example, np.random.default_rng(0)) for example in examples]).pixels

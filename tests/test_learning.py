@@ -1,0 +1,51 @@
+"""From packages of emoji to a measured model, in short form: the commands of docs/nano.md with few steps and small sizes."""
+
+import json
+
+import pytest
+
+from dim_jax.weights.convert import open_weights
+from tests.emoji_fixtures import archives
+from tests.painter_fixtures import dim
+from tests.test_train import kill_behind, log, train
+
+EMOJI = {"data__lengths": "(320, 1200)", "model__condition_length": "1024"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the data set in it."""
+    folder = tmp_path_factory.mktemp("learning")
+    (folder / "packages").mkdir()
+    code, text = dim("build-data", "emoji", str(folder / "emoji"), "--packages", str(archives(folder / "packages")))
+    assert code == 0, text
+    return folder
+
+
+def test_build_train_kill_resume_evaluate(place):
+    options = EMOJI | {"data__source": str(place / "emoji")}
+    stopped = kill_behind("nano_autoencoder", place / "autoencoder", 3, **options)
+    steps = max(10, stopped)
+    stages = [
+        ("nano_autoencoder", "autoencoder", steps, {}),
+        ("nano_encoder", "encoder", 2, {}),
+        ("nano_t2i", "t2i", 2, {"init__encoder": "encoder", "init__autoencoder": "autoencoder"}),
+        ("nano_edit", "edit", 2, {"init__encoder": "encoder", "init__autoencoder": "autoencoder", "init__sana": "t2i", "init__connector": "t2i"}),
+    ]  # fmt: skip
+    for config, name, count, init in stages:
+        places = {key: str(place / value / "model") for key, value in init.items()}
+        code, text = train(config, place / name, count, **options, **places)
+        assert code == 0, text
+        assert [line["step"] for line in log(place / name)] == list(range(1, count + 1))
+    t2i, edit = (open_weights(place / name / "model") for name in ("t2i", "edit"))
+    assert not t2i.sizes.sana.is_edit
+    assert edit.sizes.sana.is_edit
+
+    result = place / "result.json"
+    checkpoint = ("--checkpoint", str(place / "edit/model"))
+    code, text = dim("evaluate", "emoji", *checkpoint, "--data", str(place / "emoji"), "-o", str(result), "--pairs-per-rule", "1")
+    assert code == 0, text
+    found = json.loads(result.read_text())
+    assert result.with_suffix(".png").is_file()
+    assert found["overall"]["pairs"] == len(found["rules"]) > 10
+    assert 0 < found["overall"]["psnr_copy"] < 40
