@@ -26,12 +26,13 @@ def test_build_train_kill_resume_evaluate(place):
     options = EMOJI | {"data__source": str(place / "emoji")}
     stopped = kill_behind("nano_autoencoder", place / "autoencoder", 3, **options)
     steps = max(10, stopped)
+    frozen = {"init__encoder": "encoder", "init__autoencoder": "autoencoder"}
     stages = [
         ("nano_autoencoder", "autoencoder", steps, {}),
         ("nano_encoder", "encoder", 2, {}),
-        ("nano_t2i", "t2i", 2, {"init__encoder": "encoder", "init__autoencoder": "autoencoder"}),
-        ("nano_edit", "edit", 2, {"init__encoder": "encoder", "init__autoencoder": "autoencoder", "init__sana": "t2i", "init__connector": "t2i"}),
-    ]  # fmt: skip
+        ("nano_t2i", "t2i", 2, frozen),
+        ("nano_edit", "edit", 2, frozen | {"init__sana": "t2i", "init__connector": "t2i"}),
+    ]
     for config, name, count, init in stages:
         places = {key: str(place / value / "model") for key, value in init.items()}
         code, text = train(config, place / name, count, **options, **places)

@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pairs import Example
-from dim_jax.data.pictures import autoencoder_pixels
+from dim_jax.data.pictures import autoencoder_samples
 from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 
@@ -34,9 +34,9 @@ class Sample(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PictureBatch:
-    """Pictures to encode and decode again, in [-1, 1]."""
+    """Pictures to encode and decode again, in 8 bits, as they travel to the accelerator."""
 
-    pixels: Float[Any, "b h w 3"]
+    samples: UInt8[Any, "b h w 3"]
 
 
 @jax.tree_util.register_dataclass
@@ -51,11 +51,11 @@ class AnswerBatch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PaintBatch:
-    """Turns, what to paint, and what to paint it from (None: from the text alone), in [-1, 1]."""
+    """Turns, what to paint, and what to paint it from (None: from the text alone), in 8 bits."""
 
     inputs: EncoderInputs
-    target: Float[Any, "b h w 3"]
-    source: Float[Any, "b h w 3"] | None
+    target: UInt8[Any, "b h w 3"]
+    source: UInt8[Any, "b h w 3"] | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PictureReader:
         return Sample("", None, "", target)
 
     def collate(self, samples: Sequence[Sample]) -> PictureBatch:
-        return PictureBatch(_pixels([sample.target for sample in samples], self.side))
+        return PictureBatch(_samples([sample.target for sample in samples], self.side))
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class PaintReader:
     def collate(self, samples: Sequence[Sample]) -> PaintBatch:
         inputs = self.processor([sample.prompt for sample in samples], _seen(samples), lengths=self.lengths)
         sources = [sample.seen for sample in samples if sample.seen is not None]
-        targets = _pixels([sample.target for sample in samples], self.side)
-        return PaintBatch(inputs, targets, _pixels(sources, self.side) if sources else None)
+        targets = _samples([sample.target for sample in samples], self.side)
+        return PaintBatch(inputs, targets, _samples(sources, self.side) if sources else None)
 
 
 Reader = PictureReader | AnswerReader | PaintReader
@@ -121,8 +121,8 @@ def _seen(samples: Sequence[Sample]) -> list[list[Image.Image]]:
     return [[] if sample.seen is None else [sample.seen] for sample in samples]
 
 
-def _pixels(pictures: Sequence[Image.Image], side: int) -> Float[np.ndarray, "b h w 3"]:
-    return np.stack([autoencoder_pixels(picture, (side, side)) for picture in pictures])
+def _samples(pictures: Sequence[Image.Image], side: int) -> UInt8[np.ndarray, "b h w 3"]:
+    return np.stack([autoencoder_samples(picture, (side, side)) for picture in pictures])
 
 
 def _blueprint(example: Example) -> str:

@@ -196,7 +196,7 @@ class _Records:
 
     def all(self) -> list[bytes]:
         """Every record, which is quicker than one by one."""
-        return self._whole(lambda: self._source.__getitems__(range(len(self._source))))
+        return list(self._whole(lambda: self._source.__getitems__(range(len(self._source)))))
 
     def _whole(self, read):
         try:

@@ -208,14 +208,18 @@ def cover_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def autoencoder_pixels(image: Image.Image, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
-    """What the autoencoder reads: `cover_crop` to `size` (height, width) in pixels, as float32 in [-1, 1].
+def autoencoder_samples(image: Image.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """What the autoencoder reads, in 8 bits: `cover_crop` to `size` (height, width) in pixels.
 
     Raises:
         InputError: the picture cannot become RGB (`as_rgb`).
     """
-    pixels = np.asarray(cover_crop(as_rgb(image), size), dtype=np.float32)
-    return (pixels / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    return np.array(cover_crop(as_rgb(image), size))
+
+
+def autoencoder_pixels(image: Image.Image, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
+    """`autoencoder_samples` as float32 in [-1, 1]; raises the same."""
+    return (autoencoder_samples(image, size) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 
 
 def to_picture(pixels: Float[np.ndarray, "h w 3"]) -> Image.Image:

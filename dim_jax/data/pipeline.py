@@ -74,6 +74,8 @@ def batches(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, which nobody parses outside of an absl program
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4))
+        # What workers send is unpacked beside the training step, not between two of them.
+        stream = grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=2)
     return iter(stream)
 
 

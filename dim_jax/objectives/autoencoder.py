@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
+from PIL import Image
 
 from dim_jax.config import Config
 from dim_jax.data.batches import PictureBatch, PictureReader
 from dim_jax.data.pairs import Example
-from dim_jax.data.pictures import to_picture
+from dim_jax.data.pictures import autoencoder_pixels, to_picture
 from dim_jax.data.processor import Processor
+from dim_jax.models.dc_ae import unit_pixels
 from dim_jax.painting import grid, save_picture
 from dim_jax.weights.sizes import Sizes
 
@@ -46,37 +48,39 @@ class AutoencoderObjective:
         return nnx.eval_shape(lambda: nnx.Dict(autoencoder=make(nnx.Rngs(0))))
 
     def loss(self, model: Any, batch: PictureBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        how = self.config.autoencoder
-        latents = model.autoencoder.encode(batch.pixels)
+        how, pixels = self.config.autoencoder, unit_pixels(batch.samples)
+        latents = model.autoencoder.encode(pixels)
         spread = latents.std()
         noise = how.latent_noise * jax.lax.stop_gradient(spread) * jax.random.normal(key, latents.shape)
-        decoded = model.autoencoder.decode(latents + noise)
-        error = decoded - batch.pixels
+        error = model.autoencoder.decode(latents + noise) - pixels
         squared = jnp.mean(error**2)
         loss = jnp.mean(jnp.abs(error)) + squared + how.spread_weight * jnp.log(spread) ** 2
         return loss, {"psnr": 10 * jnp.log10(4 / squared), "latent_std": spread}  # 4 is the squared range of pixels in [-1, 1]
 
     def show(self, model: Any, examples: Sequence[Example], path: Path) -> str:
-        pixels = self.reader.collate([self.reader.choose(example, np.random.default_rng(0)) for example in examples]).pixels
-        decoded = np.asarray(_reconstruct(model.autoencoder, pixels))
-        rows = [[to_picture(one) for one in pair] for pair in zip(pixels, decoded, strict=True)]
+        pictures = [example.target for example in examples]
+        decoded = np.asarray(_reconstruct(model.autoencoder, self._pixels(pictures)))
         sheet = path.with_suffix(".png")
-        save_picture(grid(rows), sheet, overwrite=True)
+        save_picture(grid([[one, to_picture(other)] for one, other in zip(pictures, decoded, strict=True)]), sheet, overwrite=True)
         return sheet.name
 
     def finished(self, model: Any, examples: Sequence[Example]) -> Sizes:
         """The scaling factor is measured: it brings the latents of `examples` to unit variance."""
-        assert self.sizes.autoencoder is not None
-        pixels = self.reader.collate([self.reader.choose(example, np.random.default_rng(0)) for example in examples]).pixels
-        factor = self.sizes.autoencoder.scaling_factor / float(_spread(model.autoencoder, pixels))
-        return replace(self.sizes, autoencoder=replace(self.sizes.autoencoder, scaling_factor=factor))
+        config = self.sizes.autoencoder
+        assert config is not None
+        spread = float(_spread(model.autoencoder, self._pixels([example.target for example in examples])))
+        return replace(self.sizes, autoencoder=replace(config, scaling_factor=config.scaling_factor / spread))
+
+    def _pixels(self, pictures: Sequence[Image.Image]) -> Float[Array, "b h w 3"]:
+        side = self.config.data.resolution
+        return jnp.stack([autoencoder_pixels(picture, (side, side)) for picture in pictures])
 
 
-@partial(jax.jit)
+@jax.jit
 def _reconstruct(autoencoder: Any, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
     return autoencoder.decode(autoencoder.encode(pixels))
 
 
-@partial(jax.jit)
+@jax.jit
 def _spread(autoencoder: Any, pixels: Float[Array, "b h w 3"]) -> Float[Array, ""]:
     return autoencoder.encode(pixels).std()

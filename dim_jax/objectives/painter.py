@@ -15,6 +15,7 @@ from dim_jax.config import Config
 from dim_jax.data.batches import PaintBatch, PaintReader
 from dim_jax.data.pairs import Example
 from dim_jax.data.processor import Processor
+from dim_jax.models.dc_ae import unit_pixels
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.painting import grid, labelled, save_picture
 from dim_jax.pipeline import Painter, Request
@@ -53,8 +54,9 @@ class PainterObjective:
 
     def loss(self, model: Any, batch: PaintBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         flow = self.config.flow
+        target, source = (None if samples is None else unit_pixels(samples) for samples in (batch.target, batch.source))
         losses = model.loss(
-            batch.inputs, batch.target, batch.source, key,
+            batch.inputs, target, source, key,
             flow_shift=flow.shift, draw=flow.draw, condition_dropout=flow.condition_dropout, remat=self.config.model.remat,
         )  # fmt: skip
         return losses.mean(), {}
