@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from dim_jax import __version__
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, require
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
 evaluate = typer.Typer(no_args_is_help=True, help="Measure a painter on a benchmark.")
@@ -284,6 +284,7 @@ def train(
     pairs = [text.partition("=") for text in change or []]
     if wrong := [key for key, equals, _ in pairs if not equals]:
         raise typer.BadParameter(f"{wrong[0]}: write KEY=VALUE.", param_hint="--set")
+    require("absl", "grain", "ml_collections", extra="train", what="Training")
     from dim_jax.config import read_config
 
     changes = {key: value for key, _, value in pairs} | ({} if steps is None else {"train.steps": str(steps)})

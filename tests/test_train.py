@@ -191,6 +191,11 @@ def test_a_config_file_that_is_none(tmp_path):
     assert dim("train", "--config", "x.py", *workdir, "--set", "steps")[0] == 2
 
 
+def test_without_the_packages_of_training_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    assert "needs the package grain. Install it: pip install 'dim_jax[train]'" in one_error(train("nano_edit", tmp_path / "run", 1))
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     assert train("nano_autoencoder", tmp_path / "run", 2)[0] == 0
     for file in (tmp_path / "run/checkpoints/2/state/d").iterdir():

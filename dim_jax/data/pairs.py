@@ -13,13 +13,12 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, require
 from dim_jax.folders import Kind
 
 Split = Literal["train", "test"]
@@ -88,9 +87,8 @@ class Example:
 
 
 def check_installed() -> None:
-    """Raise InputError where the package that reads and writes the records is missing: better before a long build than at its end."""
-    if find_spec("array_record") is None:
-        raise InputError("Pairs are stored as ArrayRecord, whose package is missing. Install it: pip install 'dim_jax[data]'.")
+    """Refuse where the package that reads and writes the records is missing."""
+    require("array_record", extra="data", what="A data set")
 
 
 def write_pairs(folder: str | os.PathLike, pictures: Sequence[Picture], pairs: Iterable[Pair]) -> None:

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Train the nano model on one GPU from nothing: data, autoencoder and encoder side by side, text to image, edits; then measure it and
+# write it in the published naming. A second call goes on where the first one stopped. How long each run takes: docs/nano.md.
+#
+#   launch/nano.sh [--dry-run] DATA RUNS [KEY=VALUE ...]     such as: launch/nano.sh data/emoji runs data.workers=14
+set -euo pipefail
+
+dry=
+if [[ ${1-} == --dry-run ]]; then dry=1; shift; fi
+if (($# < 2)); then sed -n 's/^#   //p' "$0" >&2; exit 2; fi
+data=$1 runs=$2
+shift 2
+set=()
+for change in "data.source=$data" "$@"; do set+=(--set "$change"); done
+
+# Show a command, and run it unless this is a dry run.
+run() {
+  printf '%q ' "$@"
+  echo
+  if [[ -z $dry ]]; then "$@"; fi
+}
+
+train() {  # NAME [KEY=VALUE ...]
+  local name=$1 own=()
+  shift
+  for change in "$@"; do own+=(--set "$change"); done
+  run dim train --config "configs/nano_$name.py" --workdir "$runs/nano_$name" "${set[@]}" "${own[@]}"
+}
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ ! -d $data ]]; then run dim build-data emoji "$data"; fi
+
+# The two share the card: each takes less than half of its memory.
+export XLA_PYTHON_CLIENT_MEM_FRACTION=0.45
+train autoencoder & autoencoder=$!
+train encoder & encoder=$!
+wait "$autoencoder"
+wait "$encoder"
+unset XLA_PYTHON_CLIENT_MEM_FRACTION
+
+frozen=("init.encoder=$runs/nano_encoder/model" "init.autoencoder=$runs/nano_autoencoder/model")
+train t2i "${frozen[@]}"
+train edit "${frozen[@]}" "init.sana=$runs/nano_t2i/model" "init.connector=$runs/nano_t2i/model"
+
+run dim evaluate emoji --checkpoint "$runs/nano_edit/model" --data "$data" -o "$runs/nano.json" --overwrite
+run dim convert "$runs/nano_edit/model" "$runs/nano" --to dim --dtype bfloat16 --max-shard-size 15MiB --overwrite
