@@ -1,0 +1,105 @@
+"""The one spelling of a designer, `--designer KIND:NAME`, and what it stands for."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from dim_jax.designer.clients import MAX_TOKENS, SERVERS, Answer, ChatDesigner, Designer, Question
+from dim_jax.errors import InputError
+
+ONLINE = (*SERVERS, "azure")
+KINDS = {**dict.fromkeys(SERVERS, "MODEL"), "azure": "DEPLOYMENT", "file": "BLUEPRINTS.jsonl", "local": "", "none": ""}
+SPELLINGS = ", ".join(f"{kind}:{name}" if name else kind for kind, name in KINDS.items())
+
+
+class Choice(NamedTuple):
+    """A designer by kind and, where there are several of it, name."""
+
+    kind: str
+    name: str
+
+    @classmethod
+    def read(cls, spelling: str) -> "Choice":
+        """From `openai:gpt-4o`, `file:cot.jsonl`, `local` ...; a name may hold colons.
+
+        Raises:
+            InputError: the kind is unknown, or a name is missing or too much.
+        """
+        kind, _, name = spelling.partition(":")
+        if kind not in KINDS:
+            raise InputError(f'"{spelling}" is no designer. Write one of: {SPELLINGS}.')
+        if bool(name) != bool(KINDS[kind]):
+            right = f"{kind}:{KINDS[kind]}" if KINDS[kind] else kind
+            raise InputError(f'"{spelling}": write {right}.')
+        return cls(kind, name)
+
+    @property
+    def costs(self) -> bool:
+        """Whether answers come from a server, and are worth keeping."""
+        return self.kind in ONLINE
+
+    def open(self, *, base_url: str | None = None, max_tokens: int = MAX_TOKENS, time_limit: float = 180.0) -> Designer:
+        """The designer of any kind but `local`, which needs a network, and `none`. Options as in `ChatDesigner.open`.
+
+        Raises:
+            InputError: as in `ChatDesigner.open` and `ReadyBlueprints.open`.
+        """
+        if self.kind == "file":
+            return ReadyBlueprints.open(Path(self.name))
+        return ChatDesigner.open(self.kind, self.name, base_url=base_url, max_tokens=max_tokens, time_limit=time_limit)
+
+
+@dataclass(frozen=True)
+class ReadyBlueprints:
+    """Blueprints that were written before, by id."""
+
+    name: str
+    texts: dict[str, str]
+    max_tokens: int = 0
+
+    @classmethod
+    def open(cls, path: Path) -> "ReadyBlueprints":
+        """From a jsonl of objects with `id` and `prompt` (the blueprint), as published and as `dim design` writes it.
+
+        Raises:
+            InputError: the file cannot be read, a line is no such object, or an id has two blueprints.
+        """
+        texts: dict[str, str] = {}
+        for number, row in enumerate(read_rows(path), 1):
+            if texts.setdefault(row["id"], row["prompt"]) != row["prompt"]:
+                raise InputError(f'{path}, line {number}: id "{row["id"]}" has another blueprint before. Remove one of them.')
+        return cls(f"file:{path}", texts)
+
+    async def ask(self, question: Question) -> Answer:
+        if question.id not in self.texts:
+            return Answer("", f'{self.name.partition(":")[2]} has no id "{question.id}"')
+        return Answer(self.texts[question.id])
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def read_rows(path: Path):
+    """The objects of a jsonl, one at a time; each has texts `id` and `prompt` at least. A number for an id is read as its text.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no such object.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _row(line, f"{path}, line {number}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). Give a jsonl in UTF-8.") from error
+
+
+def _row(line: str, where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: no JSON ({error}). Write one object on each line.") from error
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str | int) or not isinstance(row.get("prompt"), str):
+        raise InputError(f'{where}: each line must be an object with the texts "id" and "prompt".')
+    return {**row, "id": str(row["id"])}

@@ -1,0 +1,289 @@
+"""Many questions to one designer: at most so many at once and a minute, tried again where it helps, kept as soon as they are answered."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dim_jax.designer.blueprint import PROMPT_VERSION, BlueprintError, parse
+from dim_jax.designer.clients import TOKENS_OF_A_PICTURE, Answer, Designer, Question, TransientError
+from dim_jax.designer.journal import Journal, key_of
+from dim_jax.designer.pace import Budget, Limits, OverBudgetError, Pace, Price
+from dim_jax.designer.picture import digest, sent
+from dim_jax.errors import InputError
+
+HOPELESS = 10  # questions in a row that got no answer however often they were asked: the server is gone
+# Until the first answers have been counted.
+TOKENS_OF_A_QUESTION, TOKENS_OF_AN_ANSWER = TOKENS_OF_A_PICTURE + 400, 400
+
+
+@dataclass(frozen=True)
+class Job:
+    """An edit to write a blueprint for. `row` is what is kept of it beside the blueprint; it holds `id`."""
+
+    picture: Path
+    instruction: str
+    row: dict[str, Any]
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Attributes:
+        answered, failed: rows of this run.
+        skipped: rows that were answered, or had failed, before.
+        calls: requests sent; each try of a question counts.
+        tokens: of this run's questions and answers.
+        stopped: why the run ended before its last row, if it did.
+    """
+
+    answered: int = 0
+    failed: int = 0
+    skipped: int = 0
+    calls: int = 0
+    tokens: int = 0
+    stopped: str | None = None
+
+
+class _StoppedError(Exception):
+    """Nothing new may be asked."""
+
+
+def run(
+    jobs: Iterable[Job],
+    designer: Designer,
+    journal: Journal,
+    limits: Limits | None = None,
+    *,
+    price: Price | None = None,
+    retry_failed: bool = False,
+    total: int | None = None,
+    progress: bool = False,
+) -> Report:
+    """Ask for the blueprint of every job that the journal does not hold.
+
+    Jobs are taken one by one as they are needed, and kept in the order of their answers. A question that occurs twice is asked once.
+    When a limit is reached, on Ctrl-C or a SIGTERM, nothing new is asked, what is under way is waited for and kept, and the run ends;
+    another one goes on from there.
+
+    Raises:
+        InputError: the designer can answer nothing (a wrong key, no such model, no credit, no server), the journal cannot be written,
+            or a budget in dollars comes without a price. What was answered before is kept.
+    """
+    limits = limits or Limits()
+    if limits.budget_dollars is not None and price is None:
+        raise InputError("A budget in dollars needs a table of prices (--prices).")
+    columns = TextColumn("designing"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, TimeRemainingColumn(), disable=not progress, transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def show(report: Report) -> None:
+            done = report.answered + report.failed + report.skipped
+            bar.update(task, completed=done, description=state(report, journal, price, None if total is None else total - done))
+
+        return asyncio.run(_run(jobs, designer, journal, limits, price, retry_failed, show))
+
+
+def state(report: Report, journal: Journal, price: Price | None, left: int | None = None) -> str:
+    """Rows, and what the whole output has cost so far; with `left` rows to come, what it will have cost at its end."""
+    tokens = journal.tokens_in + journal.tokens_out
+    dollars = None if price is None else price.of(journal.tokens_in, journal.tokens_out)
+    text = f"{report.answered} answered, {report.failed} failed, {report.skipped} skipped; {tokens:,} tokens"
+    text += "" if dollars is None else f", ${dollars:.2f}"
+    done = report.answered + report.failed
+    if left is not None and done and report.tokens:
+        more = tokens + report.tokens / done * left
+        text += f"; in all about {more:,.0f} tokens" + ("" if dollars is None else f", ${dollars * more / tokens:.2f}")
+    return text
+
+
+async def _run(
+    jobs: Iterable[Job],
+    designer: Designer,
+    journal: Journal,
+    limits: Limits,
+    price: Price | None,
+    retry_failed: bool,
+    show: Callable[[Report], None],
+) -> Report:
+    loop, report, source, errors = asyncio.get_running_loop(), Report(), iter(jobs), list[InputError]()
+    asker = _Asker(designer, limits, report)
+    budget = Budget(
+        limits,
+        price,
+        lambda: (journal.tokens_in, journal.tokens_out),
+        question=TOKENS_OF_A_QUESTION if designer.max_tokens else 0,
+        answer=designer.max_tokens,
+    )
+    asking: dict[str, asyncio.Event] = {}
+
+    async def keep(job: Job, key: str, answer: Answer) -> None:
+        text, reason = None, answer.trouble
+        if reason is None:
+            try:
+                text = parse(answer.text).text
+            except BlueprintError as error:
+                reason = str(error)
+        used = {key: value for key, value in asdict(answer).items() if key.startswith("tokens") or (key == "dropped" and value)}
+        why = {} if reason is None else {"reason": reason, "text": answer.text}
+        about = {"key": key, "designer": designer.name, "prompt_version": PROMPT_VERSION, "instruction": job.instruction}
+        await loop.run_in_executor(writer, journal.add, job.row, text, about | used | why)
+        report.tokens += answer.tokens_in + answer.tokens_out
+        budget.learn(answer.tokens_in)
+        if text is None:
+            report.failed += 1
+        else:
+            report.answered += 1
+
+    async def one(job: Job) -> None:
+        row_id, damage = job.row["id"], None
+        try:
+            found = await loop.run_in_executor(readers, digest, job.picture)
+        except InputError as error:
+            found, damage = str(job.picture), str(error)
+        key = key_of(found, job.instruction, designer.name)
+        while other := asking.get(key):
+            await other.wait()
+        if journal.answered(key, row_id) or (journal.failed(key, row_id) and not retry_failed):
+            report.skipped += 1
+            return
+        asking[key] = asyncio.Event()
+        try:
+            known, reason = journal.blueprint(key), None if retry_failed else journal.reason(key)
+            if known is not None or (reason := damage or reason):
+                await keep(job, key, Answer(known or "", reason))
+            else:
+                await ask(job, key)
+        finally:
+            asking.pop(key).set()
+
+    async def ask(job: Job, key: str) -> None:
+        try:
+            picture = await loop.run_in_executor(readers, sent, job.picture)
+        except InputError as error:
+            await keep(job, key, Answer("", str(error)))
+            return
+        async with budget.reserved():
+            await keep(job, key, await asker.answer(Question(job.row["id"], job.instruction, picture.data, picture.mime)))
+
+    async def work() -> None:
+        try:
+            for job in source:
+                await one(job)
+                show(report)
+                asker.check()
+        except _StoppedError:
+            pass
+        except OverBudgetError:
+            asker.stop("the budget")
+        except InputError as error:
+            errors.append(error)
+            asker.stop("an error")
+
+    timer = loop.call_later(limits.time_limit, asker.stop, "the time limit") if limits.time_limit else None
+    # Two threads decode pictures; one writes, so that lines do not mix and a slow disk holds up nobody.
+    with _signals(loop, asker.stop), ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as writer:
+        try:
+            await asyncio.gather(*(work() for _ in range(limits.concurrency)))
+        finally:
+            await designer.close()
+    if timer:
+        timer.cancel()
+    if errors:
+        raise errors[0]
+    return report
+
+
+class _Asker:
+    """Asks one question as often as it takes, within the limits of time and of the server."""
+
+    def __init__(self, designer: Designer, limits: Limits, report: Report):
+        self._designer, self._limits, self._report = designer, limits, report
+        self._requests, self._tokens = Pace(limits.requests_per_minute), Pace(limits.tokens_per_minute)
+        self._expected = float(TOKENS_OF_A_QUESTION + TOKENS_OF_AN_ANSWER)
+        self._not_before = 0.0
+        self._stopped = asyncio.Event()
+        self._hopeless = 0
+
+    def stop(self, why: str) -> None:
+        """Nothing new is asked from now on."""
+        self._report.stopped = self._report.stopped or why
+        self._stopped.set()
+
+    def check(self) -> None:
+        if self._stopped.is_set():
+            raise _StoppedError
+
+    async def answer(self, question: Question) -> Answer:
+        """The answer; when every try failed, its trouble is the last reason.
+
+        Raises:
+            _StoppedError: it was not asked, or is not asked again.
+            InputError: the designer answers nothing at all.
+        """
+        limits, reason = self._limits, ""
+        for tries in range(1, limits.tries + 1):
+            await self._until(max(self._requests.book(1.0), self._tokens.book(self._expected)))
+            expected, self._report.calls = self._expected, self._report.calls + 1
+            try:
+                answer = await self._designer.ask(question)
+            except TransientError as error:
+                reason, now = str(error), asyncio.get_running_loop().time()
+                # What the server asks for holds for the account, hence for all.
+                self._not_before = max(self._not_before, now + (error.retry_after or 0))
+                if tries < limits.tries:
+                    await self._until(now + limits.wait(tries))
+                continue
+            taken = answer.tokens_in + answer.tokens_out
+            self._tokens.correct(taken - expected)
+            self._expected += (taken - self._expected) / 8  # a running mean
+            self._hopeless = 0
+            return answer
+        self._hopeless += 1
+        if self._hopeless >= HOPELESS:
+            raise InputError(
+                f"{self._designer.name}: {HOPELESS} questions in a row got no answer in {limits.tries} tries each, at last: {reason}. "
+                "When the server is well again, run the same command with --retry-failed."
+            )
+        return Answer("", f"no answer in {limits.tries} tries, at last: {reason}")
+
+    async def _until(self, at: float) -> None:
+        """Wait until a time, and for as long as the server asked all to wait; a stop ends it."""
+        loop = asyncio.get_running_loop()
+        self.check()
+        while (delay := max(at, self._not_before) - loop.time()) > 0:
+            try:
+                await asyncio.wait_for(self._stopped.wait(), delay)
+            except TimeoutError:
+                continue
+            raise _StoppedError
+
+
+@contextmanager
+def _signals(loop: asyncio.AbstractEventLoop, stop: Callable[[str], None]) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops the run cleanly; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+    def hear(number: signal.Signals) -> None:
+        stop(signals[number])
+        for other in signals:
+            loop.remove_signal_handler(other)
+
+    for number in signals:
+        loop.add_signal_handler(number, hear, number)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,394 @@
+"""Many questions: what is kept, tried again, paced, paid and stopped, against a local server through the real client."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dim_jax.designer import runner
+from dim_jax.designer.blueprint import PROMPT_VERSION
+from dim_jax.designer.choice import Choice
+from dim_jax.designer.journal import Journal
+from dim_jax.designer.pace import Limits, Price
+from dim_jax.designer.runner import Job, Report, run
+from dim_jax.errors import InputError
+from tests.chat_server import ChatServer, dropped, good, hang, raw, response, status
+from tests.designer_answers import GOOD
+from tests.painter_fixtures import picture
+
+QUICK = Limits(backoff=0.01, longest_backoff=0.05)
+OUT = Path("out.jsonl")
+FAILURES = Path("out.failures.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    picture(16, 16).save("a.png")
+
+
+def job(i: int, instruction: str | None = None, file: str = "a.png") -> Job:
+    return Job(Path(file), instruction or f"Edit number {i}.", {"id": str(i), "prompt": f"Edit number {i}.", "task": "any"})
+
+
+def go(server: ChatServer, jobs, limits: Limits = QUICK, *, time_limit: float = 5.0, model: str = "m", **options) -> Report:
+    designer = Choice.read(f"openai:{model}").open(base_url=server.url, max_tokens=100, time_limit=time_limit)
+    with Journal(OUT) as journal:
+        return run(jobs, designer, journal, limits, **options)
+
+
+def rows(path: Path = OUT) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+# What is kept
+
+
+def test_rows_are_kept_with_their_blueprints():
+    with ChatServer(good(f"<think>hm</think>\n{GOOD}\n")) as server:
+        report = go(server, [job(i) for i in range(20)])
+    assert (report.answered, report.failed, report.calls, report.tokens, report.stopped) == (20, 0, 20, 20 * 1100, None)
+    assert sorted(row["id"] for row in rows()) == sorted(map(str, range(20)))
+    for row in rows():
+        design = row.pop("design")
+        assert row == {"id": row["id"], "prompt": GOOD, "task": "any"}
+        assert len(design.pop("key")) == 64
+        assert design.pop("prompt_version") == PROMPT_VERSION
+        assert design == {"designer": "openai:m", "instruction": f"Edit number {row['id']}.", "tokens_in": 1000, "tokens_out": 100}
+    assert not FAILURES.exists()
+    assert 1 < server.most_at_once <= QUICK.concurrency
+    assert "sk-mine" not in OUT.read_text()
+
+
+def test_a_second_run_asks_nothing():
+    with ChatServer() as server:
+        go(server, [job(i) for i in range(5)])
+        before = OUT.read_bytes()
+        report = go(server, [job(i) for i in range(7)])
+    assert (report.skipped, report.answered, report.calls) == (5, 2, 2)
+    assert OUT.read_bytes().startswith(before)
+
+
+def test_what_makes_a_question():
+    """Another picture, instruction, model or prompt is asked anew; another name of the same picture is not."""
+    picture(16, 16, 1).save("b.png")
+    Path("copy.png").write_bytes(Path("a.png").read_bytes())
+    with ChatServer() as server:
+        go(server, [job(0)])
+        assert go(server, [job(0, file="copy.png")]).skipped == 1
+        assert go(server, [job(0, file="b.png")]).calls == 1
+        assert go(server, [job(0, "Another.")]).calls == 1
+        assert go(server, [job(0)], model="n").calls == 1
+
+
+def test_a_question_that_occurs_twice_is_paid_once():
+    with ChatServer(good(after=0.05)) as server:
+        report = go(server, [job(i, "The same.") for i in range(6)])
+    assert (report.answered, report.calls, report.tokens) == (6, 1, 1100)
+    assert len({row["id"] for row in rows()}) == 6
+    assert {row["prompt"] for row in rows()} == {GOOD}
+
+
+def test_a_torn_line_is_cut_off_and_a_broken_one_is_told():
+    with ChatServer() as server:
+        go(server, [job(i) for i in range(3)])
+        whole = OUT.read_bytes()
+        lines = whole.splitlines(keepends=True)
+        OUT.write_bytes(b"".join(lines[:2]) + lines[2][:40])
+        assert go(server, [job(i) for i in range(3)]).calls == 1
+        assert len(rows()) == 3
+        OUT.write_bytes(whole[:-1])  # only the end of the line is missing
+        assert go(server, [job(i) for i in range(3)]).calls == 0
+        OUT.write_bytes(lines[0] + b"{\n" + lines[1])
+        with pytest.raises(InputError, match=r"out\.jsonl, line 2: no JSON object"):
+            go(server, [job(0)])
+        OUT.write_text('{"id": "1", "prompt": "mine"}\n')
+        with pytest.raises(InputError, match="line 1 was not written by"):
+            go(server, [job(0)])
+    assert OUT.read_text() == '{"id": "1", "prompt": "mine"}\n'
+
+
+def test_two_runs_at_once():
+    with ChatServer() as server, Journal(OUT), pytest.raises(InputError, match="another run is writing"):
+        go(server, [job(0)])
+    assert not server.requests
+
+
+# What fails
+
+
+def test_failures_have_a_file_of_their_own_and_are_retried_only_on_request():
+    refusal = "I'm sorry, but I can't assist with that."
+    with ChatServer(good(refusal), good(GOOD[:400], finish="length"), status(400, "bad picture"), good()) as server:
+        report = go(server, [job(i) for i in range(4)], Limits(concurrency=1))
+        assert (report.answered, report.failed) == (1, 3)
+        reasons = {row["id"]: row["design"]["reason"] for row in rows(FAILURES)}
+        assert "refused" in reasons["0"]
+        assert "cut off at 100 tokens" in reasons["1"]
+        assert "bad picture" in reasons["2"]
+        assert rows(FAILURES)[0]["prompt"] == "Edit number 0."
+        assert rows(FAILURES)[0]["design"]["text"] == refusal
+        assert rows(FAILURES)[0]["design"]["tokens_out"] == 100  # it was paid for
+        assert go(server, [job(i) for i in range(4)]).calls == 0
+        report = go(server, [job(i) for i in range(4)], retry_failed=True)
+        assert (report.answered, report.skipped, report.calls) == (3, 1, 3)
+        assert go(server, [job(i) for i in range(4)], retry_failed=True).calls == 0
+    assert len(rows()) == 4
+
+
+def test_a_damaged_picture_fails_alone_and_costs_nothing():
+    Path("bad.png").write_bytes(Path("a.png").read_bytes()[:40])
+    with ChatServer() as server:
+        report = go(server, [job(0), job(1, file="bad.png"), job(2, file="none.png"), job(3)])
+    assert (report.answered, report.failed, report.calls) == (2, 2, 2)
+    assert {row["id"] for row in rows(FAILURES)} == {"1", "2"}
+    assert "none.png" in FAILURES.read_text()
+
+
+def test_turned_and_transparent_pictures_are_sent_as_the_painter_sees_them():
+    wide = picture(32, 16)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide.save("turned.jpg", exif=exif)
+    wide.save("plain.jpg")
+    wide.convert("P").save("few.gif")
+    clear = wide.convert("RGBA")
+    clear.putalpha(0)
+    clear.save("clear.png")
+    sizes = {}
+    with ChatServer() as server:
+        for i, file in enumerate(("turned.jpg", "plain.jpg", "few.gif", "clear.png")):
+            go(server, [job(i, file=file)])
+            Path("got").write_bytes(server.requests[-1].picture)
+            with Image.open("got") as got:
+                sizes[file] = got.size, got.format, got.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    assert sizes["turned.jpg"][:2] == ((16, 32), "PNG")
+    assert sizes["plain.jpg"][:2] == ((32, 16), "JPEG")
+    assert server.requests[1].picture == Path("plain.jpg").read_bytes()
+    assert sizes["few.gif"][:2] == ((32, 16), "PNG")
+    assert sizes["clear.png"] == ((32, 16), "PNG", True)
+
+
+# What is tried again
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [status(500), status(429), dropped(), dropped(300), raw(response(200, b"{")), hang(0.5), raw(response(200, b"{}"))],
+    ids=["500", "429", "drop", "half", "malformed", "hang", "empty"],
+)
+def test_passing_trouble_is_tried_again(trouble):
+    with ChatServer(trouble, trouble, good()) as server:
+        report = go(server, [job(0)], time_limit=0.2)
+    assert (report.answered, report.calls) == (1, 3)
+
+
+def test_tries_end():
+    with ChatServer(status(503, "loading")) as server:
+        report = go(server, [job(0)], Limits(tries=3, backoff=0.01))
+    assert (report.failed, report.calls, len(server.requests)) == (1, 3, 3)
+    assert "no answer in 3 tries, at last: the server answered 503: loading" in rows(FAILURES)[0]["design"]["reason"]
+
+
+def test_retry_after_holds_for_all():
+    """Nobody asks before the time that the server named, whoever was told."""
+    with ChatServer(*[good()] * 3, status(429, headers={"Retry-After": "0.6"}), good(after=0.02)) as server:
+        report = go(server, [job(i) for i in range(12)], Limits(concurrency=2, backoff=0.01))
+    assert report.answered == 12
+    times = [request.time for request in server.requests]
+    assert times[5] - times[3] > 0.55  # one call may have been under way
+    assert max(b - a for a, b in itertools.pairwise(times)) < 0.9
+
+
+def test_backoff_grows_with_jitter():
+    limits = Limits(backoff=0.5, longest_backoff=3.0)
+    for tries, most in ((1, 0.5), (2, 1), (3, 2), (4, 3), (50, 3)):
+        waits = [limits.wait(tries) for _ in range(400)]
+        assert 0 <= min(waits) < 0.1 * most
+        assert 0.9 * most < max(waits) <= most
+
+
+@pytest.mark.parametrize(("reply", "words"), [(status(401, "sk-mine"), "OPENAI_API_KEY"), (status(404, "no model m"), "no model m")])
+def test_a_wrong_key_is_one_clear_error_without_another_try(reply, words):
+    with ChatServer(reply) as server, pytest.raises(InputError, match=words):
+        go(server, (job(i) for i in itertools.count()), Limits(concurrency=4))
+    assert len(server.requests) <= 4  # those that were under way when the first was refused
+    assert os.listdir() == ["a.png"]
+
+
+def test_what_is_under_way_is_kept_when_credit_ends():
+    with ChatServer(good(after=0.3), status(402), good()) as server, pytest.raises(InputError, match="credit"):
+        go(server, [job(i) for i in range(9)], Limits(concurrency=2))
+    assert len(rows()) == 1
+
+
+def test_a_server_that_is_gone():
+    with ChatServer() as server:
+        pass
+    with pytest.raises(InputError, match=f"{runner.HOPELESS} questions in a row.*no connection"):
+        go(server, (job(i) for i in itertools.count()), Limits(tries=2, backoff=0.001))
+    assert runner.HOPELESS <= len(rows(FAILURES)) + 1 <= runner.HOPELESS + 8
+
+
+# Limits
+
+
+def test_concurrency():
+    with ChatServer(good(after=0.03)) as server:
+        go(server, [job(i) for i in range(30)], Limits(concurrency=3))
+    assert server.most_at_once == 3
+
+
+def test_requests_a_minute_are_kept_and_used():
+    """1,200 a minute are one every 50 ms: 40 questions take 39 of these, no more than a few slower ones."""
+    with ChatServer(good(after=0.1)) as server:
+        go(server, [job(i) for i in range(40)], Limits(concurrency=8, requests_per_minute=1200.0))
+    times = [request.time for request in server.requests]
+    took = times[-1] - times[0]
+    assert 39 * 0.05 - 0.03 < took < 39 * 0.05 * 1.25
+    for a, b in zip(times, times[10:], strict=False):
+        assert b - a > 10 * 0.05 - 0.06
+
+
+def test_tokens_a_minute_are_kept_and_used():
+    """Answers take 1,100 tokens: 660,000 a minute are ten a second, whatever was expected at first."""
+    with ChatServer() as server:
+        go(server, [job(i) for i in range(30)], Limits(concurrency=4, tokens_per_minute=660_000.0))
+    times = [request.time for request in server.requests]
+    assert 2.9 * 0.9 < times[-1] - times[0] < 2.9 * 1.6
+
+
+def test_a_budget_of_tokens_is_never_exceeded_and_goes_on_when_raised():
+    jobs = [job(i) for i in range(30)]
+    with ChatServer(good(after=0.01)) as server:
+        report = go(server, jobs, Limits(concurrency=4, budget_tokens=12_000))
+        assert report.stopped == "the budget"
+        assert report.answered >= 5
+        assert report.tokens <= 12_000
+        assert go(server, jobs, Limits(budget_tokens=12_000)).calls <= 2  # what is known of tokens by now leaves no room for more
+        assert go(server, jobs, Limits(budget_tokens=100_000)).stopped is None
+    assert len(rows()) == 30
+    assert len(server.requests) == 30
+
+
+def test_a_budget_in_dollars():
+    Path("prices.json").write_text('{"openai:m": {"input": 2, "output": 10}}')
+    price = Price.read(Path("prices.json"), "openai:m")
+    assert price.of(1000, 100) == pytest.approx(0.003)
+    with ChatServer() as server:
+        report = go(server, [job(i) for i in range(30)], Limits(concurrency=2, budget_dollars=0.03), price=price)
+        assert report.stopped == "the budget"
+        assert 7 <= report.answered <= 10
+        with pytest.raises(InputError, match="--prices"):
+            go(server, [job(0)], Limits(budget_dollars=1.0))
+    for text in ("", "{}", '{"openai:m": {"input": "x"}}', "[]"):
+        Path("prices.json").write_text(text)
+        with pytest.raises(InputError, match=r"prices\.json.*openai:m"):
+            Price.read(Path("prices.json"), "openai:m")
+    with pytest.raises(InputError, match=r"none\.json"):
+        Price.read(Path("none.json"), "openai:m")
+
+
+def test_a_time_limit_ends_the_run_and_keeps_what_is_under_way():
+    start = time.perf_counter()
+    with ChatServer(good(after=0.2)) as server:
+        report = go(server, (job(i) for i in itertools.count()), Limits(concurrency=2, time_limit=0.5))
+    assert report.stopped == "the time limit"
+    assert time.perf_counter() - start < 1.5
+    assert report.answered == len(server.requests) == len(rows()) >= 4
+
+
+def test_a_time_limit_ends_waiting_too():
+    start = time.perf_counter()
+    with ChatServer(status(429, headers={"Retry-After": "3600"})) as server:
+        report = go(server, [job(0)], Limits(time_limit=0.3))
+    assert time.perf_counter() - start < 1.5
+    assert (report.stopped, report.failed) == ("the time limit", 0)
+    assert not rows(FAILURES)  # it may be asked again
+
+
+@pytest.mark.parametrize("name", ["concurrency", "budget_tokens", "tries", "requests_per_minute", "time_limit"])
+def test_limits_are_positive(name):
+    kind = int if name in ("concurrency", "budget_tokens", "tries") else float
+    for value in (0, -1, *([] if kind is int else ["nan", "inf"])):
+        with pytest.raises(InputError, match=name):
+            Limits(**{name: kind(value)})
+
+
+# Interrupted
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from dim_jax.designer.blueprint import PROMPT_VERSION
+from dim_jax.designer.choice import Choice
+from dim_jax.designer.journal import Journal
+from dim_jax.designer.pace import Limits
+from dim_jax.designer.runner import Job, run
+url, number = sys.argv[1], int(sys.argv[2])
+jobs = (Job(Path("a.png"), f"Edit number {i}.", {"id": str(i)}) for i in range(number))
+with Journal(Path("out.jsonl")) as journal:
+    print(run(jobs, Choice.read("openai:m").open(base_url=url), journal, Limits(concurrency=4)))
+assert "jax" not in sys.modules and "flax" not in sys.modules
+"""
+
+
+def start(server: ChatServer, number: int) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, server.url, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def lines_reach(number: int) -> None:
+    end = time.monotonic() + 30
+    while not OUT.exists() or OUT.read_bytes().count(b"\n") < number:
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_killed_in_the_middle_it_goes_on_without_paying_twice():
+    """Only what was under way when it was killed is asked again: one call for each that was allowed at once."""
+    with ChatServer(good(after=0.02)) as server:
+        for reached in (15, 40):
+            process = start(server, 60)
+            lines_reach(reached)
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            assert OUT.read_bytes().count(b"\n") < 60
+        process = start(server, 60)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert sorted(int(row["id"]) for row in rows()) == list(range(60))
+    assert 60 <= len(server.requests) <= 60 + 2 * 4
+    assert "answered=" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_ends_cleanly(number):
+    with ChatServer(good(after=0.1)) as server:
+        process = start(server, 10_000)
+        lines_reach(3)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    assert ("Ctrl-C" if number == signal.SIGINT else "SIGTERM") in output
+    assert len(rows()) == len(server.requests)  # what was paid for is kept
+
+
+def test_in_another_thread():
+    """Where signals cannot be heard, such as in a notebook."""
+    with ChatServer() as server:
+        thread = threading.Thread(target=go, args=(server, [job(0)]))
+        thread.start()
+        thread.join()
+    assert len(rows()) == 1
