@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from dim_jax import __version__
+from dim_jax.cli_design import design
 from dim_jax.errors import InputError, require
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
@@ -18,6 +19,7 @@ evaluate = typer.Typer(no_args_is_help=True, help="Measure a painter on a benchm
 app.add_typer(evaluate, name="evaluate")
 build_data = typer.Typer(no_args_is_help=True, help="Make a data set.")
 app.add_typer(build_data, name="build-data")
+app.command()(design)
 console = Console(stderr=True)
 
 
@@ -67,6 +69,20 @@ How = Annotated[Solver | None, typer.Option(help=f"The sampler. {AS_SAID} dpm++2
 KeepLast = Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")]
 Dtype = Annotated[Precision | None, typer.Option(help="Default: bfloat16 on accelerators, float32 on the CPU.")]
 Tokenizer = Annotated[str | None, typer.Option(help="Folder or hub id of a tokenizer, instead of the checkpoint's own.")]
+Designer = Annotated[
+    str,
+    typer.Option(
+        metavar="KIND:NAME",
+        help="Who writes the blueprint: openai:gpt-4o (or azure, anthropic, google, openrouter, vllm, sglang, ollama), local, "
+        "local:FOLDER, file:BLUEPRINTS.jsonl, none.",
+    ),
+]
+BaseUrl = Annotated[
+    str | None, typer.Option(help="Of the designer's server, such as http://localhost:8000/v1. Default: as its kind has it.")
+]
+RowId = Annotated[
+    str | None, typer.Option("--id", help="Of the blueprint in a file: designer. Default: the picture's name without suffix.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 
 
@@ -83,9 +99,16 @@ def root(
 @app.command()
 def edit(
     image: Annotated[Path, typer.Option(help="The picture to edit.")],
-    prompt: Prompt,
     output: Output,
+    prompt: Annotated[str | None, typer.Option(help="The instruction; without a designer also a blueprint.")] = None,
     checkpoint: Checkpoint = None,
+    designer: Designer = "none",
+    blueprint: Annotated[
+        Path | None, typer.Option(help="Text file with the blueprint, painted as it stands, instead of a designer.")
+    ] = None,
+    show_blueprint: Annotated[bool, typer.Option("--show-blueprint", help="Print the blueprint.")] = False,
+    base_url: BaseUrl = None,
+    row_id: RowId = None,
     sheet: Annotated[bool, typer.Option("--sheet", help="Also write source and result side by side, to OUTPUT with '.sheet.png'.")] = False,
     seed: Seed = 0,
     steps: Steps = None,
@@ -103,17 +126,40 @@ def edit(
     """Edit a picture as the prompt says."""
     from dim_jax import painting
     from dim_jax.data.pictures import open_picture
+    from dim_jax.designer.choice import Choice
+    from dim_jax.designer.design import blueprint as written
+    from dim_jax.designer.design import read_text
 
+    choice = Choice.read(designer)
+    if (prompt is None and not blueprint) or (blueprint and choice.kind != "none"):
+        raise typer.BadParameter("Give --prompt, or --blueprint without a designer.")
+    if show_blueprint and not blueprint and choice.kind == "none":
+        raise typer.BadParameter("Name who writes it (--designer), or give one (--blueprint).", param_hint="--show-blueprint")
     sheet_path = output.with_suffix(".sheet.png")
     for path in [output, sheet_path][: 1 + sheet]:
         painting.check_output(path, overwrite=overwrite)
     picture = open_picture(image)
-    changes = _changes(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    text = read_text(blueprint) if blueprint else prompt or ""
+    changes = _changes(text, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    if choice.kind not in ("none", "local"):  # before the painter is loaded, which takes longer
+        text = written(image, text, choice.open(base_url=base_url), row_id=row_id, keep=choice.costs)
     from dim_jax.pipeline import EditPipeline  # imports JAX, which takes seconds
 
     pipeline = EditPipeline.from_pretrained(_checkpoint(checkpoint), dtype=dtype, tokenizer=tokenizer)
     settings = replace(pipeline.painter.settings, **changes)
-    paintings = pipeline([prompt], [picture], seeds=[seed], settings=settings, progress=console.is_terminal)
+    if choice.kind == "local":
+        from dim_jax.designer.local import LocalDesigner
+
+        if choice.name:
+            writer = LocalDesigner.from_pretrained(choice.name, dtype=dtype)
+        else:
+            writer = LocalDesigner.of(pipeline.painter, settings.resolution)
+        text = written(image, text, writer, keep=False)
+    if show_blueprint:
+        typer.echo(text)
+    written_by = f"file:{blueprint}" if blueprint else designer
+    paintings = pipeline([text], [picture], seeds=[seed], settings=settings, progress=console.is_terminal)
+    paintings = [replace(one, designer=written_by, instruction=prompt if prompt and written_by != "none" else "") for one in paintings]
     paintings[0].save(output, overwrite=overwrite)
     if sheet:
         painting.save_sheet(paintings, sheet_path, overwrite=overwrite)

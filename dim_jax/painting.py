@@ -20,7 +20,11 @@ TEXT = 11  # height of its letters, pixels
 
 @dataclass(frozen=True)
 class Painting:
-    """A result and all that made it: `Settings(**settings)` paints it again. `source` is the picture that was edited."""
+    """A result and all that made it: `Settings(**settings)` paints it again.
+
+    `prompt` is what the painter read; where a designer wrote it from an `instruction`, `designer` names who. `source` is the picture
+    that was edited.
+    """
 
     image: Image.Image
     prompt: str
@@ -29,6 +33,8 @@ class Painting:
     checkpoint: str
     dtype: str
     source: Image.Image | None = None
+    designer: str = "none"
+    instruction: str = ""
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write a PNG whose text chunks hold prompt, seed, settings (JSON), checkpoint and version; `read_metadata` reads them back.
@@ -50,6 +56,8 @@ class Painting:
             "settings": json.dumps(self.settings, ensure_ascii=False),
             "checkpoint": self.checkpoint,
             "dtype": self.dtype,
+            "designer": self.designer,
+            "instruction": self.instruction,
         }
 
 
@@ -62,8 +70,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     try:
         with Image.open(path) as image:
             text = {key: str(image.info[key]) for key in ("Software", "prompt", "seed", "settings", "checkpoint", "dtype")}
+            designed = {key: str(image.info.get(key, default)) for key, default in (("designer", "none"), ("instruction", ""))}
         settings = json.loads(text["settings"])
-        return text | {"seed": int(text["seed"]), "settings": settings | {"size": tuple(settings["size"])}}
+        return text | designed | {"seed": int(text["seed"]), "settings": settings | {"size": tuple(settings["size"])}}
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: no picture that was painted here ({error}). Some programs drop the text of a PNG.") from error
 

@@ -29,7 +29,7 @@ from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.module import with_parameters
 from dim_jax.models.sana import Condition, SanaConfig
 from dim_jax.painting import Painting
-from dim_jax.settings import Settings, check_prompt, read_settings
+from dim_jax.settings import Asked, Settings, check_prompt, read_asked, read_settings
 from dim_jax.weights.convert import open_weights
 
 # Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
@@ -51,8 +51,10 @@ class Request:
 class Painter:
     """A model, its processor, the settings that it is meant to paint with, and its compiled steps. One painter serves both pipelines."""
 
-    def __init__(self, dim: Dim, processor: Processor, name: str = "model", settings: Settings | None = None):
+    def __init__(self, dim: Dim, processor: Processor, name: str = "model", settings: Settings | None = None, asked: Asked = "prompt"):
+        """`asked`: what the encoder writes blueprints from, for a designer that shares it."""
         self.dim, self.processor, self.name, self.settings = dim, processor, name, settings or Settings()
+        self.asked: Asked = asked
         self._null: dict[int, Condition] = {}
         self._condition = jax.jit(_condition, static_argnums=2)
         self._null_row = jax.jit(_null_row, static_argnums=1)
@@ -75,6 +77,7 @@ class Painter:
         """
         weights = open_weights(path)
         settings = read_settings(weights.settings) if weights.settings else Settings()
+        asked: Asked = read_asked(weights.settings) if weights.settings else "prompt"
         encoder, sana, autoencoder = weights.sizes.encoder, weights.sizes.sana, weights.sizes.autoencoder
         if encoder is None or sana is None or autoencoder is None:
             raise InputError(f"{path} holds only {', '.join(weights.sizes.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
@@ -104,7 +107,7 @@ class Painter:
         model = nnx.eval_shape(lambda: Dim(config, dtype=chosen, rngs=nnx.Rngs(0)))
         with _enough_memory(f"{path}: loading it as {chosen.name}", "Take --dtype bfloat16, or a device with more."):
             tensors = {name: jnp.asarray(tensor, chosen) for name, tensor in weights.stream()}
-        return cls(with_parameters(model, tensors), processor, str(path), settings)
+        return cls(with_parameters(model, tensors), processor, str(path), settings, asked)
 
     @property
     def dtype(self) -> str:

@@ -12,6 +12,9 @@ from dim_jax.models.hf_config import HFConfig
 SOLVERS = get_args(sampler.Solver)
 # What a checkpoint may name. The rest of `Settings` is a matter of one picture or of the machine.
 IN_FILE = {"num_steps": int, "guidance_scale": float, "flow_shift": float, "solver": str, "resolution": int}
+# What the encoder of a checkpoint was trained to write blueprints from: any prompt, as Qwen2.5-VL, or the bare instruction.
+Asked = Literal["prompt", "instruction"]
+BLUEPRINT_FROM = "blueprint_from"
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,31 @@ class Settings:
 
 def read_settings(path: Path) -> Settings:
     """The settings in a checkpoint's settings.json: any of the keys of `IN_FILE`; the published defaults for the others.
+    `blueprint_from` may stand there as well (`read_asked`).
 
     Raises:
         InputError: the file is damaged, or a key is unknown or has a value that it cannot take.
     """
     file = HFConfig(path)
-    if unknown := [key for key in file.values if key not in IN_FILE]:
-        raise InputError(f"{path}: {', '.join(unknown)}: no setting of a checkpoint. Those are {', '.join(IN_FILE)}.")
+    if unknown := [key for key in file.values if key not in (*IN_FILE, BLUEPRINT_FROM)]:
+        raise InputError(f"{path}: {', '.join(unknown)}: no setting of a checkpoint. Those are {', '.join((*IN_FILE, BLUEPRINT_FROM))}.")
     file.only("solver", *SOLVERS)
     values = {key: file.get(key, kind) for key, kind in IN_FILE.items() if key in file}
     try:
         return Settings(**values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def read_asked(path: Path) -> Asked:
+    """What blueprints are written from, in a checkpoint's settings.json: a prompt, unless it names the instruction.
+
+    Raises:
+        InputError: the file is damaged, or names something else.
+    """
+    file = HFConfig(path)
+    file.only(BLUEPRINT_FROM, *get_args(Asked))
+    return "instruction" if file.get(BLUEPRINT_FROM, str, "prompt") == "instruction" else "prompt"
 
 
 def check_prompt(prompt: str, name: str = "The prompt") -> None:

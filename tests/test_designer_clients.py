@@ -104,7 +104,7 @@ def test_azure_without_endpoint(monkeypatch):
         Choice.read("azure:mine").open()
 
 
-@pytest.mark.parametrize("spelling", ["gpt-4o", "", "openai", "openai:", "file", "azure:", "local:7b", "none:x", "OpenAI:gpt-4o"])
+@pytest.mark.parametrize("spelling", ["gpt-4o", "", "openai", "openai:", "file", "azure:", "none:x", "OpenAI:gpt-4o"])
 def test_wrong_spellings(spelling):
     with pytest.raises(InputError, match=re.escape(spelling) + ".*[Ww]rite"):
         Choice.read(spelling)

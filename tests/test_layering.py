@@ -16,7 +16,7 @@ RANKS = {
     "dim_jax.diffusion": 2,
     "dim_jax.config": 1,
     "dim_jax.log": 2,
-    "dim_jax.designer": 3,  # only `local` runs a network
+    "dim_jax.designer": 3,  # asks servers, without JAX
     "dim_jax.models": 3,
     "dim_jax.optim": 3,
     "dim_jax.models.dim": 4,  # the composition, and so the only model that knows of the diffusion
@@ -27,13 +27,15 @@ RANKS = {
     "dim_jax.painting": 6,
     "dim_jax.settings": 6,
     "dim_jax.pipeline": 7,
+    "dim_jax.designer.local": 8,  # runs an encoder, which it may share with a painter
     "dim_jax.objectives": 8,
     "dim_jax.train": 9,
     "dim_jax.evals": 8,
     "dim_jax.demo": 8,
+    "dim_jax.cli_design": 9,  # a part of cli
     "dim_jax.cli": 10,
 }
-ENTRY_POINTS = {"dim_jax.cli", "dim_jax.train", "dim_jax.evals", "dim_jax.demo"}  # imported by the command alone
+ENTRY_POINTS = {"dim_jax.cli", "dim_jax.train", "dim_jax.evals", "dim_jax.demo", "dim_jax.cli_design"}  # imported by the command alone
 
 
 def area(module: str) -> str:

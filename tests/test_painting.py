@@ -36,7 +36,7 @@ def test_metadata_come_back(tmp_path):
     example().save(tmp_path / "a.png")
     assert read_metadata(tmp_path / "a.png") == {
         "Software": f"dim_jax {__version__}", "prompt": PROMPT, "seed": 2**31 - 1, "settings": SETTINGS,
-        "checkpoint": "/models/a [b]", "dtype": "bfloat16",
+        "checkpoint": "/models/a [b]", "dtype": "bfloat16", "designer": "none", "instruction": "",
     }  # fmt: skip
     with Image.open(tmp_path / "a.png") as saved:
         np.testing.assert_array_equal(np.asarray(saved), np.asarray(example().image))

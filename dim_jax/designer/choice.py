@@ -9,8 +9,8 @@ from dim_jax.designer.clients import MAX_TOKENS, SERVERS, Answer, ChatDesigner, 
 from dim_jax.errors import InputError
 
 ONLINE = (*SERVERS, "azure")
-KINDS = {**dict.fromkeys(SERVERS, "MODEL"), "azure": "DEPLOYMENT", "file": "BLUEPRINTS.jsonl", "local": "", "none": ""}
-SPELLINGS = ", ".join(f"{kind}:{name}" if name else kind for kind, name in KINDS.items())
+KINDS = {**dict.fromkeys(SERVERS, "MODEL"), "azure": "DEPLOYMENT", "file": "BLUEPRINTS.jsonl", "local": "[FOLDER]", "none": ""}
+SPELLINGS = f"{', '.join(f'{kind}:{name}' for kind, name in KINDS.items() if kind not in ('local', 'none'))}, local, local:FOLDER, none"
 
 
 class Choice(NamedTuple):
@@ -21,7 +21,7 @@ class Choice(NamedTuple):
 
     @classmethod
     def read(cls, spelling: str) -> "Choice":
-        """From `openai:gpt-4o`, `file:cot.jsonl`, `local` ...; a name may hold colons.
+        """From `openai:gpt-4o`, `file:cot.jsonl`, `local` ...; a name may hold colons, and that of `local` may be left out.
 
         Raises:
             InputError: the kind is unknown, or a name is missing or too much.
@@ -29,7 +29,7 @@ class Choice(NamedTuple):
         kind, _, name = spelling.partition(":")
         if kind not in KINDS:
             raise InputError(f'"{spelling}" is no designer. Write one of: {SPELLINGS}.')
-        if bool(name) != bool(KINDS[kind]):
+        if kind != "local" and bool(name) != bool(KINDS[kind]):
             right = f"{kind}:{KINDS[kind]}" if KINDS[kind] else kind
             raise InputError(f'"{spelling}": write {right}.')
         return cls(kind, name)

@@ -8,11 +8,10 @@ import re
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from dim_jax.designer.blueprint import prompt
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, require
 
 if TYPE_CHECKING:
     import openai
@@ -128,8 +127,7 @@ class ChatDesigner:
         Raises:
             InputError: the key or Azure's endpoint is missing, or the package `openai` is.
         """
-        if find_spec("openai") is None:
-            raise InputError("Asking a server needs the package openai: pip install 'dim_jax[designer]'.")
+        require("openai", extra="designer", what="Asking a server")
         import openai  # takes half a second
 
         common: dict[str, Any] = {"max_retries": 0, "timeout": time_limit}

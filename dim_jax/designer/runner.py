@@ -97,11 +97,11 @@ def state(report: Report, journal: Journal, price: Price | None, left: int | Non
     tokens = journal.tokens_in + journal.tokens_out
     dollars = None if price is None else price.of(journal.tokens_in, journal.tokens_out)
     text = f"{report.answered} answered, {report.failed} failed, {report.skipped} skipped; {tokens:,} tokens"
-    text += "" if dollars is None else f", ${dollars:.2f}"
+    text += "" if dollars is None else f", ${dollars:,.4f}"
     done = report.answered + report.failed
     if left is not None and done and report.tokens:
         more = tokens + report.tokens / done * left
-        text += f"; in all about {more:,.0f} tokens" + ("" if dollars is None else f", ${dollars * more / tokens:.2f}")
+        text += f"; in all about {more:,.0f} tokens" + ("" if dollars is None else f", ${dollars * more / tokens:,.4f}")
     return text
 
 

@@ -1,0 +1,129 @@
+"""Blueprints for one picture or for many rows: what the command line and scripts call."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from dim_jax.designer.choice import read_rows
+from dim_jax.designer.clients import Designer
+from dim_jax.designer.journal import Journal, key_of
+from dim_jax.designer.pace import Limits, Price
+from dim_jax.designer.picture import digest
+from dim_jax.designer.runner import Job, run, state
+from dim_jax.errors import InputError
+
+KEPT = "DIM_BLUEPRINTS"  # the environment variable that names the file of answers to single questions
+
+
+def kept() -> Path:
+    """The file in which answers that cost something are kept, so that the same edit with another seed is not paid again."""
+    path = Path(os.environ.get(KEPT) or "~/.cache/dim_jax/blueprints.jsonl").expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: str | None = None, keep: bool = True) -> str:
+    """The blueprint of one edit, as the painter reads it.
+
+    Args:
+        picture: the file of the source.
+        instruction: what is to be edited.
+        designer: who writes.
+        row_id: the id to look for among ready blueprints; by default the name of the picture's file, without its suffix.
+        keep: the answer, in `kept()`, and take one that is there already.
+
+    Raises:
+        InputError: the picture cannot be read, the designer cannot be asked, or it wrote no blueprint; the message says why.
+    """
+    job = Job(picture, instruction, {"id": row_id or picture.stem})
+    with ExitStack() as opened:
+        path = kept() if keep else Path(opened.enter_context(TemporaryDirectory())) / "blueprints.jsonl"
+        journal = opened.enter_context(Journal(path, wait=True))
+        report = run([job], designer, journal, Limits(concurrency=1), retry_failed=True)
+        key = key_of(digest(picture), instruction, designer.name)
+        text = journal.blueprint(key)
+        if text is None:
+            why = journal.reason(key) or f"stopped by {report.stopped}"
+            raise InputError(f"{designer.name} wrote no blueprint for {picture}: {why}. Try again, another wording, or another designer.")
+    return text
+
+
+def read_text(path: Path) -> str:
+    """A blueprint that somebody wrote or changed, stripped and otherwise as it stands: the painter reads any text.
+
+    Raises:
+        InputError: the file cannot be read, is no UTF-8, or is empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: the blueprint cannot be read ({getattr(error, 'strerror', None) or error}). Give a text file."
+        ) from error
+    if not text:
+        raise InputError(f"{path}: the blueprint is empty. Write what to paint.")
+    return text
+
+
+def rows(
+    path: Path,
+    output: Path,
+    designer: Designer,
+    limits: Limits,
+    *,
+    pictures: Path | None = None,
+    price: Price | None = None,
+    retry_failed: bool = False,
+    progress: bool = False,
+) -> str:
+    """Write the blueprints of a jsonl to another one, and what failed beside it; go on with an output that is there. Returns a summary.
+
+    Args:
+        path: objects with `id`, `prompt` (the instruction) and `image_path`, as the benchmarks are published.
+        output: the same objects with the blueprint as `prompt`, in the order of the answers (`Journal`).
+        designer: who writes.
+        limits: as in `run`, like `price`, `retry_failed` and `progress`.
+        pictures: the folder that `image_path` starts from; by default that of `path`.
+
+    Raises:
+        InputError: a row is wrong or its picture missing (then nothing is asked), or as in `run` and `Journal`.
+    """
+    if output.suffix != ".jsonl" or not output.parent.is_dir() or output.resolve() == path.resolve():
+        raise InputError(f"{output}: name another file that ends in .jsonl, in a folder that exists.")
+    folder = pictures or path.parent
+    total = _check(path, folder)
+    jobs = (Job(folder / row["image_path"], row["prompt"], row) for row in read_rows(path))
+    with Journal(output) as journal:
+        report = run(jobs, designer, journal, limits, price=price, retry_failed=retry_failed, total=total, progress=progress)
+        text = f"{output}: {state(report, journal, price)}"
+    if report.failed:
+        text += f"; why they failed stands in {journal.failures_path}, --retry-failed asks again"
+    left = total - report.answered - report.failed - report.skipped
+    return text + (
+        f"; stopped by {report.stopped}, {left} are left: run the command again, with a larger limit if it was one, to go on"
+        if report.stopped
+        else ""
+    )
+
+
+def _check(path: Path, folder: Path) -> int:
+    """The number of rows.
+
+    Raises:
+        InputError: a row has no picture, no instruction or an id of another row, or there is no row.
+    """
+    ids, missing = set[str](), list[Path]()
+    for number, row in enumerate(read_rows(path), 1):
+        if not isinstance(row.get("image_path"), str) or not row["prompt"].strip() or row["id"] in ids:
+            raise InputError(f'{path}, row {number}: needs an "id" of its own, a "prompt" with the instruction, and an "image_path".')
+        ids.add(row["id"])
+        if not (folder / row["image_path"]).is_file():
+            missing.append(folder / row["image_path"])
+    if not ids:
+        raise InputError(f"{path} has no rows. Write one object on each line.")
+    if missing:
+        raise InputError(
+            f"{path}: {len(missing)} of {len(ids)} pictures are missing, such as {missing[0]}. Name their folder (--pictures)."
+        )
+    return len(ids)

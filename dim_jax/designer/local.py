@@ -1,0 +1,129 @@
+"""Qwen2.5-VL in JAX as the designer: the painter's own encoder, which is a whole language model, or another one."""
+
+import asyncio
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from PIL import Image
+
+from dim_jax.data.chat import END_OF_TEXT, IM_END
+from dim_jax.data.processor import Processor
+from dim_jax.designer.blueprint import prompt
+from dim_jax.designer.clients import Answer, Question
+from dim_jax.errors import InputError
+from dim_jax.models.generate import GenerationSettings, generate
+from dim_jax.models.module import with_parameters
+from dim_jax.models.qwen import Qwen
+from dim_jax.pipeline import Painter
+from dim_jax.settings import Asked, Settings, read_asked, read_settings
+from dim_jax.weights.convert import open_weights
+
+# Each length of turn, and each multiple of PATCHES, compiles once.
+LENGTHS = (128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 4096, 8192, 2**15)
+PATCHES = 1024
+PICTURE_TOKENS = 1280  # at most, what Qwen2.5-VL's model card advises; 1000 x 1000 pixels
+REPETITION_PENALTY = 1.05  # of its generation_config.json
+
+
+@dataclass(frozen=True)
+class LocalDesigner:
+    """Writes with `encoder`, whose arrays it shares with whoever else holds them.
+
+    `asked` is what the encoder was trained to answer: any prompt, with the picture in its own proportions; or, as the nano model, the
+    bare instruction, with the picture as the painter sees it, `processor.resolution` squared.
+    """
+
+    encoder: Qwen
+    processor: Processor
+    asked: Asked = "prompt"
+    max_tokens: int = 1024
+    name: str = "local"
+
+    @classmethod
+    def of(cls, painter: Painter, resolution: int) -> "LocalDesigner":
+        """The painter's own encoder, which sees pictures of this resolution if it was trained to write from what the painter sees."""
+        return cls(painter.dim.encoder, replace(painter.processor, resolution=resolution), painter.asked)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, dtype: DTypeLike | None = None, tokenizer: str | Path | None = None) -> "LocalDesigner":
+        """The encoder alone of a checkpoint in any format: a whole Draw-In-Mind, or a Qwen2.5-VL of any size.
+
+        `dtype` and `tokenizer` as for `Painter.from_pretrained`.
+
+        Raises:
+            InputError: the checkpoint is damaged, or has no encoder or no tokenizer.
+        """
+        weights = open_weights(path)
+        if weights.sizes.encoder is None:
+            raise InputError(f"{path} holds {', '.join(weights.sizes.parts)}, and no Qwen2.5-VL that could write. Name one that does.")
+        if tokenizer is None and not weights.tokenizer:
+            raise InputError(f"{path} has no tokenizer. Name one (--tokenizer).")
+        chosen = jnp.dtype(dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
+        config = weights.sizes.encoder
+        model = nnx.eval_shape(lambda: Qwen(config, dtype=chosen, rngs=nnx.Rngs(0)))
+        own = ((name.partition("."), tensor) for name, tensor in weights.stream())
+        tensors = {rest: jnp.asarray(tensor, chosen) for (part, _, rest), tensor in own if part == "encoder"}
+        settings = read_settings(weights.settings) if weights.settings else Settings()
+        processor = Processor.from_pretrained(
+            tokenizer or weights.tokenizer[0].parent, layout=weights.sizes.encoder.vision.layout, resolution=settings.resolution
+        )
+        asked: Asked = read_asked(weights.settings) if weights.settings else "prompt"
+        return cls(with_parameters(model, tensors), processor, asked, name=f"local:{path}")
+
+    async def ask(self, question: Question) -> Answer:
+        # Beside the event loop, which shows the progress meanwhile.
+        return await asyncio.to_thread(self._ask, question)
+
+    def _ask(self, question: Question) -> Answer:
+        with Image.open(io.BytesIO(question.picture)) as picture:
+            (answer,) = self.write([picture.convert("RGB")], [question.instruction])
+        return answer
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def write(self, pictures: Sequence[Image.Image], instructions: Sequence[str]) -> list[Answer]:
+        """The greedy answer to each picture and instruction.
+
+        Raises:
+            InputError: a picture or instruction cannot be read, or is too long for the encoder.
+        """
+        processor, tokenizer, free = self.processor, self.processor.tokenizer, self.asked == "prompt"
+        # Its own limit, not that of the painter's condition.
+        longest = self.encoder.config.text.max_position_embeddings - self.max_tokens
+        processor = replace(processor, condition_length=longest)
+        if free:
+            processor = replace(processor, mode="native", max_pixels=PICTURE_TOKENS * processor.factor**2)
+        texts = [prompt(instruction) for instruction in instructions] if free else list(instructions)
+        sizes = [processor.resize(picture).size for picture in pictures]
+        patches = max(width * height for width, height in sizes) // processor.layout.patch_size**2
+        inputs = processor(
+            texts,
+            [[picture] for picture in pictures],
+            lengths=LENGTHS,
+            patch_length=-(-patches // PATCHES) * PATCHES,
+            generation_prompt=True,
+        )
+        settings = GenerationSettings(
+            max_new_tokens=self.max_tokens,
+            repetition_penalty=REPETITION_PENALTY if free else 1.0,
+            stop_tokens=(tokenizer.ids[IM_END], tokenizer.ids[END_OF_TEXT]),
+            pad_token=tokenizer.pad_id,
+        )
+        written = generate(self.encoder, inputs, settings)
+        turns = np.asarray(inputs.mask).sum(1)
+        return [
+            self._answer(tokens[:length].tolist(), int(turn))
+            for tokens, length, turn in zip(np.asarray(written.tokens), np.asarray(written.lengths), turns, strict=True)
+        ]
+
+    def _answer(self, tokens: list[int], read: int) -> Answer:
+        cut = f"the answer was cut off at {self.max_tokens} tokens" if len(tokens) == self.max_tokens else None
+        return Answer(self.processor.tokenizer.decode(tokens), cut, read, len(tokens))
