@@ -58,6 +58,18 @@ def get_config() -> ConfigDict:
     config.optim.clip_global_norm = 1.0
     config.optim.ema_decay = 0.9999  # of the averaged parameters, which are what is exported; less in the first steps
 
+    config.sharding = ConfigDict()  # sizes of the mesh; one of them may be -1: all that the others leave of the devices
+    config.sharding.data = 1  # copies of the parameters; with fsdp, what the rows of a batch are spread over
+    config.sharding.fsdp = 1  # parts that every parameter is cut into and gathered from; the full-size model: up to 64
+    config.sharding.tensor = 1  # parts that the work of a layer is cut into; the full-size model: 1 or 2
+    config.sharding.rules = ConfigDict()  # logical axis (dim_jax/sharding.py) -> the mesh axis that cuts it; "": none
+    for axis in ("width", "channels"):
+        config.sharding.rules[axis] = "fsdp"
+    for axis in ("mlp", "vocabulary", "text_heads", "kv_heads", "vision_heads", "linear_heads", "cross_heads"):
+        config.sharding.rules[axis] = "tensor"
+    for axis in ("layers", "small", "taps", "inputs", "outputs", "latents", "modulation", "positions"):
+        config.sharding.rules[axis] = ""
+
     config.train = ConfigDict()
     config.train.steps = 100_000
     config.train.log_every = 50  # steps; the log has their mean

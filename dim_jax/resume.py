@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import orbax.checkpoint.experimental.v1 as ocp
 
 from dim_jax.checkpoint import hushed
@@ -21,19 +20,18 @@ class TrainingStates:
     def __init__(self, folder: Path, checkpointer: ocp.training.Checkpointer):
         self._folder, self._checkpointer = folder, checkpointer
 
-    def restore(self, like: State) -> State:
-        """The latest state, in the shape, dtype and sharding of `like`; `like` itself where there is none.
+    def restore(self, like: State) -> State | None:
+        """The latest state, in the shape, dtype and sharding of `like` (abstract arrays), whatever mesh it was saved from; or None.
 
         Raises:
             InputError: the latest state is damaged, or of another model.
         """
         latest = self._checkpointer.latest
         if latest is None:
-            return like
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+            return None
         try:
             with hushed():
-                return self._checkpointer.load(latest, abstract)
+                return self._checkpointer.load(latest, like)
         except (ValueError, OSError, KeyError, ocp.errors.InvalidLayoutError) as error:
             raise InputError(
                 f"{self._folder / str(latest.step)}: is damaged, or of another model. Remove it to go on from the one "

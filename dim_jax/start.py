@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import Sana, SanaConfig, grow
+from dim_jax.sharding import put
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.published import Weights
 from dim_jax.weights.sizes import Sizes
@@ -108,21 +110,23 @@ class Start:
             layout=self.sizes.encoder.vision.layout,
         )
 
-    def tensors(self, seed: int) -> dict[str, jax.Array]:
-        """Path -> float32 array of every parameter of every part."""
+    def tensors(self, seed: int, like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        """Path -> float32 array of every parameter of the parts that `like` names, drawn or read directly into its place there."""
+        wanted = dict.fromkeys(path.split(".")[0] for path in like)  # in order: the same program on every process
+        places = {part: {path: leaf.sharding for path, leaf in like.items() if path.startswith(f"{part}.")} for part in wanted}
         found: dict[str, jax.Array] = {}
-        for where in {parent.where: parent for parent in self.parents.values()}.values():
-            mine = tuple(f"{part}." for part, parent in self.parents.items() if parent is where)
-            found |= {path: jnp.asarray(tensor, jnp.float32) for path, tensor in where.stream() if path.startswith(mine)}
-        old = self.parents["sana"].sizes.sana if "sana" in self.parents else None
+        for weights in {parent.where: parent for part, parent in self.parents.items() if part in wanted}.values():
+            here = {path: place for part in wanted if self.parents.get(part) is weights for path, place in places[part].items()}
+            found |= {path: put(tensor, here[path], jnp.float32) for path, tensor in weights.stream() if path in here}
+        for part in (part for part in wanted if part not in self.parents):
+            found |= jax.jit(partial(self.sizes.fresh, part, seed), out_shardings=places[part])()
+        old = self.parents["sana"].sizes.sana if "sana" in wanted and "sana" in self.parents else None
         if old is not None and old != self.sizes.sana:
-            found |= self._grown(found, old, seed)
-        for part in self.sizes.parts:
-            if part not in self.parents:
-                found |= self.sizes.fresh(part, seed)
-        return {path: found[path] for path in self.sizes.shapes()}
+            grow_it = jax.jit(partial(self._grown, old, seed), out_shardings=places["sana"])
+            found |= grow_it({path: found[path] for path in places["sana"]})
+        return {path: found[path] for path in like}
 
-    def _grown(self, tensors: Mapping[str, jax.Array], old: SanaConfig, seed: int) -> dict[str, jax.Array]:
+    def _grown(self, old: SanaConfig, seed: int, tensors: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         new = self.sizes.sana
         assert new is not None
         abstract = nnx.eval_shape(lambda: Sana(old, rngs=nnx.Rngs(0)))

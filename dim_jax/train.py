@@ -11,19 +11,15 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Int
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dim_jax import checkpoint, optim
+from dim_jax import checkpoint
 from dim_jax.config import Config
 from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.pairs import Example
@@ -34,21 +30,15 @@ from dim_jax.log import Log
 from dim_jax.models.module import with_parameters
 from dim_jax.objectives import OBJECTIVES
 from dim_jax.resume import training_states
+from dim_jax.sharding import Sharding, put
 from dim_jax.start import Start
+from dim_jax.step import State, make_step
 
 SHOWN = 8  # held-out examples on a sheet
 MEASURED = 256  # held-out examples that `finished` may measure
 READ = 20_000  # examples of each source whose texts make a tokenizer
-FREE_TO_CHANGE = ("data.workers", "train.steps", "train.log_every", "train.save_every", "train.show_every", "train.keep")
-
-
-class State(NamedTuple):
-    """What a step changes; parameters by path, the trainable ones alone."""
-
-    step: Int[Array, ""]
-    params: dict[str, Array]
-    ema: dict[str, Array]
-    opt: Any
+# Keys, and beginnings of keys: the curve does not depend on them, but for rounding.
+FREE_TO_CHANGE = ("data.workers", "sharding.", "train.steps", "train.log_every", "train.save_every", "train.show_every", "train.keep")
 
 
 def main(config: Config, workdir: Path, *, console: Console | None = None) -> None:
@@ -63,9 +53,10 @@ def main(config: Config, workdir: Path, *, console: Console | None = None) -> No
     workdir.mkdir(parents=True, exist_ok=True)
     _same_config(config, workdir / "config.json")
 
-    # Start: sizes, data, tokenizer.
+    # Start: sizes, mesh, data, tokenizer.
     kind = OBJECTIVES[config.objective]
     start = Start.open(config, kind.PARTS)
+    sharding = Sharding.open(config, start.sizes)
     data = config.data
     train_data = open_mixture(data.source, data.mix.to_dict(), split="train", side=data.resolution, balance=data.balance)
     held_out = [source for source, _ in open_mixture(data.source, data.mix.to_dict(), split="test", side=data.resolution)]
@@ -80,41 +71,19 @@ def main(config: Config, workdir: Path, *, console: Console | None = None) -> No
     objective = kind(config, start.sizes, processor)
     _check_parts(config, start.sizes.parts)
 
-    # Parameters and optimizer.
-    tensors = start.tensors(config.seed)
-    trainable = {path: tensor for path, tensor in tensors.items() if path.split(".")[0] in config.trainable}
-    frozen = {path: tensor for path, tensor in tensors.items() if path not in trainable}
-    del tensors
-    how = config.optim
-    schedule = optim.schedule(how.learning_rate, warmup_steps=how.warmup_steps, cosine=how.cosine, steps=config.train.steps)
-    optimizer = optim.adamw(
-        schedule, weight_decay=how.weight_decay, clip_global_norm=how.clip_global_norm, betas=tuple(how.betas), eps=how.eps
-    )
-    state = State(jnp.int32(0), trainable, jax.tree.map(jnp.copy, trainable), optimizer.init(trainable))
-    console.print(f"{config.objective}: {_count(trainable)} parameters learn, {_count(frozen)} are frozen", highlight=False)
-
     # Step.
-    @partial(jax.jit, donate_argnums=0)
-    def train_step(state: State, frozen: dict[str, Array], batch: Any) -> tuple[State, dict[str, Array]]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-
-        def loss(params: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-            return objective.loss(with_parameters(objective.model, params | frozen), batch, key)
-
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, opt = optimizer.update(grads, state.opt, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
-        keep = jnp.minimum(how.ema_decay, (1 + state.step) / (10 + state.step))
-        ema: Any = optax.incremental_update(params, state.ema, 1 - keep)
-        metrics |= {"loss": value, "grad_norm": optax.tree.norm(grads), "learning_rate": jnp.asarray(schedule(state.step))}
-        return State(state.step + 1, params, ema, opt), metrics
+    training = make_step(config, objective, sharding)
+    frozen = start.tensors(config.seed, training.frozen)
+    console.print(f"{config.objective}: {_count(training.like.params)} parameters learn, {_count(frozen)} are frozen", highlight=False)
 
     def averaged(state: State) -> Any:
         return with_parameters(objective.model, state.ema | frozen)
 
     # Resume.
     with training_states(workdir / "checkpoints", keep=config.train.keep) as saved:
-        state = saved.restore(state)
+        state = saved.restore(training.like)
+        if state is None:
+            state = training.begin(start.tensors(config.seed, training.like.params))
         done = int(state.step)
         log, speeds = (Log(workdir / name, after=done) for name in ("log.jsonl", "speed.jsonl"))
         if done:
@@ -131,7 +100,7 @@ def main(config: Config, workdir: Path, *, console: Console | None = None) -> No
                 before = time.perf_counter()
                 batch = next(stream)
                 waited += time.perf_counter() - before
-                state, metrics = train_step(state, frozen, batch)
+                state, metrics = training.run(state, frozen, sharding.spread(batch, put))
                 pending.append(metrics)
                 last = step == config.train.steps
                 if step % config.train.log_every == 0 or last:
@@ -192,7 +161,7 @@ def _same_config(config: Config, path: Path) -> None:
         changed = [
             f"{key} was {before.get(key)!r}, is {flat.get(key)!r}"
             for key in sorted(before.keys() | flat.keys())
-            if before.get(key) != flat.get(key) and key not in FREE_TO_CHANGE
+            if before.get(key) != flat.get(key) and not key.startswith(FREE_TO_CHANGE)
         ]
         if changed:
             raise InputError(f"{path.parent} began with another config: {'; '.join(changed)}. Use another --workdir, or change it back.")
@@ -222,5 +191,5 @@ def _files(folder: Path | None) -> tuple[Path, ...]:
     return () if folder is None else tuple(sorted(path for path in folder.iterdir() if path.is_file()))
 
 
-def _count(tensors: dict[str, Array]) -> str:
+def _count(tensors: dict[str, Any]) -> str:
     return f"{sum(tensor.size for tensor in tensors.values()):,}"

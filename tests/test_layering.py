@@ -23,17 +23,19 @@ RANKS = {
     "dim_jax.checkpoint": 4,  # our own format; the published ones convert to it and from it
     "dim_jax.resume": 5,
     "dim_jax.weights": 5,
-    "dim_jax.start": 6,
+    "dim_jax.sharding": 6,
+    "dim_jax.start": 7,
     "dim_jax.painting": 6,
     "dim_jax.settings": 6,
     "dim_jax.pipeline": 7,
     "dim_jax.designer.local": 8,  # runs an encoder, which it may share with a painter
     "dim_jax.objectives": 8,
-    "dim_jax.train": 9,
+    "dim_jax.step": 9,
+    "dim_jax.train": 10,
     "dim_jax.evals": 8,
     "dim_jax.demo": 8,
     "dim_jax.cli_design": 9,  # a part of cli
-    "dim_jax.cli": 10,
+    "dim_jax.cli": 11,
 }
 ENTRY_POINTS = {"dim_jax.cli", "dim_jax.train", "dim_jax.evals", "dim_jax.demo", "dim_jax.cli_design"}  # imported by the command alone
 

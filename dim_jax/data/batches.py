@@ -4,8 +4,8 @@ A reader first chooses (`choose`: which wording, from the sample's own random nu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -56,6 +56,19 @@ class PaintBatch:
     inputs: EncoderInputs
     target: UInt8[Any, "b h w 3"]
     source: UInt8[Any, "b h w 3"] | None
+
+
+def _row_axes(batch: type) -> dict[str, int]:
+    found = {}
+    for field in fields(batch):
+        for shape in (field.type, *get_args(field.type)):
+            if letters := getattr(shape, "dim_str", "").split():  # an array's dimensions, as jaxtyping keeps them
+                found[field.name] = letters.index("b" if "b" in letters else "i")
+    return found
+
+
+# Name of an array in a batch -> its axis of rows, or of pictures, as its shape above says (b, i): what is spread over devices.
+ROW_AXES = _row_axes(EncoderInputs) | _row_axes(PictureBatch) | _row_axes(AnswerBatch) | _row_axes(PaintBatch)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,257 @@
+"""Which device holds what: one table path -> logical axes here, one rule set logical axis -> mesh axis in the config.
+
+    sana.blocks.attn.qkv.kernel (20, 2240, 6720)
+    table:  layers,  width,  linear_heads
+    rules:  "",      fsdp,   tensor        ("": every device has all of it)
+
+The mesh has three axes. `data` copies the parameters, `fsdp` cuts them and gathers a layer when it is computed, `tensor` cuts what a
+layer computes; the rows of a batch are spread over `data` and `fsdp` together. Nothing replicates by default: a parameter without a row
+is an error, and one that every device holds has a row that says so. The optimizer's moments and the averaged parameters lie as their
+parameter does.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import DictKey
+
+from dim_jax.config import Config
+from dim_jax.data.batches import ROW_AXES
+from dim_jax.errors import InputError
+from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.table import Shape
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# `*` is any run of characters. `width` enters and leaves a layer, `mlp` is inside of one; `small` is too small to be cut.
+_VECTOR, _VECTORS = ("small",), ("layers", "small")
+_CONV = ("taps", "taps", "inputs", "channels")
+ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("encoder.model.embed_tokens.embedding", ("vocabulary", "width")),
+    ("encoder.model.layers.self_attn.q_proj.kernel", ("layers", "width", "text_heads")),
+    ("encoder.model.layers.self_attn.[kv]_proj.kernel", ("layers", "width", "kv_heads")),
+    ("encoder.model.layers.self_attn.o_proj.kernel", ("layers", "text_heads", "width")),
+    ("encoder.model.layers.self_attn.*.bias", _VECTORS),
+    ("encoder.model.layers.mlp.gate_proj.kernel", ("layers", "width", "mlp")),
+    ("encoder.model.layers.mlp.up_proj.kernel", ("layers", "width", "mlp")),
+    ("encoder.model.layers.mlp.down_proj.kernel", ("layers", "mlp", "width")),
+    ("encoder.model.layers.*layernorm.scale", _VECTORS),
+    ("encoder.model.norm.scale", _VECTOR),
+    ("encoder.lm_head.kernel", ("width", "vocabulary")),
+    ("encoder.visual.patch_embed.proj.kernel", ("taps", "taps", "taps", "taps", "width")),
+    ("encoder.visual.blocks.attn.qkv.kernel", ("layers", "width", "vision_heads")),
+    ("encoder.visual.blocks.attn.proj.kernel", ("layers", "vision_heads", "width")),
+    ("encoder.visual.blocks.mlp.gate_proj.kernel", ("layers", "width", "mlp")),
+    ("encoder.visual.blocks.mlp.up_proj.kernel", ("layers", "width", "mlp")),
+    ("encoder.visual.blocks.mlp.down_proj.kernel", ("layers", "mlp", "width")),
+    ("encoder.visual.blocks.*.bias", _VECTORS),
+    ("encoder.visual.blocks.norm[12].scale", _VECTORS),
+    ("encoder.visual.merger.fc1.kernel", ("width", "mlp")),
+    ("encoder.visual.merger.fc2.kernel", ("mlp", "width")),
+    ("encoder.visual.merger.fc[12].bias", _VECTOR),
+    ("encoder.visual.merger.ln_q.scale", _VECTOR),
+    ("connector.fc1.kernel", ("width", "mlp")),
+    ("connector.fc2.kernel", ("mlp", "width")),
+    ("connector.*.bias", _VECTOR),
+    ("sana.x_embedder.proj.kernel", ("latents", "width")),
+    ("sana.x_embedder.proj.bias", _VECTOR),
+    ("sana.t_embedder.fc1.kernel", ("width", "mlp")),
+    ("sana.t_embedder.fc2.kernel", ("mlp", "width")),
+    ("sana.t_embedder.*.bias", _VECTOR),
+    ("sana.t_block.kernel", ("width", "modulation")),
+    ("sana.t_block.bias", _VECTOR),
+    ("sana.y_embedder.y_embedding", ("positions", "width")),
+    ("sana.y_embedder.y_proj.fc1.kernel", ("width", "mlp")),
+    ("sana.y_embedder.y_proj.fc2.kernel", ("mlp", "width")),
+    ("sana.y_embedder.y_proj.*.bias", _VECTOR),
+    ("sana.attention_y_norm.scale", _VECTOR),
+    ("sana.blocks.attn.qkv.kernel", ("layers", "width", "linear_heads")),
+    ("sana.blocks.attn.proj.kernel", ("layers", "linear_heads", "width")),
+    ("sana.blocks.cross_attn.q_linear.kernel", ("layers", "width", "cross_heads")),
+    ("sana.blocks.cross_attn.kv_linear.kernel", ("layers", "width", "cross_heads")),
+    ("sana.blocks.cross_attn.proj.kernel", ("layers", "cross_heads", "width")),
+    ("sana.blocks.mlp.inverted_conv.kernel", ("layers", "width", "mlp")),
+    ("sana.blocks.mlp.depth_conv.kernel", ("layers", "taps", "taps", "mlp")),
+    ("sana.blocks.mlp.point_conv.kernel", ("layers", "mlp", "width")),
+    ("sana.blocks.*.bias", _VECTORS),
+    ("sana.blocks.*_norm.scale", _VECTORS),
+    ("sana.blocks.scale_shift_table", ("layers", "small", "small")),
+    ("sana.final_layer.linear.kernel", ("width", "latents")),
+    ("sana.final_layer.linear.bias", _VECTOR),
+    ("sana.final_layer.scale_shift_table", ("small", "small")),
+    ("autoencoder.*.conv.kernel", _CONV),
+    ("autoencoder.*.conv[12].kernel", _CONV),
+    ("autoencoder.*.conv_in.kernel", _CONV),
+    ("autoencoder.*.conv_out.kernel", ("taps", "taps", "channels", "outputs")),
+    ("autoencoder.*.to_qkv.kernel", ("inputs", "channels")),
+    ("autoencoder.*.to_qkv_multiscale.*.proj_in.kernel", ("taps", "taps", "channels")),
+    ("autoencoder.*.to_qkv_multiscale.*.proj_out.kernel", ("inputs", "channels")),
+    ("autoencoder.*.to_out.kernel", ("inputs", "channels")),
+    ("autoencoder.*.conv_inverted.kernel", ("inputs", "channels")),
+    ("autoencoder.*.conv_depth.kernel", ("taps", "taps", "channels")),
+    ("autoencoder.*.conv_point.kernel", ("inputs", "channels")),
+    ("autoencoder.*.scale", _VECTOR),
+    ("autoencoder.*.bias", _VECTOR),
+)
+
+
+@cache
+def logical_axes(path: str) -> tuple[str, ...]:
+    """The names of a parameter's axes.
+
+    Raises:
+        InputError: the table has no row for it, or more than one.
+    """
+    found = [(pattern, axes) for pattern, axes in ROWS if fnmatchcase(path, pattern)]
+    if len(found) != 1:
+        rows = " and ".join(pattern for pattern, _ in found) or "none"
+        raise InputError(f"{path}: every parameter has one row in the table of dim_jax/sharding.py, this one: {rows}. Mend the table.")
+    return found[0][1]
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """A mesh, and the mesh axis that cuts each logical axis ("": none)."""
+
+    mesh: Mesh
+    rules: Mapping[str, str]
+
+    @classmethod
+    def open(cls, config: Config, sizes: Sizes, devices: Sequence[Any] | None = None) -> "Sharding":
+        """What `config.sharding` makes of `devices` (default: all there are), once it is known to fit (`fitting_mesh`).
+
+        The axes are of type Auto: the step is written for one device, and the compiler derives from the shardings of parameters and
+        batch how everything else lies and where to communicate. (Explicit axes would put shardings into the types of every reshape and
+        gather of the networks.)
+        """
+        devices = jax.devices() if devices is None else list(devices)
+        shape = fitting_mesh(config, sizes, len(devices))
+        mesh = jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+        return cls(mesh, config.sharding.rules.to_dict())
+
+    @property
+    def whole(self) -> NamedSharding:
+        """All of it on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def of(self, path: str) -> NamedSharding:
+        """Where a parameter lies."""
+        return NamedSharding(self.mesh, PartitionSpec(*(self.rules[logical] or None for logical in logical_axes(path))))
+
+    def follow(self, tree: Any) -> Any:
+        """Where every leaf of a training state lies: as the parameter whose path is a key on the way to it, else on every device."""
+        return jax.tree_util.tree_map_with_path(
+            lambda keys, _: next((self.of(key.key) for key in keys if isinstance(key, DictKey)), self.whole), tree
+        )
+
+    def spread(self, batch: Any, place: Callable[[Any, NamedSharding], Any]) -> Any:
+        """The batch with `place(array, sharding)` for each array; its rows (pictures) are spread over data and fsdp together."""
+
+        def one(keys: Sequence[Any], array: Any) -> Any:
+            spec = PartitionSpec(*(None,) * ROW_AXES[keys[-1].name], ("data", "fsdp"))
+            return place(array, NamedSharding(self.mesh, spec))
+
+        return jax.tree_util.tree_map_with_path(one, batch)
+
+
+def put(array: Any, where: NamedSharding, dtype: Any = None) -> jax.Array:
+    """An array over the mesh from one that this process has whole: each of its devices gets the part that the sharding names."""
+    return jax.make_array_from_callback(array.shape, where, lambda index: np.asarray(array[index], dtype or array.dtype))
+
+
+def fitting_mesh(config: Config, sizes: Sizes, devices: int) -> dict[str, int]:
+    """Mesh axis -> size for a number of devices, by `config.sharding`; nothing is computed.
+
+    Raises:
+        InputError: the mesh has another number of devices; the rules do not name exactly the logical axes; a parameter or the batch does
+            not divide over the mesh. Names the parameter, its shape, the axis, the numbers and what to do.
+    """
+    mesh = _mesh_shape(config, devices)
+    rules = config.sharding.rules.to_dict()
+    _check_rules(rules)
+    shapes = sizes.shapes()
+    for path, shape in shapes.items():
+        _check_axes(path, shape, rules)
+    for mesh_axis, ways in mesh.items():
+        cut = list(_cut(shapes, _heads(sizes), rules, mesh_axis))
+        fitting = math.gcd(*(number for *_, number in cut))
+        for path, axis, logical, number in cut:
+            if number % ways:
+                is_size = shapes[path][axis] == number
+                raise InputError(
+                    f"{path} {shapes[path]}: axis {axis} '{logical}' {f'= {number}' if is_size else f'holds {number} heads and'} does not "
+                    f"divide over '{mesh_axis}' = {ways}. Set config.sharding.{mesh_axis} to {fitting} or a divisor of it, or map "
+                    f"'{logical}' elsewhere in config.sharding.rules."
+                )
+    rows, ways = config.data.batch_size, mesh["data"] * mesh["fsdp"]
+    if rows % ways:
+        raise InputError(
+            f"config.data.batch_size {rows} does not divide over 'data' x 'fsdp' = {mesh['data']} x {mesh['fsdp']}. Make it a multiple "
+            f"of {ways}, or set config.sharding so that their product is {math.gcd(rows, ways)} or a divisor of it."
+        )
+    return mesh
+
+
+def _mesh_shape(config: Config, devices: int) -> dict[str, int]:
+    wanted = {axis: config.sharding[axis] for axis in MESH_AXES}
+    said = "config.sharding: " + " x ".join(f"{axis} {size}" for axis, size in wanted.items())
+    rest = [axis for axis, size in wanted.items() if size == -1]
+    known = math.prod(size for size in wanted.values() if size != -1)
+    if len(rest) > 1 or any(size < 1 and size != -1 for size in wanted.values()):
+        raise InputError(f"{said}: sizes are at least 1, and one of them may be -1, which is all that the others leave.")
+    if devices % known or (not rest and devices != known):
+        raise InputError(f"{said} does not make the {devices} devices that are here. Set one of them to -1: all that the others leave.")
+    return {axis: devices // known if axis in rest else size for axis, size in wanted.items()}
+
+
+def _check_rules(rules: Mapping[str, str]) -> None:
+    logical = {axis for _, axes in ROWS for axis in axes}
+    if wrong := sorted(logical ^ rules.keys()):
+        raise InputError(f"config.sharding.rules: {', '.join(wrong)}: logical axes are {', '.join(sorted(logical))}; give each a rule.")
+    for axis, mesh_axis in rules.items():
+        if mesh_axis not in ("", *MESH_AXES):
+            raise InputError(f"config.sharding.rules.{axis} is '{mesh_axis}', but mesh axes are {', '.join(MESH_AXES)}, and '' is none.")
+
+
+def _check_axes(path: str, shape: Shape, rules: Mapping[str, str]) -> None:
+    axes = logical_axes(path)
+    if len(axes) != len(shape):
+        raise InputError(
+            f"{path} {shape}: its row in the table of dim_jax/sharding.py names {len(axes)} axes ({', '.join(axes)}), but it has "
+            f"{len(shape)}. Mend the row."
+        )
+    for mesh_axis in MESH_AXES:
+        here = [f"'{logical}'" for logical in axes if rules[logical] == mesh_axis]
+        if len(here) > 1:
+            raise InputError(
+                f"{path} {shape}: its axes {' and '.join(here)} both lie on '{mesh_axis}', which can cut only one. Map the other "
+                "elsewhere in config.sharding.rules."
+            )
+
+
+def _cut(
+    shapes: Mapping[str, Shape], heads: Mapping[str, int], rules: Mapping[str, str], mesh_axis: str
+) -> Iterator[tuple[str, int, str, int]]:
+    """(path, axis, logical axis, number that must divide) of all that lies on a mesh axis; no head is cut."""
+    for path, shape in shapes.items():
+        for axis, logical in enumerate(logical_axes(path)):
+            if rules[logical] == mesh_axis:
+                yield path, axis, logical, heads.get(logical, shape[axis])
+
+
+def _heads(sizes: Sizes) -> dict[str, int]:
+    """Logical axis -> how many heads it holds."""
+    found = {}
+    if sizes.encoder is not None:
+        text, vision = sizes.encoder.text, sizes.encoder.vision
+        found |= {"text_heads": text.num_attention_heads, "kv_heads": text.num_key_value_heads, "vision_heads": vision.num_heads}
+    if sizes.sana is not None:
+        found |= {"linear_heads": sizes.sana.width // sizes.sana.linear_head_dim, "cross_heads": sizes.sana.cross_heads}
+    return found

@@ -1,0 +1,77 @@
+"""One training step as a function of arrays: what `dim train` runs and `dim compile` compiles for machines that are not here."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from dim_jax import optim
+from dim_jax.config import Config
+from dim_jax.models.module import parameters, with_parameters
+from dim_jax.objectives import Objective
+from dim_jax.sharding import Sharding
+
+Tensors = dict[str, Any]  # path -> array, or an abstract one
+
+
+class State(NamedTuple):
+    """What a step changes; parameters by path, the trainable ones alone."""
+
+    step: Int[Any, ""]
+    params: Tensors
+    ema: Tensors
+    opt: Any
+
+
+class Step(NamedTuple):
+    """Compiled functions over one mesh, and what they take: abstract arrays that know their places."""
+
+    like: State
+    frozen: Tensors
+    begin: Callable[[Tensors], State]  # the first state from the parameters that learn, which it takes over
+    run: Any  # (state, frozen, batch) -> (state, metrics); jitted, so that it can be lowered too
+
+
+def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
+    """The step of an objective: the parts that `config.trainable` names learn, the others are an argument beside the state."""
+    how = config.optim
+    schedule = optim.schedule(how.learning_rate, warmup_steps=how.warmup_steps, cosine=how.cosine, steps=config.train.steps)
+    optimizer = optim.adamw(
+        schedule, weight_decay=how.weight_decay, clip_global_norm=how.clip_global_norm, betas=tuple(how.betas), eps=how.eps
+    )
+
+    def begin(params: Tensors) -> State:
+        return State(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+
+    def run(state: State, frozen: Tensors, batch: Any) -> tuple[State, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+        def loss(params: Tensors) -> tuple[Array, dict[str, Array]]:
+            return objective.loss(with_parameters(objective.model, params | frozen), batch, key)
+
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, opt = optimizer.update(grads, state.opt, state.params)
+        params: Any = optax.apply_updates(state.params, updates)
+        keep = jnp.minimum(how.ema_decay, (1 + state.step) / (10 + state.step))
+        ema: Any = optax.incremental_update(params, state.ema, 1 - keep)
+        metrics |= {"loss": value, "grad_norm": optax.tree.norm(grads), "learning_rate": jnp.asarray(schedule(state.step))}
+        return State(state.step + 1, params, ema, opt), metrics
+
+    def placed(tree: Any) -> Any:
+        places = sharding.follow(tree)
+        return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, places)
+
+    shapes = parameters(objective.model)
+    learns = {path: shape for path, shape in shapes.items() if path.split(".")[0] in config.trainable}
+    like = placed(jax.eval_shape(begin, learns))
+    places = jax.tree.map(lambda leaf: leaf.sharding, like)
+    return Step(
+        like,
+        placed({path: shape for path, shape in shapes.items() if path not in learns}),
+        jax.jit(begin, out_shardings=places, donate_argnums=0),
+        # Said of the outputs too, or the compiler would choose, and the second step would be another program than the first.
+        jax.jit(run, out_shardings=(places, sharding.whole), donate_argnums=0),
+    )
