@@ -52,7 +52,8 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
         def loss(params: Tensors) -> tuple[Array, dict[str, Array]]:
             return objective.loss(with_parameters(objective.model, params | frozen), batch, key)
 
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):  # where `layers.rows` looks
+            (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt = optimizer.update(grads, state.opt, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         keep = jnp.minimum(how.ema_decay, (1 + state.step) / (10 + state.step))

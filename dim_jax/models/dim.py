@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.diffusion import flow, sampler
 from dim_jax.errors import InputError
+from dim_jax.models import layers
 from dim_jax.models.connector import Connector, select_user_turn
 from dim_jax.models.dc_ae import DCAE, DCAEConfig
 from dim_jax.models.qwen import Qwen, QwenConfig
@@ -87,7 +88,7 @@ class Dim(nnx.Module):
         dropped = jax.random.bernoulli(drop_key, condition_dropout, (len(clean),))
         condition = self.sana.encode_condition(self.sana.drop_condition(condition, dropped), mask)
         sigma, timestep = flow.training_times(flow.draw(time_key, (len(clean),), draw), flow_shift)
-        noise = jax.random.normal(noise_key, clean.shape)
+        noise = layers.rows(jax.random.normal(noise_key, clean.shape))
         velocity = self.sana(flow.interpolate(clean, noise, sigma), timestep, condition, known, remat=remat)
         return flow.loss(velocity, clean, noise)
 

@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 Layer = TypeVar("Layer", bound=nnx.Module)
 
+ROWS = ("data", "fsdp")  # axes of a training mesh (dim_jax/sharding.py)
 QUERIES = 512  # at a time, where no flash kernel is at hand: scores of 4 pictures, 16 heads, 5476 keys take 0.7 GB then, not 7.7
 
 
@@ -42,6 +44,17 @@ def scan(
         return step(nnx.merge(graphdef, parameters), carry, x)
 
     return jax.lax.scan(jax.checkpoint(body) if remat else body, carry, (state, xs))
+
+
+def rows(x: Float[Array, "b *rest"]) -> Float[Array, "b *rest"]:
+    """`x` with its first axis (rows or pictures of a batch) spread over the axes ROWS of the mesh that is set; as it is where none is.
+
+    Said of what goes from layer to layer. Without it the compiler, which sees rows and the parameters' widths cut by the same mesh axis,
+    may as well cut activations by width, and every device computes the whole batch.
+    """
+    if not set(ROWS) <= set(jax.sharding.get_abstract_mesh().axis_names):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS))
 
 
 class DepthwiseConv(nnx.Module):

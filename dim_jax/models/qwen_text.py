@@ -160,6 +160,7 @@ class QwenText(nnx.Module):
         angles = self._angles(position_ids)
 
         def step(layer, x, _):
+            x = layers.rows(x)
             q, k, v = layer.heads(x, angles)
             x = layer.finish(x, layers.attention(q, k, v, causal=True))
             return x, keep(x, k, v)

@@ -271,7 +271,7 @@ class Sana(nnx.Module):
 
     def encode_condition(self, condition: Float[Array, "b t c"], mask: Bool[Array, "b t"]) -> Condition:
         """Keys and values of condition tokens (the connector's output) for every block; padding, on the right, has mask False."""
-        y = self.attention_y_norm(self.y_embedder(condition))
+        y = layers.rows(self.attention_y_norm(self.y_embedder(condition)))
         _, (keys, values) = layers.scan(self.blocks, lambda block, carry, _: (carry, block.cross_attn.keys_values(y)), None)
         return Condition(keys, values, mask)
 
@@ -301,11 +301,11 @@ class Sana(nnx.Module):
         if self.config.is_edit:
             latents = jnp.concatenate([latents, jnp.zeros_like(latents) if source is None else source], -1)
         x = self.x_embedder(latents)
-        time = self.t_embedder(timestep)
-        modulation = self.t_block(jax.nn.silu(time)).reshape(len(time), 6, -1)
+        time = layers.rows(self.t_embedder(layers.rows(timestep)))
+        modulation = layers.rows(self.t_block(jax.nn.silu(time)).reshape(len(time), 6, -1))
 
         def step(block: Block, x: Array, keys_values: tuple[Array, Array]) -> tuple[Array, None]:
-            return block(x, modulation, *keys_values, condition.mask), None
+            return block(layers.rows(x), modulation, *keys_values, condition.mask), None
 
         x, _ = layers.scan(self.blocks, step, x, (condition.keys, condition.values), remat=remat)
         return self.final_layer(x, time).astype(jnp.float32)
