@@ -12,7 +12,8 @@ from rich.console import Console
 
 from dim_jax import __version__
 from dim_jax.cli_design import design
-from dim_jax.errors import InputError, require
+from dim_jax.cli_train import compile_step, train
+from dim_jax.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
 evaluate = typer.Typer(no_args_is_help=True, help="Measure a painter on a benchmark.")
@@ -20,6 +21,8 @@ app.add_typer(evaluate, name="evaluate")
 build_data = typer.Typer(no_args_is_help=True, help="Make a data set.")
 app.add_typer(build_data, name="build-data")
 app.command()(design)
+app.command()(train)
+app.command("compile")(compile_step)
 console = Console(stderr=True)
 
 
@@ -315,29 +318,6 @@ def _changes(prompt, steps, guidance, flow_shift, negative_prompt, resolution, s
     changes = {name: value for name, value in options.items() if value is not None}
     Settings(**changes)
     return changes
-
-
-@app.command()
-def train(
-    config: Annotated[Path, typer.Option(help="A file of configs/, such as configs/nano_edit.py.")],
-    workdir: Annotated[Path, typer.Option(help="Where the run lives; a run that was stopped goes on from its last checkpoint.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Train this many steps instead of the config's number.")] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, such as data.source=synthetic.")
-    ] = None,
-) -> None:
-    """Train the painter, the encoder or the autoencoder as a config says."""
-    pairs = [text.partition("=") for text in change or []]
-    if wrong := [key for key, equals, _ in pairs if not equals]:
-        raise typer.BadParameter(f"{wrong[0]}: write KEY=VALUE.", param_hint="--set")
-    require("absl", "grain", "ml_collections", extra="train", what="Training")
-    from dim_jax.config import read_config
-
-    changes = {key: value for key, _, value in pairs} | ({} if steps is None else {"train.steps": str(steps)})
-    found = read_config(config, changes)
-    from dim_jax import train
-
-    train.main(found, workdir)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -12,12 +12,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
 from dim_jax import sharding
 from dim_jax.config import read_config
 from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.pipeline import batches, open_mixture
 from dim_jax.errors import InputError
+from dim_jax.models import layers
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import SanaConfig
@@ -110,6 +112,14 @@ def test_a_table_that_does_not_fit(monkeypatch):
             mesh(1, 1, 1)
         assert part in str(error.value)
     logical_axes.cache_clear()
+
+
+def test_rows_are_spread_only_where_a_mesh_is_set():
+    """Else every device would compute the whole batch in training, and sampling would need a mesh."""
+    x = jax.ShapeDtypeStruct((8, 2), "float32")
+    assert "sharding_constraint" not in str(jax.make_jaxpr(layers.rows)(x))
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 2, 1), sharding.MESH_AXES)):
+        assert "sharding_constraint" in str(jax.make_jaxpr(layers.rows)(x))
 
 
 def losses(shape: tuple[int, int, int], known: dict[str, np.ndarray]) -> list[str]:

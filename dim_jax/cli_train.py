@@ -1,0 +1,53 @@
+"""The commands `dim train` and `dim compile`: options in, one call of the library."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from dim_jax.errors import require
+
+Change = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, such as data.source=synthetic.")
+]
+
+
+def train(
+    config: Annotated[Path, typer.Option(help="A file of configs/, such as configs/nano_edit.py.")],
+    workdir: Annotated[Path, typer.Option(help="Where the run lives; a run that was stopped goes on from its last checkpoint.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Train this many steps instead of the config's number.")] = None,
+    change: Change = None,
+) -> None:
+    """Train the painter, the encoder or the autoencoder as a config says."""
+    found = _config(config, [*(change or []), *([] if steps is None else [f"train.steps={steps}"])], what="Training")
+    from dim_jax import train
+
+    train.main(found, workdir)
+
+
+def compile_step(
+    config: Annotated[Path, typer.Argument(help="A file of configs/, such as configs/nano_edit.py.")],
+    topology: Annotated[str, typer.Option(metavar="KIND:AxB", help="The slice, such as v5e:4x4; also v5p, v6e, tpu7x.")],
+    change: Change = None,
+) -> None:
+    """Compile a training step for a TPU slice on any machine, and say whether it fits."""
+    from dim_jax.topology import Topology
+
+    found = Topology.parse(topology)
+    found.pretend()  # before anything imports JAX
+    require("libtpu", extra="tpu", what="Compiling for TPUs")
+    chosen = _config(config, change or [], what="Compiling a training step")
+    from dim_jax import compiling
+
+    compiling.main(chosen, found, Console())
+
+
+def _config(path: Path, changes: list[str], *, what: str) -> Any:
+    pairs = [text.partition("=") for text in changes]
+    if wrong := [key for key, equals, _ in pairs if not equals]:
+        raise typer.BadParameter(f"{wrong[0]}: write KEY=VALUE.", param_hint="--set")
+    require("absl", "grain", "ml_collections", extra="train", what=what)
+    from dim_jax.config import read_config
+
+    return read_config(path, {key: value for key, _, value in pairs})
