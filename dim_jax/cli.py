@@ -259,7 +259,7 @@ def emoji(
     from dim_jax.pipeline import EditPipeline
 
     emoji.check_outputs(output, overwrite=overwrite)
-    edits, captions = Pairs.open(data, "test", "edit"), Pairs.open(data, "test", "caption")
+    edits, captions = Pairs(data, "test", "edit"), Pairs(data, "test", "caption")
     pipeline = EditPipeline.from_pretrained(_checkpoint(checkpoint), dtype=dtype)
     report = emoji.evaluate(
         pipeline, edits, captions, output, data=str(data), pairs_per_rule=pairs_per_rule, seed=seed, batch_size=batch_size,

@@ -19,11 +19,10 @@ from jax.sharding import NamedSharding
 from rich.console import Console
 
 from dim_jax.config import Config
-from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
-from dim_jax.objectives import OBJECTIVES
+from dim_jax.objectives import objective_kind, open_objective
 from dim_jax.sharding import Sharding
 from dim_jax.start import Start
 from dim_jax.step import Step, make_step
@@ -45,7 +44,7 @@ def main(config: Config, topology: Topology, console: Console) -> None:
     config.data.source = SYNTHETIC
     config.data.lengths = (max(config.data.lengths),)
     devices = _devices(topology)
-    start = Start.open(config, OBJECTIVES[config.objective].PARTS)
+    start = Start.open(config, objective_kind(config).PARTS)
     sharding = Sharding.open(config, start.sizes, devices)
     mesh = " x ".join(f"{axis} {size}" for axis, size in sharding.mesh.shape.items())
     console.print(f"{topology.name}: {len(devices)} devices of {topology.memory / GIB:.0f} GiB as {mesh}", highlight=False)
@@ -90,15 +89,13 @@ def _devices(topology: Topology) -> Sequence[Any]:
 def _abstract(config: Config, start: Start, sharding: Sharding) -> tuple[Step, Any]:
     """The step and its batch: one synthetic example shows the shapes, the batch has as many of it as the config says."""
     source = Synthetic("edit" if config.data.mix.edit else "caption", config.data.resolution)
-    processor = None
-    if start.sizes.encoder is not None:
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = None
+        if start.sizes.encoder is not None:
+            tokenizer = Path(folder) / "tokenizer"
             texts = (text for i in range(100) for text in (*source[i].texts, source[i].blueprint or ""))
-            train_tokenizer(texts, start.sizes.encoder.text.vocab_size, Path(folder) / "tokenizer")
-            chat = ChatTokenizer.from_pretrained(Path(folder) / "tokenizer")
-        start = start.with_tokenizer(chat)
-        processor = start.processor(chat, config)
-    objective = OBJECTIVES[config.objective](config, start.sizes, processor)
+            train_tokenizer(texts, start.sizes.encoder.text.vocab_size, tokenizer)
+        objective = open_objective(config, start, tokenizer)
     reader = objective.reader
     one = reader.collate([reader.choose(source[0], np.random.default_rng(0))])
 

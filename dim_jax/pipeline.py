@@ -38,6 +38,11 @@ REMEDY = "Take a smaller --resolution or batch_size, or --dtype bfloat16."
 TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
 
 
+def usual_dtype(chosen: DTypeLike | None) -> np.dtype:
+    """The dtype of parameters and computation: as chosen, else bfloat16 on accelerators and float32 on the CPU."""
+    return jnp.dtype(chosen or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
+
+
 @dataclass(frozen=True)
 class Request:
     """One picture to paint: without `source`, from the text alone."""
@@ -76,8 +81,7 @@ class Painter:
                 is no tokenizer.
         """
         weights = open_weights(path)
-        settings = read_settings(weights.settings) if weights.settings else Settings()
-        asked: Asked = read_asked(weights.settings) if weights.settings else "prompt"
+        settings, asked = read_settings(weights.settings), read_asked(weights.settings)
         encoder, sana, autoencoder = weights.sizes.encoder, weights.sizes.sana, weights.sizes.autoencoder
         if encoder is None or sana is None or autoencoder is None:
             raise InputError(f"{path} holds only {', '.join(weights.sizes.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
@@ -103,7 +107,7 @@ class Painter:
                 f"{processor.tokenizer.largest_id}, the encoder {image} and room for {vocabulary} ids. "
                 "Use the tokenizer that the encoder was trained with."
             )
-        chosen = jnp.dtype(dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
+        chosen = usual_dtype(dtype)
         model = nnx.eval_shape(lambda: Dim(config, dtype=chosen, rngs=nnx.Rngs(0)))
         with _enough_memory(f"{path}: loading it as {chosen.name}", "Take --dtype bfloat16, or a device with more."):
             tensors = {name: jnp.asarray(tensor, chosen) for name, tensor in weights.stream()}

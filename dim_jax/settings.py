@@ -48,14 +48,14 @@ class Settings:
             check_prompt(self.negative_prompt, "The negative prompt")
 
 
-def read_settings(path: Path) -> Settings:
-    """The settings in a checkpoint's settings.json: any of the keys of `IN_FILE`; the published defaults for the others.
-    `blueprint_from` may stand there as well (`read_asked`).
+def read_settings(path: Path | None) -> Settings:
+    """The settings in a checkpoint's settings.json: any of the keys of `IN_FILE`; the published defaults for the others, and
+    where there is no such file (None). `blueprint_from` may stand there as well (`read_asked`).
 
     Raises:
         InputError: the file is damaged, or a key is unknown or has a value that it cannot take.
     """
-    file = HFConfig(path)
+    file = HFConfig({} if path is None else path)
     if unknown := [key for key in file.values if key not in (*IN_FILE, BLUEPRINT_FROM)]:
         raise InputError(f"{path}: {', '.join(unknown)}: no setting of a checkpoint. Those are {', '.join((*IN_FILE, BLUEPRINT_FROM))}.")
     file.only("solver", *SOLVERS)
@@ -66,13 +66,13 @@ def read_settings(path: Path) -> Settings:
         raise InputError(f"{path}: {error}") from error
 
 
-def read_asked(path: Path) -> Asked:
-    """What blueprints are written from, in a checkpoint's settings.json: a prompt, unless it names the instruction.
+def read_asked(path: Path | None) -> Asked:
+    """What blueprints are written from, in a checkpoint's settings.json: a prompt, unless there is one that names the instruction.
 
     Raises:
         InputError: the file is damaged, or names something else.
     """
-    file = HFConfig(path)
+    file = HFConfig({} if path is None else path)
     file.only(BLUEPRINT_FROM, *get_args(Asked))
     return "instruction" if file.get(BLUEPRINT_FROM, str, "prompt") == "instruction" else "prompt"
 

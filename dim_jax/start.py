@@ -61,13 +61,7 @@ class Start:
         if "sana" in parts:
             known = parents["sana"].sizes.sana if "sana" in parents else _preset("sana", model.sana)
             assert known is not None
-            channels = known.latent_channels * (1 + model.edit)
-            if channels < known.in_channels or model.condition_length < known.condition_length:
-                raise InputError(
-                    f"SANA has {known.in_channels} input channels and {known.condition_length} null rows and cannot shrink to model.edit "
-                    f"{model.edit} and model.condition_length {model.condition_length}. Ask for at least what it has."
-                )
-            found["sana"] = replace(known, in_channels=channels, condition_length=model.condition_length)
+            found["sana"] = known.grown(edit=model.edit, condition_length=model.condition_length)
         if "autoencoder" in parts:
             known = parents["autoencoder"].sizes.autoencoder if "autoencoder" in parents else None
             found["autoencoder"] = known or _preset("autoencoder", model.autoencoder)

@@ -39,7 +39,7 @@ def built(packages, tmp_path_factory):
 @pytest.fixture(scope="module")
 def examples(built):
     """The pairs of each split, read once."""
-    return {split: list(Pairs.open(built, split, "edit")) for split in ("train", "test")}
+    return {split: list(Pairs(built, split, "edit")) for split in ("train", "test")}
 
 
 def test_every_rule_has_pairs_in_both_splits(built, examples):
@@ -57,7 +57,7 @@ def test_every_rule_has_pairs_in_both_splits(built, examples):
 
 def test_no_emoji_of_the_test_is_in_a_training_pair(built, examples):
     seen = {split: {key.split("/")[1] for example in examples[split] for key in example.key.split(">")} for split in ("train", "test")}
-    captions = {split: {example.key.split("/")[1] for example in Pairs.open(built, split, "caption")} for split in ("train", "test")}
+    captions = {split: {example.key.split("/")[1] for example in Pairs(built, split, "caption")} for split in ("train", "test")}
     assert seen["test"]
     assert not seen["train"] & seen["test"]
     assert not captions["train"] & captions["test"]
@@ -66,7 +66,7 @@ def test_no_emoji_of_the_test_is_in_a_training_pair(built, examples):
 
 
 def test_pictures_are_what_the_packages_draw(built):
-    captions = {example.key: example for split in ("train", "test") for example in Pairs.open(built, split, "caption")}
+    captions = {example.key: example for split in ("train", "test") for example in Pairs(built, split, "caption")}
     assert {key.split("/")[0] for key in captions} == set(SETS)
     assert "noto/0023-20e3" in captions  # written with fe0f in the packages
     assert not {"noto/1f3fb", "noto/e000"} & set(captions)

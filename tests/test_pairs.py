@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 
 def test_pairs_are_read_as_they_were_written(folder):
-    train, test = Pairs.open(folder, "train", "edit"), Pairs.open(folder, "test", "edit")
+    train, test = Pairs(folder, "train", "edit"), Pairs(folder, "test", "edit")
     assert (len(train), len(test)) == (2, 1)
     last = train[-1]
     assert (last.key, last.rule, last.texts) == ("noto/1f603>noto/1f600", "state", ("Close it — now.",))
@@ -55,7 +55,7 @@ def test_pairs_are_read_as_they_were_written(folder):
 
 
 def test_captions_are_of_every_picture_of_the_split(folder):
-    captions = Pairs.open(folder, "train", "caption")
+    captions = Pairs(folder, "train", "caption")
     assert [example.key for example in captions] == ["noto/1f600", "noto/1f601", "noto/1f603"]
     assert captions[2].texts == ("A face, 3.", "Face 3: “é”.")
     assert (captions[2].source, captions[2].blueprint, captions[2].rule) == (None, None, "caption")
@@ -63,7 +63,7 @@ def test_captions_are_of_every_picture_of_the_split(folder):
 
 
 def test_an_index_outside_is_an_index_error(folder):
-    pairs = Pairs.open(folder, "train", "edit")
+    pairs = Pairs(folder, "train", "edit")
     for index in (2, -3):
         with pytest.raises(IndexError, match="of 2"):
             pairs[index]
@@ -76,7 +76,7 @@ def key(pairs: Pairs, index: int) -> str:
 
 def test_other_processes_read_too(folder):
     """As Grain's workers do: the object travels by pickle and opens its files there."""
-    pairs = Pairs.open(folder, "train", "edit")
+    pairs = Pairs(folder, "train", "edit")
     assert key(pairs, 0) == "noto/1f600>noto/1f601"
     assert pickle.loads(pickle.dumps(pairs))[1].texts == pairs[1].texts
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -101,20 +101,20 @@ def test_a_pair_across_the_splits_is_refused(tmp_path):
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(InputError, match=rf"{name}: no such file"):
-        Pairs.open(folder, "train", "edit")
+        Pairs(folder, "train", "edit")
 
 
 def test_a_missing_package_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "array_record", None)
     with pytest.raises(InputError, match=r"pip install 'dim_jax\[data\]'"):
-        Pairs.open(folder, "train", "edit")
+        Pairs(folder, "train", "edit")
 
 
 @pytest.mark.parametrize("name", ["pictures.array_record", "train.array_record"])
 def test_a_truncated_file_is_named(folder, name):
     (folder / name).write_bytes((folder / name).read_bytes()[:1000])
     with pytest.raises(InputError, match=rf"{name}: damaged .*Build the data set again"):
-        Pairs.open(folder, "train", "edit")
+        Pairs(folder, "train", "edit")
 
 
 def test_a_damaged_record_is_told_when_it_is_read(folder):
@@ -123,7 +123,7 @@ def test_a_damaged_record_is_told_when_it_is_read(folder):
     start = data.index(PICTURES[3].webp[8:40])
     data[start : start + 8] = bytes(8)
     path.write_bytes(data)
-    pairs = Pairs.open(folder, "train", "edit")
+    pairs = Pairs(folder, "train", "edit")
     with pytest.raises(InputError, match=r"pictures\.array_record: damaged"):
         pairs[1]
 
@@ -140,7 +140,7 @@ def test_wrong_rows_are_named(folder, change, message):
     path = folder / "pictures.jsonl"
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
     with pytest.raises(InputError, match=message):
-        Pairs.open(folder, "train", "edit")
+        Pairs(folder, "train", "edit")
 
 
 def test_only_a_data_set_is_overwritten_by_one(folder, tmp_path):
@@ -151,5 +151,5 @@ def test_only_a_data_set_is_overwritten_by_one(folder, tmp_path):
         pass
     with new_folder(folder, overwrite=True, kind=DATASET) as scratch:
         write_pairs(scratch, PICTURES[:1], [])
-    assert len(Pairs.open(folder, "train", "caption")) == 1
-    assert len(Pairs.open(folder, "train", "edit")) == 0
+    assert len(Pairs(folder, "train", "caption")) == 1
+    assert len(Pairs(folder, "train", "edit")) == 0

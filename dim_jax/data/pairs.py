@@ -137,11 +137,6 @@ class Pairs(Sequence[Example]):
         self._pairs = _Records(Path(folder) / f"{split}.array_record") if kind == "edit" else None
         self._of_split = [number for number, row in enumerate(self._rows) if row["split"] == split]
 
-    @classmethod
-    def open(cls, folder: str | os.PathLike, split: Split, kind: Literal["edit", "caption"]) -> "Pairs":
-        """The same as the constructor, under the name that says what it does."""
-        return cls(folder, split, kind)
-
     def __len__(self) -> int:
         return len(self._of_split) if self._pairs is None else len(self._pairs)
 

@@ -9,7 +9,7 @@ import threading
 import warnings
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
@@ -219,7 +219,12 @@ def autoencoder_samples(image: Image.Image, size: tuple[int, int]) -> UInt8[np.n
 
 def autoencoder_pixels(image: Image.Image, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
     """`autoencoder_samples` as float32 in [-1, 1]; raises the same."""
-    return (autoencoder_samples(image, size) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    return signed_pixels(autoencoder_samples(image, size))
+
+
+def signed_pixels(samples: UInt8[Any, "*b h w 3"]) -> Float[Any, "*b h w 3"]:
+    """8-bit samples as float32 in [-1, 1], of numpy or of JAX as they come."""
+    return (samples.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 
 
 def to_picture(pixels: Float[np.ndarray, "h w 3"]) -> Image.Image:

@@ -53,7 +53,7 @@ def open_source(source: str, kind: str, *, split: Split, side: int) -> Pairs | S
     """
     if kind not in KINDS:
         raise InputError(f'data.mix has the kind "{kind}", but kinds are {" and ".join(KINDS)}.')
-    return Synthetic(kind, side) if source == SYNTHETIC else Pairs.open(Path(source), split, kind)
+    return Synthetic(kind, side) if source == SYNTHETIC else Pairs(Path(source), split, kind)
 
 
 def batches(

@@ -17,7 +17,7 @@ WORDS = ("make", "the", "cat", "dog", "sky", "heart", "small", "large", "red", "
 class Synthetic:
     """A sequence of examples, each a function of its index: to paint `side` x `side` pixels from a text, and for edits from a source.
 
-    What there is to learn is the colour that the text ends with: the target is the source with its mean moved there.
+    The target is the source with a random tint. The texts say nothing of it: what can be learned is the source, not the edit.
     """
 
     kind: Literal["edit", "caption"]

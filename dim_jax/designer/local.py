@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -21,8 +20,8 @@ from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.module import with_parameters
 from dim_jax.models.qwen import Qwen
-from dim_jax.pipeline import Painter
-from dim_jax.settings import Asked, Settings, read_asked, read_settings
+from dim_jax.pipeline import Painter, usual_dtype
+from dim_jax.settings import Asked, read_asked, read_settings
 from dim_jax.weights.convert import open_weights
 
 # Each length of turn, and each multiple of PATCHES, compiles once.
@@ -65,17 +64,16 @@ class LocalDesigner:
             raise InputError(f"{path} holds {', '.join(weights.sizes.parts)}, and no Qwen2.5-VL that could write. Name one that does.")
         if tokenizer is None and not weights.tokenizer:
             raise InputError(f"{path} has no tokenizer. Name one (--tokenizer).")
-        chosen = jnp.dtype(dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
+        chosen = usual_dtype(dtype)
         config = weights.sizes.encoder
         model = nnx.eval_shape(lambda: Qwen(config, dtype=chosen, rngs=nnx.Rngs(0)))
         own = ((name.partition("."), tensor) for name, tensor in weights.stream())
         tensors = {rest: jnp.asarray(tensor, chosen) for (part, _, rest), tensor in own if part == "encoder"}
-        settings = read_settings(weights.settings) if weights.settings else Settings()
+        settings = read_settings(weights.settings)
         processor = Processor.from_pretrained(
             tokenizer or weights.tokenizer[0].parent, layout=weights.sizes.encoder.vision.layout, resolution=settings.resolution
         )
-        asked: Asked = read_asked(weights.settings) if weights.settings else "prompt"
-        return cls(with_parameters(model, tensors), processor, asked, name=f"local:{path}")
+        return cls(with_parameters(model, tensors), processor, read_asked(weights.settings), name=f"local:{path}")
 
     async def ask(self, question: Question) -> Answer:
         # Beside the event loop, which shows the progress meanwhile.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from dim_jax.models.dc_ae_config import RES_BLOCK, DCAEConfig, Stage
 from dim_jax.models.dc_ae_tiling import Tiling, tiled
@@ -252,11 +252,6 @@ class Decoder(nnx.Module):
 
     def __call__(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
         return self.fine(self.coarse(latents))
-
-
-def unit_pixels(samples: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """8-bit samples as pixels in [-1, 1]."""
-    return (samples.astype(jnp.float32) / 255 - 0.5) / 0.5
 
 
 class DCAE(nnx.Module):

@@ -4,7 +4,7 @@ Source: SANA (arXiv 2410.10629), SANA 1.5 (arXiv 2501.18427). The edit form of D
 with the source latents concatenated to the noisy ones on channels. Attributes are named as in the published checkpoints.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jax
@@ -82,6 +82,19 @@ class SanaConfig:
         """What `from_json` reads."""
         sizes = asdict(self)
         return {"in_channels": sizes.pop("in_channels"), "config": sizes}
+
+    def grown(self, *, edit: bool, condition_length: int) -> "SanaConfig":
+        """The sizes of a larger form: source channels for edits, more rows of the null table.
+
+        Raises:
+            InputError: the model would shrink.
+        """
+        if self.is_edit > edit or condition_length < self.condition_length:
+            raise InputError(
+                f"SANA with {self.in_channels} input channels and {self.condition_length} null rows cannot shrink to edit={edit} and "
+                f"{condition_length} rows. Ask for at least what it has."
+            )
+        return replace(self, in_channels=self.latent_channels * (1 + edit), condition_length=condition_length)
 
     @property
     def is_edit(self) -> bool:
@@ -319,13 +332,7 @@ def grow(sana: Sana, *, edit: bool, condition_length: int, key: PRNGKeyArray) ->
     Raises:
         InputError: the model would shrink.
     """
-    old = sana.config
-    if old.is_edit > edit or condition_length < old.condition_length:
-        raise InputError(
-            f"SANA with {old.in_channels} input channels and {old.condition_length} null rows cannot shrink to edit={edit} and "
-            f"{condition_length} rows. Ask for at least what it has."
-        )
-    config = SanaConfig(**{**asdict(old), "in_channels": old.latent_channels * (1 + edit), "condition_length": condition_length})
+    old, config = sana.config, sana.config.grown(edit=edit, condition_length=condition_length)
     graphdef, state = nnx.split(sana)
     larger = nnx.merge(graphdef, state)
     kernel, null = sana.x_embedder.proj.kernel[...], sana.y_embedder.y_embedding[...]

@@ -1,18 +1,25 @@
 """What a run trains: the autoencoder, the encoder as a writer, or the painter.
 
-An objective is a frozen dataclass that `train.py` asks for five things:
+An objective is a frozen dataclass that `train.py` asks for six things:
 
-    PARTS                    the parts of Draw-In-Mind that it needs
-    reader                   how examples become batches
-    model                    the abstract module, its parameters named as in checkpoints ("sana.blocks. ...")
-    loss(model, batch, key)  the scalar to minimise and what else to log
+    PARTS                        the parts of Draw-In-Mind that it needs
+    reader                       how examples become batches
+    model                        the abstract module, its parameters named as in checkpoints ("sana.blocks. ...")
+    loss(model, batch, key)      the scalar to minimise and what else to log
     show(model, examples, path)  what it makes of held-out examples, as a file to look at; returns its name
     finished(model, examples)    the sizes of the trained checkpoint
 """
 
+from pathlib import Path
+from typing import Any
+
+from dim_jax.config import Config
+from dim_jax.data.chat import ChatTokenizer
+from dim_jax.errors import InputError
 from dim_jax.objectives.autoencoder import AutoencoderObjective
 from dim_jax.objectives.encoder import EncoderObjective
 from dim_jax.objectives.painter import PainterObjective
+from dim_jax.start import Start
 
 Objective = AutoencoderObjective | EncoderObjective | PainterObjective
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -20,3 +27,32 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "encoder": EncoderObjective,
     "painter": PainterObjective,
 }
+
+
+def objective_kind(config: Config) -> type[Objective]:
+    """What `config.objective` names.
+
+    Raises:
+        InputError: there is no such objective; or `config.trainable` and `config.frozen` do not name each of its parts once.
+    """
+    if config.objective not in OBJECTIVES:
+        raise InputError(f'config.objective is "{config.objective}", but objectives are {", ".join(OBJECTIVES)}.')
+    kind = OBJECTIVES[config.objective]
+    if sorted([*config.trainable, *config.frozen]) != sorted(kind.PARTS):
+        said = f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}"
+        raise InputError(f"{said}: name each of {', '.join(kind.PARTS)} once.")
+    return kind
+
+
+def open_objective(config: Config, start: Start, tokenizer: Path | None) -> Objective:
+    """The objective over the parts of `start`; `tokenizer` is the folder of the encoder's, where there is an encoder.
+
+    Raises:
+        InputError: as `objective_kind` and `Start.with_tokenizer`; or the tokenizer cannot be loaded.
+    """
+    processor: Any = None
+    if tokenizer is not None:
+        chat = ChatTokenizer.from_pretrained(tokenizer)
+        start = start.with_tokenizer(chat)
+        processor = start.processor(chat, config)
+    return objective_kind(config)(config, start.sizes, processor)

@@ -16,9 +16,8 @@ from PIL import Image
 from dim_jax.config import Config
 from dim_jax.data.batches import PictureBatch, PictureReader
 from dim_jax.data.pairs import Example
-from dim_jax.data.pictures import autoencoder_pixels, to_picture
+from dim_jax.data.pictures import autoencoder_pixels, signed_pixels, to_picture
 from dim_jax.data.processor import Processor
-from dim_jax.models.dc_ae import unit_pixels
 from dim_jax.painting import grid, save_picture
 from dim_jax.weights.sizes import Sizes
 
@@ -48,7 +47,7 @@ class AutoencoderObjective:
         return nnx.eval_shape(lambda: nnx.Dict(autoencoder=make(nnx.Rngs(0))))
 
     def loss(self, model: Any, batch: PictureBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        how, pixels = self.config.autoencoder, unit_pixels(batch.samples)
+        how, pixels = self.config.autoencoder, signed_pixels(batch.samples)
         latents = model.autoencoder.encode(pixels)
         spread = latents.std()
         noise = how.latent_noise * jax.lax.stop_gradient(spread) * jax.random.normal(key, latents.shape)

@@ -27,18 +27,13 @@ class EncoderObjective:
 
     config: Config
     sizes: Sizes
-    processor: Processor | None
+    processor: Processor
 
     PARTS: ClassVar = ("encoder",)
 
     @property
-    def _processor(self) -> Processor:
-        assert self.processor is not None, "start.py makes one wherever there is an encoder"
-        return self.processor
-
-    @property
     def reader(self) -> AnswerReader:
-        return AnswerReader(self._processor, tuple(self.config.data.lengths))
+        return AnswerReader(self.processor, tuple(self.config.data.lengths))
 
     @cached_property
     def model(self) -> nnx.Module:
@@ -57,10 +52,10 @@ class EncoderObjective:
 
     def show(self, model: Any, examples: Sequence[Example], path: Path) -> str:
         samples = [self.reader.choose(example, np.random.default_rng(0)) for example in examples]
-        inputs = self._processor(
+        inputs = self.processor(
             [sample.prompt for sample in samples], [[sample.seen] for sample in samples if sample.seen], generation_prompt=True
         )
-        tokenizer = self._processor.tokenizer
+        tokenizer = self.processor.tokenizer
         settings = GenerationSettings(max_new_tokens=256, stop_tokens=(tokenizer.ids[IM_END],), pad_token=tokenizer.pad_id)
         written = generate(model.encoder, inputs, settings)
         rows = []

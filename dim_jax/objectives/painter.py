@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from dim_jax.config import Config
 from dim_jax.data.batches import PaintBatch, PaintReader
 from dim_jax.data.pairs import Example
+from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.processor import Processor
-from dim_jax.models.dc_ae import unit_pixels
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.painting import grid, labelled, save_picture
 from dim_jax.pipeline import Painter, Request
@@ -29,19 +29,14 @@ class PainterObjective:
 
     config: Config
     sizes: Sizes
-    processor: Processor | None
+    processor: Processor
 
     PARTS: ClassVar = ("encoder", "connector", "sana", "autoencoder")
 
     @property
-    def _processor(self) -> Processor:
-        assert self.processor is not None, "start.py makes one wherever there is an encoder"
-        return self.processor
-
-    @property
     def reader(self) -> PaintReader:
         data = self.config.data
-        return PaintReader(self._processor, tuple(data.lengths), data.resolution, data.text)
+        return PaintReader(self.processor, tuple(data.lengths), data.resolution, data.text)
 
     @cached_property
     def model(self) -> nnx.Module:
@@ -54,7 +49,7 @@ class PainterObjective:
 
     def loss(self, model: Any, batch: PaintBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         flow = self.config.flow
-        target, source = (None if samples is None else unit_pixels(samples) for samples in (batch.target, batch.source))
+        target, source = (None if samples is None else signed_pixels(samples) for samples in (batch.target, batch.source))
         losses = model.loss(
             batch.inputs, target, source, key,
             flow_shift=flow.shift, draw=flow.draw, condition_dropout=flow.condition_dropout, remat=self.config.model.remat,
@@ -66,7 +61,7 @@ class PainterObjective:
         samples = [self.reader.choose(example, np.random.default_rng(0)) for example in examples]
         size = (self.config.data.resolution,) * 2
         requests = [Request(sample.prompt, seed, size, sample.seen) for seed, sample in enumerate(samples)]
-        painted = dict(Painter(model, self._processor, "training").paint(requests, settings))
+        painted = dict(Painter(model, self.processor, "training").paint(requests, settings))
         rows = [
             labelled([picture for picture in (sample.seen, painted[i], sample.target) if picture is not None], sample.prompt, zoom=2)
             for i, sample in enumerate(samples)

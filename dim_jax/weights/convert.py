@@ -114,7 +114,7 @@ def convert(
         raise InputError(f"{dst} is, or holds, the source {src}. Choose another output.")
     weights = open_weights(src)
     if tokenizer is not None:
-        weights = replace(weights, tokenizer=_tokenizer_in(Path(tokenizer)))
+        weights = replace(weights, tokenizer=tokenizer_in(Path(tokenizer)))
     _write(weights, dst, to, dtype, max_shard_size, overwrite, console or Console())
 
 
@@ -189,7 +189,7 @@ def assemble(
         stored=stored,
         stream=stream,
         extras={name: tensor for parent in parents.values() for name, tensor in parent.extras.items()},
-        tokenizer=_tokenizer_in(Path(tokenizer)) if tokenizer is not None else parents["encoder"].tokenizer,
+        tokenizer=tokenizer_in(Path(tokenizer)) if tokenizer is not None else parents["encoder"].tokenizer,
         counts={part: parent.counts[part] for part, parent in parents.items()} | {"connector": len(connector)},
         notes=tuple(notes),
     )
@@ -229,7 +229,12 @@ def _known(path: Path, name: str, dtype: Any) -> str:
     return NAMES[np.dtype(dtype)]
 
 
-def _tokenizer_in(folder: Path) -> tuple[Path, ...]:
+def tokenizer_in(folder: Path) -> tuple[Path, ...]:
+    """The tokenizer's files in a folder that may hold others.
+
+    Raises:
+        InputError: there are none.
+    """
     files = tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
     if not any(file.name.startswith(("tokenizer", "vocab")) for file in files):
         raise InputError(

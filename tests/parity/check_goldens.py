@@ -75,7 +75,7 @@ def check(goldens: Goldens, name: str, tokenizer: Path | None = None) -> Iterato
         try:
             for group in part:
                 yield compare(group._replace(name=f"{name}.{group.name}"))
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is a failed line, and the other parts are still checked
             whole = False
             yield Line(False, name, " ".join(f"{type(error).__name__}: {error}".split())[:500])
     if whole:

@@ -18,8 +18,8 @@ from dim_jax.data.emoji.render import Drawn, main_colours, render, webp
 from dim_jax.data.emoji.rules import Edit, edits
 from dim_jax.data.emoji.split import lot, split_of
 from dim_jax.data.emoji.wording import captions, instructions
-from dim_jax.data.pairs import DATASET, SPLITS, Pair, Picture, Split, check_installed, write_pairs
-from dim_jax.errors import InputError
+from dim_jax.data.pairs import DATASET, SPLITS, Pair, Picture, Split, write_pairs
+from dim_jax.errors import InputError, require
 from dim_jax.folders import new_folder
 
 # The most pairs of a rule in training; a tenth of it in the test. Whatever has no row here is kept whole.
@@ -52,7 +52,7 @@ def build(target: Path, *, archives: Path | None = None, overwrite: bool = False
     Raises:
         InputError: the target exists, a package cannot be fetched or is damaged, or a Python package is missing.
     """
-    check_installed()
+    require("array_record", "resvg_py", extra="data", what="The emoji data set")
     if archives is not None and not archives.is_dir():
         raise InputError(f"{archives}: no such folder. Give the one that holds the packages' .tgz files.")
     with (

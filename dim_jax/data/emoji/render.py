@@ -55,7 +55,7 @@ def render(drawing: Drawing, where: str) -> Pixels:
     """A drawing at 64 x 64 pixels on white, the same bytes every time. SVGs are drawn at that size, pictures are scaled down (Lanczos).
 
     Raises:
-        InputError: the drawing is damaged (`where` names its archive), or the package `resvg_py` is missing.
+        InputError: the drawing is damaged (`where` names its archive).
     """
     try:
         if isinstance(drawing.data, bytes):
@@ -73,10 +73,8 @@ def render(drawing: Drawing, where: str) -> Pixels:
 
 
 def _svg(text: str) -> bytes:
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise InputError("Drawings are rendered by resvg_py, which is missing. Install it: pip install 'dim_jax[data]'.") from error
+    import resvg_py  # of the extra `data`
+
     # One side is given: the other follows, and of a tall drawing the height is the longer one.
     width, height = (float(side) for side in text.split('viewBox="', 1)[1].split('"', 1)[0].split()[2:])
     wide, tall = (SIDE, None) if width >= height else (None, SIDE)
