@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     config.data.text = "blueprint"  # what an edit is told by: "blueprint" or "instruction"
     config.data.tokenizer = ""  # a folder; "": the encoder's own, or for a fresh encoder one trained on the texts
     config.data.resolution = 1024  # (paper) pixels a side
+    config.data.shift = 0  # pixels by which the pictures of an example are moved at most, together, so that small data last longer
     config.data.lengths = (1600, 2048, 2560, 4096)  # buckets of tokens, the template's 22 included; one compiled program each
     config.data.batch_size = 256
     config.data.workers = 0  # processes that load data; 0: threads

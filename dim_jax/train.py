@@ -87,7 +87,9 @@ def main(config: Config, workdir: Path, *, console: Console | None = None) -> No
 
         # Loop.
         shown = list(_spread(held_out, SHOWN))
-        stream = batches(train_data, objective.reader, batch_size=data.batch_size, seed=config.seed, start=done, workers=data.workers)
+        stream = batches(
+            train_data, objective.reader, batch_size=data.batch_size, seed=config.seed, start=done, workers=data.workers, shift=data.shift
+        )
         pending, since, waited = [], time.perf_counter(), 0.0
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

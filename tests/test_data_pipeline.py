@@ -10,7 +10,7 @@ import pytest
 
 from dim_jax.data.batches import AnswerReader, PaintReader, PictureReader
 from dim_jax.data.chat import IM_END
-from dim_jax.data.pipeline import Repeated, balanced, batches, open_mixture
+from dim_jax.data.pipeline import Repeated, balanced, batches, moved, open_mixture
 from dim_jax.data.processor import Processor
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.errors import InputError
@@ -114,6 +114,32 @@ def test_rare_rules_are_seen_more_often():
         assert isinstance(more, Repeated)
         assert Counter(more.places.tolist()) == {**dict.fromkeys(range(9), 1), 9: times}
         assert more[len(more) - 1].key == source[9].key
+
+
+def test_the_pictures_of_an_example_move_together():
+    example = Synthetic("edit", 16)[0]
+    ways = set()
+    for seed in range(40):
+        other = moved(example, np.random.default_rng(seed), most=1)
+        padded = [np.pad(np.asarray(one), ((1, 1), (1, 1), (0, 0)), constant_values=255) for one in (example.source, example.target)]
+        fits = {
+            (right, down)
+            for right in (-1, 0, 1)
+            for down in (-1, 0, 1)
+            if all(
+                np.array_equal(np.asarray(got), large[1 - down : 17 - down, 1 - right : 17 - right])
+                for got, large in zip((other.source, other.target), padded, strict=True)
+            )
+        }
+        assert len(fits) == 1
+        ways |= fits
+    assert len(ways) == 9
+
+
+def test_batches_of_moved_pictures():
+    still, moving, again = (first(2, PictureReader(16), [(Synthetic("caption", 16), 1.0)], shift=shift) for shift in (0, 3, 3))
+    assert all(same(*pair) for pair in zip(moving, again, strict=True))
+    assert not same(still[0], moving[0])
 
 
 def test_mixtures_that_cannot_be():

@@ -208,6 +208,11 @@ def cover_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
+def shifted(image: Image.Image, right: int, down: int) -> Image.Image:
+    """The picture moved by whole pixels within its frame; white comes in."""
+    return image.transform(image.size, Image.Transform.AFFINE, (1, 0, -right, 0, 1, -down), fillcolor="white")
+
+
 def autoencoder_samples(image: Image.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """What the autoencoder reads, in 8 bits: `cover_crop` to `size` (height, width) in pixels.
 

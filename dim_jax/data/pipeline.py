@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Int
 
 from dim_jax.data.batches import Reader
 from dim_jax.data.pairs import Example, Pairs, Split
+from dim_jax.data.pictures import shifted
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.errors import InputError
 
@@ -56,17 +58,26 @@ def open_source(source: str, kind: str, *, split: Split, side: int) -> Pairs | S
     return Synthetic(kind, side) if source == SYNTHETIC else Pairs(Path(source), split, kind)
 
 
+def moved(example: Example, rng: np.random.Generator, *, most: int) -> Example:
+    """The example with its pictures moved together, by up to `most` pixels to each side: the edit between them stays what it is."""
+    right, down = (int(way) for way in rng.integers(-most, most, 2, endpoint=True))
+    source = None if example.source is None else shifted(example.source, right, down)
+    return replace(example, source=source, target=shifted(example.target, right, down))
+
+
 def batches(
-    sources: Sequence[tuple[Source, float]], reader: Reader, *, batch_size: int, seed: int, start: int, workers: int
+    sources: Sequence[tuple[Source, float]], reader: Reader, *, batch_size: int, seed: int, start: int, workers: int, shift: int = 0
 ) -> Iterator[Any]:
     """Endless batches from number `start` on; the n-th batch depends on the seed and n alone, never on `workers`.
 
     Every batch is of one source, chosen by the weights; each source is shuffled anew in every round. A round's last samples may share
-    a batch with the next round's first. With 0 workers, threads of this process load.
+    a batch with the next round's first. With 0 workers, threads of this process load. `shift` as in `moved`.
     """
     mixed = []
     for i, (source, _) in enumerate(sources):
         examples = grain.MapDataset.source(source).seed(seed + i).shuffle().repeat(None)
+        if shift:
+            examples = examples.random_map(partial(moved, most=shift))
         mixed.append(examples.random_map(reader.choose).batch(batch_size, batch_fn=reader.collate))
     dataset = mixed[0] if len(mixed) == 1 else grain.MapDataset.mix(mixed, [weight for _, weight in sources])
     stream = dataset[start:].to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 4, prefetch_buffer_size=0 if workers else 8))
