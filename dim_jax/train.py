@@ -96,7 +96,7 @@ def main(config: Config, workdir: Path, *, console: Console | None = None) -> No
             task = bar.add_task("", total=config.train.steps, completed=done)
             for step in range(done + 1, config.train.steps + 1):
                 before = time.perf_counter()
-                batch = next(stream)
+                _, batch = next(stream)
                 waited += time.perf_counter() - before
                 state, metrics = training.run(state, frozen, sharding.spread(batch, put))
                 pending.append(metrics)

@@ -28,7 +28,7 @@ def processor() -> Processor:
 def first(count: int, reader, sources, **changes) -> list:
     options = {"batch_size": 3, "seed": 1, "start": 0, "workers": 0} | changes
     stream = batches(sources, reader, **options)
-    return [next(stream) for _ in range(count)]
+    return [next(stream).batch for _ in range(count)]
 
 
 def same(one, other) -> bool:
@@ -60,8 +60,20 @@ def _unchecked():
 
 @pytest.mark.usefixtures("_unchecked")
 def test_worker_processes_load_the_same(mixture):
-    reader = PictureReader(32)
-    assert all(same(*pair) for pair in zip(first(4, reader, mixture), first(4, reader, mixture, workers=2), strict=True))
+    streams = [batches(mixture, PictureReader(32), batch_size=3, seed=1, start=0, workers=workers) for workers in (0, 2)]
+    for _ in range(4):
+        one, other = (next(stream) for stream in streams)
+        assert one.keys == other.keys
+        assert same(one.batch, other.batch)
+
+
+def test_a_batch_names_its_examples():
+    source = Synthetic("caption", 32)
+    found = next(batches([(source, 1.0)], PictureReader(32), batch_size=3, seed=1, start=5, workers=0))
+    assert len(jax.tree.leaves(found.batch)) == 1  # the names are not among the arrays
+    for key, pixels in zip(found.keys, found.batch.samples, strict=True):
+        target = np.asarray(source[int(key.removeprefix("synthetic/"))].target)
+        assert any(np.array_equal(pixels, one) for one in (target, target[:, ::-1]))  # as it is, or mirrored
 
 
 def test_a_round_has_every_example_once():

@@ -139,7 +139,7 @@ def losses(shape: tuple[int, int, int], known: dict[str, np.ndarray]) -> list[st
     state, found = training.begin(tensors), []
     sources = open_mixture("synthetic", config.data.mix.to_dict(), split="train", side=32)
     stream = batches(sources, objective.reader, batch_size=8, seed=0, start=0, workers=0)
-    for batch in itertools.islice(stream, 10):
+    for _, batch in itertools.islice(stream, 10):
         state, metrics = training.run(state, frozen, mesh.spread(batch, put))
         found.append(float(metrics["loss"]).hex())
     kernel = "sana.blocks.attn.qkv.kernel"  # (2, 64, 192)

@@ -23,8 +23,9 @@ DESCRIBE = "Describe this picture."
 
 
 class Sample(NamedTuple):
-    """One row of a batch: what the encoder reads (prompt, picture), what it would answer, and what is to be painted."""
+    """One row of a batch: the example's name, what the encoder reads (prompt, picture), what it would answer, what is to be painted."""
 
+    key: str
     prompt: str
     seen: Image.Image | None
     answer: str
@@ -80,7 +81,7 @@ class PictureReader:
     def choose(self, example: Example, rng: np.random.Generator) -> Sample:
         mirrored = rng.random() < 0.5
         target = example.target.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else example.target
-        return Sample("", None, "", target)
+        return Sample(example.key, "", None, "", target)
 
     def collate(self, samples: Sequence[Sample]) -> PictureBatch:
         return PictureBatch(_samples([sample.target for sample in samples], self.side))
@@ -96,8 +97,8 @@ class AnswerReader:
     def choose(self, example: Example, rng: np.random.Generator) -> Sample:
         text = str(rng.choice(example.texts))
         if example.source is None:
-            return Sample(DESCRIBE, example.target, text, example.target)
-        return Sample(text, example.source, _blueprint(example), example.target)
+            return Sample(example.key, DESCRIBE, example.target, text, example.target)
+        return Sample(example.key, text, example.source, _blueprint(example), example.target)
 
     def collate(self, samples: Sequence[Sample]) -> AnswerBatch:
         inputs, answer = self.processor.answered(
@@ -118,7 +119,7 @@ class PaintReader:
     def choose(self, example: Example, rng: np.random.Generator) -> Sample:
         plain = example.source is None or self.text == "instruction"
         prompt = str(rng.choice(example.texts)) if plain else _blueprint(example)
-        return Sample(prompt, example.source, "", example.target)
+        return Sample(example.key, prompt, example.source, "", example.target)
 
     def collate(self, samples: Sequence[Sample]) -> PaintBatch:
         inputs = self.processor([sample.prompt for sample in samples], _seen(samples), lengths=self.lengths)
@@ -128,6 +129,18 @@ class PaintReader:
 
 
 Reader = PictureReader | AnswerReader | PaintReader
+
+
+class Keyed(NamedTuple):
+    """A batch, and beside it the names of its examples, row by row, which stay on the host."""
+
+    keys: tuple[str, ...]
+    batch: PictureBatch | AnswerBatch | PaintBatch
+
+
+def keyed(reader: Reader, samples: Sequence[Sample]) -> Keyed:
+    """The samples stacked by their reader."""
+    return Keyed(tuple(sample.key for sample in samples), reader.collate(samples))
 
 
 def _seen(samples: Sequence[Sample]) -> list[list[Image.Image]]:

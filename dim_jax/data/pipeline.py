@@ -5,14 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 from jaxtyping import Int
 
-from dim_jax.data.batches import Reader
+from dim_jax.data.batches import Keyed, Reader, keyed
 from dim_jax.data.pairs import Example, Pairs, Split
 from dim_jax.data.pictures import shifted
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
@@ -67,7 +66,7 @@ def moved(example: Example, rng: np.random.Generator, *, most: int) -> Example:
 
 def batches(
     sources: Sequence[tuple[Source, float]], reader: Reader, *, batch_size: int, seed: int, start: int, workers: int, shift: int = 0
-) -> Iterator[Any]:
+) -> Iterator[Keyed]:
     """Endless batches from number `start` on; the n-th batch depends on the seed and n alone, never on `workers`.
 
     Every batch is of one source, chosen by the weights; each source is shuffled anew in every round. A round's last samples may share
@@ -78,7 +77,7 @@ def batches(
         examples = grain.MapDataset.source(source).seed(seed + i).shuffle().repeat(None)
         if shift:
             examples = examples.random_map(partial(moved, most=shift))
-        mixed.append(examples.random_map(reader.choose).batch(batch_size, batch_fn=reader.collate))
+        mixed.append(examples.random_map(reader.choose).batch(batch_size, batch_fn=partial(keyed, reader)))
     dataset = mixed[0] if len(mixed) == 1 else grain.MapDataset.mix(mixed, [weight for _, weight in sources])
     stream = dataset[start:].to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 4, prefetch_buffer_size=0 if workers else 8))
     if workers:
