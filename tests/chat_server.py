@@ -34,12 +34,17 @@ class Request:
 
     @property
     def text(self) -> str:
-        return self.body["messages"][0]["content"][1]["text"]
+        return self.body["messages"][0]["content"][-1]["text"]
+
+    @property
+    def pictures(self) -> list[bytes]:
+        urls = [part["image_url"]["url"] for part in self.body["messages"][0]["content"][:-1]]
+        return [base64.b64decode(url.partition(",")[2]) for url in urls]
 
     @property
     def picture(self) -> bytes:
-        url = self.body["messages"][0]["content"][0]["image_url"]["url"]
-        return base64.b64decode(url.partition(",")[2])
+        (picture,) = self.pictures
+        return picture
 
 
 Reply = Callable[[Request], Iterator[bytes]]

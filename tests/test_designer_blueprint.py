@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dim_jax.data.blueprint import SECTIONS, numbered
-from dim_jax.designer.blueprint import ASKED, Blueprint, BlueprintError, parse, prompt
+from dim_jax.designer.blueprint import ASKED, Blueprint, parse, prompt
+from dim_jax.designer.task import AnswerError
 from dim_jax.errors import InputError
 from tests.designer_answers import GOOD, TEXTS, lines
 
@@ -157,7 +158,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("written", "reason"), REFUSED.values(), ids=REFUSED)
 def test_what_is_no_blueprint_says_why(written, reason):
-    with pytest.raises(BlueprintError, match=re.escape(reason)):
+    with pytest.raises(AnswerError, match=re.escape(reason)):
         parse(written)
 
 
@@ -166,7 +167,7 @@ def test_no_prefix_but_whole_sentences_of_the_last_section(end):
     """Wherever a server stops: nothing half said is taken for a blueprint."""
     try:
         found = parse(GOOD[:end])
-    except BlueprintError:
+    except AnswerError:
         return
     assert found.imagination.endswith(".")
 
@@ -175,7 +176,7 @@ def test_no_prefix_but_whole_sentences_of_the_last_section(end):
 def test_no_text_is_another_error_or_another_text(written):
     try:
         found = parse(written)
-    except BlueprintError:
+    except AnswerError:
         return
     assert found.text in written
 
@@ -183,7 +184,7 @@ def test_no_text_is_another_error_or_another_text(written):
 @pytest.mark.parametrize("unit", ["-", " ", "*", "_", "<think>", "1. ", "`", "```\n", "Edit Instruction:\n", "\n", "<answer>"])
 def test_long_nonsense_is_refused_at_once(unit):
     start = time.perf_counter()
-    with pytest.raises(BlueprintError):
+    with pytest.raises(AnswerError):
         parse(unit * (100_000 // len(unit)))
     assert time.perf_counter() - start < 5
 
@@ -194,7 +195,7 @@ def test_long_nonsense_is_refused_at_once(unit):
 def test_the_prompt_asks_for_what_the_parser_reads():
     asked = prompt("  Make {the} cup blue. ")
     assert "The instruction: Make {the} cup blue.\n" in asked
-    with pytest.raises(BlueprintError, match="repeats the questions"):
+    with pytest.raises(AnswerError, match="repeats the questions"):
         parse(asked)
 
 

@@ -85,15 +85,15 @@ def test_the_local_designer(loaded, monkeypatch):
     assert "local wrote no blueprint for in.png: " in message
     assert not Path("out.png").exists()
     written = []
-    answer = LocalDesigner.write
+    answer = LocalDesigner._write
 
-    def learned(self, pictures, instructions):
+    def learned(self, pictures, texts):
         """A trained model is too large for a test: its answer stands in for that of the random one, which is written all the same."""
-        (found,) = answer(self, pictures, instructions)
+        (found,) = answer(self, pictures, texts)
         written.append(self.encoder is painter().dim.encoder)
         return [type(found)(GOOD, None, found.tokens_in, found.tokens_out)]
 
-    monkeypatch.setattr(LocalDesigner, "write", learned)
+    monkeypatch.setattr(LocalDesigner, "_write", learned)
     assert dim(*EDIT, "--designer", "local", "--prompt", "Make it blue.")[0] == 0
     assert written == [True]
     assert read_metadata("out.png")["designer"] == "local"

@@ -11,11 +11,13 @@ import pytest
 from dim_jax.designer.blueprint import prompt
 from dim_jax.designer.choice import Choice
 from dim_jax.designer.clients import SERVERS, Answer, Question, TransientError, retry_after
+from dim_jax.designer.picture import Sent
 from dim_jax.errors import InputError
 from tests.chat_server import ChatServer, drip, dropped, good, hang, raw, response, status
 from tests.designer_answers import GOOD
 
-QUESTION = Question("7", "Make the cup blue.", b"\x89PNG of a cup", "image/png")
+INSTRUCTION = "Make the cup blue."
+QUESTION = Question("7", INSTRUCTION, prompt(INSTRUCTION), (Sent(b"\x89PNG of a cup", "image/png"),))
 KEY = "sk-secret-of-mine-123"
 
 
@@ -54,8 +56,8 @@ def test_a_question_and_its_answer():
     assert {name: request.body[name] for name in ("model", "temperature", "seed", "max_tokens")} == {
         "model": "gpt-4o", "temperature": 0, "seed": 0, "max_tokens": 900,
     }  # fmt: skip
-    assert request.text == prompt("Make the cup blue.")
-    assert request.picture == QUESTION.picture
+    assert request.text == prompt(INSTRUCTION)
+    assert request.picture == QUESTION.pictures[0].data
     assert request.body["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
 
 

@@ -13,6 +13,7 @@ from dim_jax.data.chat import END_OF_TEXT, IM_END
 from dim_jax.designer.blueprint import prompt
 from dim_jax.designer.clients import Question
 from dim_jax.designer.local import LocalDesigner
+from dim_jax.designer.picture import Sent
 from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.settings import read_asked, read_settings
@@ -54,7 +55,7 @@ def test_it_writes_what_generation_writes(asked, text, mode, penalty):
 def test_it_answers_questions_as_servers_do():
     file = io.BytesIO()
     picture(80, 60).save(file, "PNG")
-    question = Question("1", INSTRUCTION, file.getvalue(), "image/png")
+    question = Question("1", INSTRUCTION, prompt(INSTRUCTION), (Sent(file.getvalue(), "image/png"),))
     assert [asyncio.run(designer().ask(question))] == designer().write([picture(80, 60)], [INSTRUCTION])
 
 

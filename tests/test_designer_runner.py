@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from dim_jax.designer.choice import Choice
 from dim_jax.designer.journal import Journal
 from dim_jax.designer.pace import Limits, Price
 from dim_jax.designer.runner import Job, Report, run
+from dim_jax.designer.task import Task
 from dim_jax.errors import InputError
 from tests.chat_server import ChatServer, dropped, good, hang, raw, response, status
 from tests.designer_answers import GOOD
@@ -38,7 +40,7 @@ def _place(tmp_path, monkeypatch):
 
 
 def job(i: int, instruction: str | None = None, file: str = "a.png") -> Job:
-    return Job(Path(file), instruction or f"Edit number {i}.", {"id": str(i), "prompt": f"Edit number {i}.", "task": "any"})
+    return Job((Path(file),), instruction or f"Edit number {i}.", {"id": str(i), "prompt": f"Edit number {i}.", "task": "any"})
 
 
 def go(server: ChatServer, jobs, limits: Limits = QUICK, *, time_limit: float = 5.0, model: str = "m", **options) -> Report:
@@ -122,6 +124,23 @@ def test_two_runs_at_once():
     with ChatServer() as server, Journal(OUT), pytest.raises(InputError, match="another run is writing"):
         go(server, [job(0)])
     assert not server.requests
+
+
+def test_another_task_with_other_pictures():
+    """Two pictures in order, a text and a reader of its own; its answers and those of another task are not mixed up."""
+    picture(16, 16, 1).save("b.png")
+    shout = Task(lambda instruction: f"Shout {instruction}", str.upper, "v1", pictures=2)
+    jobs = [Job((Path("a.png"), Path("b.png")), "it.", {"id": "1"})]
+    with ChatServer(good("so be it"), good()) as server:
+        assert go(server, jobs, task=shout).answered == 1
+        assert server.requests[0].text == "Shout it."
+        assert server.requests[0].pictures == [Path("a.png").read_bytes(), Path("b.png").read_bytes()]
+        assert (rows()[0]["prompt"], rows()[0]["design"]["prompt_version"]) == ("SO BE IT", "v1")
+        again = [Job((Path("a.png"), Path("b.png")), "it.", {"id": "2"})]
+        assert go(server, again, task=shout).calls == 0
+        assert go(server, again, task=replace(shout, version="v2")).calls == 1
+        assert go(server, [Job((), "it.", {"id": "3"})], task=replace(shout, pictures=0)).calls == 1
+        assert server.requests[-1].pictures == []
 
 
 # What fails
@@ -330,13 +349,12 @@ def test_limits_are_positive(name):
 SCRIPT = """
 import sys
 from pathlib import Path
-from dim_jax.designer.blueprint import PROMPT_VERSION
 from dim_jax.designer.choice import Choice
 from dim_jax.designer.journal import Journal
 from dim_jax.designer.pace import Limits
 from dim_jax.designer.runner import Job, run
 url, number = sys.argv[1], int(sys.argv[2])
-jobs = (Job(Path("a.png"), f"Edit number {i}.", {"id": str(i)}) for i in range(number))
+jobs = (Job((Path("a.png"),), f"Edit number {i}.", {"id": str(i)}) for i in range(number))
 with Journal(Path("out.jsonl")) as journal:
     print(run(jobs, Choice.read("openai:m").open(base_url=url), journal, Limits(concurrency=4)))
 assert "jax" not in sys.modules and "flax" not in sys.modules

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dim_jax.data.blueprint import SECTIONS
+from dim_jax.designer.task import AnswerError, Task
 from dim_jax.errors import InputError
 
 ASKED = (
@@ -49,10 +50,6 @@ SENTENCE_END = re.compile(r"[.!?…。！？।؟][\s\"'”’»)\]}*_`]*\Z")
 BULLET = re.compile(r"[ \t]*(?:[-*•–]|\d+[.)])[ \t]")
 
 
-class BlueprintError(InputError):
-    """An answer that is no blueprint; the message is the reason."""
-
-
 @dataclass(frozen=True)
 class Blueprint:
     """A designer's plan.
@@ -89,28 +86,31 @@ def parse(text: str) -> Blueprint:
     anew) is read from its last whole blueprint.
 
     Raises:
-        BlueprintError: the model refused, or the answer is empty, lacks a section, or ends in the middle.
+        AnswerError: the model refused, or the answer is empty, lacks a section, or ends in the middle.
     """
     body = _unwrapped(text)
     if not body:
-        raise BlueprintError("the answer is empty")
+        raise AnswerError("the answer is empty")
     headings = list(HEADING.finditer(body))
     if not headings:
         if REFUSAL.match(body):
-            raise BlueprintError(f"the model refused: {_start(body)}")
-        raise BlueprintError(f"the answer has none of the titles of a blueprint: {_start(body)}")
+            raise AnswerError(f"the model refused: {_start(body)}")
+        raise AnswerError(f"the answer has none of the titles of a blueprint: {_start(body)}")
     found = _sections(body, headings)
     for title, section in zip(SECTIONS, found, strict=True):
         if REFUSAL.match(section):
-            raise BlueprintError(f'the model refused in "{title}": {_start(section)}')
+            raise AnswerError(f'the model refused in "{title}": {_start(section)}')
         if not section.strip(" \t\n*_#>-"):
-            raise BlueprintError(f'the section "{title}" is empty' + (", the answer ends there" if title == SECTIONS[-1] else ""))
+            raise AnswerError(f'the section "{title}" is empty' + (", the answer ends there" if title == SECTIONS[-1] else ""))
     if found[1:] == ASKED[1:]:
-        raise BlueprintError("the answer repeats the questions")
+        raise AnswerError("the answer repeats the questions")
     last = found[-1].splitlines()[-1]
     if last.count("**") % 2 or not (SENTENCE_END.search(last) or BULLET.match(last)):
-        raise BlueprintError(f"the answer ends in the middle of a sentence: …{last[-60:]}")
+        raise AnswerError(f"the answer ends in the middle of a sentence: …{last[-60:]}")
     return Blueprint(body[headings[0].start() :].strip(), *found)
+
+
+BLUEPRINT = Task(prompt, lambda answer: parse(answer).text, PROMPT_VERSION)
 
 
 def _unwrapped(text: str) -> str:
@@ -135,7 +135,7 @@ def _without_thoughts(text: str) -> str:
     if not inside:
         return kept + text[start:]
     if HEADING.search(kept) is None:
-        raise BlueprintError("the answer ends within the model's thoughts; allow more tokens")
+        raise AnswerError("the answer ends within the model's thoughts; allow more tokens")
     return kept
 
 
@@ -152,8 +152,8 @@ def _sections(body: str, headings: list[re.Match[str]]) -> tuple[str, ...]:
     if len(chosen) < len(SECTIONS):
         missing = [title for number, title in enumerate(SECTIONS) if number not in numbers]
         if missing and max(numbers) < len(SECTIONS) - 1:
-            raise BlueprintError(f'the answer ends within "{SECTIONS[max(numbers)]}"; {", ".join(missing)} are missing')
-        raise BlueprintError(f"sections are missing: {', '.join(missing)}" if missing else "the sections are in another order")
+            raise AnswerError(f'the answer ends within "{SECTIONS[max(numbers)]}"; {", ".join(missing)} are missing')
+        raise AnswerError(f"sections are missing: {', '.join(missing)}" if missing else "the sections are in another order")
     ends = [*(heading.start() for heading in headings[1:]), len(body)]
     spans = [(headings[first].end(), headings[second].start()) for first, second in pairwise(chosen)]
     spans.append((headings[chosen[-1]].end(), ends[chosen[-1]]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from dim_jax.designer.blueprint import prompt
+from dim_jax.designer.picture import Sent
 from dim_jax.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -55,12 +55,15 @@ class TransientError(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """What a designer is asked: a picture in a format that every server reads, and the instruction. `id` names the edit."""
+    """What a designer is asked: pictures in formats that every server reads, and a text about them.
+
+    `id` names the edit; the text was made of the `instruction`.
+    """
 
     id: str
     instruction: str
-    picture: bytes
-    mime: str
+    text: str
+    pictures: tuple[Sent, ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Answer:
 
     Attributes:
         text: as written.
-        trouble: why this is no blueprint, whatever the text (refused, filtered, cut off); None if nothing is known against it.
+        trouble: why this is no answer, whatever the text (refused, filtered, cut off); None if nothing is known against it.
         tokens_in, tokens_out: as the server counts them, or estimated where it does not.
         dropped: parameters that the server refused, and which were left out.
     """
@@ -83,7 +86,7 @@ class Answer:
 
 @runtime_checkable
 class Designer(Protocol):
-    """Writes blueprints."""
+    """Writes blueprints, and answers other questions about pictures."""
 
     @property
     def name(self) -> str:
@@ -150,9 +153,8 @@ class ChatDesigner:
     async def ask(self, question: Question) -> Answer:
         import openai
 
-        text = prompt(question.instruction)
-        url = f"data:{question.mime};base64,{base64.b64encode(question.picture).decode()}"
-        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
+        urls = (f"data:{picture.mime};base64,{base64.b64encode(picture.data).decode()}" for picture in question.pictures)
+        content = [*({"type": "image_url", "image_url": {"url": url}} for url in urls), {"type": "text", "text": question.text}]
         message: Any = {"role": "user", "content": content}
         while True:
             parameters = dict(self._parameters)
@@ -160,7 +162,7 @@ class ChatDesigner:
                 # The client's own limit is for each read: a server that drips a byte a second would never meet it.
                 async with asyncio.timeout(self._time_limit):
                     found: Any = await self._client.chat.completions.create(model=self._model, messages=[message], **parameters)
-                return self._read(found, text)
+                return self._read(found, question)
             except TimeoutError as error:
                 raise TransientError(f"no whole answer within {self._time_limit:g} s") from error
             except openai.APIStatusError as error:
@@ -175,7 +177,7 @@ class ChatDesigner:
     async def close(self) -> None:
         await self._client.close()
 
-    def _read(self, found: Any, asked: str) -> Answer:
+    def _read(self, found: Any, asked: Question) -> Answer:
         """The answer in a completion. The client does not check what a server sends, so everything may be missing."""
         choices = getattr(found, "choices", None)
         choice = choices[0] if isinstance(choices, list) and choices else None
@@ -192,7 +194,9 @@ class ChatDesigner:
         elif finish == "length":
             trouble = f"the answer was cut off at {self.max_tokens} tokens; allow more (--max-tokens)"
         usage = getattr(found, "usage", None)
-        tokens_in = getattr(usage, "prompt_tokens", None) or TOKENS_OF_A_PICTURE + len(asked) // LETTERS_PER_TOKEN
+        tokens_in = getattr(usage, "prompt_tokens", None) or (
+            TOKENS_OF_A_PICTURE * len(asked.pictures) + len(asked.text) // LETTERS_PER_TOKEN
+        )
         tokens_out = getattr(usage, "completion_tokens", None) or len(text) // LETTERS_PER_TOKEN
         return Answer(text, trouble, tokens_in, tokens_out, tuple(self._dropped))
 

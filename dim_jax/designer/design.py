@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from dim_jax.designer.blueprint import PROMPT_VERSION
 from dim_jax.designer.choice import read_rows
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.journal import Journal, key_of
@@ -36,13 +37,13 @@ def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: st
     Raises:
         InputError: the picture cannot be read, the designer cannot be asked, or it wrote no blueprint; the message says why.
     """
-    job = Job(picture, instruction, {"id": row_id or picture.stem})
+    job = Job((picture,), instruction, {"id": row_id or picture.stem})
     with ExitStack() as opened:
         path = kept() if keep else Path(opened.enter_context(TemporaryDirectory())) / "blueprints.jsonl"
         journal = opened.enter_context(Journal(path, wait=True))
         report = run([job], designer, journal, Limits(concurrency=1), retry_failed=True)
-        key = key_of(digest(picture), instruction, designer.name)
-        text = journal.blueprint(key)
+        key = key_of([digest(picture)], instruction, designer.name, PROMPT_VERSION)
+        text = journal.answer(key)
         if text is None:
             why = journal.reason(key) or f"stopped by {report.stopped}"
             raise InputError(f"{designer.name} wrote no blueprint for {picture}: {why}. Try again, another wording, or another designer.")
@@ -93,7 +94,7 @@ def rows(
         raise InputError(f"{output}: name another file that ends in .jsonl, in a folder that exists.")
     folder = pictures or path.parent
     total = _check(path, folder)
-    jobs = (Job(folder / row["image_path"], row["prompt"], row) for row in read_rows(path))
+    jobs = (Job((folder / row["image_path"],), row["prompt"], row) for row in read_rows(path))
     with Journal(output) as journal:
         report = run(jobs, designer, journal, limits, price=price, retry_failed=retry_failed, total=total, progress=progress)
         text = f"{output}: {state(report, journal, price)}"

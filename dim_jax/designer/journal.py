@@ -7,18 +7,17 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dim_jax.designer.blueprint import PROMPT_VERSION
 from dim_jax.errors import InputError
 
 
-def key_of(digest: str, instruction: str, designer: str) -> str:
-    """What makes a question: the SHA-256 of the picture's file, the instruction, the designer's name, and our prompt."""
-    return hashlib.sha256(json.dumps([digest, instruction, designer, PROMPT_VERSION]).encode()).hexdigest()
+def key_of(digests: Sequence[str], instruction: str, designer: str, version: str) -> str:
+    """What makes a question: the SHA-256 of each picture's file, the instruction, the designer's name, and the version of our prompt."""
+    return hashlib.sha256(json.dumps([*digests, instruction, designer, version]).encode()).hexdigest()
 
 
 class Lines:
@@ -111,7 +110,8 @@ class Journal:
     """Answers in `path`, failures with their reasons beside it in `*.failures.jsonl`. Use it in a `with` statement.
 
     A row of either is the row that was asked for, with `design`: key, designer, prompt version, instruction, tokens, dropped parameters.
-    In answers `prompt` is the blueprint; in failures it is still the instruction, and `design` holds `reason` and the answer's `text`.
+    In answers `prompt` is what was written, such as the blueprint; in failures it is as it was, and `design` holds `reason` and the
+    answer's `text`.
     """
 
     def __init__(self, path: Path, *, wait: bool = False):
@@ -154,7 +154,7 @@ class Journal:
         """Whether this very row failed."""
         return (key, row_id) in self._failed
 
-    def blueprint(self, key: str) -> str | None:
+    def answer(self, key: str) -> str | None:
         """The answer to a question, under whatever id it was asked."""
         return self._answers.at(self._places[key])["prompt"] if key in self._places else None
 
@@ -162,10 +162,10 @@ class Journal:
         """Why a question failed; None if it did not, or was answered later."""
         return None if key in self._places else self._reasons.get(key)
 
-    def add(self, row: dict[str, Any], blueprint: str | None, design: dict[str, Any]) -> None:
-        """Keep an answer, or a failure (without a blueprint). Errors as in `Lines.append`."""
-        lines = self._failures if blueprint is None else self._answers
-        place = lines.append(row | ({} if blueprint is None else {"prompt": blueprint}) | {"design": design})
+    def add(self, row: dict[str, Any], text: str | None, design: dict[str, Any]) -> None:
+        """Keep an answer, or a failure (without a text). Errors as in `Lines.append`."""
+        lines = self._failures if text is None else self._answers
+        place = lines.append(row | ({} if text is None else {"prompt": text}) | {"design": design})
         self._known(row["id"], design, place)
 
     def _known(self, row_id: str, design: dict[str, Any], place: int) -> None:

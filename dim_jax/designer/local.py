@@ -80,8 +80,8 @@ class LocalDesigner:
         return await asyncio.to_thread(self._ask, question)
 
     def _ask(self, question: Question) -> Answer:
-        with Image.open(io.BytesIO(question.picture)) as picture:
-            (answer,) = self.write([picture.convert("RGB")], [question.instruction])
+        pictures = [Image.open(io.BytesIO(picture.data)).convert("RGB") for picture in question.pictures]
+        (answer,) = self._write([pictures], [question.text if self.asked == "prompt" else question.instruction])
         return answer
 
     async def close(self) -> None:
@@ -93,18 +93,22 @@ class LocalDesigner:
         Raises:
             InputError: a picture or instruction cannot be read, or is too long for the encoder.
         """
+        texts = [prompt(instruction) for instruction in instructions] if self.asked == "prompt" else list(instructions)
+        return self._write([[picture] for picture in pictures], texts)
+
+    def _write(self, pictures: list[list[Image.Image]], texts: list[str]) -> list[Answer]:
+        """The greedy answer to each turn of pictures and text."""
         processor, tokenizer, free = self.processor, self.processor.tokenizer, self.asked == "prompt"
         # Its own limit, not that of the painter's condition.
         longest = self.encoder.config.text.max_position_embeddings - self.max_tokens
         processor = replace(processor, condition_length=longest)
         if free:
             processor = replace(processor, mode="native", max_pixels=PICTURE_TOKENS * processor.factor**2)
-        texts = [prompt(instruction) for instruction in instructions] if free else list(instructions)
-        sizes = [processor.resize(picture).size for picture in pictures]
-        patches = max(width * height for width, height in sizes) // processor.layout.patch_size**2
+        sizes = [[processor.resize(picture).size for picture in turn] for turn in pictures]
+        patches = max(sum(width * height for width, height in turn) for turn in sizes) // processor.layout.patch_size**2
         inputs = processor(
             texts,
-            [[picture] for picture in pictures],
+            pictures,
             lengths=LENGTHS,
             patch_length=-(-patches // PATCHES) * PATCHES,
             generation_prompt=True,

@@ -12,23 +12,24 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dim_jax.designer.blueprint import PROMPT_VERSION, BlueprintError, parse
+from dim_jax.designer.blueprint import BLUEPRINT
 from dim_jax.designer.clients import TOKENS_OF_A_PICTURE, Answer, Designer, Question, TransientError
 from dim_jax.designer.journal import Journal, key_of
 from dim_jax.designer.pace import Budget, Limits, OverBudgetError, Pace, Price
 from dim_jax.designer.picture import digest, sent
+from dim_jax.designer.task import AnswerError, Task
 from dim_jax.errors import InputError
 
 HOPELESS = 10  # questions in a row that got no answer however often they were asked: the server is gone
-# Until the first answers have been counted.
-TOKENS_OF_A_QUESTION, TOKENS_OF_AN_ANSWER = TOKENS_OF_A_PICTURE + 400, 400
+# Until the first answers have been counted, beside those of the pictures.
+TOKENS_OF_A_TEXT, TOKENS_OF_AN_ANSWER = 400, 400
 
 
 @dataclass(frozen=True)
 class Job:
-    """An edit to write a blueprint for. `row` is what is kept of it beside the blueprint; it holds `id`."""
+    """A question, such as an edit to write a blueprint for. `row` is what is kept of it beside the answer; it holds `id`."""
 
-    picture: Path
+    pictures: tuple[Path, ...]
     instruction: str
     row: dict[str, Any]
 
@@ -63,12 +64,13 @@ def run(
     journal: Journal,
     limits: Limits | None = None,
     *,
+    task: Task = BLUEPRINT,
     price: Price | None = None,
     retry_failed: bool = False,
     total: int | None = None,
     progress: bool = False,
 ) -> Report:
-    """Ask for the blueprint of every job that the journal does not hold.
+    """Ask for the answer to every job that the journal does not hold; `task` says what is asked, by default for blueprints.
 
     Jobs are taken one by one as they are needed, and kept in the order of their answers. A question that occurs twice is asked once.
     When a limit is reached, on Ctrl-C or a SIGTERM, nothing new is asked, what is under way is waited for and kept, and the run ends;
@@ -83,13 +85,13 @@ def run(
         raise InputError("A budget in dollars needs a table of prices (--prices).")
     columns = TextColumn("designing"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, TimeRemainingColumn(), disable=not progress, transient=True) as bar:
-        task = bar.add_task("", total=total)
+        line = bar.add_task("", total=total)
 
         def show(report: Report) -> None:
             done = report.answered + report.failed + report.skipped
-            bar.update(task, completed=done, description=state(report, journal, price, None if total is None else total - done))
+            bar.update(line, completed=done, description=state(report, journal, price, None if total is None else total - done))
 
-        return asyncio.run(_run(jobs, designer, journal, limits, price, retry_failed, show))
+        return asyncio.run(_run(jobs, designer, journal, limits, task, price, retry_failed, show))
 
 
 def state(report: Report, journal: Journal, price: Price | None, left: int | None = None) -> str:
@@ -110,17 +112,19 @@ async def _run(
     designer: Designer,
     journal: Journal,
     limits: Limits,
+    task: Task,
     price: Price | None,
     retry_failed: bool,
     show: Callable[[Report], None],
 ) -> Report:
     loop, report, source, errors = asyncio.get_running_loop(), Report(), iter(jobs), list[InputError]()
-    asker = _Asker(designer, limits, report)
+    question = TOKENS_OF_A_PICTURE * task.pictures + TOKENS_OF_A_TEXT
+    asker = _Asker(designer, limits, report, question + TOKENS_OF_AN_ANSWER)
     budget = Budget(
         limits,
         price,
         lambda: (journal.tokens_in, journal.tokens_out),
-        question=TOKENS_OF_A_QUESTION if designer.max_tokens else 0,
+        question=question if designer.max_tokens else 0,
         answer=designer.max_tokens,
     )
     asking: dict[str, asyncio.Event] = {}
@@ -129,12 +133,12 @@ async def _run(
         text, reason = None, answer.trouble
         if reason is None:
             try:
-                text = parse(answer.text).text
-            except BlueprintError as error:
+                text = task.read(answer.text)
+            except AnswerError as error:
                 reason = str(error)
         used = {key: value for key, value in asdict(answer).items() if key.startswith("tokens") or (key == "dropped" and value)}
         why = {} if reason is None else {"reason": reason, "text": answer.text}
-        about = {"key": key, "designer": designer.name, "prompt_version": PROMPT_VERSION, "instruction": job.instruction}
+        about = {"key": key, "designer": designer.name, "prompt_version": task.version, "instruction": job.instruction}
         await loop.run_in_executor(writer, journal.add, job.row, text, about | used | why)
         report.tokens += answer.tokens_in + answer.tokens_out
         budget.learn(answer.tokens_in)
@@ -146,10 +150,10 @@ async def _run(
     async def one(job: Job) -> None:
         row_id, damage = job.row["id"], None
         try:
-            found = await loop.run_in_executor(readers, digest, job.picture)
+            found = [await loop.run_in_executor(readers, digest, picture) for picture in job.pictures]
         except InputError as error:
-            found, damage = str(job.picture), str(error)
-        key = key_of(found, job.instruction, designer.name)
+            found, damage = [str(picture) for picture in job.pictures], str(error)
+        key = key_of(found, job.instruction, designer.name, task.version)
         while other := asking.get(key):
             await other.wait()
         if journal.answered(key, row_id) or (journal.failed(key, row_id) and not retry_failed):
@@ -157,7 +161,7 @@ async def _run(
             return
         asking[key] = asyncio.Event()
         try:
-            known, reason = journal.blueprint(key), None if retry_failed else journal.reason(key)
+            known, reason = journal.answer(key), None if retry_failed else journal.reason(key)
             if known is not None or (reason := damage or reason):
                 await keep(job, key, Answer(known or "", reason))
             else:
@@ -167,12 +171,12 @@ async def _run(
 
     async def ask(job: Job, key: str) -> None:
         try:
-            picture = await loop.run_in_executor(readers, sent, job.picture)
+            pictures = tuple([await loop.run_in_executor(readers, sent, picture) for picture in job.pictures])
         except InputError as error:
             await keep(job, key, Answer("", str(error)))
             return
         async with budget.reserved():
-            await keep(job, key, await asker.answer(Question(job.row["id"], job.instruction, picture.data, picture.mime)))
+            await keep(job, key, await asker.answer(Question(job.row["id"], job.instruction, task.ask(job.instruction), pictures)))
 
     async def work() -> None:
         try:
@@ -205,10 +209,11 @@ async def _run(
 class _Asker:
     """Asks one question as often as it takes, within the limits of time and of the server."""
 
-    def __init__(self, designer: Designer, limits: Limits, report: Report):
+    def __init__(self, designer: Designer, limits: Limits, report: Report, expected: int):
+        """`expected` tokens of a question and its answer, until the first were counted."""
         self._designer, self._limits, self._report = designer, limits, report
         self._requests, self._tokens = Pace(limits.requests_per_minute), Pace(limits.tokens_per_minute)
-        self._expected = float(TOKENS_OF_A_QUESTION + TOKENS_OF_AN_ANSWER)
+        self._expected = float(expected)
         self._not_before = 0.0
         self._stopped = asyncio.Event()
         self._hopeless = 0
