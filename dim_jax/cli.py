@@ -104,15 +104,24 @@ def edit(
     image: Annotated[Path, typer.Option(help="The picture to edit.")],
     output: Output,
     prompt: Annotated[str | None, typer.Option(help="The instruction; without a designer also a blueprint.")] = None,
+    then: Annotated[
+        list[str] | None, typer.Option(help="Another round: the instruction for the result so far. May be given many times.")
+    ] = None,
     checkpoint: Checkpoint = None,
     designer: Designer = "none",
     blueprint: Annotated[
         Path | None, typer.Option(help="Text file with the blueprint, painted as it stands, instead of a designer.")
     ] = None,
-    show_blueprint: Annotated[bool, typer.Option("--show-blueprint", help="Print the blueprint.")] = False,
+    show_blueprint: Annotated[bool, typer.Option("--show-blueprint", help="Print the blueprint of each round.")] = False,
     base_url: BaseUrl = None,
     row_id: RowId = None,
-    sheet: Annotated[bool, typer.Option("--sheet", help="Also write source and result side by side, to OUTPUT with '.sheet.png'.")] = False,
+    keep_unchanged: Annotated[
+        bool, typer.Option("--keep-unchanged", help="Take what a round leaves alone from the picture before it, to the bit.")
+    ] = False,
+    rounds: Annotated[bool, typer.Option("--rounds", help="Also write the picture of each round, to OUTPUT with '.1.png' ...")] = False,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Also write source and result of each round side by side, to OUTPUT with '.sheet.png'.")
+    ] = False,
     seed: Seed = 0,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -126,7 +135,7 @@ def edit(
     tokenizer: Tokenizer = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Edit a picture as the prompt says."""
+    """Edit a picture as the prompt says, and the result as each --then says."""
     from dim_jax import painting
     from dim_jax.data.pictures import open_picture
     from dim_jax.designer.choice import Choice
@@ -136,17 +145,25 @@ def edit(
     choice = Choice.read(designer)
     if (prompt is None and not blueprint) or (blueprint and choice.kind != "none"):
         raise typer.BadParameter("Give --prompt, or --blueprint without a designer.")
+    if blueprint and then:
+        raise typer.BadParameter("A --blueprint is for one round. Leave out --then, or go on from the picture that you get.")
+    if rounds and not then:
+        raise typer.BadParameter("There is one round, and OUTPUT is its picture. Add --then, or leave it out.", param_hint="--rounds")
     if show_blueprint and not blueprint and choice.kind == "none":
         raise typer.BadParameter("Name who writes it (--designer), or give one (--blueprint).", param_hint="--show-blueprint")
-    sheet_path = output.with_suffix(".sheet.png")
-    for path in [output, sheet_path][: 1 + sheet]:
+    prompts = [prompt or "", *(then or [])]
+    sheet_path, paths = output.with_suffix(".sheet.png"), [output.with_suffix(f".{n}.png") for n in range(1, len(prompts) + 1) if rounds]
+    for path in [output, *([sheet_path] if sheet else []), *paths]:
         painting.check_output(path, overwrite=overwrite)
     picture = open_picture(image)
-    text = read_text(blueprint) if blueprint else prompt or ""
-    changes = _changes(text, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    text = read_text(blueprint) if blueprint else prompts[0]
+    changes = _changes([text, *prompts[1:]], steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    writer, given = None, text if blueprint else None
     if choice.kind not in ("none", "local"):  # before the painter is loaded, which takes longer
-        text = written(image, text, choice.open(base_url=base_url), row_id=row_id, keep=choice.costs)
+        writer = choice.open(base_url=base_url)
+        given = written(image, text, writer, row_id=row_id, keep=choice.costs)
     from dim_jax.pipeline import EditPipeline  # imports JAX, which takes seconds
+    from dim_jax.session import EditSession
 
     pipeline = EditPipeline.from_pretrained(_checkpoint(checkpoint), dtype=dtype, tokenizer=tokenizer)
     settings = replace(pipeline.painter.settings, **changes)
@@ -157,15 +174,20 @@ def edit(
             writer = LocalDesigner.from_pretrained(choice.name, dtype=dtype)
         else:
             writer = LocalDesigner.of(pipeline.painter, settings.resolution)
-        text = written(image, text, writer, keep=False)
-    if show_blueprint:
-        typer.echo(text)
+    session = EditSession(
+        pipeline, picture, designer=writer, settings=settings, keep_unchanged=keep_unchanged, file=image, name=row_id
+    )  # fmt: skip
     written_by = f"file:{blueprint}" if blueprint else designer
-    paintings = pipeline([text], [picture], seeds=[seed], settings=settings, progress=console.is_terminal)
-    paintings = [replace(one, designer=written_by, instruction=prompt if prompt and written_by != "none" else "") for one in paintings]
-    paintings[0].save(output, overwrite=overwrite)
+    for number, one in enumerate(prompts):
+        ready = given if number == 0 else None
+        painted = session.edit(one, blueprint=ready, written_by=written_by, seed=seed, progress=console.is_terminal)
+        if show_blueprint:
+            typer.echo(painted.prompt)
+        if rounds:
+            painted.save(paths[number], overwrite=overwrite)
+    session.rounds[-1].save(output, overwrite=overwrite)
     if sheet:
-        painting.save_sheet(paintings, sheet_path, overwrite=overwrite)
+        painting.save_sheet(session.rounds, sheet_path, overwrite=overwrite)
     typer.echo(f"wrote {output}" + (f" and {sheet_path}" if sheet else ""), err=True)
 
 
@@ -191,7 +213,7 @@ def generate(
     from dim_jax import painting
 
     painting.check_output(output, overwrite=overwrite)
-    changes = _changes(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
+    changes = _changes([prompt], steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
     from dim_jax.pipeline import GeneratePipeline
 
     pipeline = GeneratePipeline.from_pretrained(_checkpoint(checkpoint), dtype=dtype, tokenizer=tokenizer)
@@ -305,12 +327,13 @@ def _checkpoint(chosen: Path | None) -> Path:
     return folder
 
 
-def _changes(prompt, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last) -> dict[str, Any]:
+def _changes(prompts, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last) -> dict[str, Any]:
     """The settings that were named; refuses all that can be refused before a checkpoint is read."""
     exact = _size(size)
     from dim_jax.settings import Settings, check_prompt
 
-    check_prompt(prompt)
+    for number, prompt in enumerate(prompts, 1):
+        check_prompt(prompt, "The prompt" if len(prompts) == 1 else f"The prompt of round {number}")
     options = {
         "num_steps": steps, "guidance_scale": guidance, "flow_shift": flow_shift, "solver": solver and solver.value,
         "resolution": resolution, "size": exact, "negative_prompt": negative_prompt, "overflow": "keep_last" if keep_last else None,

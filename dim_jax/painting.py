@@ -3,10 +3,12 @@
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
@@ -16,6 +18,7 @@ from dim_jax.folders import check_file, new_file
 
 GAP = 8  # white pixels between the pictures of a sheet
 TEXT = 11  # height of its letters, pixels
+ROUND = ("prompt", "seed", "settings", "designer", "instruction", "changed")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Painting:
     """A result and all that made it: `Settings(**settings)` paints it again.
 
     `prompt` is what the painter read; where a designer wrote it from an `instruction`, `designer` names who. `source` is the picture
-    that was edited.
+    that was edited, `earlier` the rounds that led to it, in order. `changed` is the share of pixels in [0, 1] that were painted, where
+    the others were kept from the source. `latents` are what `image` was decoded from; a file does not keep them.
     """
 
     image: Image.Image
@@ -35,9 +39,13 @@ class Painting:
     source: Image.Image | None = None
     designer: str = "none"
     instruction: str = ""
+    latents: Float[np.ndarray, "h w c"] | None = field(default=None, repr=False, compare=False)
+    changed: float | None = None
+    earlier: tuple["Painting", ...] = ()
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write a PNG whose text chunks hold prompt, seed, settings (JSON), checkpoint and version; `read_metadata` reads them back.
+        """Write a PNG whose text chunks hold prompt, seed, settings (JSON), checkpoint, version and earlier rounds (JSON); `read_metadata`
+        reads them back.
 
         Raises:
             InputError: as `check_output`; or the disk is full.
@@ -49,31 +57,32 @@ class Painting:
 
     def metadata(self) -> dict[str, str]:
         """What a saved picture says of itself."""
-        return {
-            "Software": f"dim_jax {__version__}",
-            "prompt": self.prompt,
-            "seed": str(self.seed),
-            "settings": json.dumps(self.settings, ensure_ascii=False),
-            "checkpoint": self.checkpoint,
-            "dtype": self.dtype,
-            "designer": self.designer,
-            "instruction": self.instruction,
-        }
+        text = {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in self._round().items()}
+        earlier = json.dumps([painting._round() for painting in self.earlier], ensure_ascii=False)
+        return {"Software": f"dim_jax {__version__}", "checkpoint": self.checkpoint, "dtype": self.dtype} | text | {"earlier": earlier}
+
+    def _round(self) -> dict[str, Any]:
+        """What may differ from one round to the next."""
+        return {key: getattr(self, key) for key in ROUND}
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What `Painting.metadata` says, read from a saved picture; seed and settings as they were.
+    """What `Painting.metadata` says, read from a saved picture; numbers and settings as they were, of earlier rounds too.
 
     Raises:
         InputError: the file is no picture, or was not written by `Painting.save`.
     """
+    # What pictures of the first versions do not say.
+    since = {"designer": "none", "instruction": "", "changed": "null", "earlier": "[]"}
     try:
         with Image.open(path) as image:
-            text = {key: str(image.info[key]) for key in ("Software", "prompt", "seed", "settings", "checkpoint", "dtype")}
-            designed = {key: str(image.info.get(key, default)) for key, default in (("designer", "none"), ("instruction", ""))}
-        settings = json.loads(text["settings"])
-        return text | designed | {"seed": int(text["seed"]), "settings": settings | {"size": tuple(settings["size"])}}
-    except (OSError, KeyError, ValueError) as error:
+            found: dict[str, Any] = {key: str(image.info[key]) for key in ("Software", "prompt", "seed", "settings", "checkpoint", "dtype")}
+            found |= {key: str(image.info.get(key, default)) for key, default in since.items()}
+        found |= {key: json.loads(found[key]) for key in ("seed", "settings", "changed", "earlier")}
+        for one in (found, *found["earlier"]):
+            one["settings"]["size"] = tuple(one["settings"]["size"])
+        return found
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: no picture that was painted here ({error}). Some programs drop the text of a PNG.") from error
 
 

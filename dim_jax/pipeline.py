@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,13 +45,34 @@ def usual_dtype(chosen: DTypeLike | None) -> np.dtype:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What is edited.
+
+    Attributes:
+        picture: what the encoder reads.
+        latents: what SANA sees beside the noise, where they are known, as those of a painting that is edited further are; else the
+            picture is encoded.
+    """
+
+    picture: Image.Image
+    latents: Float[np.ndarray, "h w c"] | None = None
+
+
+@dataclass(frozen=True)
 class Request:
     """One picture to paint: without `source`, from the text alone."""
 
     prompt: str
     seed: int
     size: tuple[int, int]
-    source: Image.Image | None = None
+    source: Source | None = None
+
+
+class Painted(NamedTuple):
+    """A picture and the latents that it was decoded from."""
+
+    picture: Image.Image
+    latents: Float[np.ndarray, "h w c"]
 
 
 class Painter:
@@ -118,22 +140,30 @@ class Painter:
         """Of parameters and computation."""
         return str(self.dim.connector.fc1.kernel[...].dtype)
 
-    def paint(self, requests: Sequence[Request], settings: Settings, *, progress: bool = False) -> Iterator[tuple[int, Image.Image]]:
+    def paint(self, requests: Sequence[Request], settings: Settings, *, progress: bool = False) -> Iterator[tuple[int, Painted]]:
         """Every request's index and picture, once it is painted. Requests of one size are painted together, `batch_size` at a time.
 
         Raises:
-            InputError: a size does not fit the autoencoder; a prompt, picture or seed cannot be used; or there is not enough memory.
+            InputError: a size does not fit the autoencoder, or latents do not fit the size; a prompt, picture or seed cannot be used; or
+                there is not enough memory.
         """
-        factor = self.dim.config.autoencoder.factor
+        factor, channels = self.dim.config.autoencoder.factor, self.dim.config.sana.latent_channels
         for i, request in enumerate(requests):
             check_prompt(request.prompt, f"Prompt {i + 1}")
             if any(side < factor or side % factor for side in request.size):
                 raise InputError(f"Size {request.size[0]} x {request.size[1]}: height and width must be multiples of {factor} pixels.")
             if not -(2**31) <= request.seed < 2**31:
                 raise InputError(f"Seed {request.seed}: seeds are 32-bit integers. Choose one from 0 to {2**31 - 1}.")
-        groups: dict[tuple[tuple[int, int], bool], list[int]] = {}
+            latents, fitting = request.source and request.source.latents, (*(side // factor for side in request.size), channels)
+            if latents is not None and latents.shape != fitting:
+                raise InputError(
+                    f"Source {i + 1}: its latents have the shape {latents.shape}, but {request.size[0]} x {request.size[1]} pixels need "
+                    f"{fitting}. Leave the size out, or give the picture without latents."
+                )
+        groups: dict[tuple[tuple[int, int], bool, bool], list[int]] = {}
         for i, request in enumerate(requests):
-            groups.setdefault((request.size, request.source is None), []).append(i)
+            kind = request.source is None, request.source is not None and request.source.latents is None
+            groups.setdefault((request.size, *kind), []).append(i)
         batches = []
         for group in groups.values():
             width = min(settings.batch_size, len(group))
@@ -147,10 +177,29 @@ class Painter:
                 filled = [requests[i] for i in batch + batch[-1:] * (width - len(batch))]
                 what = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {width}"
                 with _enough_memory(what, REMEDY):
-                    pixels = np.asarray(self._batch(filled, settings))
+                    latents = self._batch(filled, settings)
+                    pixels, latents = np.asarray(self._decode(self.dim, latents)), np.asarray(latents)
                 bar.advance(task, len(batch))
-                for i, one in zip(batch, pixels, strict=False):
-                    yield i, to_picture(one)
+                for i, one, cells in zip(batch, pixels, latents, strict=False):
+                    yield i, Painted(to_picture(one), cells)
+
+    def encode(self, pictures: Sequence[Image.Image], size: tuple[int, int]) -> Float[Array, "b h w c"]:
+        """Latents of pictures, each scaled and cropped to `size` (height, width) in pixels.
+
+        Raises:
+            InputError: there is not enough memory.
+        """
+        with _enough_memory(f"{self.name}: the autoencoder on {len(pictures)} pictures of {size[0]} x {size[1]}", REMEDY):
+            return self._encode(self.dim, np.stack([autoencoder_pixels(picture, size) for picture in pictures]))
+
+    def decode(self, latents: Float[Array | np.ndarray, "b h w c"]) -> list[Image.Image]:
+        """Pictures of latents.
+
+        Raises:
+            InputError: there is not enough memory.
+        """
+        with _enough_memory(f"{self.name}: the autoencoder on {len(latents)} latents of {latents.shape[1]} x {latents.shape[2]}", REMEDY):
+            return [to_picture(one) for one in np.asarray(self._decode(self.dim, latents))]
 
     def reconstruct(self, pictures: Sequence[Image.Image], settings: Settings) -> list[Image.Image]:
         """What the autoencoder makes of pictures, each scaled and cropped to `settings.resolution` squared, `batch_size` at a time.
@@ -162,15 +211,13 @@ class Painter:
         for start in range(0, len(pictures), settings.batch_size):
             batch = list(pictures[start : start + settings.batch_size])
             filled = batch + batch[-1:] * (settings.batch_size - len(batch))
-            with _enough_memory(f"{self.name}: the autoencoder on {len(filled)} pictures of {size[0]} x {size[1]}", REMEDY):
-                latents = self._encode(self.dim, np.stack([autoencoder_pixels(picture, size) for picture in filled]))
-                pixels = np.asarray(self._decode(self.dim, latents))
-            found += [to_picture(one) for one in pixels[: len(batch)]]
+            found += self.decode(self.encode(filled, size))[: len(batch)]
         return found
 
-    def _batch(self, requests: Sequence[Request], settings: Settings) -> Float[Array, "b h w 3"]:
+    def _batch(self, requests: Sequence[Request], settings: Settings) -> Float[Array, "b h w c"]:
+        """Latents of requests whose size and kind of source are the same."""
         size, sources = requests[0].size, [request.source for request in requests if request.source is not None]
-        pictures = [[request.source] if request.source is not None else [] for request in requests]
+        pictures = [[request.source.picture] if request.source is not None else [] for request in requests]
         inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
         negative = None
         if settings.guidance_scale != 1 and settings.negative_prompt is not None:
@@ -182,14 +229,19 @@ class Painter:
             unconditional = self._condition(self.dim, negative, length)
         elif settings.guidance_scale != 1:
             unconditional = self.null(length).spread(condition.mask)
-        source = self._encode(self.dim, np.stack([autoencoder_pixels(picture, size) for picture in sources])) if sources else None
         factor = self.dim.config.autoencoder.factor
-        latents = self._paint(
+        return self._paint(
             self.dim, condition, jnp.asarray([request.seed for request in requests]), size=(size[0] // factor, size[1] // factor),
-            source=source, unconditional=unconditional, guidance_scale=jnp.float32(settings.guidance_scale),
+            source=self._source(sources, size), unconditional=unconditional, guidance_scale=jnp.float32(settings.guidance_scale),
             num_steps=settings.num_steps, flow_shift=settings.flow_shift, solver=settings.solver,
         )  # fmt: skip
-        return self._decode(self.dim, latents)
+
+    def _source(self, sources: Sequence[Source], size: tuple[int, int]) -> Float[Array, "b h w c"] | None:
+        """What SANA sees beside the noise: latents as they are, or those of the pictures."""
+        known = [source.latents for source in sources if source.latents is not None]
+        if known:
+            return jnp.asarray(np.stack(known))
+        return self.encode([source.picture for source in sources], size) if sources else None
 
     def _inputs(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], settings: Settings) -> tuple[EncoderInputs, int]:
         """What the encoder reads, and the condition length that holds it."""
@@ -224,14 +276,14 @@ class EditPipeline:
     def __call__(
         self,
         prompts: Sequence[str],
-        pictures: Sequence[Image.Image],
+        pictures: Sequence[Image.Image | Source],
         *,
         seeds: Sequence[int] | None = None,
         settings: Settings | None = None,
         progress: bool = False,
     ) -> list[Painting]:
         """One painting per prompt and picture; by default every seed is 0 and the settings are the painter's own. A picture does not
-        depend on the rest of its batch.
+        depend on the rest of its batch. A `Source` with latents keeps its size; to edit a painting further, `EditSession` gives them.
 
         Raises:
             InputError: the numbers of prompts, pictures and seeds differ, or as in `Painter.paint`.
@@ -242,7 +294,7 @@ class EditPipeline:
     def stream(
         self,
         prompts: Sequence[str],
-        pictures: Sequence[Image.Image],
+        pictures: Sequence[Image.Image | Source],
         *,
         seeds: Sequence[int],
         settings: Settings,
@@ -250,12 +302,19 @@ class EditPipeline:
     ) -> Iterator[tuple[int, Painting]]:
         """Index and painting, each as soon as its batch is painted: for a long run that keeps what it has. Errors as in a call."""
         _same_number(prompts=prompts, pictures=pictures, seeds=seeds)
-        buckets = aspect_buckets(settings.resolution, self.painter.dim.config.autoencoder.factor)
+        sources = [picture if isinstance(picture, Source) else Source(as_rgb(picture)) for picture in pictures]
         requests = [
-            Request(prompt, seed, settings.size or nearest_bucket(*picture.size, buckets), as_rgb(picture))
-            for prompt, picture, seed in zip(prompts, pictures, seeds, strict=True)
+            Request(prompt, seed, settings.size or self._size(source, settings), source)
+            for prompt, source, seed in zip(prompts, sources, seeds, strict=True)
         ]
         yield from _run(self.painter, requests, settings, progress)
+
+    def _size(self, source: Source, settings: Settings) -> tuple[int, int]:
+        """(height, width) in pixels: that of the latents, else the nearest in aspect ratio."""
+        factor = self.painter.dim.config.autoencoder.factor
+        if source.latents is not None:
+            return source.latents.shape[0] * factor, source.latents.shape[1] * factor
+        return nearest_bucket(*source.picture.size, aspect_buckets(settings.resolution, factor))
 
 
 @dataclass(frozen=True)
@@ -292,9 +351,11 @@ class GeneratePipeline:
 
 def _run(painter: Painter, requests: Sequence[Request], settings: Settings, progress: bool) -> Iterator[tuple[int, Painting]]:
     used = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
-    for i, picture in painter.paint(requests, settings, progress=progress):
-        prompt, seed, size, source = requests[i].prompt, requests[i].seed, requests[i].size, requests[i].source
-        yield i, Painting(picture, prompt, seed, used | {"size": size}, painter.name, painter.dtype, source)
+    for i, (picture, latents) in painter.paint(requests, settings, progress=progress):
+        request = requests[i]
+        source = None if request.source is None else request.source.picture
+        chosen = used | {"size": request.size}
+        yield i, Painting(picture, request.prompt, request.seed, chosen, painter.name, painter.dtype, source, latents=latents)
 
 
 def _in_order(paintings: Iterable[tuple[int, Painting]]) -> list[Painting]:

@@ -11,6 +11,7 @@ from PIL import Image
 from dim_jax.errors import InputError
 from dim_jax.painting import read_metadata, sheet
 from dim_jax.pipeline import EditPipeline, Painter
+from dim_jax.session import EditSession
 from tests.painter_fixtures import (
     QUICK,
     QUICKLY,
@@ -63,6 +64,35 @@ def test_options_reach_the_pipeline(loaded):
         "num_steps": 3, "guidance_scale": 2.0, "flow_shift": 2.5, "solver": "euler", "resolution": 64, "size": (64, 64),
         "negative_prompt": "no", "overflow": "keep_last",
     }  # fmt: skip
+
+
+def test_rounds(loaded):
+    more = ("--then", "a hat on it", "--then", "cut", "--rounds", "--sheet", "--seed", "4", "--keep-unchanged", *QUICKLY)
+    assert dim(*edit(*more)) == (0, "wrote out.png and out.sheet.png\n")
+    assert sorted(os.listdir()) == ["in.png", "out.1.png", "out.2.png", "out.3.png", "out.png", "out.sheet.png"]
+    ours = EditSession(EditPipeline(painter()), Image.open("in.png"), settings=QUICK, keep_unchanged=True)
+    for number, prompt in enumerate(("red", "a hat on it", "cut"), 1):
+        with Image.open(f"out.{number}.png") as painted:
+            assert painted.tobytes() == ours.edit(prompt, seed=4).image.tobytes()
+    with Image.open("out.sheet.png") as both:
+        assert both.tobytes() == sheet(ours.rounds).tobytes()
+    metadata = read_metadata("out.png")
+    assert read_metadata("out.3.png") == metadata
+    assert [(one["prompt"], one["seed"]) for one in (*metadata["earlier"], metadata)] == [("red", 4), ("a hat on it", 4), ("cut", 4)]
+    assert [one["prompt"] for one in read_metadata("out.2.png")["earlier"]] == ["red"]
+
+
+def test_rounds_that_cannot_be(loaded, monkeypatch):
+    """Refused before anything is loaded; a round that fails later leaves those before it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Painter, "from_pretrained", lambda path, **options: pytest.fail("a checkpoint was loaded"))
+        assert "The prompt of round 3 is empty" in one_error(dim(*edit("--then", "cut", "--then", " ")))
+        Path("out.2.png").write_text("mine")
+        assert "out.2.png exists" in one_error(dim(*edit("--then", "cut", "--rounds")))
+        Path("out.2.png").unlink()
+    long = "a long way to the sea, then on to the isle"
+    assert "is too long" in one_error(dim(*edit("--then", long, "--rounds", *QUICKLY)))
+    assert sorted(os.listdir()) == ["in.png", "out.1.png"]
 
 
 def test_generate(loaded):
@@ -128,7 +158,8 @@ def test_compiled_programs_are_kept_where_the_user_wants(monkeypatch):
     "arguments",
     [
         ("paint",), edit("--nonsense"), edit("--steps", "0"), edit("--steps", "many"), edit("--guidance", "-1"), edit("--size", "64"),
-        edit("--size", "64x-64"), edit("--solver", "heun"), edit("--dtype", "int8"), edit()[:-2], ("convert", "only"),
+        edit("--size", "64x-64"), edit("--solver", "heun"), edit("--dtype", "int8"), edit()[:-2], edit("--rounds"),
+        edit("--then", "cut", "--blueprint", "in.png"), ("convert", "only"),
         ("convert", "a", "b", "c"), ("convert", "out", "--sana", "s"), ("convert", "a", "b", "--to", "gguf"),
         ("convert", "a", "b", "--dtype", "int8"),
         ("convert", "out", "--encoder", "e", "--sana", "s", "--autoencoder", "a", "--max-shard-size", "5GB"),

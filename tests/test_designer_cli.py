@@ -1,5 +1,7 @@
 """`dim design`, and `dim edit` with a designer: what the user gives, sees and keeps."""
 
+import base64
+import io
 import json
 import os
 import subprocess
@@ -58,6 +60,34 @@ def test_the_painter_reads_what_the_designer_wrote(loaded):
         assert dim(*EDIT, *designed, "--seed", "1", "--overwrite")[0] == 0
     assert len(server.requests) == 1
     assert "sk-mine" not in Path("cache/kept.jsonl").read_text()
+
+
+def test_each_round_has_its_own_blueprint(loaded, capsys):
+    """Asked for the first before the painter is loaded, for the others from the picture so far; none of them is paid for twice."""
+    second = numbered(TEXTS)
+    with ChatServer(good(GOOD), good(second)) as server:
+        designed = ("--designer", "openai:m", "--base-url", server.url, "--prompt", "Make it blue.", "--then", "Add a hat.")
+        assert dim(*EDIT, *designed, "--show-blueprint", "--rounds") == (0, "wrote out.png\n")
+        metadata = read_metadata("out.png")
+        (first,) = metadata["earlier"]
+        assert (first["prompt"], first["designer"], first["instruction"]) == (GOOD, "openai:m", "Make it blue.")
+        assert (metadata["prompt"], metadata["designer"], metadata["instruction"]) == (second, "openai:m", "Add a hat.")
+        assert dim(*EDIT, *designed, "--overwrite")[0] == 0
+    assert len(server.requests) == 2
+    urls = [request.body["messages"][0]["content"][0]["image_url"]["url"] for request in server.requests]
+    sent = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
+    with Image.open("in.png") as source, Image.open("out.1.png") as between:
+        assert [picture.tobytes() for picture in sent] == [source.tobytes(), between.tobytes()]
+
+
+def test_ready_blueprints_of_rounds(loaded):
+    other = numbered(TEXTS)
+    Path("cot.jsonl").write_text("".join(json.dumps({"id": i, "prompt": text}) + "\n" for i, text in (("in", GOOD), ("in.2", other))))
+    arguments = (*EDIT, "--designer", "file:cot.jsonl", "--prompt", "Blue.", "--then", "Hat.")
+    assert dim(*arguments)[0] == 0
+    metadata = read_metadata("out.png")
+    assert (metadata["earlier"][0]["prompt"], metadata["prompt"]) == (GOOD, other)
+    assert 'has no id "in.3"' in one_error(dim(*arguments, "--then", "Cut.", "--overwrite"))
 
 
 def test_a_blueprint_from_a_file_is_shown_and_painted_as_it_stands(loaded, capsys):

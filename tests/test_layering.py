@@ -26,8 +26,10 @@ RANKS = {
     "dim_jax.sharding": 6,
     "dim_jax.start": 7,
     "dim_jax.painting": 6,
+    "dim_jax.compositing": 6,
     "dim_jax.settings": 6,
     "dim_jax.pipeline": 7,
+    "dim_jax.session": 8,
     "dim_jax.designer.local": 8,  # runs an encoder, which it may share with a painter
     "dim_jax.objectives": 8,
     "dim_jax.step": 9,

@@ -3,10 +3,12 @@
 import os
 import resource
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dim_jax import __version__, folders
 from dim_jax.errors import InputError
@@ -36,11 +38,49 @@ def test_metadata_come_back(tmp_path):
     example().save(tmp_path / "a.png")
     assert read_metadata(tmp_path / "a.png") == {
         "Software": f"dim_jax {__version__}", "prompt": PROMPT, "seed": 2**31 - 1, "settings": SETTINGS,
-        "checkpoint": "/models/a [b]", "dtype": "bfloat16", "designer": "none", "instruction": "",
+        "checkpoint": "/models/a [b]", "dtype": "bfloat16", "designer": "none", "instruction": "", "changed": None, "earlier": [],
     }  # fmt: skip
     with Image.open(tmp_path / "a.png") as saved:
         np.testing.assert_array_equal(np.asarray(saved), np.asarray(example().image))
     assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_earlier_rounds_come_back(tmp_path):
+    first = replace(example(), prompt="1. …", instruction="Schnee: 日本語", designer="openai:m", changed=0.25)
+    second = replace(example(), seed=7, settings=SETTINGS | {"size": (64, 64)}, earlier=(first,))
+    replace(example(), earlier=(first, second)).save(tmp_path / "a.png")
+    metadata = read_metadata(tmp_path / "a.png")
+    assert metadata["prompt"] == PROMPT
+    one = {
+        "prompt": "1. …",
+        "seed": 2**31 - 1,
+        "settings": SETTINGS,
+        "designer": "openai:m",
+        "instruction": "Schnee: 日本語",
+        "changed": 0.25,
+    }
+    two = {"prompt": PROMPT, "seed": 7, "settings": SETTINGS | {"size": (64, 64)}, "designer": "none", "instruction": "", "changed": None}
+    assert metadata["earlier"] == [one | {"changed": 0.25}, two | {"changed": None}]
+
+
+def test_metadata_of_pictures_from_before_there_were_rounds(tmp_path):
+    info = PngInfo()
+    for key, value in example().metadata().items():
+        if key not in ("designer", "instruction", "changed", "earlier"):
+            info.add_itxt(key, value)
+    save_picture(example().image, tmp_path / "old.png", info=info)
+    example().save(tmp_path / "new.png")
+    assert read_metadata(tmp_path / "old.png") == read_metadata(tmp_path / "new.png")
+
+
+@pytest.mark.parametrize("earlier", ["[1]", "7", '[{"settings": 1}]', "half"])
+def test_damaged_rounds(tmp_path, earlier):
+    info = PngInfo()
+    for key, value in (example().metadata() | {"earlier": earlier}).items():
+        info.add_itxt(key, value)
+    save_picture(example().image, tmp_path / "a.png", info=info)
+    with pytest.raises(InputError, match=r"a\.png: no picture that was painted here"):
+        read_metadata(tmp_path / "a.png")
 
 
 def test_metadata_of_other_files(tmp_path):

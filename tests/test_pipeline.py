@@ -15,7 +15,7 @@ from dim_jax import pipeline as module
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters
-from dim_jax.pipeline import EditPipeline, GeneratePipeline, Painter, Settings
+from dim_jax.pipeline import EditPipeline, GeneratePipeline, Painter, Settings, Source
 from dim_jax.weights.convert import convert
 from tests.painter_fixtures import HERE, QUICK, largest_difference, painter, picture, tiny_checkpoint
 
@@ -64,6 +64,27 @@ def test_a_batch_keeps_order_sizes_and_sources(mixed):
 def test_a_picture_does_not_depend_on_its_batch(mixed, i):
     alone = edit(PROMPTS[i : i + 1], SOURCES[i : i + 1], SEEDS[i : i + 1])[0].image
     assert largest_difference(alone, mixed[i].image) <= 1
+
+
+def test_latents_of_a_source_take_the_place_of_its_pixels(mixed):
+    """The encoder reads the picture, SANA the latents; a batch may mix both kinds and keeps its order."""
+    sizes = [painting.settings["size"] for painting in mixed]
+    encoded = [np.asarray(painter().encode([source], size))[0] for source, size in zip(SOURCES, sizes, strict=True)]
+    sources = [Source(SOURCES[0], encoded[0]), SOURCES[1], Source(SOURCES[2], encoded[2])]
+    for ours, theirs in zip(edit(PROMPTS, sources, SEEDS), mixed, strict=True):
+        assert largest_difference(ours.image, theirs.image) <= 1
+    (blank,) = edit(sources=[Source(SOURCES[0], np.zeros_like(encoded[0]))])
+    (other,) = edit(sources=[Source(SOURCES[2], encoded[0])])
+    assert largest_difference(blank.image, mixed[0].image) > 1
+    assert largest_difference(other.image, mixed[0].image) > 1
+    # A source keeps the size of its latents, whatever its picture's shape.
+    assert edit(sources=[Source(SOURCES[0], encoded[1])])[0].image.size == (128, 32)
+
+
+def test_a_painting_holds_what_it_was_decoded_from(mixed):
+    for painting in mixed:
+        assert painting.latents is not None
+        assert largest_difference(painter().decode(painting.latents[None])[0], painting.image) <= 1
 
 
 def test_prompt_source_and_seed_all_count(mixed):
@@ -227,6 +248,8 @@ def test_50000_words_are_refused_at_once():
         ({"prompts": [], "sources": [], "seeds": []}, "at least one; these are 0 prompts"),
         ({"size": (64, 50)}, "^Size 64 x 50: height and width must be multiples of 8"),
         ({"size": (0, 64)}, "^Size 0 x 64: "),
+        ({"sources": [Source(SOURCES[0], np.zeros((8, 8, 8), np.float32))], "size": (64, 32)}, r"^Source 1: .*\(8, 8, 8\), .*\(8, 4, 8\)"),
+        ({"sources": [Source(SOURCES[0], np.zeros((8, 8, 3), np.float32))]}, r"^Source 1: .*\(8, 8, 3\), .*\(8, 8, 8\)"),
         ({"resolution": 100}, "^Resolution 100 is no multiple of 8. Take 96"),
     ],
 )

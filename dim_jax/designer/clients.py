@@ -6,8 +6,10 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from dim_jax.designer.picture import Sent
@@ -108,18 +110,27 @@ class Designer(Protocol):
         ...
 
     async def close(self) -> None:
-        """Ends connections; nothing is asked any more."""
+        """Ends connections, until something is asked again."""
         ...
 
 
 class ChatDesigner:
     """A model behind a server that speaks OpenAI's chat completions."""
 
-    def __init__(self, name: str, client: "openai.AsyncOpenAI", *, key: str, max_tokens: int = MAX_TOKENS, time_limit: float = 180.0):
-        """`name` is the spelling, `kind:model`; `key` the environment variable with the key; `time_limit` seconds, for each call."""
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], "openai.AsyncOpenAI"],
+        *,
+        key: str,
+        max_tokens: int = MAX_TOKENS,
+        time_limit: float = 180.0,
+    ):
+        """`name` is the spelling, `kind:model`; `connect` makes a client, of which every run has its own; `key` is the environment
+        variable with the key; `time_limit` seconds, for each call."""
         self.name, self.max_tokens = name, max_tokens
         self._model = name.partition(":")[2]
-        self._client, self._key, self._time_limit = client, key, time_limit
+        self._connect, self._client, self._key, self._time_limit = connect, connect(), key, time_limit
         self._parameters: dict[str, Any] = {"temperature": 0, "seed": 0, "max_tokens": max_tokens}
         self._dropped: list[str] = []
 
@@ -145,10 +156,11 @@ class ChatDesigner:
             raise InputError(f"{kind}:{model}: name the endpoint of the resource in AZURE_OPENAI_ENDPOINT (or with --base-url).")
         if azure:
             version = os.environ.get("OPENAI_API_VERSION", AZURE_VERSION)
-            client = openai.AsyncAzureOpenAI(azure_endpoint=url, azure_deployment=model, api_key=key, api_version=version, **common)
+            options = {"azure_endpoint": url, "azure_deployment": model, "api_key": key, "api_version": version}
+            connect = partial(openai.AsyncAzureOpenAI, **options, **common)
         else:
-            client = openai.AsyncOpenAI(api_key=key or "none", base_url=url, **common)
-        return cls(f"{kind}:{model}", client, key=server.key, max_tokens=max_tokens, time_limit=time_limit)
+            connect = partial(openai.AsyncOpenAI, api_key=key or "none", base_url=url, **common)
+        return cls(f"{kind}:{model}", connect, key=server.key, max_tokens=max_tokens, time_limit=time_limit)
 
     async def ask(self, question: Question) -> Answer:
         import openai
@@ -176,6 +188,7 @@ class ChatDesigner:
 
     async def close(self) -> None:
         await self._client.close()
+        self._client = self._connect()  # connects when it is asked, which may be in another event loop
 
     def _read(self, found: Any, asked: Question) -> Answer:
         """The answer in a completion. The client does not check what a server sends, so everything may be missing."""

@@ -46,7 +46,9 @@ def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: st
         text = journal.answer(key)
         if text is None:
             why = journal.reason(key) or f"stopped by {report.stopped}"
-            raise InputError(f"{designer.name} wrote no blueprint for {picture}: {why}. Try again, another wording, or another designer.")
+            raise InputError(
+                f"{designer.name} wrote no blueprint for {picture.name}: {why}. Try again, another wording, or another designer."
+            )
     return text
 
 

@@ -18,7 +18,7 @@ from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.processor import Processor
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.painting import grid, labelled, save_picture
-from dim_jax.pipeline import Painter, Request
+from dim_jax.pipeline import Painter, Request, Source
 from dim_jax.settings import Settings
 from dim_jax.weights.sizes import Sizes
 
@@ -60,8 +60,10 @@ class PainterObjective:
         settings = Settings(**self.config.sample, resolution=self.config.data.resolution)
         samples = [self.reader.choose(example, np.random.default_rng(0)) for example in examples]
         size = (self.config.data.resolution,) * 2
-        requests = [Request(sample.prompt, seed, size, sample.seen) for seed, sample in enumerate(samples)]
-        painted = dict(Painter(model, self.processor, "training").paint(requests, settings))
+        sources = [None if sample.seen is None else Source(sample.seen) for sample in samples]
+        requests = [Request(sample.prompt, seed, size, source) for seed, (sample, source) in enumerate(zip(samples, sources, strict=True))]
+        painter = Painter(model, self.processor, "training")
+        painted = {i: one.picture for i, one in painter.paint(requests, settings)}
         rows = [
             labelled([picture for picture in (sample.seen, painted[i], sample.target) if picture is not None], sample.prompt, zoom=2)
             for i, sample in enumerate(samples)

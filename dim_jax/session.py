@@ -1,0 +1,141 @@
+"""Editing in rounds: each one goes on from the last result, which can be taken back, and from any of which several ways may lead on.
+
+session = EditSession(pipeline, open_picture("photo.jpg"))
+session.edit("Make the sky red.")
+other = session.branch()
+session.edit("Add a boat.").save("boat.png")
+other.edit("Add a bird.").save("bird.png")
+
+A picture that is encoded and decoded again and again gets worse. So SANA is given the latents of the last result as they were painted;
+only the encoder, which reads pictures, sees the picture of them.
+"""
+
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+from dim_jax.compositing import cells, composite, opacity
+from dim_jax.data.pictures import as_rgb, autoencoder_samples
+from dim_jax.designer.clients import ChatDesigner, Designer
+from dim_jax.designer.design import blueprint as written
+from dim_jax.errors import InputError
+from dim_jax.painting import Painting
+from dim_jax.pipeline import EditPipeline, Source
+from dim_jax.settings import Settings, check_prompt
+
+
+class EditSession:
+    """A picture and what was made of it, round by round.
+
+    Attributes:
+        rounds: the paintings, the last one on top. A painting is never changed, and remembers the rounds before it (`earlier`).
+    """
+
+    def __init__(
+        self,
+        pipeline: EditPipeline,
+        picture: Image.Image,
+        *,
+        designer: Designer | None = None,
+        settings: Settings | None = None,
+        keep_unchanged: bool = False,
+        file: Path | None = None,
+        name: str | None = None,
+    ):
+        """
+        Args:
+            pipeline: who paints.
+            picture: any PIL picture.
+            designer: who writes a blueprint from each round's picture and instruction; by default the painter reads the instruction.
+            settings: by default the painter's own.
+            keep_unchanged: take what a round leaves alone from the picture before it, to the bit (`dim_jax/compositing.py`).
+            file: of the picture, if a designer shall see that file; else it sees a PNG of the picture.
+            name: of the edit among ready blueprints, by default that of the file without its suffix; round n > 1 is "NAME.n".
+
+        Raises:
+            InputError: as `as_rgb`.
+        """
+        self._first, self._file = Source(as_rgb(picture)), file
+        self._name = name or (file.stem if file else "picture")
+        self.pipeline, self.designer, self.keep_unchanged = pipeline, designer, keep_unchanged
+        self.settings = settings or pipeline.painter.settings
+        self.rounds: tuple[Painting, ...] = ()
+
+    @property
+    def source(self) -> Source:
+        """What the next round edits: the last painting with its latents, or the first picture."""
+        return Source(self.rounds[-1].image, self.rounds[-1].latents) if self.rounds else self._first
+
+    def edit(
+        self, instruction: str, *, blueprint: str | None = None, written_by: str = "none", seed: int = 0, progress: bool = False
+    ) -> Painting:
+        """Paint the next round.
+
+        Args:
+            instruction: what to change; it may be empty where there is a blueprint.
+            blueprint: what the painter reads; nobody is asked for it then.
+            written_by: who wrote that blueprint.
+            seed: of the noise.
+            progress: show a bar.
+
+        Raises:
+            InputError: there is nothing to paint, the designer wrote no blueprint, or as in `EditPipeline`. The session stays as it was.
+        """
+        if blueprint is None:
+            check_prompt(instruction, "The instruction")
+            blueprint, written_by = (instruction, "none") if self.designer is None else (self._written(instruction), self.designer.name)
+        source = self.source
+        (painting,) = self.pipeline([blueprint], [source], seeds=[seed], settings=self.settings, progress=progress)
+        if self.keep_unchanged:
+            painting = self._composited(painting, source)
+        told = "" if blueprint == instruction else instruction
+        painting = replace(painting, designer=written_by, instruction=told, earlier=self.rounds)
+        self.rounds += (painting,)
+        return painting
+
+    def undo(self) -> Painting:
+        """Go back to before the last round, and return it.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not self.rounds:
+            raise InputError("There is no round to undo. This is the picture that the session began with.")
+        *rounds, last = self.rounds
+        self.rounds = tuple(rounds)
+        return last
+
+    def branch(self) -> "EditSession":
+        """Another session at the same round. What one does from now on, the other does not see."""
+        return copy(self)  # its rounds are a tuple of its own as soon as one is added
+
+    def _written(self, instruction: str) -> str:
+        """The designer's blueprint for the current picture."""
+        assert self.designer is not None
+        number = len(self.rounds) + 1
+        name = self._name if number == 1 else f"{self._name}.{number}"
+        with TemporaryDirectory() as folder:
+            file = self._file if number == 1 else None
+            if file is None:
+                file = Path(folder) / f"round-{number}.png"
+                self.source.picture.save(file)
+            # What costs is kept: the same rounds with another seed begin with the same question.
+            return written(file, instruction, self.designer, row_id=name, keep=isinstance(self.designer, ChatDesigner))
+
+    def _composited(self, painting: Painting, source: Source) -> Painting:
+        """The painting with all that it left alone as it was, in pixels and in latents."""
+        painter, size = self.pipeline.painter, painting.settings["size"]
+        cell, latents = painter.dim.config.autoencoder.factor, painting.latents
+        assert latents is not None
+        before = np.asarray(painter.encode([source.picture], size))[0] if source.latents is None else source.latents
+        share = opacity(painter.decode(before[None])[0], painting.image, cell)
+        return replace(
+            painting,
+            image=composite(Image.fromarray(autoencoder_samples(source.picture, size)), painting.image, share),
+            latents=np.where(cells(share, cell)[..., None], latents, before),
+            changed=float((share > 0).mean()),
+        )

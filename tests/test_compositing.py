@@ -1,0 +1,67 @@
+"""What an edit left alone: found in spite of noise, and taken over to the bit."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dim_jax.compositing import LEVELS, cells, composite, opacity
+from tests.painter_fixtures import picture
+
+CELL = 8
+
+
+def edited(before: Image.Image, box: tuple[int, int, int, int], colour=(255, 0, 0)) -> Image.Image:
+    after = before.copy()
+    after.paste(colour, box)
+    return after
+
+
+def noisy(image: Image.Image, levels: int, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(-levels, levels + 1, (image.height, image.width, 3))
+    return Image.fromarray(np.clip(np.asarray(image, int) + noise, 0, 255).astype(np.uint8))
+
+
+def test_unchanged_pixels_are_the_sources_to_the_bit():
+    """The source differs from what the autoencoder makes of it; where nothing was edited it comes through all the same."""
+    before, source = Image.new("RGB", (96, 64), (90, 90, 90)), picture(96, 64, 3)
+    after = edited(before, (40, 16, 56, 40))
+    share = opacity(before, after, CELL)
+    result = np.asarray(composite(source, after, share))
+    outside = np.ones((64, 96), bool)
+    outside[16 - CELL : 40 + CELL, 40 - CELL : 56 + CELL] = False
+    np.testing.assert_array_equal(result[outside], np.asarray(source)[outside])
+    assert (share[outside] == 0).all()
+    # What was edited is there, whole; a rim around it fades.
+    assert (share[18:38, 42:54] == 1).all()
+    np.testing.assert_array_equal(result[18:38, 42:54], np.asarray(after)[18:38, 42:54])
+    assert ((share > 0) & (share < 1)).any()
+
+
+def test_noise_is_no_edit():
+    before = picture(64, 64, 1)
+    assert not opacity(before, noisy(before, LEVELS - 1), CELL).any()
+    single = before.copy()
+    single.putpixel((30, 30), tuple(255 - level for level in single.getpixel((30, 30))))
+    assert not opacity(before, single, 4 * CELL).any()
+
+
+def test_an_edit_of_one_channel_counts():
+    before = Image.new("RGB", (64, 64), (90, 90, 90))
+    assert (opacity(before, edited(before, (0, 0, 64, 64), (90, 90, 90 + 2 * LEVELS)), CELL) == 1).all()
+
+
+@pytest.mark.parametrize("cell", [8, 32])
+def test_nothing_and_everything(cell):
+    before, after = Image.new("RGB", (64, 64), "black"), Image.new("RGB", (64, 64), "white")
+    assert not opacity(before, before, cell).any()
+    assert (opacity(before, after, cell) == 1).all()
+    assert composite(before, after, opacity(before, after, cell)).tobytes() == after.tobytes()
+
+
+def test_cells_hold_every_changed_pixel():
+    share = np.zeros((32, 48), np.float32)
+    share[7, 8] = 0.01
+    share[31, 47] = 1
+    expected = np.zeros((4, 6), bool)
+    expected[0, 1] = expected[3, 5] = True
+    np.testing.assert_array_equal(cells(share, 8), expected)
