@@ -103,8 +103,8 @@ def test_the_designer_sees_the_picture_of_each_round(tmp_path):
     first, second = ours.edit("Make it blue."), ours.edit("Add a hat.")
     assert [question.id for question in writer.asked] == ["mine", "mine.2"]
     assert [question.instruction for question in writer.asked] == ["Make it blue.", "Add a hat."]
-    assert writer.asked[0].picture == file.read_bytes()
-    (tmp_path / "seen.png").write_bytes(writer.asked[1].picture)
+    assert writer.asked[0].pictures[0].data == file.read_bytes()
+    (tmp_path / "seen.png").write_bytes(writer.asked[1].pictures[0].data)
     with Image.open(tmp_path / "seen.png") as seen:
         assert seen.convert("RGB").tobytes() == first.image.tobytes()
     assert [(one.prompt, one.instruction, one.designer) for one in (first, second)] == [
