@@ -11,12 +11,15 @@ Records are written one by one ("group_size:1"), so any of them is read alone, i
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from dim_jax.errors import InputError, require
@@ -93,28 +96,38 @@ def check_installed() -> None:
     require("array_record", extra="data", what="A data set")
 
 
-def write_pairs(folder: str | os.PathLike, pictures: Sequence[Picture], pairs: Iterable[Pair]) -> None:
+def webp(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """The bytes of `Picture.webp` for RGB pixels: lossless, and the same every time."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", lossless=True, quality=50, method=3)  # half the time of the smallest, and 2 % larger
+    return file.getvalue()
+
+
+def write_pairs(folder: str | os.PathLike, pictures: Iterable[Picture], pairs: Iterable[Pair]) -> None:
     """Write the files of this module into an existing folder. The same arguments give the same bytes.
+
+    Pictures are read one by one, and pairs after them: neither need all be in memory.
 
     Raises:
         ValueError: the two pictures of a pair are of different splits.
         InputError: the package `array_record` is missing.
     """
-    folder = Path(folder)
-    _write_records(folder / PICTURES, (picture.webp for picture in pictures))
-    with open(folder / ROWS, "w", encoding="utf-8") as file:
-        for picture in pictures:
-            row = asdict(picture)
-            del row["webp"]
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    records: dict[Split, list[bytes]] = {split: [] for split in SPLITS}
-    for pair in pairs:
-        source, target = pictures[pair.source], pictures[pair.target]
-        if source.split != target.split:
-            raise ValueError(f"{source.key} is of the {source.split} split, {target.key} of the {target.split} split; a pair is of one.")
-        records[target.split].append(json.dumps(asdict(pair), ensure_ascii=False).encode())
-    for split in SPLITS:
-        _write_records(folder / f"{split}.array_record", records[split])
+    folder, keys = Path(folder), list[tuple[str, Split]]()
+    with ExitStack() as opened:
+        pixels = opened.enter_context(_records(folder / PICTURES))
+        with open(folder / ROWS, "w", encoding="utf-8") as file:
+            for picture in pictures:
+                pixels.write(picture.webp)
+                row = asdict(picture)
+                del row["webp"]
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                keys.append((picture.key, picture.split))
+        splits = {split: opened.enter_context(_records(folder / f"{split}.array_record")) for split in SPLITS}
+        for pair in pairs:
+            (source, split), (target, other) = keys[pair.source], keys[pair.target]
+            if split != other:
+                raise ValueError(f"{source} is of the {split} split, {target} of the {other} split; a pair is of one.")
+            splits[split].write(json.dumps(asdict(pair), ensure_ascii=False).encode())
 
 
 class Pairs(Sequence[Example]):
@@ -218,11 +231,14 @@ def _read_rows(path: Path) -> list[dict]:
     return rows
 
 
-def _write_records(path: Path, records: Iterable[bytes]) -> None:
+@contextmanager
+def _records(path: Path) -> Iterator[Any]:
+    """A file to write records to, one by one."""
     check_installed()
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
-    for record in records:
-        writer.write(record)
-    writer.close()
+    try:
+        yield writer
+    finally:
+        writer.close()

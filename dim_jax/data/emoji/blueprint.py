@@ -6,9 +6,11 @@ So this designer has seen the target, and tells more than the instruction does.
 
 from dim_jax.data.blueprint import numbered
 from dim_jax.data.emoji.packages import SETS
-from dim_jax.data.emoji.render import Drawn, Mask, Pixels, box, difference, extent
+from dim_jax.data.emoji.render import Drawn
 from dim_jax.data.emoji.rules import Edit
-from dim_jax.data.emoji.wording import a, capital, listed, shown
+from dim_jax.data.emoji.wording import a, shown
+from dim_jax.data.measures import Mask, Pixels, box, difference, extent, third
+from dim_jax.data.words import capital, listed
 
 # What changes, and what must stay as it is.
 AREAS = {
@@ -64,7 +66,7 @@ def _size(pixels: Pixels) -> str:
     if min(width, height) > 0.85:
         return "the whole square"
     if max(width, height) < 0.6:
-        return f"a small part of the square, in {_third(left, right, top, bottom)}"
+        return f"a small part of the square, in {third(left, right, top, bottom)}"
     if width < 0.7 * height:
         return "an upright strip in the middle"
     if height < 0.7 * width:
@@ -76,15 +78,7 @@ def _place(mask: Mask) -> str:
     left, top, right, bottom = box(mask)
     if right - left > 0.75 and bottom - top > 0.75:
         return "spread over the whole emoji"
-    return f"in {_third(left, right, top, bottom)}"
-
-
-def _third(left: float, right: float, top: float, bottom: float) -> str:
-    """The centre of a box in a grid of 3 x 3, in words."""
-    across, down = (left + right) / 2, (top + bottom) / 2
-    column = "left" if across < 0.4 else "right" if across > 0.6 else ""
-    row = "upper" if down < 0.4 else "lower" if down > 0.6 else ""
-    return f"the {' '.join(word for word in (row, column) if word) or 'middle'} part"
+    return f"in {third(left, right, top, bottom)}"
 
 
 def _share(change: Mask, before: Pixels, after: Pixels) -> str:

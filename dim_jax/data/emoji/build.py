@@ -14,11 +14,12 @@ from rich.progress import Progress
 from dim_jax.data.emoji import card, packages
 from dim_jax.data.emoji.blueprint import blueprint
 from dim_jax.data.emoji.names import Emoji, read_emoji
-from dim_jax.data.emoji.render import Drawn, main_colours, render, webp
+from dim_jax.data.emoji.render import Drawn, render
 from dim_jax.data.emoji.rules import Edit, edits
 from dim_jax.data.emoji.split import lot, split_of
 from dim_jax.data.emoji.wording import captions, instructions
-from dim_jax.data.pairs import DATASET, SPLITS, Pair, Picture, Split, write_pairs
+from dim_jax.data.measures import main_colours
+from dim_jax.data.pairs import DATASET, SPLITS, Pair, Picture, Split, webp, write_pairs
 from dim_jax.errors import InputError, require
 from dim_jax.folders import new_folder
 

@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from dim_jax.data.emoji.packages import NAMES, SETS
 from dim_jax.data.emoji.render import SIDE, Drawn
 from dim_jax.data.emoji.split import lot
 from dim_jax.data.pairs import SPLITS, Pair, Picture
+from dim_jax.data.sheets import contact_sheet
+from dim_jax.data.words import lengths
 
 PER_RULE = 4  # pairs on the sheet, from different sets where there are
 
@@ -29,33 +31,19 @@ def statistics(pictures: Sequence[Picture], pairs: Sequence[Pair], *, found: Cou
         },
         "total": {split: sum(number for (_, of), number in counts.items() if of == split) for split in SPLITS},
         "dropped": {why: dropped[why] for why in ("equal", "mixed")},
-        "words": {name: _lengths(group) for name, group in texts.items()},
+        "words": {name: lengths(group) for name, group in texts.items()},
     }  # fmt: skip
 
 
-def _lengths(texts: list[str]) -> dict:
-    lengths = [len(text.split()) for text in texts] or [0]
-    return {"mean": round(sum(lengths) / len(lengths), 1), "longest": max(lengths)}
-
-
 def sheet(drawn: Sequence[Drawn], pairs: Sequence[Pair]) -> Image.Image:
-    """For every rule some pairs in a row: source, target, and under them the instruction in one of its wordings."""
+    """For every rule some pairs in a row."""
+    pictures = [Image.fromarray(item.pixels) for item in drawn]
     rules = sorted({pair.rule for pair in pairs})
-    cell, gap, text_height, left = 2 * SIDE + 40, 16, 40, 130
-    picture = Image.new("RGB", (left + PER_RULE * (cell + gap), 8 + len(rules) * (SIDE + text_height + 8)), "white")
-    pen = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(11)
-    for row, rule in enumerate(rules):
-        top = 8 + row * (SIDE + text_height + 8)
-        pen.text((6, top + SIDE // 2), rule, fill="black", font=font)
-        for column, pair in enumerate(_examples(rule, drawn, pairs)):
-            x = left + column * (cell + gap)
-            picture.paste(Image.fromarray(drawn[pair.source].pixels), (x, top))
-            picture.paste(Image.fromarray(drawn[pair.target].pixels), (x + SIDE + 24, top))
-            pen.text((x + SIDE + 6, top + SIDE // 2 - 8), ">", fill="black", font=font)
-            text = pair.instructions[column % len(pair.instructions)]
-            pen.multiline_text((x, top + SIDE + 2), _wrapped(text, font, cell + 8), fill="black", font=font, spacing=1)
-    return picture
+    rows = {
+        rule: [(pictures[pair.source], pictures[pair.target], pair.instructions) for pair in _examples(rule, drawn, pairs)]
+        for rule in rules
+    }  # fmt: skip
+    return contact_sheet(rows, SIDE, PER_RULE)
 
 
 def _examples(rule: str, drawn: Sequence[Drawn], pairs: Sequence[Pair]) -> list[Pair]:
@@ -63,17 +51,6 @@ def _examples(rule: str, drawn: Sequence[Drawn], pairs: Sequence[Pair]) -> list[
     group = sorted((pair for pair in pairs if pair.rule == rule), key=lambda pair: lot(drawn[pair.source], drawn[pair.target]))
     first = list({drawn[pair.target].set: pair for pair in reversed(group)}.values())
     return (first + [pair for pair in group if pair not in first])[:PER_RULE]
-
-
-def _wrapped(text: str, font, width: int) -> str:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) > width and lines[-1]:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return "\n".join(lines[:3])
 
 
 def text(statistics: dict, limits: dict[str, int]) -> str:

@@ -6,9 +6,9 @@ Where a rule joins members of one small family (colours, clocks, directions), th
 them are held out, since a test pair needs two.
 """
 
-import hashlib
 from functools import cache
 
+from dim_jax.data.chance import number
 from dim_jax.data.emoji import rules, tables
 from dim_jax.data.emoji.names import Emoji
 from dim_jax.data.emoji.render import Drawn
@@ -23,17 +23,12 @@ SEED = 11054  # chosen so that every rule has pairs in the test, and at most a q
 def split_of(emoji: Emoji) -> Split:
     """The split of an emoji; it depends on nothing but the emoji and the tables that tie it to others."""
     unit, share = _unit(emoji)
-    return "test" if _number(unit) < share * 2**64 else "train"
+    return "test" if number(SEED, unit) < share * 2**64 else "train"
 
 
 def lot(source: Drawn, target: Drawn) -> int:
     """The lot of a pair: a sample of n pairs is the n lowest. It depends on nothing but the pair."""
-    return _number(f"{source.set}/{source.emoji.code}>{target.set}/{target.emoji.code}")
-
-
-def _number(text: str) -> int:
-    """A number below 2^64 that follows from a text."""
-    return int.from_bytes(hashlib.sha256(f"{SEED}/{text}".encode()).digest()[:8])
+    return number(SEED, f"{source.set}/{source.emoji.code}>{target.set}/{target.emoji.code}")
 
 
 def _unit(emoji: Emoji) -> tuple[str, float]:

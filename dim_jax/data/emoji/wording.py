@@ -6,6 +6,7 @@ from dim_jax.data.emoji.names import Emoji
 from dim_jax.data.emoji.packages import SETS
 from dim_jax.data.emoji.render import Drawn
 from dim_jax.data.emoji.rules import Edit
+from dim_jax.data.words import capital, listed
 
 # {source} and {target} are what the pictures show, {what} the same without features; a_ and the_ put an article before them.
 INSTRUCTIONS = {
@@ -175,16 +176,6 @@ def captions(drawn: Drawn) -> tuple[str, ...]:
             f"{a(text)} in {listed(drawn.colours)}, as a {style.title} emoji.",
         )
     )
-
-
-def listed(words: tuple[str, ...]) -> str:
-    """ "red", "red and white", "red, white and blue"."""
-    return " and ".join([*[", ".join(words[:-1])] * (len(words) > 1), words[-1]])
-
-
-def capital(text: str) -> str:
-    """With a capital letter first."""
-    return text[0].upper() + text[1:]
 
 
 def _tidy(text: str) -> str:
