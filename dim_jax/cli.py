@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from dim_jax import __version__
+from dim_jax.cli_build import build_edit
 from dim_jax.cli_design import design
 from dim_jax.cli_train import compile_step, train
 from dim_jax.errors import InputError
@@ -20,6 +21,7 @@ evaluate = typer.Typer(no_args_is_help=True, help="Measure a painter on a benchm
 app.add_typer(evaluate, name="evaluate")
 build_data = typer.Typer(no_args_is_help=True, help="Make a data set.")
 app.add_typer(build_data, name="build-data")
+build_data.command("dim-edit")(build_edit)
 app.command()(design)
 app.command()(train)
 app.command("compile")(compile_step)

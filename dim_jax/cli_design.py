@@ -8,6 +8,19 @@ from rich.console import Console
 
 console = Console(stderr=True)
 
+BaseUrl = Annotated[str | None, typer.Option(help="Of the server, such as http://localhost:8000/v1.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Calls under way at once.")]
+RequestsPerMinute = Annotated[float | None, typer.Option(help="What the account allows.")]
+TokensPerMinute = Annotated[float | None, typer.Option(help="What the account allows, of questions and answers.")]
+BudgetTokens = Annotated[int | None, typer.Option(help="For the whole output, with what it has cost before.")]
+BudgetDollars = Annotated[float | None, typer.Option(help="The same in dollars; needs --prices.")]
+Prices = Annotated[Path | None, typer.Option(help='JSON, dollars for a million tokens: {"openai:gpt-4o": {"input": 2.5, "output": 10}}.')]
+TimeLimit = Annotated[float | None, typer.Option(help="Seconds, after which nothing new is asked.")]
+CallLimit = Annotated[float, typer.Option(help="Seconds for one call.")]
+Tries = Annotated[int, typer.Option(min=1, help="Of one question, before it counts as failed.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Of one answer; models that think first need more.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Ask again what failed before.")]
+
 
 def design(
     designer: Annotated[str, typer.Option(metavar="KIND:NAME", help="Who writes: as for `dim edit`, and never none.")],
@@ -21,21 +34,19 @@ def design(
     ] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder that image_path starts from. Default: that of the rows.")] = None,
     row_id: Annotated[str | None, typer.Option("--id", help="One edit, of a file: designer. Default: the picture's name.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of the server, such as http://localhost:8000/v1.")] = None,
+    base_url: BaseUrl = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Whose encoder `local` writes with. Default: the bundled nano model.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 8,
-    requests_per_minute: Annotated[float | None, typer.Option(help="What the account allows.")] = None,
-    tokens_per_minute: Annotated[float | None, typer.Option(help="What the account allows, of questions and answers.")] = None,
-    budget_tokens: Annotated[int | None, typer.Option(help="For the whole output, with what it has cost before.")] = None,
-    budget_dollars: Annotated[float | None, typer.Option(help="The same in dollars; needs --prices.")] = None,
-    prices: Annotated[
-        Path | None, typer.Option(help='JSON, dollars for a million tokens: {"openai:gpt-4o": {"input": 2.5, "output": 10}}.')
-    ] = None,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds, after which nothing new is asked.")] = None,
-    call_limit: Annotated[float, typer.Option(help="Seconds for one call.")] = 180.0,
-    tries: Annotated[int, typer.Option(min=1, help="Of one question, before it counts as failed.")] = 6,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer; models that think first need more.")] = 2048,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again what failed before.")] = False,
+    concurrency: Concurrency = 8,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    budget_tokens: BudgetTokens = None,
+    budget_dollars: BudgetDollars = None,
+    prices: Prices = None,
+    time_limit: TimeLimit = None,
+    call_limit: CallLimit = 180.0,
+    tries: Tries = 6,
+    max_tokens: MaxTokens = 2048,
+    retry_failed: RetryFailed = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="One edit: replace an existing text file.")] = False,
 ) -> None:
     """Write blueprints: for one picture, or for the rows of a jsonl."""

@@ -6,6 +6,7 @@ Source: the four steps of Draw-In-Mind's blueprints (arXiv 2509.01986) behind th
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from dim_jax.data.blueprint import SECTIONS
@@ -19,15 +20,22 @@ ASKED = (
     "which objects or regions change and where they are; then what must stay exactly as it is.",
     "the finished picture, as if it lay before you. Say most about what has changed.",
 )
-TEMPLATE = (
-    "You plan the edit of the picture above for a painter, who sees the picture and your words and nothing else.\n\n"
+FORM = (
     "The instruction: {instruction}\n\n"
     "Answer in English with exactly these five numbered sections, each with its title and then your own text, as plain sentences. "
     "Write nothing before the first section and nothing after the last, about 250 words in all.\n\n"
     + "\n".join(f"{number}. {title}: {asked}" for number, (title, asked) in enumerate(zip(SECTIONS, ASKED, strict=True), 1))
 )
+TEMPLATE = f"You plan the edit of the picture above for a painter, who sees the picture and your words and nothing else.\n\n{FORM}"
+# For training data, whose edits are known: the designer need not guess the result, and must not let on that it saw it.
+TEMPLATE_WITH_TARGET = (
+    "The first picture is to be edited by a painter, who sees that picture and your words and nothing else. The second picture is what "
+    "the painter shall arrive at. Plan the edit so that its result is the second picture: the sections on layout and objects describe "
+    "the first one, the last section describes the second one as you imagine it. Write as if you had never seen the second picture, "
+    f"and mention it nowhere.\n\n{FORM}"
+)
 # Another prompt, another version: answers to an older one are not taken for answers to this one.
-PROMPT_VERSION = hashlib.sha256(TEMPLATE.encode()).hexdigest()[:12]
+PROMPT_VERSION, VERSION_WITH_TARGET = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (TEMPLATE, TEMPLATE_WITH_TARGET))
 
 MARKS = r"[ \t>#*_•–-]*+"  # Markdown's headings, quotes, bullets and bold; possessive, so that no line of dashes takes long
 NUMBER = r"(?:\(?[1-5][.):]+\)?|[①-⑤]|[1-5](?=[ \t]))"
@@ -46,6 +54,7 @@ REFUSAL = re.compile(
     r"|i (?:apologi[sz]e|can[’']?t|can ?not|won[’']?t|will not)\b|unfortunately,? i\b|as an ai\b)",
     re.IGNORECASE,
 )
+OTHER_PICTURE = re.compile(r"\b(?:second|target) (?:image|picture|photo)\b", re.IGNORECASE)
 SENTENCE_END = re.compile(r"[.!?…。！？।؟][\s\"'”’»)\]}*_`]*\Z")
 BULLET = re.compile(r"[ \t]*(?:[-*•–]|\d+[.)])[ \t]")
 
@@ -73,9 +82,13 @@ def prompt(instruction: str) -> str:
     Raises:
         InputError: the instruction is empty.
     """
+    return _filled(TEMPLATE, instruction)
+
+
+def _filled(template: str, instruction: str) -> str:
     if not instruction.strip():
         raise InputError(f"The instruction is empty ({instruction!r}). Say what is to be edited.")
-    return TEMPLATE.replace("{instruction}", instruction.strip())
+    return template.replace("{instruction}", instruction.strip())
 
 
 def parse(text: str) -> Blueprint:
@@ -110,12 +123,20 @@ def parse(text: str) -> Blueprint:
     return Blueprint(body[headings[0].start() :].strip(), *found)
 
 
+def _with_target(answer: str) -> str:
+    text = parse(answer).text
+    if leak := OTHER_PICTURE.search(text):
+        raise AnswerError(f'the blueprint speaks of the "{leak[0]}", which no painter has')
+    return text
+
+
 BLUEPRINT = Task(prompt, lambda answer: parse(answer).text, PROMPT_VERSION)
+BLUEPRINT_WITH_TARGET = Task(partial(_filled, TEMPLATE_WITH_TARGET), _with_target, VERSION_WITH_TARGET, pictures=2)
 
 
 def _unwrapped(text: str) -> str:
     """What tags or a fence enclose of an answer, without its thoughts."""
-    text = _without_thoughts(text)
+    text = without_thoughts(text)
     for wrapper in (TAGGED, FENCED, TAGGED):
         enclosed = wrapper.search(text)
         # What stands in a fence within a blueprint is part of it.
@@ -124,7 +145,12 @@ def _unwrapped(text: str) -> str:
     return text.strip()
 
 
-def _without_thoughts(text: str) -> str:
+def without_thoughts(text: str) -> str:
+    """An answer without what a model wrote for itself before it.
+
+    Raises:
+        AnswerError: the answer ends within the thoughts.
+    """
     kept, start, inside = "", 0, False
     for tag in THOUGHT.finditer(text):
         if tag["end"] and not inside:

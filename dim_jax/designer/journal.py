@@ -78,17 +78,17 @@ class Lines:
             file.seek(place)
             return json.loads(file.readline())
 
-    def append(self, row: dict[str, Any]) -> int:
-        """Write a line and wait until the disk has it; returns its place.
+    def append(self, *rows: dict[str, Any]) -> int:
+        """Write lines and wait until the disk has them; returns the place of the first.
 
         Raises:
             InputError: the disk is full, or the file cannot be written for another reason.
         """
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
         try:
             place = os.fstat(self._file).st_size
-            written = os.write(self._file, line)
-            if written < len(line):
+            written = os.write(self._file, lines)
+            if written < len(lines):
                 os.ftruncate(self._file, place)
                 raise InputError(f"{self.path}: the disk is full. What is there is kept; free some space and run the same command again.")
             os.fsync(self._file)

@@ -1,0 +1,32 @@
+"""Pictures of a set that is being built, named by their contents: the same picture is stored once, and a killed run leaves none half."""
+
+import hashlib
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from dim_jax.folders import new_file
+
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+FOLDER = "image"
+
+
+def store(folder: Path, data: bytes, decoded: Image.Image) -> str:
+    """Write a picture's file under `folder`, unless it is there; returns its path from `folder`, such as "image/3f/3fa0...e1.jpg".
+
+    JPEG, PNG and WebP stay as they are, to the byte; a picture of any other format is written as PNG, as it was `decoded`.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        suffix = SUFFIXES.get(image.format or "")
+    if suffix is None:
+        file, suffix = io.BytesIO(), ".png"
+        decoded.save(file, "PNG")
+        data = file.getvalue()
+    name = hashlib.sha256(data).hexdigest()
+    path = folder / FOLDER / name[:2] / f"{name}{suffix}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path) as scratch:
+            scratch.write_bytes(data)
+    return path.relative_to(folder).as_posix()

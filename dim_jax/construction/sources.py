@@ -1,0 +1,127 @@
+"""Edit pairs to build from, by number: what a row says, with its two pictures unread."""
+
+import io
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from PIL import Image
+
+from dim_jax.data.pictures import DAMAGED, as_rgb, check_size
+from dim_jax.errors import InputError
+
+FORM = '{"source": "before.png", "target": "after.png", "prompt": "Make it blue."}'
+
+
+class Stored(NamedTuple):
+    """A picture that has not been read: `name` stands in errors, `read` gives the bytes of its file."""
+
+    name: str
+    read: Callable[[], bytes]
+
+    def picture(self) -> Image.Image:
+        try:
+            with Image.open(io.BytesIO(self.read())) as image:
+                check_size(*image.size, self.name)
+                return as_rgb(image, self.name)
+        except InputError:
+            raise
+        except DAMAGED as error:
+            raise InputError(f"{self.name}: not a picture that can be read ({error}). Export or download it again.") from error
+
+
+class Entry(NamedTuple):
+    """What a row says."""
+
+    key: str
+    texts: tuple[str, ...]
+    blueprint: str | None
+    source: Stored | None
+    target: Stored
+
+
+@runtime_checkable
+class Layout(Protocol):
+    """A set as it lies on disk: rows by number."""
+
+    def __len__(self) -> int: ...
+
+    def entry(self, index: int) -> Entry: ...
+
+
+class OwnPairs:
+    """A jsonl of `source`, `target` (files, from its folder) and `prompt`; with `id`, or named by the numbers of its lines."""
+
+    def __init__(self, path: Path):
+        """
+        Raises:
+            InputError: the file cannot be read, or a line is no such object, or has the id of another.
+        """
+        self._folder = path.parent
+        self._rows: list[dict] = []
+        keys = set[str]()
+        try:
+            with path.open(encoding="utf-8") as file:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        row = _row(line, f"{path}, line {number}")
+                        row["id"] = str(row.get("id", number))
+                        if row["id"] in keys:
+                            raise InputError(f'{path}, line {number}: the id "{row["id"]}" occurs before. Give each pair its own.')
+                        keys.add(row["id"])
+                        self._rows.append(row)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). Give a jsonl in UTF-8.") from error
+        if not self._rows:
+            raise InputError(f"{path} has no pairs. Write one object on each line: {FORM}")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def entry(self, index: int) -> Entry:
+        row = self._rows[index]
+        source, target = (Stored(row[name], partial(_bytes, self._folder / row[name])) for name in ("source", "target"))
+        return Entry(row["id"], (row["prompt"],), None, source, target)
+
+
+class Source(NamedTuple):
+    """Rows and what they are of: the `kind` chooses the filters, the `name` stands in ids, wherever the files lie."""
+
+    name: str
+    kind: str
+    rows: Layout
+
+
+KINDS: dict[str, Callable[[Path], Layout]] = {"pairs": OwnPairs}
+
+
+def open_source(spelling: str) -> Source:
+    """From `KIND:PATH`, such as `pairs:mine.jsonl`.
+
+    Raises:
+        InputError: the kind is unknown, or there is no such source.
+    """
+    kind, _, path = spelling.partition(":")
+    if kind not in KINDS or not path:
+        raise InputError(f'"{spelling}" is no source of pairs. Write {", ".join(f"{name}:PATH" for name in KINDS)}.')
+    return Source(f"{kind}:{Path(path).name}", kind, KINDS[kind](Path(path)))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: the picture cannot be read ({error.strerror}). Check its path.") from error
+
+
+def _row(line: str, where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: no JSON ({error}). Write one object on each line: {FORM}") from error
+    texts = [row.get(name) for name in ("source", "target", "prompt")] if isinstance(row, dict) else [None]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise InputError(f'{where}: needs the texts "source", "target" and "prompt": {FORM}')
+    return row
