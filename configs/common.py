@@ -74,9 +74,11 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.steps = 100_000
     config.train.log_every = 50  # steps; the log has their mean
-    config.train.save_every = 1000  # a multiple of log_every
+    config.train.save_every = 1000
     config.train.show_every = 5000  # how often held-out examples are shown
-    config.train.keep = 2  # checkpoints
+    config.train.keep = 2  # the latest checkpoints
+    config.train.keep_every = 0  # and those at multiples of this, a multiple of save_every; 0: no others
+    config.train.watchdog_minutes = 0.0  # a run without a step for so long ends, for a scheduler to start it again; 0: never
 
     config.sample = ConfigDict()  # how the trained painter paints, for sheets and as the settings of its checkpoint
     config.sample.num_steps = 30  # (paper)

@@ -18,12 +18,23 @@ def train(
     workdir: Annotated[Path, typer.Option(help="Where the run lives; a run that was stopped goes on from its last checkpoint.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Train this many steps instead of the config's number.")] = None,
     change: Change = None,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Go on with another config than the run began with; changes.jsonl says what differs.")
+    ] = False,
+    profile: Annotated[str | None, typer.Option(metavar="START:STOP", help="Trace these steps for a profiler, to WORKDIR/profile.")] = None,
 ) -> None:
-    """Train the painter, the encoder or the autoencoder as a config says."""
+    """Train the painter, the encoder or the autoencoder as a config says.
+
+    Exit codes: 0 done; 75 stopped by SIGTERM, with a checkpoint; 70 no step within train.watchdog_minutes; 1 it cannot go on.
+    After 75, 70 or a kill the same command goes on.
+    """
+    first, colon, last = (profile or "").partition(":")
+    if profile is not None and not (colon and first.isdecimal() and last.isdecimal()):
+        raise typer.BadParameter(f"{profile}: write START:STOP, such as 100:110.", param_hint="--profile")
     found = _config(config, [*(change or []), *([] if steps is None else [f"train.steps={steps}"])], what="Training")
     from dim_jax import train
 
-    train.main(found, workdir)
+    train.main(found, workdir, allow_changes=allow_changes, profile=(int(first), int(last)) if profile else None)
 
 
 def compile_step(
@@ -47,7 +58,7 @@ def _config(path: Path, changes: list[str], *, what: str) -> Any:
     pairs = [text.partition("=") for text in changes]
     if wrong := [key for key, equals, _ in pairs if not equals]:
         raise typer.BadParameter(f"{wrong[0]}: write KEY=VALUE.", param_hint="--set")
-    require("absl", "grain", "ml_collections", extra="train", what=what)
+    require("absl", "grain", "ml_collections", "tensorboardX", extra="train", what=what)
     from dim_jax.config import read_config
 
     return read_config(path, {key: value for key, _, value in pairs})

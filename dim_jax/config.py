@@ -3,7 +3,7 @@
 import ast
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,19 @@ def read_config(path: Path, changes: Mapping[str, str]) -> Config:
     for key, text in changes.items():
         _change(config, key, text)
     return config
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Dotted key -> value, as JSON has them: a tuple becomes a list."""
+
+    def walk(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, list(value) if isinstance(value, tuple) else value
+
+    return dict(walk(config.to_dict(), ""))
 
 
 def _change(config: Config, key: str, text: str) -> None:

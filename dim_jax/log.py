@@ -1,8 +1,10 @@
-"""The loss log: one JSON object a line, which a resumed run continues as if it had never stopped."""
+"""What a run logs: one JSON object a line, which a resumed run continues as if it had never stopped, and the same for TensorBoard."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+
+from tensorboardX import SummaryWriter
 
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
@@ -19,9 +21,28 @@ class Log:
             scratch.write_text("".join(line + "\n" for line in kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the values of a step, rounded to six digits."""
+        """Log the values of a step, to their last bit."""
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step} | {name: float(f"{value:.6g}") for name, value in values.items()}) + "\n")
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+class Board:
+    """Scalars for TensorBoard, in `folder`; it hides what was logged after step `after`."""
+
+    def __init__(self, folder: Path, *, after: int):
+        self._writer = SummaryWriter(str(folder), purge_step=after + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Log the values of a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
 
 
 def _step(path: Path, number: int, line: str, lines: int) -> float:

@@ -1,17 +1,22 @@
 """Training states on disk, to go on from: Orbax writes them while training goes on, whole or not at all."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import orbax.checkpoint.experimental.v1 as ocp
 
 from dim_jax.checkpoint import hushed
 from dim_jax.errors import InputError
 
-State = TypeVar("State")
+
+class Restored(NamedTuple):
+    """A state, and what was noted beside it."""
+
+    state: Any
+    notes: Mapping[str, Any]
 
 
 class TrainingStates:
@@ -20,7 +25,7 @@ class TrainingStates:
     def __init__(self, folder: Path, checkpointer: ocp.training.Checkpointer):
         self._folder, self._checkpointer = folder, checkpointer
 
-    def restore(self, like: State) -> State | None:
+    def restore(self, like: Any) -> Restored | None:
         """The latest state, in the shape, dtype and sharding of `like` (abstract arrays), whatever mesh it was saved from; or None.
 
         Raises:
@@ -31,27 +36,38 @@ class TrainingStates:
             return None
         try:
             with hushed():
-                return self._checkpointer.load(latest, like)
+                state = self._checkpointer.load(latest, like)
+                notes: Any = self._checkpointer.metadata(latest).custom_metadata
+                return Restored(state, notes or {})
         except (ValueError, OSError, KeyError, ocp.errors.InvalidLayoutError) as error:
             raise InputError(
                 f"{self._folder / str(latest.step)}: is damaged, or of another model. Remove it to go on from the one "
                 "before, or use another workdir."
             ) from error
 
-    def save(self, step: int, state: Any) -> None:
-        """Copy the state and write it while training goes on; waits for the state before it."""
-        self._checkpointer.save_async(step, state)
+    def save(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
+        """Copy the state and write it, with notes that JSON can hold, while training goes on; waits for the state before it."""
+        self._checkpointer.save_async(step, state, custom_metadata=dict(notes))
+
+
+def latest_step(folder: Path) -> int:
+    """The step of the latest whole state; 0 without one."""
+    return max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
 
 
 @contextmanager
-def training_states(folder: Path, *, keep: int) -> Iterator[TrainingStates]:
-    """Open (or begin) the states in `folder`, of which the latest `keep` stay; the last write is finished at the end."""
+def training_states(folder: Path, *, keep: int, keep_every: int) -> Iterator[TrainingStates]:
+    """Open (or begin) the states in `folder`; the last write is finished at the end.
+
+    The latest `keep` stay, and those at multiples of `keep_every` (0: none).
+    """
+    policies = ocp.training.preservation_policies
     every: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)  # whenever it is called
-    latest: Any = ocp.training.preservation_policies.LatestN(keep)
+    kept: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])])
     with ocp.training.Checkpointer(
         os.path.abspath(folder),
         save_decision_policy=every,
-        preservation_policy=latest,
+        preservation_policy=kept,
         cleanup_tmp_directories=True,
     ) as checkpointer:
         yield TrainingStates(folder, checkpointer)

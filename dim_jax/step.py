@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from dim_jax import optim
 from dim_jax.config import Config
@@ -33,6 +33,7 @@ class Step(NamedTuple):
     frozen: Tensors
     begin: Callable[[Tensors], State]  # the first state from the parameters that learn, which it takes over
     run: Any  # (state, frozen, batch) -> (state, metrics); jitted, so that it can be lowered too
+    finite: Callable[[State], Array]  # whether every number of a state is
 
 
 def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
@@ -75,4 +76,9 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
         jax.jit(begin, out_shardings=places, donate_argnums=0),
         # Said of the outputs too, or the compiler would choose, and the second step would be another program than the first.
         jax.jit(run, out_shardings=(places, sharding.whole), donate_argnums=0),
+        jax.jit(_finite),
     )
+
+
+def _finite(state: State) -> Bool[Array, ""]:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()

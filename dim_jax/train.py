@@ -2,14 +2,10 @@
 
     dim train --config configs/nano_edit.py --workdir runs/nano_edit
 
-The working directory holds config.json, log.jsonl (the same in every run of this config), speed.jsonl, tokenizer/ (if one was trained),
-checkpoints/STEP (to resume from), sheets/STEP (what it makes of held-out examples) and at the end model/, the averaged weights as a
-checkpoint folder.
+docs/training.md says what a working directory holds, dim_jax/supervision.py how a run ends.
 """
 
 import json
-import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,42 +13,55 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dim_jax import checkpoint
-from dim_jax.config import Config
+from dim_jax.config import Config, flat
 from dim_jax.data.pairs import Example
 from dim_jax.data.pipeline import Source, batches, open_mixture
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
-from dim_jax.log import Log
+from dim_jax.log import Board, Log
 from dim_jax.models.module import with_parameters
 from dim_jax.objectives import objective_kind, open_objective
-from dim_jax.resume import training_states
+from dim_jax.profiling import Profile
+from dim_jax.progress import Shown, Speed
+from dim_jax.recent import Recent
+from dim_jax.resume import latest_step, training_states
+from dim_jax.same_config import same_config
 from dim_jax.sharding import Sharding, put
 from dim_jax.start import Start
 from dim_jax.step import State, make_step
+from dim_jax.supervision import STOPPED, Termination, Watchdog
 from dim_jax.weights.convert import tokenizer_in
 
 SHOWN = 8  # held-out examples on a sheet
 MEASURED = 256  # held-out examples that `finished` may measure
 READ = 20_000  # examples of each source whose texts make a tokenizer
-# Keys, and beginnings of keys: the curve does not depend on them, but for rounding.
-FREE_TO_CHANGE = ("data.workers", "sharding.", "train.steps", "train.log_every", "train.save_every", "train.show_every", "train.keep")
 
 
-def main(config: Config, workdir: Path, *, console: Console | None = None) -> None:
+def main(
+    config: Config, workdir: Path, *, allow_changes: bool = False, profile: tuple[int, int] | None = None, console: Console | None = None
+) -> None:
     """Train as `config` says (configs/common.py lists all keys), or go on where `workdir` stopped.
+
+    Args:
+        config: what to do.
+        workdir: where the run lives.
+        allow_changes: go on with another config than `workdir` began with, and note what changed.
+        profile: first and last step of a trace for the profiler.
+        console: what shows the progress; None: stderr.
 
     Raises:
         InputError: the config does not hold together, differs from the one that `workdir` began with, names files that cannot be used;
             or the loss is not finite.
+        SystemExit: SIGTERM came; the step under way is saved, and the same call goes on behind it.
     """
     console = console or Console(stderr=True)
     kind = objective_kind(config)
     _check(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    _same_config(config, workdir / "config.json")
+    checkpoints = workdir / "checkpoints"
+    same_config(config, workdir, step=latest_step(checkpoints), allow_changes=allow_changes)
 
     # Start: sizes, mesh, data, tokenizer.
     start = Start.open(config, kind.PARTS)
@@ -76,10 +85,13 @@ def main(config: Config, workdir: Path, *, console: Console | None = None) -> No
         return with_parameters(objective.model, state.ema | frozen)
 
     # Resume.
-    with training_states(workdir / "checkpoints", keep=config.train.keep) as saved:
-        state = saved.restore(training.like)
-        if state is None:
-            state = training.begin(start.tensors(config.seed, training.like.params))
+    how = config.train
+    with training_states(checkpoints, keep=how.keep, keep_every=how.keep_every) as saved:
+        restored = saved.restore(training.like)
+        if restored is None:
+            state, before = training.begin(start.tensors(config.seed, training.like.params)), ()
+        else:
+            state, before = restored.state, restored.notes.get("recent", ())
         done = int(state.step)
         log, speeds = (Log(workdir / name, after=done) for name in ("log.jsonl", "speed.jsonl"))
         if done:
@@ -90,36 +102,45 @@ def main(config: Config, workdir: Path, *, console: Console | None = None) -> No
         stream = batches(
             train_data, objective.reader, batch_size=data.batch_size, seed=config.seed, start=done, workers=data.workers, shift=data.shift
         )
-        pending, since, waited = [], time.perf_counter(), 0.0
-        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("", total=config.train.steps, completed=done)
-            for step in range(done + 1, config.train.steps + 1):
-                before = time.perf_counter()
-                _, batch = next(stream)
-                waited += time.perf_counter() - before
-                state, metrics = training.run(state, frozen, sharding.spread(batch, put))
-                pending.append(metrics)
-                last = step == config.train.steps
-                if step % config.train.log_every == 0 or last:
-                    means = {name: float(np.mean([one[name] for one in jax.device_get(pending)])) for name in pending[0]}
-                    now = time.perf_counter()
-                    speed = {"steps_per_second": len(pending) / (now - since), "waiting_for_data": waited / (now - since)}
-                    pending, since, waited = [], now, 0.0
-                    if not math.isfinite(means["loss"]):
-                        raise InputError(
-                            f"The loss is {means['loss']} up to step {step}. The states before it are in {workdir / 'checkpoints'}. Lower "
-                            "optim.learning_rate or optim.clip_global_norm, and use another workdir."
-                        )
+        recent, speed, compiled = Recent(workdir / "non_finite.json", before), Speed(data.batch_size), set()
+        with (
+            Board(workdir / "tensorboard", after=done) as board,
+            Profile(workdir / "profile", profile, done=done, total=how.steps) as trace,
+            Shown(console, total=how.steps, done=done) as progress,
+            Termination() as termination,
+            Watchdog(how.watchdog_minutes) as watchdog,
+        ):
+            for step in range(done + 1, how.steps + 1):
+                with speed.waiting():
+                    keys, batch = next(stream)
+                shapes = tuple(array.shape for array in jax.tree.leaves(batch))
+                if shapes not in compiled:  # once for each bucket
+                    watchdog.pause()
+                    compiled.add(shapes)
+                with trace.step(step, recent.settle):
+                    state, metrics = training.run(state, frozen, sharding.spread(batch, put))
+                    recent.add(step, keys, metrics)
+                last, stopping = step == how.steps, termination.asked
+                if step % how.log_every == 0 or last:
+                    means, pace = recent.means(), speed.read()
                     log.write(step, means)
-                    speeds.write(step, speed)
-                    bar.update(task, completed=step, description=f"loss {means['loss']:.4f}, {speed['steps_per_second']:.1f} steps/s")
-                if step % config.train.save_every == 0 or last:
-                    saved.save(step, state)
-                if step % config.train.show_every == 0 or last:
+                    speeds.write(step, pace)
+                    board.write(step, means | pace)
+                    progress.update(step, means, pace)
+                if step % how.save_every == 0 or last or stopping:
+                    notes = {"config": flat(config), "recent": recent.settle()}
+                    if not training.finite(state):
+                        raise recent.not_finite("the loss is finite, but not every number of the state behind it")
+                    saved.save(step, state, notes)
+                if stopping:
+                    console.print(f"SIGTERM: step {step} is saved, and the same command goes on behind it", highlight=False)
+                    raise SystemExit(STOPPED)
+                if step % how.show_every == 0 or last:
+                    watchdog.pause()
                     (workdir / "sheets").mkdir(exist_ok=True)
                     name = objective.show(averaged(state), shown, workdir / "sheets" / f"{step:06}")
                     console.print(f"step {step}: {workdir / 'sheets' / name}", highlight=False)
+                watchdog.alive()
 
     # Export.
     model = averaged(state)
@@ -140,32 +161,14 @@ def main(config: Config, workdir: Path, *, console: Console | None = None) -> No
 
 
 def _check(config: Config) -> None:
-    train = config.train
-    if train.steps < 1 or train.log_every < 1 or train.save_every % train.log_every or train.show_every < 1:
-        raise InputError(
-            f"config.train: steps {train.steps}, log_every {train.log_every} and show_every {train.show_every} must be at least 1, and "
-            f"save_every {train.save_every} a multiple of log_every, so that the log goes on where a checkpoint is."
-        )
-
-
-def _same_config(config: Config, path: Path) -> None:
-    """The config as it was when the working directory began, but for what may change on the way."""
-    flat = {key: list(value) if isinstance(value, tuple) else value for key, value in _flat(config.to_dict())}
-    if path.exists():
-        before = checkpoint.read_json(path)
-        changed = [
-            f"{key} was {before.get(key)!r}, is {flat.get(key)!r}"
-            for key in sorted(before.keys() | flat.keys())
-            if before.get(key) != flat.get(key) and not key.startswith(FREE_TO_CHANGE)
-        ]
-        if changed:
-            raise InputError(f"{path.parent} began with another config: {'; '.join(changed)}. Use another --workdir, or change it back.")
-    path.write_text(json.dumps(flat, indent=1) + "\n")
-
-
-def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        yield from _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    how = config.train
+    names = ("steps", "log_every", "save_every", "show_every", "keep")
+    if low := [f"{name} {how[name]}" for name in names if how[name] < 1]:
+        raise InputError(f"config.train: {', '.join(low)}: must be at least 1.")
+    if how.keep_every < 0 or how.keep_every % how.save_every:
+        raise InputError(f"config.train: keep_every {how.keep_every} must be a multiple of save_every {how.save_every}, or 0.")
+    if how.watchdog_minutes < 0:
+        raise InputError(f"config.train: watchdog_minutes {how.watchdog_minutes} must be positive, or 0.")
 
 
 def _texts(sources: list[tuple[Source, float]]) -> Iterator[str]:

@@ -20,9 +20,14 @@ RANKS = {
     "dim_jax.construction": 4,  # data sets from files and answers, without JAX
     "dim_jax.models": 3,
     "dim_jax.optim": 3,
+    "dim_jax.supervision": 1,
+    "dim_jax.progress": 1,
+    "dim_jax.profiling": 1,
+    "dim_jax.recent": 2,
     "dim_jax.models.dim": 4,  # the composition, and so the only model that knows of the diffusion
     "dim_jax.checkpoint": 4,  # our own format; the published ones convert to it and from it
     "dim_jax.resume": 5,
+    "dim_jax.same_config": 5,
     "dim_jax.weights": 5,
     "dim_jax.sharding": 6,
     "dim_jax.start": 7,

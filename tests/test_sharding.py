@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -24,9 +25,10 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import SanaConfig
 from dim_jax.objectives.painter import PainterObjective
+from dim_jax.resume import training_states
 from dim_jax.sharding import Sharding, fitting_mesh, logical_axes, put
 from dim_jax.start import Start
-from dim_jax.step import make_step
+from dim_jax.step import State, make_step
 from dim_jax.weights.sizes import Sizes
 from tests.test_train import SMALL
 
@@ -122,47 +124,79 @@ def test_rows_are_spread_only_where_a_mesh_is_set():
         assert "sharding_constraint" in str(jax.make_jaxpr(layers.rows)(x))
 
 
-def losses(shape: tuple[int, int, int], known: dict[str, np.ndarray]) -> list[str]:
-    """Ten steps of the tiny edit painter on a mesh, in float32: the losses, exactly. Frozen parts that are not `known` become so."""
-    sizes = dict(zip(("sharding.data", "sharding.fsdp", "sharding.tensor"), map(str, shape), strict=True))
-    config = read_config(ROOT / "configs/nano_edit.py", SMALL | sizes | {"data.batch_size": "8", "data.mix.caption": "0.0"})
-    start = Start.open(config, PainterObjective.PARTS)
-    chat = ChatTokenizer.from_pretrained(ROOT / "tests/tiny_tokenizer")
-    start = start.with_tokenizer(chat)
-    objective = PainterObjective(config, start.sizes, start.processor(chat, config))
-    mesh = Sharding.open(config, start.sizes, jax.devices()[: math.prod(shape)])
-    training = make_step(config, objective, mesh)
-    if not known:  # drawing them takes longest
-        known |= {path: np.asarray(tensor) for path, tensor in start.tensors(0, training.frozen).items()}
-    frozen = {path: put(tensor, training.frozen[path].sharding) for path, tensor in known.items()}
-    tensors = start.tensors(0, training.like.params)
-    state, found = training.begin(tensors), []
-    sources = open_mixture("synthetic", config.data.mix.to_dict(), split="train", side=32)
-    stream = batches(sources, objective.reader, batch_size=8, seed=0, start=0, workers=0)
-    for _, batch in itertools.islice(stream, 10):
-        state, metrics = training.run(state, frozen, mesh.spread(batch, put))
-        found.append(float(metrics["loss"]).hex())
-    kernel = "sana.blocks.attn.qkv.kernel"  # (2, 64, 192)
-    for tensor in (state.params[kernel], state.ema[kernel], state.opt[1][0].mu[kernel]):
-        assert tensor.addressable_shards[0].data.shape == (2, 64 // shape[1], 192 // shape[2])
-    assert frozen["autoencoder.encoder.conv_in.kernel"].addressable_shards[0].data.shape[-1] == 16 // shape[1]
-    return found
+class Run:
+    """The tiny edit painter on a mesh, in float32. Frozen parts that are not `known` become so."""
+
+    def __init__(self, shape: tuple[int, int, int], known: dict[str, np.ndarray]):
+        sizes = dict(zip(("sharding.data", "sharding.fsdp", "sharding.tensor"), map(str, shape), strict=True))
+        config = read_config(ROOT / "configs/nano_edit.py", SMALL | sizes | {"data.batch_size": "8", "data.mix.caption": "0.0"})
+        start = Start.open(config, PainterObjective.PARTS)
+        chat = ChatTokenizer.from_pretrained(ROOT / "tests/tiny_tokenizer")
+        start = start.with_tokenizer(chat)
+        self.objective = PainterObjective(config, start.sizes, start.processor(chat, config))
+        self.mesh = Sharding.open(config, start.sizes, jax.devices()[: math.prod(shape)])
+        self.training = make_step(config, self.objective, self.mesh)
+        if not known:  # drawing them takes longest
+            known |= {path: np.asarray(tensor) for path, tensor in start.tensors(0, self.training.frozen).items()}
+        self.frozen = {path: put(tensor, self.training.frozen[path].sharding) for path, tensor in known.items()}
+        self.first = self.training.begin(start.tensors(0, self.training.like.params))
+        self.shape = shape
+
+    def steps(self, state: State, done: int, last: int) -> tuple[State, list[str]]:
+        """The steps up to `last`: the state behind them, and the losses, exactly."""
+        found = []
+        sources = open_mixture("synthetic", {"edit": 1.0}, split="train", side=32)
+        stream = batches(sources, self.objective.reader, batch_size=8, seed=0, start=done, workers=0)
+        for _, batch in itertools.islice(stream, last - done):
+            state, metrics = self.training.run(state, self.frozen, self.mesh.spread(batch, put))
+            found.append(float(metrics["loss"]).hex())
+        kernel = "sana.blocks.attn.qkv.kernel"  # (2, 64, 192)
+        for tensor in (state.params[kernel], state.ema[kernel], state.opt[1][0].mu[kernel]):
+            assert tensor.addressable_shards[0].data.shape == (2, 64 // self.shape[1], 192 // self.shape[2])
+        assert self.frozen["autoencoder.encoder.conv_in.kernel"].addressable_shards[0].data.shape[-1] == 16 // self.shape[1]
+        return state, found
 
 
-def test_the_curve_is_the_same_on_every_mesh():
+def curves(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Ten steps on each mesh, and some that change the mesh behind the fifth, where a state is saved and restored."""
+    known: dict[str, np.ndarray] = {}
+    half: dict[str, list[str]] = {}
+
+    def changed(name: str, run: Run) -> list[str]:
+        with training_states(folder / name, keep=1, keep_every=0) as saved:
+            restored = saved.restore(run.training.like)
+        assert restored is not None
+        return half[name] + run.steps(restored.state, 5, 10)[1]
+
+    for name, shape in MESHES.items():
+        run = Run(shape, known)
+        state, half[name] = run.steps(run.first, 0, 5)
+        with training_states(folder / name, keep=1, keep_every=0) as saved:
+            saved.save(5, state, {})
+        yield name, half[name] + run.steps(state, 5, 10)[1]
+        if name == "fsdp":
+            yield "one, then fsdp", changed("one", run)
+    yield "fsdp, then one", changed("fsdp", Run(MESHES["one"], known))
+
+
+def test_the_curve_is_the_same_on_every_mesh(tmp_path):
     """In a process of its own, since the number of devices is fixed when JAX starts."""
-    flags = "--xla_force_host_platform_device_count=8"
     run = subprocess.run(
-        [sys.executable, "-m", "tests.test_sharding"], capture_output=True, text=True, cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags}
+        [sys.executable, "-m", "tests.test_sharding", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        check=False,
     )
     assert run.returncode == 0, run.stderr
-    curves = {name: [float.fromhex(loss) for loss in found] for name, found in json.loads(run.stdout).items()}
-    assert all(len(curve) == 10 for curve in curves.values())
-    assert len(set(curves["one"])) == 10
-    for name, curve in curves.items():
-        np.testing.assert_allclose(curve, curves["one"], rtol=1e-5, err_msg=name)
+    found = {name: [float.fromhex(loss) for loss in losses] for name, losses in json.loads(run.stdout).items()}
+    assert len(found) == len(MESHES) + 2
+    assert all(len(curve) == 10 for curve in found.values())
+    assert len(set(found["one"])) == 10
+    for name, curve in found.items():
+        np.testing.assert_allclose(curve, found["one"], rtol=1e-5, err_msg=name)
 
 
 if __name__ == "__main__":
-    tensors: dict[str, np.ndarray] = {}
-    print(json.dumps({name: losses(shape, tensors) for name, shape in MESHES.items()}))
+    print(json.dumps(dict(curves(Path(sys.argv[1])))))

@@ -1,0 +1,48 @@
+"""A trace of a few steps for the profiler: what each device and thread did when."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+
+from dim_jax.errors import InputError
+
+
+class Profile:
+    """Writes a trace of the steps `first` to `last`, both included, into `folder` (TensorBoard's and Perfetto's formats)."""
+
+    def __init__(self, folder: Path, steps: tuple[int, int] | None, *, done: int, total: int):
+        """Between `done` and `total` steps are left to run.
+
+        Raises:
+            InputError: `steps` (None: no trace) are not among those.
+        """
+        if steps is not None and not done < steps[0] <= steps[1] <= total:
+            raise InputError(f"--profile {steps[0]}:{steps[1]}: name two steps in order, of those from {done + 1} to {total}.")
+        self._folder = folder
+        self._first, self._last = steps or (0, 0)
+        self._open = False
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._open:
+            self._stop()
+
+    @contextmanager
+    def step(self, number: int, wait: Callable[[], object]) -> Iterator[None]:
+        """Around a step; `wait` returns when it is done, which only the last one of a trace has to."""
+        if number == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._open = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            yield
+        if number == self._last:
+            wait()
+            self._stop()
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        self._open = False

@@ -1,0 +1,70 @@
+"""What a run shows while it goes on: a bar where a person watches, lines where a file is written."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+
+class Speed:
+    """Measures steps, in wall-clock time."""
+
+    def __init__(self, rows: int):
+        """`rows` is the number of examples in a batch."""
+        self._rows = rows
+        self._begin()
+
+    def _begin(self) -> None:
+        self._since, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the one wait of a step, that for its batch."""
+        before = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - before
+        self._steps += 1
+
+    def read(self) -> dict[str, float]:
+        """Steps and examples per second, and the share of the time that was spent waiting for data, since the last reading."""
+        seconds = time.perf_counter() - self._since
+        speed = self._steps / seconds
+        found = {"steps_per_second": speed, "samples_per_second": speed * self._rows, "waiting_for_data": self._waited / seconds}
+        self._begin()
+        return found
+
+
+class Shown:
+    """A run's progress on a console."""
+
+    def __init__(self, console: Console, *, total: int, done: int):
+        self._console, self._total = console, total
+        columns = (
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.description}"),
+        )
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task("", total=total, completed=done)
+
+    def __enter__(self) -> "Shown":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def update(self, step: int, means: Mapping[str, float], speed: Mapping[str, float]) -> None:
+        """Loss, learning rate and gradient norm; examples per second, share of time that waits for data, and the time that is left."""
+        left = timedelta(seconds=round((self._total - step) / speed["steps_per_second"]))
+        text = (
+            f"loss {means['loss']:.4f}, lr {means['learning_rate']:.2e}, gradient {means['grad_norm']:.3g}, "
+            f"{speed['samples_per_second']:.1f} samples/s, {speed['waiting_for_data']:.0%} waiting for data, {left} left"
+        )
+        self._bar.update(self._task, completed=step, description=text)
+        if self._bar.disable:
+            self._console.print(f"step {step}/{self._total}: {text}", highlight=False, soft_wrap=True)

@@ -1,0 +1,37 @@
+"""The config that a working directory began with: a run goes on with the same one, or says that it shall change."""
+
+import json
+from pathlib import Path
+
+from dim_jax.checkpoint import read_json
+from dim_jax.config import Config, flat
+from dim_jax.errors import InputError
+from dim_jax.folders import new_file
+
+# Keys, and beginnings of keys: the curve does not depend on them, but for rounding.
+FREE_TO_CHANGE = (
+    "data.workers", "sharding.", "train.keep", "train.log_every", "train.save_every", "train.show_every", "train.steps",
+    "train.watchdog_minutes",
+)  # fmt: skip
+
+
+def same_config(config: Config, workdir: Path, *, step: int, allow_changes: bool) -> None:
+    """Write `config` to config.json, and what differs from the one before, behind `step`, as a line of changes.jsonl.
+
+    Raises:
+        InputError: a key differs on which the curve depends, and `allow_changes` is not set.
+    """
+    path, now = workdir / "config.json", flat(config)
+    before = read_json(path) if path.exists() else now
+    changed = {key: [before.get(key), now.get(key)] for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)}
+    bound = [f"{key} was {was!r}, is {new!r}" for key, (was, new) in changed.items() if not key.startswith(FREE_TO_CHANGE)]
+    if bound and not allow_changes:
+        raise InputError(
+            f"{workdir} began with another config: {'; '.join(bound)}. Change it back, use another --workdir, or go on with the new one "
+            "(--allow-changes)."
+        )
+    if changed:
+        with (workdir / "changes.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "changed": changed}) + "\n")
+    with new_file(path) as scratch:
+        scratch.write_text(json.dumps(now, indent=1) + "\n")

@@ -1,0 +1,45 @@
+"""What a run says while it goes on."""
+
+import io
+import time
+
+from rich.console import Console
+
+from dim_jax.progress import Shown, Speed
+
+MEANS = {"loss": 0.51234, "learning_rate": 1e-4, "grad_norm": 1.5}
+SPEED = {"steps_per_second": 2.0, "samples_per_second": 64.0, "waiting_for_data": 0.25}
+WORDS = "loss 0.5123, lr 1.00e-04, gradient 1.5, 64.0 samples/s, 25% waiting for data, 0:00:30 left"
+
+
+def shown(*, terminal: bool) -> str:
+    text = io.StringIO()
+    with Shown(Console(file=text, force_terminal=terminal, width=200), total=100, done=20) as progress:
+        progress.update(40, MEANS, SPEED)
+    return text.getvalue()
+
+
+def test_a_file_gets_lines():
+    assert shown(terminal=False) == f"step 40/100: {WORDS}\n"
+
+
+def test_a_terminal_gets_a_bar():
+    text = shown(terminal=True)
+    assert WORDS in text
+    assert "40/100" in text
+    assert "━" in text
+
+
+def test_speed_is_since_the_last_reading():
+    speed = Speed(32)
+    for _ in range(3):
+        with speed.waiting():
+            time.sleep(0.1)
+    time.sleep(0.3)
+    found = speed.read()
+    assert found["samples_per_second"] == 32 * found["steps_per_second"]
+    assert found["steps_per_second"] <= 3 / 0.6
+    assert 0 < found["waiting_for_data"] < 1
+    with speed.waiting():
+        pass
+    assert speed.read()["waiting_for_data"] < found["waiting_for_data"]

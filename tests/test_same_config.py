@@ -1,0 +1,29 @@
+"""A run goes on with its own config, or with another one that it was told of."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from dim_jax.errors import InputError
+from dim_jax.same_config import same_config
+
+
+def config(rate: float, steps: int) -> ConfigDict:
+    return ConfigDict({"optim": {"rate": rate, "betas": (0.9, 0.99)}, "train": {"steps": steps}})
+
+
+def test_what_changes_is_refused_or_noted(tmp_path):
+    same_config(config(0.1, 10), tmp_path, step=0, allow_changes=False)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"optim.betas": [0.9, 0.99], "optim.rate": 0.1, "train.steps": 10}
+    same_config(config(0.1, 10), tmp_path, step=5, allow_changes=False)
+    assert not (tmp_path / "changes.jsonl").exists()
+    same_config(config(0.1, 20), tmp_path, step=5, allow_changes=False)  # the curve does not depend on it
+    with pytest.raises(InputError, match=r"optim.rate was 0.1, is 0.2. .*--allow-changes"):
+        same_config(config(0.2, 30), tmp_path, step=6, allow_changes=False)
+    same_config(config(0.2, 30), tmp_path, step=6, allow_changes=True)
+    same_config(config(0.2, 30), tmp_path, step=7, allow_changes=False)  # what was allowed is the config from then on
+    assert [json.loads(line) for line in (tmp_path / "changes.jsonl").read_text().splitlines()] == [
+        {"step": 5, "changed": {"train.steps": [10, 20]}},
+        {"step": 6, "changed": {"optim.rate": [0.1, 0.2], "train.steps": [20, 30]}},
+    ]

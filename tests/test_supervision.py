@@ -1,0 +1,83 @@
+"""A hanging process ends with its own code and shows where it hung; SIGTERM is noted and ends nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from dim_jax.supervision import STOPPED, STUCK, Termination
+from tests.test_train import arguments
+
+ROOT = Path(__file__).parents[1]
+PAUSES = """
+import threading, time
+from dim_jax.supervision import Watchdog
+
+def hang():
+    threading.Event().wait()
+
+with Watchdog(0.01) as watchdog:
+    time.sleep(1.5)  # nothing was alive yet
+    watchdog.alive()
+    watchdog.pause()
+    time.sleep(1.5)
+    print("still here", flush=True)
+    watchdog.alive()
+    hang()
+"""
+# A run whose data never comes after the first examples (eight are shown on sheets, few more are loaded ahead).
+HANGS = """
+import threading
+from dim_jax import cli
+from dim_jax.data.synthetic import Synthetic
+
+read, count = Synthetic.__getitem__, 0
+
+def hanging_data(self, index):
+    global count
+    count += 1
+    if count > 60:
+        threading.Event().wait()
+    return read(self, index)
+
+Synthetic.__getitem__ = hanging_data
+cli.main()
+"""
+
+
+def ended(program: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+
+
+def test_a_watchdog_that_was_paused_and_then_bites():
+    process = ended(PAUSES)
+    assert process.returncode == STUCK, process.stderr
+    assert process.stdout == "still here\n"
+    assert "no step in 0.01 minutes" in process.stderr
+    assert "in hang\n" in process.stderr
+
+
+def test_a_run_whose_data_hangs(tmp_path):
+    """Compiling takes longer than the watchdog waits, and is not taken for hanging."""
+    changes = {"optim__cosine": "False", "train__watchdog_minutes": "0.05"}
+    process = ended(HANGS, *arguments("nano_autoencoder", tmp_path / "run", 100_000, **changes))
+    assert process.returncode == STUCK, process.stderr
+    assert (tmp_path / "run/log.jsonl").read_text().startswith('{"step": 1, ')
+    assert "in hanging_data\n" in process.stderr
+    assert "in main\n" in process.stderr
+
+
+def test_a_watchdog_ends_with_the_run():
+    text = "from dim_jax.supervision import Watchdog\nimport time\nwith Watchdog(0.005) as watchdog: watchdog.alive()\ntime.sleep(1)"
+    assert ended(text).returncode == 0
+
+
+def test_sigterm_is_noted():
+    before = signal.getsignal(signal.SIGTERM)
+    with Termination() as termination:
+        assert not termination.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert termination.asked
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert len({0, 1, 2, STOPPED, STUCK}) == 5
