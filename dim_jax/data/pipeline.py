@@ -15,6 +15,7 @@ from dim_jax.data.batches import Keyed, Reader, keyed
 from dim_jax.data.pairs import Example, Pairs, Split
 from dim_jax.data.pictures import shifted
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
+from dim_jax.data.workers import live_as_long_as_the_run
 from dim_jax.errors import InputError
 
 KINDS = ("edit", "caption")
@@ -83,7 +84,7 @@ def batches(
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, which nobody parses outside of an absl program
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4))
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4), live_as_long_as_the_run)
         # What workers send is unpacked beside the training step, not between two of them.
         stream = grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=2)
     return iter(stream)
