@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from dim_jax import __version__
-from dim_jax.cli_build import build_edit
+from dim_jax.cli_build import build_edit, build_emoji, build_text
 from dim_jax.cli_design import design
 from dim_jax.cli_train import compile_step, train
 from dim_jax.errors import InputError
@@ -22,6 +22,8 @@ app.add_typer(evaluate, name="evaluate")
 build_data = typer.Typer(no_args_is_help=True, help="Make a data set.")
 app.add_typer(build_data, name="build-data")
 build_data.command("dim-edit")(build_edit)
+build_data.command("emoji")(build_emoji)
+build_data.command("text")(build_text)
 app.command()(design)
 app.command()(train)
 app.command("compile")(compile_step)
@@ -291,19 +293,6 @@ def emoji(
     )  # fmt: skip
     Console().print(emoji.table(report))
     typer.echo(f"wrote {output} and {output.with_suffix('.png')}", err=True)
-
-
-@build_data.command("emoji")
-def build_emoji(
-    folder: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
-    packages: Annotated[Path | None, typer.Option(help="Folder with the archives (.tgz); by default npm fetches them.")] = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Make edit pairs, captions and blueprints of the emoji of four npm packages."""
-    from dim_jax.data.emoji.build import build
-
-    total = build(folder, archives=packages, overwrite=overwrite, console=console)["total"]
-    typer.echo(f"wrote {folder}: {total['train']} pairs to train on, {total['test']} to test", err=True)
 
 
 @app.command()

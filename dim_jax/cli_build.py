@@ -1,7 +1,7 @@
-"""The commands `dim build-data dim-edit` and `dim-t2i`: options in, one call of the library, one line out."""
+"""The commands of `dim build-data`: options in, one call of the library, one line out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,8 @@ from dim_jax.cli_design import (
 )
 
 console = Console(stderr=True)
+Folder = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing data set.")]
 Config = Annotated[Path | None, typer.Option(help="TOML with what differs from the defaults.")]
 Designer = Annotated[str | None, typer.Option(metavar="KIND:NAME", help="Who writes: openai:gpt-4o, vllm:MODEL ..., as for `dim design`.")]
 
@@ -90,3 +92,35 @@ def _writer(spelling: str | None, prices: Path | None, options: dict):
         raise typer.BadParameter(f'"{spelling}": name a model behind a server.', param_hint="--designer")
     choice.open(**options)  # a key that is missing is told before long work
     return Writer(lambda: choice.open(**options), Price.read(prices, spelling) if prices else None)
+
+
+def build_emoji(
+    folder: Folder,
+    packages: Annotated[Path | None, typer.Option(help="Folder with the archives (.tgz); by default npm fetches them.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make edit pairs, captions and blueprints of the emoji of four npm packages."""
+    from dim_jax.data.emoji.build import build
+
+    _pairs(folder, build(folder, archives=packages, overwrite=overwrite, console=console))
+
+
+def build_text(
+    folder: Folder,
+    scenes: Annotated[int, typer.Option(help="Each is up to six pictures and ten pairs.")] = 2000,
+    side: Annotated[int, typer.Option(help="Of the pictures, in pixels; training scales them as it needs.")] = 256,
+    pictures: Annotated[Path | None, typer.Option(help="Folder with pictures to write on. Default: plain colours and patterns.")] = None,
+    fonts: Annotated[Path | None, typer.Option(help="Folder with fonts (.ttf, .otf, .ttc) beside Pillow's; mind their licences.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the scenes; the split does not depend on it.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make edit pairs, captions and blueprints of changed text: other words, typefaces, colours, sizes and places."""
+    from dim_jax.data.text.build import build
+
+    options = {"scenes": scenes, "side": side, "pictures": pictures, "font_folder": fonts, "seed": seed}
+    _pairs(folder, build(folder, **options, overwrite=overwrite, console=console))
+
+
+def _pairs(folder: Path, statistics: dict[str, Any]) -> None:
+    total = statistics["total"]
+    typer.echo(f"wrote {folder}: {total['train']} pairs to train on, {total['test']} to test", err=True)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import json
 import shutil
 import sys
 import tempfile
@@ -82,3 +83,12 @@ def one_error(result: tuple[int, str]) -> str:
     assert text.count("\n") == 1, text
     assert text.endswith("\n")
     return text
+
+
+def build_data(kind: str, folder: Path, *more: str) -> dict:
+    """Runs `dim build-data` for a data set of pairs; what its statistics.json holds."""
+    code, text = dim("build-data", kind, str(folder), *more)
+    assert code == 0, text
+    statistics = json.loads((folder / "statistics.json").read_text())
+    assert text == f"wrote {folder}: {statistics['total']['train']} pairs to train on, {statistics['total']['test']} to test\n"
+    return statistics

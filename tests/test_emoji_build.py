@@ -15,7 +15,7 @@ from PIL import Image
 from dim_jax.data.emoji.packages import NAMES, PACKAGES, SETS
 from dim_jax.data.pairs import Pairs
 from tests.emoji_fixtures import archives, write
-from tests.painter_fixtures import dim, one_error
+from tests.painter_fixtures import build_data, dim, one_error
 
 pytest.importorskip("array_record")
 pytest.importorskip("resvg_py")
@@ -29,10 +29,7 @@ def packages(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(packages, tmp_path_factory):
     folder = tmp_path_factory.mktemp("built") / "emoji"
-    code, text = dim("build-data", "emoji", str(folder), "--packages", str(packages))
-    assert code == 0, text
-    statistics = json.loads((folder / "statistics.json").read_text())
-    assert text == f"wrote {folder}: {statistics['total']['train']} pairs to train on, {statistics['total']['test']} to test\n"
+    build_data("emoji", folder, "--packages", str(packages))
     return folder
 
 

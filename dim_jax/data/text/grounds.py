@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import permutations
 from pathlib import Path
 
@@ -29,7 +29,7 @@ PATTERNS = {
     "stripes": "a ground of {first} and {second} stripes",
     "checks": "a ground of {first} and {second} checks",
     "dots": "{a_first} ground with {second} dots",
-    "frame": "{a_first} ground in a {second} frame",
+    "frame": "{a_first} ground in {a_second} frame",
 }
 
 
@@ -67,8 +67,12 @@ class Ground:
         """The colours of letters that stand out from all of it."""
         if self.halo:
             return tuple(RGB)
-        low, high = min(map(luminance, self.colours)), max(map(luminance, self.colours))
-        levels = {name: luminance(name) for name in RGB}
+        # Between two colours a gradient may be darker than both: red and green meet in brown.
+        between = np.linspace(0, 1, 17 if self.key.startswith("gradient") else 2)[:, None]
+        first, second = (np.array(RGB[name], np.float64) for name in (self.colours * 2)[:2])
+        shown = [luminance(tuple(shade)) for shade in first + between * (second - first)]
+        low, high = min(shown), max(shown)
+        levels = {name: luminance(shade) for name, shade in RGB.items()}
         return tuple(
             name
             for name, level in levels.items()
@@ -76,10 +80,9 @@ class Ground:
         )
 
 
-@cache
-def luminance(name: str) -> float:
-    """Relative luminance of a colour of the palette, in [0, 1]. Source: WCAG 2.2, for sRGB."""
-    red, green, blue = (level / 255 / 12.92 if level <= 10 else ((level / 255 + 0.055) / 1.055) ** 2.4 for level in RGB[name])
+def luminance(shade: tuple[float | int, ...]) -> float:
+    """Relative luminance of red, green and blue in [0, 255], in [0, 1]. Source: WCAG 2.2, for sRGB."""
+    red, green, blue = (level / 255 / 12.92 if level / 255 <= 0.04045 else ((level / 255 + 0.055) / 1.055) ** 2.4 for level in shade)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
@@ -97,7 +100,7 @@ def patterns() -> list[Ground]:
     """Every pattern on which enough colours can be read."""
     found = [Ground(f"plain {name}", f"a plain {name} ground", (name,)) for name in RGB]
     for first, second in permutations(RGB, 2):
-        words = {"first": first, "second": second, "a_first": f"{'an' if first[0] in 'aeiou' else 'a'} {first}"}
+        words = {"first": first, "second": second, "a_first": _a(first), "a_second": _a(second)}
         found += [Ground(f"{kind} {first}/{second}", text.format_map(words), (first, second)) for kind, text in PATTERNS.items()]
     return [ground for ground in found if len(ground.readable) >= FEWEST]
 
@@ -121,6 +124,10 @@ def of_split(grounds: Sequence[Ground], split: Split) -> list[Ground]:
     order = sorted(grounds, key=lambda ground: number(SEED, ground.key))
     held_out = max(1, round(SHARE * len(order)))
     return order[:held_out] if split == "test" else order[held_out:]
+
+
+def _a(colour: str) -> str:
+    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour}"
 
 
 def _pattern(kind: str, side: int) -> np.ndarray:

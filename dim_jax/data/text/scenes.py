@@ -81,7 +81,7 @@ def paint(scene: Scene, ground: Image.Image) -> Image.Image:
         rim, side = _rim(label, scene.ground, ground.width), ground.width
         corner = box(label, scene.ground, side)[:2]
         if rim:
-            around = max(("black", "white"), key=lambda name: contrast(luminance(name), luminance(label.colour)))
+            around = max(("black", "white"), key=lambda name: contrast(luminance(RGB[name]), luminance(RGB[label.colour])))
             picture.paste(RGB[around], corner, _mask(label, scene.ground, side))
         bare = letters(label.face, label.text, pixels(label.size, side))
         picture.paste(RGB[label.colour], (corner[0] + rim, corner[1] + rim), bare)
