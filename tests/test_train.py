@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 
 from dim_jax.config import read_config
@@ -53,9 +54,9 @@ def log(workdir: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def painter_run(tmp_path_factory) -> Path:
-    """Four steps of the edit painter."""
+    """Four steps of the edit painter, two of them traced."""
     workdir = tmp_path_factory.mktemp("painter") / "run"
-    code, text = train("nano_edit", workdir, 4)
+    code, text = train("nano_edit", workdir, 4, "--profile", "2:3")
     assert code == 0, text
     return workdir
 
@@ -73,9 +74,12 @@ def test_the_log_and_the_files_of_a_run(painter_run):
     assert [line["step"] for line in log(painter_run)] == [1, 2, 3, 4]
     assert all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in log(painter_run))
     assert sorted(path.name for path in painter_run.iterdir()) == [
-        "checkpoints", "config.json", "log.jsonl", "model", "settings.json", "sheets", "speed.jsonl", "tensorboard", "tokenizer",
+        "checkpoints", "config.json", "log.jsonl", "model", "profile", "settings.json", "sheets", "speed.jsonl", "tensorboard", "tokenizer",
     ]  # fmt: skip
     assert sorted(path.name for path in (painter_run / "checkpoints").iterdir()) == ["2", "4"]
+    notes = ocp.metadata(painter_run / "checkpoints/4").custom_metadata
+    assert notes["config"] == json.loads((painter_run / "config.json").read_text())
+    assert len(list(painter_run.glob("profile/**/*.xplane.pb"))) == 1
 
 
 def test_frozen_parts_stay_and_the_others_learn(painter_run, tmp_path):
@@ -178,6 +182,7 @@ def test_a_config_file_that_is_none(tmp_path):
     shutil.move(tmp_path / "wrong.py", tmp_path / "configs")
     assert "speed" in one_error(dim("train", "--config", str(tmp_path / "configs/wrong.py"), *workdir))
     assert dim("train", "--config", "x.py", *workdir, "--set", "steps")[0] == 2
+    assert dim("train", "--config", "x.py", *workdir, "--profile", "3")[0] == 2
 
 
 def test_without_the_packages_of_training_it_says_what_to_install(tmp_path, monkeypatch):
