@@ -72,8 +72,8 @@ def test_a_run_that_is_stopped_again_and_again(tmp_path):
     for _ in range(KILLS):
         process = begin(workdir, **HOW)
         if rng.random() < 0.8:
-            wait_for_lines(process, workdir, 1)
-            time.sleep(rng.uniform(0, 2))
+            wait_for_lines(process, workdir, int(rng.integers(1, 12)))
+            time.sleep(rng.uniform(0, 0.3))
         else:
             time.sleep(rng.uniform(0, 5))  # perhaps while it starts
         process.kill()
