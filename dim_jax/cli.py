@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from dim_jax import __version__
-from dim_jax.cli_build import build_edit, build_emoji, build_text
+from dim_jax.cli_build import build_edit, build_emoji, build_t2i, build_text, rewrite
 from dim_jax.cli_design import design
 from dim_jax.cli_train import compile_step, train
 from dim_jax.errors import InputError
@@ -22,6 +22,8 @@ app.add_typer(evaluate, name="evaluate")
 build_data = typer.Typer(no_args_is_help=True, help="Make a data set.")
 app.add_typer(build_data, name="build-data")
 build_data.command("dim-edit")(build_edit)
+build_data.command("dim-t2i")(build_t2i)
+build_data.command("rewrite")(rewrite)
 build_data.command("emoji")(build_emoji)
 build_data.command("text")(build_text)
 app.command()(design)

@@ -6,20 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dim_jax.cli_design import (
-    BaseUrl,
-    BudgetDollars,
-    BudgetTokens,
-    CallLimit,
-    Concurrency,
-    MaxTokens,
-    Prices,
-    RequestsPerMinute,
-    RetryFailed,
-    TimeLimit,
-    TokensPerMinute,
-    Tries,
-)
+from dim_jax.cli_asks import Asks, with_asks
 
 console = Console(stderr=True)
 Folder = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")]
@@ -28,27 +15,17 @@ Config = Annotated[Path | None, typer.Option(help="TOML with what differs from t
 Designer = Annotated[str | None, typer.Option(metavar="KIND:NAME", help="Who writes: openai:gpt-4o, vllm:MODEL ..., as for `dim design`.")]
 
 
+@with_asks
 def build_edit(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make, or to go on with.")],
     source: Annotated[
         list[str], typer.Option(metavar="KIND:PATH", help="Pairs to build from, such as pairs:mine.jsonl. May be given several times.")
     ],
+    asks: Asks,
     designer: Designer = None,
     assessor: Annotated[str | None, typer.Option(metavar="KIND:NAME", help="Who judges the instructions. Default: the designer.")] = None,
     config: Config = None,
     until: Annotated[str, typer.Option(metavar="STAGE", help="The last stage to run: score, keep, assess, design or write.")] = "write",
-    base_url: BaseUrl = None,
-    concurrency: Concurrency = 8,
-    requests_per_minute: RequestsPerMinute = None,
-    tokens_per_minute: TokensPerMinute = None,
-    budget_tokens: BudgetTokens = None,
-    budget_dollars: BudgetDollars = None,
-    prices: Prices = None,
-    time_limit: TimeLimit = None,
-    call_limit: CallLimit = 180.0,
-    tries: Tries = 6,
-    max_tokens: MaxTokens = 2048,
-    retry_failed: RetryFailed = False,
 ) -> None:
     """Rebuild DIM-Edit: filter edit pairs, judge and mend their instructions, write blueprints. Goes on where it was stopped."""
     from dim_jax.construction.config import read_config
@@ -58,13 +35,10 @@ def build_edit(
     if until not in STAGES:
         raise typer.BadParameter(f"Stages are {', '.join(STAGES)}.", param_hint="--until")
     settings = read_config("dim_edit.toml", config)
-    asking = _asking(
-        concurrency, requests_per_minute, tokens_per_minute, budget_tokens, budget_dollars, time_limit, tries, retry_failed
-    )  # fmt: skip
-    options = {"base_url": base_url, "max_tokens": max_tokens, "time_limit": call_limit}
-    writer = _writer(designer, prices, options)
+    asking = _asking(asks)
+    writer = _writer(designer, asks)
     counts = build(
-        folder, [open_source(one) for one in source], settings, _writer(assessor, prices, options) or writer, writer, asking,
+        folder, [open_source(one) for one in source], settings, _writer(assessor, asks) or writer, writer, asking,
         until=until, console=console,
     )  # fmt: skip
     parts = {"keep": ("filter", "kept"), "assess": ("assess", "answered"), "design": ("design", "answered")}
@@ -72,26 +46,76 @@ def build_edit(
     typer.echo(f"{folder}: {counts['filter']['pairs']} pairs; {', '.join(told)}", err=True)
 
 
-def _asking(concurrency, requests, tokens, budget_tokens, budget_dollars, time_limit, tries, retry_failed):
+@with_asks
+def build_t2i(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make, or to go on with.")],
+    metadata: Annotated[Path, typer.Option(help="Folder with the jsonl files of DIM-T2I, or your own.")],
+    upstream: Annotated[Path, typer.Option(help="Folder with what lies upstream, under the name of each sub-source.")],
+    asks: Asks,
+    source: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A sub-source of the config. Default: all.")] = None,
+    designer: Annotated[
+        str | None, typer.Option(metavar="KIND:NAME", help="Who writes captions along the dimensions. Default: the published ones.")
+    ] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="First download what lies upstream, as far as it is not there.")] = False,
+    config: Config = None,
+    until: Annotated[str, typer.Option(metavar="STAGE", help="The last stage to run: fetch, pictures, caption or write.")] = "write",
+) -> None:
+    """Rebuild DIM-T2I: find or download pictures by rule, check their size, caption them. Goes on where it was stopped."""
+    from dim_jax.construction.config import read_config
+    from dim_jax.construction.t2i import STAGES, build
+
+    if until not in STAGES:
+        raise typer.BadParameter(f"Stages are {', '.join(STAGES)}.", param_hint="--until")
+    settings = read_config("dim_t2i.toml", config)
+    asking = _asking(asks)
+    writer = _writer(designer, asks)
+    counts = build(folder, metadata, upstream, source or list(settings["sources"]), settings, writer, asking, fetch=fetch, until=until)
+    found = counts.get("pictures", {}).values()
+    typer.echo(f"{folder}: {sum(one['taken'] for one in found)} pictures, {sum(one['rejected'] for one in found)} rejected", err=True)
+
+
+@with_asks
+def rewrite(
+    table: Annotated[Path, typer.Argument(metavar="PROMPTS.jsonl", help="Objects with id and, as prompt, a short prompt.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A jsonl, which is continued if it is there.")],
+    designer: Annotated[str, typer.Option(metavar="KIND:NAME", help="Who writes: as for `dim design`.")],
+    asks: Asks,
+    config: Config = None,
+) -> None:
+    """Write short prompts out into long ones, as the painter was trained on."""
+    from dim_jax.construction.captions import rewriting_task
+    from dim_jax.construction.config import read_config
+    from dim_jax.designer.choice import read_rows
+    from dim_jax.designer.runner import Job
+    from dim_jax.errors import InputError
+
+    if output.suffix != ".jsonl" or not output.parent.is_dir() or output.resolve() == table.resolve():
+        raise InputError(f"{output}: name another file that ends in .jsonl, in a folder that exists.")
+    settings = read_config("dim_t2i.toml", config)["captions"]
+    asking = _asking(asks)
+    writer = _writer(designer, asks)
+    assert writer is not None
+    jobs = [Job((), row["prompt"], row) for row in read_rows(table)]
+    asking.stage(output, jobs, rewriting_task(settings["words"], settings["min_words"]), writer)
+
+
+def _asking(asks: Asks):
     from dim_jax.construction.asking import Asking
-    from dim_jax.designer.pace import Limits
 
-    limits = Limits(concurrency, requests, tokens, budget_tokens, budget_dollars, time_limit, tries)
-    return Asking(limits, retry_failed, console.is_terminal, lambda line: typer.echo(line, err=True))
+    return Asking(asks.limits(), asks.retry_failed, console.is_terminal, lambda line: typer.echo(line, err=True))
 
 
-def _writer(spelling: str | None, prices: Path | None, options: dict):
+def _writer(spelling: str | None, asks: Asks):
     from dim_jax.construction.asking import Writer
     from dim_jax.designer.choice import Choice
-    from dim_jax.designer.pace import Price
 
     if spelling is None:
         return None
     choice = Choice.read(spelling)
     if not choice.costs:
         raise typer.BadParameter(f'"{spelling}": name a model behind a server.', param_hint="--designer")
-    choice.open(**options)  # a key that is missing is told before long work
-    return Writer(lambda: choice.open(**options), Price.read(prices, spelling) if prices else None)
+    asks.open(choice)  # a key that is missing is told before long work
+    return Writer(lambda: asks.open(choice), asks.price(spelling))
 
 
 def build_emoji(

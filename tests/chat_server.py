@@ -9,7 +9,6 @@ good answers until it is killed, and prints its port.
 
 import base64
 import json
-import socketserver
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from tests.designer_answers import GOOD
+from tests.local_server import LocalServer
 
 WORDS = {200: "OK", 429: "Too Many Requests"}
 
@@ -107,44 +107,21 @@ def hang(seconds: float) -> Reply:
     return good(after=seconds)
 
 
-class ChatServer:
+class ChatServer(LocalServer):
     """Answers requests with `replies` in order, then with the last of them; keeps what was asked."""
 
     def __init__(self, *replies: Reply):
+        super().__init__(_handler(self))
+        self.url += "/v1"
         self.replies = list(replies) or [good()]
         self.requests: list[Request] = []
-        self.most_at_once = self._at_once = 0
-        self._lock = threading.Lock()
-        self._server = _Threads(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-
-    def __enter__(self) -> "ChatServer":
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
     def take(self, request: Request) -> Reply:
-        with self._lock:
+        with self.lock:
             reply = self.replies[min(len(self.requests), len(self.replies) - 1)]
             self.requests.append(request)
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.began()
         return reply
-
-    def done(self) -> None:
-        with self._lock:
-            self._at_once -= 1
-
-
-class _Threads(socketserver.ThreadingTCPServer):
-    allow_reuse_address = daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
 
 
 def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:

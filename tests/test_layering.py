@@ -44,6 +44,7 @@ RANKS = {
     "dim_jax.topology": 1,
     "dim_jax.evals": 8,
     "dim_jax.demo": 8,
+    "dim_jax.cli_asks": 8,
     "dim_jax.cli_design": 9,  # a part of cli, as are cli_build and cli_train
     "dim_jax.cli_build": 10,
     "dim_jax.cli_train": 11,

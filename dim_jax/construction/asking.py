@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from dim_jax.designer.choice import read_rows
+from dim_jax.construction.sources import objects
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.journal import Journal
 from dim_jax.designer.pace import Limits, Price
@@ -95,7 +95,7 @@ class Answers(NamedTuple):
         asked = {job.row["id"]: job.instruction for job in jobs}
 
         def found(file: Path):
-            for row in read_rows(file) if file.exists() else ():
+            for _, row in objects(file) if file.exists() else ():
                 design = row["design"]
                 if (design["designer"], design["prompt_version"], design["instruction"]) == (designer, task.version, asked.get(row["id"])):
                     yield row

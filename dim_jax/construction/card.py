@@ -14,6 +14,7 @@ from dim_jax.construction.filtering import Scored
 from dim_jax.construction.scores import Scores
 from dim_jax.folders import new_file
 
+PUBLISHED_T2I = {"pictures": 14_000_000, "words": 146.76}  # the same; some 6.3 million are released
 PUBLISHED_EDIT = {"pairs": 233_000, "words": 252.64}  # arXiv 2509.01986
 BINS = 40
 
@@ -118,9 +119,8 @@ def write_edit(
         _table(("stage", "in", "dropped", "out"), [(name, read, lost, read - lost) for name, read, lost in stages]),
         f"Out of bounds (a pair may be so in several scores): {_listed(filtering['out of bounds'])}.",
         f"Verdicts: {_listed({name: assessing[name] for name in VERDICTS})}. These are dropped, completed and disambiguated.",
-        _table(
-            ("words of a blueprint", "pairs", *found),
-            [("here", len(pairs), *found.values()), ("DIM-Edit, published", f"about {PUBLISHED_EDIT['pairs']:,}", PUBLISHED_EDIT["words"])],
+        _words_table(
+            "blueprint", len(pairs), found, ("DIM-Edit, published", f"about {PUBLISHED_EDIT['pairs']:,}", PUBLISHED_EDIT["words"])
         ),
         "![Lengths of the blueprints](statistics.png)",
         "![Scores of the joint filter](scores.png)",
@@ -141,6 +141,37 @@ def _kind(reject: Mapping[str, Any]) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *([*row, *[""] * (len(head) - len(row))] for row in rows)]
     return "\n".join("| " + " | ".join(" ".join(str(cell).replace("|", "/").split()) for cell in line) + " |" for line in lines)
+
+
+def taken(
+    rules: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, str]], rejects: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
+    """Counts of pictures by sub-source, beside the published numbers of samples."""
+    stay, lost = (Counter(row["id"].partition("/")[0] for row in part) for part in (rows, rejects))
+    return {name: {"published": rule.get("samples"), "taken": stay[name], "rejected": lost[name]} for name, rule in rules.items()}
+
+
+def write_t2i(folder: Path, counts: Mapping[str, Any], rows: Sequence[Mapping[str, str]], rejects: Sequence[Mapping[str, Any]]) -> None:
+    """README.md, statistics.json and statistics.png of a rebuilt DIM-T2I."""
+    texts = [row["prompt"] for row in rows]
+    found, reasons = lengths(texts), Counter((row["stage"], _kind(row)) for row in rejects)
+    total = {**counts, "rows": len(rows), "words": found, "published": PUBLISHED_T2I}
+    write_text(folder / "statistics.json", json.dumps(total, indent=1, ensure_ascii=False) + "\n")
+    plot_words(folder / "statistics.png", [words(text) for text in texts], PUBLISHED_T2I["words"])
+    page = [
+        "# Pictures with long captions, in the form of DIM-T2I",
+        "`tos_dataset_t2i.jsonl`: `id`, `image_path`, `prompt` (the caption). Other rows: `rejects.jsonl`.",
+        _table(("sub-source", "published", "taken", "rejected"), [(name, *of.values()) for name, of in counts["pictures"].items()]),
+        _words_table("caption", len(rows), found, ("DIM-T2I, published", f"about {PUBLISHED_T2I['pictures']:,}", PUBLISHED_T2I["words"])),
+        "![Lengths of the captions](statistics.png)",
+        "## Reasons",
+        _table(("stage", "reason", "rows"), [(*names, number) for names, number in reasons.most_common()]),
+    ]
+    write_text(folder / "README.md", "\n\n".join(page) + "\n")
+
+
+def _words_table(what: str, number: int, found: Mapping[str, float], published: Sequence[Any]) -> str:
+    return _table((f"words of a {what}", "number", *found), [("here", number, *found.values()), published])
 
 
 def write_text(path: Path, text: str) -> None:

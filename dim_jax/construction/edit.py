@@ -88,12 +88,12 @@ def build(
         verdicts = {key: assessed(text) for key, text in answers.texts.items()}
         counts["assess"] = card.assessed(verdicts, answers)
         wrong = {key: f"misaligned: {found.reason}" for key, found in verdicts.items() if found.verdict == MISALIGNED}
-        pairs = _without(pairs, "assess", answers.reasons | wrong, rejects)
+        pairs = without(pairs, "assess", answers.reasons | wrong, rejects)
         if designer and "design" in stages:
             jobs = [_job(folder, row, verdicts[row["id"]].instruction) for row in pairs]
             answers = asking.stage(folder / DESIGNED, jobs, BLUEPRINT_WITH_TARGET, designer)
             counts["design"] = card.designed(answers)
-            pairs = [{**row, "prompt": answers.texts[row["id"]]} for row in _without(pairs, "design", answers.reasons, rejects)]
+            pairs = [{**row, "prompt": answers.texts[row["id"]]} for row in without(pairs, "design", answers.reasons, rejects)]
     write_rows(folder / REJECTS, rejects)
     if "write" in stages:
         write_rows(folder / TABLE, pairs)
@@ -145,7 +145,7 @@ def _keep(folder: Path, kept: Sequence[Scored], sources: Sequence[Source], rejec
             if same == row["id"]:
                 pairs.append(row)
             else:
-                rejects.append(_reject(row, "keep", f"the same pair and instruction as {same}"))
+                rejects.append(reject(row, "keep", f"the same pair and instruction as {same}"))
         return pairs
     finally:
         lines.close()
@@ -159,13 +159,13 @@ def _job(folder: Path, row: Mapping[str, str], instruction: str) -> Job:
     return Job((folder / row["image_path"], folder / row["image_path_target"]), instruction, dict(row))
 
 
-def _without(pairs: Sequence[dict[str, str]], stage: str, reasons: Mapping[str, str], rejects: list[dict]) -> list[dict[str, str]]:
+def without(pairs: Sequence[dict[str, str]], stage: str, reasons: Mapping[str, str], rejects: list[dict]) -> list[dict[str, str]]:
     """The pairs that a stage did not reject; the others go to the rejects."""
-    rejects += [_reject(row, stage, reasons[row["id"]]) for row in pairs if row["id"] in reasons]
+    rejects += [reject(row, stage, reasons[row["id"]]) for row in pairs if row["id"] in reasons]
     return [row for row in pairs if row["id"] not in reasons]
 
 
-def _reject(row: Mapping[str, str], stage: str, reason: str) -> dict[str, str]:
+def reject(row: Mapping[str, str], stage: str, reason: str) -> dict[str, str]:
     return {"id": row["id"], "stage": stage, "reason": reason}
 
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -52,7 +52,7 @@ class Layout(Protocol):
 
 
 class OwnPairs:
-    """A jsonl of `source`, `target` (files, from its folder) and `prompt`; with `id`, or named by the numbers of its lines."""
+    """A jsonl of `source`, `target` (files, from its folder) and `prompt`; with `id`, or numbered."""
 
     def __init__(self, path: Path):
         """
@@ -62,18 +62,15 @@ class OwnPairs:
         self._folder = path.parent
         self._rows: list[dict] = []
         keys = set[str]()
-        try:
-            with path.open(encoding="utf-8") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        row = _row(line, f"{path}, line {number}")
-                        row["id"] = str(row.get("id", number))
-                        if row["id"] in keys:
-                            raise InputError(f'{path}, line {number}: the id "{row["id"]}" occurs before. Give each pair its own.')
-                        keys.add(row["id"])
-                        self._rows.append(row)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). Give a jsonl in UTF-8.") from error
+        for where, row in objects(path):
+            texts = [row.get(name) for name in ("source", "target", "prompt")]
+            if not all(isinstance(text, str) and text.strip() for text in texts):
+                raise InputError(f'{where}: needs the texts "source", "target" and "prompt": {FORM}')
+            row["id"] = str(row.get("id", len(self._rows) + 1))
+            if row["id"] in keys:
+                raise InputError(f'{where}: the id "{row["id"]}" occurs before. Give each pair its own.')
+            keys.add(row["id"])
+            self._rows.append(row)
         if not self._rows:
             raise InputError(f"{path} has no pairs. Write one object on each line: {FORM}")
 
@@ -116,12 +113,21 @@ def _bytes(path: Path) -> bytes:
         raise InputError(f"{path}: the picture cannot be read ({error.strerror}). Check its path.") from error
 
 
-def _row(line: str, where: str) -> dict:
+def objects(path: Path) -> Iterator[tuple[str, dict]]:
+    """The objects of a jsonl, each with the file and the number of its line, for errors.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no object.
+    """
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: no JSON ({error}). Write one object on each line: {FORM}") from error
-    texts = [row.get(name) for name in ("source", "target", "prompt")] if isinstance(row, dict) else [None]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise InputError(f'{where}: needs the texts "source", "target" and "prompt": {FORM}')
-    return row
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise InputError(f"{path}, line {number}: is no object. Write one on each line.")
+                    yield f"{path}, line {number}", row
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {number}: no JSON ({error}). Write one object on each line.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). Give a jsonl in UTF-8.") from error

@@ -1,0 +1,64 @@
+"""The options of every command that asks a designer many things, declared once."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+@dataclass(frozen=True)
+class Asks:
+    """The options of every command that asks a designer many things; `with_asks` adds them."""
+
+    base_url: Annotated[str | None, typer.Option(help="Of the server, such as http://localhost:8000/v1.")] = None
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 8
+    requests_per_minute: Annotated[float | None, typer.Option(help="What the account allows.")] = None
+    tokens_per_minute: Annotated[float | None, typer.Option(help="What the account allows, of questions and answers.")] = None
+    budget_tokens: Annotated[int | None, typer.Option(help="For the whole output, with what it has cost before.")] = None
+    budget_dollars: Annotated[float | None, typer.Option(help="The same in dollars; needs --prices.")] = None
+    prices: Annotated[
+        Path | None, typer.Option(help='JSON, dollars for a million tokens: {"openai:gpt-4o": {"input": 2.5, "output": 10}}.')
+    ] = None
+    time_limit: Annotated[float | None, typer.Option(help="Seconds, after which nothing new is asked.")] = None
+    call_limit: Annotated[float, typer.Option(help="Seconds for one call.")] = 180.0
+    tries: Annotated[int, typer.Option(min=1, help="Of one question, before it counts as failed.")] = 6
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer; models that think first need more.")] = 2048
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again what failed before.")] = False
+
+    def limits(self) -> Any:
+        """Of `dim_jax.designer.pace`."""
+        from dim_jax.designer.pace import Limits
+
+        return Limits(
+            self.concurrency, self.requests_per_minute, self.tokens_per_minute, self.budget_tokens, self.budget_dollars,
+            self.time_limit, self.tries,
+        )  # fmt: skip
+
+    def price(self, designer: str) -> Any:
+        """Of a designer, or None without a table."""
+        from dim_jax.designer.pace import Price
+
+        return Price.read(self.prices, designer) if self.prices else None
+
+    def open(self, choice: Any) -> Any:
+        """The designer of a `Choice`."""
+        return choice.open(base_url=self.base_url, max_tokens=self.max_tokens, time_limit=self.call_limit)
+
+
+def with_asks(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `Asks` behind its own, which it is given as `asks`."""
+    own, common = (inspect.signature(one).parameters for one in (command, Asks))
+
+    @wraps(command)
+    def wrapped(**options: Any) -> None:
+        command(**{name: options[name] for name in own if name != "asks"}, asks=Asks(**{name: options[name] for name in common}))
+
+    parameters = [*(one for name, one in own.items() if name != "asks"), *common.values()]
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    wrapped.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    wrapped.__annotations__ = {one.name: one.annotation for one in parameters}
+    return wrapped

@@ -1,0 +1,95 @@
+"""DIM-T2I rebuilt, stage by stage: fetch, pictures, caption, write. Each goes on where it was killed.
+
+    UPSTREAM/NAME/           what lies upstream of a sub-source: tables, archives and what they hold
+    pictures.jsonl, image/   the pictures that were found and are large enough; the others in pictures.failures.jsonl with their reasons
+    captions.jsonl           journal: captions along the dimensions, if somebody writes them
+    tos_dataset_t2i.jsonl    the data set: id, image_path, prompt (the caption)
+    rejects.jsonl            every row that is not in it, with stage and reason
+    README.md                counts, lengths, reasons; with statistics.json and statistics.png
+
+Source: the dataset guide of DIM-T2I, whose rules are in dim_t2i.toml.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dim_jax.construction import card
+from dim_jax.construction.asking import Asking, Writer
+from dim_jax.construction.captions import caption_task
+from dim_jax.construction.edit import without, write_rows
+from dim_jax.construction.taking import FAILURES, PICTURES, take_pictures
+from dim_jax.construction.upstream import fetch_upstream
+from dim_jax.designer.runner import Job
+from dim_jax.errors import InputError, require
+
+STAGES = ("fetch", "pictures", "caption", "write")
+CAPTIONS, TABLE, REJECTS = "captions.jsonl", "tos_dataset_t2i.jsonl", "rejects.jsonl"
+
+
+def build(
+    folder: Path,
+    metadata: Path,
+    upstream: Path,
+    names: Sequence[str],
+    config: Mapping[str, Any],
+    writer: Writer | None,
+    asking: Asking,
+    *,
+    fetch: bool = False,
+    until: str = "write",
+) -> dict[str, Any]:
+    """Build, or go on building, a data set folder.
+
+    Args:
+        folder: made if it is not there.
+        metadata: the folder with DIM-T2I's jsonl files, or your own.
+        upstream: the folder that holds, under the name of each sub-source, what lies upstream of it.
+        names: the sub-sources, out of config["sources"].
+        config: as dim_t2i.toml.
+        writer: who writes captions; None takes the published ones.
+        asking: limits and budget of the writer; `retry_failed` also tries pictures again.
+        fetch: download first what `repo` and `archives` of the sub-sources name.
+        until: the last of `STAGES` to run.
+
+    Returns:
+        Counts so far, as in statistics.json.
+
+    Raises:
+        InputError: the folder holds something else, a sub-source is unknown, metadata or upstream files are missing or damaged, a rule is
+            wrong, the writer can answer nothing, or a limit ended the stage. What was done is kept.
+    """
+    require("httpx2", "matplotlib", extra="construction", what="Building DIM-T2I")
+    if unknown := [name for name in names if name not in config["sources"]]:
+        raise InputError(f"There is no sub-source {', '.join(unknown)}. There are: {', '.join(config['sources'])}.")
+    _open(folder)
+    rules = {name: config["sources"][name] for name in names}
+    if fetch:
+        for name, rule in rules.items():
+            fetch_upstream(rule, upstream / name, config["download"])
+    counts: dict[str, Any] = {}
+    if until == "fetch":
+        return counts
+    rows, rejects = take_pictures(folder, metadata, upstream, rules, config, retry_failed=asking.retry_failed, tell=asking.tell)
+    counts["pictures"] = card.taken(rules, rows, rejects)
+    if writer and until != "pictures":
+        captions = config["captions"]
+        task = caption_task(captions["dimensions"], captions["words"], captions["min_words"])
+        jobs = [Job((folder / row["image_path"],), "", {"id": row["id"], "image_path": row["image_path"]}) for row in rows]
+        answers = asking.stage(folder / CAPTIONS, jobs, task, writer)
+        counts["caption"] = card.designed(answers)
+        rows = [{**row, "prompt": answers.texts[row["id"]]} for row in without(rows, "caption", answers.reasons, rejects)]
+    else:
+        rows = without(rows, "caption", {row["id"]: "no published caption" for row in rows if not row["prompt"]}, rejects)
+    write_rows(folder / REJECTS, rejects)
+    if until == "write":
+        write_rows(folder / TABLE, rows)
+        card.write_t2i(folder, counts, rows, rejects)
+    return counts
+
+
+def _open(folder: Path) -> None:
+    ours = any((folder / name).exists() for name in (PICTURES, FAILURES))
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is no folder that `dim build-data dim-t2i` made. Choose another output.")
+    folder.mkdir(parents=True, exist_ok=True)
