@@ -55,16 +55,13 @@ class Maker:
         changes = [one for one in found if one is not None]
         ground = scene.ground.paint(self.side)
         told = scene.ground.described(ground)
-        drawn = [paint(one, ground) for one in (scene, *(one.target for one in changes))]
-        pairs = [
-            pair
-            for place, one in enumerate(changes, 1)
-            for pair in (self._pair(one, 0, place, told), self._pair(one.back(), place, 0, told))
-        ]
-        names = ("base", *(one.rule for one in changes))
-        scenes = (scene, *(one.target for one in changes))
-        pictures = [_picture(number, name, one, split, told, image) for name, one, image in zip(names, scenes, drawn, strict=True)]
-        return Made(pictures, pairs, drawn, [rule for rule in RULES if rule not in names])
+        scenes = {"base": scene} | {one.rule: one.target for one in changes}
+        drawn = [paint(one, ground) for one in scenes.values()]
+        pictures = [_picture(number, name, scenes[name], split, told, image) for name, image in zip(scenes, drawn, strict=True)]
+        pairs = list[Pair]()
+        for place, one in enumerate(changes, 1):
+            pairs += [self._pair(one, 0, place, told), self._pair(one.back(), place, 0, told)]
+        return Made(pictures, pairs, drawn, [rule for rule in RULES if rule not in scenes])
 
     def _pair(self, one: Change, source: int, target: int, told: str) -> Pair:
         texts = instructions(one)

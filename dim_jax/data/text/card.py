@@ -83,7 +83,7 @@ test only, in any case, and {grounds} of {all_grounds} grounds are used by them 
 
 ## Fonts and licences
 
-Letters: {faces}.{f" Left out, without Latin letters: {without}." if without else ""}
+Letters: {faces}.{f" Left out, without Latin letters of both cases: {without}." if without else ""}
 
 `plain`, `bold`, `slanted` and `outlined` are drawn with the font that comes with Pillow, Aileron Regular by Sora Sagano, which its
 author has put into the public domain (CC0). Other fonts have licences of their own. Most allow pictures of text; some, above

@@ -40,7 +40,7 @@ def check_installed() -> None:
 
 
 def read_faces(folder: Path) -> tuple[list[Face], list[str]]:
-    """The fonts of a folder and those below it, one of each name, by name; and which were left out because they have no Latin letters.
+    """The fonts of a folder and those below it, one of each name, by name; and the files left out, without Latin letters of both cases.
 
     Raises:
         InputError: there is no such folder or no font in it, or a font is damaged.
