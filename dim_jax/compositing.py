@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageChops, ImageFilter
 
+from dim_jax.data.measures import grown
+
 LEVELS = 12  # of 255
 
 
@@ -26,11 +28,12 @@ def opacity(before: Image.Image, after: Image.Image, cell: int) -> Float[np.ndar
     """
     channels = ImageChops.difference(before, after).split()
     difference = ImageChops.lighter(ImageChops.lighter(*channels[:2]), channels[2])
-    smooth = difference.filter(ImageFilter.GaussianBlur(cell / 8))
-    changed = smooth.point([255 * (level > LEVELS) for level in range(256)]).filter(ImageFilter.MaxFilter(2 * (cell // 2) + 1))
+    smooth = np.asarray(difference.filter(ImageFilter.GaussianBlur(cell / 8)))
+    changed = grown(smooth, cell // 2) > LEVELS
     # A blurred edge is at a half: from there to the whole, the rim fades inwards and nothing outside is touched.
-    faded = np.asarray(changed.filter(ImageFilter.GaussianBlur(cell / 6)), np.float32) / 255
-    return np.where(np.asarray(changed) > 0, np.clip(2 * faded - 1, 0, 1), 0).astype(np.float32)
+    blurred = Image.fromarray(changed.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(cell / 6))
+    faded = np.asarray(blurred, np.float32) / 255
+    return np.where(changed, np.clip(2 * faded - 1, 0, 1), 0).astype(np.float32)
 
 
 def composite(source: Image.Image, painted: Image.Image, opacity: Float[np.ndarray, "h w"]) -> Image.Image:

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
+from numpy.lib.stride_tricks import sliding_window_view
 
 BIN = 8  # of a colour's 256 levels, when its word is looked up
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -65,6 +66,14 @@ def extent(pixels: Pixels) -> Mask:
 def difference(a: Pixels, b: Pixels) -> Mask:
     """Where two pictures differ visibly."""
     return _any_channel(np.maximum(a, b) - np.minimum(a, b) > 24)
+
+
+def grown(levels: UInt8[np.ndarray, "h w"], by: int) -> UInt8[np.ndarray, "h w"]:
+    """At every place the largest level that is at most `by` rows and columns away."""
+    for axis in (0, 1):
+        padded = np.pad(levels, [(by, by) if axis == other else (0, 0) for other in (0, 1)])
+        levels = sliding_window_view(padded, 2 * by + 1, axis).max(-1)
+    return levels
 
 
 def _any_channel(mask: Bool[np.ndarray, "h w 3"]) -> Mask:

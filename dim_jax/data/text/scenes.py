@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
 
-from PIL import Image, ImageFilter
+import numpy as np
+from PIL import Image
 
+from dim_jax.data.measures import grown
 from dim_jax.data.pairs import Split
 from dim_jax.data.text.faces import Face, letters
 from dim_jax.data.text.grounds import RGB, Ground, contrast, luminance
@@ -117,9 +119,7 @@ def _ink(face: Face, text: str, size: int, rim: int) -> Image.Image:
     bare = letters(face, text, size)
     if not rim:
         return bare
-    canvas = Image.new("L", (bare.width + 2 * rim, bare.height + 2 * rim))
-    canvas.paste(bare, (rim, rim))
-    return canvas.filter(ImageFilter.MaxFilter(2 * rim + 1))
+    return Image.fromarray(grown(np.pad(np.asarray(bare), rim), rim))
 
 
 def _overlap(a: Box, b: Box) -> bool:
