@@ -24,14 +24,15 @@ from dim_jax.data.pictures import cover_crop, open_picture
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
 from dim_jax.pipeline import EditPipeline, Painter, Source
 from dim_jax.session import EditSession
+from dim_jax.settings import Settings
 
 Pictures = list[Image.Image]
 COLUMNS = {
-    "autoencoder_pictures": "autoencoder, pictures encoded again",
+    "autoencoder_pictures": "autoencoder, encoded again",
     "autoencoder_latents": "autoencoder, latents kept",
-    "edit_pictures": "edits, pictures encoded again",
+    "edit_pictures": "edits, encoded again",
     "edit_latents": "edits, latents kept",
-    "edit_unchanged": "edits, latents and what is unchanged kept",
+    "edit_unchanged": "edits, --keep-unchanged",
 }
 
 
@@ -45,18 +46,18 @@ def autoencoder(painter: Painter, pictures: Pictures, *, keep: bool) -> Iterator
             latents = painter.encode(found, size)
 
 
-def edits(pipeline: EditPipeline, pictures: Pictures, prompt: str, *, keep: bool) -> Iterator[Pictures]:
+def edits(pipeline: EditPipeline, pictures: Pictures, prompt: str, settings: Settings, *, keep: bool) -> Iterator[Pictures]:
     """Painted pictures of each round; every picture has noise of its own, the same in all rounds, as `dim edit` has."""
     prompts, seeds, sources = [prompt] * len(pictures), list(range(len(pictures))), list[Image.Image | Source](pictures)
     while True:
-        paintings = pipeline(prompts, sources, seeds=seeds)
+        paintings = pipeline(prompts, sources, seeds=seeds, settings=settings)
         yield [painting.image for painting in paintings]
         sources = [Source(painting.image, painting.latents if keep else None) for painting in paintings]
 
 
-def composited(pipeline: EditPipeline, pictures: Pictures, prompt: str) -> Iterator[Pictures]:
+def composited(pipeline: EditPipeline, pictures: Pictures, prompt: str, settings: Settings) -> Iterator[Pictures]:
     """The same by sessions that keep latents and what a round left alone."""
-    sessions = [EditSession(pipeline, picture, keep_unchanged=True) for picture in pictures]
+    sessions = [EditSession(pipeline, picture, settings=settings, keep_unchanged=True) for picture in pictures]
     while True:
         yield [session.edit(prompt, seed=seed).image for seed, session in enumerate(sessions)]
 
@@ -78,7 +79,7 @@ def main() -> None:
     pipeline = EditPipeline.from_pretrained(args.checkpoint)
     painter = pipeline.painter
     side = args.resolution or painter.settings.resolution
-    painter.settings = replace(painter.settings, resolution=side)
+    settings = replace(painter.settings, resolution=side)
     if args.data:
         captions = Pairs(args.data, "test", "caption")
         chosen = np.random.default_rng(0).permutation(len(captions))[: args.number]
@@ -89,8 +90,8 @@ def main() -> None:
     first = [unit_pixels(picture, (side, side)) for picture in pictures]
     ways = (
         autoencoder(painter, pictures, keep=False), autoencoder(painter, pictures, keep=True),
-        edits(pipeline, pictures, args.prompt, keep=False), edits(pipeline, pictures, args.prompt, keep=True),
-        composited(pipeline, pictures, args.prompt),
+        edits(pipeline, pictures, args.prompt, settings, keep=False), edits(pipeline, pictures, args.prompt, settings, keep=True),
+        composited(pipeline, pictures, args.prompt, settings),
     )  # fmt: skip
     table, numbers = Table("round", *COLUMNS.values()), {name: [] for name in COLUMNS}
     for number in range(1, args.rounds + 1):
