@@ -1,5 +1,6 @@
 """The commands of `dim build-data`: options in, one call of the library, one line out."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,9 @@ def build_edit(
     assessor: Annotated[str | None, typer.Option(metavar="KIND:NAME", help="Who judges the instructions. Default: the designer.")] = None,
     config: Config = None,
     until: Annotated[str, typer.Option(metavar="STAGE", help="The last stage to run: score, keep, assess, design or write.")] = "write",
+    beam: Annotated[
+        str | None, typer.Option(metavar="OPTIONS", help='Score on workers of Apache Beam, such as "--runner=DirectRunner".')
+    ] = None,
 ) -> None:
     """Rebuild DIM-Edit: filter edit pairs, judge and mend their instructions, write blueprints. Goes on where it was stopped."""
     from dim_jax.construction.config import read_config
@@ -39,7 +43,7 @@ def build_edit(
     writer = _writer(designer, asks)
     counts = build(
         folder, [open_source(one) for one in source], settings, _writer(assessor, asks) or writer, writer, asking,
-        until=until, console=console,
+        until=until, beam=None if beam is None else shlex.split(beam), console=console,
     )  # fmt: skip
     parts = {"keep": ("filter", "kept"), "assess": ("assess", "answered"), "design": ("design", "answered")}
     told = [f"{stage} {counts[part][name]}" for stage, (part, name) in parts.items() if part in counts]

@@ -25,6 +25,12 @@ def tiny_models(folder: Path) -> tuple[str, str]:
     return str(dino), str(clip)
 
 
+def own_config(dino: str, clip: str, *, batch_size: int = 3, bounds: str = "") -> None:
+    """Writes own.toml: small models, small squares."""
+    sizes = f"ssim_side = 64\nbatch_size = {batch_size}"
+    Path("own.toml").write_text(f'[scores]\ndino = "{dino}"\nclip = "{clip}"\n{sizes}\n{bounds}')
+
+
 def drawing(colour: str, *, ground: str = "white", side: int = 64) -> Image.Image:
     """A disc on a ground."""
     picture = Image.new("RGB", (side, side), ground)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dim_jax.construction.edit import DESIGNED, REJECTS, TABLE
 from tests.chat_server import ChatServer, good, status
-from tests.construction_fixtures import drawing, judging, own_pairs, tiny_models
+from tests.construction_fixtures import drawing, judging, own_config, own_pairs, tiny_models
 from tests.designer_answers import GOOD
 from tests.painter_fixtures import dim, one_error
 
@@ -32,11 +32,7 @@ def _place(tmp_path, monkeypatch, models):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    config(models)
-
-
-def config(models, bounds: str = "") -> None:
-    Path("own.toml").write_text(f'[scores]\ndino = "{models[0]}"\nclip = "{models[1]}"\nssim_side = 64\nbatch_size = 3\n{bounds}')
+    own_config(*models)
 
 
 def build(server: ChatServer | None, *more: str) -> tuple[int, str]:
@@ -58,7 +54,7 @@ def six() -> None:
 
 def test_from_pairs_to_a_data_set(models):
     six()
-    config(models, "[filter.pairs]\nssim = [-1.0, 0.999]\n")
+    own_config(*models, bounds="[filter.pairs]\nssim = [-1.0, 0.999]\n")
     with ChatServer(judging()) as server:
         code, text = build(server)
         assert (code, text.count("\n")) == (0, 3), text
@@ -66,10 +62,10 @@ def test_from_pairs_to_a_data_set(models):
         assert "blueprints.jsonl: 2 answered" in text
         assert "out: 6 pairs; keep 4, assess 3, design 2" in text
         # Both questions show source and target, in this order; the second asks with the instruction as it was mended.
-        first, last = server.requests[0], server.requests[-1]
-        assert first.pictures == [Path("0a.png").read_bytes(), Path("0b.png").read_bytes()]
-        assert "Paint it blue. The one disc, in full." in next(r.text for r in server.requests[3:] if "blue" in r.text)
-        assert len(last.pictures) == 2
+        blue = [request for request in server.requests if "Paint it blue." in request.text]
+        assert ["The one disc, in full." in request.text for request in blue] == [False, True]
+        for request in blue:
+            assert request.pictures == [Path("0a.png").read_bytes(), Path("0b.png").read_bytes()]
     found = rows(TABLE)
     assert [row["id"] for row in found] == ["pairs:mine.jsonl/p0", "pairs:mine.jsonl/p3"]
     for row, name in zip(found, ("0", "3"), strict=True):
@@ -89,7 +85,7 @@ def test_from_pairs_to_a_data_set(models):
 
 def test_the_page_of_statistics(models):
     six()
-    config(models, "[filter.pairs]\nssim = [-1.0, 0.999]\n")
+    own_config(*models, bounds="[filter.pairs]\nssim = [-1.0, 0.999]\n")
     with ChatServer(judging()) as server:
         build(server)
     page, found = (OUT / "README.md").read_text(), json.loads((OUT / "statistics.json").read_text())
@@ -115,14 +111,14 @@ def test_thresholds_are_chosen_after_looking_and_nothing_is_scored_or_paid_again
     assert (code, "6 pairs; keep 6" in text) == (0, True), text
     scores = (OUT / "scores.jsonl").read_bytes()
     values = sorted(row["clip"] for row in rows("scores.jsonl"))
-    config(models, f"[filter.pairs]\nclip = [{values[2]}, 1.0]\n")
+    own_config(*models, bounds=f"[filter.pairs]\nclip = [{values[2]}, 1.0]\n")
     with ChatServer(judging()) as server:
         assert "keep 4, assess 4, design 4" in build(server)[1]
         assert len(server.requests) == 8
-        config(models, f"[filter.pairs]\nclip = [{values[1]}, 1.0]\n")
+        own_config(*models, bounds=f"[filter.pairs]\nclip = [{values[1]}, 1.0]\n")
         assert "keep 5, assess 5, design 5" in build(server)[1]
         assert len(server.requests) == 10
-        config(models, f"[filter.pairs]\nclip = [{values[3]}, 1.0]\n")
+        own_config(*models, bounds=f"[filter.pairs]\nclip = [{values[3]}, 1.0]\n")
         assert "keep 3, assess 3, design 3" in build(server)[1]
         assert len(server.requests) == 10
     assert len(rows(TABLE)) == 3
@@ -209,9 +205,9 @@ def test_what_cannot_be(models):
     OUT.mkdir()
     (OUT / "mine").write_text("x")
     assert "Choose another output" in one_error(build(None, "--until", "score"))
-    config(models, "[filter.pairs]\nssim = [1, 0]\n")
+    own_config(*models, bounds="[filter.pairs]\nssim = [1, 0]\n")
     assert "filter.pairs.ssim" in one_error(build(None, "--until", "score"))
     with ChatServer(status(401)) as server:
-        config(models)
+        own_config(*models)
         (OUT / "mine").unlink()
         assert "OPENAI_API_KEY" in one_error(build(server))

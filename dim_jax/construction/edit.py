@@ -46,6 +46,7 @@ def build(
     asking: Asking,
     *,
     until: str = "write",
+    beam: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Build, or go on building, a data set folder.
@@ -57,6 +58,7 @@ def build(
         assessor, designer: who judges instructions and who writes blueprints; not needed before their stages.
         asking: limits and budget of both.
         until: the last of `STAGES` to run.
+        beam: options of an Apache Beam pipeline that scores, instead of this process.
         console: where a bar is shown, if it is a terminal.
 
     Returns:
@@ -77,6 +79,11 @@ def build(
             raise InputError(f"The stage {stage} needs somebody who writes. Name one (--designer), or stop before it (--until keep).")
     _open(folder)
     counts: dict[str, Any] = {}
+    if beam is not None:
+        require("apache_beam", extra="beam", what="Scoring on workers")
+        from dim_jax.construction.scaling import score_on_workers
+
+        score_on_workers(sources, config["scores"], folder / SCORES, beam)
     scored = _score(folder, sources, config, console)
     card.plot_scores(folder / "scores.png", scored, {source.name: source.kind for source in sources}, config["filter"])
     kept, rejects = _filter(scored, sources, config["filter"])

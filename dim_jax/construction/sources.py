@@ -28,8 +28,10 @@ class Stored(NamedTuple):
                 return as_rgb(image, self.name)
         except InputError:
             raise
+        except Image.UnidentifiedImageError as error:
+            raise InputError(f"{self.name}: not a picture that can be read. Export or download it again.") from error
         except DAMAGED as error:
-            raise InputError(f"{self.name}: not a picture that can be read ({error}). Export or download it again.") from error
+            raise InputError(f"{self.name}: the picture is damaged or cut off ({error}). Export or download it again.") from error
 
 
 class Entry(NamedTuple):
@@ -84,11 +86,15 @@ class OwnPairs:
 
 
 class Source(NamedTuple):
-    """Rows and what they are of: the `kind` chooses the filters, the `name` stands in ids, wherever the files lie."""
+    """Rows and what they are of: the `kind` chooses the filters, the `name` stands in ids, wherever the files lie.
+
+    `spelling` is what `open_source` opens again, in another process too.
+    """
 
     name: str
     kind: str
     rows: Layout
+    spelling: str
 
 
 KINDS: dict[str, Callable[[Path], Layout]] = {"pairs": OwnPairs}
@@ -103,7 +109,7 @@ def open_source(spelling: str) -> Source:
     kind, _, path = spelling.partition(":")
     if kind not in KINDS or not path:
         raise InputError(f'"{spelling}" is no source of pairs. Write {", ".join(f"{name}:PATH" for name in KINDS)}.')
-    return Source(f"{kind}:{Path(path).name}", kind, KINDS[kind](Path(path)))
+    return Source(f"{kind}:{Path(path).name}", kind, KINDS[kind](Path(path)), f"{kind}:{Path(path).resolve()}")
 
 
 def _bytes(path: Path) -> bytes:
