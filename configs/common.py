@@ -84,4 +84,5 @@ def get_config() -> ConfigDict:
     config.sample.num_steps = 30  # (paper)
     config.sample.guidance_scale = 7.5  # (paper)
     config.sample.flow_shift = 3.0  # (paper)
+    config.sample.blueprint_from = "prompt"  # what its encoder writes blueprints from: the designer's prompt, or the bare "instruction"
     return config.lock()

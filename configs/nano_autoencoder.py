@@ -11,7 +11,9 @@ def get_config():
     config.objective, config.trainable, config.frozen = "autoencoder", ("autoencoder",), ()
     config.model.autoencoder, config.model.dtype = "nano", "float32"
     config.data.source, config.data.resolution, config.data.batch_size = "data/emoji", 64, 128
-    config.optim.learning_rate, config.optim.warmup_steps, config.optim.cosine = 2e-3, 200, True
+    config.data.shift = 4
+    config.autoencoder.latent_noise = 0.05
+    config.optim.learning_rate, config.optim.warmup_steps, config.optim.cosine = 1e-3, 200, True
     config.optim.betas, config.optim.ema_decay = (0.9, 0.99), 0.999
-    config.train.steps, config.train.save_every, config.train.show_every = 5000, 1000, 2500
+    config.train.steps, config.train.save_every, config.train.show_every = 9000, 1000, 3000
     return config

@@ -272,9 +272,12 @@ def convert(
 
 @evaluate.command()
 def emoji(
-    data: Annotated[Path, typer.Option(help="Folder of edit pairs; those of the test split are painted.")],
+    data: Annotated[Path, typer.Option(help="Folder of edit pairs; those of the test are painted.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write; a contact sheet and the pictures lie beside it.")],
     checkpoint: Checkpoint = None,
+    known_targets: Annotated[
+        bool, typer.Option("--known-targets", help="Pairs of which only the source is held out, the target may have been trained on.")
+    ] = False,
     pairs_per_rule: Annotated[int | None, typer.Option(min=1, help="Default: 24, or as many more as 200 pairs in all need.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the sample and of the noise.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures painted at once.")] = 16,
@@ -287,10 +290,11 @@ def emoji(
     from dim_jax.pipeline import EditPipeline
 
     emoji.check_outputs(output, overwrite=overwrite)
-    edits, captions = Pairs(data, "test", "edit"), Pairs(data, "test", "caption")
+    split = "known" if known_targets else "test"
+    edits, captions = Pairs(data, split, "edit"), Pairs(data, "test", "caption")
     pipeline = EditPipeline.from_pretrained(_checkpoint(checkpoint), dtype=dtype)
     report = emoji.evaluate(
-        pipeline, edits, captions, output, data=str(data), pairs_per_rule=pairs_per_rule, seed=seed, batch_size=batch_size,
+        pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=seed, batch_size=batch_size,
         overwrite=overwrite, progress=console.is_terminal,
     )  # fmt: skip
     Console().print(emoji.table(report))

@@ -57,6 +57,10 @@ def test_no_emoji_of_the_test_is_in_a_training_pair(built, examples):
     captions = {split: {example.key.split("/")[1] for example in Pairs(built, split, "caption")} for split in ("train", "test")}
     assert seen["test"]
     assert not seen["train"] & seen["test"]
+    for known in Pairs(built, "known", "edit"):
+        source, target = (key.split("/")[1] for key in known.key.split(">"))
+        assert source in captions["test"]
+        assert target in captions["train"]
     assert not captions["train"] & captions["test"]
     assert seen["train"] <= captions["train"]
     assert seen["test"] <= captions["test"]

@@ -228,12 +228,15 @@ def test_nothing_to_measure():
 
 def test_the_command(loaded, monkeypatch):
     opened = []
-    monkeypatch.setattr("dim_jax.data.pairs.Pairs.open", lambda *args: opened.append(args) or (PAIRS if args[2] == "edit" else CAPTIONS))
+    monkeypatch.setattr("dim_jax.data.pairs.Pairs", lambda *args: opened.append(args) or (PAIRS if args[2] == "edit" else CAPTIONS))
     command = ("evaluate", "emoji", "--checkpoint", "C", "--data", "emoji", "-o", "out.json", "--pairs-per-rule", "2", "--batch-size", "2")
     assert dim(*command) == (0, "wrote out.json and out.png\n")
     assert opened == [(Path("emoji"), "test", "edit"), (Path("emoji"), "test", "caption")]
-    assert json.loads(Path("out.json").read_text())["overall"]["pairs"] == 4
+    report = json.loads(Path("out.json").read_text())
+    assert (report["overall"]["pairs"], report["data"]) == (4, "emoji (test)")
     assert "out.json exists" in one_error(dim(*command))
+    assert dim(*command, "--overwrite", "--known-targets")[0] == 0
+    assert opened[-2:] == [(Path("emoji"), "known", "edit"), (Path("emoji"), "test", "caption")]
 
 
 def test_the_table_says_what_the_report_says():

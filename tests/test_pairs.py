@@ -33,6 +33,7 @@ PAIRS = [
     Pair(0, 1, "expression", ("Smile.", "Make it smile."), "1. **Edit Instruction**: Smile."),
     Pair(2, 4, "state", ("Open it.",), "1. **Edit Instruction**: Open it."),
     Pair(3, 0, "state", ("Close it — now.",), "1. **Edit Instruction**: Close it."),
+    Pair(4, 1, "state", ("Shut it.",), "1. **Edit Instruction**: Shut it."),
 ]
 
 
@@ -52,6 +53,14 @@ def test_pairs_are_read_as_they_were_written(folder):
         assert image is not None
         assert image.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(image), pixels(number))
+
+
+def test_pairs_of_which_the_target_may_be_known_stand_apart(folder, tmp_path_factory):
+    (known,) = Pairs(folder, "known", "edit")
+    assert (known.key, known.texts) == ("noto/1f604>noto/1f601", ("Shut it.",))
+    none = tmp_path_factory.mktemp("none")
+    write_pairs(none, PICTURES, PAIRS[:3])
+    assert list(Pairs(none, "known", "edit")) == []
 
 
 def test_captions_are_of_every_picture_of_the_split(folder):
@@ -88,11 +97,11 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path):
         (tmp_path / name).mkdir()
         write_pairs(tmp_path / name, PICTURES, PAIRS)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["pictures.array_record", "pictures.jsonl", "test.array_record", "train.array_record"]
+    assert files == ["known.array_record", "pictures.array_record", "pictures.jsonl", "test.array_record", "train.array_record"]
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
 
 
-def test_a_pair_across_the_splits_is_refused(tmp_path):
+def test_a_pair_from_training_to_the_test_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"noto/1f600 is of the train split, noto/1f602 of the test split"):
         write_pairs(tmp_path, PICTURES, [Pair(0, 2, "state", ("x",), "y")])
 

@@ -4,6 +4,7 @@
     pictures.jsonl          line i: what picture i is (`Picture` without its bytes)
     train.array_record      records: one pair each, JSON: source, target (numbers of pictures), rule, instructions, blueprint
     test.array_record       the same; a picture of one split is in no pair of the other
+    known.array_record      the same; the source is of the test split and the target, which can be known, of the training split
 
 Records are written one by one ("group_size:1"), so any of them is read alone, in any order, by any process.
 """
@@ -26,10 +27,12 @@ from dim_jax.errors import InputError, require
 from dim_jax.folders import Kind
 
 Split = Literal["train", "test"]
-SPLITS: tuple[Split, ...] = ("train", "test")
+SPLITS: tuple[Split, ...] = ("train", "test")  # of pictures
+PairSplit = Literal["train", "test", "known"]
+PAIR_SPLITS: tuple[PairSplit, ...] = (*SPLITS, "known")
 PICTURES, ROWS = "pictures.array_record", "pictures.jsonl"
 KEPT = 16_384  # decoded pictures that a process holds: 200 MB of 64 x 64 pixels
-FILES = (PICTURES, ROWS, *(f"{split}.array_record" for split in SPLITS))
+FILES = (PICTURES, ROWS, *(f"{split}.array_record" for split in PAIR_SPLITS))
 
 DATASET = Kind("data set folder", lambda folder: all((folder / name).is_file() for name in FILES))
 
@@ -103,13 +106,20 @@ def webp(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     return file.getvalue()
 
 
+def pair_split(source: Split, target: Split) -> PairSplit | None:
+    """The split of a pair from those of its pictures; None: it is of none."""
+    if source == target:
+        return source
+    return "known" if source == "test" else None
+
+
 def write_pairs(folder: str | os.PathLike, pictures: Iterable[Picture], pairs: Iterable[Pair]) -> None:
     """Write the files of this module into an existing folder. The same arguments give the same bytes.
 
     Pictures are read one by one, and pairs after them: neither need all be in memory.
 
     Raises:
-        ValueError: the two pictures of a pair are of different splits.
+        ValueError: a pair is of no split: its source was trained on, its target is of the test.
         InputError: the package `array_record` is missing.
     """
     folder, keys = Path(folder), list[tuple[str, Split]]()
@@ -122,11 +132,12 @@ def write_pairs(folder: str | os.PathLike, pictures: Iterable[Picture], pairs: I
                 del row["webp"]
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 keys.append((picture.key, picture.split))
-        splits = {split: opened.enter_context(_records(folder / f"{split}.array_record")) for split in SPLITS}
+        splits = {split: opened.enter_context(_records(folder / f"{split}.array_record")) for split in PAIR_SPLITS}
         for pair in pairs:
-            (source, split), (target, other) = keys[pair.source], keys[pair.target]
-            if split != other:
-                raise ValueError(f"{source} is of the {split} split, {target} of the {other} split; a pair is of one.")
+            (source, of_source), (target, of_target) = keys[pair.source], keys[pair.target]
+            split = pair_split(of_source, of_target)
+            if split is None:
+                raise ValueError(f"{source} is of the {of_source} split, {target} of the {of_target} split; no pair goes that way.")
             splits[split].write(json.dumps(asdict(pair), ensure_ascii=False).encode())
 
 
@@ -135,14 +146,14 @@ class Pairs(Sequence[Example]):
 
     Args:
         folder: what `write_pairs` wrote.
-        split: "train" or "test".
+        split: "train" or "test", of pairs "known" too.
         kind: "edit" for pairs, "caption" for every picture of the split with its captions.
 
     Raises:
         InputError: a file is missing or damaged (also when reading an example), or `array_record` is not installed.
     """
 
-    def __init__(self, folder: str | os.PathLike, split: Split, kind: Literal["edit", "caption"]):
+    def __init__(self, folder: str | os.PathLike, split: PairSplit, kind: Literal["edit", "caption"]):
         self._arguments = (Path(folder), split, kind)
         self._rows = _read_rows(Path(folder) / ROWS)
         self._pictures = _Records(Path(folder) / PICTURES)

@@ -19,7 +19,7 @@ from dim_jax.data.processor import Processor
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.painting import grid, labelled, save_picture
 from dim_jax.pipeline import Painter, Request, Source
-from dim_jax.settings import Settings
+from dim_jax.settings import IN_FILE, Settings
 from dim_jax.weights.sizes import Sizes
 
 
@@ -57,7 +57,8 @@ class PainterObjective:
         return losses.mean(), {}
 
     def show(self, model: Any, examples: Sequence[Example], path: Path) -> str:
-        settings = Settings(**self.config.sample, resolution=self.config.data.resolution)
+        how = {key: value for key, value in self.config.sample.items() if key in IN_FILE}
+        settings = Settings(**how, resolution=self.config.data.resolution)
         samples = [self.reader.choose(example, np.random.default_rng(0)) for example in examples]
         size = (self.config.data.resolution,) * 2
         sources = [None if sample.seen is None else Source(sample.seen) for sample in samples]

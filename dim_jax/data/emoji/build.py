@@ -19,7 +19,7 @@ from dim_jax.data.emoji.rules import Edit, edits
 from dim_jax.data.emoji.split import lot, split_of
 from dim_jax.data.emoji.wording import captions, instructions
 from dim_jax.data.measures import main_colours
-from dim_jax.data.pairs import DATASET, SPLITS, Pair, Picture, Split, webp, write_pairs
+from dim_jax.data.pairs import DATASET, PAIR_SPLITS, Pair, PairSplit, Picture, Split, pair_split, webp, write_pairs
 from dim_jax.errors import InputError, require
 from dim_jax.folders import new_folder
 
@@ -35,7 +35,7 @@ class Found:
     edit: Edit
     source: int
     target: int
-    split: Split
+    split: PairSplit
 
 
 def build(target: Path, *, archives: Path | None = None, overwrite: bool = False, console: Console | None = None) -> dict:
@@ -95,15 +95,16 @@ def _draw(archives: Path, emoji: dict[str, Emoji], bar: Progress) -> list[Drawn]
 
 
 def _find(drawn: list[Drawn], splits: list[Split], candidates: Iterable[Edit]) -> tuple[list[Found], Counter]:
-    """Every edit in every set that draws both emoji, and why others were dropped: equal pictures, or one of each split."""
+    """Every edit in every set that draws both emoji, and why others were dropped: equal pictures, or a pair of no split."""
     found, dropped = [], Counter()
     for edit, source, target in _joined(drawn, candidates):
+        split = pair_split(splits[source], splits[target])
         if np.array_equal(drawn[source].pixels, drawn[target].pixels):
             dropped["equal"] += 1
-        elif splits[source] != splits[target]:
+        elif split is None:
             dropped["mixed"] += 1
         else:
-            found.append(Found(edit, source, target, splits[target]))
+            found.append(Found(edit, source, target, split))
     return found, dropped
 
 
@@ -124,10 +125,10 @@ def _joined(drawn: list[Drawn], candidates: Iterable[Edit]) -> Iterator[tuple[Ed
 
 
 def _limit(found: list[Found], drawn: list[Drawn]) -> list[Found]:
-    """At most `LIMITS` of each rule, by lot."""
+    """At most `LIMITS` of each rule, by lot; a tenth of that outside of training."""
     found = sorted(found, key=lambda item: lot(drawn[item.source], drawn[item.target]))
     kept = []
-    for split in SPLITS:
+    for split in PAIR_SPLITS:
         for rule in sorted({item.edit.rule for item in found}):
             group = [item for item in found if item.edit.rule == rule and item.split == split]
             limit = LIMITS.get(rule)

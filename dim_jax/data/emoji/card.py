@@ -8,7 +8,7 @@ from PIL import Image
 from dim_jax.data.emoji.packages import NAMES, SETS
 from dim_jax.data.emoji.render import SIDE, Drawn
 from dim_jax.data.emoji.split import lot
-from dim_jax.data.pairs import SPLITS, Pair, Picture
+from dim_jax.data.pairs import PAIR_SPLITS, SPLITS, Pair, Picture, pair_split
 from dim_jax.data.sheets import contact_sheet
 from dim_jax.data.words import lengths
 
@@ -17,7 +17,7 @@ PER_RULE = 4  # pairs on the sheet, from different sets where there are
 
 def statistics(pictures: Sequence[Picture], pairs: Sequence[Pair], *, found: Counter, dropped: Counter) -> dict:
     """Counts by set, rule and split, and the lengths of texts in words."""
-    counts = Counter((pair.rule, pictures[pair.target].split) for pair in pairs)
+    counts = Counter((pair.rule, pair_split(pictures[pair.source].split, pictures[pair.target].split)) for pair in pairs)
     texts = {
         "captions": [text for picture in pictures for text in picture.captions],
         "instructions": [text for pair in pairs for text in pair.instructions],
@@ -27,9 +27,9 @@ def statistics(pictures: Sequence[Picture], pairs: Sequence[Pair], *, found: Cou
     return {
         "pictures": {name: {split: by_set[name, split] for split in SPLITS} for name in SETS},
         "pairs": {
-            rule: {"found": number, **{split: counts[rule, split] for split in SPLITS}} for rule, number in sorted(found.items())
+            rule: {"found": number, **{split: counts[rule, split] for split in PAIR_SPLITS}} for rule, number in sorted(found.items())
         },
-        "total": {split: sum(number for (_, of), number in counts.items() if of == split) for split in SPLITS},
+        "total": {split: sum(number for (_, of), number in counts.items() if of == split) for split in PAIR_SPLITS},
         "dropped": {why: dropped[why] for why in ("equal", "mixed")},
         "words": {name: lengths(group) for name, group in texts.items()},
     }  # fmt: skip
@@ -62,7 +62,7 @@ def text(statistics: dict, limits: dict[str, int]) -> str:
         for name, item in SETS.items()
     )
     rules = "\n".join(
-        f"| {rule} | {row['found']} | {row['train']} | {row['test']} | {limits.get(rule, '')} |"
+        f"| {rule} | {row['found']} | {row['train']} | {row['test']} | {row['known']} | {limits.get(rule, '')} |"
         for rule, row in statistics["pairs"].items()
     )
     words = "\n".join(f"| {name} | {row['mean']} | {row['longest']} |" for name, row in statistics["words"].items())
@@ -71,7 +71,7 @@ def text(statistics: dict, limits: dict[str, int]) -> str:
 
 The emoji of Unicode as four teams drew them, at {SIDE} x {SIDE} pixels on white, and edits that follow from what emoji are: the same hand
 in another skin tone, the same clock at another time, the same thing in another style.
-There are {total["train"]} pairs to train on and {total["test"]} to test.
+There are {total["train"]} pairs to train on, {total["test"]} to test, and {total["known"]} to test whose targets were trained on.
 
 ## Pictures
 
@@ -101,15 +101,16 @@ SVGs are rendered at {SIDE} pixels on white, the 3D pictures (256 pixels) are sc
 By emoji, never by pair: a family (all skin tones, genders, hair and directions of one kind, in all sets) is in one split, by a hash of the
 family, so that it stays there when packages change. In small families whose members a rule joins (colours, clocks, arrows, keys, the
 zodiac, moons) single members are held out, and of plain people single skin tones, since a test pair needs two held-out emoji.
-A pair is in a split when both of its pictures are; {dropped["mixed"]} pairs of one train and one test picture are dropped.
+A pair is in a split when both of its pictures are. Where only the source is held out, the pair is one of the *known*: an unseen picture,
+edited to something that may have been seen. {dropped["mixed"]} pairs the other way round are dropped.
 No picture of the test is in any training pair.
 
 ## Counts
 
-*Found* are pairs within one split; rules with a limit keep a seeded sample of so many in training and a tenth of that in the test.
+Rules with a limit keep a seeded sample of so many in training and a tenth of that in each of the others.
 
-| rule | found | train | test | limit |
-|---|---|---|---|---|
+| rule | found | train | test | known | limit |
+|---|---|---|---|---|---|
 {rules}
 
 | texts, in words | mean | longest |
