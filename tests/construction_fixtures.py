@@ -16,6 +16,7 @@ SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "nu
 def tiny_models(folder: Path) -> tuple[str, str]:
     """Folders of a DINO (a ViT) and of a whole CLIP, drawn from one seed."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # tests share their cores, and threads of such small models wait for each other
     dino, clip = folder / "dino", folder / "clip"
     ViTModel(ViTConfig(**SIZES)).save_pretrained(dino)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(dino)

@@ -181,7 +181,7 @@ def test_killed_in_a_stage_it_goes_on_without_paying_twice():
     arguments = ("build-data", "dim-edit", "out", "--source", "pairs:mine.jsonl", "--config", "own.toml", "--designer", "openai:m")
     with ChatServer(reply) as server:
         command = [sys.executable, "-c", SCRIPT, *arguments, "--base-url", server.url, "--concurrency", "2"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
         end = time.monotonic() + 60
         while not (OUT / DESIGNED).exists() or (OUT / DESIGNED).read_bytes().count(b"\n") < 5:
             assert process.poll() is None, process.stderr and process.stderr.read()
@@ -211,3 +211,15 @@ def test_what_cannot_be(models):
         own_config(*models)
         (OUT / "mine").unlink()
         assert "OPENAI_API_KEY" in one_error(build(server))
+
+
+def test_where_nothing_is_left(models):
+    """Bounds that nothing meets, and instructions that are all wrong: an empty set, its page, and every pair among the rejects."""
+    own_pairs(Path(), [(drawing("red"), drawing(colour), "The wrong thing.") for colour in COLOURS[:2]])
+    with ChatServer(judging()) as server:
+        assert build(server)[0] == 0
+        assert (rows(TABLE), len(rows(REJECTS)), len(server.requests)) == ([], 2, 2)
+        own_config(*models, bounds="[filter.pairs]\nssim = [1.0, 1.0]\n")
+        assert build(server)[0] == 0
+        assert (rows(TABLE), len(rows(REJECTS)), len(server.requests)) == ([], 2, 2)
+    assert "| joint filter | 2 | 2 | 0 |" in (OUT / "README.md").read_text()

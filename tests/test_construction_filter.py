@@ -1,6 +1,7 @@
 """The joint filter: scores by the libraries' models, kept as they come, and bounds that may be changed afterwards."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,12 @@ def test_a_model_that_cannot_be_read(tmp_path, models):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: no AutoModel can be read"):
         Similarity(str(tmp_path / "empty"), models[1])
+    # A DINO has no weights of a CLIP: without the check they would be drawn at random.
+    for file in ("model.safetensors", "preprocessor_config.json"):
+        shutil.copy(Path(models[0]) / file, tmp_path / "empty")
+    shutil.copy(Path(models[1]) / "config.json", tmp_path / "empty")
+    with pytest.raises(InputError, match="empty: lacks weights of a CLIPVisionModelWithProjection, such as v"):
+        Similarity(models[0], str(tmp_path / "empty"))
 
 
 def settings(models, **changes) -> dict:

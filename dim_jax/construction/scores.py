@@ -66,12 +66,18 @@ class Similarity:
         from transformers import AutoImageProcessor
         from transformers.utils import logging
 
+        # A whole CLIP has a text tower that is not read; what must be there is checked below.
         logging.disable_progress_bar()
+        logging.set_verbosity_error()
         try:
-            processor, model = AutoImageProcessor.from_pretrained(name, backend="pil"), kind.from_pretrained(name)
+            processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+            model, found = kind.from_pretrained(name, output_loading_info=True)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{name}: no {kind.__name__} can be read ({reason}). Name a folder or a hub id of transformers.") from error
+        # DINO's checkpoints have no pooler, and its output is not used.
+        if missing := sorted(key for key in found["missing_keys"] if not key.startswith("pooler.")):
+            raise InputError(f"{name}: lacks weights of a {kind.__name__}, such as {missing[0]}. Name another model.")
         return processor, model.to(self._device).eval()
 
     def _features(self, opened: tuple[Any, Any], pictures: list[Image.Image], read: Any) -> Float[np.ndarray, "pictures d"]:
