@@ -29,12 +29,15 @@ def get_config() -> ConfigDict:
     config.init.autoencoder = ""
 
     config.data = ConfigDict()
-    config.data.source = "synthetic"  # a folder of pairs (`dim build-data`), or "synthetic": random pictures and words
-    config.data.mix = ConfigDict({"edit": 0.0, "caption": 1.0})  # weights of edits and of captioned pictures; a batch is of one kind
+    config.data.source = "synthetic"  # a folder of `dim build-data` or of a published set (docs/data.md); or random pictures and words
+    config.data.mix = ConfigDict({"edit": 0.0, "caption": 1.0})  # weights by kind, of other sources by "KIND:SOURCE"; a batch is of one
+    config.data.index = ""  # the folder that `dim index --into` wrote to; "": beside each source
+    config.data.bad_samples = 0  # rows that may be unusable before the run stops; others of their bucket stand in for them
     config.data.balance = 0.0  # how much more often rare rules of edits are seen: 0 as they are, 1 every rule alike
     config.data.text = "blueprint"  # what an edit is told by: "blueprint" or "instruction"
     config.data.tokenizer = ""  # a folder; "": the encoder's own, or for a fresh encoder one trained on the texts
     config.data.resolution = 1024  # (paper) pixels a side
+    config.data.max_aspect_ratio = 1.0  # (paper) 1: all pictures square; else sizes of as many pixels, up to so many times longer
     config.data.shift = 0  # pixels by which the pictures of an example are moved at most, together, so that small data last longer
     config.data.lengths = (1600, 2048, 2560, 4096)  # buckets of tokens, the template's 22 included; one compiled program each
     config.data.batch_size = 256

@@ -13,7 +13,7 @@ from rich.console import Console
 from dim_jax import __version__
 from dim_jax.cli_build import build_edit, build_emoji, build_t2i, build_text, rewrite
 from dim_jax.cli_design import design
-from dim_jax.cli_train import compile_step, train
+from dim_jax.cli_train import compile_step, index, train
 from dim_jax.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
@@ -27,6 +27,7 @@ build_data.command("rewrite")(rewrite)
 build_data.command("emoji")(build_emoji)
 build_data.command("text")(build_text)
 app.command()(design)
+app.command()(index)
 app.command()(train)
 app.command("compile")(compile_step)
 console = Console(stderr=True)

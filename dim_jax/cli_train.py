@@ -1,4 +1,4 @@
-"""The commands `dim train` and `dim compile`: options in, one call of the library."""
+"""The commands `dim index`, `dim train` and `dim compile`: options in, one call of the library."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,23 @@ from dim_jax.errors import require
 Change = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, such as data.source=synthetic.")
 ]
+
+
+def index(
+    source: Annotated[str, typer.Argument(help="A folder of data, or a jsonl file, as in data.source.")],
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id of the encoder's. Without one, no texts are counted.")] = None,
+    into: Annotated[str, typer.Option(help="Folder for the index, as in data.index. Default: the source's own.")] = "",
+    bad_samples: Annotated[int, typer.Option(min=0, help="Rows of a kind that may be unusable; they are listed, and left out.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that count; 0: this one alone.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew.")] = False,
+) -> None:
+    """Note once of every row its picture's size and the length of its texts, and where the pictures lie in archives."""
+    from dim_jax.data.chat import ChatTokenizer
+    from dim_jax.data.indexing import index_source
+
+    chat = None if tokenizer is None else ChatTokenizer.from_pretrained(tokenizer)
+    found = index_source(source, chat, into=into, allowed=bad_samples, workers=workers, overwrite=overwrite, console=Console(stderr=True))
+    typer.echo(f"{source}: {', '.join(f'{count} rows of the kind {kind}' for kind, count in found.items())}", err=True)
 
 
 def train(

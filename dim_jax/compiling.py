@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding
 from rich.console import Console
 
 from dim_jax.config import Config
+from dim_jax.data.batches import buckets
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
@@ -97,7 +98,7 @@ def _abstract(config: Config, start: Start, sharding: Sharding) -> tuple[Step, A
             train_tokenizer(texts, start.sizes.encoder.text.vocab_size, tokenizer)
         objective = open_objective(config, start, tokenizer)
     reader = objective.reader
-    one = reader.collate([reader.choose(source[0], np.random.default_rng(0))])
+    one = reader.collate([reader.choose(source[0], np.random.default_rng(0))], buckets(reader)[-1])
 
     def many(array: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
         rows = len(place.spec) - 1  # the axis that is spread comes last in the spec

@@ -10,8 +10,8 @@ from dim_jax.folders import new_file
 
 # Keys, and beginnings of keys: the curve does not depend on them, but for rounding.
 FREE_TO_CHANGE = (
-    "data.workers", "sharding.", "train.keep", "train.log_every", "train.save_every", "train.show_every", "train.steps",
-    "train.watchdog_minutes",
+    "data.bad_samples", "data.index", "data.workers", "sharding.", "train.keep", "train.log_every", "train.save_every", "train.show_every",
+    "train.steps", "train.watchdog_minutes",
 )  # fmt: skip
 
 

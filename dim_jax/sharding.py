@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
+from jaxtyping import Int
 
 from dim_jax.config import Config
 from dim_jax.data.batches import ROW_AXES
@@ -29,6 +30,7 @@ from dim_jax.weights.sizes import Sizes
 from dim_jax.weights.table import Shape
 
 MESH_AXES = ("data", "fsdp", "tensor")
+ROWS_OVER = ("data", "fsdp")  # the axes that the rows of a batch are spread over
 
 # `*` is any run of characters. `width` enters and leaves a layer, `mlp` is inside of one; `small` is too small to be cut.
 _VECTOR, _VECTORS = ("small",), ("layers", "small")
@@ -151,11 +153,37 @@ class Sharding:
             lambda keys, _: next((self.of(key.key) for key in keys if isinstance(key, DictKey)), self.whole), tree
         )
 
+    def rows(self, count: int) -> Int[np.ndarray, " rows"]:
+        """Which of `count` rows of a batch this process must have: those that its own devices get. On a slice, mesh order may be another
+        than the order of processes, and devices of a `tensor` axis share their rows."""
+        where = NamedSharding(self.mesh, PartitionSpec(ROWS_OVER))
+        taken = np.zeros(count, bool)
+        for index in where.addressable_devices_indices_map((count,)).values():
+            taken[index] = True
+        return np.flatnonzero(taken)
+
+    def put_rows(self, rows: Int[np.ndarray, " rows"], count: int) -> Callable[[Any, NamedSharding], jax.Array]:
+        """`put` for arrays of which this process has only the rows `rows` (`Sharding.rows`) of `count`, for `spread`."""
+
+        def place(array: Any, where: NamedSharding) -> jax.Array:
+            axis = len(where.spec) - 1
+            each = array.shape[axis] // len(rows)  # pictures of a row, where the axis is of pictures
+            shape = (*array.shape[:axis], count * each, *array.shape[axis + 1 :])
+
+            def part(index: Any) -> np.ndarray:
+                start, stop, _ = index[axis].indices(count * each)
+                first = int(np.searchsorted(rows, start // each)) * each if each else 0
+                return array[(*index[:axis], slice(first, first + stop - start))]
+
+            return jax.make_array_from_callback(shape, where, part)
+
+        return place
+
     def spread(self, batch: Any, place: Callable[[Any, NamedSharding], Any]) -> Any:
         """The batch with `place(array, sharding)` for each array; its rows (pictures) are spread over data and fsdp together."""
 
         def one(keys: Sequence[Any], array: Any) -> Any:
-            spec = PartitionSpec(*(None,) * ROW_AXES[keys[-1].name], ("data", "fsdp"))
+            spec = PartitionSpec(*(None,) * ROW_AXES[keys[-1].name], ROWS_OVER)
             return place(array, NamedSharding(self.mesh, spec))
 
         return jax.tree_util.tree_map_with_path(one, batch)

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from dim_jax import checkpoint
 from dim_jax.config import Config, flat
-from dim_jax.data.pairs import Example
-from dim_jax.data.pipeline import Source, batches, open_mixture
+from dim_jax.data.bad_samples import BadSamples
+from dim_jax.data.pairs import SPLITS, Example
+from dim_jax.data.pipeline import Loader, Part, batches, make_plan, open_mixture
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
 from dim_jax.log import Board, Log
@@ -28,7 +29,7 @@ from dim_jax.progress import Shown, Speed
 from dim_jax.recent import Recent
 from dim_jax.resume import latest_step, training_states
 from dim_jax.same_config import same_config
-from dim_jax.sharding import Sharding, put
+from dim_jax.sharding import Sharding
 from dim_jax.start import Start
 from dim_jax.step import State, make_step
 from dim_jax.supervision import STOPPED, Termination, Watchdog
@@ -67,14 +68,20 @@ def main(
     start = Start.open(config, kind.PARTS)
     sharding = Sharding.open(config, start.sizes)
     data = config.data
-    train_data = open_mixture(data.source, data.mix.to_dict(), split="train", side=data.resolution, balance=data.balance)
-    held_out = [source for source, _ in open_mixture(data.source, data.mix.to_dict(), split="test", side=data.resolution)]
+    parts, held_out = (
+        open_mixture(data.source, data.mix.to_dict(), split=split, side=data.resolution, index=data.index) for split in SPLITS
+    )
     tokenizer = None
     if start.sizes.encoder is not None:
         tokenizer = Path(data.tokenizer) if data.tokenizer else start.tokenizer or workdir / "tokenizer"
         if tokenizer == workdir / "tokenizer" and not tokenizer.exists():
-            train_tokenizer(_texts(train_data), start.sizes.encoder.text.vocab_size, tokenizer)
+            train_tokenizer(_texts(parts), start.sizes.encoder.text.vocab_size, tokenizer)
     objective = open_objective(config, start, tokenizer)
+    chat = objective.processor and objective.processor.tokenizer
+    plan = make_plan(parts, objective.reader, chat, batch_size=data.batch_size, seed=config.seed, balance=data.balance, console=console)
+    places = sharding.rows(data.batch_size)
+    loader = Loader(parts, plan, objective.reader, places, shift=data.shift, substitute=data.bad_samples > 0)
+    bad_samples = BadSamples(workdir / "bad_samples.jsonl", data.bad_samples)
 
     # Step.
     training = make_step(config, objective, sharding)
@@ -99,9 +106,8 @@ def main(
 
         # Loop.
         shown = list(_spread(held_out, SHOWN))
-        stream = batches(
-            train_data, objective.reader, batch_size=data.batch_size, seed=config.seed, start=done, workers=data.workers, shift=data.shift
-        )
+        stream = bad_samples.watch(batches(loader, start=done, workers=data.workers))
+        place = sharding.put_rows(loader.places, data.batch_size)
         recent, speed, compiled = Recent(workdir / "non_finite.json", before), Speed(data.batch_size), set()
         with (
             Board(workdir / "tensorboard", after=done) as board,
@@ -112,13 +118,13 @@ def main(
         ):
             for step in range(done + 1, how.steps + 1):
                 with speed.waiting():
-                    keys, batch = next(stream)
+                    keys, batch, _ = next(stream)
                 shapes = tuple(array.shape for array in jax.tree.leaves(batch))
                 if shapes not in compiled:  # once for each bucket
                     watchdog.pause()
                     compiled.add(shapes)
                 with trace.step(step, recent.settle):
-                    state, metrics = training.run(state, frozen, sharding.spread(batch, put))
+                    state, metrics = training.run(state, frozen, sharding.spread(batch, place))
                     recent.add(step, keys, metrics)
                 last, stopping = step == how.steps, termination.asked
                 if step % how.log_every == 0 or last:
@@ -171,18 +177,22 @@ def _check(config: Config) -> None:
         raise InputError(f"config.train: watchdog_minutes {how.watchdog_minutes} must be positive, or 0.")
 
 
-def _texts(sources: list[tuple[Source, float]]) -> Iterator[str]:
-    """The texts of each source, for a tokenizer that is trained on them."""
-    for source, _ in sources:
-        for example in _spread([source], READ):
-            yield from (*example.texts, example.blueprint or "")
+def _texts(parts: list[Part]) -> Iterator[str]:
+    """The texts of each part, for a tokenizer that is trained on them."""
+    for part in parts:
+        for row in _evenly(len(part.source), READ):
+            told = part.source.told(row)
+            yield from (*told.texts, told.blueprint or "")
 
 
-def _spread(sources: list[Source], count: int) -> Iterator[Example]:
-    """At most `count` examples, taken evenly from all of the sources."""
-    each = -(-count // len(sources))
-    places = [(source, int(i)) for source in sources for i in np.linspace(0, len(source) - 1, min(each, len(source)))]
-    return (source[i] for source, i in places[:count])
+def _spread(parts: list[Part], count: int) -> Iterator[Example]:
+    """At most `count` examples, taken evenly from all of the parts."""
+    places = [(part.source, row) for part in parts for row in _evenly(len(part.source), -(-count // len(parts)))]
+    return (source[row] for source, row in places[:count])
+
+
+def _evenly(rows: int, count: int) -> list[int]:
+    return np.linspace(0, rows - 1, min(count, rows)).astype(int).tolist()
 
 
 def _count(tensors: dict[str, Any]) -> str:

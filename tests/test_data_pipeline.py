@@ -1,5 +1,7 @@
 """Batches: an order that follows from seed and number alone, whoever loads; rare rules seen more often; one reader for each objective."""
 
+import itertools
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -8,16 +10,19 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from dim_jax.data.batches import AnswerReader, PaintReader, PictureReader
+from dim_jax.data.bad_samples import BadSamples
+from dim_jax.data.batches import AnswerReader, PaintReader, PictureReader, Reader, buckets
+from dim_jax.data.buckets import Bucket
 from dim_jax.data.chat import IM_END
-from dim_jax.data.pipeline import Repeated, balanced, batches, moved, open_mixture
+from dim_jax.data.pipeline import Loader, Part, batches, make_plan, moved, open_mixture
 from dim_jax.data.processor import Processor
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.errors import InputError
 from dim_jax.models.qwen import QwenConfig
 
 TOKENIZER = Path(__file__).parent / "tiny_tokenizer"
-LENGTHS = (160, 320)
+LENGTHS = (320,)
+SQUARE = ((32, 32),)
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +30,19 @@ def processor() -> Processor:
     return Processor.from_pretrained(TOKENIZER, resolution=32, condition_length=256, layout=QwenConfig.tiny().vision.layout)
 
 
-def first(count: int, reader, sources, **changes) -> list:
-    options = {"batch_size": 3, "seed": 1, "start": 0, "workers": 0} | changes
-    stream = batches(sources, reader, **options)
+def loader(reader: Reader, parts: list[Part], *, batch_size: int = 3, seed: int = 1, places=None, **options) -> Loader:
+    tokenizer = None if isinstance(reader, PictureReader) else reader.processor.tokenizer
+    plan = make_plan(parts, reader, tokenizer, batch_size=batch_size, seed=seed)
+    return Loader(parts, plan, reader, np.arange(batch_size) if places is None else np.array(places), **options)
+
+
+def first(count: int, reader: Reader, parts: list[Part], *, start: int = 0, workers: int = 0, **options) -> list:
+    stream = batches(loader(reader, parts, **options), start=start, workers=workers)
     return [next(stream).batch for _ in range(count)]
+
+
+def alone(source) -> list[Part]:
+    return [Part(f"{source.kind}:here", source.kind, source, 1.0, Path("none"))]
 
 
 def same(one, other) -> bool:
@@ -42,7 +56,7 @@ def mixture():
 
 
 def test_the_order_follows_from_seed_and_number(processor, mixture):
-    reader = PaintReader(processor, LENGTHS, 32, "instruction")
+    reader = PaintReader(processor, LENGTHS, SQUARE, "instruction")
     whole = first(6, reader, mixture)
     assert all(same(*pair) for pair in zip(whole, first(6, reader, mixture), strict=True))
     assert all(same(*pair) for pair in zip(whole[4:], first(2, reader, mixture, start=4), strict=True))
@@ -60,7 +74,7 @@ def _unchecked():
 
 @pytest.mark.usefixtures("_unchecked")
 def test_worker_processes_load_the_same(mixture):
-    streams = [batches(mixture, PictureReader(32), batch_size=3, seed=1, start=0, workers=workers) for workers in (0, 2)]
+    streams = [batches(loader(PictureReader(SQUARE), mixture), start=0, workers=workers) for workers in (0, 2)]
     for _ in range(4):
         one, other = (next(stream) for stream in streams)
         assert one.keys == other.keys
@@ -69,7 +83,7 @@ def test_worker_processes_load_the_same(mixture):
 
 def test_a_batch_names_its_examples():
     source = Synthetic("caption", 32)
-    found = next(batches([(source, 1.0)], PictureReader(32), batch_size=3, seed=1, start=5, workers=0))
+    found = next(batches(loader(PictureReader(SQUARE), alone(source)), start=5, workers=0))
     assert len(jax.tree.leaves(found.batch)) == 1  # the names are not among the arrays
     for key, pixels in zip(found.keys, found.batch.samples, strict=True):
         target = np.asarray(source[int(key.removeprefix("synthetic/"))].target)
@@ -78,17 +92,17 @@ def test_a_batch_names_its_examples():
 
 def test_a_round_has_every_example_once():
     source = Synthetic("caption", 8)
-    batch = first(1, PictureReader(8), [(source, 1.0)], batch_size=len(source))[0]
+    batch = first(1, PictureReader(((8, 8),)), alone(source), batch_size=len(source))[0]
     assert len(np.unique(batch.samples.reshape(len(source), -1), axis=0)) == len(source)
 
 
 def test_what_the_painter_reads(processor):
     source = Synthetic("edit", 32)
     for text, wanted in (("instruction", source[0].texts), ("blueprint", (source[0].blueprint,))):
-        sample = PaintReader(processor, LENGTHS, 32, text).choose(source[0], np.random.default_rng(0))
+        sample = PaintReader(processor, LENGTHS, SQUARE, text).choose(source[0], np.random.default_rng(0))
         assert sample.prompt in wanted
         assert sample.seen == source[0].source
-    batch = PaintReader(processor, LENGTHS, 32, "blueprint").collate([sample] * 2)
+    batch = PaintReader(processor, LENGTHS, SQUARE, "blueprint").collate([sample] * 2, Bucket(32, 32, 320))
     assert batch.target.shape == batch.source.shape == (2, 32, 32, 3)
     np.testing.assert_array_equal(batch.source[0], np.asarray(source[0].source))
     np.testing.assert_array_equal(batch.target[1], np.asarray(source[0].target))
@@ -97,7 +111,7 @@ def test_what_the_painter_reads(processor):
 def test_the_answers_are_what_a_writer_is_to_predict(processor):
     reader = AnswerReader(processor, LENGTHS)
     samples = [reader.choose(Synthetic(kind, 32)[3], np.random.default_rng(0)) for kind in ("edit", "caption")]
-    batch = reader.collate(samples)
+    batch = reader.collate(samples, Bucket(0, 0, 320))
     tokenizer = processor.tokenizer
     for row, sample in enumerate(samples):
         tokens = batch.inputs.input_ids[row][batch.answer[row]].tolist()
@@ -118,14 +132,95 @@ class Ruled(Synthetic):
         return ["common"] * 9 + ["rare"]
 
 
-def test_rare_rules_are_seen_more_often():
-    source = Ruled("edit", 8)
-    assert balanced(source, 0.0) is source
-    for balance, times in ((0.5, 3), (1.0, 9)):
-        more = balanced(source, balance)
-        assert isinstance(more, Repeated)
-        assert Counter(more.places.tolist()) == {**dict.fromkeys(range(9), 1), 9: times}
-        assert more[len(more) - 1].key == source[9].key
+@pytest.mark.parametrize(("balance", "times"), [(0.0, 1), (0.5, 3), (1.0, 9)])
+def test_rare_rules_are_seen_more_often(balance, times):
+    parts = alone(Ruled("edit", 8))
+    plan = make_plan(parts, PictureReader(((8, 8),)), None, batch_size=1, seed=0, balance=balance)
+    seen = Counter(int(plan.at(step).rows[0]) for step in range(9 + times))
+    assert seen == {**dict.fromkeys(range(9), 1), 9: times}
+
+
+def test_a_batch_has_the_shape_that_the_plan_names(processor, mixture):
+    """Lengths are bounds that were counted before: every row of a batch fits, and rows of both lengths come."""
+    reader = PaintReader(processor, (60, 130, 160), SQUARE, "blueprint")
+    loading = loader(reader, mixture, batch_size=4)
+    found = Counter()
+    for step in range(40):
+        inputs, planned = loading(step).batch.inputs, loading.plan.at(step)
+        assert inputs.input_ids.shape[1] == buckets(reader)[planned.bucket].tokens
+        found[planned.component, inputs.input_ids.shape[1]] += 1
+    assert len(found) > 2, found
+
+
+def test_texts_that_are_longer_than_every_bucket(processor, mixture):
+    with pytest.raises(
+        InputError, match=r"caption:synthetic: 1,024 of 1,024 rows have more tokens than the longest bucket 50, such as row 1 "
+    ):
+        loader(PaintReader(processor, (40, 50), SQUARE, "blueprint"), mixture)
+
+
+def test_a_process_loads_its_own_rows(processor, mixture):
+    """What two processes load are the rows of the whole batch, pictures named by their numbers in it."""
+    reader = PaintReader(processor, LENGTHS, SQUARE, "instruction")
+    whole = loader(reader, mixture, batch_size=6)
+    for step in range(2):  # an edit and a caption
+        batch = whole(step).batch
+        for places in ([0, 1, 4], [2, 3, 5]):
+            mine = loader(reader, mixture, batch_size=6, places=places)(step).batch
+            np.testing.assert_array_equal(mine.inputs.picture_tokens, batch.inputs.picture_tokens[places])
+            np.testing.assert_array_equal(mine.inputs.input_ids, batch.inputs.input_ids[places])
+            np.testing.assert_array_equal(mine.target, batch.target[places])
+            if batch.source is None:
+                assert mine.source is None
+            else:
+                np.testing.assert_array_equal(mine.inputs.patches, batch.inputs.patches[places])
+
+
+class Broken(Synthetic):
+    """Every third row cannot be used."""
+
+    def __getitem__(self, index: int):
+        if index % 3 == 0:
+            raise InputError(f"rows.jsonl, line {index + 1}: is broken.")
+        return super().__getitem__(index)
+
+
+def test_a_bad_sample_raises(tmp_path):
+    with pytest.raises(InputError, match=r"rows.jsonl, line \d+: is broken"):
+        for _ in batches(loader(PictureReader(SQUARE), alone(Broken("caption", 32))), start=0, workers=0):
+            pass
+
+
+def test_bad_samples_within_a_budget(tmp_path):
+    """Another row stands in, the same for whoever loads; each is listed once, also by a run that goes on; one too many stops the run."""
+    parts, path = alone(Broken("caption", 32)), tmp_path / "bad_samples.jsonl"
+    loading = loader(PictureReader(SQUARE), parts, batch_size=6, substitute=True)
+    halves = [loader(PictureReader(SQUARE), parts, batch_size=6, places=places, substitute=True) for places in ([0, 2, 4], [1, 3, 5])]
+    for step in range(5):
+        whole, parted = loading(step), [half(step) for half in halves]
+        assert [whole.keys[place] for place in (0, 2, 4, 1, 3, 5)] == [key for part in parted for key in part.keys]
+        assert sorted(whole.bad) == sorted(bad for part in parted for bad in part.bad)
+    total = {(bad.source, bad.row) for step in range(5) for bad in loading(step).bad}
+    for _ in range(2):
+        for _ in itertools.islice(BadSamples(path, len(total)).watch(batches(loading, start=0, workers=0)), 5):
+            pass
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert {(line["source"], line["row"]) for line in lines} == total
+        assert len(lines) == len(total) > 5
+    assert all(f"line {line['row']}: is broken" in line["error"] for line in lines)
+    with pytest.raises(InputError, match=rf"data\.bad_samples allows {len(total)}. The last: rows\.jsonl, line"):
+        for _ in BadSamples(path, len(total)).watch(batches(loading, start=5, workers=0)):
+            pass
+
+
+def test_a_source_of_which_nothing_can_be_used():
+    class Nothing(Synthetic):
+        def __getitem__(self, index: int):
+            raise InputError("line 1: is broken.")
+
+    part = Part("caption:nothing", "caption", Nothing("caption", 32), 1.0, Path("none"))
+    with pytest.raises(InputError, match=r"100 rows in a row cannot be used\. The last: line 1: is broken"):
+        loader(PictureReader(SQUARE), [part], substitute=True)(0)
 
 
 def test_the_pictures_of_an_example_move_together():
@@ -149,7 +244,7 @@ def test_the_pictures_of_an_example_move_together():
 
 
 def test_batches_of_moved_pictures():
-    still, moving, again = (first(2, PictureReader(16), [(Synthetic("caption", 16), 1.0)], shift=shift) for shift in (0, 3, 3))
+    still, moving, again = (first(2, PictureReader(((16, 16),)), alone(Synthetic("caption", 16)), shift=shift) for shift in (0, 3, 3))
     assert all(same(*pair) for pair in zip(moving, again, strict=True))
     assert not same(still[0], moving[0])
 

@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh
 from dim_jax import sharding
 from dim_jax.config import read_config
 from dim_jax.data.chat import ChatTokenizer
-from dim_jax.data.pipeline import batches, open_mixture
+from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture
 from dim_jax.errors import InputError
 from dim_jax.models import layers
 from dim_jax.models.dc_ae_config import DCAEConfig
@@ -136,6 +136,8 @@ class Run:
         self.objective = PainterObjective(config, start.sizes, start.processor(chat, config))
         self.mesh = Sharding.open(config, start.sizes, jax.devices()[: math.prod(shape)])
         self.training = make_step(config, self.objective, self.mesh)
+        parts, reader = open_mixture("synthetic", {"edit": 1.0}, split="train", side=32), self.objective.reader
+        self.loader = Loader(parts, make_plan(parts, reader, chat, batch_size=8, seed=0), reader, self.mesh.rows(8))
         if not known:  # drawing them takes longest
             known |= {path: np.asarray(tensor) for path, tensor in start.tensors(0, self.training.frozen).items()}
         self.frozen = {path: put(tensor, self.training.frozen[path].sharding) for path, tensor in known.items()}
@@ -145,10 +147,9 @@ class Run:
     def steps(self, state: State, done: int, last: int) -> tuple[State, list[str]]:
         """The steps up to `last`: the state behind them, and the losses, exactly."""
         found = []
-        sources = open_mixture("synthetic", {"edit": 1.0}, split="train", side=32)
-        stream = batches(sources, self.objective.reader, batch_size=8, seed=0, start=done, workers=0)
-        for _, batch in itertools.islice(stream, last - done):
-            state, metrics = self.training.run(state, self.frozen, self.mesh.spread(batch, put))
+        for loaded in itertools.islice(batches(self.loader, start=done, workers=0), last - done):
+            batch = self.mesh.spread(loaded.batch, self.mesh.put_rows(self.loader.places, 8))
+            state, metrics = self.training.run(state, self.frozen, batch)
             found.append(float(metrics["loss"]).hex())
         kernel = "sana.blocks.attn.qkv.kernel"  # (2, 64, 192)
         for tensor in (state.params[kernel], state.ema[kernel], state.opt[1][0].mu[kernel]):

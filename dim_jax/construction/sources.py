@@ -1,56 +1,15 @@
 """Edit pairs to build from, by number: what a row says, with its two pictures unread."""
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
-from PIL import Image
-
-from dim_jax.data.pictures import DAMAGED, as_rgb, check_size
+from dim_jax.data.sources.entry import Entry, Layout, Stored
 from dim_jax.errors import InputError
 
 FORM = '{"source": "before.png", "target": "after.png", "prompt": "Make it blue."}'
-
-
-class Stored(NamedTuple):
-    """A picture that has not been read: `name` stands in errors, `read` gives the bytes of its file."""
-
-    name: str
-    read: Callable[[], bytes]
-
-    def picture(self) -> Image.Image:
-        try:
-            with Image.open(io.BytesIO(self.read())) as image:
-                check_size(*image.size, self.name)
-                return as_rgb(image, self.name)
-        except InputError:
-            raise
-        except Image.UnidentifiedImageError as error:
-            raise InputError(f"{self.name}: not a picture that can be read. Export or download it again.") from error
-        except DAMAGED as error:
-            raise InputError(f"{self.name}: the picture is damaged or cut off ({error}). Export or download it again.") from error
-
-
-class Entry(NamedTuple):
-    """What a row says."""
-
-    key: str
-    texts: tuple[str, ...]
-    blueprint: str | None
-    source: Stored | None
-    target: Stored
-
-
-@runtime_checkable
-class Layout(Protocol):
-    """A set as it lies on disk: rows by number."""
-
-    def __len__(self) -> int: ...
-
-    def entry(self, index: int) -> Entry: ...
 
 
 class OwnPairs:

@@ -1,6 +1,7 @@
 """From examples to the arrays of a training step, in numpy: each objective has one reader, which workers that load data run.
 
-A reader first chooses (`choose`: which wording, from the sample's own random numbers), then stacks (`collate`).
+A reader says which buckets there are (`sizes` by `lengths`) and how many tokens each row of a source needs at most (`tokens`): from that
+the plan chooses. Then it chooses a wording by the sample's own random numbers (`choose`), and stacks (`collate`).
 """
 
 from collections.abc import Sequence
@@ -9,16 +10,20 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
-from dim_jax.data.inputs import EncoderInputs
+from dim_jax.data.buckets import Bucket
+from dim_jax.data.facts import Facts
+from dim_jax.data.inputs import EncoderInputs, in_larger_batch
 from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import autoencoder_samples
 from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 
 Text = Literal["instruction", "blueprint"]
+Sizes = tuple[tuple[int, int], ...]  # (height, width) in pixels
+Rows = Int[np.ndarray, " b"]  # places in the whole batch, where samples are not all of it
 DESCRIBE = "Describe this picture."
 
 
@@ -59,6 +64,9 @@ class PaintBatch:
     source: UInt8[Any, "b h w 3"] | None
 
 
+Batch = PictureBatch | AnswerBatch | PaintBatch
+
+
 def _row_axes(batch: type) -> dict[str, int]:
     found = {}
     for field in fields(batch):
@@ -74,17 +82,21 @@ ROW_AXES = _row_axes(EncoderInputs) | _row_axes(PictureBatch) | _row_axes(Answer
 
 @dataclass(frozen=True)
 class PictureReader:
-    """For the autoencoder: targets of `side` x `side` pixels, half of them mirrored."""
+    """For the autoencoder: targets of one of `sizes`, half of them mirrored."""
 
-    side: int
+    sizes: Sizes
+    lengths: tuple[int, ...] = (0,)  # it reads no tokens
+
+    def tokens(self, facts: Facts, *, edit: bool) -> Int[np.ndarray, " n"]:
+        return np.zeros(len(facts), np.int64)
 
     def choose(self, example: Example, rng: np.random.Generator) -> Sample:
         mirrored = rng.random() < 0.5
         target = example.target.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else example.target
         return Sample(example.key, "", None, "", target)
 
-    def collate(self, samples: Sequence[Sample]) -> PictureBatch:
-        return PictureBatch(_samples([sample.target for sample in samples], self.side))
+    def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: Rows | None = None) -> PictureBatch:
+        return PictureBatch(_samples([sample.target for sample in samples], bucket))
 
 
 @dataclass(frozen=True)
@@ -93,65 +105,69 @@ class AnswerReader:
 
     processor: Processor
     lengths: tuple[int, ...]
+    sizes: Sizes = ((0, 0),)  # it paints nothing
+
+    def tokens(self, facts: Facts, *, edit: bool) -> Int[np.ndarray, " n"]:
+        around = self.processor.turn_tokens(pictures=1, generation_prompt=True) + 1  # and the answer's end
+        if edit:
+            return around + facts.texts + facts.blueprint
+        return around + len(self.processor.tokenizer.encode(DESCRIBE)) + facts.texts
 
     def choose(self, example: Example, rng: np.random.Generator) -> Sample:
         text = str(rng.choice(example.texts))
         if example.source is None:
             return Sample(example.key, DESCRIBE, example.target, text, example.target)
-        return Sample(example.key, text, example.source, _blueprint(example), example.target)
+        if example.blueprint is None:
+            raise InputError(f"{example.key} has no blueprint, which the encoder is to learn. Write blueprints first (`dim design`).")
+        return Sample(example.key, text, example.source, example.blueprint, example.target)
 
-    def collate(self, samples: Sequence[Sample]) -> AnswerBatch:
+    def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: Rows | None = None) -> AnswerBatch:
         inputs, answer = self.processor.answered(
-            [sample.prompt for sample in samples], _seen(samples), [sample.answer for sample in samples], lengths=self.lengths
+            [sample.prompt for sample in samples], _seen(samples), [sample.answer for sample in samples], lengths=(bucket.tokens,)
         )
-        return AnswerBatch(inputs, answer)
+        return AnswerBatch(_placed(inputs, rows, self.processor), answer)
 
 
 @dataclass(frozen=True)
 class PaintReader:
-    """For the painter: `text` says what it is told of an edit, the bare instruction or the blueprint."""
+    """For the painter: `text` says what it is told of an edit that has a blueprint: that, or the bare instruction."""
 
     processor: Processor
     lengths: tuple[int, ...]
-    side: int
+    sizes: Sizes
     text: Text
 
+    def tokens(self, facts: Facts, *, edit: bool) -> Int[np.ndarray, " n"]:
+        told = facts.blueprint if edit and self.text == "blueprint" else np.zeros_like(facts.texts)
+        return self.processor.turn_tokens(pictures=int(edit)) + np.where(told > 0, told, facts.texts)
+
     def choose(self, example: Example, rng: np.random.Generator) -> Sample:
-        plain = example.source is None or self.text == "instruction"
-        prompt = str(rng.choice(example.texts)) if plain else _blueprint(example)
+        told = example.blueprint if self.text == "blueprint" and example.source is not None else None
+        prompt = str(rng.choice(example.texts)) if told is None else told
         return Sample(example.key, prompt, example.source, "", example.target)
 
-    def collate(self, samples: Sequence[Sample]) -> PaintBatch:
-        inputs = self.processor([sample.prompt for sample in samples], _seen(samples), lengths=self.lengths)
+    def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: Rows | None = None) -> PaintBatch:
+        inputs = self.processor([sample.prompt for sample in samples], _seen(samples), lengths=(bucket.tokens,))
         sources = [sample.seen for sample in samples if sample.seen is not None]
-        targets = _samples([sample.target for sample in samples], self.side)
-        return PaintBatch(inputs, targets, _samples(sources, self.side) if sources else None)
+        targets = _samples([sample.target for sample in samples], bucket)
+        return PaintBatch(_placed(inputs, rows, self.processor), targets, _samples(sources, bucket) if sources else None)
 
 
 Reader = PictureReader | AnswerReader | PaintReader
 
 
-class Keyed(NamedTuple):
-    """A batch, and beside it the names of its examples, row by row, which stay on the host."""
-
-    keys: tuple[str, ...]
-    batch: PictureBatch | AnswerBatch | PaintBatch
+def buckets(reader: Reader) -> list[Bucket]:
+    """Every shape of its batches."""
+    return [Bucket(*size, tokens) for size in reader.sizes for tokens in sorted(reader.lengths)]
 
 
-def keyed(reader: Reader, samples: Sequence[Sample]) -> Keyed:
-    """The samples stacked by their reader."""
-    return Keyed(tuple(sample.key for sample in samples), reader.collate(samples))
+def _placed(inputs: EncoderInputs, rows: Rows | None, processor: Processor) -> EncoderInputs:
+    return inputs if rows is None else in_larger_batch(inputs, rows, processor.layout)
 
 
 def _seen(samples: Sequence[Sample]) -> list[list[Image.Image]]:
     return [[] if sample.seen is None else [sample.seen] for sample in samples]
 
 
-def _samples(pictures: Sequence[Image.Image], side: int) -> UInt8[np.ndarray, "b h w 3"]:
-    return np.stack([autoencoder_samples(picture, (side, side)) for picture in pictures])
-
-
-def _blueprint(example: Example) -> str:
-    if example.blueprint is None:
-        raise InputError(f"{example.key} has no blueprint. Train on its instructions (data.text), or write blueprints first.")
-    return example.blueprint
+def _samples(pictures: Sequence[Image.Image], bucket: Bucket) -> UInt8[np.ndarray, "b h w 3"]:
+    return np.stack([autoencoder_samples(picture, (bucket.height, bucket.width)) for picture in pictures])

@@ -1,9 +1,18 @@
-"""Picture sizes for mixed aspect ratios: a small set of about constant area, so that each compiles once."""
+"""Shapes that batches come in. Picture sizes for mixed aspect ratios: a small set of about constant area, so that each compiles once."""
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from dim_jax.errors import InputError
+
+
+class Bucket(NamedTuple):
+    """What the rows of a batch have in common: the size of their pictures in pixels, and the number of tokens of their turns."""
+
+    height: int
+    width: int
+    tokens: int
 
 
 def aspect_buckets(resolution: int, multiple: int = 32, max_ratio: float = 4.0) -> list[tuple[int, int]]:

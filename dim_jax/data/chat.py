@@ -1,5 +1,7 @@
 """The text of one turn and its tokens: what the published processor renders, with prompts that cannot break out of their turn."""
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,6 +108,11 @@ class ChatTokenizer:
                 "or a hub id such as Qwen/Qwen2.5-VL-3B-Instruct (which needs the network the first time)."
             ) from error
 
+    @property
+    def digest(self) -> str:
+        """Names the vocabulary, by its content."""
+        return hashlib.sha256(json.dumps(self._whole.get_vocab(), sort_keys=True).encode()).hexdigest()[:16]
+
     def id_of(self, token: str) -> int:
         """The id of a special token.
 
@@ -120,6 +127,10 @@ class ChatTokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of plain text; a special token's name in it is text like any other."""
         return self._plain.encode(text, add_special_tokens=False).ids
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """How many ids `encode` gives for each text, by all cores at once."""
+        return [len(one.ids) for one in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids, by default without special tokens (what a designer wrote)."""

@@ -6,7 +6,7 @@ order, p patches of the largest picture (smaller ones are padded), w windows, m 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -108,6 +108,15 @@ def encoder_inputs(
         batch.window_mask[picture].reshape(-1)[slots] = True
         batch.window_slots[picture, :size] = slots
     return batch
+
+
+def in_larger_batch(inputs: EncoderInputs, rows: Int[np.ndarray, " b"], layout: VisionLayout = VisionLayout()) -> EncoderInputs:
+    """These rows as the rows `rows` of a larger batch, of which each has as many pictures as each of these: picture tokens count all."""
+    pictures, length = inputs.patches.shape[:2]
+    each = pictures // len(rows)
+    ahead = (rows - np.arange(len(rows))) * (each * length // layout.group)  # features of the pictures before, which are not here
+    shown = inputs.picture_tokens
+    return replace(inputs, picture_tokens=np.where(shown < 0, shown, shown + ahead[:, None]).astype(np.int32))
 
 
 def _check_pictures(patches: Sequence[np.ndarray], grids: Sequence[tuple[int, int]], length: int, layout: VisionLayout) -> None:

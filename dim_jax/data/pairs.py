@@ -23,6 +23,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from dim_jax.data.facts import Told
+from dim_jax.data.pictures import picture_size
 from dim_jax.errors import InputError, require
 from dim_jax.folders import Kind
 
@@ -183,6 +185,18 @@ class Pairs(Sequence[Example]):
             self._picture(source), self._picture(target), pair["rule"], tuple(pair["instructions"]), pair["blueprint"], key
         )  # fmt: skip
 
+    def told(self, index: int) -> Told:
+        """The texts of an example, without decoding pictures."""
+        if self._pairs is None:
+            return Told(tuple(self._rows[self._of_split[index]]["captions"]), None)
+        pair = json.loads(self._pairs[index])
+        return Told(tuple(pair["instructions"]), pair["blueprint"])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height in pixels of the source, or of a caption's picture."""
+        number = self._of_split[index] if self._pairs is None else json.loads(self._pairs[index])["source"]
+        return picture_size(io.BytesIO(self._pictures[number]), f"{self._pictures.path}, picture {number}")
+
     def rules(self) -> list[str]:
         """The rule of every example, without decoding pictures."""
         if self._pairs is None:
@@ -203,7 +217,7 @@ class _Records:
     def __init__(self, path: Path):
         if not path.is_file():
             raise InputError(f"{path}: no such file. Give a folder that `dim build-data` made.")
-        self._path = path
+        self.path = path
         check_installed()
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -223,7 +237,7 @@ class _Records:
         try:
             return read()
         except RuntimeError as error:
-            raise InputError(f"{self._path}: damaged ({str(error).splitlines()[0]}). Build the data set again.") from error
+            raise InputError(f"{self.path}: damaged ({str(error).splitlines()[0]}). Build the data set again.") from error
 
 
 def _read_rows(path: Path) -> list[dict]:

@@ -8,8 +8,11 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
@@ -67,28 +70,56 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
         file = path.open("rb")
     except PermissionError as error:
         raise InputError(f"{path}: no permission to read this file. Change its permissions or give another picture.") from error
-    # Damaged metadata (EXIF, TIFF tags) beside sound pixels: Pillow warns and goes on, and so do we.
-    with file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\b")
-        return as_rgb(_decode(file, path), str(path))
+    with file:
+        return read_picture(file, str(path))
 
 
-def _decode(file: BinaryIO, path: Path) -> Image.Image:
-    """The first frame as the file holds it, loaded; every failure of the decoders becomes an `InputError`."""
-    try:
+def read_picture(file: BufferedReader | BytesIO, name: str) -> Image.Image:
+    """The picture in an open file, as `open_picture` reads it; `name` stands in errors.
+
+    Raises:
+        InputError: as `open_picture`, once there is a file.
+    """
+    with _decoding(name):
         image = _open_header(file)
-        check_size(*image.size, str(path))
+        check_size(*image.size, name)
         image.load()
-        return image
+        return as_rgb(image, name)
+
+
+def picture_size(file: BufferedReader | BytesIO, name: str) -> tuple[int, int]:
+    """Width and height in pixels of the picture in an open file, upright, from its header alone.
+
+    Raises:
+        InputError: it is no picture, or one of a size that `open_picture` refuses.
+    """
+    with _decoding(name):
+        image = _open_header(file)
+        check_size(*image.size, name)
+        turned = UPRIGHT.get(_orientation(image)) in (
+            *(Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270),
+            *(Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE),
+        )
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Every failure of the decoders becomes an `InputError`. Damaged metadata (EXIF, TIFF tags) beside sound pixels is no failure:
+    Pillow warns and goes on, and so do we."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\b")
+            yield
     except InputError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise InputError(f"{path}: not a picture that can be read (readable: {READABLE}). Convert it to PNG or JPEG.") from error
+        raise InputError(f"{name}: not a picture that can be read (readable: {READABLE}). Convert it to PNG or JPEG.") from error
     except DAMAGED as error:
-        raise InputError(f"{path}: the picture is damaged or cut off ({error}). Export or download it again.") from error
+        raise InputError(f"{name}: the picture is damaged or cut off ({error}). Export or download it again.") from error
 
 
-def _open_header(file: BinaryIO) -> Image.Image:
+def _open_header(file: BufferedReader | BytesIO) -> Image.Image:
     """The picture with its size known and nothing decoded yet."""
     # Pillow's own limit would raise without the size, or only warn; ours is checked next. The switch is global, hence the lock.
     with _header_lock:

@@ -1,61 +1,146 @@
-"""Batches in an order that is a function of seed and step, loaded by threads or worker processes (Grain)."""
+"""Batches as the plan says, loaded by threads or worker processes (Grain): the n-th depends on the seed and n alone.
 
+A process loads only its own rows of each batch, and needs no other process to know which they are.
+"""
+
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
 from jaxtyping import Int
+from rich.console import Console
 
-from dim_jax.data.batches import Keyed, Reader, keyed
-from dim_jax.data.pairs import Example, Pairs, Split
+from dim_jax.data.batches import Batch, Reader, Sample, buckets
+from dim_jax.data.buckets import nearest_bucket
+from dim_jax.data.chat import ChatTokenizer
+from dim_jax.data.facts import UNUSABLE, Counting, Facts, count, read_facts
+from dim_jax.data.pairs import Example, Split
 from dim_jax.data.pictures import shifted
-from dim_jax.data.synthetic import SYNTHETIC, Synthetic
+from dim_jax.data.plan import Component, Plan, Planned
+from dim_jax.data.sources import Kind, Source, as_kind, index_folder, open_source
 from dim_jax.data.workers import live_as_long_as_the_run
 from dim_jax.errors import InputError
 
-KINDS = ("edit", "caption")
+ATTEMPTS = 100  # substitutes that are tried for one bad sample: where all are bad, it is not the samples
 
 
-@dataclass(frozen=True)
-class Repeated:
-    """The examples of a source at `places`, which may name one more than once."""
+class Part(NamedTuple):
+    """A part of the mixture: `weight` of the steps (by the sum of weights) are on these rows of one kind."""
 
-    source: Pairs | Synthetic
-    places: Int[np.ndarray, " n"]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.source[int(self.places[index])]
+    name: str
+    kind: Kind
+    source: Source
+    weight: float
+    index: Path  # the folder where `dim index` keeps what it counted
 
 
-Source = Pairs | Synthetic | Repeated  # examples by index
+def open_mixture(source: str, mix: Mapping[str, float], *, split: Split, side: int, index: str = "") -> list[Part]:
+    """The parts of a mixture, in order of their names; those of weight 0 are left out.
 
-
-def balanced(source: Pairs | Synthetic, balance: float) -> Source:
-    """The source with each example of a rule repeated (most / count)^balance times, rounded; `most` is the count of the largest rule."""
-    rules = source.rules()
-    counts = Counter(rules)
-    most = max(counts.values())
-    repeats = [round((most / counts[rule]) ** balance) for rule in rules]
-    return Repeated(source, np.repeat(np.arange(len(rules)), repeats)) if max(repeats) > 1 else source
-
-
-def open_source(source: str, kind: str, *, split: Split, side: int) -> Pairs | Synthetic:
-    """The examples of one kind ("edit" or "caption"): of a folder of pairs, or random ones of `side` pixels ("synthetic").
+    `mix` has weights by KIND ("edit" or "caption"), which is of `source`, or by KIND:SOURCE. Sources and `index` are as in `open_source`.
 
     Raises:
-        InputError: the kind is neither, or the folder cannot be used.
+        InputError: no weight is positive, or as `open_source`.
     """
-    if kind not in KINDS:
-        raise InputError(f'data.mix has the kind "{kind}", but kinds are {" and ".join(KINDS)}.')
-    return Synthetic(kind, side) if source == SYNTHETIC else Pairs(Path(source), split, kind)
+    chosen = {name: weight for name, weight in sorted(mix.items()) if weight != 0}
+    if not chosen or min(chosen.values()) < 0:
+        raise InputError(f"data.mix is {dict(mix)}: give at least one kind a positive weight, and none a negative one.")
+    parts = []
+    for name, weight in chosen.items():
+        said, _, other = name.partition(":")
+        kind, spelled = as_kind(said), other or source
+        opened = open_source(spelled, kind, split=split, side=side, index=index)
+        parts.append(Part(f"{kind}:{spelled}", kind, opened, weight, index_folder(spelled, index)))
+    return parts
+
+
+def make_plan(
+    parts: Sequence[Part],
+    reader: Reader,
+    tokenizer: ChatTokenizer | None,
+    *,
+    batch_size: int,
+    seed: int,
+    balance: float = 0.0,
+    console: Console | None = None,
+) -> Plan:
+    """The order of a mixture. Where a reader has more than one bucket, the rows must have been counted (`dim index`), or are so now.
+
+    `balance` repeats each row of a rule (most / count)^balance times, rounded; `most` is the count of the largest rule.
+
+    Raises:
+        InputError: an index does not fit the source or the tokenizer, or rows have more tokens than any bucket.
+    """
+    components = []
+    for part in parts:
+        rows = np.arange(len(part.source))
+        if balance:
+            rows = np.repeat(rows, repeats(part.source.rules(), balance))
+        numbers = np.zeros(len(part.source), np.int64)
+        if len(buckets(reader)) > 1:
+            numbers = _bucket_numbers(part, reader, _facts(part, reader, tokenizer, console))
+        rows = rows[numbers[rows] != UNUSABLE]
+        if not len(rows):
+            raise InputError(f"{part.name}: none of its {len(part.source)} rows can be used.")
+        components.append(Component(part.name, part.weight, rows, numbers[rows]))
+    return Plan(components, batch_size, seed)
+
+
+def repeats(rules: Sequence[str], balance: float) -> list[int]:
+    """How often each row is seen in a round, from its rule."""
+    counts = Counter(rules)
+    most = max(counts.values())
+    return [round((most / counts[rule]) ** balance) for rule in rules]
+
+
+def _facts(part: Part, reader: Reader, tokenizer: ChatTokenizer | None, console: Console | None) -> Facts:
+    counting = Counting(part.source, tokenizer, sized=len(reader.sizes) > 1)
+    path = part.index / f"{part.kind}.npz"
+    if path.exists():
+        return read_facts(path, counting)
+    if console is not None:
+        console.print(f"counting the {len(part.source):,} rows of {part.name}; `dim index` does it once for all runs", highlight=False)
+    return count(counting)
+
+
+def _bucket_numbers(part: Part, reader: Reader, facts: Facts) -> Int[np.ndarray, " n"]:
+    """Number of each row's bucket, as `buckets` counts them; -1 where a row cannot be used."""
+    lengths = sorted(reader.lengths)
+    usable = facts.texts != UNUSABLE
+    tokens = np.where(usable, reader.tokens(facts, edit=part.kind == "edit"), 0)
+    numbers = np.searchsorted(lengths, tokens)
+    if len(long := np.flatnonzero(numbers == len(lengths))):
+        raise InputError(
+            f"{part.name}: {len(long):,} of {len(tokens):,} rows have more tokens than the longest bucket {lengths[-1]:,}, such as row "
+            f"{long[0] + 1} with {tokens[long[0]]:,}; the longest has {tokens.max():,}. Add a longer bucket to data.lengths."
+        )
+    if len(reader.sizes) > 1:
+        known, inverse = np.unique(np.stack([facts.width, facts.height], 1), axis=0, return_inverse=True)
+        nearest = [reader.sizes.index(nearest_bucket(w, h, reader.sizes)) if w else 0 for w, h in known.tolist()]
+        numbers = np.array(nearest)[inverse.reshape(-1)] * len(lengths) + numbers
+    return np.where(usable, numbers, UNUSABLE)
+
+
+class BadSample(NamedTuple):
+    """A row that could not be used: of which source, which row of it from 1 on, and why."""
+
+    source: str
+    row: int
+    error: str
+
+
+class Loaded(NamedTuple):
+    """This process's rows of a batch; beside them the names of their examples, and which rows of sources others stand in for."""
+
+    keys: tuple[str, ...]
+    batch: Batch
+    bad: tuple[BadSample, ...]
 
 
 def moved(example: Example, rng: np.random.Generator, *, most: int) -> Example:
@@ -65,22 +150,51 @@ def moved(example: Example, rng: np.random.Generator, *, most: int) -> Example:
     return replace(example, source=source, target=shifted(example.target, right, down))
 
 
-def batches(
-    sources: Sequence[tuple[Source, float]], reader: Reader, *, batch_size: int, seed: int, start: int, workers: int, shift: int = 0
-) -> Iterator[Keyed]:
-    """Endless batches from number `start` on; the n-th batch depends on the seed and n alone, never on `workers`.
+@dataclass(frozen=True)
+class Loader:
+    """The batch of a step, numbered from 0 on; workers get a copy.
 
-    Every batch is of one source, chosen by the weights; each source is shuffled anew in every round. A round's last samples may share
-    a batch with the next round's first. With 0 workers, threads of this process load. `shift` as in `moved`.
+    Attributes:
+        places: which rows of the global batch are loaded, in order.
+        shift: pixels, as `most` of `moved`.
+        substitute: put another row of the bucket in the place of one that cannot be used, rather than raise.
     """
-    mixed = []
-    for i, (source, _) in enumerate(sources):
-        examples = grain.MapDataset.source(source).seed(seed + i).shuffle().repeat(None)
-        if shift:
-            examples = examples.random_map(partial(moved, most=shift))
-        mixed.append(examples.random_map(reader.choose).batch(batch_size, batch_fn=partial(keyed, reader)))
-    dataset = mixed[0] if len(mixed) == 1 else grain.MapDataset.mix(mixed, [weight for _, weight in sources])
-    stream = dataset[start:].to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 4, prefetch_buffer_size=0 if workers else 8))
+
+    parts: Sequence[Part]
+    plan: Plan
+    reader: Reader
+    places: Int[np.ndarray, " b"]
+    shift: int = 0
+    substitute: bool = False
+
+    def __call__(self, step: int) -> Loaded:
+        planned = self.plan.at(step)
+        bad: list[BadSample] = []
+        samples = [self._sample(step, place, planned, bad) for place in self.places.tolist()]
+        bucket = buckets(self.reader)[planned.bucket]
+        return Loaded(tuple(sample.key for sample in samples), self.reader.collate(samples, bucket, self.places), tuple(bad))
+
+    def _sample(self, step: int, place: int, planned: Planned, bad: list[BadSample]) -> Sample:
+        """The sample at a place of the global batch; its random numbers are of seed, step and place."""
+        part = self.parts[planned.component]
+        first = row = int(planned.rows[place])
+        for attempt in range(ATTEMPTS):
+            rng = np.random.default_rng((self.plan.seed, step, place))
+            try:
+                example = part.source[row]
+                return self.reader.choose(moved(example, rng, most=self.shift) if self.shift else example, rng)
+            except InputError as error:
+                if not self.substitute:
+                    raise
+                bad.append(BadSample(part.name, row + 1, str(error)))
+                row = self.plan.substitute(planned, first, attempt)
+        raise InputError(f"{part.name}: {ATTEMPTS} rows in a row cannot be used. The last: {bad[-1].error}")
+
+
+def batches(loader: Loader, *, start: int, workers: int) -> Iterator[Loaded]:
+    """Endless batches from number `start` on, without loading those before; the same for any number of `workers` (0: threads)."""
+    steps = grain.MapDataset.range(start, sys.maxsize).map(loader)
+    stream = steps.to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 4, prefetch_buffer_size=0 if workers else 8))
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, which nobody parses outside of an absl program
@@ -88,15 +202,3 @@ def batches(
         # What workers send is unpacked beside the training step, not between two of them.
         stream = grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=2)
     return iter(stream)
-
-
-def open_mixture(source: str, mix: Mapping[str, float], *, split: Split, side: int, balance: float = 0.0) -> list[tuple[Source, float]]:
-    """The sources of a mixture, kind -> weight; kinds of weight 0 are left out. `balance` as in `balanced`.
-
-    Raises:
-        InputError: no weight is positive, or as `open_source`.
-    """
-    if not any(weight > 0 for weight in mix.values()):
-        raise InputError(f"data.mix is {dict(mix)}: give at least one kind a positive weight.")
-    kinds = [(kind, weight) for kind, weight in sorted(mix.items()) if weight > 0]
-    return [(balanced(open_source(source, kind, split=split, side=side), balance), weight) for kind, weight in kinds]

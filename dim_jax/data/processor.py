@@ -124,6 +124,13 @@ class Processor:
         """`encoder_picture` with this processor's settings; raises the same."""
         return encoder_picture(picture, self.mode, self.resolution, self.factor, self.min_pixels, self.max_pixels)
 
+    def turn_tokens(self, *, pictures: int, generation_prompt: bool = False) -> int:
+        """The tokens of a turn with so many square pictures, but for its prompt's (`prompt_tokens`)."""
+        square = self.resize(Image.new("RGB", (self.resolution, self.resolution)))
+        shown = square.width * square.height // self.factor**2
+        turn = self.tokenizer.turn("a", [shown] * pictures, generation_prompt=generation_prompt)
+        return len(turn.ids) - len(self.tokenizer.encode("a"))
+
     def __call__(
         self,
         prompts: Sequence[str],

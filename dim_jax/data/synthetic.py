@@ -6,10 +6,11 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from dim_jax.data.facts import Told
 from dim_jax.data.pairs import Example
 
 SYNTHETIC = "synthetic"  # the name of this source in configs
-LENGTH = 4096
+LENGTH = 1024
 WORDS = ("make", "the", "cat", "dog", "sky", "heart", "small", "large", "red", "green", "blue", "smile", "turn", "left", "into", "a")
 
 
@@ -29,12 +30,22 @@ class Synthetic:
     def rules(self) -> list[str]:
         return ["synthetic"] * len(self)
 
-    def __getitem__(self, index: int) -> Example:
-        rng = np.random.default_rng((index, self.kind == "edit"))
-        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    def told(self, index: int) -> Told:
+        rng = self._rng(index, words=True)
         texts = tuple(" ".join(rng.choice(WORDS, 6)) + "." for _ in range(2))
+        return Told(texts, " ".join(rng.choice(WORDS, 24)) + ".")
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.side, self.side
+
+    def __getitem__(self, index: int) -> Example:
+        rng = self._rng(index, words=False)
+        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         source = Image.fromarray(coarse).resize((self.side, self.side), Image.Resampling.BICUBIC)
         tint = Image.new("RGB", source.size, tuple(int(level) for level in rng.integers(0, 256, 3)))
         target = Image.blend(source, tint, 0.5)
-        blueprint = " ".join(rng.choice(WORDS, 24)) + "."
-        return Example(source if self.kind == "edit" else None, target, "synthetic", texts, blueprint, f"synthetic/{index}")
+        told = self.told(index)
+        return Example(source if self.kind == "edit" else None, target, "synthetic", told.texts, told.blueprint, f"synthetic/{index}")
+
+    def _rng(self, index: int, *, words: bool) -> np.random.Generator:
+        return np.random.default_rng((index, self.kind == "edit", words))

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dim_jax.config import Config
 from dim_jax.data.batches import PictureBatch, PictureReader
+from dim_jax.data.buckets import aspect_buckets
 from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import autoencoder_pixels, signed_pixels, to_picture
 from dim_jax.data.processor import Processor
@@ -39,7 +40,9 @@ class AutoencoderObjective:
 
     @property
     def reader(self) -> PictureReader:
-        return PictureReader(self.config.data.resolution)
+        data, autoencoder = self.config.data, self.sizes.autoencoder
+        assert autoencoder is not None
+        return PictureReader(tuple(aspect_buckets(data.resolution, autoencoder.factor, data.max_aspect_ratio)))
 
     @cached_property
     def model(self) -> nnx.Module:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from dim_jax.config import Config
 from dim_jax.data.batches import PaintBatch, PaintReader
+from dim_jax.data.buckets import aspect_buckets
 from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.processor import Processor
@@ -35,8 +36,10 @@ class PainterObjective:
 
     @property
     def reader(self) -> PaintReader:
-        data = self.config.data
-        return PaintReader(self.processor, tuple(data.lengths), data.resolution, data.text)
+        data, autoencoder = self.config.data, self.sizes.autoencoder
+        assert autoencoder is not None
+        sizes = tuple(aspect_buckets(data.resolution, autoencoder.factor, data.max_aspect_ratio))
+        return PaintReader(self.processor, tuple(data.lengths), sizes, data.text)
 
     @cached_property
     def model(self) -> nnx.Module:

@@ -1,0 +1,58 @@
+"""Samples that could not be used, within a budget: each is listed once, and one too many stops the run."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from dim_jax.data.pipeline import BadSample, Loaded
+from dim_jax.errors import InputError
+
+
+class BadSamples:
+    """The list in a jsonl file that grows, and outlives the run.
+
+    Args:
+        path: the file; it is made with the first bad sample.
+        budget: how many rows may be bad, of all rounds together.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+
+    def __init__(self, path: Path, budget: int):
+        self.path, self._budget = path, budget
+        self._known = set(_read(path)) if path.exists() else set()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def watch(self, stream: Iterator[Loaded]) -> Iterator[Loaded]:
+        """The same batches, the rows of which others stand in for are listed.
+
+        Raises:
+            InputError: the budget is spent; names the file and line of the last row.
+        """
+        for loaded in stream:
+            for sample in loaded.bad:
+                self._add(sample)
+            yield loaded
+
+    def _add(self, sample: BadSample) -> None:
+        name = (sample.source, sample.row)
+        if name in self._known:
+            return
+        self._known.add(name)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(sample._asdict(), ensure_ascii=False) + "\n")
+        if len(self) > self._budget:
+            said = f"{len(self)} rows cannot be used, but data.bad_samples allows {self._budget}"
+            raise InputError(f"{said}. The last: {sample.error} All are listed in {self.path}.")
+
+
+def _read(path: Path) -> Iterator[tuple[str, int]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            fields = json.loads(line)
+            yield fields["source"], fields["row"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(f"{path}, line {number}: is no bad sample ({error}). Remove the line.") from error

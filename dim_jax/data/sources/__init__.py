@@ -1,0 +1,102 @@
+"""Where examples come from: one spelling for each source, whatever its layout on disk.
+
+    synthetic                  random pictures and words
+    data/emoji                 a folder of `dim build-data`: ArrayRecord (data/pairs.py)
+    data/DIM-Edit              jsonl files, and pictures in folders or archives (dim.py here)
+    data/UltraEdit             parquet files (ultra_edit.py)
+    data/ShareGPT-4o-Image     JSON files, and pictures in folders or archives (sharegpt4o.py)
+
+Each gives its examples by index, one at a time, and travels by pickle: it opens its files in every process anew. The published sets have
+no test split, so every 500th of their rows is held out.
+"""
+
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from dim_jax.data.facts import Countable
+from dim_jax.data.pairs import Example, Pairs, Split
+from dim_jax.data.sources.dim import Dim
+from dim_jax.data.sources.entry import Layout, Published
+from dim_jax.data.sources.sharegpt4o import FILES, ShareGPT4o
+from dim_jax.data.sources.ultra_edit import UltraEdit
+from dim_jax.data.synthetic import SYNTHETIC, Synthetic
+from dim_jax.errors import InputError
+
+Kind = Literal["edit", "caption"]
+KINDS: tuple[Kind, ...] = ("edit", "caption")
+HELD_OUT = 500  # one row of so many
+
+
+@runtime_checkable
+class Source(Countable, Protocol):
+    """Examples by index. `told` and `size` say of a row what can be known without decoding its pictures, `rules` what rule it is of."""
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def rules(self) -> list[str]: ...
+
+
+def open_source(source: str, kind: Kind, *, split: Split, side: int, index: str = "") -> Source:
+    """The examples of one kind in a source: a folder, a jsonl file, or "synthetic" (pictures of `side` pixels).
+
+    `index` is the folder that `dim index` wrote to, where that is not the source's own.
+
+    Raises:
+        InputError: there is no such folder or nothing in it that is known, or it has no rows of this kind.
+    """
+    if source == SYNTHETIC:
+        return Synthetic(kind, side)
+    found = _rows(Path(source), kind, split, index_folder(source, index))
+    if not len(found):
+        raise InputError(f"{source}: holds no rows of the kind {kind}. Give its weight in data.mix to another kind.")
+    return found
+
+
+def kinds_of(source: str, index: str = "") -> list[Kind]:
+    """The kinds of which a source has rows; raises as `open_source`."""
+    return [kind for kind in KINDS if len(_rows(Path(source), kind, "train", index_folder(source, index)))]
+
+
+def as_kind(name: str) -> Kind:
+    """Refuse what is no kind.
+
+    Raises:
+        InputError: `name` is none of `KINDS`.
+    """
+    for kind in KINDS:
+        if name == kind:
+            return kind
+    raise InputError(f'data.mix has the kind "{name}", but kinds are {" and ".join(KINDS)}.')
+
+
+def index_folder(source: str, index: str = "") -> Path:
+    """Where `dim index` keeps what it knows of a source: in it or beside it, or under its name in the folder `index`."""
+    path = Path(source)
+    return path / "index" if path.is_dir() and not index else (Path(index) if index else path.parent) / f"{path.name}.index"
+
+
+def _rows(path: Path, kind: Kind, split: Split, index: Path) -> Source:
+    """The examples of one kind and split; maybe none."""
+    if not path.exists():
+        raise InputError(f'{path}: there is no such source. Give a folder of data, or "{SYNTHETIC}".')
+    if path.is_dir() and any(path.glob("*.array_record")):
+        return Pairs(path, split, kind)
+    layout = _layout(path, kind, index)
+    rows, every = np.arange(len(layout)), min(HELD_OUT, len(layout))
+    held_out = rows % max(every, 1) == every - 1
+    return Published(layout, rows[held_out if split == "test" or every == 1 else ~held_out])
+
+
+def _layout(path: Path, kind: Kind, index: Path) -> Layout:
+    if path.is_file() or any(path.glob("*.jsonl")):
+        return Dim(path, kind, index)
+    if any(path.rglob("*.parquet")):
+        return UltraEdit(path, kind)
+    if any((path / name).exists() for name in FILES.values()):
+        return ShareGPT4o(path, kind, index)
+    raise InputError(
+        f"{path}: no data set that is known here. Known are folders of `dim build-data`, and those with jsonl files (DIM), parquet files "
+        f"(UltraEdit), or {' or '.join(FILES.values())} (ShareGPT-4o-Image)."
+    )

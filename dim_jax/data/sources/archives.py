@@ -1,0 +1,252 @@
+"""Pictures of a set: files in its folder, or members of the tar archives there, which may be compressed and cut into parts.
+
+An archive is read where a member lies, never as a whole: `index_archives` notes once where that is (members.npz), and for compressed
+ones points from which decompression can start (NAME.points, one every 16 MiB). An extracted folder is quicker all the same.
+"""
+
+import io
+import json
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property, partial, reduce
+from itertools import chain
+from pathlib import Path
+from string import ascii_lowercase, digits
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from dim_jax.data.sources.entry import Stored
+from dim_jax.data.sources.rows import read_at
+from dim_jax.errors import InputError, require
+from dim_jax.folders import new_file
+
+ARCHIVE = re.compile(r"(?P<name>.+\.(tar|tar\.gz|tgz))(?P<part>\.part.*)?")
+NUMBERED = re.compile(r"(?P<name>.+_part_)(?P<number>\d+)\.tar")
+MEMBERS = "members.npz"
+SPACING = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Files:
+    """The pictures of a set by their paths in `folder`; `index` is where `index_archives` wrote."""
+
+    folder: Path
+    index: Path
+
+    def stored(self, name: str, where: str) -> Stored:
+        """A picture that has not been read; `where` names its row in errors."""
+        return Stored(f"{where}: {name}", partial(self._read, name, where))
+
+    def _read(self, name: str, where: str) -> bytes:
+        path = self.folder / name
+        if path.is_file():
+            return path.read_bytes()
+        archives = _opened(self.folder, self.index)
+        if archives is None:
+            raise InputError(f"{where}: there is no {path}, and no archive in {self.folder}. Put the picture there, or the archives.")
+        found = archives.read(_plain(name))
+        if found is None:
+            raise InputError(
+                f"{where}: there is no {path}, and {name} is in none of {archives.names}. Download what is missing, and index again."
+            )
+        return found
+
+
+def index_archives(folder: Path, index: Path, console: Console | None = None) -> int:
+    """Note where the members of the archives in `folder` lie, and return how many there are; without archives nothing is written.
+
+    An archive counts as extracted, and is left out, if its first member lies in the folder.
+
+    Raises:
+        InputError: parts of an archive are missing, or it is damaged.
+    """
+    found = find_archives(folder, index)
+    if not found:
+        return 0
+    index.mkdir(parents=True, exist_ok=True)
+    names, places = [], []
+    for number, archive in enumerate(found):
+        members = archive.members()
+        first = next(members, None)
+        if first is None or (folder / _plain(first[0])).is_file():
+            continue
+        if console is not None:
+            console.print(f"reading {archive.name}", highlight=False)
+        for name, offset, size in chain([first], members):
+            names.append(_plain(name))
+            places.append((number, offset, size))
+    with new_file(index / MEMBERS) as scratch, scratch.open("wb") as file:
+        table = np.array(places, np.int64).reshape(-1, 3)
+        np.savez_compressed(file, places=table, names=np.array(json.dumps(names)), archives=np.array(_stamp(found)))
+    _opened.cache_clear()
+    return len(names)
+
+
+class Archive:
+    """One tar, whose file may be cut into parts (`images.tar.gz.part00`, ...); `index` is where its points are kept, if compressed."""
+
+    def __init__(self, name: str, paths: list[Path], index: Path):
+        self.name, self.paths = name, paths
+        self._file, self._points = Joined(paths), index / f"{name}.points"
+        self._compressed = not name.endswith(".tar")
+
+    @property
+    def stamp(self) -> list:
+        """Names and sizes of its files: what an index is of."""
+        return [[path.name, size] for path, size in zip(self.paths, self._file.sizes, strict=True)]
+
+    def members(self) -> Iterator[tuple[str, int, int]]:
+        """Name, place and size of each file in it; at the end the points are written."""
+        try:
+            stream: Any = self._unpacked(None) if self._compressed else io.BufferedReader(self._file)
+            with stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+                for member in tar:
+                    if member.isfile():
+                        yield member.name, member.offset_data, member.size
+                    vars(tar)["members"] = []  # or it would keep all of them
+                if self._compressed:
+                    with new_file(self._points) as scratch:
+                        stream.export_index(str(scratch))
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            raise InputError(
+                f"{self.paths[-1]}: the archive {self.name} is damaged, or ends before its end ({error}). It was read from "
+                f"{len(self.paths)} file(s), the last of which this is: download what is missing before or behind, or all again."
+            ) from error
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of its contents."""
+        return (self._from_points if self._compressed else self._file).pread(size, offset)
+
+    @cached_property
+    def _from_points(self) -> Any:
+        if not self._points.exists():
+            raise InputError(f"{self._points}: there is no such file. Run dim index again (--overwrite).")
+        return self._unpacked(str(self._points))
+
+    def _unpacked(self, points: str | None) -> Any:
+        require("indexed_gzip", extra="data", what="A compressed archive")
+        from indexed_gzip import IndexedGzipFile
+
+        return IndexedGzipFile(fileobj=self._file, spacing=SPACING, readbuf_size=2**20, buffer_size=2**16, index_file=points)
+
+
+class _Archives:
+    """The archives of a folder, with the places of their members."""
+
+    def __init__(self, found: list[Archive], index: Path):
+        self._found = found
+        path = index / MEMBERS
+        if not path.exists():
+            raise InputError(f"{self.names}: no index of these archives in {index}. Run dim index first, or extract them.")
+        try:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                stamp, names, self._places = str(file["archives"]), json.loads(str(file["names"])), file["places"]
+        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: is damaged ({error}). Remove it, and run dim index again.") from error
+        if stamp != _stamp(found):
+            raise InputError(f"{path}: is of other archives than {self.names}, as they are now. Run dim index again (--overwrite).")
+        self._numbers = {name: number for number, name in enumerate(names)}
+
+    @property
+    def names(self) -> str:
+        return f"{', '.join(archive.name for archive in self._found[:3])}{', ...' if len(self._found) > 3 else ''}"
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a member; None: there is none of this name."""
+        number = self._numbers.get(name)
+        if number is None:
+            return None
+        archive, offset, size = self._places[number].tolist()
+        return self._found[archive].read(offset, size)
+
+
+@cache
+def _opened(folder: Path, index: Path) -> _Archives | None:
+    found = find_archives(folder, index)
+    return _Archives(found, index) if found else None
+
+
+def find_archives(folder: Path, index: Path) -> list[Archive]:
+    """The archives in a folder by name, their parts in order.
+
+    Raises:
+        InputError: there is a gap in the numbers of parts.
+    """
+    parts: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if found := ARCHIVE.fullmatch(path.name):
+            parts.setdefault(found["name"], []).append(path)
+    numbered: dict[str, list[int]] = {}
+    for name, paths in parts.items():
+        if ".part" in paths[0].name.removeprefix(name):
+            _check_suffixes([path.name.removeprefix(f"{name}.part").strip("-_.") for path in paths], folder / name)
+        if found := NUMBERED.fullmatch(name):
+            numbered.setdefault(found["name"], []).append(int(found["number"]))
+    for name, numbers in numbered.items():
+        if gaps := sorted(set(range(min(numbers[0], 1), max(numbers))) - set(numbers)):
+            raise InputError(f"{folder}: {name}{gaps[0]}.tar is missing (of {len(numbers) + len(gaps)} at least). Download it too.")
+    return [Archive(name, paths, index) for name, paths in sorted(parts.items())]
+
+
+def _check_suffixes(suffixes: list[str], name: Path) -> None:
+    """Refuse a gap in the names of parts, as `split` gives them: 00, 01, ... or aa, ab, ..."""
+    letters = ascii_lowercase if all(suffix.isalpha() and suffix.islower() for suffix in suffixes) else digits
+    if any(set(suffix) - set(letters) for suffix in suffixes):
+        return  # another way of counting: what is missing shows when the archive is read
+    numbers = [reduce(lambda number, letter: number * len(letters) + letters.index(letter), suffix, 0) for suffix in suffixes]
+    first = 1 if letters == digits and numbers[0] == 1 else 0
+    gaps = sorted(set(range(first, numbers[-1])) - set(numbers))
+    if gaps:
+        missing = "".join(letters[gaps[0] // len(letters) ** place % len(letters)] for place in reversed(range(len(suffixes[0]))))
+        raise InputError(f"{name}: part {missing} is missing, and {len(gaps) - 1} more of those up to {suffixes[-1]}. Download them too.")
+
+
+def _stamp(found: list[Archive]) -> str:
+    return json.dumps([archive.stamp for archive in found])
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("./").lstrip("/")
+
+
+class Joined(io.RawIOBase):
+    """Files read as one."""
+
+    def __init__(self, paths: list[Path]):
+        self._paths, self._place = paths, 0
+        self.sizes = [path.stat().st_size for path in paths]
+        self._starts = np.cumsum([0, *self.sizes])
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: int(self._starts[-1])}[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        found = self.pread(min(len(buffer), 2**24), self._place)
+        buffer[: len(found)] = found
+        self._place += len(found)
+        return len(found)
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """So many bytes from a place on, fewer only at the end."""
+        pieces = []
+        while size and offset < self._starts[-1]:
+            file = int(np.searchsorted(self._starts, offset, "right")) - 1
+            piece = read_at(self._paths[file], offset - int(self._starts[file]), min(size, int(self._starts[file + 1]) - offset))
+            pieces.append(piece)
+            offset, size = offset + len(piece), size - len(piece)
+        return b"".join(pieces)

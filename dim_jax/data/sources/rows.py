@@ -1,0 +1,97 @@
+"""Rows of text files by number, with the file and the line in every error; and the descriptors that all sources share."""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from dim_jax.errors import InputError
+
+BLOCK = 2**24  # bytes that are searched for line ends at once
+
+
+class JsonLines:
+    """The objects of a jsonl file: where its lines begin is found once, when it is opened, and travels by pickle."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._ends = _line_ends(path)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> "Row":
+        start = int(self._ends[index - 1]) + 1 if index else 0
+        where = f"{self.path}, line {index + 1}"
+        line = read_at(self.path, start, int(self._ends[index]) - start)
+        try:
+            fields = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{where}: is no JSON ({error}). Mend the line, or remove it.") from error
+        return Row(fields, where)
+
+
+class JsonArray:
+    """The objects of a JSON file that is one array, small enough to be held."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._rows = json.loads(path.read_bytes())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: is no JSON ({error}). Download it again.") from error
+        if not isinstance(self._rows, list):
+            raise InputError(f"{path}: is no JSON array of rows. Download it again.")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> "Row":
+        return Row(self._rows[index], f"{self.path}, row {index + 1}")
+
+
+class Row:
+    """The fields of one row; `where` names it in errors."""
+
+    def __init__(self, fields: object, where: str):
+        if not isinstance(fields, dict):
+            raise InputError(f"{where}: is no JSON object. Mend it, or remove it.")
+        self.fields, self.where = fields, where
+
+    def text(self, *names: str) -> str:
+        """The first of these fields that is there.
+
+        Raises:
+            InputError: none is, or it is no text or an empty one.
+        """
+        found = next((self.fields[name] for name in names if name in self.fields), None)
+        if not isinstance(found, str) or not found.strip():
+            raise InputError(f"{self.where}: {' or '.join(names)} is {found!r}, but must be a text. Mend the row, or remove it.")
+        return found
+
+
+def read_at(path: Path, start: int, size: int) -> bytes:
+    """Bytes of a file; safe in threads and in forked processes, since nothing moves a position."""
+    return os.pread(_descriptor(path), size, start)
+
+
+@cache
+def _descriptor(path: Path) -> int:
+    """Open for as long as the process lives: a source has few files of this sort, and reads them all the time."""
+    return os.open(path, os.O_RDONLY)
+
+
+def _line_ends(path: Path) -> Int[np.ndarray, " lines"]:
+    """Place of each line's end: of its line feed, or of the end of the file."""
+    found, done = [], 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            found.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + done)
+            done += len(block)
+            unfinished = not block.endswith(b"\n")
+    if done and unfinished:
+        found.append(np.array([done]))
+    return np.concatenate(found) if found else np.zeros(0, np.int64)

@@ -1,0 +1,47 @@
+"""ShareGPT-4o-Image: two JSON arrays, and pictures in folders or archives beside them.
+
+    text_to_image.json              input_prompt, output_image
+    text_and_image_to_image.json    input_prompt, input_image (a list of one), output_image
+    text_to_image_part_0.tar ...    the pictures, `image/...`; extracted or not
+
+Source: huggingface.co/datasets/FreedomIntelligence/ShareGPT-4o-Image.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from dim_jax.data.sources.archives import Files
+from dim_jax.data.sources.entry import Entry
+from dim_jax.data.sources.rows import JsonArray
+from dim_jax.errors import InputError
+
+FILES = {"edit": "text_and_image_to_image.json", "caption": "text_to_image.json"}
+
+
+class ShareGPT4o:
+    """The rows of one kind; none, if the folder has only the other file.
+
+    Raises:
+        InputError: the file is no JSON array; and when a row is read, with its number: a field is missing, there are several source
+            pictures, or one cannot be read.
+    """
+
+    def __init__(self, folder: Path, kind: Literal["edit", "caption"], index: Path):
+        path = folder / FILES[kind]
+        self._edit = kind == "edit"
+        self._rows = JsonArray(path) if path.exists() else ()
+        self._pictures = Files(folder, index)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def entry(self, index: int) -> Entry:
+        row = self._rows[index]
+        text, target = row.text("input_prompt"), self._pictures.stored(row.text("output_image"), row.where)
+        key = f"sharegpt4o/{row.fields['output_image']}"
+        if not self._edit:
+            return Entry(key, (text,), None, None, target)
+        inputs = row.fields.get("input_image")
+        if not (isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], str)):
+            raise InputError(f"{row.where}: input_image is {inputs!r}, but must be a list of one path. Mend the row, or remove it.")
+        return Entry(key, (text,), None, self._pictures.stored(inputs[0], row.where), target)

@@ -1,0 +1,128 @@
+"""The plan: every entry once a round, a function of seed and step alone, in about constant time."""
+
+import itertools
+import pickle
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dim_jax.data.plan import Component, Plan
+
+COUNTS = st.lists(st.lists(st.integers(0, 13), min_size=1, max_size=4).filter(any), min_size=1, max_size=3)
+WEIGHTS = st.lists(st.sampled_from([0.05, 0.1, 1 / 3, 1.0, 7.0]), min_size=3, max_size=3)
+
+PINNED = [(0, 1, [11, 7, 9]), (1, 0, [0, 5, 3]), (0, 0, [8, 12, 2]), (1, 0, [5, 1, 0])]
+
+
+def plan(counts: list[list[int]], batch_size: int, seed: int = 0, weights=(1.0, 1.0, 1.0)) -> Plan:
+    """A plan of components with so many entries in each bucket; their rows are scattered numbers, one of them twice."""
+    components = []
+    for number, in_bucket in enumerate(counts):
+        buckets = np.repeat(np.arange(len(in_bucket)), in_bucket)
+        order = np.random.default_rng(number).permutation(len(buckets))
+        rows = np.arange(len(buckets)) * 3 + 5
+        rows[-1] = rows[0]
+        components.append(Component(f"part {number}", weights[number], rows[order], buckets[order]))
+    return Plan(components, batch_size, seed)
+
+
+@settings(max_examples=40)
+@given(COUNTS, st.integers(1, 9), st.integers(0, 2**63), WEIGHTS)
+def test_every_entry_once_a_round(counts, batch_size, seed, weights):
+    """At the end of each round, every entry has been seen once for each round, but for those counted as carried into the next."""
+    found = plan(counts, batch_size, seed, weights)
+    steps = [found.at(step) for step in range(80)]
+    for number, component in enumerate(found.components):
+        mine = iter([planned for planned in steps if planned.component == number])
+        sizes, entries = Counter(component.buckets.tolist()), Counter(zip(component.buckets.tolist(), component.rows.tolist(), strict=True))
+        total = Counter()
+        for round_ in range(20):
+            batches = list(itertools.islice(mine, found.batches(number, round_)))
+            if len(batches) < found.batches(number, round_):
+                break
+            for planned in batches:
+                assert len(planned.rows) == batch_size
+                total.update((planned.bucket, row) for row in planned.rows.tolist())
+            assert total.keys() <= entries.keys()
+            waiting = Counter({entry: times * (round_ + 1) - total[entry] for entry, times in entries.items()})
+            assert waiting.total() == found.carried(number, round_)
+            assert all(0 <= count <= entries[entry] * -(-batch_size // sizes[entry[0]]) for entry, count in waiting.items())
+
+
+@given(COUNTS, st.integers(1, 9), st.integers(0, 2**63))
+def test_after_as_many_rounds_as_a_batch_has_rows_nothing_is_carried(counts, batch_size, seed):
+    found = plan(counts[:1], batch_size, seed)
+    (component,) = found.components
+    seen = Counter(row for step in range(len(component.rows)) for row in found.at(step).rows.tolist())
+    assert seen == {row: times * batch_size for row, times in Counter(component.rows.tolist()).items()}
+
+
+@given(COUNTS, st.integers(0, 10**9), st.integers(0, 2**63))
+def test_any_step_alone(counts, step, seed):
+    """Without the steps before it, in any order, and from a copy that travelled."""
+    found = plan(counts, 4, seed)
+    there = [found.at(step + ahead) for ahead in (3, 0)]
+    again = pickle.loads(pickle.dumps(plan(counts, 4, seed)))
+    for one, ahead in zip(there, (3, 0), strict=True):
+        other = again.at(step + ahead)
+        assert one[:2] == other[:2]
+        np.testing.assert_array_equal(one.rows, other.rows)
+
+
+@settings(max_examples=20)
+@given(WEIGHTS, st.integers(1, 300))
+def test_weights_are_kept_at_every_moment(weights, steps):
+    found = plan([[5], [5], [5]], 2, weights=weights)
+    taken = Counter(found.at(step).component for step in range(steps))
+    for number, weight in enumerate(weights):
+        assert abs(taken[number] - steps * weight / sum(weights)) < 3
+
+
+def test_seeds_rounds_and_parts_have_orders_of_their_own():
+    orders = [plan([[50], [50]], 50, seed).at(step).rows.tolist() for seed in (0, 1) for step in range(4)]
+    assert len({tuple(order) for order in orders}) == 8
+
+
+def test_batches_of_buckets_are_mixed():
+    found = plan([[40, 40, 40]], 4)
+    first = [found.at(step).bucket for step in range(30)]
+    assert sorted(first) == [0] * 10 + [1] * 10 + [2] * 10
+    assert sum(one != other for one, other in itertools.pairwise(first)) > 10
+
+
+@given(st.integers(0, 99), st.integers(0, 5))
+def test_a_substitute_is_of_the_same_bucket(row, attempt):
+    found = plan([[7, 9], [8]], 4)
+    planned = found.at(row)
+    component = found.components[planned.component]
+    other = found.substitute(planned, row, attempt)
+    assert other in component.rows[component.buckets == planned.bucket]
+    assert other == plan([[7, 9], [8]], 4).substitute(planned, row, attempt)
+
+
+def test_the_order_is_pinned():
+    """A run goes on after an update of this package or of NumPy as it would have gone on before."""
+    parts = [Component("a", 2.0, np.arange(13), np.arange(13) % 2), Component("b", 1.0, np.arange(6), np.zeros(6, int))]
+    found = Plan(parts, 3, 1)
+    assert [(one.component, one.bucket, one.rows.tolist()) for one in map(found.at, (0, 1, 2, 1000))] == PINNED
+
+
+def test_a_step_far_away_is_near():
+    """Millions of rows are shuffled once a round; within it a step costs microseconds."""
+    rows = np.arange(1_000_000)
+    found = Plan([Component("large", 1.0, rows, rows % 3)], 256, 0)
+    found.at(10**8)
+    before = time.perf_counter()
+    for step in range(10**8 + 1, 10**8 + 101):
+        found.at(step)
+    assert time.perf_counter() - before < 2  # 100 steps; a shuffle of each would take 10 s
+
+
+def test_a_plan_of_nothing():
+    for components in ([], [Component("none", 1.0, np.arange(0), np.arange(0))]):
+        with pytest.raises(ValueError, match="at least one"):
+            Plan(components, 2, 0)
