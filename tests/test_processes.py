@@ -1,0 +1,104 @@
+"""Several processes, which share a mesh, train on the same plan as one, and log the same; each loads its own rows alone.
+
+One mesh of four devices, of one process, of two (in the reverse order of the mesh) or of four, which go on where another number stopped.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HALF, WHOLE = 3, 5  # steps
+MESH = (2, 2, 1)
+MOST = int(os.environ.get("DIM_PROCESSES", "2"))  # `make soak` takes four
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def run(count: int, folder: Path, goes_on: str) -> list[dict[str, Any]]:
+    """What each of `count` processes found. They save in a folder of their number, and go on from the states in `goes_on`."""
+    flags = f"--xla_force_host_platform_device_count={4 // count}"
+    arguments = [sys.executable, "-m", "tests.test_processes", str(count), str(free_port()), str(folder), goes_on]
+    processes = [
+        subprocess.Popen(
+            [*arguments, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            env=os.environ | {"XLA_FLAGS": flags},
+        )
+        for number in range(count)
+    ]  # fmt: skip
+    try:
+        ended = [process.communicate(timeout=600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(errors for _, errors in ended)
+    return [json.loads(output.splitlines()[-1]) for output, _ in ended]  # Gloo prints before it
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """The folder of all states, and what one process found."""
+    folder = tmp_path_factory.mktemp("processes")
+    (found,) = run(1, folder, "")
+    return folder, found
+
+
+def test_the_plan_and_the_log_are_those_of_one_process(one):
+    folder, alone = one
+    found = {2: run(2, folder, "1")} | ({4: run(4, folder, "2")} if MOST == 4 else {})
+    assert alone["places"] == list(range(8))
+    assert len(set(alone["losses"])) == WHOLE
+    assert {len(planned[2]) for planned in alone["plan"]} == {8}
+    for processes in found.values():
+        assert sorted(place for process in processes for place in process["places"]) == list(range(8))
+        for process in processes:
+            assert process["plan"] == alone["plan"]
+            assert process["keys"] == [[keys[place] for place in process["places"]] for keys in alone["keys"]]
+            losses = [[float.fromhex(loss) for loss in one["losses"]] for one in (process, alone)]
+            np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert [process["places"] for process in found[2]] == [[4, 5, 6, 7], [0, 1, 2, 3]]  # as the mesh has them, not the processes
+
+
+def main(count: int, port: int, folder: Path, goes_on: str, number: int) -> dict[str, Any]:
+    """One process: half of the steps, which are saved; and the rest, from there or from the states of another number of processes."""
+    if count > 1:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(f"127.0.0.1:{port}", count, number)
+    from dim_jax.resume import training_states
+    from tests.test_sharding import Run
+
+    devices = jax.devices()
+    mine = Run(MESH, None, devices[::-1] if count == 2 else devices)
+    state, losses = mine.steps(mine.first, 0, HALF)
+    with training_states(folder / str(count), keep=1, keep_every=0) as saved:
+        saved.save(HALF, state, {})
+    if goes_on:
+        with training_states(folder / goes_on, keep=1, keep_every=0) as saved:
+            restored = saved.restore(mine.training.like)
+        assert restored is not None
+        state = restored.state
+    losses += mine.steps(state, HALF, WHOLE)[1]
+    plan = [mine.loader.plan.at(step) for step in range(WHOLE)]
+    return {
+        "places": mine.loader.places.tolist(),
+        "losses": losses,
+        "keys": [mine.loader(step).keys for step in range(WHOLE)],
+        "plan": [(planned.component, planned.bucket, planned.rows.tolist()) for planned in plan],
+    }
+
+
+if __name__ == "__main__":
+    count, port, folder, goes_on, number = sys.argv[1:]
+    print(json.dumps(main(int(count), int(port), Path(folder), goes_on, int(number))))
