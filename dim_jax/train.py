@@ -78,7 +78,10 @@ def main(
             train_tokenizer(_texts(parts), start.sizes.encoder.text.vocab_size, tokenizer)
     objective = open_objective(config, start, tokenizer)
     chat = objective.processor and objective.processor.tokenizer
-    plan = make_plan(parts, objective.reader, chat, batch_size=data.batch_size, seed=config.seed, balance=data.balance, console=console)
+    plan = make_plan(
+        parts, objective.reader, chat, batch_size=data.batch_size, seed=config.seed, balance=data.balance, allowed=data.bad_samples,
+        console=console,
+    )  # fmt: skip
     places = sharding.rows(data.batch_size)
     loader = Loader(parts, plan, objective.reader, places, shift=data.shift, substitute=data.bad_samples > 0)
     bad_samples = BadSamples(workdir / "bad_samples.jsonl", data.bad_samples)

@@ -213,6 +213,29 @@ def test_bad_samples_within_a_budget(tmp_path):
             pass
 
 
+class Unsized(Broken):
+    """Every third row shows so when it is counted."""
+
+    def size(self, index: int) -> tuple[int, int]:
+        self[index]
+        return 32, 16 if index % 2 else 32
+
+
+def test_bad_samples_that_are_met_while_rows_are_counted():
+    """Within the budget they are planned, so that loading lists them; an index would have left them out."""
+    reader, parts = PictureReader(((32, 32), (16, 32))), alone(Unsized("caption", 32))
+    with pytest.raises(InputError, match=r"rows\.jsonl, line 1: is broken"):
+        make_plan(parts, reader, None, batch_size=2, seed=0)
+    with pytest.raises(InputError, match=r"More than 300 rows cannot be used. The first: rows\.jsonl, line 1"):
+        make_plan(parts, reader, None, batch_size=2, seed=0, allowed=300)
+    plan = make_plan(parts, reader, None, batch_size=2, seed=0, allowed=400)
+    assert len(plan.components[0].rows) == 1024
+    loading = Loader(parts, plan, reader, np.arange(2), substitute=True)
+    loaded = [loading(step) for step in range(30)]
+    assert {one.batch.samples.shape for one in loaded} == {(2, 32, 32, 3), (2, 16, 32, 3)}
+    assert any(one.bad for one in loaded)
+
+
 def test_a_source_of_which_nothing_can_be_used():
     class Nothing(Synthetic):
         def __getitem__(self, index: int):

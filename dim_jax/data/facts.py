@@ -116,15 +116,14 @@ class Counting(NamedTuple):
         ]
 
 
-def count(counting: Counting) -> Facts:
+def count(counting: Counting, *, allowed: int = 0) -> Facts:
     """Count the rows of a source, for this process alone.
 
     Raises:
-        InputError: a row cannot be used; names its file and line.
+        InputError: more than `allowed` rows cannot be used; names the file and line of the first.
     """
     table, bad = counting.facts(range(len(counting.source)))
-    if bad:
-        raise InputError(bad[0].error)
+    _check(bad, allowed)
     return Facts(*table.T)
 
 
@@ -160,8 +159,7 @@ def write_facts(counting: Counting, path: Path, *, allowed: int = 0, workers: in
         for part, failed in track(done, f"counting {path.stem}", len(starts), console=console, disable=not shown, transient=True):
             parts.append(part)
             bad += failed
-            if len(bad) > allowed:
-                raise InputError(bad[0].error if allowed == 0 else f"More than {allowed} rows cannot be used. The first: {bad[0].error}")
+            _check(bad, allowed)
     table = np.concatenate(parts)
     _write(path, table, bad, header)
     shutil.rmtree(scratch)
@@ -184,6 +182,11 @@ def read_facts(path: Path, counting: Counting) -> Facts:
     if counting.sized and not known["sized"]:
         raise InputError(f"{path}: has no sizes of pictures. {again}")
     return Facts(*table.T)
+
+
+def _check(bad: list[Bad], allowed: int) -> None:
+    if len(bad) > allowed:
+        raise InputError(bad[0].error if allowed == 0 else f"More than {allowed} rows cannot be used. The first: {bad[0].error}")
 
 
 # What a process counts, and where it puts its chunks: set once, since a source may be large to send.

@@ -68,14 +68,16 @@ def make_plan(
     batch_size: int,
     seed: int,
     balance: float = 0.0,
+    allowed: int = 0,
     console: Console | None = None,
 ) -> Plan:
     """The order of a mixture. Where a reader has more than one bucket, the rows must have been counted (`dim index`), or are so now.
 
-    `balance` repeats each row of a rule (most / count)^balance times, rounded; `most` is the count of the largest rule.
+    `balance` repeats each row of a rule (most / count)^balance times, rounded; `most` is the count of the largest rule. Rows that an
+    index knows to be unusable are left out; of those that are found so now, `allowed` are planned all the same, for a loader to list.
 
     Raises:
-        InputError: an index does not fit the source or the tokenizer, or rows have more tokens than any bucket.
+        InputError: an index does not fit the source or the tokenizer, rows have more tokens than any bucket, or cannot be used.
     """
     components = []
     for part in parts:
@@ -84,7 +86,7 @@ def make_plan(
             rows = np.repeat(rows, repeats(part.source.rules(), balance))
         numbers = np.zeros(len(part.source), np.int64)
         if len(buckets(reader)) > 1:
-            numbers = _bucket_numbers(part, reader, _facts(part, reader, tokenizer, console))
+            numbers = _bucket_numbers(part, reader, _facts(part, reader, tokenizer, allowed, console))
         rows = rows[numbers[rows] != UNUSABLE]
         if not len(rows):
             raise InputError(f"{part.name}: none of its {len(part.source)} rows can be used.")
@@ -99,14 +101,15 @@ def repeats(rules: Sequence[str], balance: float) -> list[int]:
     return [round((most / counts[rule]) ** balance) for rule in rules]
 
 
-def _facts(part: Part, reader: Reader, tokenizer: ChatTokenizer | None, console: Console | None) -> Facts:
+def _facts(part: Part, reader: Reader, tokenizer: ChatTokenizer | None, allowed: int, console: Console | None) -> Facts:
     counting = Counting(part.source, tokenizer, sized=len(reader.sizes) > 1)
     path = part.index / f"{part.kind}.npz"
     if path.exists():
         return read_facts(path, counting)
     if console is not None:
         console.print(f"counting the {len(part.source):,} rows of {part.name}; `dim index` does it once for all runs", highlight=False)
-    return count(counting)
+    facts = count(counting, allowed=allowed)
+    return replace(facts, texts=np.maximum(facts.texts, 0))
 
 
 def _bucket_numbers(part: Part, reader: Reader, facts: Facts) -> Int[np.ndarray, " n"]:
