@@ -142,7 +142,7 @@ def main(
                         raise recent.not_finite("the loss is finite, but not every number of the state behind it")
                     saved.save(step, state, notes)
                 if stopping:
-                    console.print(f"SIGTERM: step {step} is saved, and the same command goes on behind it", highlight=False)
+                    console.print(f"SIGTERM: saving step {step}; the same command goes on behind it", highlight=False)
                     raise SystemExit(STOPPED)
                 if step % how.show_every == 0 or last:
                     watchdog.pause()

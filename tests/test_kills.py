@@ -65,7 +65,7 @@ def test_a_run_that_is_stopped_again_and_again(tmp_path):
     _, said = process.communicate()
     assert process.returncode == STOPPED, said
     saved = latest_step(saves)
-    assert f"SIGTERM: step {saved} is saved" in said
+    assert f"SIGTERM: saving step {saved};" in said
     assert last_logged(workdir) <= saved <= last_logged(workdir) + 1
 
     kills = []
@@ -125,3 +125,4 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
         found = [line["loss"] for line in log(run)]
         assert found != wanted  # it was another program
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
+        print(f"\n{run.name} devices: {max(abs(np.divide(found, wanted) - 1)):.1e} of the losses")
