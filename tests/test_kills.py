@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +26,15 @@ EVERY = 3  # steps between saves; there are two between lines of the log, so tha
 HOW = {"optim__cosine": "False", "train__save_every": str(EVERY), "train__log_every": "2"}
 
 
-def begin(workdir: Path, **changes: str) -> subprocess.Popen:
-    """A run in a process of its own, which would go on for long."""
-    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_autoencoder", workdir, 100_000, **changes)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=CONFIGS.parent)
+@contextmanager
+def running(workdir: Path) -> Iterator[subprocess.Popen]:
+    """A run in a process of its own, which would go on for long and is killed at the end."""
+    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_autoencoder", workdir, 100_000, **HOW)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=CONFIGS.parent) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def lines(workdir: Path) -> int:
@@ -37,7 +44,7 @@ def lines(workdir: Path) -> int:
 
 def wait_for_lines(process: subprocess.Popen, workdir: Path, count: int) -> None:
     """Until so many lines were logged since now, or since the log was last cut."""
-    deadline, least = time.monotonic() + 300, lines(workdir)
+    deadline, least = time.monotonic() + 600, lines(workdir)
     while lines(workdir) < least + count:
         least = min(least, lines(workdir))
         assert process.poll() is None, process.stderr and process.stderr.read()
@@ -58,11 +65,11 @@ def exact(workdir: Path) -> list[dict[str, str]]:
 def test_a_run_that_is_stopped_again_and_again(tmp_path):
     """Once by SIGTERM, which loses no step, then by SIGKILL, which loses those behind the last checkpoint that was whole."""
     workdir, saves, rng = tmp_path / "stopped", tmp_path / "stopped/checkpoints", np.random.default_rng(KILLS)
-    process = begin(workdir, **HOW)
-    wait_for_lines(process, workdir, 2)
-    time.sleep(rng.uniform(0, 0.5))
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate()
+    with running(workdir) as process:
+        wait_for_lines(process, workdir, 2)
+        time.sleep(rng.uniform(0, 0.5))
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate()
     assert process.returncode == STOPPED, said
     saved = latest_step(saves)
     assert f"SIGTERM: saving step {saved};" in said
@@ -70,14 +77,12 @@ def test_a_run_that_is_stopped_again_and_again(tmp_path):
 
     kills = []
     for _ in range(KILLS):
-        process = begin(workdir, **HOW)
-        if rng.random() < 0.8:
-            wait_for_lines(process, workdir, int(rng.integers(1, 12)))
-            time.sleep(rng.uniform(0, 0.3))
-        else:
-            time.sleep(rng.uniform(0, 5))  # perhaps while it starts
-        process.kill()
-        process.communicate()
+        with running(workdir) as process:
+            if rng.random() < 0.8:
+                wait_for_lines(process, workdir, int(rng.integers(1, 8)))
+                time.sleep(rng.uniform(0, 0.3))
+            else:
+                time.sleep(rng.uniform(0, 5))  # perhaps while it starts
         logged, before, saved = last_logged(workdir), saved, latest_step(saves)
         begun = (logged - 1) // EVERY * EVERY  # the last save that was surely begun, and so the one before it was surely whole
         assert saved >= max(before, begun - EVERY)
