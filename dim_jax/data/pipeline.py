@@ -90,7 +90,8 @@ def make_plan(
         rows = rows[numbers[rows] != UNUSABLE]
         if not len(rows):
             raise InputError(f"{part.name}: none of its {len(part.source)} rows can be used.")
-        components.append(Component(part.name, part.weight, rows, numbers[rows]))
+        # Small types: every worker gets a copy, and there may be millions.
+        components.append(Component(part.name, part.weight, rows.astype(np.int32), numbers[rows].astype(np.int16)))
     return Plan(components, batch_size, seed)
 
 

@@ -9,6 +9,7 @@ import json
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property, partial, reduce
@@ -103,16 +104,21 @@ class Archive:
     def members(self) -> Iterator[tuple[str, int, int]]:
         """Name, place and size of each file in it; at the end the points are written."""
         try:
-            stream: Any = self._unpacked(None) if self._compressed else io.BufferedReader(self._file)
-            with stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            # From one end to the other: to skip what lies between two members would decompress it again and again.
+            with (
+                io.BufferedReader(Joined(self.paths), 2**20) as file,
+                tarfile.open(fileobj=file, mode="r|gz" if self._compressed else "r:") as tar,
+            ):
                 for member in tar:
                     if member.isfile():
                         yield member.name, member.offset_data, member.size
                     vars(tar)["members"] = []  # or it would keep all of them
-                if self._compressed:
-                    with new_file(self._points) as scratch:
-                        stream.export_index(str(scratch))
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            if self._compressed:
+                stream = self._unpacked(None)
+                stream.build_full_index()
+                with new_file(self._points) as scratch:
+                    stream.export_index(str(scratch))
+        except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
             raise InputError(
                 f"{self.paths[-1]}: the archive {self.name} is damaged, or ends before its end ({error}). It was read from "
                 f"{len(self.paths)} file(s), the last of which this is: download what is missing before or behind, or all again."
@@ -132,7 +138,7 @@ class Archive:
         require("indexed_gzip", extra="data", what="A compressed archive")
         from indexed_gzip import IndexedGzipFile
 
-        return IndexedGzipFile(fileobj=self._file, spacing=SPACING, readbuf_size=2**20, buffer_size=2**16, index_file=points)
+        return IndexedGzipFile(fileobj=Joined(self.paths), spacing=SPACING, readbuf_size=2**20, buffer_size=2**16, index_file=points)
 
 
 class _Archives:
