@@ -27,9 +27,9 @@ HOW = {"optim__cosine": "False", "train__save_every": str(EVERY), "train__log_ev
 
 
 @contextmanager
-def running(workdir: Path) -> Iterator[subprocess.Popen]:
+def running(workdir: Path, **changes: str) -> Iterator[subprocess.Popen]:
     """A run in a process of its own, which would go on for long and is killed at the end."""
-    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_autoencoder", workdir, 100_000, **HOW)]
+    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_autoencoder", workdir, 100_000, **HOW | changes)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=CONFIGS.parent) as process:
         try:
             yield process

@@ -7,7 +7,8 @@ import pytest
 from dim_jax.weights.convert import open_weights
 from tests.emoji_fixtures import archives
 from tests.painter_fixtures import dim
-from tests.test_train import kill_behind, log, train
+from tests.test_kills import last_logged, running, wait_for_lines
+from tests.test_train import log, train
 
 EMOJI = {"data__lengths": "(320, 1200)", "model__condition_length": "1024"}
 
@@ -24,8 +25,10 @@ def place(tmp_path_factory):
 
 def test_build_train_kill_resume_evaluate(place):
     options = EMOJI | {"data__source": str(place / "emoji")}
-    stopped = kill_behind("nano_autoencoder", place / "autoencoder", 3, **options)
-    steps = max(10, stopped)
+    as_below = {"optim__cosine": "True", "train__log_every": "1", "train__save_every": "2"}
+    with running(place / "autoencoder", **options, **as_below) as killed:
+        wait_for_lines(killed, place / "autoencoder", 3)
+    steps = max(10, last_logged(place / "autoencoder"))
     frozen = {"init__encoder": "encoder", "init__autoencoder": "autoencoder"}
     stages = [
         ("nano_autoencoder", "autoencoder", steps, {}),

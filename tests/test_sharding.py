@@ -126,9 +126,9 @@ def test_rows_are_spread_only_where_a_mesh_is_set():
 
 
 class Run:
-    """The tiny edit painter on a mesh, in float32. Frozen parts that are not `known` become so; None draws them on the mesh."""
+    """The tiny edit painter on a mesh, in float32. Frozen parts that are not `known` become so."""
 
-    def __init__(self, shape: tuple[int, int, int], known: dict[str, np.ndarray] | None, devices: Sequence[Any] | None = None):
+    def __init__(self, shape: tuple[int, int, int], known: dict[str, np.ndarray], devices: Sequence[Any] | None = None):
         sizes = dict(zip(("sharding.data", "sharding.fsdp", "sharding.tensor"), map(str, shape), strict=True))
         config = read_config(ROOT / "configs/nano_edit.py", SMALL | sizes | {"data.batch_size": "8", "data.mix.caption": "0.0"})
         start = Start.open(config, PainterObjective.PARTS)
@@ -139,12 +139,9 @@ class Run:
         self.training = make_step(config, self.objective, self.mesh)
         parts, reader = open_mixture("synthetic", {"edit": 1.0}, split="train", side=32), self.objective.reader
         self.loader = Loader(parts, make_plan(parts, reader, chat, batch_size=8, seed=0), reader, self.mesh.rows(8))
-        if known is None:
-            self.frozen = start.tensors(0, self.training.frozen)
-        else:
-            if not known:  # drawing them takes longest
-                known |= {path: np.asarray(tensor) for path, tensor in start.tensors(0, self.training.frozen).items()}
-            self.frozen = {path: put(tensor, self.training.frozen[path].sharding) for path, tensor in known.items()}
+        if not known:  # drawing them takes longest
+            known |= {path: np.asarray(tensor) for path, tensor in start.tensors(0, self.training.frozen).items()}
+        self.frozen = {path: put(tensor, self.training.frozen[path].sharding) for path, tensor in known.items()}
         self.first = self.training.begin(start.tensors(0, self.training.like.params))
         self.shape = shape
 
