@@ -54,7 +54,8 @@ def get_config() -> ConfigDict:
 
     config.optim = ConfigDict()
     config.optim.learning_rate = 2e-5  # (paper)
-    config.optim.warmup_steps = 1000
+    config.optim.accumulate = 1  # batches whose gradients make one update; a step is a batch
+    config.optim.warmup_steps = 1000  # updates
     config.optim.cosine = False  # after the warm-up: down to zero along a cosine, or constant
     config.optim.weight_decay = 0.01
     config.optim.betas = (0.9, 0.999)

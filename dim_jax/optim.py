@@ -10,9 +10,17 @@ def adamw(
     clip_global_norm: float,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
+    accumulate: int = 1,
 ) -> optax.GradientTransformation:
-    """Decoupled weight decay (arXiv 1711.05101) on gradients whose joint L2 norm is at most `clip_global_norm`."""
-    return optax.chain(optax.clip_by_global_norm(clip_global_norm), optax.adamw(learning_rate, *betas, eps=eps, weight_decay=weight_decay))
+    """Decoupled weight decay (arXiv 1711.05101) on gradients whose joint L2 norm is at most `clip_global_norm`.
+
+    With `accumulate` n > 1 only every n-th call updates, by the mean of the gradients since the last one that did; the clip is of that
+    mean, and `learning_rate` counts updates.
+    """
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(clip_global_norm), optax.adamw(learning_rate, *betas, eps=eps, weight_decay=weight_decay)
+    )
+    return optimizer if accumulate == 1 else optax.MultiSteps(optimizer, accumulate).gradient_transformation()
 
 
 def schedule(learning_rate: float, *, warmup_steps: int, cosine: bool, steps: int) -> optax.Schedule:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Int
 
 from dim_jax import optim
 from dim_jax.config import Config
+from dim_jax.errors import InputError
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.objectives import Objective
 from dim_jax.sharding import Sharding
@@ -39,10 +40,14 @@ class Step(NamedTuple):
 def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
     """The step of an objective: the parts that `config.trainable` names learn, the others are an argument beside the state."""
     how = config.optim
-    schedule = optim.schedule(how.learning_rate, warmup_steps=how.warmup_steps, cosine=how.cosine, steps=config.train.steps)
+    if how.accumulate < 1:
+        raise InputError(f"config.optim.accumulate is {how.accumulate}: it must be at least 1.")
+    updates = config.train.steps // how.accumulate
+    schedule = optim.schedule(how.learning_rate, warmup_steps=how.warmup_steps, cosine=how.cosine, steps=updates)
     optimizer = optim.adamw(
-        schedule, weight_decay=how.weight_decay, clip_global_norm=how.clip_global_norm, betas=tuple(how.betas), eps=how.eps
-    )
+        schedule, weight_decay=how.weight_decay, clip_global_norm=how.clip_global_norm, betas=tuple(how.betas), eps=how.eps,
+        accumulate=how.accumulate,
+    )  # fmt: skip
 
     def begin(params: Tensors) -> State:
         return State(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
@@ -55,11 +60,13 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
 
         with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):  # where `layers.rows` looks
             (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, opt = optimizer.update(grads, state.opt, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
-        keep = jnp.minimum(how.ema_decay, (1 + state.step) / (10 + state.step))
+        change, opt = optimizer.update(grads, state.opt, state.params)
+        params: Any = optax.apply_updates(state.params, change)
+        update = state.step // how.accumulate  # updates before this step; between two of them the average rests too
+        rests = (state.step + 1) % how.accumulate != 0
+        keep = jnp.where(rests, 1.0, jnp.minimum(how.ema_decay, (1 + update) / (10 + update)))
         ema: Any = optax.incremental_update(params, state.ema, 1 - keep)
-        metrics |= {"loss": value, "grad_norm": optax.tree.norm(grads), "learning_rate": jnp.asarray(schedule(state.step))}
+        metrics |= {"loss": value, "grad_norm": optax.tree.norm(grads), "learning_rate": jnp.asarray(schedule(update))}
         return State(state.step + 1, params, ema, opt), metrics
 
     def placed(tree: Any) -> Any:

@@ -1,0 +1,89 @@
+"""The paper's three stages from raw files and published parents to one checkpoint, with tiny sizes; what learns and what does not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dim_jax.config import read_config
+from dim_jax.objectives import objective_kind
+from dim_jax.pipeline import EditPipeline
+from dim_jax.weights.convert import open_weights
+from tests.painter_fixtures import dim, one_error, picture, tiny_checkpoint
+from tests.test_sources import ROWS, dim_edit, extract, files, image, png, ultra_edit
+from tests.test_train import CONFIGS, log
+
+STAGES = {"t2i": (653_125, 2e-5, 256), "edit_stage1": (1_250_000, 1e-4, 32), "edit_stage2": (364_062, 1e-5, 32)}
+SMALL = {
+    "data.batch_size": 2, "data.resolution": 64, "data.lengths": "(320,)", "data.workers": 0, "model.condition_length": 320,
+    "model.dtype": "float32", "optim.warmup_steps": 1, "train.log_every": 1, "train.save_every": 2, "train.keep_every": 0,
+    "sample.num_steps": 1, "sharding.fsdp": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_numbers_of_the_paper(name):
+    config = read_config(CONFIGS / f"{name}.py", {})
+    assert (config.train.steps, config.optim.learning_rate, config.data.batch_size) == STAGES[name]
+    assert sorted([*config.trainable, *config.frozen]) == sorted(objective_kind(config).PARTS)
+    assert config.train.keep_every % config.train.save_every == 0
+
+
+def parents(folder: Path) -> dict[str, str]:
+    """The three that text to image starts from, each in its own published format."""
+    whole = tiny_checkpoint(folder / "whole")
+    for to in ("qwen", "diffusers"):
+        code, text = dim("convert", str(whole), str(folder / to), "--to", to)
+        assert code == 0, text
+    goldens = Path(__file__).parent / "goldens"
+    (folder / "sana").mkdir()
+    shutil.copy(goldens / "sana_t2i.weights.safetensors", folder / "sana/model.safetensors")
+    shutil.copy(goldens / "sana_t2i.json", folder / "sana")
+    return {"encoder": str(folder / "qwen"), "sana": str(folder / "sana"), "autoencoder": str(folder / "diffusers/vae")}
+
+
+def captioned(folder: Path, name: str) -> Path:
+    """A set of captioned pictures, as DIM-T2I has them."""
+    folder.mkdir()
+    extract(folder, {f"image/{row}.png": png(image(row)) for row in range(ROWS)})
+    rows = [{"image_path": f"image/{row}.png", "prompt": f"Picture {row} of {name}."} for row in range(ROWS)]
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_from_raw_files_to_the_last_stage(tmp_path):
+    raw = {"t2i": captioned(tmp_path / "T2I", "blip3"), "mix": captioned(tmp_path / "mix", "own")}
+    raw |= {"edit_stage1": ultra_edit(tmp_path / "UltraEdit"), "edit_stage2": dim_edit(tmp_path / "DIM-Edit")}
+    extract(raw["edit_stage2"], files("image/{}.png"))
+    init, before = parents(tmp_path), dict[str, np.ndarray]()
+    for name in STAGES:
+        changes = SMALL | {"data.source": raw[name]} | {f"init.{part}": path for part, path in init.items()}
+        options = [option for key, value in changes.items() for option in ("--set", f"{key}={value}")]
+        if name == "t2i":
+            config = tmp_path / "configs/t2i.py"
+            config.parent.mkdir()
+            shutil.copy(CONFIGS / "common.py", config.parent)
+            config.write_text((CONFIGS / "t2i.py").read_text().replace("data/T2I-mix", str(raw["mix"])))
+        else:
+            config = CONFIGS / f"{name}.py"
+        code, text = dim("train", "--config", str(config), "--workdir", str(tmp_path / name), "--steps", "3", *options)
+        assert code == 0, text
+        assert all(np.isfinite(line["loss"]) for line in log(tmp_path / name))
+        after = dict(open_weights(tmp_path / name / "model").stream())
+        for path, tensor in before.items():
+            changed = after[path].shape != tensor.shape or not np.array_equal(after[path], tensor)
+            assert changed or not path.startswith("connector."), path
+            assert not changed or path.startswith(("connector.", "sana.")), path
+        before, init = after, dict.fromkeys(("encoder", "connector", "sana", "autoencoder"), str(tmp_path / name / "model"))
+    sana = open_weights(tmp_path / "edit_stage2/model").sizes.sana
+    assert (sana.is_edit, sana.condition_length) == (True, 320)
+    painted = EditPipeline.from_pretrained(tmp_path / "edit_stage2/model")(["Make it red."], [picture(64, 64)])[0]
+    assert painted.image.size == (64, 64)
+
+
+def test_parents_that_are_not_there_are_named(tmp_path):
+    changes = ("--set", "data.source=x", "--steps", "1")
+    message = one_error(dim("train", "--config", str(CONFIGS / "t2i.py"), "--workdir", str(tmp_path / "run"), *changes))
+    assert "weights/Qwen2.5-VL-3B-Instruct" in message
