@@ -20,7 +20,11 @@ Designer = Annotated[str | None, typer.Option(metavar="KIND:NAME", help="Who wri
 def build_edit(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make, or to go on with.")],
     source: Annotated[
-        list[str], typer.Option(metavar="KIND:PATH", help="Pairs to build from, such as pairs:mine.jsonl. May be given several times.")
+        list[str],
+        typer.Option(
+            metavar="KIND:PATH",
+            help="Pairs to build from: ultraedit:FOLDER, sharegpt4o:FOLDER, pairs:FILE.jsonl. May be given several times.",
+        ),
     ],
     asks: Asks,
     designer: Designer = None,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dim_jax.construction.edit import DESIGNED, REJECTS, TABLE
+from dim_jax.construction.edit import DESIGNED, REJECTS, SCORES, TABLE
 from tests.chat_server import ChatServer, good, status
 from tests.construction_fixtures import drawing, judging, own_config, own_pairs, tiny_models
 from tests.designer_answers import GOOD
@@ -109,8 +109,8 @@ def test_thresholds_are_chosen_after_looking_and_nothing_is_scored_or_paid_again
     own_pairs(Path(), [(drawing("red"), drawing(colour), f"Paint it {colour}.") for colour in COLOURS])
     code, text = build(None, "--until", "keep")
     assert (code, "6 pairs; keep 6" in text) == (0, True), text
-    scores = (OUT / "scores.jsonl").read_bytes()
-    values = sorted(row["clip"] for row in rows("scores.jsonl"))
+    scores = (OUT / SCORES).read_bytes()
+    values = sorted(row["clip"] for row in rows(SCORES))
     own_config(*models, bounds=f"[filter.pairs]\nclip = [{values[2]}, 1.0]\n")
     with ChatServer(judging()) as server:
         assert "keep 4, assess 4, design 4" in build(server)[1]
@@ -122,7 +122,7 @@ def test_thresholds_are_chosen_after_looking_and_nothing_is_scored_or_paid_again
         assert "keep 3, assess 3, design 3" in build(server)[1]
         assert len(server.requests) == 10
     assert len(rows(TABLE)) == 3
-    assert (OUT / "scores.jsonl").read_bytes() == scores
+    assert (OUT / SCORES).read_bytes() == scores
 
 
 def test_failures_are_rejects_with_reasons_until_they_are_retried():

@@ -35,7 +35,7 @@ def start(out: str, *more: str) -> subprocess.Popen:
 
 
 def scores(out: str) -> dict[int, dict]:
-    rows = [json.loads(line) for line in (Path(out) / "scores.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (Path(out) / "stages/scores.jsonl").read_text().splitlines()]
     assert len({row["index"] for row in rows}) == len(rows)
     return {row["index"]: row for row in rows}
 
@@ -52,12 +52,12 @@ def test_workers_give_the_scores_of_one_process():
         assert many[index].get("reason") == row.get("reason")
         for name in ("ssim", "dino", "clip"):
             assert many[index].get(name) == pytest.approx(row.get(name), abs=2e-5)
-    assert not Path("many/scores.parts").exists()
+    assert not Path("many/stages/scores.parts").exists()
 
 
 def test_a_killed_pipeline_goes_on_from_its_stretches():
     process = start("many", "--beam", "--runner=DirectRunner")
-    parts, end = Path("many/scores.parts"), time.monotonic() + 120
+    parts, end = Path("many/stages/scores.parts"), time.monotonic() + 120
     while not list(parts.glob("pairs-*.jsonl")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
@@ -69,5 +69,5 @@ def test_a_killed_pipeline_goes_on_from_its_stretches():
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert set(scores("many")) == set(range(37))
-    text = Path("many/scores.jsonl").read_text()
+    text = Path("many/stages/scores.jsonl").read_text()
     assert all(part in text for part in kept.values())

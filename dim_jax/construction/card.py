@@ -115,7 +115,7 @@ def write_edit(
     found = total["words"]
     page = [
         "# Edit pairs with blueprints, in the form of DIM-Edit",
-        "`tos_dataset_edit.jsonl`: `id`, `image_path` (source), `image_path_target`, `prompt` (blueprint). Other pairs: `rejects.jsonl`.",
+        "`tos_dataset_edit.jsonl`: `id`, `image_path` (source), `image_path_target`, `prompt` (blueprint). Others: `stages/rejects.jsonl`.",
         _table(("stage", "in", "dropped", "out"), [(name, read, lost, read - lost) for name, read, lost in stages]),
         f"Out of bounds (a pair may be so in several scores): {_listed(filtering['out of bounds'])}.",
         f"Verdicts: {_listed({name: assessing[name] for name in VERDICTS})}. These are dropped, completed and disambiguated.",
@@ -160,7 +160,7 @@ def write_t2i(folder: Path, counts: Mapping[str, Any], rows: Sequence[Mapping[st
     plot_words(folder / "statistics.png", [words(text) for text in texts], PUBLISHED_T2I["words"])
     page = [
         "# Pictures with long captions, in the form of DIM-T2I",
-        "`tos_dataset_t2i.jsonl`: `id`, `image_path`, `prompt` (the caption). Other rows: `rejects.jsonl`.",
+        "`tos_dataset_t2i.jsonl`: `id`, `image_path`, `prompt` (the caption). Other rows: `stages/rejects.jsonl`.",
         _table(("sub-source", "published", "taken", "rejected"), [(name, *of.values()) for name, of in counts["pictures"].items()]),
         _words_table("caption", len(rows), found, ("DIM-T2I, published", f"about {PUBLISHED_T2I['pictures']:,}", PUBLISHED_T2I["words"])),
         "![Lengths of the captions](statistics.png)",

@@ -1,12 +1,15 @@
 """DIM-Edit rebuilt, stage by stage: score, keep, assess, design, write. Each goes on where it was killed.
 
-    scores.jsonl             SSIM, DINO and CLIP similarity of every pair, and scores.png, their distributions
-    pairs.jsonl, image/      the pairs that the filter kept, and their pictures
-    assess.jsonl             journal: is the instruction what was done?
-    blueprints.jsonl         journal: blueprints, written with the target in sight
-    tos_dataset_edit.jsonl   the data set, as DIM-Edit is published: id, image_path, image_path_target, prompt (the blueprint)
-    rejects.jsonl            every pair that is not in it, with stage and reason
-    README.md                counts, lengths, reasons; with statistics.json and statistics.png
+    tos_dataset_edit.jsonl    the data set, as DIM-Edit is published: id, image_path, image_path_target, prompt (the blueprint)
+    image/                    the pictures of all pairs that the filter kept
+    README.md                 counts, lengths, reasons; with statistics.json, statistics.png and scores.png
+    stages/scores.jsonl       SSIM, DINO and CLIP similarity of every pair
+    stages/pairs.jsonl        the pairs that the filter kept
+    stages/assess.jsonl       journal: is the instruction what was done?
+    stages/blueprints.jsonl   journal: blueprints, written with the target in sight
+    stages/rejects.jsonl      every pair that is not in the data set, with stage and reason
+
+What is read for training is every jsonl of a folder, so those of the stages lie apart.
 
 Source: the construction of DIM-Edit as Draw-In-Mind describes it (arXiv 2509.01986).
 """
@@ -33,8 +36,8 @@ from dim_jax.errors import InputError, require
 from dim_jax.folders import new_file
 
 STAGES = ("score", "keep", "assess", "design", "write")
-SCORES, PAIRS, ASSESSED, DESIGNED = "scores.jsonl", "pairs.jsonl", "assess.jsonl", "blueprints.jsonl"
-TABLE, REJECTS = "tos_dataset_edit.jsonl", "rejects.jsonl"
+TABLE = "tos_dataset_edit.jsonl"
+SCORES, PAIRS, ASSESSED, DESIGNED, REJECTS = (f"stages/{name}.jsonl" for name in ("scores", "pairs", "assess", "blueprints", "rejects"))
 
 
 def build(
@@ -77,7 +80,7 @@ def build(
     for stage, writer in (("assess", assessor), ("design", designer)):
         if stage in stages and writer is None:
             raise InputError(f"The stage {stage} needs somebody who writes. Name one (--designer), or stop before it (--until keep).")
-    _open(folder)
+    open_folder(folder)
     counts: dict[str, Any] = {}
     if beam is not None:
         require("apache_beam", extra="beam", what="Scoring on workers")
@@ -108,10 +111,15 @@ def build(
     return counts
 
 
-def _open(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / SCORES).exists())):
-        raise InputError(f"{folder} is no folder that `dim build-data dim-edit` made. Choose another output.")
-    folder.mkdir(parents=True, exist_ok=True)
+def open_folder(folder: Path) -> None:
+    """Make a folder to build in, or take one that was built in before.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "stages").is_dir())):
+        raise InputError(f"{folder} is no folder that this command made. Choose another output.")
+    (folder / "stages").mkdir(parents=True, exist_ok=True)
 
 
 def _score(folder: Path, sources: Sequence[Source], config: Mapping[str, Any], console: Console | None) -> list[Scored]:

@@ -6,7 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from dim_jax.data.sources import index_folder
 from dim_jax.data.sources.entry import Entry, Layout, Stored
+from dim_jax.data.sources.sharegpt4o import ShareGPT4o
+from dim_jax.data.sources.ultra_edit import UltraEdit
 from dim_jax.errors import InputError
 
 FORM = '{"source": "before.png", "target": "after.png", "prompt": "Make it blue."}'
@@ -32,8 +35,6 @@ class OwnPairs:
                 raise InputError(f'{where}: the id "{row["id"]}" occurs before. Give each pair its own.')
             keys.add(row["id"])
             self._rows.append(row)
-        if not self._rows:
-            raise InputError(f"{path} has no pairs. Write one object on each line: {FORM}")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -56,19 +57,29 @@ class Source(NamedTuple):
     spelling: str
 
 
-KINDS: dict[str, Callable[[Path], Layout]] = {"pairs": OwnPairs}
+KINDS: dict[str, Callable[[Path], Layout]] = {
+    "ultraedit": lambda folder: UltraEdit(folder, "edit"),
+    "sharegpt4o": lambda folder: ShareGPT4o(folder, "edit", index_folder(str(folder))),
+    "pairs": OwnPairs,
+}
 
 
 def open_source(spelling: str) -> Source:
-    """From `KIND:PATH`, such as `pairs:mine.jsonl`.
+    """From `KIND:PATH`: `pairs:mine.jsonl`, or the folder of a published set (`data/sources`), which `dim index` has seen if its pictures
+    lie in archives.
 
     Raises:
-        InputError: the kind is unknown, or there is no such source.
+        InputError: the kind is unknown, or there are no pairs of it.
     """
     kind, _, path = spelling.partition(":")
     if kind not in KINDS or not path:
         raise InputError(f'"{spelling}" is no source of pairs. Write {", ".join(f"{name}:PATH" for name in KINDS)}.')
-    return Source(f"{kind}:{Path(path).name}", kind, KINDS[kind](Path(path)), f"{kind}:{Path(path).resolve()}")
+    if not Path(path).exists():
+        raise InputError(f"{path}: cannot be read, since there is no such file or folder. Give the {kind} to build from.")
+    rows = KINDS[kind](Path(path))
+    if not len(rows):
+        raise InputError(f"{path} has no pairs of {kind}. Name another folder.")
+    return Source(f"{kind}:{Path(path).name}", kind, rows, f"{kind}:{Path(path).resolve()}")
 
 
 def _bytes(path: Path) -> bytes:

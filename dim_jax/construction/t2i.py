@@ -1,11 +1,12 @@
 """DIM-T2I rebuilt, stage by stage: fetch, pictures, caption, write. Each goes on where it was killed.
 
-    UPSTREAM/NAME/           what lies upstream of a sub-source: tables, archives and what they hold
-    pictures.jsonl, image/   the pictures that were found and are large enough; the others in pictures.failures.jsonl with their reasons
-    captions.jsonl           journal: captions along the dimensions, if somebody writes them
-    tos_dataset_t2i.jsonl    the data set: id, image_path, prompt (the caption)
-    rejects.jsonl            every row that is not in it, with stage and reason
-    README.md                counts, lengths, reasons; with statistics.json and statistics.png
+    tos_dataset_t2i.jsonl   the data set: id, image_path, prompt (the caption)
+    image/                  the pictures that were found and are large enough
+    README.md               counts, lengths, reasons; with statistics.json and statistics.png
+    stages/pictures.jsonl   which these are; the others in stages/pictures.failures.jsonl with their reasons
+    stages/captions.jsonl   journal: captions along the dimensions, if somebody writes them
+    stages/rejects.jsonl    every row that is not in the data set, with stage and reason
+    UPSTREAM/NAME/          elsewhere: what lies upstream of a sub-source, tables, archives and what they hold
 
 Source: the dataset guide of DIM-T2I, whose rules are in dim_t2i.toml.
 """
@@ -17,14 +18,14 @@ from typing import Any
 from dim_jax.construction import card
 from dim_jax.construction.asking import Asking, Writer
 from dim_jax.construction.captions import caption_task
-from dim_jax.construction.edit import without, write_rows
-from dim_jax.construction.taking import FAILURES, PICTURES, take_pictures
+from dim_jax.construction.edit import open_folder, without, write_rows
+from dim_jax.construction.taking import take_pictures
 from dim_jax.construction.upstream import fetch_upstream
 from dim_jax.designer.runner import Job
 from dim_jax.errors import InputError, require
 
 STAGES = ("fetch", "pictures", "caption", "write")
-CAPTIONS, TABLE, REJECTS = "captions.jsonl", "tos_dataset_t2i.jsonl", "rejects.jsonl"
+CAPTIONS, TABLE, REJECTS = "stages/captions.jsonl", "tos_dataset_t2i.jsonl", "stages/rejects.jsonl"
 
 
 def build(
@@ -62,7 +63,7 @@ def build(
     require("httpx2", "matplotlib", extra="construction", what="Building DIM-T2I")
     if unknown := [name for name in names if name not in config["sources"]]:
         raise InputError(f"There is no sub-source {', '.join(unknown)}. There are: {', '.join(config['sources'])}.")
-    _open(folder)
+    open_folder(folder)
     rules = {name: config["sources"][name] for name in names}
     if fetch:
         for name, rule in rules.items():
@@ -86,10 +87,3 @@ def build(
         write_rows(folder / TABLE, rows)
         card.write_t2i(folder, counts, rows, rejects)
     return counts
-
-
-def _open(folder: Path) -> None:
-    ours = any((folder / name).exists() for name in (PICTURES, FAILURES))
-    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is no folder that `dim build-data dim-t2i` made. Choose another output.")
-    folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from dim_jax.construction.sources import Stored, objects
 from dim_jax.designer.journal import Lines
 from dim_jax.errors import InputError
 
-PICTURES, FAILURES = "pictures.jsonl", "pictures.failures.jsonl"
+PICTURES, FAILURES = "stages/pictures.jsonl", "stages/pictures.failures.jsonl"
 THREADS = 4
 
 
