@@ -100,20 +100,22 @@ class Counting(NamedTuple):
             except InputError as error:
                 bad.append(Bad(row, str(error)))
                 sizes, told = [*sizes[: len(told)], (0, 0)], [*told, None]
-        texts = iter(self._tokens([text for one in told if one for text in (*one.texts, one.blueprint or "")]))
-        tokens = [(max(next(texts) for _ in one.texts), next(texts)) if one else (UNUSABLE, 0) for one in told]
+        known = [one for one in told if one]
+        texts = self._tokens({text for one in known for text in one.texts}, joined=True)
+        blueprints = self._tokens({one.blueprint or "" for one in known}, joined=False)  # only ever behind a picture
+        tokens = [(max(texts[text] for text in one.texts), blueprints[one.blueprint or ""]) if one else (UNUSABLE, 0) for one in told]
         return np.array([(*size, *counted) for size, counted in zip(sizes, tokens, strict=True)], np.int32).reshape(-1, len(COLUMNS)), bad
 
-    def _tokens(self, texts: list[str]) -> list[int]:
-        """At most so many tokens does each text add to a turn, behind a picture or joined to the header itself."""
+    def _tokens(self, texts: set[str], *, joined: bool) -> dict[str, int]:
+        """At most so many tokens does each text add to a turn: behind a picture, or also joined to the header itself."""
         if self.tokenizer is None:
-            return [0] * len(texts)
+            return dict.fromkeys(texts, 0)
+        alone = dict(zip(texts, self.tokenizer.lengths(list(texts)), strict=True))
+        if not joined:
+            return alone
         (before,) = self.tokenizer.lengths([f"{USER_HEADER}a"])
-        joined = self.tokenizer.lengths([USER_HEADER + text for text in texts])
-        return [
-            max(alone, both - before + 1) if text else 0
-            for text, alone, both in zip(texts, self.tokenizer.lengths(texts), joined, strict=True)
-        ]
+        both = self.tokenizer.lengths([USER_HEADER + text for text in alone])
+        return {text: max(count, longer - before + 1) for (text, count), longer in zip(alone.items(), both, strict=True)}
 
 
 def count(counting: Counting, *, allowed: int = 0) -> Facts:
