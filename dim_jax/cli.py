@@ -13,7 +13,7 @@ from rich.console import Console
 from dim_jax import __version__
 from dim_jax.cli_build import build_edit, build_emoji, build_t2i, build_text, rewrite
 from dim_jax.cli_design import design
-from dim_jax.cli_train import compile_step, index, train
+from dim_jax.cli_train import compile_step, index, require_training, train
 from dim_jax.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
@@ -50,6 +50,13 @@ class Solver(StrEnum):
 
     dpm = "dpm++2m"
     euler = "euler"
+
+
+class Which(StrEnum):
+    """The parameters of a training state."""
+
+    ema = "ema"
+    raw = "raw"
 
 
 class Precision(StrEnum):
@@ -241,6 +248,10 @@ def convert(
     autoencoder: Annotated[Path | None, typer.Option(help="Assemble: a DC-AE folder.")] = None,
     condition_length: Annotated[int, typer.Option(min=1, help="Assemble: rows of the null table.")] = 8192,
     seed: Annotated[int, typer.Option(help="Assemble: of the fresh connector.")] = 0,
+    weights: Annotated[
+        Which | None,
+        typer.Option(help="Of a state of a training run, RUN/checkpoints/STEP: its averages (default), or the step's own."),
+    ] = None,
     dtype: Annotated[Precision | None, typer.Option(help="Cast every tensor. Default: as stored.")] = None,
     max_shard_size: Annotated[
         str | None,
@@ -260,15 +271,25 @@ def convert(
         )
     if not any(parents) and len(paths) != 2:
         raise typer.BadParameter(f"Give SRC and DST; these are {len(paths)} paths.")
+    from dim_jax.resume import is_state
     from dim_jax.weights import convert
     from dim_jax.weights.shards import parse_size
 
+    trained = is_state(paths[0])
+    if weights is not None and not trained:
+        raise typer.BadParameter("it goes with a state of a training run, RUN/checkpoints/STEP.", param_hint="--weights")
     options: dict[str, Any] = {"dtype": dtype and dtype.value, "tokenizer": tokenizer, "overwrite": overwrite}
     if encoder and sana and autoencoder:
         convert.assemble(encoder, sana, autoencoder, paths[0], condition_length=condition_length, seed=seed, **options)
     else:
-        size = None if max_shard_size is None else parse_size(max_shard_size)
-        convert.convert(paths[0], paths[1], to.value, max_shard_size=size, **options)
+        options["max_shard_size"] = None if max_shard_size is None else parse_size(max_shard_size)
+        if trained:
+            require_training("A state of a training run")
+            from dim_jax.exporting import convert_state
+
+            convert_state(paths[0], paths[1], to.value, (weights or Which.ema).value, **options)
+        else:
+            convert.convert(paths[0], paths[1], to.value, **options)
 
 
 @evaluate.command()

@@ -71,11 +71,16 @@ def compile_step(
     compiling.main(chosen, found, Console())
 
 
+def require_training(what: str) -> None:
+    """Refuse where the packages of the extra `train` are missing."""
+    require("absl", "grain", "ml_collections", "tensorboardX", extra="train", what=what)
+
+
 def _config(path: Path, changes: list[str], *, what: str) -> Any:
     pairs = [text.partition("=") for text in changes]
     if wrong := [key for key, equals, _ in pairs if not equals]:
         raise typer.BadParameter(f"{wrong[0]}: write KEY=VALUE.", param_hint="--set")
-    require("absl", "grain", "ml_collections", "tensorboardX", extra="train", what=what)
+    require_training(what)
     from dim_jax.config import read_config
 
     return read_config(path, {key: value for key, _, value in pairs})

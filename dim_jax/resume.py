@@ -34,20 +34,49 @@ class TrainingStates:
         latest = self._checkpointer.latest
         if latest is None:
             return None
-        try:
-            with hushed():
-                state = self._checkpointer.load(latest, like)
-                notes: Any = self._checkpointer.metadata(latest).custom_metadata
-                return Restored(state, notes or {})
-        except (ValueError, OSError, KeyError, ocp.errors.InvalidLayoutError) as error:
-            raise InputError(
-                f"{self._folder / str(latest.step)}: is damaged, or of another model. Remove it to go on from the one "
-                "before, or use another workdir."
-            ) from error
+        folder = self._folder / str(latest.step)
+        return Restored(read_state(folder, like), read_notes(folder))
 
     def save(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
         """Copy the state and write it, with notes that JSON can hold, while training goes on; waits for the state before it."""
         self._checkpointer.save_async(step, state, custom_metadata=dict(notes))
+
+
+def read_state(folder: Path, like: Any) -> Any:
+    """The state in checkpoints/STEP, as `TrainingStates.restore` gives it; a run may go on writing others meanwhile.
+
+    Raises:
+        InputError: it is damaged, or of another model.
+    """
+    with _whole(folder):
+        return ocp.load(os.path.abspath(folder), like)
+
+
+def read_notes(folder: Path) -> Mapping[str, Any]:
+    """What was noted beside the state in checkpoints/STEP.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    with _whole(folder):
+        notes: Any = ocp.metadata(os.path.abspath(folder)).custom_metadata
+    return notes or {}
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    try:
+        with hushed():
+            yield
+    except (ValueError, OSError, KeyError, ocp.errors.InvalidLayoutError) as error:
+        raise InputError(
+            f"{folder}: is damaged, or of another model. Remove it to go on from the one before, or use another workdir."
+        ) from error
+
+
+def is_state(path: Path) -> bool:
+    """Whether a path is a training state, WORKDIR/checkpoints/STEP."""
+    return path.name.isdecimal() and path.parent.name == "checkpoints" and path.is_dir()
 
 
 def latest_step(folder: Path) -> int:

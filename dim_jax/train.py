@@ -5,22 +5,20 @@
 docs/training.md says what a working directory holds, dim_jax/supervision.py how a run ends.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
-from dim_jax import checkpoint
-from dim_jax.config import Config, flat
+from dim_jax.config import Config
 from dim_jax.data.bad_samples import BadSamples
-from dim_jax.data.pairs import SPLITS, Example
-from dim_jax.data.pipeline import Loader, Part, batches, make_plan, open_mixture
+from dim_jax.data.pairs import SPLITS
+from dim_jax.data.pipeline import Loader, Part, batches, evenly, make_plan, open_mixture, spread
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
+from dim_jax.exporting import MEASURED, run_tokenizer, write_model
 from dim_jax.log import Board, Log
 from dim_jax.models.module import with_parameters
 from dim_jax.objectives import objective_kind, open_objective
@@ -33,10 +31,8 @@ from dim_jax.sharding import Sharding
 from dim_jax.start import Start
 from dim_jax.step import State, make_step
 from dim_jax.supervision import STOPPED, Termination, Watchdog
-from dim_jax.weights.convert import tokenizer_in
 
 SHOWN = 8  # held-out examples on a sheet
-MEASURED = 256  # held-out examples that `finished` may measure
 READ = 20_000  # examples of each source whose texts make a tokenizer
 
 
@@ -71,11 +67,10 @@ def main(
     parts, held_out = (
         open_mixture(data.source, data.mix.to_dict(), split=split, side=data.resolution, index=data.index) for split in SPLITS
     )
-    tokenizer = None
-    if start.sizes.encoder is not None:
-        tokenizer = Path(data.tokenizer) if data.tokenizer else start.tokenizer or workdir / "tokenizer"
-        if tokenizer == workdir / "tokenizer" and not tokenizer.exists():
-            train_tokenizer(_texts(parts), start.sizes.encoder.text.vocab_size, tokenizer)
+    tokenizer = run_tokenizer(config, start, workdir)
+    if tokenizer is not None and tokenizer == workdir / "tokenizer" and not tokenizer.exists():
+        assert start.sizes.encoder is not None
+        train_tokenizer(_texts(parts), start.sizes.encoder.text.vocab_size, tokenizer)
     objective = open_objective(config, start, tokenizer)
     chat = objective.processor and objective.processor.tokenizer
     plan = make_plan(
@@ -108,7 +103,7 @@ def main(
             console.print(f"going on after step {done}", highlight=False)
 
         # Loop.
-        shown = list(_spread(held_out, SHOWN))
+        shown = list(spread(held_out, SHOWN))
         stream = bad_samples.watch(batches(loader, start=done, workers=data.workers))
         place = sharding.put_rows(loader.places, data.batch_size)
         recent, speed, compiled = Recent(workdir / "non_finite.json", before), Speed(data.batch_size), set()
@@ -137,7 +132,7 @@ def main(
                     board.write(step, means | pace)
                     progress.update(step, means, pace)
                 if step % how.save_every == 0 or last or stopping:
-                    notes = {"config": flat(config), "recent": recent.settle()}
+                    notes = {"config": config.to_dict(), "recent": recent.settle()}
                     if not training.finite(state):
                         raise recent.not_finite("the loss is finite, but not every number of the state behind it")
                     saved.save(step, state, notes)
@@ -152,20 +147,7 @@ def main(
                 watchdog.alive()
 
     # Export.
-    model = averaged(state)
-    sizes = objective.finished(model, list(_spread(held_out, MEASURED)))
-    settings = None
-    if config.objective == "painter":
-        settings = workdir / "settings.json"
-        settings.write_text(json.dumps(config.sample.to_dict() | {"resolution": data.resolution}, indent=1) + "\n")
-    checkpoint.save(
-        workdir / "model",
-        state.ema | frozen,
-        sizes.to_json(),
-        tokenizer=tokenizer_in(tokenizer) if tokenizer else (),
-        settings=settings,
-        overwrite=True,
-    )
+    write_model(workdir / "model", config, objective, state.ema | frozen, spread(held_out, MEASURED), tokenizer)
     console.print(f"wrote {workdir / 'model'}", highlight=False)
 
 
@@ -183,19 +165,9 @@ def _check(config: Config) -> None:
 def _texts(parts: list[Part]) -> Iterator[str]:
     """The texts of each part, for a tokenizer that is trained on them."""
     for part in parts:
-        for row in _evenly(len(part.source), READ):
+        for row in evenly(len(part.source), READ):
             told = part.source.told(row)
             yield from (*told.texts, told.blueprint or "")
-
-
-def _spread(parts: list[Part], count: int) -> Iterator[Example]:
-    """At most `count` examples, taken evenly from all of the parts."""
-    places = [(part.source, row) for part in parts for row in _evenly(len(part.source), -(-count // len(parts)))]
-    return (source[row] for source, row in places[:count])
-
-
-def _evenly(rows: int, count: int) -> list[int]:
-    return np.linspace(0, rows - 1, min(count, rows)).astype(int).tolist()
 
 
 def _count(tensors: dict[str, Any]) -> str:

@@ -39,7 +39,8 @@ RANKS = {
     "dim_jax.designer.local": 8,  # runs an encoder, which it may share with a painter
     "dim_jax.objectives": 8,
     "dim_jax.step": 9,
-    "dim_jax.train": 10,
+    "dim_jax.exporting": 10,
+    "dim_jax.train": 11,
     "dim_jax.compiling": 10,
     "dim_jax.topology": 1,
     "dim_jax.evals": 8,
@@ -47,8 +48,8 @@ RANKS = {
     "dim_jax.cli_asks": 8,
     "dim_jax.cli_design": 9,  # a part of cli, as are cli_build and cli_train
     "dim_jax.cli_build": 10,
-    "dim_jax.cli_train": 11,
-    "dim_jax.cli": 12,
+    "dim_jax.cli_train": 12,
+    "dim_jax.cli": 13,
 }
 ENTRY_POINTS = {
     "dim_jax.cli",

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 import pytest
+from ml_collections import ConfigDict
 
-from dim_jax.config import read_config
+from dim_jax.config import flat, read_config
 from dim_jax.data.pictures import autoencoder_pixels
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.models.module import with_parameters
@@ -78,7 +79,7 @@ def test_the_log_and_the_files_of_a_run(painter_run):
     ]  # fmt: skip
     assert sorted(path.name for path in (painter_run / "checkpoints").iterdir()) == ["2", "4"]
     notes = ocp.metadata(painter_run / "checkpoints/4").custom_metadata
-    assert notes["config"] == json.loads((painter_run / "config.json").read_text())
+    assert flat(ConfigDict(notes["config"])) == json.loads((painter_run / "config.json").read_text())
     assert len(list(painter_run.glob("profile/**/*.xplane.pb"))) == 1
 
 

@@ -60,6 +60,17 @@ def open_mixture(source: str, mix: Mapping[str, float], *, split: Split, side: i
     return parts
 
 
+def spread(parts: Sequence[Part], count: int) -> Iterator[Example]:
+    """At most `count` examples, taken evenly from all of the parts."""
+    places = [(part.source, row) for part in parts for row in evenly(len(part.source), -(-count // len(parts)))]
+    return (source[row] for source, row in places[:count])
+
+
+def evenly(rows: int, count: int) -> list[int]:
+    """At most `count` numbers below `rows`, the first and the last among them."""
+    return np.linspace(0, rows - 1, min(count, rows)).astype(int).tolist()
+
+
 def make_plan(
     parts: Sequence[Part],
     reader: Reader,

@@ -1,6 +1,6 @@
 """The autoencoder: pictures through few latents and back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -66,7 +66,7 @@ class AutoencoderObjective:
         save_picture(grid([[one, to_picture(other)] for one, other in zip(pictures, decoded, strict=True)]), sheet, overwrite=True)
         return sheet.name
 
-    def finished(self, model: Any, examples: Sequence[Example]) -> Sizes:
+    def finished(self, model: Any, examples: Iterable[Example]) -> Sizes:
         """The scaling factor is measured: it brings the latents of `examples` to unit variance."""
         config = self.sizes.autoencoder
         assert config is not None

@@ -1,6 +1,6 @@
 """The encoder as a writer: captions of pictures and blueprints of edits, token by token."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,5 +66,5 @@ class EncoderObjective:
         page.write_text("\n".join(rows))
         return page.name
 
-    def finished(self, model: Any, examples: Sequence[Example]) -> Sizes:
+    def finished(self, model: Any, examples: Iterable[Example]) -> Sizes:
         return self.sizes

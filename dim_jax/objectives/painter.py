@@ -1,6 +1,6 @@
 """The painter: connector and SANA learn the flow's velocity; encoder and autoencoder are frozen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,5 +76,5 @@ class PainterObjective:
         save_picture(grid([[row] for row in rows]), sheet, overwrite=True)
         return sheet.name
 
-    def finished(self, model: Any, examples: Sequence[Example]) -> Sizes:
+    def finished(self, model: Any, examples: Iterable[Example]) -> Sizes:
         return self.sizes

@@ -1,0 +1,96 @@
+"""The model in a training run: the checkpoint folder at its end, and the one of any state that it kept."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ml_collections import ConfigDict
+
+from dim_jax import checkpoint
+from dim_jax.config import Config
+from dim_jax.data.pairs import Example
+from dim_jax.data.pipeline import open_mixture, spread
+from dim_jax.errors import InputError
+from dim_jax.folders import new_file
+from dim_jax.models.module import with_parameters
+from dim_jax.objectives import Objective, objective_kind, open_objective
+from dim_jax.resume import read_notes, read_state
+from dim_jax.sharding import Sharding
+from dim_jax.start import Start
+from dim_jax.step import make_step
+from dim_jax.weights.convert import convert, tokenizer_in
+
+MEASURED = 256  # held-out examples that `finished` may measure
+Which = Literal["ema", "raw"]
+
+
+def write_model(
+    folder: Path, config: Config, objective: Objective, tensors: Mapping[str, Any], examples: Iterable[Example], tokenizer: Path | None
+) -> None:
+    """Write all parameters of an objective's model as a checkpoint folder; a painter's has settings.json.
+
+    Args:
+        folder: what to make, or to replace.
+        config: of the run.
+        objective: what was trained.
+        tensors: path -> array.
+        examples: held-out ones, for an objective that measures something at the end.
+        tokenizer: the folder that the tokenizer lies in, if there is one.
+    """
+    sizes = objective.finished(with_parameters(objective.model, tensors), examples)
+    settings = None
+    if config.objective == "painter":
+        settings = folder.with_name(checkpoint.SETTINGS)
+        with new_file(settings) as scratch:
+            scratch.write_text(json.dumps(config.sample.to_dict() | {"resolution": config.data.resolution}, indent=1) + "\n")
+    files = tokenizer_in(tokenizer) if tokenizer else ()
+    checkpoint.save(folder, tensors, sizes.to_json(), tokenizer=files, settings=settings, overwrite=True)
+
+
+def export_state(state: Path, folder: Path, which: Which) -> None:
+    """Write the model of a training state as a checkpoint folder. Its frozen parts come from where the run took them.
+
+    Args:
+        state: WORKDIR/checkpoints/STEP.
+        folder: what to make.
+        which: the averaged parameters ("ema"), or those of the step itself ("raw").
+
+    Raises:
+        InputError: the state is damaged, or a checkpoint or the data that its config names is no longer there.
+    """
+    config: Config = ConfigDict(read_notes(state)["config"])
+    for axis in ("data", "fsdp", "tensor"):
+        config.sharding[axis] = 1
+    start = Start.open(config, objective_kind(config).PARTS)
+    tokenizer = run_tokenizer(config, start, state.parent.parent)
+    if tokenizer is not None and not tokenizer.exists():
+        raise InputError(f"{tokenizer}: the tokenizer of this run is missing. Restore the folder.")
+    objective = open_objective(config, start, tokenizer)
+    training = make_step(config, objective, Sharding.open(config, start.sizes))
+    found, frozen = read_state(state, training.like), start.tensors(config.seed, training.frozen)
+    tensors = (found.ema if which == "ema" else found.params) | frozen
+    write_model(folder, config, objective, tensors, _held_out(config), tokenizer)
+
+
+def _held_out(config: Config) -> Iterator[Example]:
+    """Opens the data only for who asks for an example."""
+    data = config.data
+    parts = open_mixture(data.source, data.mix.to_dict(), split="test", side=data.resolution, index=data.index)
+    yield from spread(parts, MEASURED)
+
+
+def convert_state(state: Path, dst: Path, to: str, which: Which, **options: Any) -> None:
+    """`weights.convert.convert` of the model of a training state (`export_state`), with the options of that; raises what both do."""
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}-") as scratch:
+        export_state(state, Path(scratch) / "model", which)
+        convert(Path(scratch) / "model", dst, to, **options)
+
+
+def run_tokenizer(config: Config, start: Start, workdir: Path) -> Path | None:
+    """Where a run's tokenizer is, or is to be: named, the encoder's own, or one trained for it; None: it has no encoder."""
+    if start.sizes.encoder is None:
+        return None
+    return Path(config.data.tokenizer) if config.data.tokenizer else start.tokenizer or workdir / "tokenizer"
