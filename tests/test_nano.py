@@ -6,7 +6,10 @@ import numpy as np
 
 from dim_jax.bundled import bundled_checkpoint
 from dim_jax.data.pictures import open_picture
+from dim_jax.designer.blueprint import parse
+from dim_jax.painting import read_metadata
 from dim_jax.pipeline import EditPipeline
+from tests.painter_fixtures import dim
 
 MIB = 2**20
 
@@ -37,3 +40,13 @@ def test_it_edits():
     assert np.asarray(bare.image, float)[eyes].mean() > np.asarray(shaded, float)[eyes].mean() + 40
     corner = np.s_[:4, :4]
     assert np.asarray(bare.image, float)[corner].min() > 240  # white ground
+
+
+def test_its_encoder_writes_a_blueprint_for_itself(tmp_path):
+    picture = bundled_checkpoint() / "samples" / "woman.png"
+    command = ("edit", "--image", str(picture), "--prompt", "Give the woman white hair.", "--designer", "local", "--steps", "2")
+    code, text = dim(*command, "-o", str(tmp_path / "out.png"))
+    assert code == 0, text
+    written = parse(read_metadata(tmp_path / "out.png")["prompt"])
+    assert "white hair" in written.instruction.lower()
+    assert "woman" in written.layout
