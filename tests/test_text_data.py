@@ -181,10 +181,11 @@ def test_the_same_arguments_give_the_same_bytes(built, tmp_path):
 def test_training_reads_it_at_any_resolution(built, side):
     pytest.importorskip("grain")
     from dim_jax.data.batches import PictureReader
-    from dim_jax.data.pipeline import batches, open_mixture
+    from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture
 
-    sources = open_mixture(str(built), {"edit": 1.0}, split="train", side=side)
-    batch = next(batches(sources, PictureReader(side), batch_size=4, seed=0, start=0, workers=0))
+    parts, reader = open_mixture(str(built), {"edit": 1.0}, split="train", side=side), PictureReader(((side, side),))
+    plan = make_plan(parts, reader, None, batch_size=4, seed=0)
+    batch = next(batches(Loader(parts, plan, reader, np.arange(4)), start=0, workers=0))
     assert batch.batch.samples.shape == (4, side, side, 3)
 
 

@@ -164,12 +164,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert [line["step"] for line in log(workdir)] == list(range(1, found["step"]))
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["2"]
 
-    assert "optim.learning_rate was 1e+30, is 0.002" in last_error(train("nano_autoencoder", workdir, 4, optim__cosine="False"))
+    assert "optim.learning_rate was 1e+30, is 0.001" in last_error(train("nano_autoencoder", workdir, 4, optim__cosine="False"))
     code, text = train("nano_autoencoder", workdir, 4, "--allow-changes", optim__cosine="False")
     assert code == 0, text
     assert "going on after step 2" in text
     changes = [json.loads(line) for line in (workdir / "changes.jsonl").read_text().splitlines()]
-    assert [(change["step"], change["changed"]["optim.learning_rate"]) for change in changes] == [(2, [0.002, 1e30]), (2, [1e30, 0.002])]
+    assert [(change["step"], change["changed"]["optim.learning_rate"]) for change in changes] == [(2, [0.001, 1e30]), (2, [1e30, 0.001])]
 
 
 def test_a_config_file_that_is_none(tmp_path):
