@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 from ml_collections import ConfigDict
 
 from dim_jax import checkpoint
@@ -68,7 +69,8 @@ def export_state(state: Path, folder: Path, which: Which) -> None:
     if tokenizer is not None and not tokenizer.exists():
         raise InputError(f"{tokenizer}: the tokenizer of this run is missing. Restore the folder.")
     objective = open_objective(config, start, tokenizer)
-    training = make_step(config, objective, Sharding.open(config, start.sizes))
+    # The host's memory holds what many devices may have shared, wherever this runs.
+    training = make_step(config, objective, Sharding.open(config, start.sizes, jax.devices("cpu")[:1]))
     found, frozen = read_state(state, training.like), start.tensors(config.seed, training.frozen)
     tensors = (found.ema if which == "ema" else found.params) | frozen
     write_model(folder, config, objective, tensors, _held_out(config), tokenizer)

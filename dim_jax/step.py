@@ -40,8 +40,8 @@ class Step(NamedTuple):
 def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
     """The step of an objective: the parts that `config.trainable` names learn, the others are an argument beside the state."""
     how = config.optim
-    if how.accumulate < 1:
-        raise InputError(f"config.optim.accumulate is {how.accumulate}: it must be at least 1.")
+    if not 1 <= how.accumulate <= config.train.steps:
+        raise InputError(f"config.optim.accumulate is {how.accumulate}: it must be from 1 to train.steps, {config.train.steps}.")
     updates = config.train.steps // how.accumulate
     schedule = optim.schedule(how.learning_rate, warmup_steps=how.warmup_steps, cosine=how.cosine, steps=updates)
     optimizer = optim.adamw(

@@ -135,6 +135,7 @@ def test_the_encoder_learns_to_write(tmp_path):
         ({"data__source": "nowhere", "init__encoder": "missing"}, "missing"),
         ({"optim__learning_rat": "1.0"}, "optim.learning_rat: there is no such key"),
         ({"optim__learning_rate": "fast"}, "optim.learning_rate=fast"),
+        ({"optim__accumulate": "2"}, "accumulate is 2"),
     ],
 )
 def test_a_config_that_does_not_hold_together(changes, says, tmp_path):
