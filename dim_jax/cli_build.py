@@ -1,6 +1,7 @@
 """The commands of `dim build-data`: options in, one call of the library, one line out."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,8 +41,7 @@ def build_edit(
     from dim_jax.construction.edit import STAGES, build
     from dim_jax.construction.sources import open_source
 
-    if until not in STAGES:
-        raise typer.BadParameter(f"Stages are {', '.join(STAGES)}.", param_hint="--until")
+    _check_stage(until, STAGES)
     settings = read_config("dim_edit.toml", config)
     asking = _asking(asks)
     writer = _writer(designer, asks)
@@ -72,8 +72,7 @@ def build_t2i(
     from dim_jax.construction.config import read_config
     from dim_jax.construction.t2i import STAGES, build
 
-    if until not in STAGES:
-        raise typer.BadParameter(f"Stages are {', '.join(STAGES)}.", param_hint="--until")
+    _check_stage(until, STAGES)
     settings = read_config("dim_t2i.toml", config)
     asking = _asking(asks)
     writer = _writer(designer, asks)
@@ -94,17 +93,21 @@ def rewrite(
     from dim_jax.construction.captions import rewriting_task
     from dim_jax.construction.config import read_config
     from dim_jax.designer.choice import read_rows
+    from dim_jax.designer.design import check_output
     from dim_jax.designer.runner import Job
-    from dim_jax.errors import InputError
 
-    if output.suffix != ".jsonl" or not output.parent.is_dir() or output.resolve() == table.resolve():
-        raise InputError(f"{output}: name another file that ends in .jsonl, in a folder that exists.")
+    check_output(output, table)
     settings = read_config("dim_t2i.toml", config)["captions"]
     asking = _asking(asks)
     writer = _writer(designer, asks)
     assert writer is not None
-    jobs = [Job((), row["prompt"], row) for row in read_rows(table)]
+    jobs = [Job((), row["prompt"], row) for _, row in read_rows(table)]
     asking.stage(output, jobs, rewriting_task(settings["words"], settings["min_words"]), writer)
+
+
+def _check_stage(until: str, stages: Sequence[str]) -> None:
+    if until not in stages:
+        raise typer.BadParameter(f"Stages are {', '.join(stages)}.", param_hint="--until")
 
 
 def _asking(asks: Asks):

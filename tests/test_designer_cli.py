@@ -248,3 +248,9 @@ def test_outputs_that_cannot_be(output):
     before = Path("rows.jsonl").read_bytes()
     assert output in one_error(dim("design", "rows.jsonl", "-o", output, "--designer", "vllm:m"))
     assert Path("rows.jsonl").read_bytes() == before
+
+
+def test_ready_blueprints_that_contradict_each_other_are_named_by_their_line():
+    lines = [json.dumps({"id": "1", "prompt": text}) for text in (GOOD, GOOD + " And more.")]
+    Path("cot.jsonl").write_text(f"{lines[0]}\n\n{lines[1]}\n")
+    assert 'cot.jsonl, line 3: id "1" has another blueprint' in one_error(dim(*EDIT, "--designer", "file:cot.jsonl", "--prompt", "Blue."))

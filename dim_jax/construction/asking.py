@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from dim_jax.construction.sources import objects
+from dim_jax.data.jsonl import objects
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.journal import Journal
 from dim_jax.designer.pace import Limits, Price

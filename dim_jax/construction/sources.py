@@ -1,11 +1,11 @@
 """Edit pairs to build from, by number: what a row says, with its two pictures unread."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from dim_jax.data.jsonl import objects
 from dim_jax.data.sources import index_folder
 from dim_jax.data.sources.entry import Entry, Layout, Stored
 from dim_jax.data.sources.sharegpt4o import ShareGPT4o
@@ -87,23 +87,3 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: the picture cannot be read ({error.strerror}). Check its path.") from error
-
-
-def objects(path: Path) -> Iterator[tuple[str, dict]]:
-    """The objects of a jsonl, each with the file and the number of its line, for errors.
-
-    Raises:
-        InputError: the file cannot be read, or a line is no object.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise InputError(f"{path}, line {number}: is no object. Write one on each line.")
-                    yield f"{path}, line {number}", row
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: no JSON ({error}). Write one object on each line.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). Give a jsonl in UTF-8.") from error

@@ -11,7 +11,8 @@ from dim_jax.construction.download import DownloadError, Downloads
 from dim_jax.construction.edit import reject
 from dim_jax.construction.pictures import store
 from dim_jax.construction.places import Found, locate
-from dim_jax.construction.sources import Stored, objects
+from dim_jax.construction.sources import Stored
+from dim_jax.data.jsonl import objects
 from dim_jax.designer.journal import Lines
 from dim_jax.errors import InputError
 

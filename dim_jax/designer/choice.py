@@ -1,10 +1,11 @@
 """The one spelling of a designer, `--designer KIND:NAME`, and what it stands for."""
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from dim_jax.data.jsonl import values
 from dim_jax.designer.clients import MAX_TOKENS, SERVERS, Answer, ChatDesigner, Designer, Question
 from dim_jax.errors import InputError
 
@@ -66,9 +67,9 @@ class ReadyBlueprints:
             InputError: the file cannot be read, a line is no such object, or an id has two blueprints.
         """
         texts: dict[str, str] = {}
-        for number, row in enumerate(read_rows(path), 1):
+        for where, row in read_rows(path):
             if texts.setdefault(row["id"], row["prompt"]) != row["prompt"]:
-                raise InputError(f'{path}, line {number}: id "{row["id"]}" has another blueprint before. Remove one of them.')
+                raise InputError(f'{where}: id "{row["id"]}" has another blueprint before. Remove one of them.')
         return cls(f"file:{path}", texts)
 
     async def ask(self, question: Question) -> Answer:
@@ -80,26 +81,14 @@ class ReadyBlueprints:
         """Nothing is open."""
 
 
-def read_rows(path: Path):
-    """The objects of a jsonl, one at a time; each has texts `id` and `prompt` at least. A number for an id is read as its text.
+def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    """The objects of a jsonl, one at a time, and where each stands; each has texts `id` and `prompt` at least. A number for an id is read
+    as its text.
 
     Raises:
         InputError: the file cannot be read, or a line is no such object.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _row(line, f"{path}, line {number}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). Give a jsonl in UTF-8.") from error
-
-
-def _row(line: str, where: str) -> dict:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: no JSON ({error}). Write one object on each line.") from error
-    if not isinstance(row, dict) or not isinstance(row.get("id"), str | int) or not isinstance(row.get("prompt"), str):
-        raise InputError(f'{where}: each line must be an object with the texts "id" and "prompt".')
-    return {**row, "id": str(row["id"])}
+    for where, row in values(path):
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str | int) or not isinstance(row.get("prompt"), str):
+            raise InputError(f'{where}: each line must be an object with the texts "id" and "prompt".')
+        yield where, {**row, "id": str(row["id"])}

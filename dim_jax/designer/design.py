@@ -92,11 +92,10 @@ def rows(
     Raises:
         InputError: a row is wrong or its picture missing (then nothing is asked), or as in `run` and `Journal`.
     """
-    if output.suffix != ".jsonl" or not output.parent.is_dir() or output.resolve() == path.resolve():
-        raise InputError(f"{output}: name another file that ends in .jsonl, in a folder that exists.")
+    check_output(output, path)
     folder = pictures or path.parent
     total = _check(path, folder)
-    jobs = (Job((folder / row["image_path"],), row["prompt"], row) for row in read_rows(path))
+    jobs = (Job((folder / row["image_path"],), row["prompt"], row) for _, row in read_rows(path))
     with Journal(output) as journal:
         report = run(jobs, designer, journal, limits, price=price, retry_failed=retry_failed, total=total, progress=progress)
         text = f"{output}: {state(report, journal, price)}"
@@ -110,6 +109,16 @@ def rows(
     )
 
 
+def check_output(output: Path, path: Path) -> None:
+    """Refuses an output for the rows of `path` that is no other jsonl, or has no folder.
+
+    Raises:
+        InputError: it is so.
+    """
+    if output.suffix != ".jsonl" or not output.parent.is_dir() or output.resolve() == path.resolve():
+        raise InputError(f"{output}: name another file that ends in .jsonl, in a folder that exists.")
+
+
 def _check(path: Path, folder: Path) -> int:
     """The number of rows.
 
@@ -117,7 +126,7 @@ def _check(path: Path, folder: Path) -> int:
         InputError: a row has no picture, no instruction or an id of another row, or there is no row.
     """
     ids, missing = set[str](), list[Path]()
-    for number, row in enumerate(read_rows(path), 1):
+    for number, (_, row) in enumerate(read_rows(path), 1):
         if not isinstance(row.get("image_path"), str) or not row["prompt"].strip() or row["id"] in ids:
             raise InputError(f'{path}, row {number}: needs an "id" of its own, a "prompt" with the instruction, and an "image_path".')
         ids.add(row["id"])
