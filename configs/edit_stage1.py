@@ -4,21 +4,19 @@ dim index data/UltraEdit --tokenizer weights/Qwen2.5-VL-3B-Instruct --workers 16
 dim train --config configs/edit_stage1.py --workdir runs/edit_stage1
 """
 
-from configs import common
+from configs import t2i
 
 PAIRS = 4_000_000  # about what UltraEdit holds; `dim index` counts yours
 EPOCHS = 10  # (paper)
 
 
 def get_config():
-    config = common.get_config()
+    config = t2i.get_config()
     config.model.edit = True
     config.init.encoder = config.init.connector = config.init.sana = config.init.autoencoder = "runs/t2i/model"
     config.data.source, config.data.text = "data/UltraEdit", "instruction"  # (paper)
-    config.data.mix = {"edit": 1.0, "caption": 0.0}
-    config.data.batch_size, config.data.workers = 32, 16  # (paper), ours
+    config.data.mix = {"edit": 1.0}
+    config.data.batch_size = 32  # (paper)
     config.optim.learning_rate = 1e-4  # (paper)
     config.train.steps = PAIRS * EPOCHS // config.data.batch_size
-    config.train.save_every, config.train.keep_every, config.train.watchdog_minutes = 1000, 50_000, 30.0
-    config.sharding.fsdp = -1
     return config

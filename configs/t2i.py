@@ -20,6 +20,6 @@ def get_config():
     config.data.batch_size, config.data.workers = 256, 16  # (paper), ours
     config.optim.learning_rate = 2e-5  # (paper)
     config.train.steps = PAIRS * EPOCHS // config.data.batch_size  # about 653,000
-    config.train.save_every, config.train.keep_every, config.train.watchdog_minutes = 1000, 50_000, 30.0
+    config.train.keep_every, config.train.watchdog_minutes = 50_000, 30.0
     config.sharding.fsdp = -1
     return config
