@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from dim_jax import __version__
-from dim_jax.cli_build import build_edit, build_emoji, build_t2i, build_text, rewrite
+from dim_jax.cli_build import build_edit, build_emoji, build_t2i, build_text, build_tfds, rewrite
 from dim_jax.cli_design import design
 from dim_jax.cli_train import compile_step, index, require_training, train
 from dim_jax.errors import InputError
@@ -26,6 +26,7 @@ build_data.command("dim-t2i")(build_t2i)
 build_data.command("rewrite")(rewrite)
 build_data.command("emoji")(build_emoji)
 build_data.command("text")(build_text)
+build_data.command("tfds")(build_tfds)
 app.command()(design)
 app.command()(index)
 app.command()(train)

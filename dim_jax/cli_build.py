@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from dim_jax.cli_asks import Asks, with_asks
+from dim_jax.errors import require
 
 console = Console(stderr=True)
 Folder = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")]
@@ -154,6 +155,26 @@ def build_text(
 
     options = {"scenes": scenes, "side": side, "pictures": pictures, "font_folder": fonts, "seed": seed}
     _pairs(folder, build(folder, **options, overwrite=overwrite, console=console))
+
+
+def build_tfds(
+    name: Annotated[str, typer.Argument(help="dim_t2i, dim_edit, ultra_edit, sharegpt4o_image or emoji.")],
+    data_dir: Annotated[Path, typer.Argument(metavar="DATA_DIR", help="The folder of TFDS; NAME/KIND/VERSION is made in it.")],
+    source: Annotated[Path, typer.Option("--from", help="Folder of the data set as it was downloaded; of emoji, as built.")],
+    index: Annotated[str, typer.Option(help="Folder that `dim index --into` wrote to. Default: the source's own.")] = "",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that write; 0: this one alone.")] = 0,
+    shards: Annotated[int | None, typer.Option(min=1, help="Files of each split. Default: as many as keep each below 1 GiB.")] = None,
+    beam: Annotated[
+        str | None, typer.Option(metavar="OPTIONS", help='Write on workers of Apache Beam, such as "--runner=DirectRunner".')
+    ] = None,
+) -> None:
+    """Write a data set as TFDS has it, in ArrayRecord. What is there already is left as it is."""
+    require("tensorflow_datasets", "importlib_resources", "array_record", extra="tfds", what="A data set of TFDS")
+    from dim_jax.data.builders import build
+
+    options = None if beam is None else shlex.split(beam)
+    counts = build(name, source, data_dir, index=index, workers=workers, shards=shards, beam=options, console=console)
+    typer.echo(f"{data_dir / name}: {', '.join(f'{count} rows of {split}' for split, count in counts.items())}", err=True)
 
 
 def _pairs(folder: Path, statistics: dict[str, Any]) -> None:

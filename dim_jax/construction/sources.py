@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from dim_jax.data.jsonl import objects
 from dim_jax.data.sources import index_folder
-from dim_jax.data.sources.entry import Entry, Layout, Stored
+from dim_jax.data.sources.entry import Layout
 from dim_jax.data.sources.sharegpt4o import ShareGPT4o
 from dim_jax.data.sources.ultra_edit import UltraEdit
+from dim_jax.data.stored import Entry, Stored
 from dim_jax.errors import InputError
 
 FORM = '{"source": "before.png", "target": "after.png", "prompt": "Make it blue."}'

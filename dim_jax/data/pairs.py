@@ -15,16 +15,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from dim_jax.data.facts import Told
-from dim_jax.data.pictures import picture_size
+from dim_jax.data.stored import Entry, Stored
 from dim_jax.errors import InputError, require
 from dim_jax.folders import Kind
 
@@ -126,7 +126,7 @@ def write_pairs(folder: str | os.PathLike, pictures: Iterable[Picture], pairs: I
     """
     folder, keys = Path(folder), list[tuple[str, Split]]()
     with ExitStack() as opened:
-        pixels = opened.enter_context(_records(folder / PICTURES))
+        pixels = opened.enter_context(records(folder / PICTURES))
         with open(folder / ROWS, "w", encoding="utf-8") as file:
             for picture in pictures:
                 pixels.write(picture.webp)
@@ -134,7 +134,7 @@ def write_pairs(folder: str | os.PathLike, pictures: Iterable[Picture], pairs: I
                 del row["webp"]
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 keys.append((picture.key, picture.split))
-        splits = {split: opened.enter_context(_records(folder / f"{split}.array_record")) for split in PAIR_SPLITS}
+        splits = {split: opened.enter_context(records(folder / f"{split}.array_record")) for split in PAIR_SPLITS}
         for pair in pairs:
             (source, of_source), (target, of_target) = keys[pair.source], keys[pair.target]
             split = pair_split(of_source, of_target)
@@ -171,31 +171,25 @@ class Pairs(Sequence[Example]):
         return len(self._of_split) if self._pairs is None else len(self._pairs)
 
     def __getitem__(self, index: int) -> Example:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"Example {index} of {len(self)}.")
-        index = int(index) % len(self)
-        if self._pairs is None:
-            number = self._of_split[index]
-            row = self._rows[number]
-            return Example(None, self._picture(number), "caption", tuple(row["captions"]), None, f"{row['set']}/{row['code']}")
-        pair = json.loads(self._pairs[index])
-        source, target = pair["source"], pair["target"]
-        key = ">".join(f"{self._rows[number]['set']}/{self._rows[number]['code']}" for number in (source, target))
-        return Example(
-            self._picture(source), self._picture(target), pair["rule"], tuple(pair["instructions"]), pair["blueprint"], key
-        )  # fmt: skip
+        row = self._row(index)
+        source = None if row.source is None else self._picture(row.source)
+        return Example(source, self._picture(row.target), row.rule or "caption", row.texts, row.blueprint, row.key)
+
+    def entry(self, index: int) -> Entry:
+        """An example with its pictures unread."""
+        row = self._row(index)
+        source = None if row.source is None else self._stored(row.source)
+        return Entry(row.key, row.texts, row.blueprint, source, self._stored(row.target), row.rule)
 
     def told(self, index: int) -> Told:
         """The texts of an example, without decoding pictures."""
-        if self._pairs is None:
-            return Told(tuple(self._rows[self._of_split[index]]["captions"]), None)
-        pair = json.loads(self._pairs[index])
-        return Told(tuple(pair["instructions"]), pair["blueprint"])
+        row = self._row(index)
+        return Told(row.texts, row.blueprint)
 
     def size(self, index: int) -> tuple[int, int]:
         """Width and height in pixels of the source, or of a caption's picture."""
-        number = self._of_split[index] if self._pairs is None else json.loads(self._pairs[index])["source"]
-        return picture_size(io.BytesIO(self._pictures[number]), f"{self._pictures.path}, picture {number}")
+        row = self._row(index)
+        return self._stored(row.target if row.source is None else row.source).size()
 
     def rules(self) -> list[str]:
         """The rule of every example, without decoding pictures."""
@@ -206,9 +200,38 @@ class Pairs(Sequence[Example]):
     def __reduce__(self):
         return Pairs, self._arguments
 
+    def _row(self, index: int) -> "_Row":
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Example {index} of {len(self)}.")
+        index = int(index) % len(self)
+        if self._pairs is None:
+            number = self._of_split[index]
+            return _Row(self._key(number), tuple(self._rows[number]["captions"]), None, None, number, "")
+        pair = json.loads(self._pairs[index])
+        source, target = pair["source"], pair["target"]
+        key = f"{self._key(source)}>{self._key(target)}"
+        return _Row(key, tuple(pair["instructions"]), pair["blueprint"], source, target, pair["rule"])
+
+    def _key(self, number: int) -> str:
+        return f"{self._rows[number]['set']}/{self._rows[number]['code']}"
+
+    def _stored(self, number: int) -> Stored:
+        return Stored(f"{self._pictures.path}, picture {number}", partial(self._pictures.__getitem__, number))
+
     def _decoded(self, number: int) -> Image.Image:
         with Image.open(io.BytesIO(self._pictures[number])) as picture:
             return picture.convert("RGB")
+
+
+class _Row(NamedTuple):
+    """An example, its pictures by number; without a source it is a caption, and of no rule."""
+
+    key: str
+    texts: tuple[str, ...]
+    blueprint: str | None
+    source: int | None
+    target: int
+    rule: str
 
 
 class _Records:
@@ -257,7 +280,7 @@ def _read_rows(path: Path) -> list[dict]:
 
 
 @contextmanager
-def _records(path: Path) -> Iterator[Any]:
+def records(path: Path) -> Iterator[Any]:
     """A file to write records to, one by one."""
     check_installed()
     from array_record.python.array_record_module import ArrayRecordWriter

@@ -5,6 +5,7 @@
     data/DIM-Edit              jsonl files, and pictures in folders or archives (dim.py here)
     data/UltraEdit             parquet files (ultra_edit.py)
     data/ShareGPT-4o-Image     JSON files, and pictures in folders or archives (sharegpt4o.py)
+    data/tfds/dim_edit         what our TFDS builders wrote: ArrayRecord (prepared.py)
 
 Each gives its examples by index, one at a time, and travels by pickle: it opens its files in every process anew. The published sets have
 no test split, so every 500th of their rows is held out.
@@ -19,6 +20,7 @@ from dim_jax.data.facts import Countable
 from dim_jax.data.pairs import Example, Pairs, Split
 from dim_jax.data.sources.dim import Dim
 from dim_jax.data.sources.entry import Layout, Published
+from dim_jax.data.sources.prepared import is_prepared, open_prepared
 from dim_jax.data.sources.sharegpt4o import FILES, ShareGPT4o
 from dim_jax.data.sources.ultra_edit import UltraEdit
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
@@ -83,6 +85,8 @@ def _rows(path: Path, kind: Kind, split: Split, index: Path) -> Source:
         raise InputError(f'{path}: there is no such source. Give a folder of data, or "{SYNTHETIC}".')
     if path.is_dir() and any(path.glob("*.array_record")):
         return Pairs(path, split, kind)
+    if path.is_dir() and is_prepared(path):
+        return open_prepared(path, kind, split)
     layout = _layout(path, kind, index)
     rows, every = np.arange(len(layout)), min(HELD_OUT, len(layout))
     held_out = rows % max(every, 1) == every - 1

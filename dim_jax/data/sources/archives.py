@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from dim_jax.data.sources.entry import Stored
 from dim_jax.data.sources.rows import read_at
+from dim_jax.data.stored import Stored
 from dim_jax.errors import InputError, require
 from dim_jax.folders import new_file
 

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from dim_jax.data.sources.archives import Files
-from dim_jax.data.sources.entry import Entry
 from dim_jax.data.sources.rows import JsonLines
+from dim_jax.data.stored import Entry
 
 TARGET = "image_path_target"
 

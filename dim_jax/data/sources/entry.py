@@ -1,40 +1,14 @@
-"""A row of a published set, whatever its layout, and the examples that such rows make."""
+"""The examples that the rows of a published set make, whatever its layout."""
 
-import io
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
 
 from dim_jax.data.facts import Told
 from dim_jax.data.pairs import Example
-from dim_jax.data.pictures import picture_size, read_picture
-
-
-class Stored(NamedTuple):
-    """A picture that has not been read: `name` stands in errors, `read` gives the bytes of its file."""
-
-    name: str
-    read: Callable[[], bytes]
-
-    def picture(self) -> Image.Image:
-        return read_picture(io.BytesIO(self.read()), self.name)
-
-    def size(self) -> tuple[int, int]:
-        return picture_size(io.BytesIO(self.read()), self.name)
-
-
-class Entry(NamedTuple):
-    """What a row says, its pictures unread; without `source` the texts are captions."""
-
-    key: str
-    texts: tuple[str, ...]
-    blueprint: str | None
-    source: Stored | None
-    target: Stored
+from dim_jax.data.stored import Entry
 
 
 @runtime_checkable
@@ -57,22 +31,22 @@ class Published:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
-        row = self._entry(index)
+        row = self.entry(index)
         source = None if row.source is None else row.source.picture()
         rule = "caption" if source is None else "edit"
-        return Example(source, row.target.picture(), rule, row.texts, row.blueprint, row.key)
+        return Example(source, row.target.picture(), row.rule or rule, row.texts, row.blueprint, row.key)
 
     def told(self, index: int) -> Told:
-        row = self._entry(index)
+        row = self.entry(index)
         return Told(row.texts, row.blueprint)
 
     def size(self, index: int) -> tuple[int, int]:
-        row = self._entry(index)
+        row = self.entry(index)
         return (row.source or row.target).size()
 
     def rules(self) -> list[str]:
         """The sets name no rules: all rows are alike."""
         return [""] * len(self)
 
-    def _entry(self, index: int) -> Entry:
+    def entry(self, index: int) -> Entry:
         return self.layout.entry(int(self.rows[index]))

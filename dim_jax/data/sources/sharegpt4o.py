@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from dim_jax.data.sources.archives import Files
-from dim_jax.data.sources.entry import Entry
 from dim_jax.data.sources.rows import JsonArray
+from dim_jax.data.stored import Entry
 from dim_jax.errors import InputError
 
 FILES = {"edit": "text_and_image_to_image.json", "caption": "text_to_image.json"}

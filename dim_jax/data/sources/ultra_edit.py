@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dim_jax.data.sources.entry import Entry, Stored
+from dim_jax.data.stored import Entry, Stored
 from dim_jax.errors import InputError, require
 
 SOURCE, TARGET, TEXT = "source_image", "edited_image", "edit_prompt"

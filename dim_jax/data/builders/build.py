@@ -1,0 +1,62 @@
+"""`dim build-data tfds`: the folders of one data set, for each kind of rows that its source has."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from rich.console import Console
+
+from dim_jax.data.builders.sets import SETS
+from dim_jax.data.sources import kinds_of
+from dim_jax.errors import InputError, require
+
+
+def build(
+    name: str,
+    source: Path,
+    data_dir: Path,
+    *,
+    index: str = "",
+    workers: int = 0,
+    shards: int | None = None,
+    beam: Sequence[str] | None = None,
+    console: Console | None = None,
+) -> dict[str, int]:
+    """Make DATA_DIR/NAME/KIND/VERSION of every kind of rows that a source has; a folder that is there already is left as it is.
+
+    A call that was killed leaves a folder with `incomplete` in its name, and the next begins that kind anew.
+
+    Args:
+        name: of `SETS`.
+        source: the folder of the data set as it was downloaded, or that `dim build-data emoji` made.
+        data_dir: the folder of TFDS.
+        index, workers, console: as of `sets.Builder`.
+        shards: files of each split; default: as many as keep them below 1 GiB.
+        beam: options of an Apache Beam pipeline that writes, such as ["--runner=DirectRunner"], instead of this process.
+
+    Returns:
+        The rows of each split, as "edit/train".
+
+    Raises:
+        InputError: there is no such data set, the source is none of it, or a row cannot be used; names its file and line.
+    """
+    if name not in SETS:
+        raise InputError(f"{name}: no such data set. There are {', '.join(SETS)}.")
+    if not source.is_dir():
+        raise InputError(f"{source}: no such folder. Give the one that {name} was downloaded to.")
+    options: dict[str, Any] = {"manual_dir": source.resolve(), "num_shards": shards}
+    if beam is not None:
+        require("apache_beam", extra="beam", what="Writing on workers")
+        from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
+
+        options["beam_options"] = PipelineOptions(list(beam))
+    had, counts = kinds_of(str(source), index), dict[str, int]()
+    kinds = [config.name for config in SETS[name].BUILDER_CONFIGS if config.name in had]
+    if not kinds:
+        raise InputError(f"{source}: has rows of the kind {', '.join(had) or 'none'}, but none that are of {name}.")
+    for kind in kinds:
+        builder = SETS[name](config=kind, data_dir=data_dir.resolve(), index=index, workers=workers, console=console)
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**options))
+        counts |= {f"{kind}/{split}": info.num_examples for split, info in builder.info.splits.items()}
+    return counts

@@ -1,0 +1,97 @@
+"""A folder of TFDS that the builders wrote (`data/builders`): ArrayRecord, an example a record, read one by one.
+
+DATA_DIR/dim_edit                the data set: its kinds, of each the highest version
+DATA_DIR/dim_edit/edit/1.0.0     one version of one kind
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dim_jax.data.pairs import Split
+from dim_jax.data.sources.entry import Published
+from dim_jax.data.stored import Entry, Stored
+from dim_jax.errors import InputError, require
+
+INFO = "dataset_info.json"
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+NEEDED = ("key", "texts", "target")
+
+
+def is_prepared(path: Path) -> bool:
+    """Whether a folder is one of TFDS: of a data set, or of one version of it."""
+    return (path / INFO).exists() or any(path.glob(f"*/*/{INFO}"))
+
+
+def open_prepared(path: Path, kind: Literal["edit", "caption"], split: Split) -> "Prepared":
+    """The examples of one kind and split; maybe none.
+
+    Raises:
+        InputError: `tensorflow_datasets` is missing, or it is a data set of other features than the builders'.
+    """
+    versions = [path] if (path / INFO).exists() else [one for one in path.glob(f"{kind}/*") if VERSION.fullmatch(one.name)]
+    found = [one.resolve() for one in versions if one.resolve().parent.name == kind]
+    layout = Records(max(found, key=lambda one: [int(part) for part in one.name.split(".")], default=None), split)
+    return Prepared(layout, np.arange(len(layout)))
+
+
+class Records:
+    """The rows of a split of one version, by number; without a folder there are none. Pickles as its arguments, and opens its files in
+    every process anew.
+
+    Raises:
+        InputError: as `open_prepared`; and when a row is read, with its number: it is damaged.
+    """
+
+    def __init__(self, folder: Path | None, split: Split):
+        require("tensorflow_datasets", "importlib_resources", "array_record", extra="tfds", what="A data set of TFDS")
+        import tensorflow_datasets as tfds
+
+        self._folder, self._split, self.ruled = folder, split, False
+        self._rows: Sequence[Any] = ()
+        self._row = lru_cache(maxsize=2)(self._read)  # a row's texts and its size are asked for one after the other
+        if folder is None:
+            return
+        builder = tfds.builder_from_directory(folder)
+        features: Any = builder.info.features
+        if missing := [name for name in NEEDED if name not in features]:
+            raise InputError(f"{folder}: has no {', '.join(missing)}. Give a data set of `dim build-data tfds`.")
+        self.ruled = "rule" in features
+        skip = {name: tfds.decode.SkipDecoding() for name in ("source", "target") if name in features}
+        if split in builder.info.splits:
+            self._rows = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def entry(self, index: int) -> Entry:
+        row, where = self._row(index), f"{self._folder}, {self._split}, row {index + 1}"
+        pictures = {name: Stored(f"{where}, {name}", partial(row.__getitem__, name)) for name in ("source", "target") if name in row}
+        texts = tuple(text.decode() for text in row["texts"])
+        blueprint = row["blueprint"].decode() if "blueprint" in row else None
+        rule = row["rule"].decode() if self.ruled else ""
+        return Entry(row["key"].decode(), texts, blueprint, pictures.get("source"), pictures["target"], rule)
+
+    def _read(self, index: int) -> dict[str, Any]:
+        try:
+            return self._rows[index]
+        except RuntimeError as error:
+            raise InputError(
+                f"{self._folder}, {self._split}, row {index + 1}: damaged ({str(error).splitlines()[0]}). Which file it is shows "
+                f"`sha256sum --check SHA256SUMS` there. Copy or build it again."
+            ) from error
+
+    def __reduce__(self):
+        return Records, (self._folder, self._split)
+
+
+class Prepared(Published):
+    """The examples of a split; a source."""
+
+    def rules(self) -> list[str]:
+        ruled = isinstance(self.layout, Records) and self.layout.ruled
+        return [self.entry(row).rule for row in range(len(self))] if ruled else super().rules()
