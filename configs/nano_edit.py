@@ -12,5 +12,5 @@ def get_config():
     config.init.sana = config.init.connector = "runs/nano_t2i/model"
     config.data.mix.edit, config.data.mix.caption, config.data.balance = 0.9, 0.1, 0.5
     config.optim.cosine = True
-    config.train.steps, config.train.show_every = 30_000, 5000
+    config.train.steps, config.train.show_every = 25_000, 5000
     return config

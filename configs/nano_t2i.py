@@ -12,7 +12,7 @@ def get_config():
     config.model.dtype, config.model.condition_length, config.model.remat = "float32", 256, False
     config.init.encoder, config.init.autoencoder = "runs/nano_encoder/model", "runs/nano_autoencoder/model"
     config.data.source, config.data.resolution, config.data.batch_size = "data/emoji", 64, 256
-    config.data.text, config.data.lengths, config.data.shift = "instruction", (80,), 4
+    config.data.text, config.data.lengths, config.data.shift = "instruction", (88,), 4
     config.flow.shift = 1.0
     config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 200
     config.optim.betas, config.optim.ema_decay = (0.9, 0.99), 0.999

@@ -24,7 +24,7 @@ from dim_jax.errors import InputError, require
 from dim_jax.folders import new_folder
 
 # The most pairs of a rule in training; a tenth of it in the test. Whatever has no row here is kept whole.
-LIMITS = {"skin_tone": 15_000, "expression": 12_000, "style": 12_000, "occupation_swap": 8_000, "flag": 8_000}
+LIMITS = {"skin_tone": 15_000, "expression": 20_000, "style": 20_000, "occupation_swap": 10_000, "flag": 8_000}
 NEEDS = 200 * 2**20  # bytes on disk
 
 

@@ -98,9 +98,11 @@ SVGs are rendered at {SIDE} pixels on white, the 3D pictures (256 pixels) are sc
 
 ## Split
 
-By emoji, never by pair: a family (all skin tones, genders, hair and directions of one kind, in all sets) is in one split, by a hash of the
-family, so that it stays there when packages change. In small families whose members a rule joins (colours, clocks, arrows, keys, the
-zodiac, moons) single members are held out, and of plain people single skin tones, since a test pair needs two held-out emoji.
+By emoji, never by pair: an emoji in all its skin tones and in all sets is in one split, by a hash of its code points, so that it stays
+there when packages change. A test asks for combinations that were not trained on: the woman of an occupation whose man may have been, a
+heart in a colour that squares had. Two states of one thing, an animal and its face, both directions of a hand or a walker are held out
+together; of plain people, single skin tones. Where a rule joins emoji (genders, occupations, colours, clocks), more are held out, since a
+test pair needs two.
 A pair is in a split when both of its pictures are. Where only the source is held out, the pair is one of the *known*: an unseen picture,
 edited to something that may have been seen. {dropped["mixed"]} pairs the other way round are dropped.
 No picture of the test is in any training pair.
@@ -120,6 +122,6 @@ Rules with a limit keep a seeded sample of so many in training and a tenth of th
 ## Known limits
 
 Texts are made by templates: short, regular English. Sets draw some emoji unlike the others, and an edit by name may redraw more than it
-says (a man and a woman of one occupation differ in their clothes, too). White things are drawn on white. Plain people of dark skin tone
+says (a man and a woman of one occupation differ in their clothes, too). White things are drawn on white. Plain people of light skin tone
 are all in the test, so changing hair and taking up an occupation are trained on the other skin tones.
 """
