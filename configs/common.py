@@ -64,6 +64,7 @@ def get_config() -> ConfigDict:
     config.optim.ema_decay = 0.9999  # of the averaged parameters, which are what is exported; less in the first steps
 
     config.sharding = ConfigDict()  # sizes of the mesh; one of them may be -1: all that the others leave of the devices
+    config.sharding.slices = 1  # parts of the machine that a slower network joins (DCN), each with a copy of the parameters
     config.sharding.data = 1  # copies of the parameters; with fsdp, what the rows of a batch are spread over
     config.sharding.fsdp = 1  # parts that every parameter is cut into and gathered from; the full-size model: up to 64
     config.sharding.tensor = 1  # parts that the work of a layer is cut into; the full-size model: 1 or 2

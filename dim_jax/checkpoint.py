@@ -33,6 +33,7 @@ from flax import nnx
 from dim_jax.errors import InputError
 from dim_jax.folders import new_folder
 from dim_jax.models.module import parameters, with_parameters
+from dim_jax.processes import is_first, shared
 
 Module = TypeVar("Module", bound=nnx.Module)
 WEIGHTS, CONFIG, MANIFEST, EXTRAS, TOKENIZER = "weights", "config.json", "manifest.json", "extras.safetensors", "tokenizer"
@@ -139,8 +140,10 @@ def write(
     tokenizer: Sequence[Path] = (),
     settings: Path | None = None,
 ) -> None:
-    """Fill an empty folder with a checkpoint; see the module for its files."""
+    """Fill an empty folder with a checkpoint; see the module for its files. Of several processes each writes its shards."""
     write_weights(folder, tensors)
+    if not is_first():
+        return
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
     if manifest is not None:
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -162,13 +165,13 @@ def save(
     settings: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Save a module (or tensors by path) as a checkpoint folder, which appears whole or not at all.
+    """Save a module (or tensors by path) as a checkpoint folder, which appears whole or not at all. All processes must ask.
 
     Raises:
         InputError: `path` exists and may not be overwritten, or the disk is full.
     """
     tensors = parameters(weights) if isinstance(weights, nnx.Module) else weights
-    with new_folder(Path(path), overwrite=overwrite) as folder:
+    with shared(new_folder(Path(path), overwrite=overwrite)) as folder:
         write(folder, tensors.items(), config, manifest=manifest, tokenizer=tokenizer, settings=settings)
 
 

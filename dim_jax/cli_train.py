@@ -49,9 +49,10 @@ def train(
     if profile is not None and not (colon and first.isdecimal() and last.isdecimal()):
         raise typer.BadParameter(f"{profile}: write START:STOP, such as 100:110.", param_hint="--profile")
     found = _config(config, [*(change or []), *([] if steps is None else [f"train.steps={steps}"])], what="Training")
-    from dim_jax import train
+    from dim_jax import processes, train
 
-    train.main(found, workdir, allow_changes=allow_changes, profile=(int(first), int(last)) if profile else None)
+    with processes.together():
+        train.main(found, workdir, allow_changes=allow_changes, profile=(int(first), int(last)) if profile else None)
 
 
 def compile_step(

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import jax
 from ml_collections import ConfigDict
+from PIL import Image
 
-from dim_jax import checkpoint
+from dim_jax import checkpoint, processes
 from dim_jax.config import Config
 from dim_jax.data.pairs import Example
 from dim_jax.data.pipeline import open_mixture, spread
@@ -17,8 +18,9 @@ from dim_jax.errors import InputError
 from dim_jax.folders import new_file
 from dim_jax.models.module import with_parameters
 from dim_jax.objectives import Objective, objective_kind, open_objective
+from dim_jax.painting import save_picture
 from dim_jax.resume import read_notes, read_state
-from dim_jax.sharding import Sharding
+from dim_jax.sharding import MESH_AXES, Sharding
 from dim_jax.start import Start
 from dim_jax.step import make_step
 from dim_jax.weights.convert import convert, tokenizer_in
@@ -30,7 +32,8 @@ Which = Literal["ema", "raw"]
 def write_model(
     folder: Path, config: Config, objective: Objective, tensors: Mapping[str, Any], examples: Iterable[Example], tokenizer: Path | None
 ) -> None:
-    """Write all parameters of an objective's model as a checkpoint folder; a painter's has settings.json.
+    """Write all parameters of an objective's model as a checkpoint folder; a painter's has settings.json. All processes must ask, with
+    the same arrays: each writes its shards.
 
     Args:
         folder: what to make, or to replace.
@@ -44,10 +47,23 @@ def write_model(
     settings = None
     if config.objective == "painter":
         settings = folder.with_name(checkpoint.SETTINGS)
-        with new_file(settings) as scratch:
-            scratch.write_text(json.dumps(config.sample.to_dict() | {"resolution": config.data.resolution}, indent=1) + "\n")
+        if processes.is_first():
+            with new_file(settings) as scratch:
+                scratch.write_text(json.dumps(config.sample.to_dict() | {"resolution": config.data.resolution}, indent=1) + "\n")
     files = tokenizer_in(tokenizer) if tokenizer else ()
     checkpoint.save(folder, tensors, sizes.to_json(), tokenizer=files, settings=settings, overwrite=True)
+
+
+def write_sheet(path: Path, shown: Image.Image | str) -> Path:
+    """Write what an objective shows as `path` with its own suffix (the first process does), and return where it is."""
+    path = path.with_suffix(".md" if isinstance(shown, str) else ".png")
+    if processes.is_first():
+        path.parent.mkdir(exist_ok=True)
+        if isinstance(shown, str):
+            path.write_text(shown)
+        else:
+            save_picture(shown, path, overwrite=True)
+    return path
 
 
 def export_state(state: Path, folder: Path, which: Which) -> None:
@@ -62,7 +78,7 @@ def export_state(state: Path, folder: Path, which: Which) -> None:
         InputError: the state is damaged, or a checkpoint or the data that its config names is no longer there.
     """
     config: Config = ConfigDict(read_notes(state)["config"])
-    for axis in ("data", "fsdp", "tensor"):
+    for axis in MESH_AXES:
         config.sharding[axis] = 1
     start = Start.open(config, objective_kind(config).PARTS)
     tokenizer = run_tokenizer(config, start, state.parent.parent)

@@ -2,12 +2,46 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
+from rich.console import Console
 from tensorboardX import SummaryWriter
 
+from dim_jax import processes
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
+from dim_jax.progress import Shown
+
+
+class Record:
+    """The numbers of a run wherever they are kept or shown: log.jsonl and speed.jsonl in `workdir`, TensorBoard, the console.
+
+    Of several processes the first one alone writes, what all have alike.
+    """
+
+    def __init__(self, workdir: Path, console: Console, *, total: int, done: int):
+        """The run goes on after step `done`."""
+        self._workdir, self._console, self._total, self._done = workdir, console, total, done
+        self._writes, self._open = processes.is_first(), ExitStack()
+
+    def __enter__(self) -> "Record":
+        if self._writes:
+            self._log, self._speed = (Log(self._workdir / name, after=self._done) for name in ("log.jsonl", "speed.jsonl"))
+            self._board = self._open.enter_context(Board(self._workdir / "tensorboard", after=self._done))
+            self._shown = self._open.enter_context(Shown(self._console, total=self._total, done=self._done))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def write(self, step: int, means: Mapping[str, float], pace: Mapping[str, float]) -> None:
+        """The metrics' means since the last line, and how fast it was."""
+        if self._writes:
+            self._log.write(step, means)
+            self._speed.write(step, pace)
+            self._board.write(step, {**means, **pace})
+            self._shown.update(step, means, pace)
 
 
 class Log:

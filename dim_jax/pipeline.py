@@ -30,6 +30,7 @@ from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.module import with_parameters
 from dim_jax.models.sana import Condition, SanaConfig
 from dim_jax.painting import Painting
+from dim_jax.processes import whole
 from dim_jax.settings import Asked, Settings, check_prompt, read_asked, read_settings
 from dim_jax.weights.convert import open_weights
 
@@ -178,7 +179,7 @@ class Painter:
                 what = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {width}"
                 with _enough_memory(what, REMEDY):
                     latents = self._batch(filled, settings)
-                    pixels, latents = np.asarray(self._decode(self.dim, latents)), np.asarray(latents)
+                    pixels, latents = (np.asarray(whole(array)) for array in (self._decode(self.dim, latents), latents))
                 bar.advance(task, len(batch))
                 for i, one, cells in zip(batch, pixels, latents, strict=False):
                     yield i, Painted(to_picture(one), cells)

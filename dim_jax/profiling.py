@@ -6,11 +6,12 @@ from pathlib import Path
 
 import jax
 
+from dim_jax import processes
 from dim_jax.errors import InputError
 
 
 class Profile:
-    """Writes a trace of the steps `first` to `last`, both included, into `folder` (TensorBoard's and Perfetto's formats)."""
+    """Writes a trace of the first process's steps `first` to `last`, both included, into `folder` (formats of TensorBoard and Perfetto)."""
 
     def __init__(self, folder: Path, steps: tuple[int, int] | None, *, done: int, total: int):
         """Between `done` and `total` steps are left to run.
@@ -34,14 +35,15 @@ class Profile:
     @contextmanager
     def step(self, number: int, wait: Callable[[], object]) -> Iterator[None]:
         """Around a step; `wait` returns when it is done, which only the last one of a trace has to."""
-        if number == self._first:
+        if number == self._first and processes.is_first():
             jax.profiler.start_trace(str(self._folder))
             self._open = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
         if number == self._last:
             wait()
-            self._stop()
+            if self._open:
+                self._stop()
 
     def _stop(self) -> None:
         jax.profiler.stop_trace()

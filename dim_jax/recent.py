@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from dim_jax import processes
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
 
@@ -24,10 +25,10 @@ class Recent:
         """`path` is where the batch is named that is not finite, `before` what a checkpoint brought."""
         self._path = path
         self._settled = list(before)
-        self._newest: tuple[int, Sequence[str], Mapping[str, Any]] | None = None
+        self._newest: tuple[int, Mapping[int, str], Mapping[str, Any]] | None = None
 
-    def add(self, step: int, keys: Sequence[str], metrics: Mapping[str, Any]) -> None:
-        """Take a step that was begun, with the names of its examples, and wait for the one before.
+    def add(self, step: int, keys: Mapping[int, str], metrics: Mapping[str, Any]) -> None:
+        """Take a step that was begun, with the names of this process's examples by their place in the batch, and wait for the one before.
 
         Raises:
             InputError: as `settle`.
@@ -61,11 +62,14 @@ class Recent:
         return {name: math.fsum(one[name] for one in steps) / len(steps) for name in steps[0]}
 
     def not_finite(self, what: str) -> InputError:
-        """The error for the step that was settled last, whose examples it names in `path`."""
+        """The error for the step that was settled last, whose examples, of all processes, it names in `path`."""
         step, keys, metrics = self._last
+        named = {place: key for one in processes.gather([*keys.items()]) for place, key in one}  # some may have been loaded by several
         told = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}  # JSON has no nan
-        with new_file(self._path) as scratch:
-            scratch.write_text(json.dumps({"step": step, "keys": list(keys), "metrics": told}, indent=1) + "\n")
+        if processes.is_first():
+            found = {"step": step, "keys": [named[place] for place in sorted(named)], "metrics": told}
+            with new_file(self._path) as scratch:
+                scratch.write_text(json.dumps(found, indent=1) + "\n")
         return InputError(
             f"Step {step}: {what}. {self._path} names its examples. The checkpoints before it are whole: go on from the last one with a "
             "lower optim.learning_rate or optim.clip_global_norm (--allow-changes)."

@@ -4,10 +4,10 @@
     table:  layers,  width,  linear_heads
     rules:  "",      fsdp,   tensor        ("": every device has all of it)
 
-The mesh has three axes. `data` copies the parameters, `fsdp` cuts them and gathers a layer when it is computed, `tensor` cuts what a
-layer computes; the rows of a batch are spread over `data` and `fsdp` together. Nothing replicates by default: a parameter without a row
-is an error, and one that every device holds has a row that says so. The optimizer's moments and the averaged parameters lie as their
-parameter does.
+The mesh has four axes. `slices` and `data` copy the parameters, `fsdp` cuts them and gathers a layer when it is computed, `tensor` cuts
+what a layer computes; the rows of a batch are spread over the first three together. `slices` are the parts of a machine between which the
+network is slow (DCN): only gradients cross it. Nothing replicates by default: a parameter without a row is an error, and one that every
+device holds has a row that says so. The optimizer's moments and the averaged parameters lie as their parameter does.
 """
 
 import math
@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 from jaxtyping import Int
@@ -26,11 +27,11 @@ from jaxtyping import Int
 from dim_jax.config import Config
 from dim_jax.data.batches import ROW_AXES
 from dim_jax.errors import InputError
+from dim_jax.models.layers import ROWS_OVER
 from dim_jax.weights.sizes import Sizes
 from dim_jax.weights.table import Shape
 
-MESH_AXES = ("data", "fsdp", "tensor")
-ROWS_OVER = ("data", "fsdp")  # the axes that the rows of a batch are spread over
+MESH_AXES = (*ROWS_OVER, "tensor")
 
 # `*` is any run of characters. `width` enters and leaves a layer, `mlp` is inside of one; `small` is too small to be cut.
 _VECTOR, _VECTORS = ("small",), ("layers", "small")
@@ -135,7 +136,7 @@ class Sharding:
         """
         devices = jax.devices() if devices is None else list(devices)
         shape = fitting_mesh(config, sizes, len(devices))
-        mesh = jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+        mesh = Mesh(_ordered(devices, *shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
         return cls(mesh, config.sharding.rules.to_dict())
 
     @property
@@ -180,7 +181,7 @@ class Sharding:
         return place
 
     def spread(self, batch: Any, place: Callable[[Any, NamedSharding], Any]) -> Any:
-        """The batch with `place(array, sharding)` for each array; its rows (pictures) are spread over data and fsdp together."""
+        """The batch with `place(array, sharding)` for each array; its rows (pictures) are spread over slices, data and fsdp together."""
 
         def one(keys: Sequence[Any], array: Any) -> Any:
             spec = PartitionSpec(*(None,) * ROW_AXES[keys[-1].name], ROWS_OVER)
@@ -218,13 +219,34 @@ def fitting_mesh(config: Config, sizes: Sizes, devices: int) -> dict[str, int]:
                     f"divide over '{mesh_axis}' = {ways}. Set config.sharding.{mesh_axis} to {fitting} or a divisor of it, or map "
                     f"'{logical}' elsewhere in config.sharding.rules."
                 )
-    rows, ways = config.data.batch_size, mesh["data"] * mesh["fsdp"]
-    if rows % ways:
+    rows, over = config.data.batch_size, [mesh[axis] for axis in ROWS_OVER]
+    if rows % math.prod(over):
         raise InputError(
-            f"config.data.batch_size {rows} does not divide over 'data' x 'fsdp' = {mesh['data']} x {mesh['fsdp']}. Make it a multiple "
-            f"of {ways}, or set config.sharding so that their product is {math.gcd(rows, ways)} or a divisor of it."
+            f"config.data.batch_size {rows} does not divide over {' x '.join(f'{axis!r}' for axis in ROWS_OVER)} = "
+            f"{' x '.join(map(str, over))}. Make it a multiple of {math.prod(over)}, or set config.sharding so that their product is "
+            f"{math.gcd(rows, math.prod(over))} or a divisor of it."
         )
     return mesh
+
+
+def _ordered(devices: Sequence[Any], slices: int, *within: int) -> np.ndarray:
+    """The devices as a mesh whose first axis goes over slices; within one, neighbours are close (on a TPU, in its torus).
+
+    Raises:
+        InputError: the devices lie in another number of slices. Several GPU nodes may be taken for one slice all the same.
+    """
+    is_cpu = devices[0].platform == "cpu"  # which has no slices: each process is taken for one
+    found = len({device.process_index if is_cpu else getattr(device, "slice_index", 0) for device in devices})
+    if slices != found and (slices > 1 or devices[0].platform == "tpu"):
+        raise InputError(
+            f"config.sharding.slices is {slices}, but the {len(devices)} devices that are here lie in {found}. Set it to {found}; the "
+            f"other axes are of the {len(devices) // found} devices of one slice."
+        )
+    shape = (1, *within)
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    across = (slices, *(1 for _ in within))
+    return mesh_utils.create_hybrid_device_mesh(shape, across, devices, process_is_granule=is_cpu, allow_split_physical_axes=True)
 
 
 def _mesh_shape(config: Config, devices: int) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
     dim train --config configs/nano_edit.py --workdir runs/nano_edit
 
-docs/training.md says what a working directory holds, dim_jax/supervision.py how a run ends.
+docs/training.md says what a working directory holds, dim_jax/supervision.py how a run ends, dim_jax/processes.py what several processes
+do together: each runs this text, and the first one alone writes, but for its shards of checkpoints.
 """
 
 from collections.abc import Iterator
@@ -12,18 +13,19 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from dim_jax import processes
 from dim_jax.config import Config
 from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.pairs import SPLITS
 from dim_jax.data.pipeline import Loader, Part, batches, evenly, make_plan, open_mixture, spread
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
-from dim_jax.exporting import MEASURED, run_tokenizer, write_model
-from dim_jax.log import Board, Log
+from dim_jax.exporting import MEASURED, run_tokenizer, write_model, write_sheet
+from dim_jax.log import Record
 from dim_jax.models.module import with_parameters
 from dim_jax.objectives import objective_kind, open_objective
 from dim_jax.profiling import Profile
-from dim_jax.progress import Shown, Speed
+from dim_jax.progress import Speed
 from dim_jax.recent import Recent
 from dim_jax.resume import latest_step, training_states
 from dim_jax.same_config import same_config
@@ -46,19 +48,21 @@ def main(
         workdir: where the run lives.
         allow_changes: go on with another config than `workdir` began with, and note what changed.
         profile: first and last step of a trace for the profiler.
-        console: what shows the progress; None: stderr.
+        console: what shows the progress; None: stderr, of the first process.
 
     Raises:
         InputError: the config does not hold together, differs from the one that `workdir` began with, names files that cannot be used;
             or the loss is not finite.
-        SystemExit: SIGTERM came; the step under way is saved, and the same call goes on behind it.
+        SystemExit: SIGTERM came, to any process; the step under way is saved, and the same call goes on behind it.
     """
-    console = console or Console(stderr=True)
+    first = processes.is_first()
+    console = console or Console(stderr=True, quiet=not first)
     kind = objective_kind(config)
     _check(config)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = workdir / "checkpoints"
-    same_config(config, workdir, step=latest_step(checkpoints), allow_changes=allow_changes)
+    if first:
+        same_config(config, workdir, step=latest_step(checkpoints), allow_changes=allow_changes)
 
     # Start: sizes, mesh, data, tokenizer.
     start = Start.open(config, kind.PARTS)
@@ -68,9 +72,10 @@ def main(
         open_mixture(data.source, data.mix.to_dict(), split=split, side=data.resolution, index=data.index) for split in SPLITS
     )
     tokenizer = run_tokenizer(config, start, workdir)
-    if tokenizer is not None and tokenizer == workdir / "tokenizer" and not tokenizer.exists():
+    if first and tokenizer is not None and tokenizer == workdir / "tokenizer" and not tokenizer.exists():
         assert start.sizes.encoder is not None
         train_tokenizer(_texts(parts), start.sizes.encoder.text.vocab_size, tokenizer)
+    processes.wait("the config and the tokenizer")
     objective = open_objective(config, start, tokenizer)
     chat = objective.processor and objective.processor.tokenizer
     plan = make_plan(
@@ -98,7 +103,6 @@ def main(
         else:
             state, before = restored.state, restored.notes.get("recent", ())
         done = int(state.step)
-        log, speeds = (Log(workdir / name, after=done) for name in ("log.jsonl", "speed.jsonl"))
         if done:
             console.print(f"going on after step {done}", highlight=False)
 
@@ -107,10 +111,10 @@ def main(
         stream = bad_samples.watch(batches(loader, start=done, workers=data.workers))
         place = sharding.put_rows(loader.places, data.batch_size)
         recent, speed, compiled = Recent(workdir / "non_finite.json", before), Speed(data.batch_size), set()
+        vote = processes.Vote()
         with (
-            Board(workdir / "tensorboard", after=done) as board,
             Profile(workdir / "profile", profile, done=done, total=how.steps) as trace,
-            Shown(console, total=how.steps, done=done) as progress,
+            Record(workdir, console, total=how.steps, done=done) as record,
             Termination() as termination,
             Watchdog(how.watchdog_minutes) as watchdog,
         ):
@@ -123,15 +127,14 @@ def main(
                     compiled.add(shapes)
                 with trace.step(step, recent.settle):
                     state, metrics = training.run(state, frozen, sharding.spread(batch, place))
-                    recent.add(step, keys, metrics)
-                last, stopping = step == how.steps, termination.asked
-                if step % how.log_every == 0 or last:
-                    means, pace = recent.means(), speed.read()
-                    log.write(step, means)
-                    speeds.write(step, pace)
-                    board.write(step, means | pace)
-                    progress.update(step, means, pace)
-                if step % how.save_every == 0 or last or stopping:
+                    recent.add(step, dict(zip(loader.places.tolist(), keys, strict=True)), metrics)
+                last, stopping = step == how.steps, vote(termination.asked)
+                logging, saving = (step % every == 0 or last for every in (how.log_every, how.save_every))
+                if logging or saving or stopping:
+                    bad_samples.settle()
+                if logging:
+                    record.write(step, recent.means(), speed.read())
+                if saving or stopping:
                     notes = {"config": config.to_dict(), "recent": recent.settle()}
                     if not training.finite(state):
                         raise recent.not_finite("the loss is finite, but not every number of the state behind it")
@@ -141,9 +144,8 @@ def main(
                     raise SystemExit(STOPPED)
                 if step % how.show_every == 0 or last:
                     watchdog.pause()
-                    (workdir / "sheets").mkdir(exist_ok=True)
-                    name = objective.show(averaged(state), shown, workdir / "sheets" / f"{step:06}")
-                    console.print(f"step {step}: {workdir / 'sheets' / name}", highlight=False)
+                    sheet = write_sheet(workdir / "sheets" / f"{step:06}", objective.show(averaged(state), shown))
+                    console.print(f"step {step}: {sheet}", highlight=False)
                 watchdog.alive()
 
     # Export.

@@ -202,15 +202,18 @@ def test_bad_samples_within_a_budget(tmp_path):
         assert sorted(whole.bad) == sorted(bad for part in parted for bad in part.bad)
     total = {(bad.source, bad.row) for step in range(5) for bad in loading(step).bad}
     for _ in range(2):
-        for _ in itertools.islice(BadSamples(path, len(total)).watch(batches(loading, start=0, workers=0)), 5):
+        bad_samples = BadSamples(path, len(total))
+        for _ in itertools.islice(bad_samples.watch(batches(loading, start=0, workers=0)), 5):
             pass
+        bad_samples.settle()
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         assert {(line["source"], line["row"]) for line in lines} == total
         assert len(lines) == len(total) > 5
     assert all(f"line {line['row']}: is broken" in line["error"] for line in lines)
+    fresh = (loaded for loaded in batches(loading, start=5, workers=0) if {(bad.source, bad.row) for bad in loaded.bad} - total)
+    next(bad_samples.watch(fresh))
     with pytest.raises(InputError, match=rf"data\.bad_samples allows {len(total)}. The last: rows\.jsonl, line"):
-        for _ in BadSamples(path, len(total)).watch(batches(loading, start=5, workers=0)):
-            pass
+        bad_samples.settle()
 
 
 class Unsized(Broken):

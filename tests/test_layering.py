@@ -12,6 +12,7 @@ RANKS = {
     "dim_jax.errors": 0,
     "dim_jax.folders": 1,
     "dim_jax.bundled": 1,
+    "dim_jax.processes": 1,
     "dim_jax.data": 2,
     "dim_jax.diffusion": 2,
     "dim_jax.config": 1,
@@ -22,7 +23,7 @@ RANKS = {
     "dim_jax.optim": 3,
     "dim_jax.supervision": 1,
     "dim_jax.progress": 1,
-    "dim_jax.profiling": 1,
+    "dim_jax.profiling": 2,
     "dim_jax.recent": 2,
     "dim_jax.models.dim": 4,  # the composition, and so the only model that knows of the diffusion
     "dim_jax.checkpoint": 4,  # our own format; the published ones convert to it and from it

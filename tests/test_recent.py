@@ -16,9 +16,9 @@ def metrics(loss: float, grad_norm: float = 1.0) -> dict:
 def test_means_are_over_the_steps_since_the_last(tmp_path):
     recent = Recent(tmp_path / "non_finite.json")
     for step, loss in enumerate((0.1, 0.2, 0.3), 1):
-        recent.add(step, ["a"], metrics(loss))
+        recent.add(step, {0: "a"}, metrics(loss))
     assert recent.means() == {"loss": sum(float(jnp.float32(loss)) for loss in (0.1, 0.2, 0.3)) / 3, "grad_norm": 1.0}
-    recent.add(4, ["a"], metrics(0.5))
+    recent.add(4, {0: "a"}, metrics(0.5))
     assert recent.means()["loss"] == 0.5
     assert recent.settle() == []
 
@@ -26,11 +26,11 @@ def test_means_are_over_the_steps_since_the_last(tmp_path):
 def test_what_a_checkpoint_carries_along_counts(tmp_path):
     whole, first = (Recent(tmp_path / "non_finite.json") for _ in range(2))
     for recent in (whole, first):
-        recent.add(1, ["a"], metrics(1 / 3, 1 / 7))
-        recent.add(2, ["a"], metrics(0.1, 1e-7))
+        recent.add(1, {0: "a"}, metrics(1 / 3, 1 / 7))
+        recent.add(2, {0: "a"}, metrics(0.1, 1e-7))
     second = Recent(tmp_path / "non_finite.json", json.loads(json.dumps(first.settle())))
     for recent in (whole, second):
-        recent.add(3, ["a"], metrics(0.7))
+        recent.add(3, {0: "a"}, metrics(0.7))
     assert whole.means() == second.means()
 
 
@@ -38,10 +38,10 @@ def test_what_a_checkpoint_carries_along_counts(tmp_path):
 def test_a_step_that_is_not_finite_is_named(loss, grad_norm, tmp_path):
     """It is seen when the next step is under way, and it is not the next one that is blamed."""
     recent = Recent(tmp_path / "non_finite.json")
-    recent.add(1, ["a", "b"], metrics(0.5))
-    recent.add(2, ["c", "d"], metrics(loss, grad_norm))
+    recent.add(1, {0: "a", 1: "b"}, metrics(0.5))
+    recent.add(2, {1: "d", 0: "c"}, metrics(loss, grad_norm))
     with pytest.raises(InputError, match=rf"Step 2: the loss is {loss}, the gradient's norm {grad_norm}.*non_finite.json"):
-        recent.add(3, ["e", "f"], metrics(0.5))
+        recent.add(3, {0: "e", 1: "f"}, metrics(0.5))
     found = json.loads((tmp_path / "non_finite.json").read_text())
     assert (found["step"], found["keys"]) == (2, ["c", "d"])
     assert {name: float(value) for name, value in found["metrics"].items()} == pytest.approx(
@@ -51,7 +51,7 @@ def test_a_step_that_is_not_finite_is_named(loss, grad_norm, tmp_path):
 
 def test_the_newest_step_can_be_blamed_for_its_state(tmp_path):
     recent = Recent(tmp_path / "non_finite.json")
-    recent.add(7, ["a"], metrics(0.5))
+    recent.add(7, {0: "a"}, metrics(0.5))
     recent.settle()
     assert "Step 7: the state" in str(recent.not_finite("the state"))
     assert json.loads((tmp_path / "non_finite.json").read_text())["metrics"] == {"loss": 0.5, "grad_norm": 1.0}

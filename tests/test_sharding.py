@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -70,14 +71,17 @@ def test_what_lies_whole_on_every_device_is_small():
 
 
 def test_meshes_of_the_full_model():
-    assert mesh(1, 32, 2) == {"data": 1, "fsdp": 32, "tensor": 2}
-    assert mesh(2, -1, 2, devices=32) == {"data": 2, "fsdp": 8, "tensor": 2}
-    assert mesh(4, 64, 1, data__batch_size="256") == {"data": 4, "fsdp": 64, "tensor": 1}
+    assert mesh(1, 32, 2) == {"slices": 1, "data": 1, "fsdp": 32, "tensor": 2}
+    assert mesh(2, -1, 2, devices=32) == {"slices": 1, "data": 2, "fsdp": 8, "tensor": 2}
+    assert mesh(1, 16, 1, devices=32, sharding__slices="-1") == {"slices": 2, "data": 1, "fsdp": 16, "tensor": 1}
+    assert mesh(4, 64, 1, data__batch_size="256") == {"slices": 1, "data": 4, "fsdp": 64, "tensor": 1}
 
 
 @pytest.mark.parametrize(
     ("sizes", "changes", "says"),
     [
+        ((1, 16, 1), {"sharding__slices": "4", "devices": 64}, ("batch_size 32", "4 x 1 x 16", "a multiple of 64")),
+        ((1, 16, 1), {"sharding__slices": "2", "devices": 16}, ("slices 2 x data 1 x fsdp 16", "the 16 devices")),
         ((1, 256, 1), {"data__batch_size": "256"}, ("sana.blocks.attn", "= 2240 does", "'fsdp' = 256", "fsdp to 64 or a divisor")),
         ((1, 1, 4), {}, ("self_attn.k_proj.kernel", "'kv_heads' holds 2 heads", "'tensor' = 4", "tensor to 2 or a divisor")),
         ((1, 64, 1), {}, ("batch_size 32", "1 x 64", "a multiple of 64", "32 or a divisor")),
@@ -94,6 +98,16 @@ def test_a_mesh_that_does_not_fit(sizes, changes, says):
         mesh(*sizes, **changes)
     for part in says:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(("slices", "found"), [(4, 2), (1, 2), (2, 1)])
+def test_slices_are_those_of_the_machine(slices, found):
+    """Two of 16 chips are refused as one or as four, and one as two: else a parameter would be gathered over the slow network."""
+    devices = [SimpleNamespace(platform="tpu", slice_index=i * found // 32) for i in range(32)]
+    changes = {"data.batch_size": "32", "sharding.slices": str(slices), "sharding.fsdp": "-1"}
+    config = read_config(ROOT / "configs/nano_edit.py", changes)
+    with pytest.raises(InputError, match=rf"slices is {slices}, but the 32 devices that are here lie in {found}\. Set it to {found};"):
+        Sharding.open(config, FULL, devices)
 
 
 def test_a_table_that_does_not_fit(monkeypatch):
@@ -121,7 +135,7 @@ def test_rows_are_spread_only_where_a_mesh_is_set():
     """Else every device would compute the whole batch in training, and sampling would need a mesh."""
     x = jax.ShapeDtypeStruct((8, 2), "float32")
     assert "sharding_constraint" not in str(jax.make_jaxpr(layers.rows)(x))
-    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 2, 1), sharding.MESH_AXES)):
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 2, 1), sharding.MESH_AXES)):
         assert "sharding_constraint" in str(jax.make_jaxpr(layers.rows)(x))
 
 

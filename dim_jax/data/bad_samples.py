@@ -1,9 +1,10 @@
-"""Samples that could not be used, within a budget: each is listed once, and one too many stops the run."""
+"""Samples that could not be used, within a budget of all processes: each is listed once, and one too many stops the run."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from dim_jax import processes
 from dim_jax.data.pipeline import BadSample, Loaded
 from dim_jax.errors import InputError
 
@@ -22,31 +23,38 @@ class BadSamples:
     def __init__(self, path: Path, budget: int):
         self.path, self._budget = path, budget
         self._known = set(_read(path)) if path.exists() else set()
+        self._new: list[BadSample] = []
 
     def __len__(self) -> int:
         return len(self._known)
 
     def watch(self, stream: Iterator[Loaded]) -> Iterator[Loaded]:
-        """The same batches, the rows of which others stand in for are listed.
+        """The same batches; the rows of which others stand in for are kept for `settle`."""
+        for loaded in stream:
+            self._new += loaded.bad
+            yield loaded
+
+    def settle(self) -> None:
+        """List what all processes met since they were last asked. All must ask at the same step.
 
         Raises:
             InputError: the budget is spent; names the file and line of the last row.
         """
-        for loaded in stream:
-            for sample in loaded.bad:
-                self._add(sample)
-            yield loaded
+        new, self._new = [BadSample(*said) for one in processes.gather(self._new) for said in one], []
+        for sample in new:
+            self._add(sample)
+        if len(self) > self._budget:
+            said = f"{len(self)} rows cannot be used, but data.bad_samples allows {self._budget}"
+            raise InputError(f"{said}.{f' The last: {new[-1].error}' if new else ''} All are listed in {self.path}.")
 
     def _add(self, sample: BadSample) -> None:
         name = (sample.source, sample.row)
         if name in self._known:
             return
         self._known.add(name)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(sample._asdict(), ensure_ascii=False) + "\n")
-        if len(self) > self._budget:
-            said = f"{len(self)} rows cannot be used, but data.bad_samples allows {self._budget}"
-            raise InputError(f"{said}. The last: {sample.error} All are listed in {self.path}.")
+        if processes.is_first():
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(sample._asdict(), ensure_ascii=False) + "\n")
 
 
 def _read(path: Path) -> Iterator[tuple[str, int]]:

@@ -6,7 +6,7 @@ An objective is a frozen dataclass that `train.py` asks for six things:
     reader                       how examples become batches
     model                        the abstract module, its parameters named as in checkpoints ("sana.blocks. ...")
     loss(model, batch, key)      the scalar to minimise and what else to log
-    show(model, examples, path)  what it makes of held-out examples, as a file to look at; returns its name
+    show(model, examples)        what it makes of held-out examples: a picture, or a text in Markdown; all processes must ask
     finished(model, examples)    the sizes of the trained checkpoint
 """
 

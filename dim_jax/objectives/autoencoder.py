@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -19,7 +18,8 @@ from dim_jax.data.buckets import aspect_buckets
 from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import autoencoder_pixels, signed_pixels, to_picture
 from dim_jax.data.processor import Processor
-from dim_jax.painting import grid, save_picture
+from dim_jax.painting import grid
+from dim_jax.processes import whole
 from dim_jax.weights.sizes import Sizes
 
 
@@ -59,12 +59,10 @@ class AutoencoderObjective:
         loss = jnp.mean(jnp.abs(error)) + squared + how.spread_weight * jnp.log(spread) ** 2
         return loss, {"psnr": 10 * jnp.log10(4 / squared), "latent_std": spread}  # 4 is the squared range of pixels in [-1, 1]
 
-    def show(self, model: Any, examples: Sequence[Example], path: Path) -> str:
+    def show(self, model: Any, examples: Sequence[Example]) -> Image.Image:
         pictures = [example.target for example in examples]
-        decoded = np.asarray(_reconstruct(model.autoencoder, self._pixels(pictures)))
-        sheet = path.with_suffix(".png")
-        save_picture(grid([[one, to_picture(other)] for one, other in zip(pictures, decoded, strict=True)]), sheet, overwrite=True)
-        return sheet.name
+        decoded = np.asarray(whole(_reconstruct(model.autoencoder, self._pixels(pictures))))
+        return grid([[one, to_picture(other)] for one, other in zip(pictures, decoded, strict=True)])
 
     def finished(self, model: Any, examples: Iterable[Example]) -> Sizes:
         """The scaling factor is measured: it brings the latents of `examples` to unit variance."""

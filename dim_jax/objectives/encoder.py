@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from dim_jax.data.chat import IM_END
 from dim_jax.data.pairs import Example
 from dim_jax.data.processor import Processor
 from dim_jax.models.generate import GenerationSettings, generate
+from dim_jax.processes import whole
 from dim_jax.weights.sizes import Sizes
 
 
@@ -50,7 +50,7 @@ class EncoderObjective:
         right = (logits.argmax(-1) == labels) & counts
         return (losses * counts).sum() / counts.sum(), {"accuracy": right.sum() / counts.sum()}
 
-    def show(self, model: Any, examples: Sequence[Example], path: Path) -> str:
+    def show(self, model: Any, examples: Sequence[Example]) -> str:
         samples = [self.reader.choose(example, np.random.default_rng(0)) for example in examples]
         inputs = self.processor(
             [sample.prompt for sample in samples], [[sample.seen] for sample in samples if sample.seen], generation_prompt=True
@@ -59,12 +59,11 @@ class EncoderObjective:
         settings = GenerationSettings(max_new_tokens=256, stop_tokens=(tokenizer.ids[IM_END],), pad_token=tokenizer.pad_id)
         written = generate(model.encoder, inputs, settings)
         rows = []
-        for example, sample, tokens, length in zip(examples, samples, np.asarray(written.tokens), np.asarray(written.lengths), strict=True):
-            text = tokenizer.decode(tokens[:length].tolist())
+        tokens, lengths = (np.asarray(whole(array)) for array in written)
+        for example, sample, new, length in zip(examples, samples, tokens, lengths, strict=True):
+            text = tokenizer.decode(new[:length].tolist())
             rows.append(f"## {example.key}\n\n{sample.prompt}\n\nwritten: {text}\n\nwanted: {sample.answer}\n")
-        page = path.with_suffix(".md")
-        page.write_text("\n".join(rows))
-        return page.name
+        return "\n".join(rows)
 
     def finished(self, model: Any, examples: Iterable[Example]) -> Sizes:
         return self.sizes

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
+from PIL import Image
 
 from dim_jax.config import Config
 from dim_jax.data.batches import PaintBatch, PaintReader
@@ -18,7 +18,7 @@ from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.processor import Processor
 from dim_jax.models.dim import Dim, DimConfig
-from dim_jax.painting import grid, labelled, save_picture
+from dim_jax.painting import grid, labelled
 from dim_jax.pipeline import Painter, Request, Source
 from dim_jax.settings import IN_FILE, Settings
 from dim_jax.weights.sizes import Sizes
@@ -59,7 +59,7 @@ class PainterObjective:
         )  # fmt: skip
         return losses.mean(), {}
 
-    def show(self, model: Any, examples: Sequence[Example], path: Path) -> str:
+    def show(self, model: Any, examples: Sequence[Example]) -> Image.Image:
         how = {key: value for key, value in self.config.sample.items() if key in IN_FILE}
         settings = Settings(**how, resolution=self.config.data.resolution)
         samples = [self.reader.choose(example, np.random.default_rng(0)) for example in examples]
@@ -72,9 +72,7 @@ class PainterObjective:
             labelled([picture for picture in (sample.seen, painted[i], sample.target) if picture is not None], sample.prompt, zoom=2)
             for i, sample in enumerate(samples)
         ]
-        sheet = path.with_suffix(".png")
-        save_picture(grid([[row] for row in rows]), sheet, overwrite=True)
-        return sheet.name
+        return grid([[row] for row in rows])
 
     def finished(self, model: Any, examples: Iterable[Example]) -> Sizes:
         return self.sizes
