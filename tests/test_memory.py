@@ -5,6 +5,7 @@ Too slow for every test run (3 GiB are written and read): `make soak` sets DIM_M
 
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -32,18 +33,18 @@ STATUS = Path("/proc/self/status")
 
 
 @pytest.mark.skipif("DIM_MEMORY" not in os.environ or not STATUS.exists(), reason="slow: make soak")
-@pytest.mark.parametrize("what", ["draw", "restore"])
-def test_each_process_holds_its_shards_alone(what, tmp_path_factory):
-    folder = tmp_path_factory.getbasetemp() / "states"
-    with several(2, 1, "-m", "tests.test_memory", what, str(folder)) as process:
-        code, said = ended(process, 1800)
-    assert code == 0, said
-    found = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    assert len(found) == 2
-    for one in found:
-        print(f"\n{what}: a state of {one['state'] / GIB:.2f} GiB, at most {one['peak'] / GIB:.2f} GiB of anonymous memory")
-        assert one["state"] >= 2 * GIB
-        assert one["peak"] < 0.75 * one["state"]
+def test_each_process_holds_its_shards_alone(tmp_path):
+    for what in ("draw", "restore"):
+        with several(2, 1, "-m", "tests.test_memory", what, str(tmp_path)) as process:
+            code, said = ended(process, 1800)
+        assert code == 0, said
+        found = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+        assert len(found) == 2
+        for one in found:
+            print(f"\n{what}: a state of {one['state'] / GIB:.2f} GiB, at most {one['peak'] / GIB:.2f} GiB of anonymous memory")
+            assert one["state"] >= 2 * GIB
+            assert one["peak"] < 0.75 * one["state"]
+    shutil.rmtree(tmp_path)
 
 
 def main(what: str, folder: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +109,29 @@ def test_slices_are_those_of_the_machine(slices, found):
     config = read_config(ROOT / "configs/nano_edit.py", changes)
     with pytest.raises(InputError, match=rf"slices is {slices}, but the 32 devices that are here lie in {found}\. Set it to {found};"):
         Sharding.open(config, FULL, devices)
+
+
+ON_A_TORUS = """
+from dim_jax.topology import Topology
+topology = Topology.parse("v5e:4x4")
+topology.pretend()
+from jax.experimental.topologies import get_topology_desc
+from tests.test_sharding import ROOT, MODELS, Sharding, read_config
+for slices in (1, 2):
+    more = {"num_slices": slices} if slices > 1 else {}
+    devices = get_topology_desc(platform="tpu", topology_name=topology.name, **more).devices
+    sizes = {"sharding.slices": str(slices), "sharding.fsdp": "16", "data.batch_size": "32"}
+    place = Sharding.open(read_config(ROOT / "configs/nano_autoencoder.py", sizes), MODELS["tiny"], devices)
+    print(place.rows(32).tolist())
+"""
+
+
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu: pip install '.[tpu]'")
+def test_the_rows_of_a_tpu_host_are_those_of_its_chips():
+    """The mesh follows the torus: the first of four hosts has 4 of 16 chips (or of 32, in two slices), not the first four of the mesh."""
+    run = subprocess.run([sys.executable, "-c", ON_A_TORUS], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.returncode == 0, run.stderr
+    assert [json.loads(line) for line in run.stdout.splitlines()] == [[0, 1, 2, 3, 12, 13, 30, 31], [0, 1, 6, 15]]
 
 
 def test_a_table_that_does_not_fit(monkeypatch):
