@@ -5,6 +5,7 @@ import json
 import pickle
 import random
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -249,9 +250,21 @@ def test_ultra_edit(tmp_path):
         train(folder, "caption")
 
 
+def test_ultra_edit_by_many_threads(tmp_path):
+    """They take turns at the groups of rows, and each gets the pictures of its row."""
+    found = train(ultra_edit(tmp_path / "UltraEdit", group=2))
+    order = random.Random(1).choices(range(ROWS - 1), k=60)
+    with ThreadPoolExecutor(8) as pool:
+        for row, example in zip(order, pool.map(found.__getitem__, order), strict=True):
+            assert example.texts == (f"Edit {row}.",)
+            for one, number in ((example.source, 2 * row), (example.target, 2 * row + 1)):
+                assert np.array_equal(np.asarray(one), np.asarray(image(number)))
+
+
 def test_ultra_edit_that_is_none(tmp_path):
     with pytest.raises(
-        InputError, match=r"FreeForm-00000-of-00002.parquet: lacks edited_image; its columns are source_image, edit_prompt, ssim"
+        InputError,
+        match=r"FreeForm-00000-of-00002.parquet: lacks edited_image.bytes; its columns are source_image.bytes, .*, ssim",
     ):
         train(ultra_edit(tmp_path / "lacks", edited_image=None))
     bad = ultra_edit(tmp_path / "bad")

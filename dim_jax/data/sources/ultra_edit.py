@@ -3,12 +3,14 @@
     source_image, edited_image    struct of `bytes` (the file) and `path`
     edit_prompt                   the instruction
 
-A parquet file is read by groups of rows: one row costs as much as its group. For many rounds in random order that is slow on a disk that
-is not fast; the last groups are kept, so reading in order is quick. Source: huggingface.co/datasets/BleachNick/UltraEdit.
+A column is read by groups of rows, since its pages are as large (pyarrow puts all pictures of a group into one): a picture in random order
+costs as much as all of its group. A process holds one group of each column, so reading in order is quick. For many rounds write ArrayRecord
+once (`dim build-data tfds ultra_edit`). Source: huggingface.co/datasets/BleachNick/UltraEdit.
 """
 
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -55,35 +57,39 @@ class UltraEdit:
 
 def _group_sizes(path: Path) -> list[int]:
     """Rows of each group."""
-    with _opened(path) as file:
-        columns = file.schema_arrow.names
-        if missing := [name for name in (SOURCE, TARGET, TEXT) if name not in columns]:
-            raise InputError(f"{path}: lacks {', '.join(missing)}; its columns are {', '.join(columns)}. Give files of UltraEdit.")
-        return [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+    file = _opened(path)
+    columns = [file.schema.column(number).path for number in range(len(file.schema))]
+    if missing := [name for name in (f"{SOURCE}.bytes", f"{TARGET}.bytes", TEXT) if name not in columns]:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; its columns are {', '.join(columns)}. Give files of UltraEdit.")
+    return [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
 
 
 def _picture(path: Path, group: int, column: str, place: int, where: str) -> bytes:
-    found = _value(path, group, column, place)
+    found = _value(path, group, f"{column}.bytes", place)  # that leaf of the struct alone
     if not (isinstance(found, dict) and isinstance(found.get("bytes"), bytes)):
         raise InputError(f"{where}: {column} holds no bytes of a picture. Leave the row out (data.bad_samples).")
     return found["bytes"]
 
 
+# Column -> the group of it that was read last. Threads that load take turns: each would hold a group.
+_last: dict[str, tuple[tuple[Path, int], Any]] = {}
+_turn = Lock()
+
+
 def _value(path: Path, group: int, column: str, place: int) -> Any:
-    return _column(path, group, column)[place].as_py()
-
-
-@lru_cache(8)
-def _column(path: Path, group: int, column: str) -> Any:
     from pyarrow import ArrowException
 
-    with _opened(path) as file:
-        try:
-            return file.read_row_group(group, columns=[column]).column(0)
-        except (ArrowException, OSError) as error:
-            raise InputError(f"{path}: group {group} of its rows is damaged ({error}). Download it again.") from error
+    with _turn:
+        if column not in _last or _last[column][0] != (path, group):
+            _last.pop(column, None)  # before the next is read, or there would be two
+            try:
+                _last[column] = (path, group), _opened(path).read_row_group(group, columns=[column], use_threads=False).column(0)
+            except (ArrowException, OSError) as error:
+                raise InputError(f"{path}: group {group} of its rows is damaged ({error}). Download it again.") from error
+        return _last[column][1][place].as_py()
 
 
+@lru_cache(64)
 def _opened(path: Path) -> Any:
     from pyarrow import ArrowException, parquet
 
