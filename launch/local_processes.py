@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Start several processes of one training run on this machine, each with CPU devices of its own: to try what a cluster does.
 
-    launch/local_processes.py --processes 2 --devices 4 dim train --config configs/nano_edit.py --workdir runs/two --set sharding.fsdp=-1
+    launch/local_processes.py --processes 2 --devices 4 dim train --config configs/edit_stage2.py --workdir runs/two --set sharding.fsdp=-1
 
 They write to this terminal. SIGTERM and Ctrl-C go to all of them. Where one fails, the others have ten seconds to end by themselves. The
 exit code is that of the first one that failed, else 0. `--dry-run` shows the commands and runs nothing.
@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER, help="such as: dim train --config ... --workdir ...")
     asked = parser.parse_args()
     if not asked.command:
-        parser.error("name the command to run, such as: dim train --config configs/nano_edit.py --workdir runs/two")
+        parser.error("name the command to run, such as: dim train --config configs/nano_autoencoder.py --workdir runs/two")
     port = _free_port()
     places = [_environment(number, asked.processes, asked.devices, port) for number in range(asked.processes)]
     for place in places:

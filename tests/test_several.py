@@ -31,7 +31,8 @@ from tests.test_train import arguments, log, train
 
 ROOT = Path(__file__).parents[1]
 LAUNCHER = ROOT / "launch/local_processes.py"
-SAME = {"data__batch_size": "8", "optim__cosine": "False", "train__save_every": "1000"}
+# At the config's learning rate rounding grows to 2e-4 of the loss in ten steps: Adam makes much of the sign of a gradient near zero.
+SAME = {"data__batch_size": "8", "optim__cosine": "False", "optim__learning_rate": "2e-5", "train__save_every": "1000"}
 
 
 @contextmanager
