@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
     config.flow.draw = "logit_normal"  # (paper) of the time: or "uniform"
     config.flow.shift = 3.0  # (paper) more than 1 trains more on high noise
     config.flow.condition_dropout = 0.1
+    config.flow.source_dropout = 0.0  # of an edit's source latents, drawn apart from the condition's: what image guidance needs
 
     config.autoencoder = ConfigDict()
     config.autoencoder.latent_noise = 0.1  # of the latents' spread, added before they are decoded

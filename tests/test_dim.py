@@ -31,11 +31,15 @@ def dim() -> Dim:
 
 
 @partial(jax.jit, static_argnames=("guided", "num_steps", "solver"))
-def paint(dim, condition, mask, seeds, source=None, negative=None, guidance_scale=7.5, guided=True, num_steps=3, solver="dpm++2m"):
+def paint(
+    dim, condition, mask, seeds, source=None, negative=None, guidance_scale=7.5, guided=True, num_steps=3, solver="dpm++2m",
+    image_guidance_scale=None,
+):  # fmt: skip
     """One picture's latents a seed, guided by the null condition or a negative prompt."""
     encoded = dim.sana.encode_condition(condition, mask)
     null = dim.sana.null_condition(mask) if negative is None else dim.sana.encode_condition(negative, mask)
     guide = {"unconditional": null, "guidance_scale": guidance_scale} if guided else {}
+    guide |= {"image_guidance_scale": image_guidance_scale}
     return dim.paint(encoded, seeds, SIZE, source, num_steps=num_steps, solver=solver, **guide)
 
 
@@ -66,6 +70,7 @@ def test_everything_counts(dim, batch):
         "guidance": paint(dim, condition, mask, seeds, source, guidance_scale=2.0),
         "negative": paint(dim, condition, mask, seeds, source, condition[::-1]),
         "solver": paint(dim, condition, mask, seeds, source, solver="euler"),
+        "image guidance": paint(dim, condition, mask, seeds, source, image_guidance_scale=1.5),
     }
     assert [name for name, other in others.items() if jnp.abs(other - first).max() < 1e-3] == []
 
@@ -81,6 +86,29 @@ def test_a_negative_prompt_of_the_condition_itself_cancels_guidance(dim, batch):
     condition, mask, seeds, source = batch
     same = paint(dim, condition, mask, seeds, source, condition)
     np.testing.assert_allclose(same, paint(dim, condition, mask, seeds, source, guided=False), rtol=1e-3, atol=2e-3)
+
+
+def test_image_guidance_goes_on_from_no_source_through_the_source(dim, batch):
+    """One step is linear in the guidance: three paintings, each of one branch alone, give every other."""
+    condition, mask, seeds, source = batch
+    once = partial(paint, dim, condition, mask, seeds, num_steps=1)
+    blank = paint(dim, condition, mask, seeds, jnp.zeros_like(source), guidance_scale=0.0, num_steps=1)
+    known, all_ = once(source, guidance_scale=0.0), once(source, guided=False)
+    expected = blank + 1.7 * (known - blank) + 4.0 * (all_ - known)
+    found = once(source, guidance_scale=4.0, image_guidance_scale=1.7)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-3 * float(jnp.abs(expected).max()))
+    assert jnp.abs(found - once(source, guidance_scale=4.0)).max() > 1e-2
+
+
+def test_image_guidance_at_one_is_that_by_the_text(dim, batch):
+    condition, mask, seeds, source = batch
+    one, none = (paint(dim, condition, mask, seeds, source, image_guidance_scale=scale) for scale in (1.0, None))
+    np.testing.assert_allclose(one, none, rtol=1e-3, atol=1e-3)
+
+
+def test_without_a_source_there_is_no_image_guidance(dim, batch):
+    condition, mask, seeds, _ = batch
+    np.testing.assert_array_equal(paint(dim, condition, mask, seeds, image_guidance_scale=3.0), paint(dim, condition, mask, seeds))
 
 
 def test_without_a_source_it_paints_from_text(dim, batch):
@@ -102,6 +130,18 @@ def test_condition_is_the_user_turn_padded_with_zeros(dim):
     np.testing.assert_allclose(long[:, :4], short, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(long_mask[:, :4], short_mask)
     assert not long[:, 4:].any()
+
+
+def test_a_dropped_source_is_none(dim):
+    """On the channels; the encoder reads the same turn."""
+    ids = np.array([[3, 4, 5, 6], [9, 8, 7, 6]])
+    config, real = dim.config.encoder, np.ones_like(ids, bool)
+    inputs = encoder_inputs(ids, real, real, [], [], image_token_id=config.image_token_id, layout=config.vision.layout)
+    loss = jax.jit(partial(Dim.loss, flow_shift=1.0, draw="uniform", condition_dropout=0.0), static_argnames="source_dropout")
+    target, source, key = normal(2, 16, 24, 3), normal(2, 16, 24, 3, seed=1), jax.random.key(0)
+    kept, dropped = (np.asarray(loss(dim, inputs, target, source, key, source_dropout=share)) for share in (0.0, 1.0))
+    np.testing.assert_allclose(dropped, loss(dim, inputs, target, None, key), rtol=1e-6)
+    assert np.abs(kept / dropped - 1).min() > 1e-3
 
 
 def test_full_size():

@@ -1,5 +1,7 @@
 """The samplers on velocities with known answers: spacing, order of convergence, guidance, seeds, callbacks."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +104,33 @@ def test_guidance_goes_on_from_unconditional_through_conditional(scale):
     out = sampler.sample(velocity, NOISE, num_steps=4, guidance_scale=scale)
     assert set(rows) == {4}
     np.testing.assert_allclose(out, 1 + scale * 2, atol=2e-2)
+
+
+def test_image_guidance_is_the_formula_of_instruct_pix2pix():
+    """Equation 3, step by step in float64, on three branches that each bend the path another way."""
+    pulls, (text, image) = np.array([0.3, -1.1, 2.0]), (4.0, 1.7)
+
+    def velocity(x, sigma):
+        pull = jnp.repeat(jnp.asarray(pulls, jnp.float32), len(x) // 3)[:, None, None, None]
+        return jnp.sin(x + pull) + sigma * pull
+
+    sigma = sampler.sigmas(5, 3.0).astype(np.float64)
+    x = np.asarray(NOISE, np.float64)
+    for now, after in itertools.pairwise(sigma):
+        nothing, source, both = (x + (1 - now) * (np.sin(x + pull) + now * pull) for pull in pulls)  # noise of each branch
+        guided = nothing + image * (source - nothing) + text * (both - source)
+        data = (x - now * guided) / (1 - now)
+        x = after / now * x + (1 - after / now) * data
+    scales = {"guidance_scale": text, "image_guidance_scale": image}
+    out = sampler.sample(velocity, NOISE, num_steps=5, solver="euler", **scales)
+    np.testing.assert_allclose(out, x, rtol=1e-3, atol=2e-3)
+    assert np.abs(sampler.sample(velocity, NOISE, num_steps=5, solver="euler", **scales | {"image_guidance_scale": 1.0}) - x).max() > 0.1
+
+
+def test_image_guidance_takes_three_evaluations_in_one_call():
+    velocity, rows = counted()
+    sampler.sample(velocity, NOISE, num_steps=4, guidance_scale=2.0, image_guidance_scale=1.5)
+    assert set(rows) == {6}
 
 
 def test_guidance_can_be_traced():

@@ -43,6 +43,7 @@ MODELS = {
     "nano": Sizes(QwenConfig.nano(), SanaConfig.nano(), DCAEConfig.nano()),
     "tiny": Sizes(QwenConfig.tiny(), SanaConfig.tiny(), DCAEConfig.tiny()),
 }
+EDITS = {"data.batch_size": "8", "data.mix.caption": "0.0", "flow.source_dropout": "0.5"}
 MESHES = {"one": (1, 1, 1), "fsdp": (1, 8, 1), "fsdp and tensor": (1, 4, 2), "data and fsdp": (2, 4, 1)}
 
 
@@ -168,7 +169,7 @@ class Run:
 
     def __init__(self, shape: tuple[int, int, int], known: dict[str, np.ndarray], devices: Sequence[Any] | None = None):
         sizes = dict(zip(("sharding.data", "sharding.fsdp", "sharding.tensor"), map(str, shape), strict=True))
-        config = read_config(ROOT / "configs/nano_edit.py", SMALL | sizes | {"data.batch_size": "8", "data.mix.caption": "0.0"})
+        config = read_config(ROOT / "configs/nano_edit.py", SMALL | sizes | EDITS)
         start = Start.open(config, PainterObjective.PARTS)
         chat = ChatTokenizer.from_pretrained(ROOT / "tests/tiny_tokenizer")
         start = start.with_tokenizer(chat)

@@ -4,12 +4,12 @@ t = 0 is data, t = 1 noise; x_sigma = (1 - sigma) data + sigma noise; velocity =
 the logit-normal draw and the shift of Stable Diffusion 3 (arXiv 2403.03206), as SANA trains (arXiv 2410.10629).
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 NUM_TIMESTEPS = 1000
 Draw = Literal["logit_normal", "uniform"]
@@ -41,6 +41,29 @@ def draw(key: PRNGKeyArray, shape: tuple[int, ...], how: Draw = "logit_normal") 
     if how == "uniform":
         return jax.random.uniform(key, shape)
     return jax.nn.sigmoid(jax.random.normal(key, shape))
+
+
+class Chance(NamedTuple):
+    """All that is random in a training step: noise and unshifted time of each row, and which rows lose their condition and source."""
+
+    noise: Float[Array, "b h w c"]
+    s: Float[Array, " b"]
+    no_condition: Bool[Array, " b"]
+    no_source: Bool[Array, " b"]
+
+
+def chance(key: PRNGKeyArray, shape: tuple[int, int, int, int], how: Draw, *, condition_dropout: float, source_dropout: float) -> Chance:
+    """Draws for latents of `shape` (b h w c). What a row gets follows from the key and its place among the b rows, however they are
+    spread over devices; the two dropouts are independent of each other, and neither moves another draw.
+    """
+    noise_key, time_key, drop_key = jax.random.split(key, 3)
+    rows = shape[:1]
+    return Chance(
+        jax.random.normal(noise_key, shape),
+        draw(time_key, rows, how),
+        jax.random.bernoulli(drop_key, condition_dropout, rows),
+        jax.random.bernoulli(jax.random.fold_in(drop_key, 1), source_dropout, rows),
+    )
 
 
 def training_times(s: Float[Array, " b"], flow_shift: float, *, continuous: bool = False) -> tuple[Float[Array, " b"], Float[Array, " b"]]:

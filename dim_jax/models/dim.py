@@ -9,7 +9,6 @@ Source: Draw-In-Mind (arXiv 2509.01986). A checkpoint calls the parts `mllm`, `p
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -73,22 +72,26 @@ class Dim(nnx.Module):
         flow_shift: float,
         draw: flow.Draw,
         condition_dropout: float,
+        source_dropout: float = 0.0,
         remat: bool = False,
     ) -> Float[Array, " b"]:
         """Flow-matching loss of painting `target` (pixels in [-1, 1]) from `source` as the turns say.
 
-        Noise, time and dropout come from `key`; a row is painted without its condition with probability `condition_dropout`. The
-        condition is as long as the turns, so that their bucket is its bucket.
+        Noise, time and dropout come from `key`; a row is painted without its condition with probability `condition_dropout`, and, drawn
+        independently, without its source's latents with probability `source_dropout`, as image guidance needs it (InstructPix2Pix,
+        arXiv 2211.09800, section 3.2.1); the encoder reads the source all the same. The condition is as long as the turns, so that their
+        bucket is its bucket.
         """
-        noise_key, time_key, drop_key = jax.random.split(key, 3)
         clean = self.autoencoder.encode(target)
+        chance = flow.chance(key, clean.shape, draw, condition_dropout=condition_dropout, source_dropout=source_dropout)
         known = None if source is None else self.autoencoder.encode(source)
+        if known is not None and source_dropout:
+            known = self.sana.drop_source(known, chance.no_source)
         length = min(inputs.input_ids.shape[1], self.config.sana.condition_length)
         condition, mask = self.condition(inputs, length)
-        dropped = jax.random.bernoulli(drop_key, condition_dropout, (len(clean),))
-        condition = self.sana.encode_condition(self.sana.drop_condition(condition, dropped), mask)
-        sigma, timestep = flow.training_times(flow.draw(time_key, (len(clean),), draw), flow_shift)
-        noise = layers.rows(jax.random.normal(noise_key, clean.shape))
+        condition = self.sana.encode_condition(self.sana.drop_condition(condition, chance.no_condition), mask)
+        sigma, timestep = flow.training_times(chance.s, flow_shift)
+        noise = layers.rows(chance.noise)
         velocity = self.sana(flow.interpolate(clean, noise, sigma), timestep, condition, known, remat=remat)
         return flow.loss(velocity, clean, noise)
 
@@ -101,6 +104,7 @@ class Dim(nnx.Module):
         *,
         unconditional: Condition | None = None,
         guidance_scale: Float[Array, ""] | float = 7.5,
+        image_guidance_scale: Float[Array, ""] | float | None = None,
         num_steps: int = 30,
         flow_shift: float = 3.0,
         solver: sampler.Solver = "dpm++2m",
@@ -108,15 +112,22 @@ class Dim(nnx.Module):
         """Latents of `size` (rows, columns), each from the noise of its seed.
 
         `unconditional` (the learned null or a negative prompt) turns guidance on; without it, one branch runs and `guidance_scale` is
-        not used. An edit model without `source` latents paints from the text alone.
+        not used. `image_guidance_scale` adds a branch that is unconditional but for the source, between the two (`sampler.sample`).
+        An edit model without `source` latents paints from the text alone; `image_guidance_scale` is not used then.
         """
         noise = sampler.noise(seeds, (*size, self.config.sana.latent_channels))
+        scale = image_scale = None
         if unconditional is not None:
-            condition = unconditional + condition
+            scale, condition = guidance_scale, unconditional + condition
             source = None if source is None else jnp.concatenate([source, source])
+        if unconditional is not None and source is not None and image_guidance_scale is not None:
+            image_scale, condition = image_guidance_scale, unconditional + condition
+            source = jnp.concatenate([jnp.zeros_like(noise), source])
 
         def velocity(x: Array, sigma: Array) -> Array:
             return self.sana(x, jnp.full(len(x), flow.model_timestep(sigma)), condition, source)
 
-        scale = None if unconditional is None else guidance_scale
-        return sampler.sample(velocity, noise, num_steps=num_steps, guidance_scale=scale, flow_shift=flow_shift, solver=solver)
+        return sampler.sample(
+            velocity, noise, num_steps=num_steps, guidance_scale=scale, image_guidance_scale=image_scale, flow_shift=flow_shift,
+            solver=solver,
+        )  # fmt: skip

@@ -298,6 +298,11 @@ class Sana(nnx.Module):
         null = self.y_embedder.y_embedding[...][: condition.shape[1]].astype(condition.dtype)
         return jnp.where(drop[:, None, None], null, condition)
 
+    def drop_source(self, source: Float[Array, "b h w c"], drop: Bool[Array, " b"]) -> Float[Array, "b h w c"]:
+        """Source latents with whole rows replaced by zeros, which is what the network sees where there is no source: so a dropped source
+        is text to image, which an edit model grew from and may go on learning."""
+        return jnp.where(drop[:, None, None, None], 0, source)
+
     def __call__(
         self,
         latents: Float[Array, "b h w c"],

@@ -55,7 +55,8 @@ class PainterObjective:
         target, source = (None if samples is None else signed_pixels(samples) for samples in (batch.target, batch.source))
         losses = model.loss(
             batch.inputs, target, source, key,
-            flow_shift=flow.shift, draw=flow.draw, condition_dropout=flow.condition_dropout, remat=self.config.model.remat,
+            flow_shift=flow.shift, draw=flow.draw, condition_dropout=flow.condition_dropout, source_dropout=flow.source_dropout,
+            remat=self.config.model.remat,
         )  # fmt: skip
         return losses.mean(), {}
 
