@@ -22,7 +22,8 @@ from rich.table import Table
 from dim_jax.data.pairs import Pairs
 from dim_jax.data.pictures import cover_crop, open_picture
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
-from dim_jax.pipeline import EditPipeline, Painter, Source
+from dim_jax.painter import Painter, Source
+from dim_jax.pipeline import EditPipeline
 from dim_jax.session import EditSession
 from dim_jax.settings import Settings
 

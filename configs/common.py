@@ -89,6 +89,7 @@ def get_config() -> ConfigDict:
     config.sample = ConfigDict()  # how the trained painter paints, for sheets and as the settings of its checkpoint
     config.sample.num_steps = 30  # (paper)
     config.sample.guidance_scale = 7.5  # (paper)
+    config.sample.image_guidance_scale = 1.0  # 1: off; more keeps nearer to the source, after training with source_dropout
     config.sample.flow_shift = 3.0  # (paper)
     config.sample.blueprint_from = "prompt"  # what its encoder writes blueprints from: the designer's prompt, or the bare "instruction"
     return config.lock()

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from rich.console import Console
 from dim_jax import __version__
 from dim_jax.cli_build import build_edit, build_emoji, build_t2i, build_text, build_tfds, rewrite
 from dim_jax.cli_design import design
+from dim_jax.cli_paint import Checkpoint, Dtype, Overwrite, Precision, edit, generate, named_or_bundled
 from dim_jax.cli_train import compile_step, index, require_training, train
 from dim_jax.errors import InputError
 
@@ -27,14 +27,13 @@ build_data.command("rewrite")(rewrite)
 build_data.command("emoji")(build_emoji)
 build_data.command("text")(build_text)
 build_data.command("tfds")(build_tfds)
+app.command()(edit)
+app.command()(generate)
 app.command()(design)
 app.command()(index)
 app.command()(train)
 app.command("compile")(compile_step)
 console = Console(stderr=True)
-
-
-AS_SAID = "Default: as the checkpoint says, else"
 
 
 class Target(StrEnum):
@@ -46,62 +45,11 @@ class Target(StrEnum):
     qwen = "qwen"
 
 
-class Solver(StrEnum):
-    """How the flow is followed."""
-
-    dpm = "dpm++2m"
-    euler = "euler"
-
-
 class Which(StrEnum):
     """The parameters of a training state."""
 
     ema = "ema"
     raw = "raw"
-
-
-class Precision(StrEnum):
-    """The dtype of parameters and computation."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-Checkpoint = Annotated[
-    Path | None,
-    typer.Option(help="Folder with a whole Draw-In-Mind: published files, or what `dim convert` made. Default: the bundled nano model."),
-]
-Prompt = Annotated[str, typer.Option(help="What to paint. For an edit: the instruction or a blueprint.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="PNG to write; prompt, seed and settings go into its metadata.")]
-Seed = Annotated[int, typer.Option(help="Of the noise. The same seed gives the same picture.")]
-# None: as the checkpoint says.
-Steps = Annotated[int | None, typer.Option(min=1, help=f"Steps of the sampler. {AS_SAID} 30.")]
-Guidance = Annotated[
-    float | None, typer.Option(min=0, help=f"How far to move from the unconditional picture; 1 turns guidance off. {AS_SAID} 7.5.")
-]
-Shift = Annotated[float | None, typer.Option(help=f"More than 1 spends more steps on high noise. {AS_SAID} 3.")]
-Negative = Annotated[str | None, typer.Option(help="What to move away from, instead of the learned null condition.")]
-Resolution = Annotated[int | None, typer.Option(min=1, help=f"The picture has about this x this pixels. {AS_SAID} 1024.")]
-Size = Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Exact size, instead of one by resolution and aspect ratio.")]
-How = Annotated[Solver | None, typer.Option(help=f"The sampler. {AS_SAID} dpm++2m.")]
-KeepLast = Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")]
-Dtype = Annotated[Precision | None, typer.Option(help="Default: bfloat16 on accelerators, float32 on the CPU.")]
-Tokenizer = Annotated[str | None, typer.Option(help="Folder or hub id of a tokenizer, instead of the checkpoint's own.")]
-Designer = Annotated[
-    str,
-    typer.Option(
-        metavar="KIND:NAME",
-        help="Who writes the blueprint: openai:gpt-4o (or azure, anthropic, google, openrouter, vllm, sglang, ollama), local, "
-        "local:FOLDER, file:BLUEPRINTS.jsonl, none.",
-    ),
-]
-BaseUrl = Annotated[
-    str | None, typer.Option(help="Of the designer's server, such as http://localhost:8000/v1. Default: as its kind has it.")
-]
-RowId = Annotated[
-    str | None, typer.Option("--id", help="Of the blueprint in a file: designer. Default: the picture's name without suffix.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -112,130 +60,6 @@ def root(
     if version:
         typer.echo(f"dim_jax {__version__}")
         raise typer.Exit
-
-
-@app.command()
-def edit(
-    image: Annotated[Path, typer.Option(help="The picture to edit.")],
-    output: Output,
-    prompt: Annotated[str | None, typer.Option(help="The instruction; without a designer also a blueprint.")] = None,
-    then: Annotated[
-        list[str] | None, typer.Option(help="Another round: the instruction for the result so far. May be given many times.")
-    ] = None,
-    checkpoint: Checkpoint = None,
-    designer: Designer = "none",
-    blueprint: Annotated[
-        Path | None, typer.Option(help="Text file with the blueprint, painted as it stands, instead of a designer.")
-    ] = None,
-    show_blueprint: Annotated[bool, typer.Option("--show-blueprint", help="Print the blueprint of each round.")] = False,
-    base_url: BaseUrl = None,
-    row_id: RowId = None,
-    keep_unchanged: Annotated[
-        bool, typer.Option("--keep-unchanged", help="Take what a round leaves alone from the picture before it, to the bit.")
-    ] = False,
-    rounds: Annotated[bool, typer.Option("--rounds", help="Also write the picture of each round, to OUTPUT with '.1.png' ...")] = False,
-    sheet: Annotated[
-        bool, typer.Option("--sheet", help="Also write source and result of each round side by side, to OUTPUT with '.sheet.png'.")
-    ] = False,
-    seed: Seed = 0,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    flow_shift: Shift = None,
-    negative_prompt: Negative = None,
-    resolution: Resolution = None,
-    size: Size = None,
-    solver: How = None,
-    keep_last: KeepLast = False,
-    dtype: Dtype = None,
-    tokenizer: Tokenizer = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Edit a picture as the prompt says, and the result as each --then says."""
-    from dim_jax import painting
-    from dim_jax.data.pictures import open_picture
-    from dim_jax.designer.choice import Choice
-    from dim_jax.designer.design import blueprint as written
-    from dim_jax.designer.design import read_text
-
-    choice = Choice.read(designer)
-    if (prompt is None and not blueprint) or (blueprint and choice.kind != "none"):
-        raise typer.BadParameter("Give --prompt, or --blueprint without a designer.")
-    if blueprint and then:
-        raise typer.BadParameter("A --blueprint is for one round. Leave out --then, or go on from the picture that you get.")
-    if rounds and not then:
-        raise typer.BadParameter("There is one round, and OUTPUT is its picture. Add --then, or leave it out.", param_hint="--rounds")
-    if show_blueprint and not blueprint and choice.kind == "none":
-        raise typer.BadParameter("Name who writes it (--designer), or give one (--blueprint).", param_hint="--show-blueprint")
-    prompts = [prompt or "", *(then or [])]
-    sheet_path, paths = output.with_suffix(".sheet.png"), [output.with_suffix(f".{n}.png") for n in range(1, len(prompts) + 1) if rounds]
-    for path in [output, *([sheet_path] if sheet else []), *paths]:
-        painting.check_output(path, overwrite=overwrite)
-    picture = open_picture(image)
-    text = read_text(blueprint) if blueprint else prompts[0]
-    changes = _changes([text, *prompts[1:]], steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
-    writer, given = None, text if blueprint else None
-    if choice.kind not in ("none", "local"):  # before the painter is loaded, which takes longer
-        writer = choice.open(base_url=base_url)
-        given = written(image, text, writer, row_id=row_id, keep=choice.costs)
-    from dim_jax.pipeline import EditPipeline  # imports JAX, which takes seconds
-    from dim_jax.session import EditSession
-
-    pipeline = EditPipeline.from_pretrained(_checkpoint(checkpoint), dtype=dtype, tokenizer=tokenizer)
-    settings = replace(pipeline.painter.settings, **changes)
-    if choice.kind == "local":
-        from dim_jax.designer.local import LocalDesigner
-
-        if choice.name:
-            writer = LocalDesigner.from_pretrained(choice.name, dtype=dtype)
-        else:
-            writer = LocalDesigner.of(pipeline.painter, settings.resolution)
-    session = EditSession(
-        pipeline, picture, designer=writer, settings=settings, keep_unchanged=keep_unchanged, file=image, name=row_id
-    )  # fmt: skip
-    written_by = f"file:{blueprint}" if blueprint else designer
-    for number, one in enumerate(prompts):
-        ready = given if number == 0 else None
-        painted = session.edit(one, blueprint=ready, written_by=written_by, seed=seed, progress=console.is_terminal)
-        if show_blueprint:
-            typer.echo(painted.prompt)
-        if rounds:
-            painted.save(paths[number], overwrite=overwrite)
-    session.rounds[-1].save(output, overwrite=overwrite)
-    if sheet:
-        painting.save_sheet(session.rounds, sheet_path, overwrite=overwrite)
-    typer.echo(f"wrote {output}" + (f" and {sheet_path}" if sheet else ""), err=True)
-
-
-@app.command()
-def generate(
-    prompt: Prompt,
-    output: Output,
-    checkpoint: Checkpoint = None,
-    seed: Seed = 0,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    flow_shift: Shift = None,
-    negative_prompt: Negative = None,
-    resolution: Resolution = None,
-    size: Size = None,
-    solver: How = None,
-    keep_last: KeepLast = False,
-    dtype: Dtype = None,
-    tokenizer: Tokenizer = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Paint a picture from a prompt alone."""
-    from dim_jax import painting
-
-    painting.check_output(output, overwrite=overwrite)
-    changes = _changes([prompt], steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last)
-    from dim_jax.pipeline import GeneratePipeline
-
-    pipeline = GeneratePipeline.from_pretrained(_checkpoint(checkpoint), dtype=dtype, tokenizer=tokenizer)
-    settings = replace(pipeline.painter.settings, **changes)
-    paintings = pipeline([prompt], seeds=[seed], settings=settings, progress=console.is_terminal)
-    paintings[0].save(output, overwrite=overwrite)
-    typer.echo(f"wrote {output}", err=True)
 
 
 @app.command()
@@ -315,7 +139,7 @@ def emoji(
     emoji.check_outputs(output, overwrite=overwrite)
     split = "known" if known_targets else "test"
     edits, captions = Pairs(data, split, "edit"), Pairs(data, "test", "caption")
-    pipeline = EditPipeline.from_pretrained(_checkpoint(checkpoint), dtype=dtype)
+    pipeline = EditPipeline.from_pretrained(named_or_bundled(checkpoint), dtype=dtype)
     report = emoji.evaluate(
         pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=seed, batch_size=batch_size,
         overwrite=overwrite, progress=console.is_terminal,
@@ -332,44 +156,8 @@ def demo(
     """Edit the sample pictures that come with the bundled model, and paint from text."""
     from dim_jax import demo
 
-    sheet = demo.run(_checkpoint(None), folder, overwrite=overwrite, progress=console.is_terminal)
+    sheet = demo.run(named_or_bundled(None), folder, overwrite=overwrite, progress=console.is_terminal)
     typer.echo(f"wrote {sheet} and the paintings on it", err=True)
-
-
-def _checkpoint(chosen: Path | None) -> Path:
-    """The folder that was named, else the bundled one."""
-    if chosen is not None:
-        return chosen
-    from dim_jax.bundled import bundled_checkpoint
-
-    folder = bundled_checkpoint()
-    typer.echo("using the bundled nano model, 64 px emoji; --checkpoint takes another", err=True)
-    return folder
-
-
-def _changes(prompts, steps, guidance, flow_shift, negative_prompt, resolution, size, solver, keep_last) -> dict[str, Any]:
-    """The settings that were named; refuses all that can be refused before a checkpoint is read."""
-    exact = _size(size)
-    from dim_jax.settings import Settings, check_prompt
-
-    for number, prompt in enumerate(prompts, 1):
-        check_prompt(prompt, "The prompt" if len(prompts) == 1 else f"The prompt of round {number}")
-    options = {
-        "num_steps": steps, "guidance_scale": guidance, "flow_shift": flow_shift, "solver": solver and solver.value,
-        "resolution": resolution, "size": exact, "negative_prompt": negative_prompt, "overflow": "keep_last" if keep_last else None,
-    }  # fmt: skip
-    changes = {name: value for name, value in options.items() if value is not None}
-    Settings(**changes)
-    return changes
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise typer.BadParameter(f"{text}: write HEIGHTxWIDTH in pixels, such as 768x1280.", param_hint="--size")
-    return int(height), int(width)
 
 
 def main() -> None:

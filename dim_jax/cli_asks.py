@@ -1,13 +1,12 @@
 """The options of every command that asks a designer many things, declared once."""
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from dim_jax.cli_options import with_options
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,4 @@ class Asks:
         return choice.open(base_url=self.base_url, max_tokens=self.max_tokens, time_limit=self.call_limit)
 
 
-def with_asks(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of `Asks` behind its own, which it is given as `asks`."""
-    own, common = (inspect.signature(one).parameters for one in (command, Asks))
-
-    @wraps(command)
-    def wrapped(**options: Any) -> None:
-        command(**{name: options[name] for name in own if name != "asks"}, asks=Asks(**{name: options[name] for name in common}))
-
-    parameters = [*(one for name, one in own.items() if name != "asks"), *common.values()]
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
-    wrapped.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
-    wrapped.__annotations__ = {one.name: one.annotation for one in parameters}
-    return wrapped
+with_asks = with_options(asks=Asks)

@@ -5,259 +5,18 @@ painting = pipeline(["Make the sky red."], [open_picture("photo.jpg")])[0]
 painting.save("red.png")
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dim_jax.data.buckets import aspect_buckets, nearest_bucket
-from dim_jax.data.inputs import EncoderInputs
-from dim_jax.data.pictures import as_rgb, autoencoder_pixels, to_picture
-from dim_jax.data.processor import Processor
+from dim_jax.data.pictures import as_rgb
 from dim_jax.errors import InputError
-from dim_jax.models.dim import Dim, DimConfig
-from dim_jax.models.module import with_parameters
-from dim_jax.models.sana import Condition, SanaConfig
+from dim_jax.painter import Painter, Request, Source, check_edits
 from dim_jax.painting import Painting
-from dim_jax.processes import whole
-from dim_jax.settings import Asked, Settings, check_prompt, read_asked, read_settings
-from dim_jax.weights.convert import open_weights
-
-# Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
-LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
-REMEDY = "Take a smaller --resolution or batch_size, or --dtype bfloat16."
-TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
-
-
-def usual_dtype(chosen: DTypeLike | None) -> np.dtype:
-    """The dtype of parameters and computation: as chosen, else bfloat16 on accelerators and float32 on the CPU."""
-    return jnp.dtype(chosen or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is edited.
-
-    Attributes:
-        picture: what the encoder reads.
-        latents: what SANA sees beside the noise, where they are known, as those of a painting that is edited further are; else the
-            picture is encoded.
-    """
-
-    picture: Image.Image
-    latents: Float[np.ndarray, "h w c"] | None = None
-
-
-@dataclass(frozen=True)
-class Request:
-    """One picture to paint: without `source`, from the text alone."""
-
-    prompt: str
-    seed: int
-    size: tuple[int, int]
-    source: Source | None = None
-
-
-class Painted(NamedTuple):
-    """A picture and the latents that it was decoded from."""
-
-    picture: Image.Image
-    latents: Float[np.ndarray, "h w c"]
-
-
-class Painter:
-    """A model, its processor, the settings that it is meant to paint with, and its compiled steps. One painter serves both pipelines."""
-
-    def __init__(self, dim: Dim, processor: Processor, name: str = "model", settings: Settings | None = None, asked: Asked = "prompt"):
-        """`asked`: what the encoder writes blueprints from, for a designer that shares it."""
-        self.dim, self.processor, self.name, self.settings = dim, processor, name, settings or Settings()
-        self.asked: Asked = asked
-        self._null: dict[int, Condition] = {}
-        self._condition = jax.jit(_condition, static_argnums=2)
-        self._null_row = jax.jit(_null_row, static_argnums=1)
-        self._encode = jax.jit(lambda dim, pixels: dim.autoencoder.encode(pixels))
-        self._decode = jax.jit(lambda dim, latents: dim.autoencoder.decode(latents))
-        self._paint = jax.jit(Dim.paint, static_argnames=("size", "num_steps", "flow_shift", "solver"))
-
-    @classmethod
-    def from_pretrained(
-        cls, path: str | Path, *, edits: bool = False, dtype: DTypeLike | None = None, tokenizer: str | Path | None = None
-    ) -> "Painter":
-        """The model of a checkpoint in any format that holds all of Draw-In-Mind, with the settings of its settings.json, if any.
-
-        `edits` asks for one that edits: another is refused before its weights are read. `dtype` is that of parameters and computation:
-        bfloat16 on accelerators, float32 on the CPU by default. `tokenizer` is a folder or hub id, used instead of the checkpoint's own.
-
-        Raises:
-            InputError: the checkpoint or its settings.json is damaged or incomplete, or has parts that do not belong together; or there
-                is no tokenizer.
-        """
-        weights = open_weights(path)
-        settings, asked = read_settings(weights.settings), read_asked(weights.settings)
-        encoder, sana, autoencoder = weights.sizes.encoder, weights.sizes.sana, weights.sizes.autoencoder
-        if encoder is None or sana is None or autoencoder is None:
-            raise InputError(f"{path} holds only {', '.join(weights.sizes.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
-        if edits:
-            _check_edits(sana, path)
-        if tokenizer is None and not weights.tokenizer:
-            raise InputError(
-                f"{path} has no tokenizer. Name one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T."
-            )
-        try:
-            config = DimConfig(encoder, sana, autoencoder)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        processor = Processor.from_pretrained(
-            tokenizer or weights.tokenizer[0].parent,
-            condition_length=sana.condition_length,
-            layout=encoder.vision.layout,
-        )
-        vocabulary, image = encoder.text.vocab_size, encoder.image_token_id
-        if processor.tokenizer.image_id != image or processor.tokenizer.largest_id >= vocabulary:
-            raise InputError(
-                f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id} and ids up to "
-                f"{processor.tokenizer.largest_id}, the encoder {image} and room for {vocabulary} ids. "
-                "Use the tokenizer that the encoder was trained with."
-            )
-        chosen = usual_dtype(dtype)
-        model = nnx.eval_shape(lambda: Dim(config, dtype=chosen, rngs=nnx.Rngs(0)))
-        with _enough_memory(f"{path}: loading it as {chosen.name}", "Take --dtype bfloat16, or a device with more."):
-            tensors = {name: jnp.asarray(tensor, chosen) for name, tensor in weights.stream()}
-        return cls(with_parameters(model, tensors), processor, str(path), settings, asked)
-
-    @property
-    def dtype(self) -> str:
-        """Of parameters and computation."""
-        return str(self.dim.connector.fc1.kernel[...].dtype)
-
-    def paint(self, requests: Sequence[Request], settings: Settings, *, progress: bool = False) -> Iterator[tuple[int, Painted]]:
-        """Every request's index and picture, once it is painted. Requests of one size are painted together, `batch_size` at a time.
-
-        Raises:
-            InputError: a size does not fit the autoencoder, or latents do not fit the size; a prompt, picture or seed cannot be used; or
-                there is not enough memory.
-        """
-        factor, channels = self.dim.config.autoencoder.factor, self.dim.config.sana.latent_channels
-        for i, request in enumerate(requests):
-            check_prompt(request.prompt, f"Prompt {i + 1}")
-            if any(side < factor or side % factor for side in request.size):
-                raise InputError(f"Size {request.size[0]} x {request.size[1]}: height and width must be multiples of {factor} pixels.")
-            if not -(2**31) <= request.seed < 2**31:
-                raise InputError(f"Seed {request.seed}: seeds are 32-bit integers. Choose one from 0 to {2**31 - 1}.")
-            latents, fitting = request.source and request.source.latents, (*(side // factor for side in request.size), channels)
-            if latents is not None and latents.shape != fitting:
-                raise InputError(
-                    f"Source {i + 1}: its latents have the shape {latents.shape}, but {request.size[0]} x {request.size[1]} pixels need "
-                    f"{fitting}. Leave the size out, or give the picture without latents."
-                )
-        groups: dict[tuple[tuple[int, int], bool, bool], list[int]] = {}
-        for i, request in enumerate(requests):
-            kind = request.source is None, request.source is not None and request.source.latents is None
-            groups.setdefault((request.size, *kind), []).append(i)
-        batches = []
-        for group in groups.values():
-            width = min(settings.batch_size, len(group))
-            batches += [(group[i : i + width], width) for i in range(0, len(group), width)]
-        # The bar counts pictures, not steps: JAX keeps no program that calls back in its cache on disk.
-        columns = SpinnerColumn(), TextColumn("painting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        with Progress(*columns, disable=not progress, transient=True) as bar:
-            task = bar.add_task("painting", total=len(requests))
-            for batch, width in batches:
-                # A short last batch is filled up: another batch size would be compiled anew.
-                filled = [requests[i] for i in batch + batch[-1:] * (width - len(batch))]
-                what = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {width}"
-                with _enough_memory(what, REMEDY):
-                    latents = self._batch(filled, settings)
-                    pixels, latents = (np.asarray(whole(array)) for array in (self._decode(self.dim, latents), latents))
-                bar.advance(task, len(batch))
-                for i, one, cells in zip(batch, pixels, latents, strict=False):
-                    yield i, Painted(to_picture(one), cells)
-
-    def encode(self, pictures: Sequence[Image.Image], size: tuple[int, int]) -> Float[Array, "b h w c"]:
-        """Latents of pictures, each scaled and cropped to `size` (height, width) in pixels.
-
-        Raises:
-            InputError: there is not enough memory.
-        """
-        with _enough_memory(f"{self.name}: the autoencoder on {len(pictures)} pictures of {size[0]} x {size[1]}", REMEDY):
-            return self._encode(self.dim, np.stack([autoencoder_pixels(picture, size) for picture in pictures]))
-
-    def decode(self, latents: Float[Array | np.ndarray, "b h w c"]) -> list[Image.Image]:
-        """Pictures of latents.
-
-        Raises:
-            InputError: there is not enough memory.
-        """
-        with _enough_memory(f"{self.name}: the autoencoder on {len(latents)} latents of {latents.shape[1]} x {latents.shape[2]}", REMEDY):
-            return [to_picture(one) for one in np.asarray(self._decode(self.dim, latents))]
-
-    def reconstruct(self, pictures: Sequence[Image.Image], settings: Settings) -> list[Image.Image]:
-        """What the autoencoder makes of pictures, each scaled and cropped to `settings.resolution` squared, `batch_size` at a time.
-
-        Raises:
-            InputError: there is not enough memory.
-        """
-        size, found = (settings.resolution, settings.resolution), []
-        for start in range(0, len(pictures), settings.batch_size):
-            batch = list(pictures[start : start + settings.batch_size])
-            filled = batch + batch[-1:] * (settings.batch_size - len(batch))
-            found += self.decode(self.encode(filled, size))[: len(batch)]
-        return found
-
-    def _batch(self, requests: Sequence[Request], settings: Settings) -> Float[Array, "b h w c"]:
-        """Latents of requests whose size and kind of source are the same."""
-        size, sources = requests[0].size, [request.source for request in requests if request.source is not None]
-        pictures = [[request.source.picture] if request.source is not None else [] for request in requests]
-        inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
-        negative = None
-        if settings.guidance_scale != 1 and settings.negative_prompt is not None:
-            negative, other = self._inputs([settings.negative_prompt] * len(requests), pictures, settings)
-            length = max(length, other)
-        condition = self._condition(self.dim, inputs, length)
-        unconditional = None
-        if negative is not None:
-            unconditional = self._condition(self.dim, negative, length)
-        elif settings.guidance_scale != 1:
-            unconditional = self.null(length).spread(condition.mask)
-        factor = self.dim.config.autoencoder.factor
-        return self._paint(
-            self.dim, condition, jnp.asarray([request.seed for request in requests]), size=(size[0] // factor, size[1] // factor),
-            source=self._source(sources, size), unconditional=unconditional, guidance_scale=jnp.float32(settings.guidance_scale),
-            num_steps=settings.num_steps, flow_shift=settings.flow_shift, solver=settings.solver,
-        )  # fmt: skip
-
-    def _source(self, sources: Sequence[Source], size: tuple[int, int]) -> Float[Array, "b h w c"] | None:
-        """What SANA sees beside the noise: latents as they are, or those of the pictures."""
-        known = [source.latents for source in sources if source.latents is not None]
-        if known:
-            return jnp.asarray(np.stack(known))
-        return self.encode([source.picture for source in sources], size) if sources else None
-
-    def _inputs(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], settings: Settings) -> tuple[EncoderInputs, int]:
-        """What the encoder reads, and the condition length that holds it."""
-        processor = replace(self.processor, resolution=settings.resolution)
-        longest = self.dim.config.sana.condition_length
-        lengths = [*(n + TEMPLATE_TOKENS for n in LENGTHS), 2**15, 2**17]
-        inputs = processor(prompts, pictures, lengths=lengths, overflow=settings.overflow)
-        tokens = int(np.asarray(inputs.user_turn).sum(1).max())
-        return inputs, min(longest, next((n for n in LENGTHS if n >= tokens), longest))
-
-    def null(self, length: int) -> Condition:
-        """Keys and values of the learned null condition's first `length` rows, computed once."""
-        if length not in self._null:
-            self._null[length] = self._null_row(self.dim, length)
-        return self._null[length]
+from dim_jax.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -267,7 +26,7 @@ class EditPipeline:
     painter: Painter
 
     def __post_init__(self):
-        _check_edits(self.painter.dim.config.sana, self.painter.name)
+        check_edits(self.painter.dim.config.sana, self.painter.name)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **kwargs) -> "EditPipeline":
@@ -364,33 +123,7 @@ def _in_order(paintings: Iterable[tuple[int, Painting]]) -> list[Painting]:
     return [found[i] for i in sorted(found)]
 
 
-@contextmanager
-def _enough_memory(what: str, remedy: str) -> Iterator[None]:
-    """Running out of memory inside becomes an `InputError`."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        # What XLA says on accelerators, and on the CPU.
-        if isinstance(error, jax.errors.JaxRuntimeError) and not re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):
-            raise
-        reason = next(iter(str(error).splitlines()), "out of memory").rstrip(".")
-        raise InputError(f"{what} takes more memory than this device has ({reason}). {remedy}") from error
-
-
-def _check_edits(sana: SanaConfig, name: str | Path) -> None:
-    if not sana.is_edit:
-        raise InputError(f"{name} paints from text only (its SANA has no source channels). Use `dim generate`, or an edit checkpoint.")
-
-
 def _same_number(**lists: Sequence) -> None:
     numbers = {name: len(values) for name, values in lists.items()}
     if len(set(numbers.values())) > 1 or not all(numbers.values()):
         raise InputError(f"Give one of each, at least one; these are {', '.join(f'{n} {name}' for name, n in numbers.items())}.")
-
-
-def _condition(dim: Dim, inputs: EncoderInputs, length: int) -> Condition:
-    return dim.sana.encode_condition(*dim.condition(inputs, length))
-
-
-def _null_row(dim: Dim, length: int) -> Condition:
-    return dim.sana.null_condition(jnp.ones((1, length), bool))

@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the checkpoint, the tests' shared painter is taken for it."""
-    from dim_jax.pipeline import Painter
+    from dim_jax.painter import Painter
     from tests.painter_fixtures import painter
 
     shared = painter()  # made before the patch, which it would call

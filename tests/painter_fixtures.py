@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from dim_jax import cli
-from dim_jax.pipeline import Painter, Settings
+from dim_jax.painter import Painter
+from dim_jax.settings import Settings
 
 HERE = Path(__file__).parent
 CONFIGS = ("qwen.config.json", "dc_ae.config.json", "sana_edit.json")

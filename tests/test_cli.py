@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from dim_jax.errors import InputError
+from dim_jax.painter import Painter
 from dim_jax.painting import read_metadata, sheet
-from dim_jax.pipeline import EditPipeline, Painter
+from dim_jax.pipeline import EditPipeline
 from dim_jax.session import EditSession
 from tests.painter_fixtures import (
     QUICK,
@@ -61,8 +62,8 @@ def test_options_reach_the_pipeline(loaded):
     metadata = read_metadata("out.png")
     assert metadata["seed"] == 3
     assert metadata["settings"] == {
-        "num_steps": 3, "guidance_scale": 2.0, "flow_shift": 2.5, "solver": "euler", "resolution": 64, "size": (64, 64),
-        "negative_prompt": "no", "overflow": "keep_last",
+        "num_steps": 3, "guidance_scale": 2.0, "image_guidance_scale": 1.0, "flow_shift": 2.5, "solver": "euler", "resolution": 64,
+        "size": (64, 64), "negative_prompt": "no", "overflow": "keep_last",
     }  # fmt: skip
 
 
@@ -157,8 +158,9 @@ def test_compiled_programs_are_kept_where_the_user_wants(monkeypatch):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("paint",), edit("--nonsense"), edit("--steps", "0"), edit("--steps", "many"), edit("--guidance", "-1"), edit("--size", "64"),
-        edit("--size", "64x-64"), edit("--solver", "heun"), edit("--dtype", "int8"), edit()[:-2], edit("--rounds"),
+        ("paint",), edit("--nonsense"), edit("--steps", "0"), edit("--steps", "many"), edit("--guidance", "-1"),
+        edit("--image-guidance-scale", "-1"), edit("--size", "64"), edit("--size", "64x-64"), edit("--solver", "heun"),
+        edit("--dtype", "int8"), edit()[:-2], edit("--rounds"),
         edit("--then", "cut", "--blueprint", "in.png"), ("convert", "only"),
         ("convert", "a", "b", "c"), ("convert", "out", "--sana", "s"), ("convert", "a", "b", "--to", "gguf"),
         ("convert", "a", "b", "--dtype", "int8"),

@@ -16,8 +16,9 @@ from dim_jax.data.pairs import Example
 from dim_jax.errors import InputError
 from dim_jax.evals import emoji
 from dim_jax.evals.pictures import digest
+from dim_jax.painter import Painter
 from dim_jax.painting import Painting, read_metadata
-from dim_jax.pipeline import EditPipeline, Painter
+from dim_jax.pipeline import EditPipeline
 from tests.painter_fixtures import QUICK, dim, one_error, painter, picture, tiny_checkpoint
 
 

@@ -35,8 +35,9 @@ RANKS = {
     "dim_jax.painting": 6,
     "dim_jax.compositing": 6,
     "dim_jax.settings": 6,
-    "dim_jax.pipeline": 7,
-    "dim_jax.session": 8,
+    "dim_jax.painter": 7,
+    "dim_jax.pipeline": 8,
+    "dim_jax.session": 9,
     "dim_jax.designer.local": 8,  # runs an encoder, which it may share with a painter
     "dim_jax.objectives": 8,
     "dim_jax.step": 9,
@@ -44,11 +45,13 @@ RANKS = {
     "dim_jax.train": 11,
     "dim_jax.compiling": 10,
     "dim_jax.topology": 1,
-    "dim_jax.evals": 8,
-    "dim_jax.demo": 8,
-    "dim_jax.cli_asks": 8,
-    "dim_jax.cli_design": 9,  # a part of cli, as are cli_build and cli_train
+    "dim_jax.evals": 9,
+    "dim_jax.demo": 9,
+    "dim_jax.cli_options": 8,
+    "dim_jax.cli_asks": 9,
+    "dim_jax.cli_design": 10,  # a part of cli, as are cli_build, cli_paint and cli_train
     "dim_jax.cli_build": 10,
+    "dim_jax.cli_paint": 10,
     "dim_jax.cli_train": 12,
     "dim_jax.cli": 13,
 }
@@ -61,6 +64,7 @@ ENTRY_POINTS = {
     "dim_jax.construction",
     "dim_jax.cli_build",
     "dim_jax.cli_design",
+    "dim_jax.cli_paint",
     "dim_jax.cli_train",
 }  # imported by the command alone
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dim_jax import pipeline as module
+from dim_jax import painter as module
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters
-from dim_jax.pipeline import EditPipeline, GeneratePipeline, Painter, Settings, Source
+from dim_jax.painter import Painter, Source
+from dim_jax.pipeline import EditPipeline, GeneratePipeline
+from dim_jax.settings import Settings
 from dim_jax.weights.convert import convert
 from tests.painter_fixtures import HERE, QUICK, largest_difference, painter, picture, tiny_checkpoint
 
@@ -121,6 +123,32 @@ def test_guidance_1_is_one_branch(monkeypatch):
         assert largest_difference(single, one(guidance_scale=1.0, negative_prompt="dull")) == 0
     assert largest_difference(single, two_branches) <= 1
     assert largest_difference(single, one()) > 1
+
+
+def test_image_guidance_counts_in_batches_and_is_off_at_1(mixed):
+    """Off, nothing is computed that was not: the steps compiled before serve. On, a picture does not depend on its batch."""
+    before = compilations()
+    plain = edit(PROMPTS, SOURCES, SEEDS, image_guidance_scale=1.0)
+    assert compilations() == before
+    for same, other in zip(plain, mixed, strict=True):
+        np.testing.assert_array_equal(same.latents, other.latents)
+    nearer = edit(PROMPTS[::2], SOURCES[::2], SEEDS[::2], image_guidance_scale=1.5)
+    assert all(largest_difference(one.image, other.image) > 1 for one, other in zip(nearer, mixed[::2], strict=True))
+    assert largest_difference(one(image_guidance_scale=1.5), nearer[0].image) <= 1
+    again = EditPipeline(painter())(PROMPTS[:1], SOURCES[:1], seeds=SEEDS[:1], settings=Settings(**nearer[0].settings))[0]
+    assert largest_difference(again.image, nearer[0].image) <= 1
+
+
+def test_image_guidance_alone_needs_the_null_condition_too():
+    """Without guidance by the text: from the unconditional painting over the source to the conditional one."""
+    text_free = one(guidance_scale=1.0, image_guidance_scale=1.5)
+    assert largest_difference(text_free, one(guidance_scale=1.0)) > 1
+
+
+def test_what_has_no_source_has_no_image_guidance():
+    generate = GeneratePipeline(painter())
+    (plain,), (same,) = (generate(["a hat"], settings=settings(image_guidance_scale=scale)) for scale in (1.0, 3.0))
+    np.testing.assert_array_equal(plain.latents, same.latents)
 
 
 def test_negative_prompt():
@@ -262,7 +290,8 @@ def test_refused(changes, message):
     "changes",
     [
         {"num_steps": 0}, {"batch_size": 0}, {"flow_shift": 0.0}, {"flow_shift": float("nan")}, {"flow_shift": float("inf")},
-        {"guidance_scale": -1.0}, {"guidance_scale": float("nan")}, {"negative_prompt": " "},
+        {"guidance_scale": -1.0}, {"guidance_scale": float("nan")}, {"image_guidance_scale": -0.1},
+        {"image_guidance_scale": float("inf")}, {"negative_prompt": " "},
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be(changes):

@@ -1,5 +1,7 @@
 """Editing in rounds: what goes on from what, what is taken back, who is asked, what is kept."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ from dim_jax.compositing import cells
 from dim_jax.data.pictures import autoencoder_samples
 from dim_jax.designer.clients import Answer, Question
 from dim_jax.errors import InputError
+from dim_jax.painter import Source
 from dim_jax.painting import read_metadata
-from dim_jax.pipeline import EditPipeline, Settings, Source
+from dim_jax.pipeline import EditPipeline
 from dim_jax.session import EditSession
+from dim_jax.settings import Settings
 from tests.designer_answers import GOOD
 from tests.painter_fixtures import QUICK, largest_difference, painter, picture
 
@@ -52,6 +56,15 @@ def test_a_round_goes_on_from_the_latents_of_the_last():
     assert second.source is first.image
     assert second.earlier == (first,)
     assert ours.rounds == (first, second)
+
+
+def test_image_guidance_holds_in_every_round():
+    settings = replace(QUICK, image_guidance_scale=1.5)
+    ours = session(settings=settings)
+    first, second = ours.edit("red", seed=1), ours.edit("cut", seed=2)
+    (alone,) = EditPipeline(painter())(["cut"], [Source(first.image, first.latents)], seeds=[2], settings=settings)
+    assert largest_difference(second.image, alone.image) == 0
+    assert largest_difference(second.image, by_hand("cut", Source(first.image, first.latents), 2).image) > 1
 
 
 def test_undo_and_another_way():

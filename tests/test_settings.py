@@ -7,13 +7,14 @@ import pytest
 
 from dim_jax import bundled
 from dim_jax.errors import InputError
+from dim_jax.painter import Painter
 from dim_jax.painting import read_metadata
-from dim_jax.pipeline import EditPipeline, GeneratePipeline, Painter
+from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.settings import IN_FILE, Settings, read_settings
 from dim_jax.weights.convert import convert
 from tests.painter_fixtures import dim, edit, generate, largest_difference, one_error, painter, picture, tiny_checkpoint
 
-NANO = {"num_steps": 2, "guidance_scale": 3, "flow_shift": 1.0, "solver": "euler", "resolution": 64}
+NANO = {"num_steps": 2, "guidance_scale": 3, "image_guidance_scale": 1.5, "flow_shift": 1.0, "solver": "euler", "resolution": 64}
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,9 @@ def nano(folder: str, **values) -> Path:
 
 def test_every_key():
     Path("settings.json").write_text(json.dumps(NANO))
-    assert read_settings(Path("settings.json")) == Settings(num_steps=2, guidance_scale=3.0, flow_shift=1.0, solver="euler", resolution=64)
+    assert read_settings(Path("settings.json")) == Settings(
+        num_steps=2, guidance_scale=3.0, image_guidance_scale=1.5, flow_shift=1.0, solver="euler", resolution=64
+    )
     assert NANO.keys() == IN_FILE.keys(), "a key that this test does not know"
 
 
@@ -76,8 +79,8 @@ def own(monkeypatch) -> Painter:
 def test_the_pipelines_paint_as_the_painter_is_meant_to(own):
     edited = EditPipeline(own)(["red"], [picture(40, 40)])[0]
     assert edited.settings == {
-        "num_steps": 2, "guidance_scale": 3.0, "flow_shift": 3.0, "solver": "dpm++2m", "resolution": 64, "size": (64, 64),
-        "negative_prompt": None, "overflow": "error",
+        "num_steps": 2, "guidance_scale": 3.0, "image_guidance_scale": 1.0, "flow_shift": 3.0, "solver": "dpm++2m", "resolution": 64,
+        "size": (64, 64), "negative_prompt": None, "overflow": "error",
     }  # fmt: skip
     painted = GeneratePipeline(own)(["red"])[0]
     assert painted.settings == edited.settings
@@ -99,6 +102,8 @@ def test_the_command_needs_no_numbers_and_options_win():
     assert dim(*edit(checkpoint="nano")) == (0, "wrote out.png\n")
     expected = NANO | {"size": (64, 64), "negative_prompt": None, "overflow": "error"}
     assert read_metadata("out.png")["settings"] == expected
+    assert dim(*edit("--image-guidance-scale", "2", "--steps", "1", checkpoint="nano", output="nearer.png"))[0] == 0
+    assert read_metadata("nearer.png")["settings"] == expected | {"num_steps": 1, "image_guidance_scale": 2.0}
     options = ("--steps", "1", "--guidance", "1", "--flow-shift", "2", "--solver", "dpm++2m", "--resolution", "32")
     assert dim(*generate(*options, checkpoint="nano", output="other.png"))[0] == 0
     changed = {"num_steps": 1, "guidance_scale": 1.0, "flow_shift": 2.0, "solver": "dpm++2m", "resolution": 32, "size": (32, 32)}

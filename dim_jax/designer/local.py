@@ -20,7 +20,7 @@ from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.module import with_parameters
 from dim_jax.models.qwen import Qwen
-from dim_jax.pipeline import Painter, usual_dtype
+from dim_jax.painter import Painter, usual_dtype
 from dim_jax.settings import Asked, read_asked, read_settings
 from dim_jax.weights.convert import open_weights
 

@@ -52,7 +52,7 @@ class Chance(NamedTuple):
     no_source: Bool[Array, " b"]
 
 
-def chance(key: PRNGKeyArray, shape: tuple[int, int, int, int], how: Draw, *, condition_dropout: float, source_dropout: float) -> Chance:
+def chance(key: PRNGKeyArray, shape: tuple[int, ...], how: Draw, *, condition_dropout: float, source_dropout: float) -> Chance:
     """Draws for latents of `shape` (b h w c). What a row gets follows from the key and its place among the b rows, however they are
     spread over devices; the two dropouts are independent of each other, and neither moves another draw.
     """

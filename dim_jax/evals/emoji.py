@@ -23,8 +23,9 @@ from dim_jax.errors import InputError
 from dim_jax.evals import pictures as kept
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
 from dim_jax.folders import check_file, new_file
+from dim_jax.painter import Painter
 from dim_jax.painting import check_output, grid, labelled, save_picture
-from dim_jax.pipeline import EditPipeline, Painter
+from dim_jax.pipeline import EditPipeline
 from dim_jax.settings import Settings
 
 PAIRS_PER_RULE, PAIRS = 24, 200

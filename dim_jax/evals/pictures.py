@@ -11,8 +11,9 @@ from PIL import Image
 from dim_jax.data.pictures import open_picture
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
+from dim_jax.painter import Painter
 from dim_jax.painting import read_metadata
-from dim_jax.pipeline import EditPipeline, Painter
+from dim_jax.pipeline import EditPipeline
 from dim_jax.settings import Settings
 
 

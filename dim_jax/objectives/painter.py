@@ -18,8 +18,8 @@ from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.processor import Processor
 from dim_jax.models.dim import Dim, DimConfig
+from dim_jax.painter import Painter, Request, Source
 from dim_jax.painting import grid, labelled
-from dim_jax.pipeline import Painter, Request, Source
 from dim_jax.settings import IN_FILE, Settings
 from dim_jax.weights.sizes import Sizes
 

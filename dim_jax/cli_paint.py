@@ -1,0 +1,217 @@
+"""The commands `dim edit` and `dim generate`: options in, one call of the library, one line out."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from dim_jax.cli_options import with_options
+
+AS_SAID = "Default: as the checkpoint says, else"
+console = Console(stderr=True)
+
+
+class Solver(StrEnum):
+    """How the flow is followed."""
+
+    dpm = "dpm++2m"
+    euler = "euler"
+
+
+class Precision(StrEnum):
+    """The dtype of parameters and computation."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Folder with a whole Draw-In-Mind: published files, or what `dim convert` made. Default: the bundled nano model."),
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="PNG to write; prompt, seed and settings go into its metadata.")]
+Dtype = Annotated[Precision | None, typer.Option(help="Default: bfloat16 on accelerators, float32 on the CPU.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+
+
+@dataclass(frozen=True)
+class How:
+    """The options of every command that paints. Settings that are None are as the checkpoint says."""
+
+    checkpoint: Checkpoint = None
+    seed: Annotated[int, typer.Option(help="Of the noise. The same seed gives the same picture.")] = 0
+    steps: Annotated[int | None, typer.Option(min=1, help=f"Steps of the sampler. {AS_SAID} 30.")] = None
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help=f"How far to move from the unconditional picture; 1 turns guidance off. {AS_SAID} 7.5.")
+    ] = None
+    flow_shift: Annotated[float | None, typer.Option(help=f"More than 1 spends more steps on high noise. {AS_SAID} 3.")] = None
+    negative_prompt: Annotated[str | None, typer.Option(help="What to move away from, instead of the learned null condition.")] = None
+    resolution: Annotated[int | None, typer.Option(min=1, help=f"The picture has about this x this pixels. {AS_SAID} 1024.")] = None
+    size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Exact size, instead of one by resolution and aspect ratio.")] = (
+        None
+    )
+    solver: Annotated[Solver | None, typer.Option(help=f"The sampler. {AS_SAID} dpm++2m.")] = None
+    keep_last: Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")] = False
+    dtype: Dtype = None
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id of a tokenizer, instead of the checkpoint's own.")] = None
+    overwrite: Overwrite = False
+
+    def changes(self, prompts: list[str], image_guidance: float | None = None) -> dict[str, Any]:
+        """The settings that were named; refuses all that can be refused before a checkpoint is read."""
+        exact = _size(self.size)
+        from dim_jax.settings import Settings, check_prompt
+
+        for number, prompt in enumerate(prompts, 1):
+            check_prompt(prompt, "The prompt" if len(prompts) == 1 else f"The prompt of round {number}")
+        options = {
+            "num_steps": self.steps, "guidance_scale": self.guidance, "image_guidance_scale": image_guidance,
+            "flow_shift": self.flow_shift, "solver": self.solver and self.solver.value, "resolution": self.resolution, "size": exact,
+            "negative_prompt": self.negative_prompt, "overflow": "keep_last" if self.keep_last else None,
+        }  # fmt: skip
+        changes = {name: value for name, value in options.items() if value is not None}
+        Settings(**changes)
+        return changes
+
+
+@with_options(how=How)
+def edit(
+    image: Annotated[Path, typer.Option(help="The picture to edit.")],
+    output: Output,
+    prompt: Annotated[str | None, typer.Option(help="The instruction; without a designer also a blueprint.")] = None,
+    then: Annotated[
+        list[str] | None, typer.Option(help="Another round: the instruction for the result so far. May be given many times.")
+    ] = None,
+    designer: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND:NAME",
+            help="Who writes the blueprint: openai:gpt-4o (or azure, anthropic, google, openrouter, vllm, sglang, ollama), local, "
+            "local:FOLDER, file:BLUEPRINTS.jsonl, none.",
+        ),
+    ] = "none",
+    blueprint: Annotated[
+        Path | None, typer.Option(help="Text file with the blueprint, painted as it stands, instead of a designer.")
+    ] = None,
+    show_blueprint: Annotated[bool, typer.Option("--show-blueprint", help="Print the blueprint of each round.")] = False,
+    base_url: Annotated[
+        str | None, typer.Option(help="Of the designer's server, such as http://localhost:8000/v1. Default: as its kind has it.")
+    ] = None,
+    row_id: Annotated[
+        str | None, typer.Option("--id", help="Of the blueprint in a file: designer. Default: the picture's name without suffix.")
+    ] = None,
+    keep_unchanged: Annotated[
+        bool, typer.Option("--keep-unchanged", help="Take what a round leaves alone from the picture before it, to the bit.")
+    ] = False,
+    rounds: Annotated[bool, typer.Option("--rounds", help="Also write the picture of each round, to OUTPUT with '.1.png' ...")] = False,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Also write source and result of each round side by side, to OUTPUT with '.sheet.png'.")
+    ] = False,
+    image_guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--image-guidance-scale",
+            min=0,
+            help=f"How near to stay to the picture, for a model that was trained with source dropout; 1 turns this off. {AS_SAID} 1.",
+        ),
+    ] = None,
+    *,
+    how: How,
+) -> None:
+    """Edit a picture as the prompt says, and the result as each --then says."""
+    from dim_jax import painting
+    from dim_jax.data.pictures import open_picture
+    from dim_jax.designer.choice import Choice
+    from dim_jax.designer.design import blueprint as written
+    from dim_jax.designer.design import read_text
+
+    choice = Choice.read(designer)
+    if (prompt is None and not blueprint) or (blueprint and choice.kind != "none"):
+        raise typer.BadParameter("Give --prompt, or --blueprint without a designer.")
+    if blueprint and then:
+        raise typer.BadParameter("A --blueprint is for one round. Leave out --then, or go on from the picture that you get.")
+    if rounds and not then:
+        raise typer.BadParameter("There is one round, and OUTPUT is its picture. Add --then, or leave it out.", param_hint="--rounds")
+    if show_blueprint and not blueprint and choice.kind == "none":
+        raise typer.BadParameter("Name who writes it (--designer), or give one (--blueprint).", param_hint="--show-blueprint")
+    prompts = [prompt or "", *(then or [])]
+    sheet_path, paths = output.with_suffix(".sheet.png"), [output.with_suffix(f".{n}.png") for n in range(1, len(prompts) + 1) if rounds]
+    for path in [output, *([sheet_path] if sheet else []), *paths]:
+        painting.check_output(path, overwrite=how.overwrite)
+    picture = open_picture(image)
+    text = read_text(blueprint) if blueprint else prompts[0]
+    changes = how.changes([text, *prompts[1:]], image_guidance)
+    writer, given = None, text if blueprint else None
+    if choice.kind not in ("none", "local"):  # before the painter is loaded, which takes longer
+        writer = choice.open(base_url=base_url)
+        given = written(image, text, writer, row_id=row_id, keep=choice.costs)
+    from dim_jax.pipeline import EditPipeline  # imports JAX, which takes seconds
+    from dim_jax.session import EditSession
+
+    pipeline = EditPipeline.from_pretrained(named_or_bundled(how.checkpoint), dtype=how.dtype, tokenizer=how.tokenizer)
+    settings = replace(pipeline.painter.settings, **changes)
+    if choice.kind == "local":
+        from dim_jax.designer.local import LocalDesigner
+
+        if choice.name:
+            writer = LocalDesigner.from_pretrained(choice.name, dtype=how.dtype)
+        else:
+            writer = LocalDesigner.of(pipeline.painter, settings.resolution)
+    session = EditSession(
+        pipeline, picture, designer=writer, settings=settings, keep_unchanged=keep_unchanged, file=image, name=row_id
+    )  # fmt: skip
+    written_by = f"file:{blueprint}" if blueprint else designer
+    for number, one in enumerate(prompts):
+        ready = given if number == 0 else None
+        painted = session.edit(one, blueprint=ready, written_by=written_by, seed=how.seed, progress=console.is_terminal)
+        if show_blueprint:
+            typer.echo(painted.prompt)
+        if rounds:
+            painted.save(paths[number], overwrite=how.overwrite)
+    session.rounds[-1].save(output, overwrite=how.overwrite)
+    if sheet:
+        painting.save_sheet(session.rounds, sheet_path, overwrite=how.overwrite)
+    typer.echo(f"wrote {output}" + (f" and {sheet_path}" if sheet else ""), err=True)
+
+
+@with_options(how=How)
+def generate(
+    prompt: Annotated[str, typer.Option(help="What to paint.")],
+    output: Output,
+    *,
+    how: How,
+) -> None:
+    """Paint a picture from a prompt alone."""
+    from dim_jax import painting
+
+    painting.check_output(output, overwrite=how.overwrite)
+    changes = how.changes([prompt])
+    from dim_jax.pipeline import GeneratePipeline
+
+    pipeline = GeneratePipeline.from_pretrained(named_or_bundled(how.checkpoint), dtype=how.dtype, tokenizer=how.tokenizer)
+    settings = replace(pipeline.painter.settings, **changes)
+    paintings = pipeline([prompt], seeds=[how.seed], settings=settings, progress=console.is_terminal)
+    paintings[0].save(output, overwrite=how.overwrite)
+    typer.echo(f"wrote {output}", err=True)
+
+
+def named_or_bundled(chosen: Path | None) -> Path:
+    """The folder that was named, else the bundled one."""
+    if chosen is not None:
+        return chosen
+    from dim_jax.bundled import bundled_checkpoint
+
+    folder = bundled_checkpoint()
+    typer.echo("using the bundled nano model, 64 px emoji; --checkpoint takes another", err=True)
+    return folder
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise typer.BadParameter(f"{text}: write HEIGHTxWIDTH in pixels, such as 768x1280.", param_hint="--size")
+    return int(height), int(width)
