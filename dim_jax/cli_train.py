@@ -57,10 +57,11 @@ def train(
 
 def compile_step(
     config: Annotated[Path, typer.Argument(help="A file of configs/, such as configs/nano_edit.py.")],
-    topology: Annotated[str, typer.Option(metavar="KIND:AxB", help="The slice, such as v5e:4x4; also v5p, v6e, tpu7x.")],
+    topology: Annotated[str, typer.Option(metavar="KIND:AxB", help="The slice, such as v5e:4x4; also v4, v5p, v6e, tpu7x.")],
     change: Change = None,
+    hlo: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the compiled program's text (HLO).")] = None,
 ) -> None:
-    """Compile a training step for a TPU slice on any machine, and say whether it fits."""
+    """Compile a training step for a TPU slice on any machine, and say whether it fits (exit code 1: it does not) and how long it takes."""
     from dim_jax.topology import Topology
 
     found = Topology.parse(topology)
@@ -69,7 +70,7 @@ def compile_step(
     chosen = _config(config, change or [], what="Compiling a training step")
     from dim_jax import compiling
 
-    compiling.main(chosen, found, Console())
+    compiling.main(chosen, found, Console(), keep=hlo)
 
 
 def require_training(what: str) -> None:

@@ -1,4 +1,4 @@
-"""The training step of a config compiled for a TPU slice that is not here: whether it fits, and how much of the memory it takes.
+"""The training step of a config compiled for a TPU slice that is not here: whether it fits, and what it computes, moves and sends.
 
     dim compile configs/nano_edit.py --topology v5e:4x4 --set sharding.fsdp=16
 
@@ -8,7 +8,8 @@ where the config has edits) in the longest bucket of tokens, which takes the mos
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +19,51 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from rich.console import Console
 
+from dim_jax import hlo
+from dim_jax.chips import GIB, Chip
 from dim_jax.config import Config
 from dim_jax.data.batches import buckets
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
-from dim_jax.objectives import objective_kind, open_objective
+from dim_jax.models.flops import StepFlops
+from dim_jax.objectives import Objective, objective_kind, open_objective
+from dim_jax.roofline import Roofline
 from dim_jax.sharding import Sharding
 from dim_jax.start import Start
 from dim_jax.step import Step, make_step
-from dim_jax.topology import GIB, Topology
+from dim_jax.topology import Topology
 
+Say = Callable[[str], Any]
 DOES_NOT_FIT = (
     "The step does not fit. Cut more (config.sharding), make the batch, the resolution or the longest of data.lengths smaller, "
     "or set model.remat."
 )
 
 
-def main(config: Config, topology: Topology, console: Console) -> None:
-    """Compile, and print parameters and the bytes on each device.
+def main(config: Config, topology: Topology, console: Console, *, keep: Path | None = None) -> None:
+    """Compile, and print parameters, the bytes on each device, what a step computes and sends, and the time that it takes at least; `keep`
+    is a file for the compiled program's text.
 
     Raises:
         InputError: libtpu is missing or does not know the topology; the config does not hold together or does not divide over the mesh; or
             the step takes more memory than a device has.
     """
+    say = partial(console.print, highlight=False, soft_wrap=True)
     config.data.source = SYNTHETIC
     config.data.lengths = (max(config.data.lengths),)
     devices = _devices(topology)
+    chip = topology.chip
     start = Start.open(config, objective_kind(config).PARTS)
     sharding = Sharding.open(config, start.sizes, devices)
     mesh = " x ".join(f"{axis} {size}" for axis, size in sharding.mesh.shape.items())
-    console.print(f"{topology.name}: {len(devices)} devices of {topology.memory / GIB:.0f} GiB as {mesh}", highlight=False)
-    training, batch = _abstract(config, start, sharding)
+    say(f"{topology.name}: {len(devices)} devices of {chip.memory / GIB:.0f} GiB as {mesh}")
+    objective, training, batch = _abstract(config, start, sharding)
     learn, still = (sum(leaf.size for leaf in tensors.values()) for tensors in (training.like.params, training.frozen))
-    console.print(f"{config.objective}: {learn:,} parameters learn, {still:,} are frozen", highlight=False)
+    say(f"{config.objective}: {learn:,} parameters learn, {still:,} are frozen")
     tokens = f", {config.data.lengths[0]} tokens" if start.sizes.encoder is not None else ""
     pixels = config.data.resolution
-    console.print(f"batch: {config.data.batch_size} rows of {pixels} x {pixels} pixels{tokens}", highlight=False)
+    say(f"batch: {config.data.batch_size} rows of {pixels} x {pixels} pixels{tokens}")
 
     since = time.perf_counter()
     try:
@@ -63,7 +72,19 @@ def main(config: Config, topology: Topology, console: Console) -> None:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise InputError(f"{DOES_NOT_FIT} ({str(error).splitlines()[0]})") from error
-    memory: Any = compiled.memory_analysis()
+    seconds = time.perf_counter() - since
+    text = compiled.as_text()
+    if keep is not None:
+        keep.write_text(text)
+    peak = _tell_memory(compiled.memory_analysis(), chip, say)
+    _tell_time(objective.step_flops(batch), hlo.Program.parse(text), chip, say)
+    say(f"compiled in {seconds:.0f} s")
+    if peak > chip.memory:
+        raise InputError(f"{DOES_NOT_FIT} (Its peak is {peak / GIB:.1f} GiB.)")
+
+
+def _tell_memory(memory: Any, chip: Chip, say: Say) -> int:
+    """The bytes on each device, by the compiler; the peak is returned."""
     rows = {
         "arguments": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
@@ -71,10 +92,23 @@ def main(config: Config, topology: Topology, console: Console) -> None:
         "peak": memory.peak_memory_in_bytes,
     }
     for name, size in rows.items():
-        console.print(f"{name:>33}  {size / GIB:8.3f} GiB  {size / topology.memory:6.1%}", highlight=False)
-    console.print(f"compiled in {time.perf_counter() - since:.0f} s", highlight=False)
-    if rows["peak"] > topology.memory:
-        raise InputError(f"{DOES_NOT_FIT} (Its peak is {rows['peak'] / GIB:.1f} GiB.)")
+        say(f"{name:>33}  {size / GIB:8.3f} GiB  {size / chip.memory:6.1%}")
+    return rows["peak"]
+
+
+def _tell_time(flops: StepFlops, program: hlo.Program, chip: Chip, say: Say) -> None:
+    """What a step computes, by formula, and what its program moves and sends; from them the least time that it takes."""
+    parts = ", ".join(f"{part} {size / 1e12:.5g}" for part, size in flops.parts.items())
+    say(f"TFLOP of a step: {flops.model / 1e12:.5g} ({parts}), and {flops.recomputed / 1e12:.5g} computed again")
+    sent, moved = hlo.sent(program), hlo.moved(program)
+    kinds = ", ".join(f"{kind} {size / 1e9:.4g}" for kind, size in sorted(sent.items())) or "nothing"
+    say(f"each device sends, in GB: {kinds}")
+    say(f"each device moves from and to its memory: at least {moved / 1e9:.4g} GB")
+    bound = Roofline.of(chip, flops=flops.hardware / program.devices, moved=moved, sent=sent.total())
+    say(
+        f"a step takes at least {bound.least:.3g} s, MFU at most {flops.model / (program.devices * chip.flops * bound.least):.1%} "
+        f"(compute {bound.compute:.3g} s, memory {bound.memory:.3g} s, links {bound.links:.3g} s)",
+    )
 
 
 def _devices(topology: Topology) -> Sequence[Any]:
@@ -87,9 +121,9 @@ def _devices(topology: Topology) -> Sequence[Any]:
         ) from error
 
 
-def _abstract(config: Config, start: Start, sharding: Sharding) -> tuple[Step, Any]:
-    """The step and its batch: one synthetic example shows the shapes, the batch has as many of it as the config says."""
-    source = Synthetic("edit" if config.data.mix.edit else "caption", config.data.resolution)
+def _abstract(config: Config, start: Start, sharding: Sharding) -> tuple[Objective, Step, Any]:
+    """The objective, its step and its batch: one synthetic example shows the shapes, the batch has as many of it as the config says."""
+    source = Synthetic("edit" if has_edits(config) else "caption", config.data.resolution)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = None
         if start.sizes.encoder is not None:
@@ -105,4 +139,9 @@ def _abstract(config: Config, start: Start, sharding: Sharding) -> tuple[Step, A
         shape = tuple(size * config.data.batch_size if axis == rows else size for axis, size in enumerate(array.shape))
         return jax.ShapeDtypeStruct(shape, array.dtype, sharding=place)
 
-    return make_step(config, objective, sharding), sharding.spread(one, many)
+    return objective, make_step(config, objective, sharding), sharding.spread(one, many)
+
+
+def has_edits(config: Config) -> bool:
+    """Whether a run edits pictures, at times at least."""
+    return any(weight for kind, weight in config.data.mix.items() if kind.partition(":")[0] == "edit")

@@ -12,13 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 class Speed:
     """Measures steps, in wall-clock time."""
 
-    def __init__(self, rows: int):
-        """`rows` is the number of examples in a batch."""
-        self._rows = rows
+    def __init__(self, rows: int, peak: float | None = None):
+        """`rows` is the number of examples in a batch, `peak` the FLOP/s of all devices together, where they are known."""
+        self._rows, self._peak = rows, peak
         self._begin()
 
     def _begin(self) -> None:
-        self._since, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        self._since, self._waited, self._steps, self._flops = time.perf_counter(), 0.0, 0, 0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -28,11 +28,18 @@ class Speed:
         self._waited += time.perf_counter() - before
         self._steps += 1
 
+    def computes(self, flops: int) -> None:
+        """The model FLOPs of the step that was begun."""
+        self._flops += flops
+
     def read(self) -> dict[str, float]:
-        """Steps and examples per second, and the share of the time that was spent waiting for data, since the last reading."""
+        """Steps and examples per second, the share of the time that was spent waiting for data, and where the peak is known the model
+        FLOPs utilisation (`mfu`: FLOP/s as a share of the peak), since the last reading."""
         seconds = time.perf_counter() - self._since
         speed = self._steps / seconds
         found = {"steps_per_second": speed, "samples_per_second": speed * self._rows, "waiting_for_data": self._waited / seconds}
+        if self._peak is not None:
+            found["mfu"] = self._flops / seconds / self._peak
         self._begin()
         return found
 
@@ -59,11 +66,13 @@ class Shown:
         self._bar.stop()
 
     def update(self, step: int, means: Mapping[str, float], speed: Mapping[str, float]) -> None:
-        """Loss, learning rate and gradient norm; examples per second, share of time that waits for data, and the time that is left."""
+        """Loss, learning rate and gradient norm; examples per second, MFU where it is known, share of time that waits for data, and the
+        time that is left."""
         left = timedelta(seconds=round((self._total - step) / speed["steps_per_second"]))
+        utilisation = f"{speed['mfu']:.1%} MFU, " if "mfu" in speed else ""
         text = (
             f"loss {means['loss']:.4f}, lr {means['learning_rate']:.2e}, gradient {means['grad_norm']:.3g}, "
-            f"{speed['samples_per_second']:.1f} samples/s, {speed['waiting_for_data']:.0%} waiting for data, {left} left"
+            f"{speed['samples_per_second']:.1f} samples/s, {utilisation}{speed['waiting_for_data']:.0%} waiting for data, {left} left"
         )
         self._bar.update(self._task, completed=step, description=text)
         if self._bar.disable:

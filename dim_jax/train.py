@@ -14,6 +14,7 @@ import jax
 from rich.console import Console
 
 from dim_jax import processes
+from dim_jax.chips import peak_flops
 from dim_jax.config import Config
 from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.pairs import SPLITS
@@ -110,7 +111,9 @@ def main(
         shown = list(spread(held_out, SHOWN))
         stream = bad_samples.watch(batches(loader, start=done, workers=data.workers))
         place = sharding.put_rows(loader.places, data.batch_size)
-        recent, speed, compiled = Recent(workdir / "non_finite.json", before), Speed(data.batch_size), set()
+        peak = peak_flops(jax.devices()[0].device_kind)
+        speed = Speed(data.batch_size, peak and peak * jax.device_count())
+        recent, compiled = Recent(workdir / "non_finite.json", before), set()
         vote = processes.Vote()
         with (
             Profile(workdir / "profile", profile, done=done, total=how.steps) as trace,
@@ -125,8 +128,10 @@ def main(
                 if shapes not in compiled:  # once for each bucket
                     watchdog.pause()
                     compiled.add(shapes)
+                batch = sharding.spread(batch, place)
+                speed.computes(objective.step_flops(batch).model)
                 with trace.step(step, recent.settle):
-                    state, metrics = training.run(state, frozen, sharding.spread(batch, place))
+                    state, metrics = training.run(state, frozen, batch)
                     recent.add(step, dict(zip(loader.places.tolist(), keys, strict=True)), metrics)
                 last, stopping = step == how.steps, vote(termination.asked)
                 logging, saving = (step % every == 0 or last for every in (how.log_every, how.save_every))

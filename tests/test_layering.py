@@ -10,6 +10,9 @@ PACKAGE = Path(__file__).parents[1] / "dim_jax"
 RANKS = {
     "dim_jax": 0,  # the version
     "dim_jax.errors": 0,
+    "dim_jax.chips": 0,
+    "dim_jax.hlo": 0,
+    "dim_jax.roofline": 1,
     "dim_jax.folders": 1,
     "dim_jax.bundled": 1,
     "dim_jax.processes": 1,

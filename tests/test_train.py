@@ -49,8 +49,8 @@ def last_error(result: tuple[int, str]) -> str:
     return message
 
 
-def log(workdir: Path) -> list[dict]:
-    return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+def log(workdir: Path, name: str = "log.jsonl") -> list[dict]:
+    return [json.loads(line) for line in (workdir / name).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,7 @@ def test_the_log_and_the_files_of_a_run(painter_run):
     assert sorted(path.name for path in painter_run.iterdir()) == [
         "checkpoints", "config.json", "log.jsonl", "model", "profile", "settings.json", "sheets", "speed.jsonl", "tensorboard", "tokenizer",
     ]  # fmt: skip
+    assert log(painter_run, "speed.jsonl")[-1].keys() == {"step", "steps_per_second", "samples_per_second", "waiting_for_data"}
     assert sorted(path.name for path in (painter_run / "checkpoints").iterdir()) == ["2", "4"]
     notes = ocp.metadata(painter_run / "checkpoints/4").custom_metadata
     assert flat(ConfigDict(notes["config"])) == json.loads((painter_run / "config.json").read_text())
@@ -113,8 +114,13 @@ def test_the_autoencoder_leaves_with_latents_of_unit_variance(tmp_path):
     assert 0.8 < float(latents.std()) < 1.25
 
 
-def test_the_encoder_learns_to_write(tmp_path):
-    assert train("nano_encoder", tmp_path / "run", 3)[0] == 0
+def test_the_encoder_learns_to_write(tmp_path, monkeypatch):
+    """On devices of which a peak is known, what each step computes is told as a share of it."""
+    monkeypatch.setattr("dim_jax.train.peak_flops", lambda kind: 1e12)
+    code, text = train("nano_encoder", tmp_path / "run", 3)
+    assert code == 0, text
+    assert text.count("% MFU") == 3
+    assert all(0 < line["mfu"] < 1 for line in log(tmp_path / "run", "speed.jsonl"))
     page = (tmp_path / "run/sheets/000003.md").read_text()
     assert page.count("written: ") == page.count("wanted: ") == 8
     assert open_weights(tmp_path / "run/model").sizes.parts == ("encoder",)

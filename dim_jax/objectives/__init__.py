@@ -1,11 +1,12 @@
 """What a run trains: the autoencoder, the encoder as a writer, or the painter.
 
-An objective is a frozen dataclass that `train.py` asks for six things:
+An objective is a frozen dataclass that `train.py` asks for seven things:
 
     PARTS                        the parts of Draw-In-Mind that it needs
     reader                       how examples become batches
     model                        the abstract module, its parameters named as in checkpoints ("sana.blocks. ...")
     loss(model, batch, key)      the scalar to minimise and what else to log
+    step_flops(batch)            what a step on a batch computes; only shapes are read
     show(model, examples)        what it makes of held-out examples: a picture, or a text in Markdown; all processes must ask
     finished(model, examples)    the sizes of the trained checkpoint
 """

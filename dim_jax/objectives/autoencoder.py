@@ -18,6 +18,7 @@ from dim_jax.data.buckets import aspect_buckets
 from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import autoencoder_pixels, signed_pixels, to_picture
 from dim_jax.data.processor import Processor
+from dim_jax.models import flops
 from dim_jax.painting import grid
 from dim_jax.processes import whole
 from dim_jax.weights.sizes import Sizes
@@ -58,6 +59,13 @@ class AutoencoderObjective:
         squared = jnp.mean(error**2)
         loss = jnp.mean(jnp.abs(error)) + squared + how.spread_weight * jnp.log(spread) ** 2
         return loss, {"psnr": 10 * jnp.log10(4 / squared), "latent_std": spread}  # 4 is the squared range of pixels in [-1, 1]
+
+    def step_flops(self, batch: PictureBatch) -> flops.StepFlops:
+        config = self.sizes.autoencoder
+        assert config is not None
+        size = batch.samples.shape[:3]
+        work = flops.dc_ae_encoder(config, *size) + flops.dc_ae_decoder(config, *size)
+        return flops.StepFlops({"autoencoder": work.step(learns=True)})
 
     def show(self, model: Any, examples: Sequence[Example]) -> Image.Image:
         pictures = [example.target for example in examples]

@@ -16,6 +16,7 @@ from dim_jax.data.batches import AnswerBatch, AnswerReader
 from dim_jax.data.chat import IM_END
 from dim_jax.data.pairs import Example
 from dim_jax.data.processor import Processor
+from dim_jax.models import flops
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.processes import whole
 from dim_jax.weights.sizes import Sizes
@@ -49,6 +50,13 @@ class EncoderObjective:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         right = (logits.argmax(-1) == labels) & counts
         return (losses * counts).sum() / counts.sum(), {"accuracy": right.sum() / counts.sum()}
+
+    def step_flops(self, batch: AnswerBatch) -> flops.StepFlops:
+        config = self.sizes.encoder
+        assert config is not None
+        b, t = batch.inputs.input_ids.shape
+        work = flops.encoder(config, batch.inputs) + flops.logits(config.text, b, t - 1)
+        return flops.StepFlops({"encoder": work.step(learns=True)})
 
     def show(self, model: Any, examples: Sequence[Example]) -> str:
         samples = [self.reader.choose(example, np.random.default_rng(0)) for example in examples]

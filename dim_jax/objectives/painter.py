@@ -17,6 +17,7 @@ from dim_jax.data.buckets import aspect_buckets
 from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.processor import Processor
+from dim_jax.models import flops
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.painter import Painter, Request, Source
 from dim_jax.painting import grid, labelled
@@ -59,6 +60,26 @@ class PainterObjective:
             remat=self.config.model.remat,
         )  # fmt: skip
         return losses.mean(), {}
+
+    def step_flops(self, batch: PaintBatch) -> flops.StepFlops:
+        encoder, sana, autoencoder = self.sizes.encoder, self.sizes.sana, self.sizes.autoencoder
+        assert encoder is not None
+        assert sana is not None
+        assert autoencoder is not None
+        b, h, w, _ = batch.target.shape
+        t = min(batch.inputs.input_ids.shape[1], sana.condition_length)
+        l = h * w // autoencoder.factor**2  # noqa: E741
+        pictures = b if batch.source is None else 2 * b
+        learns = set(self.config.trainable)
+        parts = {
+            "encoder": flops.encoder(encoder, batch.inputs).step(learns="encoder" in learns),
+            "autoencoder": flops.dc_ae_encoder(autoencoder, pictures, h, w).step(learns="autoencoder" in learns),
+            "connector": flops.connector(encoder.text.hidden_size, sana.caption_channels, b, t).step(
+                learns="connector" in learns, passes="encoder" in learns
+            ),
+            "sana": flops.sana(sana, b, l, t).step(learns="sana" in learns, passes=bool(learns - {"sana"})),
+        }
+        return flops.StepFlops(parts, flops.sana_blocks(sana, b, l, t).forward if self.config.model.remat else 0)
 
     def show(self, model: Any, examples: Sequence[Example]) -> Image.Image:
         how = {key: value for key, value in self.config.sample.items() if key in IN_FILE}
