@@ -4,7 +4,7 @@ dim index data/UltraEdit --tokenizer weights/Qwen2.5-VL-3B-Instruct --workers 16
 dim train --config configs/edit_stage1.py --workdir runs/edit_stage1
 """
 
-from configs import t2i
+from configs import common, t2i
 
 PAIRS = 4_000_000  # about what UltraEdit holds; `dim index` counts yours
 EPOCHS = 10  # (paper)
@@ -17,6 +17,7 @@ def get_config():
     config.data.source, config.data.text = "data/UltraEdit", "instruction"  # (paper)
     config.data.mix = {"edit": 1.0}
     config.data.batch_size = 32  # (paper)
+    config.data.lengths = common.get_config().data.lengths
     config.optim.learning_rate = 1e-4  # (paper)
     config.train.steps = PAIRS * EPOCHS // config.data.batch_size
     return config

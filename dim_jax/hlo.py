@@ -1,7 +1,7 @@
 """What one device of a compiled program sends and moves, from the program's text (HLO): every instruction as often as its loops run.
 
 The compiler's own cost analysis takes the body of a loop once, so a stack of scanned layers counts as one. The text says how often a loop
-runs: its induction variable starts at a constant, grows by one, and is compared with one.
+runs: one variable starts at a constant, grows by a constant, and is compared with a constant.
 """
 
 import math
@@ -186,7 +186,6 @@ def moved(program: Program) -> int:
     Not counted is what the compiler keeps in faster memory (another memory space than 0); of an operand that is only sliced, the slice
     counts. An instruction may read an operand again, tile by tile: what really moves is at least this.
     """
-
     return program.count(lambda where: Counter(bytes=sum(_moved(program, where, one) for one in where.values())))["bytes"]
 
 
@@ -205,7 +204,9 @@ def _moved(program: Program, computation: Computation, one: Instruction) -> int:
         roots = [inner[name] for name in inner.root.operands] if inner.root.opcode == "tuple" else [inner.root]
         return read + sum(_written(inner, root) for root, array in zip(roots, results, strict=False) if not _is_fast(array))
     if one.kind in SLICES:
-        return 2 * _sizes(one.result, slow=True)
+        arrays = list(_ARRAY.finditer(one.result))
+        result = arrays[-2] if one.opcode.endswith("-start") else arrays[0]  # (operand, result, a flag)
+        return _size(result) * (2 - _is_fast(result) - (not _sizes(operands[0], slow=True)))
     if one.opcode == "dynamic-update-slice":
         return 2 * _sizes(operands[1], slow=True)
     if one.opcode == "copy-start":

@@ -29,6 +29,8 @@ def test_the_numbers_of_the_paper(name):
     assert (config.train.steps, config.optim.learning_rate, config.data.batch_size) == STAGES[name]
     assert sorted([*config.trainable, *config.frozen]) == sorted(objective_kind(config).PARTS)
     assert config.train.keep_every % config.train.save_every == 0
+    picture = (config.data.resolution // 28) ** 2  # tokens of a source
+    assert (config.data.lengths[0] > picture) == (name != "t2i")
 
 
 def parents(folder: Path) -> dict[str, str]:

@@ -62,24 +62,28 @@ class PainterObjective:
         return losses.mean(), {}
 
     def step_flops(self, batch: PaintBatch) -> flops.StepFlops:
-        encoder, sana, autoencoder = self.sizes.encoder, self.sizes.sana, self.sizes.autoencoder
+        encoder, autoencoder = self.sizes.encoder, self.sizes.autoencoder
         assert encoder is not None
-        assert sana is not None
         assert autoencoder is not None
         b, h, w, _ = batch.target.shape
-        t = min(batch.inputs.input_ids.shape[1], sana.condition_length)
-        l = h * w // autoencoder.factor**2  # noqa: E741
         pictures = b if batch.source is None else 2 * b
-        learns = set(self.config.trainable)
+        frozen = {"encoder": flops.encoder(encoder, batch.inputs), "autoencoder": flops.dc_ae_encoder(autoencoder, pictures, h, w)}
+        rest = self.learner_flops(b, h * w // autoencoder.factor**2, batch.inputs.input_ids.shape[1])
+        parts = {part: work.step(learns=part in self.config.trainable) for part, work in frozen.items()}
+        return flops.StepFlops(parts | rest.parts, rest.recomputed)
+
+    def learner_flops(self, b: int, latents: int, tokens: int) -> flops.StepFlops:
+        """What connector and SANA compute of a step, on `b` rows of so many latent tokens and tokens of the turn."""
+        encoder, sana = self.sizes.encoder, self.sizes.sana
+        assert encoder is not None
+        assert sana is not None
+        t, learns = min(tokens, sana.condition_length), set(self.config.trainable)
+        connector = flops.connector(encoder.text.hidden_size, sana.caption_channels, b, t)
         parts = {
-            "encoder": flops.encoder(encoder, batch.inputs).step(learns="encoder" in learns),
-            "autoencoder": flops.dc_ae_encoder(autoencoder, pictures, h, w).step(learns="autoencoder" in learns),
-            "connector": flops.connector(encoder.text.hidden_size, sana.caption_channels, b, t).step(
-                learns="connector" in learns, passes="encoder" in learns
-            ),
-            "sana": flops.sana(sana, b, l, t).step(learns="sana" in learns, passes=bool(learns - {"sana"})),
+            "connector": connector.step(learns="connector" in learns, passes="encoder" in learns),
+            "sana": flops.sana(sana, b, latents, t).step(learns="sana" in learns, passes=bool(learns - {"sana"})),
         }
-        return flops.StepFlops(parts, flops.sana_blocks(sana, b, l, t).forward if self.config.model.remat else 0)
+        return flops.StepFlops(parts, flops.sana_blocks(sana, b, latents, t).forward if self.config.model.remat else 0)
 
     def show(self, model: Any, examples: Sequence[Example]) -> Image.Image:
         how = {key: value for key, value in self.config.sample.items() if key in IN_FILE}
