@@ -42,7 +42,7 @@ def test_a_step_that_fits(tmp_path):
     kept = tmp_path / "step.hlo"
     found = compile_tiny("v5e:2x2", "--hlo", str(kept), sharding__fsdp="-1")
     assert found.returncode == 0, found.stderr
-    assert "4 devices of 16 GiB as data 1 x fsdp 4 x tensor 1" in found.stdout
+    assert "4 devices of 16 GiB as slices 1 x data 1 x fsdp 4 x tensor 1" in found.stdout
     assert "parameters learn, 0 are frozen" in found.stdout
     peak = next(line for line in found.stdout.splitlines() if line.split()[0] == "peak")
     assert 0 < float(peak.split()[1]) < 1

@@ -70,7 +70,7 @@ class PainterObjective:
         frozen = {"encoder": flops.encoder(encoder, batch.inputs), "autoencoder": flops.dc_ae_encoder(autoencoder, pictures, h, w)}
         rest = self.learner_flops(b, h * w // autoencoder.factor**2, batch.inputs.input_ids.shape[1])
         parts = {part: work.step(learns=part in self.config.trainable) for part, work in frozen.items()}
-        return flops.StepFlops(parts | rest.parts, rest.recomputed)
+        return flops.StepFlops({**parts, **rest.parts}, rest.recomputed)
 
     def learner_flops(self, b: int, latents: int, tokens: int) -> flops.StepFlops:
         """What connector and SANA compute of a step, on `b` rows of so many latent tokens and tokens of the turn."""
