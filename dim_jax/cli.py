@@ -12,7 +12,7 @@ from rich.console import Console
 from dim_jax import __version__
 from dim_jax.cli_build import build_edit, build_emoji, build_t2i, build_text, build_tfds, rewrite
 from dim_jax.cli_design import design
-from dim_jax.cli_paint import Checkpoint, Dtype, Overwrite, Precision, edit, generate, named_or_bundled
+from dim_jax.cli_paint import Checkpoint, Dtype, Overwrite, Precision, bundled, edit, generate, named_or_bundled
 from dim_jax.cli_train import compile_step, index, require_training, train
 from dim_jax.errors import InputError
 
@@ -64,13 +64,13 @@ def root(
 
 @app.command()
 def convert(
-    paths: Annotated[list[Path], typer.Argument(metavar="[SRC] DST", help="What to read, and the folder to make.")],
+    paths: Annotated[list[str], typer.Argument(metavar="[SRC] DST", help="What to read, and the folder to make; or gs:// addresses.")],
     to: Annotated[
         Target, typer.Option(help="Format to write: ours (orbax), the published names (dim), diffusers, transformers (qwen).")
     ] = Target.orbax,
-    encoder: Annotated[Path | None, typer.Option(help="Assemble: a Qwen2.5-VL folder.")] = None,
-    sana: Annotated[Path | None, typer.Option(help="Assemble: a SANA (NVlabs .pth or a folder).")] = None,
-    autoencoder: Annotated[Path | None, typer.Option(help="Assemble: a DC-AE folder.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Assemble: a Qwen2.5-VL folder.")] = None,
+    sana: Annotated[str | None, typer.Option(help="Assemble: a SANA (NVlabs .pth or a folder).")] = None,
+    autoencoder: Annotated[str | None, typer.Option(help="Assemble: a DC-AE folder.")] = None,
     condition_length: Annotated[int, typer.Option(min=1, help="Assemble: rows of the null table.")] = 8192,
     seed: Annotated[int, typer.Option(help="Assemble: of the fresh connector.")] = 0,
     weights: Annotated[
@@ -82,7 +82,7 @@ def convert(
         str | None,
         typer.Option(metavar="SIZE", help="Of a file of --to dim or qwen, such as 16MiB or 5GB. Default: as it was, or one file."),
     ] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Folder whose tokenizer files go with the weights.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder whose tokenizer files go with the weights.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Convert weights between formats: dim convert SRC DST --to FORMAT.
@@ -96,11 +96,13 @@ def convert(
         )
     if not any(parents) and len(paths) != 2:
         raise typer.BadParameter(f"Give SRC and DST; these are {len(paths)} paths.")
+    from dim_jax.paths import as_path
     from dim_jax.resume import is_state
     from dim_jax.weights import convert
     from dim_jax.weights.shards import parse_size
 
-    trained = is_state(paths[0])
+    source = as_path(paths[0])
+    trained = is_state(source)
     if weights is not None and not trained:
         raise typer.BadParameter("it goes with a state of a training run, RUN/checkpoints/STEP.", param_hint="--weights")
     options: dict[str, Any] = {"dtype": dtype and dtype.value, "tokenizer": tokenizer, "overwrite": overwrite}
@@ -112,9 +114,9 @@ def convert(
             require_training("A state of a training run")
             from dim_jax.exporting import convert_state
 
-            convert_state(paths[0], paths[1], to.value, (weights or Which.ema).value, **options)
+            convert_state(source, as_path(paths[1]), to.value, (weights or Which.ema).value, **options)
         else:
-            convert.convert(paths[0], paths[1], to.value, **options)
+            convert.convert(source, paths[1], to.value, **options)
 
 
 @evaluate.command()
@@ -156,7 +158,7 @@ def demo(
     """Edit the sample pictures that come with the bundled model, and paint from text."""
     from dim_jax import demo
 
-    sheet = demo.run(named_or_bundled(None), folder, overwrite=overwrite, progress=console.is_terminal)
+    sheet = demo.run(bundled(), folder, overwrite=overwrite, progress=console.is_terminal)
     typer.echo(f"wrote {sheet} and the paintings on it", err=True)
 
 

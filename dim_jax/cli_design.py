@@ -25,7 +25,7 @@ def design(
     ] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder that image_path starts from. Default: that of the rows.")] = None,
     row_id: Annotated[str | None, typer.Option("--id", help="One edit, of a file: designer. Default: the picture's name.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Whose encoder `local` writes with. Default: the bundled nano model.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Whose encoder `local` writes with. Default: the bundled nano model.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="One edit: replace an existing text file.")] = False,
 ) -> None:
     """Write blueprints: for one picture, or for the rows of a jsonl."""

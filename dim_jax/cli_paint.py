@@ -29,8 +29,8 @@ class Precision(StrEnum):
 
 
 Checkpoint = Annotated[
-    Path | None,
-    typer.Option(help="Folder with a whole Draw-In-Mind: published files, or what `dim convert` made. Default: the bundled nano model."),
+    str | None,
+    typer.Option(help="Folder or gs:// address of a Draw-In-Mind: published files, or what `dim convert` made. Default: the bundled nano."),
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="PNG to write; prompt, seed and settings go into its metadata.")]
 Dtype = Annotated[Precision | None, typer.Option(help="Default: bfloat16 on accelerators, float32 on the CPU.")]
@@ -197,10 +197,13 @@ def generate(
     typer.echo(f"wrote {output}", err=True)
 
 
-def named_or_bundled(chosen: Path | None) -> Path:
-    """The folder that was named, else the bundled one."""
-    if chosen is not None:
-        return chosen
+def named_or_bundled(chosen: str | None) -> str | Path:
+    """What was named, else the bundled folder."""
+    return bundled() if chosen is None else chosen
+
+
+def bundled() -> Path:
+    """The bundled folder, with a word about it."""
     from dim_jax.bundled import bundled_checkpoint
 
     folder = bundled_checkpoint()

@@ -32,7 +32,7 @@ def index(
 
 def train(
     config: Annotated[Path, typer.Option(help="A file of configs/, such as configs/nano_edit.py.")],
-    workdir: Annotated[Path, typer.Option(help="Where the run lives; a run that was stopped goes on from its last checkpoint.")],
+    workdir: Annotated[str, typer.Option(help="Where the run lives, a folder or gs://BUCKET/...; one that was stopped goes on there.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Train this many steps instead of the config's number.")] = None,
     change: Change = None,
     allow_changes: Annotated[
@@ -50,9 +50,10 @@ def train(
         raise typer.BadParameter(f"{profile}: write START:STOP, such as 100:110.", param_hint="--profile")
     found = _config(config, [*(change or []), *([] if steps is None else [f"train.steps={steps}"])], what="Training")
     from dim_jax import processes, train
+    from dim_jax.paths import as_path
 
     with processes.together():
-        train.main(found, workdir, allow_changes=allow_changes, profile=(int(first), int(last)) if profile else None)
+        train.main(found, as_path(workdir), allow_changes=allow_changes, profile=(int(first), int(last)) if profile else None)
 
 
 def compile_step(

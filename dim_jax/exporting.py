@@ -15,10 +15,11 @@ from dim_jax.config import Config
 from dim_jax.data.pairs import Example
 from dim_jax.data.pipeline import open_mixture, spread
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file
+from dim_jax.folders import filled, new_file
 from dim_jax.models.module import with_parameters
 from dim_jax.objectives import Objective, objective_kind, open_objective
 from dim_jax.painting import save_picture
+from dim_jax.paths import AnyPath, as_path, is_remote
 from dim_jax.resume import read_notes, read_state
 from dim_jax.sharding import MESH_AXES, Sharding
 from dim_jax.start import Start
@@ -30,7 +31,12 @@ Which = Literal["ema", "raw"]
 
 
 def write_model(
-    folder: Path, config: Config, objective: Objective, tensors: Mapping[str, Any], examples: Iterable[Example], tokenizer: Path | None
+    folder: AnyPath,
+    config: Config,
+    objective: Objective,
+    tensors: Mapping[str, Any],
+    examples: Iterable[Example],
+    tokenizer: AnyPath | None,
 ) -> None:
     """Write all parameters of an objective's model as a checkpoint folder; a painter's has settings.json. All processes must ask, with
     the same arrays: each writes its shards.
@@ -54,19 +60,19 @@ def write_model(
     checkpoint.save(folder, tensors, sizes.to_json(), tokenizer=files, settings=settings, overwrite=True)
 
 
-def write_sheet(path: Path, shown: Image.Image | str) -> Path:
+def write_sheet(path: AnyPath, shown: Image.Image | str) -> AnyPath:
     """Write what an objective shows as `path` with its own suffix (the first process does), and return where it is."""
     path = path.with_suffix(".md" if isinstance(shown, str) else ".png")
     if processes.is_first():
-        path.parent.mkdir(exist_ok=True)
-        if isinstance(shown, str):
-            path.write_text(shown)
-        else:
-            save_picture(shown, path, overwrite=True)
+        with filled(path.parent) as folder:
+            if isinstance(shown, str):
+                (folder / path.name).write_text(shown)
+            else:
+                save_picture(shown, folder / path.name, overwrite=True)
     return path
 
 
-def export_state(state: Path, folder: Path, which: Which) -> None:
+def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
     """Write the model of a training state as a checkpoint folder. Its frozen parts come from where the run took them.
 
     Args:
@@ -99,16 +105,16 @@ def _held_out(config: Config) -> Iterator[Example]:
     yield from spread(parts, MEASURED)
 
 
-def convert_state(state: Path, dst: Path, to: str, which: Which, **options: Any) -> None:
+def convert_state(state: AnyPath, dst: AnyPath, to: str, which: Which, **options: Any) -> None:
     """`weights.convert.convert` of the model of a training state (`export_state`), with the options of that; raises what both do."""
     dst.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=None if is_remote(dst) else dst.parent, prefix=f".{dst.name}-") as scratch:
         export_state(state, Path(scratch) / "model", which)
         convert(Path(scratch) / "model", dst, to, **options)
 
 
-def run_tokenizer(config: Config, start: Start, workdir: Path) -> Path | None:
+def run_tokenizer(config: Config, start: Start, workdir: AnyPath) -> AnyPath | None:
     """Where a run's tokenizer is, or is to be: named, the encoder's own, or one trained for it; None: it has no encoder."""
     if start.sizes.encoder is None:
         return None
-    return Path(config.data.tokenizer) if config.data.tokenizer else start.tokenizer or workdir / "tokenizer"
+    return as_path(config.data.tokenizer) if config.data.tokenizer else start.tokenizer or workdir / "tokenizer"

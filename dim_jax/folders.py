@@ -1,20 +1,30 @@
-"""Output folders and files that appear whole or not at all."""
+"""Output folders and files that appear whole or not at all, on this machine and in a bucket.
+
+A local one is written under a temporary name beside its place and renamed. A bucket has no rename: there a folder is written to this
+machine, uploaded under a temporary name and copied from it within the bucket, and while that lasts a file `UNFINISHED` lies in it;
+a file is uploaded in one piece.
+"""
 
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from etils import epath
+
 from dim_jax.errors import InputError
+from dim_jax.paths import AnyPath, absolute, is_remote, move, upload
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 GIB = 2**30
+UNFINISHED = "unfinished"
 
 
-def is_checkpoint(folder: Path) -> bool:
+def is_checkpoint(folder: AnyPath) -> bool:
     """Whether a folder holds tensors, directly or one level down: safetensors or Orbax."""
     return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*/*.safetensors", "*/orbax.checkpoint"))
 
@@ -23,15 +33,15 @@ class Kind(NamedTuple):
     """What a folder is for: its name in errors, and how one is recognized. Only a folder of the same kind is overwritten."""
 
     name: str
-    fits: Callable[[Path], bool]
+    fits: Callable[[AnyPath], bool]
 
 
 CHECKPOINT = Kind("checkpoint folder", is_checkpoint)
 
 
 @contextmanager
-def new_folder(target: Path, *, overwrite: bool = False, needs: int = 0, kind: Kind = CHECKPOINT) -> Iterator[Path]:
-    """An empty folder beside `target` to write into; renamed to `target` at the end, removed if anything goes wrong.
+def new_folder(target: AnyPath, *, overwrite: bool = False, needs: int = 0, kind: Kind = CHECKPOINT) -> Iterator[Path]:
+    """An empty folder of this machine to write into, which becomes `target` at the end, and is removed if anything goes wrong.
 
     Args:
         target: the folder to make; its parents are made as well.
@@ -40,51 +50,116 @@ def new_folder(target: Path, *, overwrite: bool = False, needs: int = 0, kind: K
         kind: what the folder will be.
 
     Raises:
-        InputError: `target` exists (and may not be overwritten, or is of another kind), or the disk is full.
+        InputError: `target` exists (and may not be overwritten, or is of another kind), the disk is full, or a bucket is out of reach.
     """
-    target = Path(os.path.abspath(target))
-    if os.path.lexists(target):
+    target = absolute(target)
+    if target.exists() or (isinstance(target, Path) and target.is_symlink()):
         if not overwrite:
             raise InputError(f"{target} exists. Choose another output, or overwrite it (--overwrite).")
-        if not target.is_dir() or target.is_symlink() or (any(target.iterdir()) and not kind.fits(target)):
+        if not _may_be_replaced(target, kind):
             raise InputError(f"{target} is no {kind.name}, so it is not overwritten. Remove it, or choose another output.")
+    with _local_folder(target, needs) if isinstance(target, Path) else _remote_folder(target, needs) as scratch:
+        yield scratch
+
+
+def _may_be_replaced(target: AnyPath, kind: Kind) -> bool:
+    if not target.is_dir() or (isinstance(target, Path) and target.is_symlink()):
+        return False
+    return not any(target.iterdir()) or kind.fits(target) or (target / UNFINISHED).exists()
+
+
+@contextmanager
+def _local_folder(target: Path, needs: int) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(target.parent).free
-        if needs > free:
-            raise InputError(_full(target, f"{needs / GIB:.2f} GiB are needed, {free / GIB:.2f} GiB are free"))
+        _check_space(target, target.parent, needs)
         scratch = target.with_name(f".{target.name}.{os.getpid()}.partial")
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
     except OSError as error:
         raise InputError(f"{target}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
     try:
-        yield scratch
-        if os.path.lexists(target):
-            old = target.with_name(f".{target.name}.{os.getpid()}.old")
-            target.rename(old)
-            scratch.rename(target)
-            shutil.rmtree(old)
-        else:
-            scratch.rename(target)
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        raise InputError(_full(target, error.strerror or "the disk is full")) from error
+        with _no_full_disk(target):
+            yield scratch
+            if os.path.lexists(target):
+                old = target.with_name(f".{target.name}.{os.getpid()}.old")
+                target.rename(old)
+                scratch.rename(target)
+                shutil.rmtree(old)
+            else:
+                scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def check_file(path: Path, *, overwrite: bool) -> None:
+@contextmanager
+def _remote_folder(target: epath.Path, needs: int) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="dim_jax-") as folder:
+        _check_space(target, Path(folder), needs)
+        scratch = Path(folder) / target.name
+        scratch.mkdir()
+        with _no_full_disk(target):
+            yield scratch
+        whole = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        upload(scratch, whole)
+    old = [path for path in target.iterdir() if path.name != UNFINISHED] if target.exists() else []
+    (target / UNFINISHED).write_text(f"{whole}\n")
+    for path in old:
+        path.rmtree() if path.is_dir() else path.unlink()
+    move(whole, target)
+    (target / UNFINISHED).unlink()
+
+
+@contextmanager
+def filled(folder: AnyPath) -> Iterator[Path]:
+    """A folder of this machine to put files in, for libraries that write where they are told: `folder`, which is made, or one whose files
+    are uploaded to it at the end. What lies there stays.
+
+    Raises:
+        InputError: the bucket is out of reach.
+    """
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix="dim_jax-") as scratch:
+            yield Path(scratch)
+            upload(Path(scratch), folder)
+
+
+def check_finished(folder: AnyPath) -> None:
+    """Refuse a folder of a bucket that was not yet, or never, copied to its end.
+
+    Raises:
+        InputError: naming where the whole folder is.
+    """
+    if is_remote(folder) and (folder / UNFINISHED).exists():
+        whole = (folder / UNFINISHED).read_text().strip()
+        raise InputError(f"{folder}: its copying was cut off, or is still going on. The whole folder is {whole}; move it here.")
+
+
+def append(path: AnyPath, text: str) -> None:
+    """Add text to a file's end. A bucket cannot do that: there the file is read and written anew, in one piece."""
+    if isinstance(path, Path):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        path.write_text((path.read_text() if path.exists() else "") + text)
+
+
+def check_file(path: AnyPath, *, overwrite: bool) -> None:
     """Refuses a path where no file may be written.
 
     Raises:
         InputError: its folder is missing or closed, or it exists and may not be overwritten.
     """
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist. Make it first, or choose another output.")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: nothing may be written to the folder {path.parent}. Change its permissions, or choose another output.")
+    if isinstance(path, Path):
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: the folder {path.parent} does not exist. Make it first, or choose another output.")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{path}: nothing may be written to the folder {path.parent}. Change its permissions, or choose another output."
+            )
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is no file that could be overwritten. Choose another output.")
     if path.exists() and not overwrite:
@@ -92,12 +167,17 @@ def check_file(path: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; renamed to `path` at the end, which replaces what was there, and removed if anything goes wrong.
+def new_file(path: AnyPath) -> Iterator[Path]:
+    """A name on this machine to write to, which becomes `path` at the end, replacing what was there; removed if anything goes wrong.
 
     Raises:
         InputError: it cannot be written, such as on a full disk.
     """
+    if not isinstance(path, Path):
+        with tempfile.TemporaryDirectory(prefix="dim_jax-") as folder:
+            yield Path(folder) / path.name
+            upload(Path(folder) / path.name, path)
+        return
     scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield scratch
@@ -108,5 +188,22 @@ def new_file(path: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
-def _full(target: Path, why: str) -> str:
+def _check_space(target: AnyPath, place: Path, needs: int) -> None:
+    free = shutil.disk_usage(place).free
+    if needs > free:
+        where = "" if place == target.parent else f" in {place.parent}, where it is put together"
+        raise InputError(_full(target, f"{needs / GIB:.2f} GiB are needed, {free / GIB:.2f} GiB are free{where}"))
+
+
+@contextmanager
+def _no_full_disk(target: AnyPath) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise InputError(_full(target, error.strerror or "the disk is full")) from error
+
+
+def _full(target: AnyPath, why: str) -> str:
     return f"{target}: no space ({why}). Nothing was kept; free some space or choose an output on another disk."

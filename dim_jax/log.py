@@ -3,14 +3,14 @@
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from dim_jax import processes
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file
+from dim_jax.folders import append, filled, new_file
+from dim_jax.paths import AnyPath, is_remote, upload
 from dim_jax.progress import Shown
 
 
@@ -20,7 +20,7 @@ class Record:
     Of several processes the first one alone writes, what all have alike.
     """
 
-    def __init__(self, workdir: Path, console: Console, *, total: int, done: int):
+    def __init__(self, workdir: AnyPath, console: Console, *, total: int, done: int):
         """The run goes on after step `done`."""
         self._workdir, self._console, self._total, self._done = workdir, console, total, done
         self._writes, self._open = processes.is_first(), ExitStack()
@@ -47,7 +47,7 @@ class Record:
 class Log:
     """Appends to `path`; what was logged after step `after` (by a run that was killed behind its last checkpoint) is dropped."""
 
-    def __init__(self, path: Path, *, after: int):
+    def __init__(self, path: AnyPath, *, after: int):
         self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for number, line in enumerate(lines, 1) if _step(path, number, line, len(lines)) <= after]
@@ -56,30 +56,35 @@ class Log:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values of a step, to their last bit."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        append(self.path, json.dumps({"step": step, **values}) + "\n")
 
 
 class Board:
     """Scalars for TensorBoard, in `folder`; it hides what was logged after step `after`."""
 
-    def __init__(self, folder: Path, *, after: int):
-        self._writer = SummaryWriter(str(folder), purge_step=after + 1)
+    def __init__(self, folder: AnyPath, *, after: int):
+        self._folder, self._after = folder, after
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values of a step."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
+        if is_remote(self._folder):
+            upload(self._place, self._folder)
 
     def __enter__(self) -> "Board":
+        with ExitStack() as opened:
+            self._place = opened.enter_context(filled(self._folder))
+            self._writer = opened.enter_context(SummaryWriter(str(self._place), purge_step=self._after + 1))
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._writer.close()
+        self._opened.close()
 
 
-def _step(path: Path, number: int, line: str, lines: int) -> float:
+def _step(path: AnyPath, number: int, line: str, lines: int) -> float:
     """The step of a line; a last line that was cut off by a kill counts as later than all."""
     try:
         return float(json.loads(line)["step"])

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -23,6 +22,7 @@ from dim_jax.errors import InputError
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.module import with_parameters
 from dim_jax.models.sana import Condition, SanaConfig
+from dim_jax.paths import AnyPath
 from dim_jax.processes import whole
 from dim_jax.settings import Asked, Settings, check_prompt, read_asked, read_settings
 from dim_jax.weights.convert import open_weights
@@ -85,7 +85,7 @@ class Painter:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, edits: bool = False, dtype: DTypeLike | None = None, tokenizer: str | Path | None = None
+        cls, path: str | AnyPath, *, edits: bool = False, dtype: DTypeLike | None = None, tokenizer: str | AnyPath | None = None
     ) -> "Painter":
         """The model of a checkpoint in any format that holds all of Draw-In-Mind, with the settings of its settings.json, if any.
 
@@ -268,7 +268,7 @@ def _enough_memory(what: str, remedy: str) -> Iterator[None]:
         raise InputError(f"{what} takes more memory than this device has ({reason}). {remedy}") from error
 
 
-def check_edits(sana: SanaConfig, name: str | Path) -> None:
+def check_edits(sana: SanaConfig, name: str | AnyPath) -> None:
     """Refuses a model that reads no source.
 
     Raises:

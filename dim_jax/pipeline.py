@@ -7,7 +7,6 @@ painting.save("red.png")
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from PIL import Image
 
@@ -16,6 +15,7 @@ from dim_jax.data.pictures import as_rgb
 from dim_jax.errors import InputError
 from dim_jax.painter import Painter, Request, Source, check_edits
 from dim_jax.painting import Painting
+from dim_jax.paths import AnyPath
 from dim_jax.settings import Settings
 
 
@@ -29,7 +29,7 @@ class EditPipeline:
         check_edits(self.painter.dim.config.sana, self.painter.name)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **kwargs) -> "EditPipeline":
+    def from_pretrained(cls, path: str | AnyPath, **kwargs) -> "EditPipeline":
         """See `Painter.from_pretrained`."""
         return cls(Painter.from_pretrained(path, edits=True, **kwargs))
 
@@ -84,7 +84,7 @@ class GeneratePipeline:
     painter: Painter
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **kwargs) -> "GeneratePipeline":
+    def from_pretrained(cls, path: str | AnyPath, **kwargs) -> "GeneratePipeline":
         """See `Painter.from_pretrained`."""
         return cls(Painter.from_pretrained(path, **kwargs))
 

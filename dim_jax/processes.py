@@ -111,6 +111,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def several() -> bool:
+    """Whether this process is one of several."""
+    return jax.process_count() > 1
+
+
 def wait(what: str) -> None:
     """Until all processes have come here; `what` is the same for all, and says for what."""
     if jax.process_count() > 1:

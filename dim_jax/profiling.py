@@ -1,19 +1,20 @@
 """A trace of a few steps for the profiler: what each device and thread did when."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
 import jax
 
 from dim_jax import processes
 from dim_jax.errors import InputError
+from dim_jax.folders import filled
+from dim_jax.paths import AnyPath
 
 
 class Profile:
     """Writes a trace of the first process's steps `first` to `last`, both included, into `folder` (formats of TensorBoard and Perfetto)."""
 
-    def __init__(self, folder: Path, steps: tuple[int, int] | None, *, done: int, total: int):
+    def __init__(self, folder: AnyPath, steps: tuple[int, int] | None, *, done: int, total: int):
         """Between `done` and `total` steps are left to run.
 
         Raises:
@@ -23,28 +24,22 @@ class Profile:
             raise InputError(f"--profile {steps[0]}:{steps[1]}: name two steps in order, of those from {done + 1} to {total}.")
         self._folder = folder
         self._first, self._last = steps or (0, 0)
-        self._open = False
+        self._open = ExitStack()
 
     def __enter__(self) -> "Profile":
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._open:
-            self._stop()
+        self._open.close()
 
     @contextmanager
     def step(self, number: int, wait: Callable[[], object]) -> Iterator[None]:
         """Around a step; `wait` returns when it is done, which only the last one of a trace has to."""
         if number == self._first and processes.is_first():
-            jax.profiler.start_trace(str(self._folder))
-            self._open = True
+            jax.profiler.start_trace(str(self._open.enter_context(filled(self._folder))))
+            self._open.callback(jax.profiler.stop_trace)
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
         if number == self._last:
             wait()
-            if self._open:
-                self._stop()
-
-    def _stop(self) -> None:
-        jax.profiler.stop_trace()
-        self._open = False
+            self._open.close()

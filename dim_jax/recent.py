@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import jax
 from dim_jax import processes
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
+from dim_jax.paths import AnyPath
 
 Metrics = dict[str, float]
 
@@ -21,7 +21,7 @@ class Recent:
     A step's metrics are fetched when the next one is under way: the host runs one step ahead of the accelerator, and no further.
     """
 
-    def __init__(self, path: Path, before: Sequence[Metrics] = ()):
+    def __init__(self, path: AnyPath, before: Sequence[Metrics] = ()):
         """`path` is where the batch is named that is not finite, `before` what a checkpoint brought."""
         self._path = path
         self._settled = list(before)

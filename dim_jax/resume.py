@@ -3,13 +3,13 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orbax.checkpoint.experimental.v1 as ocp
 
 from dim_jax.checkpoint import hushed
 from dim_jax.errors import InputError
+from dim_jax.paths import AnyPath, absolute, is_remote
 
 
 class Restored(NamedTuple):
@@ -22,7 +22,7 @@ class Restored(NamedTuple):
 class TrainingStates:
     """The numbered states of one run; the step is the state's name."""
 
-    def __init__(self, folder: Path, checkpointer: ocp.training.Checkpointer):
+    def __init__(self, folder: AnyPath, checkpointer: ocp.training.Checkpointer):
         self._folder, self._checkpointer = folder, checkpointer
 
     def restore(self, like: Any) -> Restored | None:
@@ -42,29 +42,29 @@ class TrainingStates:
         self._checkpointer.save_async(step, state, custom_metadata=dict(notes))
 
 
-def read_state(folder: Path, like: Any) -> Any:
+def read_state(folder: AnyPath, like: Any) -> Any:
     """The state in checkpoints/STEP, as `TrainingStates.restore` gives it; a run may go on writing others meanwhile.
 
     Raises:
         InputError: it is damaged, or of another model.
     """
     with _whole(folder):
-        return ocp.load(os.path.abspath(folder), like)
+        return ocp.load(os.fspath(absolute(folder)), like)
 
 
-def read_notes(folder: Path) -> Mapping[str, Any]:
+def read_notes(folder: AnyPath) -> Mapping[str, Any]:
     """What was noted beside the state in checkpoints/STEP.
 
     Raises:
         InputError: it is damaged.
     """
     with _whole(folder):
-        notes: Any = ocp.metadata(os.path.abspath(folder)).custom_metadata
+        notes: Any = ocp.metadata(os.fspath(absolute(folder))).custom_metadata
     return notes or {}
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[None]:
+def _whole(folder: AnyPath) -> Iterator[None]:
     try:
         with hushed():
             yield
@@ -74,18 +74,20 @@ def _whole(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def is_state(path: Path) -> bool:
+def is_state(path: AnyPath) -> bool:
     """Whether a path is a training state, WORKDIR/checkpoints/STEP."""
     return path.name.isdecimal() and path.parent.name == "checkpoints" and path.is_dir()
 
 
-def latest_step(folder: Path) -> int:
+def latest_step(folder: AnyPath) -> int:
     """The step of the latest whole state; 0 without one."""
-    return max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
+    states = [path for path in folder.glob("*") if path.name.isdecimal()]
+    # In a bucket a state has its name from the start, and is whole when this file is there.
+    return max((int(path.name) for path in states if not is_remote(path) or (path / "commit_success.txt").exists()), default=0)
 
 
 @contextmanager
-def training_states(folder: Path, *, keep: int, keep_every: int) -> Iterator[TrainingStates]:
+def training_states(folder: AnyPath, *, keep: int, keep_every: int) -> Iterator[TrainingStates]:
     """Open (or begin) the states in `folder`; the last write is finished at the end.
 
     The latest `keep` stay, and those at multiples of `keep_every` (0: none).
@@ -94,7 +96,7 @@ def training_states(folder: Path, *, keep: int, keep_every: int) -> Iterator[Tra
     every: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)  # whenever it is called
     kept: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])])
     with ocp.training.Checkpointer(
-        os.path.abspath(folder),
+        os.fspath(absolute(folder)),
         save_decision_policy=every,
         preservation_policy=kept,
         cleanup_tmp_directories=True,

@@ -1,12 +1,12 @@
 """The config that a working directory began with: a run goes on with the same one, or says that it shall change."""
 
 import json
-from pathlib import Path
 
 from dim_jax.checkpoint import read_json
 from dim_jax.config import Config, flat
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file
+from dim_jax.folders import append, new_file
+from dim_jax.paths import AnyPath
 
 # Keys, and beginnings of keys: the curve does not depend on them, but for rounding.
 FREE_TO_CHANGE = (
@@ -15,7 +15,7 @@ FREE_TO_CHANGE = (
 )  # fmt: skip
 
 
-def same_config(config: Config, workdir: Path, *, step: int, allow_changes: bool) -> None:
+def same_config(config: Config, workdir: AnyPath, *, step: int, allow_changes: bool) -> None:
     """Write `config` to config.json, and what differs from the one before, behind `step`, as a line of changes.jsonl.
 
     Raises:
@@ -31,7 +31,6 @@ def same_config(config: Config, workdir: Path, *, step: int, allow_changes: bool
             "(--allow-changes)."
         )
     if changed:
-        with (workdir / "changes.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, "changed": changed}) + "\n")
+        append(workdir / "changes.jsonl", json.dumps({"step": step, "changed": changed}) + "\n")
     with new_file(path) as scratch:
         scratch.write_text(json.dumps(now, indent=1) + "\n")

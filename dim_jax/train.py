@@ -7,7 +7,6 @@ do together: each runs this text, and the first one alone writes, but for its sh
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from dim_jax.exporting import MEASURED, run_tokenizer, write_model, write_sheet
 from dim_jax.log import Record
 from dim_jax.models.module import with_parameters
 from dim_jax.objectives import objective_kind, open_objective
+from dim_jax.paths import AnyPath, is_remote
 from dim_jax.profiling import Profile
 from dim_jax.progress import Speed
 from dim_jax.recent import Recent
@@ -40,7 +40,7 @@ READ = 20_000  # examples of each source whose texts make a tokenizer
 
 
 def main(
-    config: Config, workdir: Path, *, allow_changes: bool = False, profile: tuple[int, int] | None = None, console: Console | None = None
+    config: Config, workdir: AnyPath, *, allow_changes: bool = False, profile: tuple[int, int] | None = None, console: Console | None = None
 ) -> None:
     """Train as `config` says (configs/common.py lists all keys), or go on where `workdir` stopped.
 
@@ -154,6 +154,10 @@ def main(
                 watchdog.alive()
 
     # Export.
+    if is_remote(workdir) and processes.several():  # each writes its shards into one folder of a file system, which a bucket is not
+        made = f"dim convert {checkpoints / str(how.steps)} {workdir / 'model'}"
+        console.print(f"the model is made of the last state on one machine: {made}", highlight=False)
+        return
     write_model(workdir / "model", config, objective, state.ema | frozen, spread(held_out, MEASURED), tokenizer)
     console.print(f"wrote {workdir / 'model'}", highlight=False)
 

@@ -5,20 +5,14 @@
 #   launch/nano.sh [--dry-run] DATA RUNS [KEY=VALUE ...]     such as: launch/nano.sh data/emoji runs data.workers=14
 set -euo pipefail
 
-dry=
-if [[ ${1-} == --dry-run ]]; then dry=1; shift; fi
-if (($# < 2)); then sed -n 's/^#   //p' "$0" >&2; exit 2; fi
-data=$1 runs=$2
-shift 2
-set=()
-for change in "data.source=$data" "$@"; do set+=(--set "$change"); done
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# Show a command, and run it unless this is a dry run.
-run() {
-  printf '%q ' "$@"
-  echo
-  if [[ -z $dry ]]; then "$@"; fi
-}
+read_options "" "" "$@"
+if ((${#words[@]} < 2)); then show_help >&2; exit 2; fi
+data=${words[0]} runs=${words[1]}
+set=()
+for change in "data.source=$data" "${words[@]:2}"; do set+=(--set "$change"); done
 
 train() {  # NAME [KEY=VALUE ...]
   local name=$1 own=()

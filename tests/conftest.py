@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports JAX. Less optimization halves the time of the many small compilations; workers inherit the cache's place.
@@ -37,6 +38,15 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     shared = painter()  # made before the patch, which it would call
     monkeypatch.setattr(Painter, "from_pretrained", lambda path, **options: shared)
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a bucket of Google Cloud Storage that lives on this machine; each test takes names of its own in it."""
+    from tests.bucket import local_bucket
+
+    with local_bucket(tmp_path_factory.mktemp("bucket") / "log") as address:
+        yield address
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What the local servers of the tests have in common: a port, threads, and how many requests they had at once."""
 
+import socket
 import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler
@@ -38,3 +39,10 @@ class _Threads(socketserver.ThreadingTCPServer):
     allow_reuse_address = daemon_threads = True
     block_on_close = False
     request_queue_size = 128
+
+
+def free_port() -> int:
+    """A port that nothing listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

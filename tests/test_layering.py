@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "dim_jax"
 # A file imports from lower ranks and from its own folder; the longest name that fits counts.
 RANKS = {
     "dim_jax": 0,  # the version
-    "dim_jax.errors": 0,
+    "dim_jax.errors": -1,
+    "dim_jax.paths": 0,
     "dim_jax.chips": 0,
     "dim_jax.hlo": 0,
     "dim_jax.roofline": 1,

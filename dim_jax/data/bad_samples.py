@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 from dim_jax import processes
 from dim_jax.data.pipeline import BadSample, Loaded
 from dim_jax.errors import InputError
+from dim_jax.folders import append
+from dim_jax.paths import AnyPath
 
 
 class BadSamples:
@@ -20,7 +21,7 @@ class BadSamples:
         InputError: the file is damaged.
     """
 
-    def __init__(self, path: Path, budget: int):
+    def __init__(self, path: AnyPath, budget: int):
         self.path, self._budget = path, budget
         self._known = set(_read(path)) if path.exists() else set()
         self._new: list[BadSample] = []
@@ -53,11 +54,10 @@ class BadSamples:
             return
         self._known.add(name)
         if processes.is_first():
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(sample._asdict(), ensure_ascii=False) + "\n")
+            append(self.path, json.dumps(sample._asdict(), ensure_ascii=False) + "\n")
 
 
-def _read(path: Path) -> Iterator[tuple[str, int]]:
+def _read(path: AnyPath) -> Iterator[tuple[str, int]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             fields = json.loads(line)

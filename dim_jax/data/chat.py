@@ -5,13 +5,13 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from dim_jax.errors import InputError
+from dim_jax.paths import as_path, local
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
@@ -86,7 +86,7 @@ class ChatTokenizer:
         Raises:
             InputError: there is none, it cannot be fetched or read, or it lacks the template's special tokens.
         """
-        path = Path(name)
+        path = local(as_path(name))
         if path.is_dir() and not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
             raise InputError(f"{path}: the folder has no tokenizer.json. Copy the tokenizer's files there, or give another folder.")
         if not path.exists() and (path.is_absolute() or str(name).startswith(".") or len(path.parts) > 2):

@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dim_jax.data.chat import END_OF_TEXT, IM_END, SPECIALS, VIDEO_PAD
 from dim_jax.folders import new_folder
+from dim_jax.paths import AnyPath
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> None:
+def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: AnyPath) -> None:
     """Write the tokenizer of `texts` to a new folder, `vocabulary` ids at most, the special tokens last.
 
     Byte pairs as in Sennrich et al. (arXiv 1508.07909), over bytes: no text is unknown, and every text comes back as it was.

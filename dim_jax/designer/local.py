@@ -4,7 +4,6 @@ import asyncio
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +20,7 @@ from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.module import with_parameters
 from dim_jax.models.qwen import Qwen
 from dim_jax.painter import Painter, usual_dtype
+from dim_jax.paths import AnyPath
 from dim_jax.settings import Asked, read_asked, read_settings
 from dim_jax.weights.convert import open_weights
 
@@ -51,7 +51,9 @@ class LocalDesigner:
         return cls(painter.dim.encoder, replace(painter.processor, resolution=resolution), painter.asked)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, dtype: DTypeLike | None = None, tokenizer: str | Path | None = None) -> "LocalDesigner":
+    def from_pretrained(
+        cls, path: str | AnyPath, *, dtype: DTypeLike | None = None, tokenizer: str | AnyPath | None = None
+    ) -> "LocalDesigner":
         """The encoder alone of a checkpoint in any format: a whole Draw-In-Mind, or a Qwen2.5-VL of any size.
 
         `dtype` and `tokenizer` as for `Painter.from_pretrained`.

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import Any
 
 from dim_jax.errors import InputError
+from dim_jax.paths import AnyPath, as_path
 
-Source = str | Path | Mapping[str, Any]
+Source = str | AnyPath | Mapping[str, Any]
 KINDS = {
     int: "an integer",
     int | None: "an integer",
@@ -24,7 +24,7 @@ class HFConfig:
 
     def __init__(self, source: Source, name: str = "config"):
         self.name = name if isinstance(source, Mapping) else str(source)
-        values = source if isinstance(source, Mapping) else _read(Path(source))
+        values = source if isinstance(source, Mapping) else _read(as_path(source))
         self.values = {key: value for key, value in values.items() if value is not None}
 
     def __contains__(self, key: str) -> bool:
@@ -84,7 +84,7 @@ def check(rule: bool, message: str) -> None:
         raise InputError(message)
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: AnyPath) -> Mapping[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

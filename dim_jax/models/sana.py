@@ -5,7 +5,6 @@ with the source latents concatenated to the noisy ones on channels. Attributes a
 """
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from dim_jax.errors import InputError
 from dim_jax.models import layers
 from dim_jax.models.hf_config import HFConfig
+from dim_jax.paths import AnyPath
 
 # In numpy, because the last bit counts: at timestep 1000 XLA's exp moves an angle by 1e-4.
 _FREQUENCIES = np.exp((np.float32(-np.log(10000)) * np.arange(128, dtype=np.float32) / np.float32(128)).astype(np.float64)).astype(
@@ -54,7 +54,7 @@ class SanaConfig:
         return cls(16 if edit else 8, 8, 64, 2, 2, 32, 48, condition_length)
 
     @classmethod
-    def from_json(cls, source: Path | dict) -> "SanaConfig":
+    def from_json(cls, source: AnyPath | dict) -> "SanaConfig":
         """Read `sana_edit.json` or `sana_t2i.json`: the sizes under "config", the input channels beside it.
 
         Raises:

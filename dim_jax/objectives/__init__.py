@@ -11,7 +11,6 @@ An objective is a frozen dataclass that `train.py` asks for seven things:
     finished(model, examples)    the sizes of the trained checkpoint
 """
 
-from pathlib import Path
 from typing import Any
 
 from dim_jax.config import Config
@@ -20,6 +19,7 @@ from dim_jax.errors import InputError
 from dim_jax.objectives.autoencoder import AutoencoderObjective
 from dim_jax.objectives.encoder import EncoderObjective
 from dim_jax.objectives.painter import PainterObjective
+from dim_jax.paths import AnyPath
 from dim_jax.start import Start
 
 Objective = AutoencoderObjective | EncoderObjective | PainterObjective
@@ -45,7 +45,7 @@ def objective_kind(config: Config) -> type[Objective]:
     return kind
 
 
-def open_objective(config: Config, start: Start, tokenizer: Path | None) -> Objective:
+def open_objective(config: Config, start: Start, tokenizer: AnyPath | None) -> Objective:
     """The objective over the parts of `start`; `tokenizer` is the folder of the encoder's, where there is an encoder.
 
     Raises:

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from dim_jax import checkpoint
 from dim_jax.errors import InputError
-from dim_jax.folders import new_folder
+from dim_jax.folders import check_finished, new_folder
+from dim_jax.paths import AnyPath, as_path
 from dim_jax.weights import shards
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.cast import cast
@@ -21,19 +22,20 @@ from dim_jax.weights.export import layout, write_file, write_published
 from dim_jax.weights.files import NAMES, Info, SafetensorsFile, make_header, total_bytes
 from dim_jax.weights.formats import NULL_TABLE
 from dim_jax.weights.manifest import Manifest
-from dim_jax.weights.published import TOKENIZER_FILES, Weights, null_rows, open_published
+from dim_jax.weights.published import Weights, null_rows, open_published, tokenizer_files
 from dim_jax.weights.sizes import Sizes
 
 TARGETS = ("orbax", "dim", "diffusers", "qwen")
 
 
-def open_weights(path: Path | str) -> Weights:
+def open_weights(path: AnyPath | str) -> Weights:
     """Open a checkpoint in any format that we know: ours, or a published one.
 
     Raises:
         InputError: see `published.open_published`; or one of our folders is damaged.
     """
-    path = Path(path)
+    path = as_path(path)
+    check_finished(path)
     if not checkpoint.is_checkpoint(path):
         return open_published(path)
     sizes = Sizes.from_json(checkpoint.read_json(path / checkpoint.CONFIG))
@@ -77,13 +79,13 @@ def open_weights(path: Path | str) -> Weights:
 
 
 def convert(
-    src: Path | str,
-    dst: Path | str,
+    src: AnyPath | str,
+    dst: AnyPath | str,
     to: str,
     *,
     dtype: str | None = None,
     max_shard_size: int | None = None,
-    tokenizer: Path | str | None = None,
+    tokenizer: AnyPath | str | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> None:
@@ -108,26 +110,26 @@ def convert(
         raise InputError(f"--to {to}: choose one of {', '.join(TARGETS)}.")
     if max_shard_size is not None and to not in shards.TARGETS:
         raise InputError(f"--max-shard-size goes with --to {' and '.join(shards.TARGETS)}, not with {to}. Leave it out.")
-    src, dst = Path(src), Path(dst)
-    source, target = src.resolve(), dst.resolve()
+    src, dst = as_path(src), as_path(dst)
+    source, target = (path.resolve() if isinstance(path, Path) else path for path in (src, dst))
     if target == source or target in source.parents:
         raise InputError(f"{dst} is, or holds, the source {src}. Choose another output.")
     weights = open_weights(src)
     if tokenizer is not None:
-        weights = replace(weights, tokenizer=tokenizer_in(Path(tokenizer)))
+        weights = replace(weights, tokenizer=tokenizer_in(as_path(tokenizer)))
     _write(weights, dst, to, dtype, max_shard_size, overwrite, console or Console())
 
 
 def assemble(
-    encoder: Path | str,
-    sana: Path | str,
-    autoencoder: Path | str,
-    dst: Path | str,
+    encoder: AnyPath | str,
+    sana: AnyPath | str,
+    autoencoder: AnyPath | str,
+    dst: AnyPath | str,
     *,
     condition_length: int = 8192,
     seed: int = 0,
     dtype: str | None = None,
-    tokenizer: Path | str | None = None,
+    tokenizer: AnyPath | str | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> None:
@@ -189,14 +191,16 @@ def assemble(
         stored=stored,
         stream=stream,
         extras={name: tensor for parent in parents.values() for name, tensor in parent.extras.items()},
-        tokenizer=tokenizer_in(Path(tokenizer)) if tokenizer is not None else parents["encoder"].tokenizer,
+        tokenizer=tokenizer_in(as_path(tokenizer)) if tokenizer is not None else parents["encoder"].tokenizer,
         counts={part: parent.counts[part] for part, parent in parents.items()} | {"connector": len(connector)},
         notes=tuple(notes),
     )
-    _write(weights, Path(dst), "orbax", dtype, None, overwrite, console or Console())
+    _write(weights, as_path(dst), "orbax", dtype, None, overwrite, console or Console())
 
 
-def _write(weights: Weights, dst: Path, to: str, dtype: str | None, max_shard_size: int | None, overwrite: bool, console: Console) -> None:
+def _write(
+    weights: Weights, dst: AnyPath, to: str, dtype: str | None, max_shard_size: int | None, overwrite: bool, console: Console
+) -> None:
     """Print what was read and write it."""
     read = weights
     if dtype is not None:
@@ -223,19 +227,19 @@ def _write(weights: Weights, dst: Path, to: str, dtype: str | None, max_shard_si
     console.print(f"wrote {dst}", markup=False, highlight=False)
 
 
-def _known(path: Path, name: str, dtype: Any) -> str:
+def _known(path: AnyPath, name: str, dtype: Any) -> str:
     if np.dtype(dtype) not in NAMES:
         raise InputError(f"{path}: {name} is {dtype}; weights are {', '.join(NAMES.values())}. Save it in one of these.")
     return NAMES[np.dtype(dtype)]
 
 
-def tokenizer_in(folder: Path) -> tuple[Path, ...]:
-    """The tokenizer's files in a folder that may hold others.
+def tokenizer_in(folder: AnyPath) -> tuple[Path, ...]:
+    """The tokenizer's files in a folder that may hold others, on this machine.
 
     Raises:
         InputError: there are none.
     """
-    files = tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
+    files = tokenizer_files(folder)
     if not any(file.name.startswith(("tokenizer", "vocab")) for file in files):
         raise InputError(
             f"{folder}: no tokenizer in it (tokenizer.json, or vocab.json and merges.txt). Give the folder of the encoder's tokenizer."

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from dim_jax.errors import InputError
+from dim_jax.paths import AnyPath, read_span, size_of
 from dim_jax.weights.arrays import contiguous
 
 DTYPES: dict[str, np.dtype] = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
@@ -44,7 +45,7 @@ class Info(NamedTuple):
 class TensorFile(Protocol):
     """A file of named tensors: their headers, and each one's data when it is asked for."""
 
-    path: Path
+    path: AnyPath
     header: str | None  # the text of its header, where the format has one
     tensors: dict[str, Info]
 
@@ -53,7 +54,7 @@ class TensorFile(Protocol):
         ...
 
 
-def _no_duplicates(path: Path):
+def _no_duplicates(path: AnyPath):
     def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
         keys = [key for key, _ in pairs]
         if twice := sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []:
@@ -63,7 +64,7 @@ def _no_duplicates(path: Path):
     return build
 
 
-def _spans(path: Path, entries: Mapping[str, Mapping]) -> dict[str, tuple[Info, int]]:
+def _spans(path: AnyPath, entries: Mapping[str, Mapping]) -> dict[str, tuple[Info, int]]:
     """Name -> (info, offset into the data) of a parsed header, in the order of the data.
 
     Raises:
@@ -84,7 +85,7 @@ def _spans(path: Path, entries: Mapping[str, Mapping]) -> dict[str, tuple[Info, 
     return spans
 
 
-def parse_header(path: Path, text: str) -> tuple[dict[str, tuple[Info, int]], dict[str, str] | None]:
+def parse_header(path: AnyPath, text: str) -> tuple[dict[str, tuple[Info, int]], dict[str, str] | None]:
     """The tensors of a header (name -> info and offset) in the order of the data, and its metadata.
 
     Raises:
@@ -101,23 +102,23 @@ def parse_header(path: Path, text: str) -> tuple[dict[str, tuple[Info, int]], di
 
 
 class SafetensorsFile:
-    """A safetensors file: `tensors` from its header, `read(name)` maps one.
+    """A safetensors file: `tensors` from its header, `read(name)` maps one, or reads its span of a file in a bucket.
 
     Raises:
         InputError: the file is missing, empty, truncated, damaged, or holds a dtype that is not supported.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: AnyPath):
         self.path = path
         try:
-            total = path.stat().st_size
+            total = size_of(path)
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 if total < 8 or length > MAX_HEADER or 8 + length > total:
                     raise InputError(f"{path}: {total} bytes are no whole safetensors file (its header does not fit). Fetch it again.")
                 text = file.read(length)
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+            raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
         try:
             self.header: str | None = text.decode()
         except UnicodeDecodeError as error:
@@ -132,11 +133,14 @@ class SafetensorsFile:
             )
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, mapped from the file (read-only); not checked for finite values."""
+        """One tensor, mapped from the file or read from the bucket (read-only); not checked for finite values."""
         info, offset = self._spans[name]
         if info.nbytes == 0:
             return np.zeros(info.shape, DTYPES[info.dtype])
-        return np.memmap(self.path, DTYPES[info.dtype], mode="r", offset=self._start + offset, shape=info.shape)
+        if isinstance(self.path, Path):
+            return np.memmap(self.path, DTYPES[info.dtype], mode="r", offset=self._start + offset, shape=info.shape)
+        found = read_span(self.path, self._start + offset, info.nbytes)
+        return np.frombuffer(found, DTYPES[info.dtype]).reshape(info.shape)
 
 
 class ShardedFiles(NamedTuple):
@@ -146,7 +150,7 @@ class ShardedFiles(NamedTuple):
     index: tuple[str, str] | None = None
 
 
-def find_safetensors(folder: Path) -> ShardedFiles | None:
+def find_safetensors(folder: AnyPath) -> ShardedFiles | None:
     """The tensors in a folder (not below it): one safetensors file, or the shards that an index names; None if there are none.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.errors import InputError
+from dim_jax.paths import AnyPath
 from dim_jax.weights.files import DTYPES, INDEX, NAMES, Info, index_of, make_header, parse_header
 from dim_jax.weights.formats import FORMATS, Format
 from dim_jax.weights.table import Shape, Slot, slots
@@ -40,7 +41,7 @@ class Manifest:
         return FORMATS[self.format]
 
     @classmethod
-    def from_json(cls, data: Any, path: Path) -> "Manifest":
+    def from_json(cls, data: Any, path: AnyPath) -> "Manifest":
         """Read what `to_json` returns; `path` is for messages.
 
         Raises:

@@ -1,12 +1,12 @@
 """PyTorch's `.pth` files, mapped and read without running any code in them."""
 
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dim_jax.errors import InputError
+from dim_jax.paths import AnyPath, local
 from dim_jax.weights.files import DTYPES, Info
 
 TORCH_NAMES = {"torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}
@@ -22,7 +22,7 @@ class TorchFile:
 
     header: str | None = None
 
-    def __init__(self, path: Path):
+    def __init__(self, path: AnyPath):
         try:
             import torch
         except ImportError as error:
@@ -31,7 +31,7 @@ class TorchFile:
         if not path.is_file():
             raise InputError(f"{path}: no such file.")
         try:
-            content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content: Any = torch.load(local(path), map_location="cpu", weights_only=True, mmap=True)
         except pickle.UnpicklingError as error:
             raise InputError(
                 f"{path}: refused, because it holds more than tensors (it would run code, or is damaged): {_first_line(error)}. "

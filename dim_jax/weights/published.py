@@ -13,6 +13,7 @@ from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import SanaConfig
+from dim_jax.paths import AnyPath, local
 from dim_jax.weights import formats
 from dim_jax.weights.arrays import is_finite, same_bits
 from dim_jax.weights.files import DTYPES, Info, SafetensorsFile, ShardedFiles, find_safetensors, make_header
@@ -65,7 +66,7 @@ class Weights:
     notes: tuple[str, ...] = ()
 
 
-def open_published(path: Path) -> Weights:
+def open_published(path: AnyPath) -> Weights:
     """Open a file or folder in any published format.
 
     Raises:
@@ -127,18 +128,16 @@ def open_published(path: Path) -> Weights:
         stream=stream,
         extras={ours: read[name]() for name, ours in kept.items()},
         manifest=_manifest(form, where, found, aliases, kept, dropped, drawn),
-        tokenizer=_tokenizer(where) if sizes.encoder else (),
+        tokenizer=(tokenizer_files(where / "tokenizer") or tokenizer_files(where)) if sizes.encoder else (),
         settings=checkpoint.settings_file(where),
         counts=Counter(slot.path.split(".")[0] for slot in table.values()),
         notes=_notes(aliases, kept, dropped, drawn, shapes),
     )
 
 
-def _tokenizer(where: Path) -> tuple[Path, ...]:
-    for place in (where / "tokenizer", where):
-        if files := tuple(place / name for name in TOKENIZER_FILES if (place / name).is_file()):
-            return files
-    return ()
+def tokenizer_files(folder: AnyPath) -> tuple[Path, ...]:
+    """The files of a tokenizer in a folder that may hold others, on this machine."""
+    return tuple(local(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file())
 
 
 def null_rows(t: int, c: int, *, seed: int) -> np.ndarray:
@@ -146,7 +145,7 @@ def null_rows(t: int, c: int, *, seed: int) -> np.ndarray:
     return np.asarray(jax.random.normal(jax.random.key(seed), (t, c)) / c**0.5)
 
 
-def _find(path: Path) -> list[tuple[str, ShardedFiles]]:
+def _find(path: AnyPath) -> list[tuple[str, ShardedFiles]]:
     """The files of tensors at `path`, each group with its folder as it stands before tensors' names.
 
     Raises:
@@ -176,7 +175,7 @@ def _lacks_null_table(form: Format, infos: Mapping[str, Info]) -> bool:
     return form is formats.DIFFUSERS_SANA or (form is DIFFUSERS and "decoder.model.y_embedder.y_embedding" not in infos)
 
 
-def _sizes(form: Format, where: Path, infos: Mapping[str, Info]) -> Sizes:
+def _sizes(form: Format, where: AnyPath, infos: Mapping[str, Info]) -> Sizes:
     """The configs beside the tensors, or the published ones.
 
     Raises:
@@ -209,13 +208,13 @@ def _sizes(form: Format, where: Path, infos: Mapping[str, Info]) -> Sizes:
     )
 
 
-def _needed(path: Path) -> Path:
+def _needed(path: AnyPath) -> AnyPath:
     if not path.is_file():
         raise InputError(f"{path}: is missing; the sizes of the model stand in it. Fetch it with the weights.")
     return path
 
 
-def _published_sana(where: Path, infos: Mapping[str, Info], prefix: str) -> SanaConfig:
+def _published_sana(where: AnyPath, infos: Mapping[str, Info], prefix: str) -> SanaConfig:
     """SANA's sizes: input channels and null rows from the tensors; all of them from a json beside it, where it agrees."""
     kernel, null = infos.get(prefix + "x_embedder.proj.weight"), infos.get(prefix + "y_embedder.y_embedding")
     channels = kernel.shape[1] if kernel and len(kernel.shape) == 4 else None
@@ -242,7 +241,7 @@ def _aliases(form: Format, sizes: Sizes, infos: Mapping[str, Info], table: Mappi
     return {form.head: next(name for name, slot in table.items() if slot.path == formats.EMBEDDING)}
 
 
-def _check(path: Path, form: Format, infos: Mapping[str, Info], table: Mapping[str, Slot], known: set[str]) -> None:
+def _check(path: AnyPath, form: Format, infos: Mapping[str, Info], table: Mapping[str, Slot], known: set[str]) -> None:
     """Every tensor has its place and its shape, and every place its tensor.
 
     Raises:
@@ -268,7 +267,7 @@ def _dtype_name(dtype: np.dtype) -> str:
 
 def _manifest(
     form: Format,
-    where: Path,
+    where: AnyPath,
     found: list[tuple[str, ShardedFiles]],
     aliases: dict[str, str],
     kept: dict[str, str],

@@ -25,6 +25,7 @@ from dim_jax.data.sources.sharegpt4o import FILES, ShareGPT4o
 from dim_jax.data.sources.ultra_edit import UltraEdit
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.errors import InputError
+from dim_jax.paths import is_remote
 
 Kind = Literal["edit", "caption"]
 KINDS: tuple[Kind, ...] = ("edit", "caption")
@@ -50,7 +51,7 @@ def open_source(source: str, kind: Kind, *, split: Split, side: int, index: str 
     """
     if source == SYNTHETIC:
         return Synthetic(kind, side)
-    found = _rows(Path(source), kind, split, index_folder(source, index))
+    found = _rows(local_source(source), kind, split, index_folder(source, index))
     if not len(found):
         raise InputError(f"{source}: holds no rows of the kind {kind}. Give its weight in data.mix to another kind.")
     return found
@@ -58,7 +59,7 @@ def open_source(source: str, kind: Kind, *, split: Split, side: int, index: str 
 
 def kinds_of(source: str, index: str = "") -> list[Kind]:
     """The kinds of which a source has rows; raises as `open_source`."""
-    return [kind for kind in KINDS if len(_rows(Path(source), kind, "train", index_folder(source, index)))]
+    return [kind for kind in KINDS if len(_rows(local_source(source), kind, "train", index_folder(source, index)))]
 
 
 def as_kind(name: str) -> Kind:
@@ -75,8 +76,22 @@ def as_kind(name: str) -> Kind:
 
 def index_folder(source: str, index: str = "") -> Path:
     """Where `dim index` keeps what it knows of a source: in it or beside it, or under its name in the folder `index`."""
-    path = Path(source)
-    return path / "index" if path.is_dir() and not index else (Path(index) if index else path.parent) / f"{path.name}.index"
+    path = local_source(source)
+    return path / "index" if path.is_dir() and not index else (local_source(index) if index else path.parent) / f"{path.name}.index"
+
+
+def local_source(source: str) -> Path:
+    """The path of a source, or of an index.
+
+    Raises:
+        InputError: it is in a bucket: ArrayRecord, Parquet and archives are read at random places, by libraries that open files themselves.
+    """
+    if is_remote(source):
+        raise InputError(
+            f"{source}: data are read from this machine. Mount the bucket (gcsfuse --implicit-dirs {source.split('/')[2]} /mnt/data) and "
+            f"name the folder there, or copy it: gcloud storage cp -r {source} data/"
+        )
+    return Path(source)
 
 
 def _rows(path: Path, kind: Kind, split: Split, index: Path) -> Source:
