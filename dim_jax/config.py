@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,16 +47,16 @@ def read_config(path: Path, changes: Mapping[str, str]) -> Config:
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """Dotted key -> value, as JSON has them: a tuple becomes a list."""
+    """Dotted key -> value, as JSON has them: a tuple becomes a list, in other values too."""
 
     def walk(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in tree.items():
             if isinstance(value, dict):
                 yield from walk(value, f"{prefix}{key}.")
             else:
-                yield prefix + key, list(value) if isinstance(value, tuple) else value
+                yield prefix + key, value
 
-    return dict(walk(config.to_dict(), ""))
+    return dict(walk(json.loads(json.dumps(config.to_dict())), ""))
 
 
 def _change(config: Config, key: str, text: str) -> None:

@@ -13,8 +13,9 @@ from PIL import Image
 from dim_jax.checkpoint import read_json
 from dim_jax.data.pictures import open_picture
 from dim_jax.errors import InputError
-from dim_jax.painting import Painting, check_output, grid, labelled, save_picture
+from dim_jax.painting import Painting, check_output, save_picture
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
+from dim_jax.sheets import grid, labelled
 
 COLUMNS = 3  # of the sheet
 KEYS = {"image": str, "prompt": str, "seed": int}

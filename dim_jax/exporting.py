@@ -101,7 +101,7 @@ def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
 def _held_out(config: Config) -> Iterator[Example]:
     """Opens the data only for who asks for an example."""
     data = config.data
-    parts = open_mixture(data.source, data.mix.to_dict(), split="test", side=data.resolution, index=data.index)
+    parts = open_mixture(data.source, data.mix.to_dict(), curriculum=data.curriculum, split="test", side=data.resolution, index=data.index)
     yield from spread(parts, MEASURED)
 
 

@@ -1,7 +1,6 @@
 """A painted picture with the settings that made it, and the files it is saved to."""
 
 import json
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,15 +8,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dim_jax import __version__
 from dim_jax.errors import InputError
 from dim_jax.folders import check_file, new_file
+from dim_jax.sheets import grid
 
-GAP = 8  # white pixels between the pictures of a sheet
-TEXT = 11  # height of its letters, pixels
 ROUND = ("prompt", "seed", "settings", "designer", "instruction", "changed")
 
 
@@ -95,31 +93,6 @@ def sheet(paintings: Sequence[Painting]) -> Image.Image:
         scaled = [] if source is None else [source.resize((max(1, round(source.width * high / source.height)), high))]
         rows.append([*scaled, painting.image])
     return grid(rows)
-
-
-def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Rows of pictures on white, aligned at the top and at the left."""
-    heights = [max(image.height for image in row) for row in rows]
-    width = max(sum(image.width for image in row) + GAP * (len(row) - 1) for row in rows)
-    canvas, top = Image.new("RGB", (width, sum(heights) + GAP * (len(rows) - 1)), "white"), 0
-    for row, height in zip(rows, heights, strict=True):
-        left = 0
-        for image in row:
-            canvas.paste(image, (left, top))
-            left += image.width + GAP
-        top += height + GAP
-    return canvas
-
-
-def labelled(pictures: Sequence[Image.Image], text: str, *, zoom: int = 1) -> Image.Image:
-    """Pictures side by side, every pixel as `zoom` x `zoom`, and below them a text in lines of their width."""
-    large = [image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST) for image in pictures]
-    width = sum(image.width for image in large) + GAP * (len(large) - 1)
-    font = ImageFont.load_default(TEXT)
-    lines = textwrap.wrap(text, max(1, int(width / font.getlength("n"))))
-    label = Image.new("RGB", (width, round(1.5 * TEXT * len(lines)) + 1), "white")
-    ImageDraw.Draw(label).multiline_text((0, 0), "\n".join(lines), "black", font, spacing=TEXT / 4)
-    return grid([large, [label]])
 
 
 def save_sheet(paintings: Sequence[Painting], path: str | Path, *, overwrite: bool = False) -> None:

@@ -38,7 +38,12 @@ class Step(NamedTuple):
 
 
 def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
-    """The step of an objective: the parts that `config.trainable` names learn, the others are an argument beside the state."""
+    """The step of an objective: the parts that `config.trainable` names learn, those that `config.frozen` names are an argument beside the
+    state, with no gradient and no optimizer state.
+
+    Raises:
+        InputError: a parameter is of a part that neither or both of them name; or more batches make an update than there are steps.
+    """
     how = config.optim
     if not 1 <= how.accumulate <= config.train.steps:
         raise InputError(f"config.optim.accumulate is {how.accumulate}: it must be from 1 to train.steps, {config.train.steps}.")
@@ -60,6 +65,7 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
 
         with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):  # where `layers.rows` looks
             (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        assert grads.keys().isdisjoint(frozen), "a frozen parameter has a gradient"
         change, opt = optimizer.update(grads, state.opt, state.params)
         params: Any = optax.apply_updates(state.params, change)
         update = state.step // how.accumulate  # updates before this step; between two of them the average rests too
@@ -74,12 +80,15 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
         return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, places)
 
     shapes = parameters(objective.model)
-    learns = {path: shape for path, shape in shapes.items() if path.split(".")[0] in config.trainable}
+    declared = config.trainable, config.frozen
+    learns, rests = ({path: shape for path, shape in shapes.items() if path.split(".")[0] in parts} for parts in declared)
+    if stray := sorted(shapes.keys() - (learns.keys() ^ rests.keys())):
+        raise InputError(f"{stray[0]} (of {len(stray)}): name its part once, in config.trainable or in config.frozen.")
     like = placed(jax.eval_shape(begin, learns))
     places = jax.tree.map(lambda leaf: leaf.sharding, like)
     return Step(
         like,
-        placed({path: shape for path, shape in shapes.items() if path not in learns}),
+        placed(rests),
         jax.jit(begin, out_shardings=places, donate_argnums=0),
         # Said of the outputs too, or the compiler would choose, and the second step would be another program than the first.
         jax.jit(run, out_shardings=(places, sharding.whole), donate_argnums=0),

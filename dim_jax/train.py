@@ -70,7 +70,8 @@ def main(
     sharding = Sharding.open(config, start.sizes)
     data = config.data
     parts, held_out = (
-        open_mixture(data.source, data.mix.to_dict(), split=split, side=data.resolution, index=data.index) for split in SPLITS
+        open_mixture(data.source, data.mix.to_dict(), curriculum=data.curriculum, split=split, side=data.resolution, index=data.index)
+        for split in SPLITS
     )
     tokenizer = run_tokenizer(config, start, workdir)
     if first and tokenizer is not None and tokenizer == workdir / "tokenizer" and not tokenizer.exists():

@@ -42,7 +42,7 @@ def first(count: int, reader: Reader, parts: list[Part], *, start: int = 0, work
 
 
 def alone(source) -> list[Part]:
-    return [Part(f"{source.kind}:here", source.kind, source, 1.0, Path("none"))]
+    return [Part(f"{source.kind}:here", source.kind, source, {0: 1.0}, Path("none"))]
 
 
 def same(one, other) -> bool:
@@ -244,7 +244,7 @@ def test_a_source_of_which_nothing_can_be_used():
         def __getitem__(self, index: int):
             raise InputError("line 1: is broken.")
 
-    part = Part("caption:nothing", "caption", Nothing("caption", 32), 1.0, Path("none"))
+    part = Part("caption:nothing", "caption", Nothing("caption", 32), {0: 1.0}, Path("none"))
     with pytest.raises(InputError, match=r"100 rows in a row cannot be used\. The last: line 1: is broken"):
         loader(PictureReader(SQUARE), [part], substitute=True)(0)
 
@@ -279,3 +279,32 @@ def test_mixtures_that_cannot_be():
     for mix, says in (({"edit": 0.0}, "positive weight"), ({"edits": 1.0}, '"edits"')):
         with pytest.raises(InputError, match=says):
             open_mixture("synthetic", mix, split="train", side=8)
+
+
+@pytest.mark.parametrize(
+    ("curriculum", "says"),
+    [
+        ((9, {"edit": 1.0}), r"data\.curriculum has 9: write"),
+        (((9.5, {"edit": 1.0}),), "write"),
+        (((9, {"edit": 1.0}), (9, {"caption": 1.0})), "has step 9 after step 9: steps must rise"),
+        (((0, {"edit": 1.0}),), "has step 0 after step 0"),
+        (((9, {"edit:elsewhere": 1.0}),), "step 9: edit:elsewhere: data.mix has caption, edit"),
+        (((9, {"edit": 0.0}),), r"step 9, is {'edit': 0\.0}: give at least one part"),
+        (((9, {"edit": 1.0, "caption": -1.0}),), "none a negative one"),
+        (((9, {}),), "step 9, is {}"),
+    ],
+)
+def test_curricula_that_cannot_be(curriculum, says):
+    with pytest.raises(InputError, match=says):
+        open_mixture("synthetic", {"edit": 1.0, "caption": 0.0}, curriculum=curriculum, split="train", side=8)
+
+
+def test_a_part_of_a_curriculum_comes_later():
+    """As config files have it, and as JSON gives it back."""
+    for curriculum in (((2, {"caption": 1.0}),), [[2, {"caption": 1}]]):
+        parts = open_mixture("synthetic", {"edit": 1.0, "caption": 0.0}, curriculum=curriculum, split="train", side=32)
+        assert [(part.name, part.weights) for part in parts] == [
+            ("caption:synthetic", {0: 0.0, 2: 1.0}), ("edit:synthetic", {0: 1.0, 2: 0.0}),
+        ]  # fmt: skip
+        plan = make_plan(parts, PictureReader(SQUARE), None, batch_size=2, seed=0)
+        assert [plan.at(step).component for step in range(4)] == [1, 1, 0, 0]

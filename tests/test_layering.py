@@ -17,6 +17,7 @@ RANKS = {
     "dim_jax.folders": 1,
     "dim_jax.bundled": 1,
     "dim_jax.processes": 1,
+    "dim_jax.sheets": 1,
     "dim_jax.data": 2,
     "dim_jax.diffusion": 2,
     "dim_jax.config": 1,

@@ -12,7 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from dim_jax import __version__, folders
 from dim_jax.errors import InputError
-from dim_jax.painting import GAP, Painting, check_output, grid, labelled, read_metadata, save_picture, save_sheet, sheet
+from dim_jax.painting import Painting, check_output, read_metadata, save_picture, save_sheet, sheet
+from dim_jax.sheets import GAP
 from tests.painter_fixtures import picture
 
 PROMPT = 'Fuchs 🦊 im "Schnee"\nZeile zwei: 日本語, e\u0301, \u202eRTL'
@@ -111,30 +112,6 @@ def test_sheet_without_source():
 
 def test_sheet_of_a_very_thin_source():
     assert sheet([example(64, 32, picture(8, 1600))]).size == (1 + GAP + 64, 32)
-
-
-def test_grid_aligns_rows_of_unequal_pictures():
-    small, tall = picture(4, 4, 1), picture(6, 10, 2)
-    pixels = np.asarray(grid([[small, tall], [small]]))
-    assert pixels.shape == (10 + GAP + 4, 4 + GAP + 6, 3)
-    np.testing.assert_array_equal(pixels[:4, :4], np.asarray(small))
-    np.testing.assert_array_equal(pixels[:10, 4 + GAP :], np.asarray(tall))
-    np.testing.assert_array_equal(pixels[10 + GAP :, :4], np.asarray(small))
-    assert (pixels[4:10, :4] == 255).all()
-
-
-def test_labelled_writes_the_text_below_and_keeps_it_narrow():
-    one, other = picture(40, 40, 1), picture(40, 40, 2)
-    canvas = labelled([one, other], "a long instruction that takes several lines here", zoom=2)
-    pixels = np.asarray(canvas)
-    assert canvas.width == 160 + GAP
-    np.testing.assert_array_equal(pixels[:80, :80], np.asarray(one.resize((80, 80), Image.Resampling.NEAREST)))
-    np.testing.assert_array_equal(pixels[:80, 80 + GAP :], np.asarray(other.resize((80, 80), Image.Resampling.NEAREST)))
-    ink = (pixels[80 + GAP :] < 128).all(-1)
-    rows = np.flatnonzero(ink.any(1))
-    assert np.diff(rows).max() > 1, "one line only"
-    assert rows[-1] < len(ink) - 1, "the last line is cut"
-    assert labelled([one], "red").height < canvas.height
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a", "a.png.txt"])

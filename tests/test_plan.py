@@ -13,28 +13,31 @@ from hypothesis import strategies as st
 from dim_jax.data.plan import Component, Plan
 
 COUNTS = st.lists(st.lists(st.integers(0, 13), min_size=1, max_size=4).filter(any), min_size=1, max_size=3)
+STEADY = (1.0, 1.0, 1.0)
 WEIGHTS = st.lists(st.sampled_from([0.05, 0.1, 1 / 3, 1.0, 7.0]), min_size=3, max_size=3)
 
 PINNED = [(0, 1, [11, 7, 9]), (1, 0, [0, 5, 3]), (0, 0, [8, 12, 2]), (1, 0, [5, 1, 0])]
 
 
-def plan(counts: list[list[int]], batch_size: int, seed: int = 0, weights=(1.0, 1.0, 1.0)) -> Plan:
-    """A plan of components with so many entries in each bucket; their rows are scattered numbers, one of them twice."""
-    components = []
+def plan(counts: list[list[int]], batch_size: int, seed: int = 0, weights=STEADY, later: dict[int, list[float]] | None = None) -> Plan:
+    """A plan of components with so many entries in each bucket; their rows are scattered numbers, one of them twice. `later` are other
+    weights from steps on."""
+    components, phases = [], {0: weights} | (later or {})
     for number, in_bucket in enumerate(counts):
         buckets = np.repeat(np.arange(len(in_bucket)), in_bucket)
         order = np.random.default_rng(number).permutation(len(buckets))
         rows = np.arange(len(buckets)) * 3 + 5
         rows[-1] = rows[0]
-        components.append(Component(f"part {number}", weights[number], rows[order], buckets[order]))
+        components.append(Component(f"part {number}", {step: of[number] for step, of in phases.items()}, rows[order], buckets[order]))
     return Plan(components, batch_size, seed)
 
 
 @settings(max_examples=40)
-@given(COUNTS, st.integers(1, 9), st.integers(0, 2**63), WEIGHTS)
-def test_every_entry_once_a_round(counts, batch_size, seed, weights):
-    """At the end of each round, every entry has been seen once for each round, but for those counted as carried into the next."""
-    found = plan(counts, batch_size, seed, weights)
+@given(COUNTS, st.integers(1, 9), st.integers(0, 2**63), WEIGHTS, st.dictionaries(st.integers(1, 70), WEIGHTS, max_size=3))
+def test_every_entry_once_a_round(counts, batch_size, seed, weights, later):
+    """At the end of each round, every entry has been seen once for each round, but for those counted as carried into the next; also where
+    the weights change in between."""
+    found = plan(counts, batch_size, seed, weights, later)
     steps = [found.at(step) for step in range(80)]
     for number, component in enumerate(found.components):
         mine = iter([planned for planned in steps if planned.component == number])
@@ -61,12 +64,12 @@ def test_after_as_many_rounds_as_a_batch_has_rows_nothing_is_carried(counts, bat
     assert seen == {row: times * batch_size for row, times in Counter(component.rows.tolist()).items()}
 
 
-@given(COUNTS, st.integers(0, 10**9), st.integers(0, 2**63))
-def test_any_step_alone(counts, step, seed):
+@given(COUNTS, st.integers(0, 10**9), st.integers(0, 2**63), st.dictionaries(st.integers(1, 10**9), WEIGHTS, max_size=3))
+def test_any_step_alone(counts, step, seed, later):
     """Without the steps before it, in any order, and from a copy that travelled."""
-    found = plan(counts, 4, seed)
+    found = plan(counts, 4, seed, later=later)
     there = [found.at(step + ahead) for ahead in (3, 0)]
-    again = pickle.loads(pickle.dumps(plan(counts, 4, seed)))
+    again = pickle.loads(pickle.dumps(plan(counts, 4, seed, later=later)))
     for one, ahead in zip(there, (3, 0), strict=True):
         other = again.at(step + ahead)
         assert one[:2] == other[:2]
@@ -80,6 +83,27 @@ def test_weights_are_kept_at_every_moment(weights, steps):
     taken = Counter(found.at(step).component for step in range(steps))
     for number, weight in enumerate(weights):
         assert abs(taken[number] - steps * weight / sum(weights)) < 3
+
+
+def test_weights_change_at_their_steps():
+    """Of three parts one comes later and one goes; before the first change nothing is another than without."""
+    later = {10: [1.0, 1.0, 2.0], 18: [0.0, 0.0, 1.0]}
+    found, steady = plan([[5], [5], [5]], 2, weights=[3.0, 1.0, 0.0], later=later), plan([[5], [5], [5]], 2, weights=[3.0, 1.0, 0.0])
+    taken = [[found.at(step).component for step in range(*phase)] for phase in ((0, 10), (10, 18), (18, 30))]
+    assert [Counter(phase) for phase in taken] == [{0: 8, 1: 2}, {0: 2, 1: 2, 2: 4}, {2: 12}]
+    for step in range(10):
+        np.testing.assert_array_equal(found.at(step).rows, steady.at(step).rows)
+    # Each part goes on where it stopped: the whole is as many batches of each part as it took, in its own order.
+    for part in range(3):
+        mine = [found.at(step).rows.tolist() for step in range(30) if found.at(step).component == part]
+        alone = plan([[5], [5], [5]], 2, weights=[float(one == part) for one in range(3)])
+        assert mine == [alone.at(step).rows.tolist() for step in range(len(mine))]
+
+
+def test_weights_of_other_steps_than_the_others_have():
+    parts = [Component("a", {0: 1.0}, np.arange(3), np.zeros(3, int)), Component("b", {0: 1.0, 4: 2.0}, np.arange(3), np.zeros(3, int))]
+    with pytest.raises(ValueError, match="a weight from step 0 on"):
+        Plan(parts, 2, 0)
 
 
 def test_seeds_rounds_and_parts_have_orders_of_their_own():
@@ -106,7 +130,7 @@ def test_a_substitute_is_of_the_same_bucket(row, attempt):
 
 def test_the_order_is_pinned():
     """A run goes on after an update of this package or of NumPy as it would have gone on before."""
-    parts = [Component("a", 2.0, np.arange(13), np.arange(13) % 2), Component("b", 1.0, np.arange(6), np.zeros(6, int))]
+    parts = [Component("a", {0: 2.0}, np.arange(13), np.arange(13) % 2), Component("b", {0: 1.0}, np.arange(6), np.zeros(6, int))]
     found = Plan(parts, 3, 1)
     assert [(one.component, one.bucket, one.rows.tolist()) for one in map(found.at, (0, 1, 2, 1000))] == PINNED
 
@@ -114,7 +138,7 @@ def test_the_order_is_pinned():
 def test_a_step_far_away_is_near():
     """Millions of rows are shuffled once a round; within it a step costs microseconds."""
     rows = np.arange(1_000_000)
-    found = Plan([Component("large", 1.0, rows, rows % 3)], 256, 0)
+    found = Plan([Component("large", {0: 1.0, 10**7: 2.0}, rows, rows % 3)], 256, 0)
     found.at(10**8)
     before = time.perf_counter()
     for step in range(10**8 + 1, 10**8 + 101):
@@ -123,6 +147,6 @@ def test_a_step_far_away_is_near():
 
 
 def test_a_plan_of_nothing():
-    for components in ([], [Component("none", 1.0, np.arange(0), np.arange(0))]):
+    for components in ([], [Component("none", {0: 1.0}, np.arange(0), np.arange(0))]):
         with pytest.raises(ValueError, match="at least one"):
             Plan(components, 2, 0)

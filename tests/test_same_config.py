@@ -27,3 +27,14 @@ def test_what_changes_is_refused_or_noted(tmp_path):
         {"step": 5, "changed": {"train.steps": [10, 20]}},
         {"step": 6, "changed": {"optim.rate": [0.1, 0.2], "train.steps": [20, 30]}},
     ]
+
+
+def test_a_curriculum_is_the_same_as_the_file_has_it(tmp_path):
+    """JSON knows no tuples, however deep."""
+    config = ConfigDict({"data": {"mix": {"edit": 1.0, "caption": 0.0}, "curriculum": ((9, {"edit": 0.5, "caption": 0.5}),)}})
+    for step in (0, 5):
+        same_config(config, tmp_path, step=step, allow_changes=False)
+    assert json.loads((tmp_path / "config.json").read_text())["data.curriculum"] == [[9, {"edit": 0.5, "caption": 0.5}]]
+    config.data.curriculum = ((8, {"edit": 0.5, "caption": 0.5}),)
+    with pytest.raises(InputError, match=r"data.curriculum was \[\[9, "):
+        same_config(config, tmp_path, step=6, allow_changes=False)

@@ -2,15 +2,28 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from jax.tree_util import DictKey
 
 from dim_jax.config import read_config
+from dim_jax.data.processor import Processor
+from dim_jax.errors import InputError
+from dim_jax.models.dc_ae_config import DCAEConfig
+from dim_jax.models.module import parameters
+from dim_jax.models.qwen import QwenConfig
+from dim_jax.models.sana import SanaConfig
 from dim_jax.objectives import objective_kind
+from dim_jax.objectives.painter import PainterObjective
 from dim_jax.pipeline import EditPipeline
+from dim_jax.sharding import Sharding
+from dim_jax.step import Step, make_step
 from dim_jax.weights.convert import open_weights
+from dim_jax.weights.sizes import Sizes
 from tests.painter_fixtures import dim, one_error, picture, tiny_checkpoint
 from tests.test_sources import ROWS, dim_edit, extract, files, image, png, ultra_edit
 from tests.test_train import CONFIGS, log
@@ -31,6 +44,35 @@ def test_the_numbers_of_the_paper(name):
     assert config.train.keep_every % config.train.save_every == 0
     picture = (config.data.resolution // 28) ** 2  # tokens of a source
     assert (config.data.lengths[0] > picture) == (name != "t2i")
+
+
+def step_of(name: str, **changes: tuple[str, ...]) -> tuple[Step, set[str]]:
+    """The step of a stage over tiny parts, abstractly, and the paths of all parameters of its model."""
+    config = read_config(CONFIGS / f"{name}.py", {"sharding.fsdp": "1"})
+    config.update(changes)
+    sizes = Sizes(QwenConfig.tiny(), SanaConfig.tiny(edit=config.model.edit), DCAEConfig.tiny())
+    layout = QwenConfig.tiny().vision.layout
+    processor = Processor.from_pretrained(CONFIGS.parent / "tests/tiny_tokenizer", resolution=64, condition_length=256, layout=layout)
+    objective = PainterObjective(config, sizes, processor)
+    return make_step(config, objective, Sharding.open(config, sizes, jax.devices()[:1])), set(parameters(objective.model))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_parameter_is_trainable_or_frozen(name):
+    """Frozen ones are in no part of the state, so nothing of the optimizer is of them and no gradient is asked for."""
+    training, paths = step_of(name)
+    learns, rests = set(training.like.params), set(training.frozen)
+    assert (learns | rests, learns & rests) == (paths, set())
+    assert {path.split(".")[0] for path in learns} == {"connector", "sana"}
+    assert {path.split(".")[0] for path in rests} == {"encoder", "autoencoder"}
+    keys = [entry.key for path, _ in jax.tree.leaves_with_path(training.like) for entry in path if isinstance(entry, DictKey)]
+    assert Counter(keys) == dict.fromkeys(learns, 4)  # itself, its average, two moments
+
+
+@pytest.mark.parametrize("frozen", [("encoder",), ("encoder", "autoencoder", "sana")])
+def test_a_parameter_that_is_declared_never_or_twice(frozen):
+    with pytest.raises(InputError, match=r"^(autoencoder|sana)\..*name its part once, in config\.trainable or in config\.frozen"):
+        step_of("edit_stage2", frozen=frozen)
 
 
 def parents(folder: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -27,37 +27,66 @@ from dim_jax.data.sources import Kind, Source, as_kind, index_folder, open_sourc
 from dim_jax.data.workers import live_as_long_as_the_run
 from dim_jax.errors import InputError
 
+Curriculum = Sequence[Any]  # ((STEP, {PART: WEIGHT, ...}), ...) as people write it in a config: `schedule` checks it
 ATTEMPTS = 100  # substitutes that are tried for one bad sample: where all are bad, it is not the samples
 
 
 class Part(NamedTuple):
-    """A part of the mixture: `weight` of the steps (by the sum of weights) are on these rows of one kind."""
+    """A part of the mixture: from each of these steps on, weight / sum of weights of the steps are on these rows of one kind."""
 
     name: str
     kind: Kind
     source: Source
-    weight: float
+    weights: Mapping[int, float]
     index: Path  # the folder where `dim index` keeps what it counted
 
 
-def open_mixture(source: str, mix: Mapping[str, float], *, split: Split, side: int, index: str = "") -> list[Part]:
-    """The parts of a mixture, in order of their names; those of weight 0 are left out.
+def open_mixture(
+    source: str, mix: Mapping[str, float], *, curriculum: Curriculum = (), split: Split, side: int, index: str = ""
+) -> list[Part]:
+    """The parts of a mixture, in order of their names; those that never have a weight are left out.
 
-    `mix` has weights by KIND ("edit" or "caption"), which is of `source`, or by KIND:SOURCE. Sources and `index` are as in `open_source`.
+    `mix` has weights by KIND ("edit" or "caption"), which is of `source`, or by KIND:SOURCE; after each number of steps that `curriculum`
+    names, the weights there take their place. Sources and `index` are as in `open_source`.
 
     Raises:
-        InputError: no weight is positive, or as `open_source`.
+        InputError: as `schedule` and `open_source`.
     """
-    chosen = {name: weight for name, weight in sorted(mix.items()) if weight != 0}
-    if not chosen or min(chosen.values()) < 0:
-        raise InputError(f"data.mix is {dict(mix)}: give at least one kind a positive weight, and none a negative one.")
     parts = []
-    for name, weight in chosen.items():
+    for name, weights in schedule(mix, curriculum).items():
         said, _, other = name.partition(":")
         kind, spelled = as_kind(said), other or source
         opened = open_source(spelled, kind, split=split, side=side, index=index)
-        parts.append(Part(f"{kind}:{spelled}", kind, opened, weight, index_folder(spelled, index)))
+        parts.append(Part(f"{kind}:{spelled}", kind, opened, weights, index_folder(spelled, index)))
     return parts
+
+
+def schedule(mix: Mapping[str, float], curriculum: Curriculum = ()) -> dict[str, dict[int, float]]:
+    """Name of each part that ever has a weight, in order -> after how many steps -> its weight from there on.
+
+    Raises:
+        InputError: `curriculum` has another form, its steps do not rise, or it names parts that `mix` does not; or at some time no weight
+            is positive, or one is negative.
+    """
+    phases = {0: mix}
+    for phase in curriculum:
+        if not isinstance(phase, tuple | list) or list(map(type, phase)) != [int, dict]:
+            raise InputError(f"data.curriculum has {phase!r}: write ((STEP, {{PART: WEIGHT, ...}}), ...).")
+        step, weights = phase
+        if step <= max(phases):
+            raise InputError(f"data.curriculum has step {step} after step {max(phases)}: steps must rise.")
+        if unknown := [name for name in weights if name not in mix]:
+            raise InputError(
+                f"data.curriculum, step {step}: {', '.join(unknown)}: data.mix has {', '.join(sorted(mix))}. Name every part there, those "
+                "that come later with weight 0."
+            )
+        phases[step] = weights
+    for step, weights in phases.items():
+        if not any(weights.values()) or min(weights.values()) < 0:
+            said = f"data.curriculum, step {step}," if step else "data.mix"
+            raise InputError(f"{said} is {dict(weights)}: give at least one part a positive weight, and none a negative one.")
+    found = {name: {step: float(weights.get(name, 0)) for step, weights in phases.items()} for name in sorted(mix)}
+    return {name: weights for name, weights in found.items() if any(weights.values())}
 
 
 def spread(parts: Sequence[Part], count: int) -> Iterator[Example]:
@@ -102,7 +131,7 @@ def make_plan(
         if not len(rows):
             raise InputError(f"{part.name}: none of its {len(part.source)} rows can be used.")
         # Small types: every worker gets a copy, and there may be millions.
-        components.append(Component(part.name, part.weight, rows.astype(np.int32), numbers[rows].astype(np.int16)))
+        components.append(Component(part.name, part.weights, rows.astype(np.int32), numbers[rows].astype(np.int16)))
     return Plan(components, batch_size, seed)
 
 

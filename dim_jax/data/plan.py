@@ -1,5 +1,8 @@
 """Which examples a step trains on: a function of seed and step alone, the same on every process, without reading any data.
 
+The weights of the mixture may change at given steps. How many batches of each component the phases before took is counted once, so any
+step is found without those before it, and a component goes on in its round where it stopped.
+
 Every batch is of one component of the mixture and of one bucket (a size of pictures, a number of tokens). In each round of a component
 every entry stands once: the entries of a bucket are shuffled, cut into batches, and the batches of all buckets are shuffled. What does
 not fill a batch is the beginning of the bucket's first batch of the next round, so nothing is dropped and nothing repeated.
@@ -7,7 +10,7 @@ not fill a batch is the beginning of the bucket's first batch of the next round,
 
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -27,15 +30,33 @@ class Component:
 
     Attributes:
         name: of its source, for people.
-        weight: its part of the steps is weight / sum of weights.
+        weights: from each of these steps on, its part of the steps is weight / sum of weights; all components name the same ones.
         rows: row of the source of each entry; a row may stand more than once.
         buckets: number of the bucket of each entry.
     """
 
     name: str
-    weight: float
+    weights: Mapping[int, float]
     rows: Integer[np.ndarray, " n"]
     buckets: Integer[np.ndarray, " n"]
+
+
+class Phase(NamedTuple):
+    """From a step on, the components have these shares, in integers; of each, so many batches were before it."""
+
+    start: int
+    shares: list[int]
+    before: list[int]
+
+    def taken(self, step: int) -> list[int]:
+        """How many batches of each component are before a step of this phase, or before its end. The shares are spread evenly: of the n
+        steps that the components before it leave, a component of share w has n w, rounded."""
+        left, rest, found = step - self.start, sum(self.shares), []
+        for share, before in zip(self.shares, self.before, strict=True):
+            mine = (left * share + rest // 2) // rest if share else 0
+            found.append(before + mine)
+            left, rest = left - mine, rest - share
+        return found
 
 
 class Planned(NamedTuple):
@@ -56,11 +77,15 @@ class Plan:
     def __init__(self, components: Sequence[Component], batch_size: int, seed: int):
         if not components or any(len(component.rows) == 0 for component in components):
             raise ValueError("A plan needs at least one component, and each at least one entry.")
+        starts = sorted(components[0].weights)
+        if starts[:1] != [0] or any(sorted(component.weights) != starts for component in components):
+            raise ValueError("Every component needs a weight from step 0 on, and from each step where another one has a new weight.")
         self._arguments = (components, batch_size, seed)
         self.components, self.batch_size, self.seed = components, batch_size, seed
-        weights = [Fraction(component.weight).limit_denominator(10**6) for component in components]
-        unit = lcm(*(weight.denominator for weight in weights))
-        self._shares = [int(weight * unit) for weight in weights]
+        self._phases: list[Phase] = []
+        for start in starts:
+            before = self._phases[-1].taken(start) if self._phases else [0] * len(components)
+            self._phases.append(Phase(start, _shares([component.weights[start] for component in components]), before))
         self._members = [_by_bucket(component) for component in components]
         self._lock = threading.Lock()  # threads of a loader that enter a round together would each shuffle it
         self._entries = lru_cache(2 * sum(map(len, self._members)))(self._shuffled_entries)
@@ -71,7 +96,10 @@ class Plan:
 
     def at(self, step: int) -> Planned:
         """The batch of a step, from 0 on."""
-        component, number = self._component(step)
+        phase = self._phases[bisect_right(self._phases, step, key=lambda phase: phase.start) - 1]
+        before, after = phase.taken(step), phase.taken(step + 1)
+        component = next(one for one, (now, then) in enumerate(zip(before, after, strict=True)) if then > now)
+        number = before[component]
         members = self._members[component]
         round_ = self._round(component, number)
         with self._lock:
@@ -102,17 +130,6 @@ class Plan:
         """How many batches of a component a round has."""
         return self._begun(component, round_ + 1) - self._begun(component, round_)
 
-    def _component(self, step: int) -> tuple[int, int]:
-        """Which component a step is of, and how many steps before it were. The shares are spread evenly: of the n steps that the
-        components before it leave, a component of share w has n w, rounded."""
-        left, rest = step, sum(self._shares)
-        for component, share in enumerate(self._shares):
-            before, after = ((number * share + rest // 2) // rest for number in (left, left + 1))
-            if after > before:
-                return component, before
-            left, rest = left - before, rest - share
-        raise AssertionError("the last share is all of the rest")
-
     def _begun(self, component: int, round_: int) -> int:
         """Batches of a component before a round."""
         return sum(len(rows) * round_ // self.batch_size for rows in self._members[component].values())
@@ -136,6 +153,13 @@ class Plan:
 
     def _shuffled_entries(self, component: int, bucket: int, round_: int) -> Integer[np.ndarray, " n"]:
         return _order(len(self._members[component][bucket]), self.seed, _ENTRIES, component, bucket, round_)
+
+
+def _shares(weights: Sequence[float]) -> list[int]:
+    """Integers in the proportion of the weights, of which each is taken to six digits."""
+    exact = [Fraction(weight).limit_denominator(10**6) for weight in weights]
+    unit = lcm(*(weight.denominator for weight in exact))
+    return [int(weight * unit) for weight in exact]
 
 
 def _by_bucket(component: Component) -> dict[int, np.ndarray]:

@@ -24,9 +24,10 @@ from dim_jax.evals import pictures as kept
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
 from dim_jax.folders import check_file, new_file
 from dim_jax.painter import Painter
-from dim_jax.painting import check_output, grid, labelled, save_picture
+from dim_jax.painting import check_output, save_picture
 from dim_jax.pipeline import EditPipeline
 from dim_jax.settings import Settings
+from dim_jax.sheets import grid, labelled
 
 PAIRS_PER_RULE, PAIRS = 24, 200
 RECONSTRUCTIONS = 500

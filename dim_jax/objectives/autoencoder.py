@@ -19,8 +19,8 @@ from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import autoencoder_pixels, signed_pixels, to_picture
 from dim_jax.data.processor import Processor
 from dim_jax.models import flops
-from dim_jax.painting import grid
 from dim_jax.processes import whole
+from dim_jax.sheets import grid
 from dim_jax.weights.sizes import Sizes
 
 

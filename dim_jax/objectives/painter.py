@@ -20,8 +20,8 @@ from dim_jax.data.processor import Processor
 from dim_jax.models import flops
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.painter import Painter, Request, Source
-from dim_jax.painting import grid, labelled
 from dim_jax.settings import IN_FILE, Settings
+from dim_jax.sheets import grid, labelled
 from dim_jax.weights.sizes import Sizes
 
 

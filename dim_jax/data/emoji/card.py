@@ -9,8 +9,8 @@ from dim_jax.data.emoji.packages import NAMES, SETS
 from dim_jax.data.emoji.render import SIDE, Drawn
 from dim_jax.data.emoji.split import lot
 from dim_jax.data.pairs import PAIR_SPLITS, SPLITS, Pair, Picture, pair_split
-from dim_jax.data.sheets import contact_sheet
 from dim_jax.data.words import lengths
+from dim_jax.sheets import named_rows
 
 PER_RULE = 4  # pairs on the sheet, from different sets where there are
 
@@ -36,14 +36,14 @@ def statistics(pictures: Sequence[Picture], pairs: Sequence[Pair], *, found: Cou
 
 
 def sheet(drawn: Sequence[Drawn], pairs: Sequence[Pair]) -> Image.Image:
-    """For every rule some pairs in a row."""
+    """For every rule some pairs in a row, each with its instruction in another wording."""
     pictures = [Image.fromarray(item.pixels) for item in drawn]
-    rules = sorted({pair.rule for pair in pairs})
-    rows = {
-        rule: [(pictures[pair.source], pictures[pair.target], pair.instructions) for pair in _examples(rule, drawn, pairs)]
-        for rule in rules
-    }  # fmt: skip
-    return contact_sheet(rows, SIDE, PER_RULE)
+    rows = {}
+    for rule in sorted({pair.rule for pair in pairs}):
+        shown = _examples(rule, drawn, pairs)
+        texts = [pair.instructions[number % len(pair.instructions)] for number, pair in enumerate(shown)]
+        rows[rule] = [((pictures[pair.source], pictures[pair.target]), text) for pair, text in zip(shown, texts, strict=True)]
+    return named_rows(rows)
 
 
 def _examples(rule: str, drawn: Sequence[Drawn], pairs: Sequence[Pair]) -> list[Pair]:

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dim_jax.data.pairs import DATASET, SPLITS, Pair, Picture, Split, check_installed, webp, write_pairs
-from dim_jax.data.sheets import Shown, contact_sheet
 from dim_jax.data.text import faces as fonts
 from dim_jax.data.text import grounds as behind
 from dim_jax.data.text.blueprint import blueprint
@@ -28,6 +27,7 @@ from dim_jax.data.text.vocabulary import WORDS, split_of
 from dim_jax.data.text.wording import captions, instructions
 from dim_jax.errors import InputError
 from dim_jax.folders import new_folder
+from dim_jax.sheets import Shown, named_rows
 
 TEST = 10  # every so many scenes one is of the test
 SMALLEST, LARGEST = 64, 2048
@@ -131,7 +131,7 @@ def build(
             }
         )  # fmt: skip
         (folder / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n")
-        contact_sheet(shown, THUMB, SHOWN).save(folder / "sheet.png")
+        named_rows(shown).save(folder / "sheet.png")
         (folder / "README.md").write_text(text(statistics))
     return statistics
 
@@ -149,7 +149,7 @@ def _written(
         for pair in one.pairs:
             if len(row := shown.setdefault(pair.rule, [])) < SHOWN and pair.source == 0:
                 source, target = (one.drawn[i].resize((THUMB, THUMB), Image.Resampling.LANCZOS) for i in (0, pair.target))
-                row.append((source, target, pair.instructions))
+                row.append(((source, target), pair.instructions[len(row) % len(pair.instructions)]))
         first += len(one.pictures)
 
 
