@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     config.data.mix = ConfigDict({"edit": 0.0, "caption": 1.0})  # weights by kind, of other sources by "KIND:SOURCE"; a batch is of one
     config.data.curriculum = ()  # ((STEP, {weights}), ...): what takes the place of mix after so many steps; the names are those of mix
     config.data.index = ""  # the folder that `dim index --into` wrote to; "": beside each source
+    config.data.cache = ""  # a folder of `dim cache`: what the frozen parts make of each row is read, not computed; "": computed
     config.data.bad_samples = 0  # rows that may be unusable before the run stops; others of their bucket stand in for them
     config.data.balance = 0.0  # how much more often rare rules of edits are seen: 0 as they are, 1 every rule alike
     config.data.text = "blueprint"  # what an edit is told by: "blueprint" or "instruction"
@@ -82,7 +83,7 @@ def get_config() -> ConfigDict:
     config.train.steps = 100_000
     config.train.log_every = 50  # steps; the log has their mean
     config.train.save_every = 1000
-    config.train.show_every = 5000  # how often held-out examples are shown
+    config.train.show_every = 5000  # how often held-out examples are shown; 0: never
     config.train.keep = 2  # the latest checkpoints
     config.train.keep_every = 0  # and those at multiples of this, a multiple of save_every; 0: no others
     config.train.watchdog_minutes = 0.0  # a run without a step for so long ends, for a scheduler to start it again; 0: never

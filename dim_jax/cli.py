@@ -13,7 +13,7 @@ from dim_jax import __version__
 from dim_jax.cli_build import build_edit, build_emoji, build_t2i, build_text, build_tfds, rewrite
 from dim_jax.cli_design import design
 from dim_jax.cli_paint import Checkpoint, Dtype, Overwrite, Precision, bundled, edit, generate, named_or_bundled
-from dim_jax.cli_train import compile_step, index, require_training, train
+from dim_jax.cli_train import cache, compile_step, index, require_training, train
 from dim_jax.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
@@ -31,6 +31,7 @@ app.command()(edit)
 app.command()(generate)
 app.command()(design)
 app.command()(index)
+app.command()(cache)
 app.command()(train)
 app.command("compile")(compile_step)
 console = Console(stderr=True)
@@ -109,7 +110,7 @@ def convert(
     if encoder and sana and autoencoder:
         convert.assemble(encoder, sana, autoencoder, paths[0], condition_length=condition_length, seed=seed, **options)
     else:
-        options["max_shard_size"] = None if max_shard_size is None else parse_size(max_shard_size)
+        options["max_shard_size"] = None if max_shard_size is None else parse_size(max_shard_size, "--max-shard-size")
         if trained:
             require_training("A state of a training run")
             from dim_jax.exporting import convert_state

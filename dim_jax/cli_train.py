@@ -1,5 +1,6 @@
-"""The commands `dim index`, `dim train` and `dim compile`: options in, one call of the library."""
+"""The commands `dim index`, `dim cache`, `dim train` and `dim compile`: options in, one call of the library."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,14 @@ from dim_jax.errors import require
 Change = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, such as data.source=synthetic.")
 ]
+
+
+class Storage(StrEnum):
+    """How hidden states are stored in a cache."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
 
 
 def index(
@@ -54,6 +63,26 @@ def train(
 
     with processes.together():
         train.main(found, as_path(workdir), allow_changes=allow_changes, profile=(int(first), int(last)) if profile else None)
+
+
+def cache(
+    config: Annotated[Path, typer.Option(help="A file of configs/, such as configs/nano_edit.py.")],
+    into: Annotated[Path, typer.Option(help="Where the cache lives, as in data.cache; one that is not finished is continued.")],
+    dtype: Annotated[
+        Storage | None,
+        typer.Option(help="Of the stored hidden states. Default: model.dtype, which loses nothing."),
+    ] = None,
+    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="About the size of a file, such as 4GiB.")] = "4GiB",
+    change: Change = None,
+) -> None:
+    """Store what the frozen parts of a painter make of every row, for training without them. Goes on where it was interrupted."""
+    found = _config(config, change or [], what="Caching")
+    from dim_jax import caching, processes
+    from dim_jax.weights.shards import parse_size
+
+    size = parse_size(shard_size, "--shard-size")
+    with processes.together():
+        caching.main(found, into, storage=None if dtype is None else dtype.value, shard_bytes=size)
 
 
 def compile_step(

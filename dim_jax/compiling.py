@@ -28,6 +28,7 @@ from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
 from dim_jax.models.flops import StepFlops
 from dim_jax.objectives import Objective, objective_kind, open_objective
+from dim_jax.objectives.cached import CachedPainterObjective
 from dim_jax.roofline import Roofline
 from dim_jax.sharding import Sharding
 from dim_jax.start import Start
@@ -131,8 +132,11 @@ def _abstract(config: Config, start: Start, sharding: Sharding) -> tuple[Objecti
             texts = (text for i in range(100) for text in (*source[i].texts, source[i].blueprint or ""))
             train_tokenizer(texts, start.sizes.encoder.text.vocab_size, tokenizer)
         objective = open_objective(config, start, tokenizer)
-    reader = objective.reader
+    cached = isinstance(objective, CachedPainterObjective)
+    reader: Any = objective.painter.reader if cached else objective.reader
     one = reader.collate([reader.choose(source[0], np.random.default_rng(0))], buckets(reader)[-1])
+    if cached:
+        one = objective.abstract_batch(one)
 
     def many(array: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
         rows = len(place.spec) - 1  # the axis that is spread comes last in the spec

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,8 @@ from PIL import Image
 from dim_jax import checkpoint, processes
 from dim_jax.config import Config
 from dim_jax.data.pairs import Example
-from dim_jax.data.pipeline import open_mixture, spread
+from dim_jax.data.pipeline import Part, evenly, open_mixture, spread
+from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
 from dim_jax.folders import filled, new_file
 from dim_jax.models.module import with_parameters
@@ -27,6 +28,7 @@ from dim_jax.step import make_step
 from dim_jax.weights.convert import convert, tokenizer_in
 
 MEASURED = 256  # held-out examples that `finished` may measure
+READ = 20_000  # examples of each source whose texts make a tokenizer
 Which = Literal["ema", "raw"]
 
 
@@ -93,7 +95,7 @@ def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
     objective = open_objective(config, start, tokenizer)
     # The host's memory holds what many devices may have shared, wherever this runs.
     training = make_step(config, objective, Sharding.open(config, start.sizes, jax.devices("cpu")[:1]))
-    found, frozen = read_state(state, training.like), start.tensors(config.seed, training.frozen)
+    found, frozen = read_state(state, training.like), start.tensors(config.seed, training.frozen | training.absent)
     tensors = (found.ema if which == "ema" else found.params) | frozen
     write_model(folder, config, objective, tensors, _held_out(config), tokenizer)
 
@@ -118,3 +120,20 @@ def run_tokenizer(config: Config, start: Start, workdir: AnyPath) -> AnyPath | N
     if start.sizes.encoder is None:
         return None
     return as_path(config.data.tokenizer) if config.data.tokenizer else start.tokenizer or workdir / "tokenizer"
+
+
+def make_tokenizer(config: Config, start: Start, parts: Sequence[Part], workdir: AnyPath) -> AnyPath | None:
+    """`run_tokenizer`; the first process trains one for the run, in `workdir`/tokenizer, where there is none yet."""
+    tokenizer = run_tokenizer(config, start, workdir)
+    if processes.is_first() and tokenizer is not None and tokenizer == workdir / "tokenizer" and not tokenizer.exists():
+        assert start.sizes.encoder is not None
+        train_tokenizer(_texts(parts), start.sizes.encoder.text.vocab_size, tokenizer)
+    return tokenizer
+
+
+def _texts(parts: Sequence[Part]) -> Iterator[str]:
+    """The texts of each part."""
+    for part in parts:
+        for row in evenly(len(part.source), READ):
+            told = part.source.told(row)
+            yield from (*told.texts, told.blueprint or "")

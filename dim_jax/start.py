@@ -1,6 +1,8 @@
 """Where a run starts: the sizes of the parts, the tokenizer, and every parameter, from checkpoints or drawn anew."""
 
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from dim_jax.config import Config
@@ -20,6 +23,7 @@ from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import Sana, SanaConfig, grow
 from dim_jax.sharding import put
+from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.published import Weights
 from dim_jax.weights.sizes import Sizes
@@ -119,6 +123,21 @@ class Start:
             grow_it = jax.jit(partial(self._grown, old, seed), out_shardings=places["sana"])
             found |= grow_it({path: found[path] for path in places["sana"]})
         return {path: found[path] for path in like}
+
+    def digests(self, seed: int, parts: Iterable[str]) -> dict[str, str]:
+        """Part -> a digest of all its parameters as float32, which no format or dtype of the same values changes; or that it is drawn anew.
+
+        A tensor is read at a time.
+        """
+        hashes: dict[str, dict[str, str]] = {part: {} for part in parts if part in self.parents}
+        for weights in {self.parents[part].where: self.parents[part] for part in hashes}.values():
+            for path, tensor in weights.stream():
+                part = path.split(".")[0]
+                if part in hashes and self.parents[part] is weights:
+                    data: Any = contiguous(tensor, np.dtype(np.float32))
+                    hashes[part][path] = hashlib.sha256(data).hexdigest()
+        named = {part: hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16] for part, found in hashes.items()}
+        return {part: named.get(part, f"drawn anew with seed {seed}") for part in parts}
 
     def _grown(self, old: SanaConfig, seed: int, tensors: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         new = self.sizes.sana

@@ -32,6 +32,7 @@ class Step(NamedTuple):
 
     like: State
     frozen: Tensors
+    absent: Tensors  # of the model, but not of its learner: the step does without them
     begin: Callable[[Tensors], State]  # the first state from the parameters that learn, which it takes over
     run: Any  # (state, frozen, batch) -> (state, metrics); jitted, so that it can be lowered too
     finite: Callable[[State], Array]  # whether every number of a state is
@@ -61,7 +62,7 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
         def loss(params: Tensors) -> tuple[Array, dict[str, Array]]:
-            return objective.loss(with_parameters(objective.model, params | frozen), batch, key)
+            return objective.loss(with_parameters(objective.learner, params | frozen), batch, key)
 
         with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):  # where `layers.rows` looks
             (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -79,16 +80,17 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
         places = sharding.follow(tree)
         return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, places)
 
-    shapes = parameters(objective.model)
+    whole, shapes = parameters(objective.model), parameters(objective.learner)
     declared = config.trainable, config.frozen
-    learns, rests = ({path: shape for path, shape in shapes.items() if path.split(".")[0] in parts} for parts in declared)
-    if stray := sorted(shapes.keys() - (learns.keys() ^ rests.keys())):
+    learns, rests = ({path: shape for path, shape in whole.items() if path.split(".")[0] in parts} for parts in declared)
+    if stray := sorted(whole.keys() - (learns.keys() ^ rests.keys())):
         raise InputError(f"{stray[0]} (of {len(stray)}): name its part once, in config.trainable or in config.frozen.")
     like = placed(jax.eval_shape(begin, learns))
     places = jax.tree.map(lambda leaf: leaf.sharding, like)
     return Step(
         like,
-        placed(rests),
+        placed({path: shape for path, shape in rests.items() if path in shapes}),
+        placed({path: shape for path, shape in rests.items() if path not in shapes}),
         jax.jit(begin, out_shardings=places, donate_argnums=0),
         # Said of the outputs too, or the compiler would choose, and the second step would be another program than the first.
         jax.jit(run, out_shardings=(places, sharding.whole), donate_argnums=0),

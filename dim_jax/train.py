@@ -6,7 +6,7 @@ docs/training.md says what a working directory holds, dim_jax/supervision.py how
 do together: each runs this text, and the first one alone writes, but for its shards of checkpoints.
 """
 
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,13 +17,14 @@ from dim_jax.chips import peak_flops
 from dim_jax.config import Config
 from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.pairs import SPLITS
-from dim_jax.data.pipeline import Loader, Part, batches, evenly, make_plan, open_mixture, spread
-from dim_jax.data.tokenizer import train_tokenizer
+from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture, spread
 from dim_jax.errors import InputError
-from dim_jax.exporting import MEASURED, run_tokenizer, write_model, write_sheet
+from dim_jax.exporting import MEASURED, make_tokenizer, write_model, write_sheet
+from dim_jax.fingerprint import cached_parts, fingerprint
 from dim_jax.log import Record
 from dim_jax.models.module import with_parameters
 from dim_jax.objectives import objective_kind, open_objective
+from dim_jax.objectives.cached import CachedPainterObjective
 from dim_jax.paths import AnyPath, is_remote
 from dim_jax.profiling import Profile
 from dim_jax.progress import Speed
@@ -36,7 +37,6 @@ from dim_jax.step import State, make_step
 from dim_jax.supervision import STOPPED, Termination, Watchdog
 
 SHOWN = 8  # held-out examples on a sheet
-READ = 20_000  # examples of each source whose texts make a tokenizer
 
 
 def main(
@@ -73,13 +73,12 @@ def main(
         open_mixture(data.source, data.mix.to_dict(), curriculum=data.curriculum, split=split, side=data.resolution, index=data.index)
         for split in SPLITS
     )
-    tokenizer = run_tokenizer(config, start, workdir)
-    if first and tokenizer is not None and tokenizer == workdir / "tokenizer" and not tokenizer.exists():
-        assert start.sizes.encoder is not None
-        train_tokenizer(_texts(parts), start.sizes.encoder.text.vocab_size, tokenizer)
+    tokenizer = make_tokenizer(config, start, parts, workdir)
     processes.wait("the config and the tokenizer")
     objective = open_objective(config, start, tokenizer)
     chat = objective.processor and objective.processor.tokenizer
+    if isinstance(objective, CachedPainterObjective):
+        parts = cached_parts(Path(data.cache), parts, fingerprint(start, objective))
     plan = make_plan(
         parts, objective.reader, chat, batch_size=data.batch_size, seed=config.seed, balance=data.balance, allowed=data.bad_samples,
         console=console,
@@ -94,7 +93,8 @@ def main(
     console.print(f"{config.objective}: {_count(training.like.params)} parameters learn, {_count(frozen)} are frozen", highlight=False)
 
     def averaged(state: State) -> Any:
-        return with_parameters(objective.model, state.ema | frozen)
+        """The whole model; of a cache, the parts that no step needs are only loaded for as long as somebody holds it."""
+        return with_parameters(objective.model, state.ema | frozen | start.tensors(config.seed, training.absent))
 
     # Resume.
     how = config.train
@@ -148,7 +148,7 @@ def main(
                 if stopping:
                     console.print(f"SIGTERM: saving step {step}; the same command goes on behind it", highlight=False)
                     raise SystemExit(STOPPED)
-                if step % how.show_every == 0 or last:
+                if how.show_every and (step % how.show_every == 0 or last):
                     watchdog.pause()
                     sheet = write_sheet(workdir / "sheets" / f"{step:06}", objective.show(averaged(state), shown))
                     console.print(f"step {step}: {sheet}", highlight=False)
@@ -159,27 +159,24 @@ def main(
         made = f"dim convert {checkpoints / str(how.steps)} {workdir / 'model'}"
         console.print(f"the model is made of the last state on one machine: {made}", highlight=False)
         return
-    write_model(workdir / "model", config, objective, state.ema | frozen, spread(held_out, MEASURED), tokenizer)
+    average = state.ema
+    del state  # whose moments may be where the parts go that no step needed
+    tensors = average | frozen | start.tensors(config.seed, training.absent)
+    write_model(workdir / "model", config, objective, tensors, spread(held_out, MEASURED), tokenizer)
     console.print(f"wrote {workdir / 'model'}", highlight=False)
 
 
 def _check(config: Config) -> None:
     how = config.train
-    names = ("steps", "log_every", "save_every", "show_every", "keep")
+    names = ("steps", "log_every", "save_every", "keep")
     if low := [f"{name} {how[name]}" for name in names if how[name] < 1]:
         raise InputError(f"config.train: {', '.join(low)}: must be at least 1.")
     if how.keep_every < 0 or how.keep_every % how.save_every:
         raise InputError(f"config.train: keep_every {how.keep_every} must be a multiple of save_every {how.save_every}, or 0.")
+    if how.show_every < 0:
+        raise InputError(f"config.train: show_every {how.show_every} must be positive, or 0.")
     if how.watchdog_minutes < 0:
         raise InputError(f"config.train: watchdog_minutes {how.watchdog_minutes} must be positive, or 0.")
-
-
-def _texts(parts: list[Part]) -> Iterator[str]:
-    """The texts of each part, for a tokenizer that is trained on them."""
-    for part in parts:
-        for row in evenly(len(part.source), READ):
-            told = part.source.told(row)
-            yield from (*told.texts, told.blueprint or "")
 
 
 def _count(tensors: dict[str, Any]) -> str:

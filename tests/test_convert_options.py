@@ -254,13 +254,13 @@ def test_transformers_loads_the_shards(tmp_path, goldens):
     [("16MiB", 2**24), ("5GB", 5 * 10**9), ("1.5 kib", 1536), ("300B", 300), (" 2TB ", 2 * 10**12), ("1GiB", 2**30), ("7mb", 7 * 10**6)],
 )
 def test_sizes(text, size):
-    assert parse_size(text) == size
+    assert parse_size(text, "--max-shard-size") == size
 
 
 @pytest.mark.parametrize("text", ["16 bananas", "0", "0GB", "", "-5GB", "5", "MiB", "1e3MB", "5 G B", "nanGB", "0.1B", "٣GB"])
 def test_bad_sizes(text):
     with pytest.raises(InputError, match="such as 16MiB or 5GB"):
-        parse_size(text)
+        parse_size(text, "--max-shard-size")
 
 
 # For the user

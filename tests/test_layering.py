@@ -45,9 +45,11 @@ RANKS = {
     "dim_jax.session": 9,
     "dim_jax.designer.local": 8,  # runs an encoder, which it may share with a painter
     "dim_jax.objectives": 8,
+    "dim_jax.fingerprint": 9,
     "dim_jax.step": 9,
     "dim_jax.exporting": 10,
     "dim_jax.train": 11,
+    "dim_jax.caching": 11,
     "dim_jax.compiling": 10,
     "dim_jax.topology": 1,
     "dim_jax.evals": 9,
@@ -63,6 +65,7 @@ RANKS = {
 ENTRY_POINTS = {
     "dim_jax.cli",
     "dim_jax.train",
+    "dim_jax.caching",
     "dim_jax.compiling",
     "dim_jax.evals",
     "dim_jax.demo",

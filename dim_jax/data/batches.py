@@ -10,11 +10,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, Num, UInt8
 from PIL import Image
 
 from dim_jax.data.buckets import Bucket
-from dim_jax.data.facts import Facts
+from dim_jax.data.cache import CachedExample, States
+from dim_jax.data.facts import Facts, Told
 from dim_jax.data.inputs import EncoderInputs, in_larger_batch
 from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import autoencoder_samples
@@ -64,7 +65,26 @@ class PaintBatch:
     source: UInt8[Any, "b h w 3"] | None
 
 
-Batch = PictureBatch | AnswerBatch | PaintBatch
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SeenBatch:
+    """What the frozen parts of a painter made of turns and pictures, from a cache: `models.dim.Seen`, its states as they are stored.
+
+    Attributes:
+        hidden: states of the user turns; whole numbers are multiples of `scale`.
+        scale: of each channel of a turn.
+        mask: which of the states are real.
+        target: latents of what to paint. So is `source`.
+    """
+
+    hidden: Num[Any, "b t d"]
+    scale: Float[Any, "b d"] | None
+    mask: Bool[Any, "b t"]
+    target: Float[Any, "b h w c"]
+    source: Float[Any, "b h w c"] | None
+
+
+Batch = PictureBatch | AnswerBatch | PaintBatch | SeenBatch
 
 
 def _row_axes(batch: type) -> dict[str, int]:
@@ -77,7 +97,7 @@ def _row_axes(batch: type) -> dict[str, int]:
 
 
 # Name of an array in a batch -> its axis of rows, or of pictures, as its shape above says (b, i): what is spread over devices.
-ROW_AXES = _row_axes(EncoderInputs) | _row_axes(PictureBatch) | _row_axes(AnswerBatch) | _row_axes(PaintBatch)
+ROW_AXES = _row_axes(EncoderInputs) | _row_axes(PictureBatch) | _row_axes(AnswerBatch) | _row_axes(PaintBatch) | _row_axes(SeenBatch)
 
 
 @dataclass(frozen=True)
@@ -123,7 +143,7 @@ class AnswerReader:
 
     def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: Rows | None = None) -> AnswerBatch:
         inputs, answer = self.processor.answered(
-            [sample.prompt for sample in samples], _seen(samples), [sample.answer for sample in samples], lengths=(bucket.tokens,)
+            [sample.prompt for sample in samples], _shown(samples), [sample.answer for sample in samples], lengths=(bucket.tokens,)
         )
         return AnswerBatch(_placed(inputs, rows, self.processor), answer)
 
@@ -141,19 +161,76 @@ class PaintReader:
         told = facts.blueprint if edit and self.text == "blueprint" else np.zeros_like(facts.texts)
         return self.processor.turn_tokens(pictures=int(edit)) + np.where(told > 0, told, facts.texts)
 
+    def wordings(self, told: Told, *, edit: bool) -> tuple[str, ...]:
+        """What a row may be told by."""
+        return (told.blueprint,) if edit and self.text == "blueprint" and told.blueprint is not None else told.texts
+
+    def condition_tokens(self, told: Told, *, edit: bool) -> list[int]:
+        """How many tokens become the condition with each of the wordings."""
+        return [self.processor.condition_tokens(text, pictures=int(edit)) for text in self.wordings(told, edit=edit)]
+
+    def word(self, told: Told, rng: np.random.Generator, *, edit: bool) -> str:
+        """What a row is told by."""
+        return str(rng.choice(self.wordings(told, edit=edit)))
+
     def choose(self, example: Example, rng: np.random.Generator) -> Sample:
-        told = example.blueprint if self.text == "blueprint" and example.source is not None else None
-        prompt = str(rng.choice(example.texts)) if told is None else told
+        prompt = self.word(Told(example.texts, example.blueprint), rng, edit=example.source is not None)
         return Sample(example.key, prompt, example.source, "", example.target)
 
     def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: Rows | None = None) -> PaintBatch:
-        inputs = self.processor([sample.prompt for sample in samples], _seen(samples), lengths=(bucket.tokens,))
+        return PaintBatch(_placed(self.turns(samples, bucket), rows, self.processor), *self.pixels(samples, bucket))
+
+    def turns(self, samples: Sequence[Sample], bucket: Bucket) -> EncoderInputs:
+        return self.processor([sample.prompt for sample in samples], _shown(samples), lengths=(bucket.tokens,))
+
+    def pixels(self, samples: Sequence[Sample], bucket: Bucket) -> tuple[UInt8[np.ndarray, "b h w 3"], UInt8[np.ndarray, "b h w 3"] | None]:
+        """Targets, and sources of edits."""
         sources = [sample.seen for sample in samples if sample.seen is not None]
-        targets = _samples([sample.target for sample in samples], bucket)
-        return PaintBatch(_placed(inputs, rows, self.processor), targets, _samples(sources, bucket) if sources else None)
+        return _samples([sample.target for sample in samples], bucket), _samples(sources, bucket) if sources else None
 
 
-Reader = PictureReader | AnswerReader | PaintReader
+class SeenSample(NamedTuple):
+    """One row of a batch from a cache: the example's name, the states of one of its wordings, its latents."""
+
+    key: str
+    states: States
+    target: np.ndarray
+    source: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class SeenReader:
+    """For the painter, from a cache: the buckets and wordings of `paint`, in batches of the shapes that it would give the others."""
+
+    paint: PaintReader
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.paint.lengths
+
+    @property
+    def sizes(self) -> Sizes:
+        return self.paint.sizes
+
+    def tokens(self, facts: Facts, *, edit: bool) -> Int[np.ndarray, " n"]:
+        return self.paint.tokens(facts, edit=edit)
+
+    def choose(self, example: CachedExample, rng: np.random.Generator) -> SeenSample:
+        prompt = self.paint.word(example.told, rng, edit=example.edit)
+        return SeenSample(example.key, example.states(prompt), example.target, example.source)
+
+    def collate(self, samples: Sequence[SeenSample], bucket: Bucket, rows: Rows | None = None) -> SeenBatch:
+        all_hidden = [sample.states.hidden for sample in samples]
+        length = min(bucket.tokens, self.paint.processor.condition_length)
+        hidden = np.zeros((len(samples), length, all_hidden[0].shape[1]), all_hidden[0].dtype)
+        mask = np.zeros(hidden.shape[:2], bool)
+        for row, states in enumerate(all_hidden):
+            hidden[row, : len(states)], mask[row, : len(states)] = states, True
+        scales, sources = _stacked([sample.states.scale for sample in samples]), _stacked([sample.source for sample in samples])
+        return SeenBatch(hidden, scales, mask, np.stack([sample.target for sample in samples]), sources)
+
+
+Reader = PictureReader | AnswerReader | PaintReader | SeenReader
 
 
 def buckets(reader: Reader) -> list[Bucket]:
@@ -165,8 +242,14 @@ def _placed(inputs: EncoderInputs, rows: Rows | None, processor: Processor) -> E
     return inputs if rows is None else in_larger_batch(inputs, rows, processor.layout)
 
 
-def _seen(samples: Sequence[Sample]) -> list[list[Image.Image]]:
+def _shown(samples: Sequence[Sample]) -> list[list[Image.Image]]:
     return [[] if sample.seen is None else [sample.seen] for sample in samples]
+
+
+def _stacked(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """None if a row has none: all are of one kind."""
+    there = [array for array in arrays if array is not None]
+    return np.stack(there) if there else None
 
 
 def _samples(pictures: Sequence[Image.Image], bucket: Bucket) -> UInt8[np.ndarray, "b h w 3"]:

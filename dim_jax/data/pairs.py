@@ -12,20 +12,21 @@ Records are written one by one ("group_size:1"), so any of them is read alone, i
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from dim_jax.data.facts import Told
+from dim_jax.data.records import Records, new_records
 from dim_jax.data.stored import Entry, Stored
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError
 from dim_jax.folders import Kind
 
 Split = Literal["train", "test"]
@@ -96,11 +97,6 @@ class Example:
     key: str
 
 
-def check_installed() -> None:
-    """Refuse where the package that reads and writes the records is missing."""
-    require("array_record", extra="data", what="A data set")
-
-
 def webp(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     """The bytes of `Picture.webp` for RGB pixels: lossless, and the same every time."""
     file = io.BytesIO()
@@ -126,7 +122,7 @@ def write_pairs(folder: str | os.PathLike, pictures: Iterable[Picture], pairs: I
     """
     folder, keys = Path(folder), list[tuple[str, Split]]()
     with ExitStack() as opened:
-        pixels = opened.enter_context(records(folder / PICTURES))
+        pixels = opened.enter_context(new_records(folder / PICTURES))
         with open(folder / ROWS, "w", encoding="utf-8") as file:
             for picture in pictures:
                 pixels.write(picture.webp)
@@ -134,7 +130,7 @@ def write_pairs(folder: str | os.PathLike, pictures: Iterable[Picture], pairs: I
                 del row["webp"]
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 keys.append((picture.key, picture.split))
-        splits = {split: opened.enter_context(records(folder / f"{split}.array_record")) for split in PAIR_SPLITS}
+        splits = {split: opened.enter_context(new_records(folder / f"{split}.array_record")) for split in PAIR_SPLITS}
         for pair in pairs:
             (source, of_source), (target, of_target) = keys[pair.source], keys[pair.target]
             split = pair_split(of_source, of_target)
@@ -158,11 +154,11 @@ class Pairs(Sequence[Example]):
     def __init__(self, folder: str | os.PathLike, split: PairSplit, kind: Literal["edit", "caption"]):
         self._arguments = (Path(folder), split, kind)
         self._rows = _read_rows(Path(folder) / ROWS)
-        self._pictures = _Records(Path(folder) / PICTURES)
+        self._pictures = _records(Path(folder) / PICTURES)
         if len(self._pictures) != len(self._rows):
             counts = f"{PICTURES} holds {len(self._pictures)} pictures, but {ROWS} has {len(self._rows)} lines"
             raise InputError(f"{folder}: {counts}. Build the data set again.")
-        self._pairs = _Records(Path(folder) / f"{split}.array_record") if kind == "edit" else None
+        self._pairs = _records(Path(folder) / f"{split}.array_record") if kind == "edit" else None
         # Few pictures are in many pairs, and decoding them takes half of a loader's time.
         self._picture = lru_cache(maxsize=KEPT)(self._decoded)
         self._of_split = [number for number, row in enumerate(self._rows) if row["split"] == split]
@@ -234,33 +230,8 @@ class _Row(NamedTuple):
     rule: str
 
 
-class _Records:
-    """The records of one file, with its name in every error."""
-
-    def __init__(self, path: Path):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file. Give a folder that `dim build-data` made.")
-        self.path = path
-        check_installed()
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-        self._source = self._whole(lambda: ArrayRecordDataSource(os.fspath(path)))
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> bytes:
-        return self._whole(lambda: self._source[index])
-
-    def all(self) -> list[bytes]:
-        """Every record, which is quicker than one by one."""
-        return list(self._whole(lambda: self._source.__getitems__(range(len(self._source)))))
-
-    def _whole(self, read):
-        try:
-            return read()
-        except RuntimeError as error:
-            raise InputError(f"{self.path}: damaged ({str(error).splitlines()[0]}). Build the data set again.") from error
+def _records(path: Path) -> Records:
+    return Records(path, made_by="Give a folder that `dim build-data` made.", mend="Build the data set again.")
 
 
 def _read_rows(path: Path) -> list[dict]:
@@ -277,16 +248,3 @@ def _read_rows(path: Path) -> list[dict]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}, line {len(rows) + 1}: damaged. Build the data set again.") from error
     return rows
-
-
-@contextmanager
-def records(path: Path) -> Iterator[Any]:
-    """A file to write records to, one by one."""
-    check_installed()
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
-    try:
-        yield writer
-    finally:
-        writer.close()

@@ -5,7 +5,7 @@ A process loads only its own rows of each batch, and needs no other process to k
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from absl import flags
 from jaxtyping import Int
 from rich.console import Console
 
-from dim_jax.data.batches import Batch, Reader, Sample, buckets
+from dim_jax.data.batches import Batch, Reader, buckets
 from dim_jax.data.buckets import nearest_bucket
 from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.facts import UNUSABLE, Counting, Facts, count, read_facts
@@ -216,19 +216,21 @@ class Loader:
     def __call__(self, step: int) -> Loaded:
         planned = self.plan.at(step)
         bad: list[BadSample] = []
-        samples = [self._sample(step, place, planned, bad) for place in self.places.tolist()]
+        samples: list[Any] = [self._sample(step, place, planned, bad) for place in self.places.tolist()]
         bucket = buckets(self.reader)[planned.bucket]
         return Loaded(tuple(sample.key for sample in samples), self.reader.collate(samples, bucket, self.places), tuple(bad))
 
-    def _sample(self, step: int, place: int, planned: Planned, bad: list[BadSample]) -> Sample:
+    def _sample(self, step: int, place: int, planned: Planned, bad: list[BadSample]) -> Any:
         """The sample at a place of the global batch; its random numbers are of seed, step and place."""
         part = self.parts[planned.component]
         first = row = int(planned.rows[place])
         for attempt in range(ATTEMPTS):
             rng = np.random.default_rng((self.plan.seed, step, place))
             try:
-                example = part.source[row]
-                return self.reader.choose(moved(example, rng, most=self.shift) if self.shift else example, rng)
+                example: Any = part.source[row]
+                if self.shift:
+                    example = moved(example, rng, most=self.shift)
+                return self.reader.choose(example, rng)
             except InputError as error:
                 if not self.substitute:
                     raise
@@ -237,9 +239,12 @@ class Loader:
         raise InputError(f"{part.name}: {ATTEMPTS} rows in a row cannot be used. The last: {bad[-1].error}")
 
 
-def batches(loader: Loader, *, start: int, workers: int) -> Iterator[Loaded]:
-    """Endless batches from number `start` on, without loading those before; the same for any number of `workers` (0: threads)."""
-    steps = grain.MapDataset.range(start, sys.maxsize).map(loader)
+def batches(loader: Callable[[int], Any], *, start: int, workers: int, stop: int = sys.maxsize) -> Iterator[Any]:
+    """Batches from number `start` on, endless or up to `stop`, without loading those before; `loader` gives the one of a number.
+
+    They are the same for any number of `workers` (0: threads).
+    """
+    steps = grain.MapDataset.range(start, stop).map(loader)
     stream = steps.to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 4, prefetch_buffer_size=0 if workers else 8))
     if workers:
         if not flags.FLAGS.is_parsed():

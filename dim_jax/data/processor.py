@@ -126,10 +126,18 @@ class Processor:
 
     def turn_tokens(self, *, pictures: int, generation_prompt: bool = False) -> int:
         """The tokens of a turn with so many square pictures, but for its prompt's (`prompt_tokens`)."""
-        square = self.resize(Image.new("RGB", (self.resolution, self.resolution)))
-        shown = square.width * square.height // self.factor**2
-        turn = self.tokenizer.turn("a", [shown] * pictures, generation_prompt=generation_prompt)
+        turn = self.tokenizer.turn("a", self._shown(pictures), generation_prompt=generation_prompt)
         return len(turn.ids) - len(self.tokenizer.encode("a"))
+
+    def condition_tokens(self, prompt: str, *, pictures: int) -> int:
+        """The tokens of the user turn of a prompt with so many square pictures."""
+        begin, end = self.tokenizer.turn(prompt, self._shown(pictures)).user_turn
+        return end - begin
+
+    def _shown(self, pictures: int) -> list[int]:
+        """Picture tokens of so many square pictures."""
+        square = self.resize(Image.new("RGB", (self.resolution, self.resolution)))
+        return [square.width * square.height // self.factor**2] * pictures
 
     def __call__(
         self,

@@ -8,6 +8,7 @@ Source: Draw-In-Mind (arXiv 2509.01986). A checkpoint calls the parts `mllm`, `p
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -47,6 +48,22 @@ class DimConfig:
         return cls(QwenConfig.qwen_3b(), SanaConfig.sana_1600m(edit=edit), DCAEConfig.f32c32())
 
 
+class Seen(NamedTuple):
+    """What the frozen parts make of a batch, which is all of it that the others learn from.
+
+    Attributes:
+        hidden: the encoder's states of the user turns, from the front on, zeros behind them.
+        mask: which of them are real.
+        target: latents of what to paint.
+        source: latents of what to paint it from.
+    """
+
+    hidden: Float[Array, "b t d"]
+    mask: Bool[Array, "b t"]
+    target: Float[Array, "b h w c"]
+    source: Float[Array, "b h w c"] | None
+
+
 class Dim(nnx.Module):
     """The painter. `condition`, then `paint`; `encode_source` in between for edits."""
 
@@ -59,41 +76,23 @@ class Dim(nnx.Module):
 
     def condition(self, inputs: EncoderInputs, length: int) -> tuple[Float[Array, "b length c"], Bool[Array, "b length"]]:
         """Condition tokens of the user turn, zeros behind them up to `length`, and the mask of the real ones."""
-        hidden, mask = select_user_turn(self.encoder(inputs), jnp.asarray(inputs.user_turn), length)
+        hidden, mask = self.turn(inputs, length)
         return jnp.where(mask[..., None], self.connector(hidden), 0), mask
 
-    def loss(
-        self,
-        inputs: EncoderInputs,
-        target: Float[Array, "b height width 3"],
-        source: Float[Array, "b height width 3"] | None,
-        key: PRNGKeyArray,
-        *,
-        flow_shift: float,
-        draw: flow.Draw,
-        condition_dropout: float,
-        source_dropout: float = 0.0,
-        remat: bool = False,
-    ) -> Float[Array, " b"]:
-        """Flow-matching loss of painting `target` (pixels in [-1, 1]) from `source` as the turns say.
+    def turn(self, inputs: EncoderInputs, length: int) -> tuple[Float[Array, "b length d"], Bool[Array, "b length"]]:
+        """The encoder's states of the user turn, which the connector reads (`select_user_turn`)."""
+        return select_user_turn(self.encoder(inputs), jnp.asarray(inputs.user_turn), length)
 
-        Noise, time and dropout come from `key`; a row is painted without its condition with probability `condition_dropout`, and, drawn
-        independently, without its source's latents with probability `source_dropout`, as image guidance needs it (InstructPix2Pix,
-        arXiv 2211.09800, section 3.2.1); the encoder reads the source all the same. The condition is as long as the turns, so that their
-        bucket is its bucket.
+    def seen(
+        self, inputs: EncoderInputs, target: Float[Array, "b height width 3"], source: Float[Array, "b height width 3"] | None
+    ) -> Seen:
+        """What encoder and autoencoder make of turns and pictures (pixels in [-1, 1]).
+
+        The condition is as long as the turns, so that their bucket is its bucket.
         """
         clean = self.autoencoder.encode(target)
-        chance = flow.chance(key, clean.shape, draw, condition_dropout=condition_dropout, source_dropout=source_dropout)
         known = None if source is None else self.autoencoder.encode(source)
-        if known is not None and source_dropout:
-            known = self.sana.drop_source(known, chance.no_source)
-        length = min(inputs.input_ids.shape[1], self.config.sana.condition_length)
-        condition, mask = self.condition(inputs, length)
-        condition = self.sana.encode_condition(self.sana.drop_condition(condition, chance.no_condition), mask)
-        sigma, timestep = flow.training_times(chance.s, flow_shift)
-        noise = layers.rows(chance.noise)
-        velocity = self.sana(flow.interpolate(clean, noise, sigma), timestep, condition, known, remat=remat)
-        return flow.loss(velocity, clean, noise)
+        return Seen(*self.turn(inputs, min(inputs.input_ids.shape[1], self.config.sana.condition_length)), clean, known)
 
     def paint(
         self,
@@ -131,3 +130,40 @@ class Dim(nnx.Module):
             velocity, noise, num_steps=num_steps, guidance_scale=scale, image_guidance_scale=image_scale, flow_shift=flow_shift,
             solver=solver,
         )  # fmt: skip
+
+
+class Learner(nnx.Module):
+    """The connector and SANA alone, named as in `Dim`: all that learns from what the frozen parts made before."""
+
+    def __init__(self, config: DimConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.connector = Connector(config.encoder.text.hidden_size, config.sana.caption_channels, dtype=dtype, rngs=rngs)
+        self.sana = Sana(config.sana, dtype=dtype, rngs=rngs)
+
+
+def loss(
+    model: Dim | Learner,
+    seen: Seen,
+    key: PRNGKeyArray,
+    *,
+    flow_shift: float,
+    draw: flow.Draw,
+    condition_dropout: float,
+    source_dropout: float = 0.0,
+    remat: bool = False,
+) -> Float[Array, " b"]:
+    """Flow-matching loss of painting the target from the source as the turns say.
+
+    Noise, time and dropout come from `key`; a row is painted without its condition with probability `condition_dropout`, and, drawn
+    independently, without its source's latents with probability `source_dropout`, as image guidance needs it (InstructPix2Pix,
+    arXiv 2211.09800, section 3.2.1); the encoder reads the source all the same.
+    """
+    sana, clean, known = model.sana, seen.target, seen.source
+    chance = flow.chance(key, clean.shape, draw, condition_dropout=condition_dropout, source_dropout=source_dropout)
+    if known is not None and source_dropout:
+        known = sana.drop_source(known, chance.no_source)
+    condition = jnp.where(seen.mask[..., None], model.connector(seen.hidden), 0)
+    encoded = sana.encode_condition(sana.drop_condition(condition, chance.no_condition), seen.mask)
+    sigma, timestep = flow.training_times(chance.s, flow_shift)
+    noise = layers.rows(chance.noise)
+    velocity = sana(flow.interpolate(clean, noise, sigma), timestep, encoded, known, remat=remat)
+    return flow.loss(velocity, clean, noise)

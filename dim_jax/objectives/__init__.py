@@ -1,11 +1,12 @@
 """What a run trains: the autoencoder, the encoder as a writer, or the painter.
 
-An objective is a frozen dataclass that `train.py` asks for seven things:
+An objective is a frozen dataclass that `train.py` asks for eight things:
 
     PARTS                        the parts of Draw-In-Mind that it needs
     reader                       how examples become batches
     model                        the abstract module, its parameters named as in checkpoints ("sana.blocks. ...")
-    loss(model, batch, key)      the scalar to minimise and what else to log
+    learner                      the abstract module of a step: the model, or those of its parts that a cache leaves to compute with
+    loss(learner, batch, key)    the scalar to minimise and what else to log
     step_flops(batch)            what a step on a batch computes; only shapes are read
     show(model, examples)        what it makes of held-out examples: a picture, or a text in Markdown; all processes must ask
     finished(model, examples)    the sizes of the trained checkpoint
@@ -17,24 +18,26 @@ from dim_jax.config import Config
 from dim_jax.data.chat import ChatTokenizer
 from dim_jax.errors import InputError
 from dim_jax.objectives.autoencoder import AutoencoderObjective
+from dim_jax.objectives.cached import CachedPainterObjective, check_cacheable
 from dim_jax.objectives.encoder import EncoderObjective
 from dim_jax.objectives.painter import PainterObjective
 from dim_jax.paths import AnyPath
 from dim_jax.start import Start
 
-Objective = AutoencoderObjective | EncoderObjective | PainterObjective
-OBJECTIVES: dict[str, type[Objective]] = {
+Objective = AutoencoderObjective | EncoderObjective | PainterObjective | CachedPainterObjective
+OBJECTIVES: dict[str, type[AutoencoderObjective] | type[EncoderObjective] | type[PainterObjective]] = {
     "autoencoder": AutoencoderObjective,
     "encoder": EncoderObjective,
     "painter": PainterObjective,
 }
 
 
-def objective_kind(config: Config) -> type[Objective]:
+def objective_kind(config: Config) -> type[AutoencoderObjective] | type[EncoderObjective] | type[PainterObjective]:
     """What `config.objective` names.
 
     Raises:
-        InputError: there is no such objective; or `config.trainable` and `config.frozen` do not name each of its parts once.
+        InputError: there is no such objective; or `config.trainable` and `config.frozen` do not name each of its parts once; or it
+            cannot be trained from the cache that `config.data.cache` names.
     """
     if config.objective not in OBJECTIVES:
         raise InputError(f'config.objective is "{config.objective}", but objectives are {", ".join(OBJECTIVES)}.')
@@ -42,6 +45,8 @@ def objective_kind(config: Config) -> type[Objective]:
     if sorted([*config.trainable, *config.frozen]) != sorted(kind.PARTS):
         said = f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}"
         raise InputError(f"{said}: name each of {', '.join(kind.PARTS)} once.")
+    if config.data.cache:
+        check_cacheable(config)
     return kind
 
 
@@ -56,4 +61,5 @@ def open_objective(config: Config, start: Start, tokenizer: AnyPath | None) -> O
         chat = ChatTokenizer.from_pretrained(tokenizer)
         start = start.with_tokenizer(chat)
         processor = start.processor(chat, config)
-    return objective_kind(config)(config, start.sizes, processor)
+    objective = objective_kind(config)(config, start.sizes, processor)
+    return CachedPainterObjective(objective) if config.data.cache and isinstance(objective, PainterObjective) else objective

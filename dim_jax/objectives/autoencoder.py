@@ -50,6 +50,10 @@ class AutoencoderObjective:
         make = self.sizes.modules(dtype=jnp.dtype(self.config.model.dtype))["autoencoder"]
         return nnx.eval_shape(lambda: nnx.Dict(autoencoder=make(nnx.Rngs(0))))
 
+    @property
+    def learner(self) -> nnx.Module:
+        return self.model
+
     def loss(self, model: Any, batch: PictureBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         how, pixels = self.config.autoencoder, signed_pixels(batch.samples)
         latents = model.autoencoder.encode(pixels)

@@ -41,6 +41,10 @@ class EncoderObjective:
         make = self.sizes.modules(dtype=jnp.dtype(self.config.model.dtype))["encoder"]
         return nnx.eval_shape(lambda: nnx.Dict(encoder=make(nnx.Rngs(0))))
 
+    @property
+    def learner(self) -> nnx.Module:
+        return self.model
+
     def loss(self, model: Any, batch: AnswerBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         del key  # nothing here is random
         hidden = model.encoder(batch.inputs)

@@ -18,7 +18,7 @@ from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.processor import Processor
 from dim_jax.models import flops
-from dim_jax.models.dim import Dim, DimConfig
+from dim_jax.models.dim import Dim, DimConfig, Seen, loss
 from dim_jax.painter import Painter, Request, Source
 from dim_jax.settings import IN_FILE, Settings
 from dim_jax.sheets import grid, labelled
@@ -42,24 +42,39 @@ class PainterObjective:
         sizes = tuple(aspect_buckets(data.resolution, autoencoder.factor, data.max_aspect_ratio))
         return PaintReader(self.processor, tuple(data.lengths), sizes, data.text)
 
-    @cached_property
-    def model(self) -> nnx.Module:
+    @property
+    def dim_config(self) -> DimConfig:
         encoder, sana, autoencoder = self.sizes.encoder, self.sizes.sana, self.sizes.autoencoder
         assert encoder is not None
         assert sana is not None
         assert autoencoder is not None
-        config = DimConfig(encoder, sana, autoencoder)
+        return DimConfig(encoder, sana, autoencoder)
+
+    @cached_property
+    def model(self) -> nnx.Module:
+        config = self.dim_config
         return nnx.eval_shape(lambda: Dim(config, dtype=jnp.dtype(self.config.model.dtype), rngs=nnx.Rngs(0)))
 
-    def loss(self, model: Any, batch: PaintBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    @property
+    def learner(self) -> nnx.Module:
+        return self.model
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The options of `models.dim.loss`."""
         flow = self.config.flow
+        return {
+            "flow_shift": flow.shift, "draw": flow.draw, "condition_dropout": flow.condition_dropout,
+            "source_dropout": flow.source_dropout, "remat": self.config.model.remat,
+        }  # fmt: skip
+
+    def seen(self, model: Any, batch: PaintBatch) -> Seen:
+        """What the frozen parts make of a batch."""
         target, source = (None if samples is None else signed_pixels(samples) for samples in (batch.target, batch.source))
-        losses = model.loss(
-            batch.inputs, target, source, key,
-            flow_shift=flow.shift, draw=flow.draw, condition_dropout=flow.condition_dropout, source_dropout=flow.source_dropout,
-            remat=self.config.model.remat,
-        )  # fmt: skip
-        return losses.mean(), {}
+        return model.seen(batch.inputs, target, source)
+
+    def loss(self, learner: Any, batch: PaintBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        return loss(learner, self.seen(learner, batch), key, **self.how).mean(), {}
 
     def step_flops(self, batch: PaintBatch) -> flops.StepFlops:
         encoder, autoencoder = self.sizes.encoder, self.sizes.autoencoder

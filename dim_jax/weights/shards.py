@@ -13,8 +13,8 @@ TARGETS = ("dim", "qwen")  # all of their tensors stand in one file or its shard
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
-def parse_size(text: str) -> int:
-    """Bytes of a size such as "16MiB" (2**20 bytes each) or "5GB" (10**9 bytes each).
+def parse_size(text: str, option: str) -> int:
+    """Bytes of a size such as "16MiB" (2**20 bytes each) or "5GB" (10**9 bytes each); `option` is who asks for it.
 
     Raises:
         InputError: it is none, or less than a byte.
@@ -22,7 +22,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?i?B)", text.strip(), re.IGNORECASE | re.ASCII)
     size = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
     if size < 1:
-        raise InputError(f"--max-shard-size {text}: give a number above 0 with its unit, such as 16MiB or 5GB.")
+        raise InputError(f"{option} {text}: give a number above 0 with its unit, such as 16MiB or 5GB.")
     return size
 
 

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.progress import track
 
 from dim_jax.data.builders.statistics import Tally
-from dim_jax.data.pairs import Pairs, PairSplit, records
+from dim_jax.data.pairs import Pairs, PairSplit
 from dim_jax.data.pictures import read_picture
+from dim_jax.data.records import new_records
 from dim_jax.data.sources import Kind, open_source
 from dim_jax.data.sources.entry import Published
 from dim_jax.data.stored import Entry, Stored
@@ -109,7 +110,7 @@ def write_shard(shard: Shard) -> Written:
     serializer, tally = tfds.core.ExampleSerializer(features.get_serialized_info()), Tally()
     path = Path(shard.path)
     with new_file(path) as scratch:
-        with records(scratch) as file:
+        with new_records(scratch) as file:
             for number in range(shard.start, shard.stop):
                 row = found.entry(number)
                 data = {name: picture.read() for name, picture in _pictures(row).items()}

@@ -12,12 +12,12 @@ no test split, so every 500th of their rows is held out.
 """
 
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from dim_jax.data.facts import Countable
-from dim_jax.data.pairs import Example, Pairs, Split
+from dim_jax.data.pairs import Pairs, Split
 from dim_jax.data.sources.dim import Dim
 from dim_jax.data.sources.entry import Layout, Published
 from dim_jax.data.sources.prepared import is_prepared, open_prepared
@@ -34,9 +34,10 @@ HELD_OUT = 500  # one row of so many
 
 @runtime_checkable
 class Source(Countable, Protocol):
-    """Examples by index. `told` and `size` say of a row what can be known without decoding its pictures, `rules` what rule it is of."""
+    """Examples by index (a cache has `CachedExample`s). `told` and `size` say of a row what can be known without decoding its pictures,
+    `rules` what rule it is of."""
 
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Any: ...
 
     def rules(self) -> list[str]: ...
 

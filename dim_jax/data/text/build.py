@@ -14,7 +14,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from dim_jax.data.pairs import DATASET, SPLITS, Pair, Picture, Split, check_installed, webp, write_pairs
+from dim_jax.data.pairs import DATASET, SPLITS, Pair, Picture, Split, webp, write_pairs
+from dim_jax.data.records import check_installed
 from dim_jax.data.text import faces as fonts
 from dim_jax.data.text import grounds as behind
 from dim_jax.data.text.blueprint import blueprint

@@ -1,0 +1,225 @@
+"""`dim cache`: what the frozen parts of a painter make of every row, computed once, for training without them.
+
+    dim cache --config configs/edit_stage2.py --into caches/edit_stage2
+    dim train --config configs/edit_stage2.py --workdir runs/edit_stage2 --set data.cache=caches/edit_stage2
+
+Finished shards are kept: the same call goes on behind a kill. Each process of several writes shards of its own, on its own devices.
+dim_jax/data/cache.py says what lies in the folder, docs/cache.md what it costs.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Num
+from rich.console import Console
+from rich.progress import track
+
+from dim_jax import processes
+from dim_jax.config import Config
+from dim_jax.data import cache
+from dim_jax.data.batches import PaintReader, PictureBatch, buckets
+from dim_jax.data.cache import Layout, Storage, bad_record, row_records, store, write_shard
+from dim_jax.data.inputs import EncoderInputs
+from dim_jax.data.pictures import signed_pixels
+from dim_jax.data.pieces import LoadedPiece, Piece, PieceLoader, pieces
+from dim_jax.data.pipeline import Part, batches, evenly, make_plan, open_mixture
+from dim_jax.data.plan import Component
+from dim_jax.errors import InputError
+from dim_jax.exporting import make_tokenizer
+from dim_jax.fingerprint import begin_cache, fingerprint
+from dim_jax.models.connector import select_user_turn
+from dim_jax.models.module import parameters, with_parameters
+from dim_jax.objectives import objective_kind, open_objective
+from dim_jax.objectives.cached import CACHED, check_cacheable
+from dim_jax.objectives.painter import PainterObjective
+from dim_jax.sharding import Sharding, put
+from dim_jax.start import Start
+from dim_jax.weights.sizes import Sizes
+
+SAMPLED = 1000  # rows of each part whose texts are counted for the estimate
+SHARD = 2**32  # bytes
+OVERHEAD = 400  # bytes of a record around its arrays, as measured
+
+
+def main(config: Config, folder: Path, *, storage: Storage | None = None, shard_bytes: int = SHARD, console: Console | None = None) -> None:
+    """Write the cache of a run, or what is missing of it.
+
+    Args:
+        config: of the run; `data.batch_size` rows are computed at once.
+        folder: where the cache lives. `data.cache` is not looked at.
+        storage: of hidden states; None: the dtype that they are computed in. Latents are float32.
+        shard_bytes: about the size of a file. A kill loses what was computed of one.
+        console: what shows the progress; None: stderr.
+
+    Raises:
+        InputError: the run cannot be cached, or the cache in `folder` was made by something else; there is too little space; a row cannot
+            be used, and more than `data.bad_samples` are so; or the config names what cannot be used.
+    """
+    console = console or Console(stderr=True)
+    config.data.cache = ""
+    check_cacheable(config)
+    start = Start.open(config, objective_kind(config).PARTS)
+    sharding = Sharding.open(config, start.sizes, jax.local_devices())
+    data, size, how = config.data, config.data.batch_size, storage or config.model.dtype
+    parts = open_mixture(data.source, data.mix.to_dict(), split="train", side=data.resolution, index=data.index)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer(config, start, parts, folder)
+    processes.wait("the tokenizer")
+    objective = open_objective(config, start, tokenizer)
+    assert isinstance(objective, PainterObjective)
+    reader, sizes = objective.reader, objective.sizes
+    plan = make_plan(
+        parts, reader, objective.processor.tokenizer, batch_size=size, seed=config.seed, allowed=data.bad_samples, console=console,
+    )  # fmt: skip
+    places = cache.part_folders(folder, [part.name for part in parts])
+    each = [bytes_of_row(part, component, reader, sizes, how) for part, component in zip(parts, plan.components, strict=True)]
+    if processes.is_first():
+        begin_cache(folder, fingerprint(start, objective), how)
+        for part, place, one in zip(parts, places, each, strict=True):
+            if cache.read_layout(place, len(part.source)) is None:
+                cache.begin_layout(place, part.name, len(part.source), max(1, math.floor(shard_bytes / one)))
+    processes.wait("the layout of the cache")
+
+    # What is to be done, and the space for it.
+    todo, needed = list[tuple[Layout, int, list[Piece]]](), 0.0
+    for number, (part, component, place, one) in enumerate(zip(parts, plan.components, places, each, strict=True)):
+        layout = cache.read_layout(place, len(part.source))
+        assert layout is not None
+        missing = [shard for shard in range(layout.shards) if not layout.path(shard).exists()]
+        left = one * sum(len(layout.of(shard)) for shard in missing)
+        needed += left
+        mine = [shard for shard in missing if shard % jax.process_count() == jax.process_index()]
+        todo += [(layout, shard, pieces(number, component, layout, shard, size)) for shard in mine]
+        console.print(
+            f"{part.name}: {layout.rows:,} rows, about {_readable(one)} each: {_readable(one * layout.rows)} in {layout.shards} shards; "
+            f"{len(missing)} shards ({_readable(left)}) are missing",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    processes.wait("what is missing of the cache")  # before anybody writes any of it
+    free = float(shutil.disk_usage(folder).free)
+    if needed > free:
+        raise InputError(
+            f"{folder}: the cache needs about {_readable(needed)} more, but {_readable(free)} are free. Free some space, choose another "
+            "folder (--into), store less (--dtype int8) or make the pictures smaller (data.resolution)."
+        )
+
+    # The work.
+    loader = PieceLoader(parts, [piece for *_, some in todo for piece in some], reader, size, substitute=data.bad_samples > 0)
+    stream = _within(data.bad_samples, batches(loader, start=0, stop=len(loader.pieces), workers=data.workers), console)
+    shown = track(stream, "caching", len(loader.pieces), console=console, disable=not console.is_terminal)
+    computed = _ahead(map(_frozen(config, objective, start, sharding), shown)) if todo else iter(())
+    for layout, shard, some in todo:
+        write_shard(layout, shard, _records(islice(computed, len(some)), how))
+    processes.wait("the end of the cache")
+    console.print(f"wrote {folder}", highlight=False)
+
+
+def bytes_of_row(part: Part, component: Component, reader: PaintReader, sizes: Sizes, storage: Storage) -> float:
+    """The bytes that a row takes, as a mean over some rows of a part: their wordings are counted."""
+    encoder, autoencoder = sizes.encoder, sizes.autoencoder
+    assert encoder is not None
+    assert autoencoder is not None
+    edit, total = part.kind == "edit", 0
+    chosen = evenly(len(component.rows), SAMPLED)
+    for place in chosen:
+        bucket = buckets(reader)[component.buckets[place]]
+        area = bucket.height * bucket.width // autoencoder.factor**2
+        total += 4 * area * autoencoder.latent_channels * (1 + edit) + OVERHEAD
+        tokens = reader.condition_tokens(part.source.told(int(component.rows[place])), edit=edit)
+        total += sum(cache.bytes_of(count, encoder.text.hidden_size, storage) + OVERHEAD for count in tokens)
+    return total / len(chosen)
+
+
+class _Computed(NamedTuple):
+    """What the frozen parts made of a piece; on the devices, perhaps not yet done."""
+
+    piece: LoadedPiece
+    target: Any
+    source: Any
+    states: list[Any]  # of each turn of `piece.turns`
+
+
+def _frozen(config: Config, objective: PainterObjective, start: Start, sharding: Sharding) -> Callable[[LoadedPiece], _Computed]:
+    """Encoder and autoencoder over the mesh, as a function of pieces."""
+    model: Any = objective.model
+    shapes = {path: leaf for path, leaf in parameters(model).items() if path.split(".")[0] in CACHED}
+    like = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.of(path)) for path, leaf in shapes.items()}
+    tensors = start.tensors(config.seed, like)
+    weights = {
+        part: {path.removeprefix(f"{part}."): tensor for path, tensor in tensors.items() if path.startswith(f"{part}.")} for part in CACHED
+    }
+
+    def latents(weights: dict[str, Any], batch: PictureBatch) -> Any:
+        with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):
+            return with_parameters(model.autoencoder, weights).encode(signed_pixels(batch.samples))
+
+    def states(weights: dict[str, Any], inputs: EncoderInputs) -> Any:
+        with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):
+            length = min(inputs.input_ids.shape[1], config.model.condition_length)
+            return select_user_turn(with_parameters(model.encoder, weights)(inputs), jnp.asarray(inputs.user_turn), length)[0]
+
+    encode, read = jax.jit(latents), jax.jit(states)
+
+    def compute(piece: LoadedPiece) -> _Computed:
+        target, source = (
+            None if pixels is None else encode(weights["autoencoder"], sharding.spread(PictureBatch(pixels), put))
+            for pixels in (piece.target, piece.source)
+        )
+        return _Computed(piece, target, source, [read(weights["encoder"], sharding.spread(turn, put)) for turn in piece.turns])
+
+    return compute
+
+
+def _within(budget: int, stream: Iterator[LoadedPiece], console: Console) -> Iterator[LoadedPiece]:
+    """The same pieces; their bad rows are shown, and one more than the budget of a call and process is an error."""
+    count = 0
+    for piece in stream:
+        for bad in piece.bad:
+            count += 1
+            if count > budget:
+                raise InputError(f"{count} rows cannot be used, but data.bad_samples allows {budget}. The last: {bad.error}")
+            console.print(f"{bad.source}, row {bad.row}: {bad.error}", highlight=False, markup=False, soft_wrap=True)
+        yield piece
+
+
+def _ahead(items: Iterator[_Computed]) -> Iterator[_Computed]:
+    """The same items, each once the next one is begun, so that devices compute while files are written."""
+    before = None
+    for item in items:
+        if before is not None:
+            yield before
+        before = item
+    if before is not None:
+        yield before
+
+
+def _records(results: Iterator[_Computed], storage: Storage) -> Iterator[tuple[int, list[bytes]]]:
+    """Number and records of each row."""
+    for result in results:
+        for bad in result.piece.bad:
+            yield bad.row - 1, [bad_record(bad.error)]
+        target, source = (None if latents is None else np.asarray(latents) for latents in (result.target, result.source))
+        turns = _turns(result)
+        for place, row in enumerate(result.piece.rows):
+            assert target is not None
+            wordings = {text: store(next(turns), storage) for text in row.wordings}
+            yield row.number, row_records(row.key, wordings, target[place], None if source is None else source[place])
+
+
+def _turns(result: _Computed) -> Iterator[Num[np.ndarray, "t d"]]:
+    """The hidden states of each turn, without padding."""
+    for inputs, states in zip(result.piece.turns, result.states, strict=True):
+        for hidden, tokens in zip(np.asarray(states), inputs.user_turn.sum(1).tolist(), strict=True):
+            yield hidden[:tokens]
+
+
+def _readable(size: float) -> str:
+    power = min(int(math.log10(max(size, 1)) / 3), 4)
+    return f"{size / 1000**power:.3g} {('B', 'KB', 'MB', 'GB', 'TB')[power]}"

@@ -1,0 +1,89 @@
+"""What a cache was made by: the frozen parts' weights, and whatever else changes what they compute. Another one is refused by name."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dim_jax.checkpoint import read_json
+from dim_jax.data.cache import CACHE, CachedSource, Storage, part_folders, read_layout
+from dim_jax.data.chat import render
+from dim_jax.data.pipeline import Part
+from dim_jax.errors import InputError
+from dim_jax.folders import new_file
+from dim_jax.objectives.cached import CACHED, CachedPainterObjective
+from dim_jax.objectives.painter import PainterObjective
+from dim_jax.start import Start
+
+FORMAT = 1  # of the files
+# Of configs in published form: they change no value. Token ids follow from the tokenizer.
+NAMES = ("architectures", "model_type", "torch_dtype", "_class_name", "bos_token_id", "eos_token_id")
+
+
+def fingerprint(start: Start, objective: PainterObjective | CachedPainterObjective) -> dict[str, Any]:
+    """All that a cache's values depend on but its rows. Reads the frozen parts' weights once, a tensor at a time.
+
+    Which buckets and batches there are is not in it: padding changes nothing but rounding.
+    """
+    config, processor, sizes = objective.config, objective.processor, objective.sizes.to_json()
+    return {
+        "format": FORMAT,
+        **{f"{part} weights": digest for part, digest in start.digests(config.seed, CACHED).items()},
+        **{f"{part}.{key}": value for part in CACHED for key, value in sizes[part].items() if key not in NAMES},
+        "tokenizer": processor.tokenizer.digest,
+        "chat": render("PROMPT", [1]),
+        "pictures": [processor.mode, processor.min_pixels, processor.max_pixels],
+        "model.condition_length": config.model.condition_length,
+        "model.dtype": config.model.dtype,
+        "data.resolution": config.data.resolution,
+        "data.max_aspect_ratio": config.data.max_aspect_ratio,
+        "data.text": config.data.text,
+    }
+
+
+def begin_cache(folder: Path, made_by: Mapping[str, Any], storage: Storage) -> None:
+    """Write cache.json, or go on with the one that is there.
+
+    Raises:
+        InputError: it is another one; names what differs.
+    """
+    wanted = json.loads(json.dumps({"hidden states": storage, **made_by}))
+    path = folder / CACHE
+    if path.exists():
+        _compare(folder, read_json(path), wanted, "Choose another folder (--into), or remove this one.")
+        return
+    with new_file(path) as scratch:
+        scratch.write_text(json.dumps(wanted, indent=1) + "\n")
+
+
+def cached_parts(folder: Path, parts: list[Part], made_by: Mapping[str, Any]) -> list[Part]:
+    """The same parts of a mixture, their rows from the cache.
+
+    Raises:
+        InputError: there is no cache, it was made by something else (names what differs), or a part or some of its shards are not in it.
+    """
+    if not (folder / CACHE).exists():
+        raise InputError(f"{folder}: is no cache ({CACHE} is missing). Write it first: dim cache --config ... --into {folder}")
+    known = read_json(folder / CACHE)
+    known.pop("hidden states", None)
+    _compare(folder, known, json.loads(json.dumps(made_by)), "Write another cache (dim cache --into), and name it in data.cache.")
+    return [_cached(folder, part, place) for part, place in zip(parts, part_folders(folder, [part.name for part in parts]), strict=True)]
+
+
+def _cached(folder: Path, part: Part, place: Path) -> Part:
+    layout = read_layout(place, len(part.source))
+    missing = [] if layout is None else [shard for shard in range(layout.shards) if not layout.path(shard).is_file()]
+    if layout is None or missing:
+        said = "is not in it" if layout is None else f"lacks {len(missing)} of {layout.shards} shards, such as {layout.path(missing[0])}"
+        raise InputError(f"{folder}: {part.name} {said}. The same call of dim cache goes on: dim cache --config ... --into {folder}")
+    return part._replace(source=CachedSource(layout, part.source, part.kind == "edit"))
+
+
+def _compare(folder: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str) -> None:
+    differ = [
+        f"{key} is {known.get(key)!r} there, {wanted.get(key)!r} here"
+        for key in dict.fromkeys((*wanted, *known))
+        if known.get(key) != wanted.get(key)
+    ]
+    if differ:
+        raise InputError(f"{folder}: the cache was made by something else: {'; '.join(differ)}. {remedy}")

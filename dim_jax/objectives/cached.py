@@ -1,0 +1,100 @@
+"""The painter from a cache: what encoder and autoencoder make of every row was computed before (`dim cache`), and they are not loaded."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+from PIL import Image
+
+from dim_jax.config import Config
+from dim_jax.data.batches import PaintBatch, SeenBatch, SeenReader
+from dim_jax.data.pairs import Example
+from dim_jax.data.processor import Processor
+from dim_jax.errors import InputError
+from dim_jax.models.dim import Learner, Seen, loss
+from dim_jax.models.flops import StepFlops
+from dim_jax.objectives.painter import PainterObjective
+from dim_jax.weights.sizes import Sizes
+
+CACHED = ("encoder", "autoencoder")  # the parts that a cache stands for
+
+
+def check_cacheable(config: Config) -> None:
+    """Refuse what no cache can hold.
+
+    Raises:
+        InputError: it is not the painter that is trained, a part that a cache stands for learns, or pictures are moved at random.
+    """
+    if config.objective != "painter" or (learn := [part for part in CACHED if part not in config.frozen]):
+        said = f'config.objective "{config.objective}"' if config.objective != "painter" else f"config.trainable has {', '.join(learn)}"
+        raise InputError(f"{said}: a cache is of the painter's {' and '.join(CACHED)}, which must be frozen.")
+    if config.data.shift:
+        raise InputError(
+            f"config.data.shift is {config.data.shift}: a cache holds each picture in one place, so it cannot move pictures at random. Set "
+            "data.shift to 0."
+        )
+
+
+@dataclass(frozen=True)
+class CachedPainterObjective:
+    """`PainterObjective` of which a step computes connector and SANA alone."""
+
+    painter: PainterObjective
+
+    PARTS = PainterObjective.PARTS
+
+    @property
+    def config(self) -> Config:
+        return self.painter.config
+
+    @property
+    def sizes(self) -> Sizes:
+        return self.painter.sizes
+
+    @property
+    def processor(self) -> Processor:
+        return self.painter.processor
+
+    @property
+    def reader(self) -> SeenReader:
+        return SeenReader(self.painter.reader)
+
+    @property
+    def model(self) -> nnx.Module:
+        return self.painter.model
+
+    @cached_property
+    def learner(self) -> nnx.Module:
+        config, dtype = self.painter.dim_config, jnp.dtype(self.config.model.dtype)
+        return nnx.eval_shape(lambda: Learner(config, dtype=dtype, rngs=nnx.Rngs(0)))
+
+    def loss(self, learner: Any, batch: SeenBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        return loss(learner, seen(batch), key, **self.painter.how).mean(), {}
+
+    def step_flops(self, batch: SeenBatch) -> StepFlops:
+        b, h, w, _ = batch.target.shape
+        return self.painter.learner_flops(b, h * w, batch.hidden.shape[1])
+
+    def abstract_batch(self, batch: PaintBatch) -> SeenBatch:
+        """Shapes and dtypes of what stands for a batch, its hidden states stored as they are computed."""
+        found = jax.eval_shape(self.painter.seen, self.model, batch)
+        return SeenBatch(found.hidden, None, found.mask, found.target, found.source)
+
+    def show(self, model: Any, examples: Sequence[Example]) -> Image.Image:
+        return self.painter.show(model, examples)
+
+    def finished(self, model: Any, examples: Iterable[Example]) -> Sizes:
+        return self.painter.finished(model, examples)
+
+
+def seen(batch: SeenBatch) -> Seen:
+    """The hidden states and latents that a batch of a cache stores."""
+    hidden: Any = batch.hidden
+    if batch.scale is not None:
+        hidden = hidden.astype(jnp.float32) * batch.scale[:, None]
+    return Seen(hidden, batch.mask, batch.target, batch.source)

@@ -1,0 +1,275 @@
+"""Training from a cache: the losses of training online, killed and continued writing, refusals with the reason."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from dim_jax import caching
+from dim_jax.config import read_config
+from dim_jax.data import cache
+from dim_jax.data.pairs import Pair, Picture, webp, write_pairs
+from dim_jax.data.pipeline import Loader, make_plan, open_mixture
+from dim_jax.data.records import Records
+from dim_jax.errors import InputError
+from dim_jax.fingerprint import cached_parts, fingerprint
+from dim_jax.models.module import parameters, with_parameters
+from dim_jax.objectives import objective_kind, open_objective
+from dim_jax.objectives.cached import CachedPainterObjective
+from dim_jax.start import Start
+from dim_jax.weights.convert import open_weights
+from tests.painter_fixtures import dim, tiny_checkpoint
+from tests.test_train import CONFIGS, last_error, log
+
+pytest.importorskip("array_record")
+PARTS = ("encoder", "connector", "sana", "autoencoder")
+SMALL = {
+    "data.mix.edit": "0.6", "data.mix.caption": "0.4", "data.balance": "0.0", "data.shift": "0", "data.batch_size": "4",
+    "data.resolution": "32", "data.lengths": "(64,)", "model.condition_length": "24", "optim.cosine": "False", "optim.warmup_steps": "1",
+    "train.log_every": "1", "train.save_every": "2", "sample.num_steps": "1",
+}  # fmt: skip
+PICTURES, PAIRS = 12, 22
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a checkpoint, data, and the cache of a run in float32, in shards of about four edits."""
+    folder = tmp_path_factory.mktemp("cache")
+    tiny_checkpoint(folder / "tiny")
+    (folder / "data").mkdir()
+    rng = np.random.default_rng(0)
+    pictures = [
+        Picture("own", str(n), f"thing {n}", "test" if n % 6 == 5 else "train", (f"A {n}.", f"An own {n}."),
+                webp(np.asarray(Image.fromarray(rng.integers(0, 256, (3, 3, 3), np.uint8)).resize((32, 32)))))
+        for n in range(PICTURES)
+    ]  # fmt: skip
+    pairs = [Pair(n % 5, 6 + n % 4, "rule", tuple(f"Edit {n} {way}." for way in "abc"[: 1 + n % 3]), "") for n in range(PAIRS)]
+    write_pairs(folder / "data", pictures, [*pairs, Pair(5, 11, "rule", ("Edit.",), "")])
+    write(folder, "made")
+    return folder
+
+
+def changes(place: Path, **more: str) -> dict[str, str]:
+    init = {f"init.{part}": str(place / "tiny") for part in PARTS}
+    return SMALL | init | {"data.source": str(place / "data")} | {key.replace("__", "."): value for key, value in more.items()}
+
+
+def config(place: Path, **more: str) -> Any:
+    return read_config(CONFIGS / "nano_edit.py", changes(place, **more))
+
+
+def write(place: Path, name: str, storage: cache.Storage | None = None, **more: str) -> Path:
+    caching.main(config(place, **more), place / name, storage=storage, shard_bytes=8 * 9000)
+    return place / name
+
+
+def command(place: Path, name: str, *options: str, **more: str) -> list[str]:
+    """The arguments of `dim NAME` for this run."""
+    sets = [option for key, value in changes(place, **more).items() for option in ("--set", f"{key}={value}")]
+    return [name, "--config", str(CONFIGS / "nano_edit.py"), *options, *sets]
+
+
+class Run:
+    """Loaded batches of a run, and their losses with the parameters that it starts with."""
+
+    def __init__(self, place: Path, **more: str):
+        now = config(place, **more)
+        start = Start.open(now, objective_kind(now).PARTS)
+        self.objective: Any = open_objective(now, start, start.tokenizer)
+        parts = open_mixture(now.data.source, now.data.mix.to_dict(), split="train", side=32)
+        if isinstance(self.objective, CachedPainterObjective):
+            parts = cached_parts(Path(now.data.cache), parts, fingerprint(start, self.objective))
+        plan = make_plan(parts, self.objective.reader, self.objective.processor.tokenizer, batch_size=4, seed=0)
+        self.loader = Loader(parts, plan, self.objective.reader, np.arange(4), substitute=now.data.bad_samples > 0)
+        whole, learner = dict(open_weights(place / "tiny").stream()), self.objective.learner
+        self.model = with_parameters(learner, {path: whole[path] for path in parameters(learner)})
+        self.loss = jax.jit(self.objective.loss)
+
+    def losses(self) -> np.ndarray:
+        """Of batches of which some hold rows of two rounds."""
+        return np.array([float(self.loss(self.model, self.loader(n).batch, jax.random.key(n))[0]) for n in range(10)])
+
+
+@pytest.fixture(scope="module")
+def online(place) -> np.ndarray:
+    return Run(place).losses()
+
+
+def test_the_losses_are_those_of_training_online(place, online):
+    assert len(set(online)) == 10
+    assert len(list((place / "made").glob("edit-data/*.array_record"))) == 6
+    run = Run(place, data__cache=str(place / "made"))
+    assert {path.split(".")[0] for path in parameters(run.model)} == {"connector", "sana"}
+    np.testing.assert_allclose(run.losses(), online, rtol=1e-6)
+    assert [run.loader(n).keys for n in range(3)] == [Run(place).loader(n).keys for n in range(3)]
+
+
+def test_int8_changes_the_losses_a_little(place, online):
+    folder = write(place, "int8", "int8")
+    found = Run(place, data__cache=str(folder)).losses()
+    np.testing.assert_allclose(found, online, rtol=2e-3)
+    assert (found != online).any()
+
+
+def test_int8_is_within_half_a_step_of_its_channel():
+    rng = np.random.default_rng(0)
+    hidden = (rng.normal(size=(50, 16)) * np.geomspace(1e-3, 1e3, 16)).astype(np.float32)
+    hidden[:, 3] = 0
+    stored = cache.store(hidden, "int8")
+    assert stored.hidden.dtype == np.int8
+    assert stored.scale is not None
+    off = np.abs(stored.hidden * stored.scale - hidden)
+    assert (off <= np.abs(hidden).max(0) / 127 / 2 * 1.0001).all()
+    exact = hidden.astype(ml_dtypes.bfloat16)
+    assert (cache.store(exact, "bfloat16").hidden == exact).all()
+    assert (cache.store(exact, "float32").hidden == exact.astype(np.float32)).all()
+
+
+def test_a_run_from_a_cache(place):
+    """Its model has all parts, though no step had the frozen ones."""
+    how = {"data__mix__caption": "0.0", "train__show_every": "0"}
+    cached = {"data__cache": str(place / "made")}
+    code, text = dim(*command(place, "train", "--workdir", str(place / "run"), "--steps", "2", **how, **cached))
+    assert code == 0, text
+    assert "learn, 0 are frozen" in text
+    assert np.isfinite([line["loss"] for line in log(place / "run")]).all()
+    assert not (place / "run/sheets").exists()
+    before, after = (dict(open_weights(place / name).stream()) for name in ("tiny", "run/model"))
+    same = {path for path, tensor in before.items() if np.array_equal(tensor, after[path])}
+    assert {path for path in before if path.startswith(("encoder.", "autoencoder."))} <= same
+    assert same != set(before)
+    changed = last_error(dim(*command(place, "train", "--workdir", str(place / "run"), "--steps", "3", **how)))
+    assert "data.cache was" in changed
+
+
+def test_the_compiler_sees_the_shapes_of_a_cache(place):
+    cached, run = Run(place, data__cache=str(place / "made")), Run(place)
+    batches = cached.objective.abstract_batch(run.loader(0).batch), cached.loader(0).batch
+    shapes = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)] for batch in batches]
+    assert shapes[0] == shapes[1]
+
+
+KILLED = """
+import os, signal, sys
+from dim_jax import cli
+from dim_jax.data.records import NewRecords
+write, written = NewRecords.write, 0
+def write_or_die(self, record):
+    global written
+    written += 1
+    if written == 15:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, record)
+NewRecords.write = write_or_die
+sys.argv[0] = "dim"
+cli.main()
+"""
+
+
+def test_a_killed_call_is_continued(place):
+    """Killed while it writes a shard; those before it stay as they are."""
+    folder = place / "killed"
+    arguments = command(place, "cache", "--into", str(folder), "--shard-size", "36KB")
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=CONFIGS.parent, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    finished = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*.array_record")}
+    layouts = [cache.read_layout(folder / part, rows) for part, rows in (("edit-data", PAIRS), ("caption-data", 10))]
+    wanted = {layout.path(shard) for layout in layouts if layout for shard in range(layout.shards)}
+    assert len(finished) > 0
+    assert finished.keys() < wanted
+    assert list(folder.rglob("*.partial"))
+    assert "dim cache --config" in last_error(dim(*command(place, "train", "--workdir", str(place / "early"), data__cache=str(folder))))
+
+    code, text = dim(*arguments)
+    assert code == 0, text
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished} == finished
+    assert set(folder.rglob("*.array_record")) == wanted
+    assert not list(folder.rglob("*.partial"))
+    found, known = (Run(place, data__cache=str(one)).loader for one in (folder, place / "made"))
+    for number in range(10):
+        for array, other in zip(*(jax.tree.leaves(loader(number).batch) for loader in (found, known)), strict=True):
+            np.testing.assert_allclose(array, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"data__resolution": "64"}, "data.resolution is 32 there, 64 here"),
+        ({"model__dtype": "bfloat16"}, "model.dtype is 'float32' there, 'bfloat16' here"),
+        ({"data__text": "blueprint"}, "data.text is 'instruction' there, 'blueprint' here"),
+        ({"data__shift": "4"}, "data.shift is 4"),
+        ({"frozen": "('autoencoder',)", "trainable": "('encoder', 'connector', 'sana')"}, "config.trainable has encoder"),
+    ],
+)
+def test_a_cache_of_another_run(place, more, says, tmp_path):
+    assert says in last_error(dim(*command(place, "train", "--workdir", str(tmp_path), data__cache=str(place / "made"), **more)))
+    if "shift" not in says and "trainable" not in says:
+        assert says in last_error(dim(*command(place, "cache", "--into", str(place / "made"), **more)))
+
+
+def test_a_cache_of_other_weights(place):
+    """One number of the encoder is another; the format of the same weights does not matter."""
+    weights = safetensors.numpy.load_file(place / "tiny/model.safetensors")
+    (place / "changed").mkdir()
+    for path in (place / "tiny").iterdir():
+        (place / "changed" / path.name).write_bytes(path.read_bytes())
+    name = next(name for name in sorted(weights) if name.startswith("mllm.") and "layers.1" in name)
+    weights[name].flat[0] += 1e-3
+    safetensors.numpy.save_file(weights, place / "changed/model.safetensors")
+    made = str(place / "made")
+    text = last_error(dim(*command(place, "train", "--workdir", str(place / "w"), data__cache=made, init__encoder=str(place / "changed"))))
+    assert "encoder weights is" in text
+    assert "autoencoder" not in text
+    assert dim("convert", str(place / "tiny"), str(place / "orbax"))[0] == 0
+    Run(place, data__cache=made, init__encoder=str(place / "orbax"))
+
+
+def test_a_damaged_shard_is_named(place):
+    folder = place / "damaged"
+    shutil.copytree(place / "made", folder)
+    path = sorted((folder / "edit-data").glob("*.array_record"))[1]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    run = Run(place, data__cache=str(folder))
+    with pytest.raises(InputError, match=r"00001-of-00006.array_record: damaged .* Remove this file; the same call of dim cache"):
+        [run.loader(n) for n in range(10)]
+    path.unlink()
+    with pytest.raises(InputError, match=r"lacks 1 of 6 shards, such as .*00001-of-00006"):
+        Run(place, data__cache=str(folder))
+
+
+def test_rows_with_other_texts_are_refused(place):
+    run = Run(place, data__cache=str(place / "made"))
+    example = run.loader.parts[1].source[3]
+    with pytest.raises(InputError, match=r"row 4 of the source .* had other texts when it was cached"):
+        example.states("Something else.")
+
+
+def test_too_little_space_is_refused_before_anything_is_computed(place, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match=r"needs about 4\d\d KB more, but 1 KB are free.*--dtype int8"):
+        write(place, "full")
+    assert not list((place / "full").rglob("*.array_record"))
+
+
+def test_the_estimate_is_what_is_written(place, capsys):
+    """But for what ArrayRecord puts around records, and at the end of a file."""
+    write(place, "made")
+    said = capsys.readouterr().err
+    assert "6 shards; 0 shards (0 B) are missing" in said
+    estimate = 1000 * sum(float(number) for number in re.findall(r"each: ([\d.]+) KB in", said))
+    files = [Records(path, made_by="", mend="") for path in (place / "made").rglob("*.array_record")]
+    written = sum(len(record) for file in files for record in file.all())
+    assert 0.9 * estimate < written < estimate
