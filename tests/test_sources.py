@@ -320,10 +320,10 @@ def test_a_mixture_of_sources(edits, tmp_path):
     folder = share_gpt(tmp_path / "other")
     mix = {"edit": 8.0, f"edit:{folder}": 1.0, f"caption:{folder}": 1.0, "caption": 0.0}
     parts = open_mixture(str(edits), mix, split="train", side=8)
-    assert [(part.name, part.kind, part.weight, len(part.source)) for part in parts] == [
-        (f"caption:{folder}", "caption", 1.0, ROWS - 2),
-        (f"edit:{edits}", "edit", 8.0, ROWS - 1),
-        (f"edit:{folder}", "edit", 1.0, ROWS - 1),
+    assert [(part.name, part.kind, part.weights, len(part.source)) for part in parts] == [
+        (f"caption:{folder}", "caption", {0: 1.0}, ROWS - 2),
+        (f"edit:{edits}", "edit", {0: 8.0}, ROWS - 1),
+        (f"edit:{folder}", "edit", {0: 1.0}, ROWS - 1),
     ]
 
 
