@@ -29,7 +29,7 @@ from dim_jax.data.cache import Layout, Storage, bad_record, row_records, store, 
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.pieces import LoadedPiece, Piece, PieceLoader, pieces
-from dim_jax.data.pipeline import Part, batches, evenly, make_plan, open_mixture
+from dim_jax.data.pipeline import Part, batches, evenly, make_plan
 from dim_jax.data.plan import Component
 from dim_jax.errors import InputError
 from dim_jax.exporting import make_tokenizer
@@ -40,7 +40,7 @@ from dim_jax.objectives import objective_kind, open_objective
 from dim_jax.objectives.cached import CACHED, check_cacheable
 from dim_jax.objectives.painter import PainterObjective
 from dim_jax.sharding import Sharding, put
-from dim_jax.start import Start
+from dim_jax.start import Start, open_data
 from dim_jax.weights.sizes import Sizes
 
 SAMPLED = 1000  # rows of each part whose texts are counted for the estimate
@@ -68,7 +68,7 @@ def main(config: Config, folder: Path, *, storage: Storage | None = None, shard_
     start = Start.open(config, objective_kind(config).PARTS)
     sharding = Sharding.open(config, start.sizes, jax.local_devices())
     data, size, how = config.data, config.data.batch_size, storage or config.model.dtype
-    parts = open_mixture(data.source, data.mix.to_dict(), split="train", side=data.resolution, index=data.index)
+    parts = open_data(config, "train")
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(config, start, parts, folder)
     processes.wait("the tokenizer")

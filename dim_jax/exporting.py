@@ -13,7 +13,7 @@ from PIL import Image
 from dim_jax import checkpoint, processes
 from dim_jax.config import Config
 from dim_jax.data.pairs import Example
-from dim_jax.data.pipeline import Part, evenly, open_mixture, spread
+from dim_jax.data.pipeline import Part, evenly, spread
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
 from dim_jax.folders import filled, new_file
@@ -23,7 +23,7 @@ from dim_jax.painting import save_picture
 from dim_jax.paths import AnyPath, as_path, is_remote
 from dim_jax.resume import read_notes, read_state
 from dim_jax.sharding import MESH_AXES, Sharding
-from dim_jax.start import Start
+from dim_jax.start import Start, open_data
 from dim_jax.step import make_step
 from dim_jax.weights.convert import convert, tokenizer_in
 
@@ -102,9 +102,7 @@ def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
 
 def _held_out(config: Config) -> Iterator[Example]:
     """Opens the data only for who asks for an example."""
-    data = config.data
-    parts = open_mixture(data.source, data.mix.to_dict(), curriculum=data.curriculum, split="test", side=data.resolution, index=data.index)
-    yield from spread(parts, MEASURED)
+    yield from spread(open_data(config, "test"), MEASURED)
 
 
 def convert_state(state: AnyPath, dst: AnyPath, to: str, which: Which, **options: Any) -> None:

@@ -118,13 +118,13 @@ def several() -> bool:
 
 def wait(what: str) -> None:
     """Until all processes have come here; `what` is the same for all, and says for what."""
-    if jax.process_count() > 1:
+    if several():
         multihost_utils.sync_global_devices(what)
 
 
 def gather(said: Any) -> list[Any]:
     """What each process says, in order, as JSON has it. All must ask."""
-    if jax.process_count() == 1:
+    if not several():
         return [said]
     text = np.frombuffer(json.dumps(said).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(text)))
@@ -163,7 +163,7 @@ class Vote:
     def __init__(self) -> None:
         devices = np.asarray(jax.devices())
         mesh = Mesh(devices, ("all",))
-        self._alone, self._shape = jax.process_count() == 1, devices.shape
+        self._alone, self._shape = not several(), devices.shape
         self._each, once = NamedSharding(mesh, PartitionSpec("all")), NamedSharding(mesh, PartitionSpec())
         self._count, self._before = jax.jit(jnp.any, out_shardings=once), None
 

@@ -25,8 +25,3 @@ class Roofline:
     def least(self) -> float:
         """Seconds of a step if all three overlap perfectly."""
         return max(self.compute, self.memory, self.links)
-
-    @property
-    def most(self) -> float:
-        """Seconds if nothing overlaps, each still at its peak."""
-        return self.compute + self.memory + self.links

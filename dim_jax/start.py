@@ -1,4 +1,4 @@
-"""Where a run starts: the sizes of the parts, the tokenizer, and every parameter, from checkpoints or drawn anew."""
+"""Where a run starts: the sizes of the parts, the tokenizer, the data, and every parameter, from checkpoints or drawn anew."""
 
 import hashlib
 import json
@@ -15,6 +15,8 @@ from flax import nnx
 
 from dim_jax.config import Config
 from dim_jax.data.chat import VIDEO_PAD, VISION_END, VISION_START, ChatTokenizer
+from dim_jax.data.pairs import Split
+from dim_jax.data.pipeline import Part, open_mixture
 from dim_jax.data.processor import Processor
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
@@ -146,6 +148,14 @@ class Start:
         sana = with_parameters(abstract, {path: tensors[f"sana.{path}"] for path in parameters(abstract)})
         larger = grow(sana, edit=new.is_edit, condition_length=new.condition_length, key=jax.random.key(seed))
         return {f"sana.{path}": tensor for path, tensor in parameters(larger).items()}
+
+
+def open_data(config: Config, split: Split) -> list[Part]:
+    """The parts of a run's mixture; raises as `open_mixture`."""
+    data = config.data
+    return open_mixture(
+        data.source, data.mix.to_dict(), curriculum=data.curriculum, split=split, side=data.resolution, index=data.index
+    )  # fmt: skip
 
 
 def _preset(part: str, name: str) -> Any:

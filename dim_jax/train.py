@@ -17,7 +17,7 @@ from dim_jax.chips import peak_flops
 from dim_jax.config import Config
 from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.pairs import SPLITS
-from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture, spread
+from dim_jax.data.pipeline import Loader, batches, make_plan, spread
 from dim_jax.errors import InputError
 from dim_jax.exporting import MEASURED, make_tokenizer, write_model, write_sheet
 from dim_jax.fingerprint import cached_parts, fingerprint
@@ -32,7 +32,7 @@ from dim_jax.recent import Recent
 from dim_jax.resume import latest_step, training_states
 from dim_jax.same_config import same_config
 from dim_jax.sharding import Sharding
-from dim_jax.start import Start
+from dim_jax.start import Start, open_data
 from dim_jax.step import State, make_step
 from dim_jax.supervision import STOPPED, Termination, Watchdog
 
@@ -69,10 +69,7 @@ def main(
     start = Start.open(config, kind.PARTS)
     sharding = Sharding.open(config, start.sizes)
     data = config.data
-    parts, held_out = (
-        open_mixture(data.source, data.mix.to_dict(), curriculum=data.curriculum, split=split, side=data.resolution, index=data.index)
-        for split in SPLITS
-    )
+    parts, held_out = (open_data(config, split) for split in SPLITS)
     tokenizer = make_tokenizer(config, start, parts, workdir)
     processes.wait("the config and the tokenizer")
     objective = open_objective(config, start, tokenizer)
@@ -114,7 +111,7 @@ def main(
         place = sharding.put_rows(loader.places, data.batch_size)
         peak = peak_flops(jax.devices()[0].device_kind)
         speed = Speed(data.batch_size, peak and peak * jax.device_count())
-        recent, compiled = Recent(workdir / "non_finite.json", before), set()
+        recent, flops = Recent(workdir / "non_finite.json", before), dict[tuple, int]()
         vote = processes.Vote()
         with (
             Profile(workdir / "profile", profile, done=done, total=how.steps) as trace,
@@ -125,12 +122,12 @@ def main(
             for step in range(done + 1, how.steps + 1):
                 with speed.waiting():
                     keys, batch, _ = next(stream)
-                shapes = tuple(array.shape for array in jax.tree.leaves(batch))
-                if shapes not in compiled:  # once for each bucket
-                    watchdog.pause()
-                    compiled.add(shapes)
                 batch = sharding.spread(batch, place)
-                speed.computes(objective.step_flops(batch).model)
+                shapes = tuple(array.shape for array in jax.tree.leaves(batch))
+                if shapes not in flops:  # once for each bucket, which is compiled now
+                    watchdog.pause()
+                    flops[shapes] = objective.step_flops(batch).model
+                speed.computes(flops[shapes])
                 with trace.step(step, recent.settle):
                     state, metrics = training.run(state, frozen, batch)
                     recent.add(step, dict(zip(loader.places.tolist(), keys, strict=True)), metrics)

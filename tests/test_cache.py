@@ -273,3 +273,9 @@ def test_the_estimate_is_what_is_written(place, capsys):
     files = [Records(path, made_by="", mend="") for path in (place / "made").rglob("*.array_record")]
     written = sum(len(record) for file in files for record in file.all())
     assert 0.9 * estimate < written < estimate
+
+
+def test_a_part_that_only_a_curriculum_names_is_cached_too(place):
+    phases = {"data__mix__edit": "1.0", "data__mix__caption": "0.0", "data__curriculum": "((2, {'edit': 0.5, 'caption': 0.5}),)"}
+    folder = write(place, "curriculum", **phases)
+    assert sorted(path.parent.name for path in folder.rglob(cache.PART)) == ["caption-data", "edit-data"]

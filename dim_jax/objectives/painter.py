@@ -27,7 +27,7 @@ from dim_jax.weights.sizes import Sizes
 
 @dataclass(frozen=True)
 class PainterObjective:
-    """Flow matching (`Dim.loss`), text to image or edits."""
+    """Flow matching (`models.dim.loss`), text to image or edits."""
 
     config: Config
     sizes: Sizes
@@ -37,9 +37,8 @@ class PainterObjective:
 
     @property
     def reader(self) -> PaintReader:
-        data, autoencoder = self.config.data, self.sizes.autoencoder
-        assert autoencoder is not None
-        sizes = tuple(aspect_buckets(data.resolution, autoencoder.factor, data.max_aspect_ratio))
+        data = self.config.data
+        sizes = tuple(aspect_buckets(data.resolution, self.dim_config.autoencoder.factor, data.max_aspect_ratio))
         return PaintReader(self.processor, tuple(data.lengths), sizes, data.text)
 
     @property
@@ -77,9 +76,7 @@ class PainterObjective:
         return loss(learner, self.seen(learner, batch), key, **self.how).mean(), {}
 
     def step_flops(self, batch: PaintBatch) -> flops.StepFlops:
-        encoder, autoencoder = self.sizes.encoder, self.sizes.autoencoder
-        assert encoder is not None
-        assert autoencoder is not None
+        encoder, autoencoder = self.dim_config.encoder, self.dim_config.autoencoder
         b, h, w, _ = batch.target.shape
         pictures = b if batch.source is None else 2 * b
         frozen = {"encoder": flops.encoder(encoder, batch.inputs), "autoencoder": flops.dc_ae_encoder(autoencoder, pictures, h, w)}
@@ -89,9 +86,7 @@ class PainterObjective:
 
     def learner_flops(self, b: int, latents: int, tokens: int) -> flops.StepFlops:
         """What connector and SANA compute of a step, on `b` rows of so many latent tokens and tokens of the turn."""
-        encoder, sana = self.sizes.encoder, self.sizes.sana
-        assert encoder is not None
-        assert sana is not None
+        encoder, sana = self.dim_config.encoder, self.dim_config.sana
         t, learns = min(tokens, sana.condition_length), set(self.config.trainable)
         connector = flops.connector(encoder.text.hidden_size, sana.caption_channels, b, t)
         parts = {
