@@ -37,7 +37,7 @@ soak: export DIM_KILLS = 20
 soak: export DIM_PROCESSES = 4
 soak: export DIM_MEMORY = 1
 soak: $(VENV)/test
-	$(BIN)/python -m pytest -s tests/test_kills.py tests/test_processes.py tests/test_several.py tests/test_memory.py
+	$(BIN)/python -m pytest -s --timeout 0 tests/test_kills.py tests/test_processes.py tests/test_several.py tests/test_memory.py
 
 lint: $(VENV)/test
 	$(BIN)/ruff check

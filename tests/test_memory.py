@@ -25,7 +25,7 @@ from dim_jax.sharding import Sharding
 from dim_jax.start import Start
 from dim_jax.step import make_step
 from dim_jax.weights.sizes import Sizes
-from tests.test_several import ROOT, ended, several
+from tests.test_several import ROOT, several
 
 GIB = 2**30
 STAGES = tuple(replace(stage, depth=depth) for stage, depth in zip(DCAEConfig.f32c32().encoder, (1, 1, 1, 1, 2, 2), strict=True))
@@ -35,8 +35,8 @@ STATUS = Path("/proc/self/status")
 @pytest.mark.skipif("DIM_MEMORY" not in os.environ or not STATUS.exists(), reason="slow: make soak")
 def test_each_process_holds_its_shards_alone(tmp_path):
     for what in ("draw", "restore"):
-        with several(2, 1, "-m", "tests.test_memory", what, str(tmp_path)) as process:
-            code, said = ended(process, 1800)
+        with several(tmp_path / "output", 2, 1, "-m", "tests.test_memory", what, str(tmp_path)) as launched:
+            code, said = launched.ended(1800)
         assert code == 0, said
         found = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
         assert len(found) == 2
@@ -63,7 +63,7 @@ def main(what: str, folder: Path) -> None:
                     restored = saved.restore(training.like)
                 assert restored is not None
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(training.like))
-        print(json.dumps({"state": size, "peak": max(seen)}), flush=True)
+        sys.stdout.write(json.dumps({"state": size, "peak": max(seen)}) + "\n")  # whole: the other process writes to the same file
 
 
 @contextmanager

@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
@@ -27,6 +28,7 @@ from dim_jax.recent import Recent
 from dim_jax.resume import latest_step
 from dim_jax.supervision import STOPPED
 from dim_jax.weights.convert import open_weights
+from tests.test_kills import lines
 from tests.test_train import arguments, log, train
 
 ROOT = Path(__file__).parents[1]
@@ -35,21 +37,38 @@ LAUNCHER = ROOT / "launch/local_processes.py"
 SAME = {"data__batch_size": "8", "optim__cosine": "False", "optim__learning_rate": "2e-5", "train__save_every": "1000"}
 
 
+class Launched(NamedTuple):
+    """The launcher, and the file with what it and its processes wrote: a pipe that nobody reads would stop them once it is full."""
+
+    process: subprocess.Popen
+    output: Path
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def ended(self, timeout: float = 600) -> tuple[int, str]:
+        """Exit code and what all processes wrote."""
+        return self.process.wait(timeout), self.said()
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 600) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.05)
+
+
 @contextmanager
-def several(count: int, devices: int, *command: str) -> Iterator[subprocess.Popen]:
-    """The launcher with so many processes of a Python command; it is stopped at the end."""
+def several(output: Path, count: int, devices: int, *command: str) -> Iterator[Launched]:
+    """The launcher with so many processes of a Python command; whatever still runs at the end is killed."""
     started = [sys.executable, str(LAUNCHER), "--processes", str(count), "--devices", str(devices), sys.executable, *command]
-    with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as process:
+    with output.open("w") as file, subprocess.Popen(started, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT) as process:
         try:
-            yield process
+            yield Launched(process, output)
         finally:
-            process.terminate()
-
-
-def ended(process: subprocess.Popen, timeout: float = 600) -> tuple[int, str]:
-    """Exit code and what all processes wrote."""
-    said, _ = process.communicate(timeout=timeout)
-    return process.returncode, said
+            left = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            for one in [process, *left]:
+                one.kill()
 
 
 def test_the_launcher_shows_what_it_runs():
@@ -62,19 +81,17 @@ def test_the_launcher_shows_what_it_runs():
     assert len({line.split("JAX_COORDINATOR_ADDRESS=")[1].split()[0] for line in shown}) == 1
 
 
-def test_the_launcher_ends_all_when_one_fails():
+def test_the_launcher_ends_all_when_one_fails(tmp_path):
     script = "import os, sys, time; print('up', flush=True); time.sleep(600 if os.environ['JAX_PROCESS_ID'] == '0' else sys.exit(3))"
-    with several(2, 1, "-c", script) as process:
-        assert ended(process)[0] == 3
+    with several(tmp_path / "output", 2, 1, "-c", script) as launched:
+        assert launched.ended()[0] == 3
 
 
-def test_the_launcher_passes_signals_on():
-    with several(2, 1, "-c", "import time; print('up', flush=True); time.sleep(600)") as process:
-        assert process.stdout is not None
-        while process.stdout.readline() != "up\n":
-            pass
-        process.send_signal(signal.SIGTERM)
-        assert ended(process)[0] == 128 + signal.SIGTERM
+def test_the_launcher_passes_signals_on(tmp_path):
+    with several(tmp_path / "output", 2, 1, "-c", "import time; print('up', flush=True); time.sleep(600)") as launched:
+        launched.wait_until(lambda: "up\n" in launched.said())
+        launched.process.send_signal(signal.SIGTERM)
+        assert launched.ended()[0] == 128 + signal.SIGTERM
 
 
 def test_what_is_missing_in_the_environment():
@@ -85,8 +102,8 @@ def test_what_is_missing_in_the_environment():
 
 
 def test_they_know_the_same_and_end_together(tmp_path):
-    with several(2, 2, "-m", "tests.test_several", str(tmp_path)) as process:
-        code, said = ended(process)
+    with several(tmp_path / "output", 2, 2, "-m", "tests.test_several", str(tmp_path)) as launched:
+        code, said = launched.ended()
     assert code == 1, said
     assert said.count("error: process 1: rows.jsonl, line 3: is broken") == 1, said  # by the one that waited for it
     first, second = (json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2))
@@ -101,7 +118,8 @@ def test_they_know_the_same_and_end_together(tmp_path):
     assert rows == [7, 1, 2, 9]
     model = dict(checkpoint.read(tmp_path / "model"))
     assert (model["a"].tolist(), model["b"].tolist()) == (list(range(8)), list(range(1, 9)))
-    assert sorted(path.name for path in (tmp_path).iterdir()) == ["0.json", "1.json", "bad_samples.jsonl", "model", "non_finite.json"]
+    written = {"0.json", "1.json", "bad_samples.jsonl", "model", "non_finite.json"}
+    assert {path.name for path in tmp_path.iterdir()} == written | {"output"}
 
 
 def together(folder: Path) -> None:
@@ -147,10 +165,11 @@ def test_one_of_two_is_stopped_and_one_alone_goes_on(tmp_path):
     """Two slices of four devices log what one device does; SIGTERM to the second process saves one step and ends both with 75."""
     changes = SAME | {"sharding__slices": "2", "sharding__fsdp": "4"}
     parts, whole = tmp_path / "parts", tmp_path / "whole"
-    with several(2, 4, "-m", "dim_jax.cli", *arguments("nano_autoencoder", parts, 100_000, **changes)) as process:
-        wait_for_lines(process, parts, 10)
-        os.kill(second_of(process.pid), signal.SIGTERM)
-        code, said = ended(process)
+    command = ["-m", "dim_jax.cli", *arguments("nano_autoencoder", parts, 100_000, **changes)]
+    with several(tmp_path / "output", 2, 4, *command) as launched:
+        launched.wait_until(lambda: lines(parts) >= 10)
+        os.kill(second_of(launched.process.pid), signal.SIGTERM)
+        code, said = launched.ended()
     assert code == STOPPED, said
     saved = latest_step(parts / "checkpoints")
     assert said.count(f"SIGTERM: saving step {saved}; ") == 1
@@ -175,8 +194,9 @@ def test_two_paint_and_write_the_whole_model(tmp_path):
     for workdir in (one, two):
         assert train("nano_edit", workdir, 1, **changes)[0] == 0
     assert train("nano_edit", one, 2, **changes)[0] == 0
-    with several(2, 1, "-m", "dim_jax.cli", *arguments("nano_edit", two, 2, **changes, sharding__fsdp="2")) as process:
-        code, said = ended(process)
+    command = ["-m", "dim_jax.cli", *arguments("nano_edit", two, 2, **changes, sharding__fsdp="2")]
+    with several(tmp_path / "output", 2, 1, *command) as launched:
+        code, said = launched.ended()
     assert code == 0, said
     assert said.count("going on after step 1\n") == said.count(f"wrote {two / 'model'}\n") == 1
     sheets = [np.asarray(Image.open(run / "sheets/000002.png"), int) for run in (one, two)]
@@ -186,14 +206,6 @@ def test_two_paint_and_write_the_whole_model(tmp_path):
     for path, tensor in models[0].items():
         np.testing.assert_allclose(models[1][path], tensor, atol=1e-5, err_msg=path)
     assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
-
-
-def wait_for_lines(process: subprocess.Popen, workdir: Path, count: int) -> None:
-    path, deadline = workdir / "log.jsonl", time.monotonic() + 600
-    while not path.exists() or path.read_text().count("\n") < count:
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def second_of(launcher: int) -> int:
