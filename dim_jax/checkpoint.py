@@ -15,7 +15,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,10 +30,10 @@ import orbax.checkpoint.experimental.v1 as ocp
 from flax import nnx
 
 from dim_jax.errors import InputError
-from dim_jax.folders import check_finished, new_folder
+from dim_jax.folders import check_finished, new_folder, new_remote_folder
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.paths import AnyPath, absolute, as_path, local
-from dim_jax.processes import is_first, shared
+from dim_jax.processes import is_first, several, shared
 
 Module = TypeVar("Module", bound=nnx.Module)
 WEIGHTS, CONFIG, MANIFEST, EXTRAS, TOKENIZER = "weights", "config.json", "manifest.json", "extras.safetensors", "tokenizer"
@@ -108,13 +107,17 @@ def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
         yield group
 
 
-def write_weights(folder: Path, tensors: Iterable[tuple[str, Any]]) -> None:
-    """Save tensors (path, array) as `folder`/weights; no more than one group of them is held at a time.
+def write_weights(folder: AnyPath, tensors: Iterable[tuple[str, Any]]) -> None:
+    """Save tensors (path, array) as `folder`/weights; no more than one group of them is held at a time, but in a bucket all of them.
 
     Raises:
         OSError: the disk is full. Nothing writes into `folder` any more, so it can be removed.
     """
-    target = os.path.abspath(folder / WEIGHTS)
+    target = os.fspath(absolute(folder / WEIGHTS))
+    if not isinstance(folder, Path):  # where Orbax saves nothing in parts
+        with _orbax():
+            ocp.save(target, dict(tensors))
+        return
     group: dict[str, Any] = {}
     try:
         with _orbax():
@@ -133,7 +136,7 @@ def write_weights(folder: Path, tensors: Iterable[tuple[str, Any]]) -> None:
 
 
 def write(
-    folder: Path,
+    folder: AnyPath,
     tensors: Iterable[tuple[str, Any]],
     config: Mapping[str, Any],
     *,
@@ -151,7 +154,7 @@ def write(
     if tokenizer:
         (folder / TOKENIZER).mkdir()
         for file in tokenizer:
-            shutil.copyfile(file, folder / TOKENIZER / file.name)
+            (folder / TOKENIZER / file.name).write_bytes(file.read_bytes())
     if settings is not None:
         (folder / SETTINGS).write_bytes(settings.read_bytes())
 
@@ -172,7 +175,13 @@ def save(
         InputError: `path` exists and may not be overwritten, or the disk is full.
     """
     tensors = parameters(weights) if isinstance(weights, nnx.Module) else weights
-    with shared(new_folder(as_path(path), overwrite=overwrite)) as folder:
+    target = as_path(path)
+    # Each of several processes writes its shards: into one folder of a file system that they share, or of a bucket.
+    if several() and not isinstance(target, Path):
+        opened = new_remote_folder(target, overwrite=overwrite)
+    else:
+        opened = new_folder(target, overwrite=overwrite)
+    with shared(opened) as folder:
         write(folder, tensors.items(), config, manifest=manifest, tokenizer=tokenizer, settings=settings)
 
 

@@ -53,13 +53,31 @@ def new_folder(target: AnyPath, *, overwrite: bool = False, needs: int = 0, kind
         InputError: `target` exists (and may not be overwritten, or is of another kind), the disk is full, or a bucket is out of reach.
     """
     target = absolute(target)
+    _check_new(target, overwrite, kind)
+    with _local_folder(target, needs) if isinstance(target, Path) else _remote_folder(target, needs) as scratch:
+        yield scratch
+
+
+@contextmanager
+def new_remote_folder(target: epath.Path, *, overwrite: bool = False, kind: Kind = CHECKPOINT) -> Iterator[epath.Path]:
+    """The same of a bucket, but written to there: for what several machines write together. Only one of them opens it."""
+    _check_new(target, overwrite, kind)
+    whole = _beside(target)
+    try:
+        yield whole
+    except BaseException:
+        if whole.exists():
+            whole.rmtree()
+        raise
+    _replace(target, whole)
+
+
+def _check_new(target: AnyPath, overwrite: bool, kind: Kind) -> None:
     if target.exists() or (isinstance(target, Path) and target.is_symlink()):
         if not overwrite:
             raise InputError(f"{target} exists. Choose another output, or overwrite it (--overwrite).")
         if not _may_be_replaced(target, kind):
             raise InputError(f"{target} is no {kind.name}, so it is not overwritten. Remove it, or choose another output.")
-    with _local_folder(target, needs) if isinstance(target, Path) else _remote_folder(target, needs) as scratch:
-        yield scratch
 
 
 def _may_be_replaced(target: AnyPath, kind: Kind) -> bool:
@@ -100,8 +118,16 @@ def _remote_folder(target: epath.Path, needs: int) -> Iterator[Path]:
         scratch.mkdir()
         with _no_full_disk(target):
             yield scratch
-        whole = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        upload(scratch, whole)
+        upload(scratch, _beside(target))
+    _replace(target, _beside(target))
+
+
+def _beside(target: epath.Path) -> epath.Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.partial")
+
+
+def _replace(target: epath.Path, whole: epath.Path) -> None:
+    """Move a whole folder of a bucket to its place, where another may be."""
     old = [path for path in target.iterdir() if path.name != UNFINISHED] if target.exists() else []
     (target / UNFINISHED).write_text(f"{whole}\n")
     for path in old:

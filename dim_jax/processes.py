@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dim_jax.errors import InputError
+from dim_jax.paths import AnyPath, as_path
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 FAILED = "dim_jax/failed"  # the key under which a process says why it ended
@@ -140,10 +140,10 @@ def whole(array: Any) -> Any:
 
 
 @contextmanager
-def shared(opened: AbstractContextManager[Path]) -> Iterator[Path]:
+def shared(opened: AbstractContextManager[AnyPath]) -> Iterator[AnyPath]:
     """The folder that the first process opens, for all of them to write into; it closes it when all are done, and all wait for that."""
     if not is_first():
-        yield next(Path(name) for name in gather("") if name)
+        yield next(as_path(name) for name in gather("") if name)
         wait("the others, with a folder")
     else:
         with opened as folder:

@@ -25,7 +25,7 @@ from dim_jax.log import Record
 from dim_jax.models.module import with_parameters
 from dim_jax.objectives import objective_kind, open_objective
 from dim_jax.objectives.cached import CachedPainterObjective
-from dim_jax.paths import AnyPath, is_remote
+from dim_jax.paths import AnyPath
 from dim_jax.profiling import Profile
 from dim_jax.progress import Speed
 from dim_jax.recent import Recent
@@ -152,10 +152,6 @@ def main(
                 watchdog.alive()
 
     # Export.
-    if is_remote(workdir) and processes.several():  # each writes its shards into one folder of a file system, which a bucket is not
-        made = f"dim convert {checkpoints / str(how.steps)} {workdir / 'model'}"
-        console.print(f"the model is made of the last state on one machine: {made}", highlight=False)
-        return
     average = state.ema
     del state  # whose moments may be where the parts go that no step needed
     tensors = average | frozen | start.tensors(config.seed, training.absent)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.batches import PictureBatch
 from dim_jax.data.pipeline import BadSample, Loaded
 from dim_jax.errors import InputError
+from dim_jax.paths import as_path, local, upload
 from dim_jax.recent import Recent
 from dim_jax.resume import latest_step
 from dim_jax.supervision import STOPPED
@@ -101,8 +103,8 @@ def test_what_is_missing_in_the_environment():
     assert "InputError: JAX_NUM_PROCESSES=2: several processes need JAX_COORDINATOR_ADDRESS" in said
 
 
-def test_they_know_the_same_and_end_together(tmp_path):
-    with several(tmp_path / "output", 2, 2, "-m", "tests.test_several", str(tmp_path)) as launched:
+def test_they_know_the_same_and_end_together(tmp_path, bucket):
+    with several(tmp_path / "output", 2, 2, "-m", "tests.test_several", str(tmp_path), f"{bucket}/several") as launched:
         code, said = launched.ended()
     assert code == 1, said
     assert said.count("error: process 1: rows.jsonl, line 3: is broken") == 1, said  # by the one that waited for it
@@ -116,14 +118,17 @@ def test_they_know_the_same_and_end_together(tmp_path):
     assert "4 rows cannot be used, but data.bad_samples allows 3. The last: row 9 All" in first["bad"]
     rows = [json.loads(line)["row"] for line in (tmp_path / "bad_samples.jsonl").read_text().splitlines()]
     assert rows == [7, 1, 2, 9]
-    model = dict(checkpoint.read(tmp_path / "model"))
-    assert (model["a"].tolist(), model["b"].tolist()) == (list(range(8)), list(range(1, 9)))
+    for place in (tmp_path, as_path(f"{bucket}/several")):
+        model = dict(checkpoint.read(place / "model"))
+        assert (model["a"].tolist(), model["b"].tolist()) == (list(range(8)), list(range(1, 9)))
+        assert (place / "model/tokenizer/words").read_text() == "a b"
+        assert [path.name for path in place.iterdir() if "partial" in path.name] == []
     written = {"0.json", "1.json", "bad_samples.jsonl", "model", "non_finite.json"}
-    assert {path.name for path in tmp_path.iterdir()} == written | {"output"}
+    assert {path.name for path in tmp_path.iterdir()} == written | {"output", "words"}
 
 
-def together(folder: Path) -> None:
-    """One of two processes. The second one fails at the end, while the first one waits for it."""
+def together(folder: Path, remote: str) -> None:
+    """One of two processes, with a folder here and one in a bucket. The second one fails at the end, while the first one waits for it."""
     with processes.together():
         number = jax.process_index()
         found: dict[str, Any] = {"gathered": processes.gather(["ä" * 50 * number, number])}
@@ -154,7 +159,10 @@ def together(folder: Path) -> None:
         with pytest.raises(InputError) as error:
             bad_samples.settle()
         found["bad"] = str(error.value)
-        checkpoint.save(folder / "model", {"a": array, "b": array + 1}, {})
+        (folder / "words").write_text("a b")
+        for place in (folder, as_path(remote)):
+            checkpoint.save(place / "model", {"a": array, "c": array}, {}, tokenizer=[folder / "words"])
+            checkpoint.save(place / "model", {"a": array, "b": array + 1}, {}, tokenizer=[folder / "words"], overwrite=True)
         (folder / f"{number}.json").write_text(json.dumps(found))
         if number == 1:
             raise InputError("rows.jsonl, line 3: is broken")
@@ -187,19 +195,20 @@ def test_one_of_two_is_stopped_and_one_alone_goes_on(tmp_path):
 
 
 @pytest.mark.skipif("DIM_PROCESSES" not in os.environ, reason="compiles for minutes: make soak")
-def test_two_paint_and_write_the_whole_model(tmp_path):
-    """As one does, from the same checkpoint, though its parameters are spread over both."""
-    one, two = tmp_path / "one", tmp_path / "two"
+@pytest.mark.parametrize("remote", [False, True])
+def test_two_paint_and_write_the_whole_model(tmp_path, bucket, remote):
+    """As one does, from the same checkpoint, though its parameters are spread over both; here and in a bucket."""
+    one, two = tmp_path / "one", as_path(f"{bucket}/two") if remote else tmp_path / "two"
     changes = SAME | {"model__dtype": "float32", "sample__num_steps": "2"}
-    for workdir in (one, two):
-        assert train("nano_edit", workdir, 1, **changes)[0] == 0
+    assert train("nano_edit", one, 1, **changes)[0] == 0
+    upload(one, two) if remote else shutil.copytree(one, two)
     assert train("nano_edit", one, 2, **changes)[0] == 0
     command = ["-m", "dim_jax.cli", *arguments("nano_edit", two, 2, **changes, sharding__fsdp="2")]
     with several(tmp_path / "output", 2, 1, *command) as launched:
         code, said = launched.ended()
     assert code == 0, said
     assert said.count("going on after step 1\n") == said.count(f"wrote {two / 'model'}\n") == 1
-    sheets = [np.asarray(Image.open(run / "sheets/000002.png"), int) for run in (one, two)]
+    sheets = [np.asarray(Image.open(local(run / "sheets/000002.png")), int) for run in (one, two)]
     assert abs(sheets[0] - sheets[1]).max() <= 1
     models = [dict(open_weights(run / "model").stream()) for run in (one, two)]
     assert models[0].keys() == models[1].keys()
@@ -216,4 +225,4 @@ def second_of(launcher: int) -> int:
 
 
 if __name__ == "__main__":
-    together(Path(sys.argv[1]))
+    together(Path(sys.argv[1]), sys.argv[2])

@@ -17,6 +17,7 @@ from dim_jax.data.pictures import autoencoder_pixels
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.models.module import with_parameters
 from dim_jax.objectives.autoencoder import AutoencoderObjective
+from dim_jax.paths import AnyPath
 from dim_jax.pipeline import EditPipeline
 from dim_jax.weights.convert import open_weights
 from tests.painter_fixtures import dim, one_error, picture
@@ -29,14 +30,14 @@ SMALL = {
 }  # fmt: skip
 
 
-def arguments(config: str, workdir: Path, steps: int, *more: str, **changes: str) -> list[str]:
+def arguments(config: str, workdir: AnyPath, steps: int, *more: str, **changes: str) -> list[str]:
     """`dim train` of a small model with `more` options; in the names of changed keys two underlines stand for a dot."""
     values = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
     options = [option for key, value in values.items() for option in ("--set", f"{key}={value}")]
     return ["train", "--config", str(CONFIGS / f"{config}.py"), "--workdir", str(workdir), "--steps", str(steps), *more, *options]
 
 
-def train(config: str, workdir: Path, steps: int, *more: str, **changes: str) -> tuple[int, str]:
+def train(config: str, workdir: AnyPath, steps: int, *more: str, **changes: str) -> tuple[int, str]:
     return dim(*arguments(config, workdir, steps, *more, **changes))
 
 
