@@ -56,13 +56,14 @@ def main(config: Config, folder: Path, *, storage: Storage | None = None, shard_
         folder: where the cache lives. `data.cache` is not looked at.
         storage: of hidden states; None: the dtype that they are computed in. Latents are float32.
         shard_bytes: about the size of a file. A kill loses what was computed of one.
-        console: what shows the progress; None: stderr.
+        console: what shows the progress; None: stderr, of the first of several processes. Rows that cannot be used go to stderr, from
+            whichever process has them.
 
     Raises:
         InputError: the run cannot be cached, or the cache in `folder` was made by something else; there is too little space; a row cannot
             be used, and more than `data.bad_samples` are so; or the config names what cannot be used.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, quiet=not processes.is_first())
     config.data.cache = ""
     check_cacheable(config)
     start = Start.open(config, objective_kind(config).PARTS)
@@ -112,7 +113,7 @@ def main(config: Config, folder: Path, *, storage: Storage | None = None, shard_
 
     # The work.
     loader = PieceLoader(parts, [piece for *_, some in todo for piece in some], reader, size, substitute=data.bad_samples > 0)
-    stream = _within(data.bad_samples, batches(loader, start=0, stop=len(loader.pieces), workers=data.workers), console)
+    stream = _within(data.bad_samples, batches(loader, start=0, stop=len(loader.pieces), workers=data.workers))
     shown = track(stream, "caching", len(loader.pieces), console=console, disable=not console.is_terminal)
     computed = _ahead(map(_frozen(config, objective, start, sharding), shown)) if todo else iter(())
     for layout, shard, some in todo:
@@ -177,9 +178,9 @@ def _frozen(config: Config, objective: PainterObjective, start: Start, sharding:
     return compute
 
 
-def _within(budget: int, stream: Iterator[LoadedPiece], console: Console) -> Iterator[LoadedPiece]:
+def _within(budget: int, stream: Iterator[LoadedPiece]) -> Iterator[LoadedPiece]:
     """The same pieces; their bad rows are shown, and one more than the budget of a call and process is an error."""
-    count = 0
+    count, console = 0, Console(stderr=True)
     for piece in stream:
         for bad in piece.bad:
             count += 1

@@ -30,6 +30,7 @@ from dim_jax.objectives.cached import CachedPainterObjective
 from dim_jax.start import Start
 from dim_jax.weights.convert import open_weights
 from tests.painter_fixtures import dim, tiny_checkpoint
+from tests.test_several import several
 from tests.test_train import CONFIGS, last_error, log
 
 pytest.importorskip("array_record")
@@ -279,3 +280,35 @@ def test_a_part_that_only_a_curriculum_names_is_cached_too(place):
     phases = {"data__mix__edit": "1.0", "data__mix__caption": "0.0", "data__curriculum": "((2, {'edit': 0.5, 'caption': 0.5}),)"}
     folder = write(place, "curriculum", **phases)
     assert sorted(path.parent.name for path in folder.rglob(cache.PART)) == ["caption-data", "edit-data"]
+
+
+WRITERS = """
+import os, sys
+from dim_jax import caching, cli
+write_shard, note = caching.write_shard, sys.argv.pop(1)
+def noted(layout, shard, rows):
+    write_shard(layout, shard, rows)
+    with open(note, "a") as file:
+        file.write(f"{os.environ['JAX_PROCESS_ID']} {layout.path(shard)}\\n")
+caching.write_shard = noted
+sys.argv[0] = "dim"
+cli.main()
+"""
+
+
+def test_two_processes_share_the_shards(place, online, tmp_path):
+    """Each writes half of those that are missing; what they print is printed once."""
+    folder = place / "shared"
+    shutil.copytree(place / "made", folder)
+    missing = sorted(folder.rglob("*.array_record"))[1:]
+    for path in missing:
+        path.unlink()
+    arguments = command(place, "cache", "--into", str(folder), "--shard-size", "72KB")
+    with several(tmp_path / "output", 2, 1, "-c", WRITERS, str(tmp_path / "written"), *arguments) as launched:
+        code, said = launched.ended()
+    assert code == 0, said
+    assert said.count(f"wrote {folder}\n") == said.count(f"edit:{place / 'data'}: ") == 1, said
+    written = [line.split() for line in (tmp_path / "written").read_text().splitlines()]
+    assert sorted(name for _, name in written) == sorted(str(path) for path in missing)
+    assert {number for number, _ in written} == {"0", "1"}
+    np.testing.assert_allclose(Run(place, data__cache=str(folder)).losses(), online, rtol=1e-6)
