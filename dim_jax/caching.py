@@ -9,6 +9,7 @@ dim_jax/data/cache.py says what lies in the folder, docs/cache.md what it costs.
 
 import math
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -39,6 +40,7 @@ from dim_jax.models.module import parameters, with_parameters
 from dim_jax.objectives import objective_kind, open_objective
 from dim_jax.objectives.cached import CACHED, check_cacheable
 from dim_jax.objectives.painter import PainterObjective
+from dim_jax.paths import AnyPath
 from dim_jax.sharding import Sharding, put
 from dim_jax.start import Start, open_data
 from dim_jax.weights.sizes import Sizes
@@ -48,7 +50,9 @@ SHARD = 2**32  # bytes
 OVERHEAD = 400  # bytes of a record around its arrays, as measured
 
 
-def main(config: Config, folder: Path, *, storage: Storage | None = None, shard_bytes: int = SHARD, console: Console | None = None) -> None:
+def main(
+    config: Config, folder: AnyPath, *, storage: Storage | None = None, shard_bytes: int = SHARD, console: Console | None = None
+) -> None:
     """Write the cache of a run, or what is missing of it.
 
     Args:
@@ -89,27 +93,22 @@ def main(config: Config, folder: Path, *, storage: Storage | None = None, shard_
     processes.wait("the layout of the cache")
 
     # What is to be done, and the space for it.
-    todo, needed = list[tuple[Layout, int, list[Piece]]](), 0.0
+    todo, needed = list[tuple[Layout, int, list[Piece]]](), list[float]()
     for number, (part, component, place, one) in enumerate(zip(parts, plan.components, places, each, strict=True)):
         layout = cache.read_layout(place, len(part.source))
         assert layout is not None
-        missing = [shard for shard in range(layout.shards) if not layout.path(shard).exists()]
-        left = one * sum(len(layout.of(shard)) for shard in missing)
+        missing = layout.missing()
+        left = [one * len(layout.of(shard)) for shard in missing]
         needed += left
         mine = [shard for shard in missing if shard % jax.process_count() == jax.process_index()]
         todo += [(layout, shard, pieces(number, component, layout, shard, size)) for shard in mine]
         console.print(
             f"{part.name}: {layout.rows:,} rows, about {_readable(one)} each: {_readable(one * layout.rows)} in {layout.shards} shards; "
-            f"{len(missing)} shards ({_readable(left)}) are missing",
+            f"{len(missing)} shards ({_readable(sum(left, 0.0))}) are missing",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     processes.wait("what is missing of the cache")  # before anybody writes any of it
-    free = float(shutil.disk_usage(folder).free)
-    if needed > free:
-        raise InputError(
-            f"{folder}: the cache needs about {_readable(needed)} more, but {_readable(free)} are free. Free some space, choose another "
-            "folder (--into), store less (--dtype int8) or make the pictures smaller (data.resolution)."
-        )
+    _check_space(folder, needed)
 
     # The work.
     loader = PieceLoader(parts, [piece for *_, some in todo for piece in some], reader, size, substitute=data.bad_samples > 0)
@@ -120,6 +119,25 @@ def main(config: Config, folder: Path, *, storage: Storage | None = None, shard_
         write_shard(layout, shard, _records(islice(computed, len(some)), how))
     processes.wait("the end of the cache")
     console.print(f"wrote {folder}", highlight=False)
+
+
+def _check_space(folder: AnyPath, shards: list[float]) -> None:
+    """Refuse where shards of so many bytes do not fit; those of a bucket are put together on this machine, one at a time."""
+    there, remedies = f"{folder}: the cache", "choose another folder (--into), "
+    if isinstance(folder, Path):
+        place, needed = folder, sum(shards, 0.0)
+    else:
+        place, needed = Path(tempfile.gettempdir()), max(shards, default=0.0)
+        there, remedies = (
+            f"{place}, where a shard of {folder} is put together,",
+            "choose another folder (TMPDIR), smaller shards (--shard-size), ",
+        )
+    free = float(shutil.disk_usage(place).free)
+    if needed > free:
+        raise InputError(
+            f"{there} needs about {_readable(needed)} more, but {_readable(free)} are free. Free some space, {remedies}"
+            "store less (--dtype int8) or make the pictures smaller (data.resolution)."
+        )
 
 
 def bytes_of_row(part: Part, component: Component, reader: PaintReader, sizes: Sizes, storage: Storage) -> float:

@@ -12,7 +12,7 @@ from dim_jax.cli_asks import Asks, with_asks
 from dim_jax.errors import require
 
 console = Console(stderr=True)
-Folder = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")]
+Folder = Annotated[str, typer.Argument(metavar="OUT", help="The folder to make, also gs://BUCKET/...")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing data set.")]
 Config = Annotated[Path | None, typer.Option(help="TOML with what differs from the defaults.")]
 Designer = Annotated[str | None, typer.Option(metavar="KIND:NAME", help="Who writes: openai:gpt-4o, vllm:MODEL ..., as for `dim design`.")]
@@ -137,8 +137,9 @@ def build_emoji(
 ) -> None:
     """Make edit pairs, captions and blueprints of the emoji of four npm packages."""
     from dim_jax.data.emoji.build import build
+    from dim_jax.paths import as_path
 
-    _pairs(folder, build(folder, archives=packages, overwrite=overwrite, console=console))
+    _pairs(folder, build(as_path(folder), archives=packages, overwrite=overwrite, console=console))
 
 
 def build_text(
@@ -152,9 +153,10 @@ def build_text(
 ) -> None:
     """Make edit pairs, captions and blueprints of changed text: other words, typefaces, colours, sizes and places."""
     from dim_jax.data.text.build import build
+    from dim_jax.paths import as_path
 
     options = {"scenes": scenes, "side": side, "pictures": pictures, "font_folder": fonts, "seed": seed}
-    _pairs(folder, build(folder, **options, overwrite=overwrite, console=console))
+    _pairs(folder, build(as_path(folder), **options, overwrite=overwrite, console=console))
 
 
 def build_tfds(
@@ -177,6 +179,6 @@ def build_tfds(
     typer.echo(f"{data_dir / name}: {', '.join(f'{count} rows of {split}' for split, count in counts.items())}", err=True)
 
 
-def _pairs(folder: Path, statistics: dict[str, Any]) -> None:
+def _pairs(folder: str, statistics: dict[str, Any]) -> None:
     total = statistics["total"]
     typer.echo(f"wrote {folder}: {total['train']} pairs to train on, {total['test']} to test", err=True)

@@ -23,7 +23,7 @@ class Storage(StrEnum):
 
 
 def index(
-    source: Annotated[str, typer.Argument(help="A folder of data, or a jsonl file, as in data.source.")],
+    source: Annotated[str, typer.Argument(help="A folder of data, or a jsonl file, also gs://BUCKET/..., as in data.source.")],
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id of the encoder's. Without one, no texts are counted.")] = None,
     into: Annotated[str, typer.Option(help="Folder for the index, as in data.index. Default: the source's own.")] = "",
     bad_samples: Annotated[int, typer.Option(min=0, help="Rows of a kind that may be unusable; they are listed, and left out.")] = 0,
@@ -67,7 +67,10 @@ def train(
 
 def cache(
     config: Annotated[Path, typer.Option(help="A file of configs/, such as configs/nano_edit.py.")],
-    into: Annotated[Path, typer.Option(help="Where the cache lives, as in data.cache; one that is not finished is continued.")],
+    into: Annotated[
+        str,
+        typer.Option(help="Where the cache lives, a folder or gs://BUCKET/..., as in data.cache; one that is not finished is continued."),
+    ],
     dtype: Annotated[
         Storage | None,
         typer.Option(help="Of the stored hidden states. Default: model.dtype, which loses nothing."),
@@ -78,11 +81,12 @@ def cache(
     """Store what the frozen parts of a painter make of every row, for training without them. Goes on where it was interrupted."""
     found = _config(config, change or [], what="Caching")
     from dim_jax import caching, processes
+    from dim_jax.paths import as_path
     from dim_jax.weights.shards import parse_size
 
     size = parse_size(shard_size, "--shard-size")
     with processes.together():
-        caching.main(found, into, storage=None if dtype is None else dtype.value, shard_bytes=size)
+        caching.main(found, as_path(into), storage=None if dtype is None else dtype.value, shard_bytes=size)
 
 
 def compile_step(

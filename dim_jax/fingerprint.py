@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dim_jax.checkpoint import read_json
-from dim_jax.data.cache import CACHE, CachedSource, Storage, part_folders, read_layout
+from dim_jax.data.cache import CACHE, CachedSource, Layout, Storage, part_folders, read_layout
 from dim_jax.data.chat import render
 from dim_jax.data.pipeline import Part
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
+from dim_jax.kept import check_space
 from dim_jax.objectives.cached import CACHED, CachedPainterObjective
 from dim_jax.objectives.painter import PainterObjective
+from dim_jax.paths import AnyPath
 from dim_jax.start import Start
 
 FORMAT = 1  # of the files
@@ -41,7 +42,7 @@ def fingerprint(start: Start, objective: PainterObjective | CachedPainterObjecti
     }
 
 
-def begin_cache(folder: Path, made_by: Mapping[str, Any], storage: Storage) -> None:
+def begin_cache(folder: AnyPath, made_by: Mapping[str, Any], storage: Storage) -> None:
     """Write cache.json, or go on with the one that is there.
 
     Raises:
@@ -56,30 +57,36 @@ def begin_cache(folder: Path, made_by: Mapping[str, Any], storage: Storage) -> N
         scratch.write_text(json.dumps(wanted, indent=1) + "\n")
 
 
-def cached_parts(folder: Path, parts: list[Part], made_by: Mapping[str, Any]) -> list[Part]:
+def cached_parts(folder: AnyPath, parts: list[Part], made_by: Mapping[str, Any]) -> list[Part]:
     """The same parts of a mixture, their rows from the cache.
 
     Raises:
-        InputError: there is no cache, it was made by something else (names what differs), or a part or some of its shards are not in it.
+        InputError: there is no cache, it was made by something else (names what differs), or a part or some of its shards are not in it; or
+            it is in a bucket, and too large for copies of its shards.
     """
     if not (folder / CACHE).exists():
         raise InputError(f"{folder}: is no cache ({CACHE} is missing). Write it first: dim cache --config ... --into {folder}")
     known = read_json(folder / CACHE)
     known.pop("hidden states", None)
     _compare(folder, known, json.loads(json.dumps(made_by)), "Write another cache (dim cache --into), and name it in data.cache.")
-    return [_cached(folder, part, place) for part, place in zip(parts, part_folders(folder, [part.name for part in parts]), strict=True)]
+    places = part_folders(folder, [part.name for part in parts])
+    layouts = [_finished(folder, part, place) for part, place in zip(parts, places, strict=True)]
+    check_space([layout.path(shard) for layout in layouts for shard in range(layout.shards)])
+    return [
+        part._replace(source=CachedSource(layout, part.source, part.kind == "edit")) for part, layout in zip(parts, layouts, strict=True)
+    ]
 
 
-def _cached(folder: Path, part: Part, place: Path) -> Part:
+def _finished(folder: AnyPath, part: Part, place: AnyPath) -> Layout:
     layout = read_layout(place, len(part.source))
-    missing = [] if layout is None else [shard for shard in range(layout.shards) if not layout.path(shard).is_file()]
+    missing = [] if layout is None else layout.missing()
     if layout is None or missing:
         said = "is not in it" if layout is None else f"lacks {len(missing)} of {layout.shards} shards, such as {layout.path(missing[0])}"
         raise InputError(f"{folder}: {part.name} {said}. The same call of dim cache goes on: dim cache --config ... --into {folder}")
-    return part._replace(source=CachedSource(layout, part.source, part.kind == "edit"))
+    return layout
 
 
-def _compare(folder: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str) -> None:
+def _compare(folder: AnyPath, known: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str) -> None:
     differ = [
         f"{key} is {known.get(key)!r} there, {wanted.get(key)!r} here"
         for key in dict.fromkeys((*wanted, *known))

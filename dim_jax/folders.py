@@ -199,19 +199,20 @@ def new_file(path: AnyPath) -> Iterator[Path]:
     Raises:
         InputError: it cannot be written, such as on a full disk.
     """
-    if not isinstance(path, Path):
-        with tempfile.TemporaryDirectory(prefix="dim_jax-") as folder:
-            yield Path(folder) / path.name
-            upload(Path(folder) / path.name, path)
-        return
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield scratch
-        scratch.replace(path)
+        if isinstance(path, Path):
+            scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+            try:
+                yield scratch
+                scratch.replace(path)
+            finally:
+                scratch.unlink(missing_ok=True)
+        else:
+            with tempfile.TemporaryDirectory(prefix="dim_jax-") as folder:
+                yield Path(folder) / path.name
+                upload(Path(folder) / path.name, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}). Free some space or choose another output.") from error
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _check_space(target: AnyPath, place: Path, needs: int) -> None:

@@ -1,7 +1,8 @@
 """Paths that a user names: of this machine, or of Google Cloud Storage (gs://BUCKET/...), with the same methods.
 
 Local ones are pathlib's, those of a bucket epath's (of etils), which reaches it through gcsfs. What needs a file of this machine (a mapped
-one, a library that opens it itself) takes `local`; whole outputs are written by `dim_jax.folders`.
+one, a library that opens it itself) takes `local` for the life of a process, or a copy that stays (dim_jax/kept.py); whole outputs are
+written by `dim_jax.folders`.
 """
 
 import atexit
@@ -11,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ def as_path(path: str | os.PathLike) -> AnyPath:
     """
     text = os.fspath(path)
     if text.startswith(GS):
-        _storage(text.removeprefix(GS).split("/")[0])
+        storage(text)
         return epath.Path(text)
     if scheme := re.match(r"(\w+):/", text):
         raise InputError(f'{text}: paths are of this machine, or of Google Cloud Storage ("{GS}BUCKET/..."), not {scheme[1]}.')
@@ -53,6 +55,23 @@ def size_of(path: AnyPath) -> int:
     return path.stat().st_size if isinstance(path, Path) else path.stat().length
 
 
+def entries(folder: AnyPath, pattern: str = "*") -> list[AnyPath]:
+    """What lies directly in a folder and has such a name, in order; nothing, if there is no such folder. In a bucket a `glob` would list
+    all that lies below it as well."""
+    try:
+        return sorted(path for path in folder.iterdir() if fnmatchcase(path.name, pattern))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def files_below(folder: AnyPath, pattern: str) -> list[AnyPath]:
+    """The files in a folder, and in the folders in it, that have such a name, in order of their paths."""
+    if isinstance(folder, Path):
+        return sorted(folder.rglob(pattern))
+    with told(folder):
+        return sorted(epath.Path(GS + name) for name in storage(folder).find(os.fspath(folder)) if fnmatchcase(Path(name).name, pattern))
+
+
 def local(path: AnyPath) -> Path:
     """The file or folder on this machine: a remote one is fetched once in this process, and removed at its end.
 
@@ -64,9 +83,9 @@ def local(path: AnyPath) -> Path:
 
 @cache
 def _fetched(path: str) -> Path:
-    with _told(path):
-        names = _files(path).find(path)  # without "gs://"; the one name of a file
-        _files(path).get(names, [str(_copies() / name) for name in names])
+    with told(path):
+        names = storage(path).find(path)  # without "gs://"; the one name of a file
+        storage(path).get(names, [str(_copies() / name) for name in names])
     return _copies() / path.removeprefix(GS)
 
 
@@ -78,13 +97,28 @@ def _copies() -> Path:
 
 
 def read_span(path: AnyPath, start: int, size: int) -> bytes:
-    """`size` bytes of a file in a bucket, from `start`.
+    """`size` bytes of a file in a bucket, from `start`, by one request.
 
     Raises:
         InputError: they cannot be read.
     """
-    with _told(path):
-        return _files(path).cat_file(os.fspath(path), start, start + size)
+    with told(path):
+        return storage(path).cat_file(os.fspath(path), start, start + size)
+
+
+def read_if_there(path: AnyPath) -> bytes | None:
+    """The bytes of a file, of a bucket by one request; None: there is no such file.
+
+    Raises:
+        InputError: the bucket cannot be reached.
+    """
+    if not is_remote(path):
+        return path.read_bytes() if path.is_file() else None
+    with told(path):
+        try:
+            return storage(path).cat_file(os.fspath(path))
+        except FileNotFoundError:
+            return None
 
 
 def upload(source: Path, target: AnyPath) -> None:
@@ -94,8 +128,8 @@ def upload(source: Path, target: AnyPath) -> None:
         InputError: the bucket cannot be written to.
     """
     names = [file.relative_to(source) for file in sorted(source.rglob("*")) if file.is_file()] if source.is_dir() else [Path()]
-    with _told(target):
-        _files(target).put([str(source / name) for name in names], [os.fspath(target / name) for name in names])
+    with told(target):
+        storage(target).put([str(source / name) for name in names], [os.fspath(target / name) for name in names])
 
 
 def move(source: AnyPath, target: AnyPath) -> None:
@@ -104,34 +138,44 @@ def move(source: AnyPath, target: AnyPath) -> None:
     Raises:
         InputError: the bucket cannot be written to.
     """
-    files = _files(source)
-    with _told(target):
+    files = storage(source)
+    with told(target):
         for name in files.find(os.fspath(source)):
             files.cp_file(name, os.fspath(target).removeprefix(GS) + name.removeprefix(os.fspath(source).removeprefix(GS)))
         files.rm(os.fspath(source), recursive=True)
 
 
-def _files(path: str | os.PathLike) -> Any:
-    return _storage(os.fspath(path).removeprefix(GS).split("/")[0])
+def storage(path: str | os.PathLike) -> Any:
+    """The file system of a bucket's path, which epath takes too, for what epath cannot do. Its errors are those of `told`.
+
+    Raises:
+        InputError: the bucket cannot be reached.
+    """
+    return _opened(bucket_of(path), os.getpid())
+
+
+def bucket_of(path: str | os.PathLike) -> str:
+    """The name of a path's bucket."""
+    return os.fspath(path).removeprefix(GS).split("/")[0]
 
 
 @cache
-def _storage(bucket: str) -> Any:
-    """The file system that epath takes too; its bucket can be listed."""
+def _opened(bucket: str, process: int) -> Any:
+    """A process that was forked needs one of its own: the thread that sends requests is not in it."""
     require("gcsfs", extra="gcs", what=f"{GS}{bucket}")
     from fsspec import config, filesystem
 
     # Orbax writes past gcsfs, whose listings would be out of date.
     config.conf.setdefault("gcs", {})["use_listings_cache"] = False
-    with _told(f"{GS}{bucket}"):
+    with told(f"{GS}{bucket}"):
         files: Any = filesystem("gcs", finalize_on_close=True)
         files.call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
     return files
 
 
 @contextmanager
-def _told(path: str | os.PathLike) -> Iterator[None]:
-    """Where a bucket fails, one error that says what to do."""
+def told(path: str | os.PathLike) -> Iterator[None]:
+    """Where a bucket fails, one InputError that says what to do."""
     import aiohttp
     from gcsfs.retry import HttpError
     from google.auth.exceptions import GoogleAuthError

@@ -6,7 +6,6 @@ docs/training.md says what a working directory holds, dim_jax/supervision.py how
 do together: each runs this text, and the first one alone writes, but for its shards of checkpoints.
 """
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,7 +24,7 @@ from dim_jax.log import Record
 from dim_jax.models.module import with_parameters
 from dim_jax.objectives import objective_kind, open_objective
 from dim_jax.objectives.cached import CachedPainterObjective
-from dim_jax.paths import AnyPath
+from dim_jax.paths import AnyPath, as_path
 from dim_jax.profiling import Profile
 from dim_jax.progress import Speed
 from dim_jax.recent import Recent
@@ -75,7 +74,7 @@ def main(
     objective = open_objective(config, start, tokenizer)
     chat = objective.processor and objective.processor.tokenizer
     if isinstance(objective, CachedPainterObjective):
-        parts = cached_parts(Path(data.cache), parts, fingerprint(start, objective))
+        parts = cached_parts(as_path(data.cache), parts, fingerprint(start, objective))
     plan = make_plan(
         parts, objective.reader, chat, batch_size=data.batch_size, seed=config.seed, balance=data.balance, allowed=data.bad_samples,
         console=console,

@@ -5,10 +5,12 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -40,6 +42,23 @@ def local_bucket(log: Path) -> Iterator[str]:
             yield NAME
         finally:
             server.kill()
+
+
+@contextmanager
+def counted_requests() -> Iterator[Counter[str]]:
+    """How often this process asks for the bytes of each file, by its address, and for anything else, as "about"."""
+    from aiohttp import ClientSession
+
+    counts, ask = Counter[str](), ClientSession._request
+
+    async def counted(session, method, url, **options):
+        address, media, _ = str(url).partition("?alt=media")
+        counts[f"{NAME}/{unquote(address.rpartition('/o/')[2])}" if media else "about"] += 1
+        return await ask(session, method, url, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClientSession, "_request", counted)
+        yield counts
 
 
 def _make_bucket(url: str) -> None:

@@ -28,6 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.mkdtemp(prefix="dim_jax_tests_")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    # Each process of this run has a bucket of its own, and so copies of its own.
+    copies = tempfile.mkdtemp(prefix="dim_jax_tests_")
+    os.environ["DIM_JAX_CACHE"] = copies
+    config.add_cleanup(lambda: shutil.rmtree(copies, ignore_errors=True))
 
 
 @pytest.fixture

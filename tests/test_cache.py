@@ -27,6 +27,7 @@ from dim_jax.fingerprint import cached_parts, fingerprint
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.objectives import objective_kind, open_objective
 from dim_jax.objectives.cached import CachedPainterObjective
+from dim_jax.paths import AnyPath, as_path, upload
 from dim_jax.start import Start
 from dim_jax.weights.convert import open_weights
 from tests.painter_fixtures import dim, tiny_checkpoint
@@ -90,7 +91,7 @@ class Run:
         self.objective: Any = open_objective(now, start, start.tokenizer)
         parts = open_mixture(now.data.source, now.data.mix.to_dict(), split="train", side=32)
         if isinstance(self.objective, CachedPainterObjective):
-            parts = cached_parts(Path(now.data.cache), parts, fingerprint(start, self.objective))
+            parts = cached_parts(as_path(now.data.cache), parts, fingerprint(start, self.objective))
         plan = make_plan(parts, self.objective.reader, self.objective.processor.tokenizer, batch_size=4, seed=0)
         self.loader = Loader(parts, plan, self.objective.reader, np.arange(4), substitute=now.data.bad_samples > 0)
         whole, learner = dict(open_weights(place / "tiny").stream()), self.objective.learner
@@ -137,10 +138,11 @@ def test_int8_is_within_half_a_step_of_its_channel():
     assert (cache.store(exact, "float32").hidden == exact.astype(np.float32)).all()
 
 
-def test_a_run_from_a_cache(place):
-    """Its model has all parts, though no step had the frozen ones."""
+def test_a_run_from_a_cache(place, bucket):
+    """In a bucket. Its model has all parts, though no step had the frozen ones."""
     how = {"data__mix__caption": "0.0", "train__show_every": "0"}
-    cached = {"data__cache": str(place / "made")}
+    cached = {"data__cache": f"{bucket}/made"}
+    upload(place / "made", as_path(f"{bucket}/made"))
     code, text = dim(*command(place, "train", "--workdir", str(place / "run"), "--steps", "2", **how, **cached))
     assert code == 0, text
     assert "learn, 0 are frozen" in text
@@ -201,6 +203,33 @@ def test_a_killed_call_is_continued(place):
     for number in range(10):
         for array, other in zip(*(jax.tree.leaves(loader(number).batch) for loader in (found, known)), strict=True):
             np.testing.assert_allclose(array, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cache_in_a_bucket_is_continued(place, bucket, monkeypatch):
+    """Cut off by hand; the losses are those from a cache on this machine."""
+    folder, finished = f"{bucket}/continued", list[AnyPath]()
+    arguments = command(place, "cache", "--into", folder, "--shard-size", "72KB")
+
+    def cut_off(layout, shard, rows):
+        if len(finished) == 3:
+            raise KeyboardInterrupt
+        cache.write_shard(layout, shard, rows)
+        finished.append(layout.path(shard))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(caching, "write_shard", cut_off)
+        assert dim(*arguments)[0] == 130
+    before = [path.stat() for path in finished]
+    with pytest.raises(InputError, match=rf"lacks . of . shards, such as {folder}/.*dim cache --config ... --into {folder}"):
+        Run(place, data__cache=folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+        assert f"where a shard of {folder} is put together, needs about" in last_error(dim(*arguments))
+    code, text = dim(*arguments)
+    assert code == 0, text
+    assert [path.stat() for path in finished] == before
+    found, known = (Run(place, data__cache=one).losses() for one in (folder, str(place / "made")))
+    np.testing.assert_allclose(found, known, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

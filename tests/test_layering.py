@@ -15,6 +15,7 @@ RANKS = {
     "dim_jax.hlo": 0,
     "dim_jax.roofline": 1,
     "dim_jax.folders": 1,
+    "dim_jax.kept": 1,
     "dim_jax.bundled": 1,
     "dim_jax.processes": 1,
     "dim_jax.sheets": 1,

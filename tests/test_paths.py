@@ -7,7 +7,6 @@ import pytest
 from etils import epath
 
 from dim_jax import folders
-from dim_jax.data.indexing import index_source
 from dim_jax.errors import InputError
 from dim_jax.folders import append, new_folder
 from dim_jax.models.module import parameters
@@ -99,15 +98,6 @@ def test_a_folder_whose_copying_was_cut_off_is_refused_and_can_be_written_again(
     assert open_weights(whole).sizes == open_weights(source).sizes
     convert(source, target, "orbax", overwrite=True, console=quiet())
     assert open_weights(target).sizes == open_weights(source).sizes
-
-
-def test_data_in_a_bucket_are_one_error_that_says_how_to_get_them(tmp_path):
-    code, text = train("nano_autoencoder", tmp_path / "run", 1, data__source="gs://my-bucket/emoji")
-    assert code == 1
-    assert "gs://my-bucket/emoji: data are read from this machine" in text
-    assert "gcsfuse --implicit-dirs my-bucket /mnt/data" in text
-    with pytest.raises(InputError, match="gcloud storage cp -r gs://my-bucket/emoji data/"):
-        index_source("gs://my-bucket/emoji", None)
 
 
 # Weights

@@ -26,6 +26,7 @@ from dim_jax.data.facts import Countable, Told
 from dim_jax.data.records import Records, new_records
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
+from dim_jax.paths import AnyPath, entries
 
 Storage = Literal["float32", "bfloat16", "int8"]
 STORAGES: tuple[Storage, ...] = get_args(Storage)
@@ -86,7 +87,7 @@ class CachedExample:
 class Layout(NamedTuple):
     """How the rows of a part lie in shards."""
 
-    folder: Path
+    folder: AnyPath
     rows: int
     shard_rows: int
 
@@ -94,15 +95,20 @@ class Layout(NamedTuple):
     def shards(self) -> int:
         return math.ceil(self.rows / self.shard_rows)
 
-    def path(self, shard: int) -> Path:
+    def path(self, shard: int) -> AnyPath:
         return self.folder / f"{shard:05}-of-{self.shards:05}.array_record"
 
     def of(self, shard: int) -> range:
         """The rows of a shard."""
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
 
+    def missing(self) -> list[int]:
+        """The shards that are not there yet."""
+        there = {path.name for path in entries(self.folder)}
+        return [shard for shard in range(self.shards) if self.path(shard).name not in there]
 
-def part_folders(cache: Path, parts: Sequence[str]) -> list[Path]:
+
+def part_folders(cache: AnyPath, parts: Sequence[str]) -> list[AnyPath]:
     """Where the rows of each part are, of parts named KIND:SOURCE; a source may move to another folder, but must keep its own name.
 
     Raises:
@@ -118,7 +124,7 @@ def part_folders(cache: Path, parts: Sequence[str]) -> list[Path]:
     return found
 
 
-def read_layout(folder: Path, rows: int) -> Layout | None:
+def read_layout(folder: AnyPath, rows: int) -> Layout | None:
     """The layout of a part of so many rows; None: it is not there yet.
 
     Raises:
@@ -137,7 +143,7 @@ def read_layout(folder: Path, rows: int) -> Layout | None:
     return layout
 
 
-def begin_layout(folder: Path, source: str, rows: int, shard_rows: int) -> Layout:
+def begin_layout(folder: AnyPath, source: str, rows: int, shard_rows: int) -> Layout:
     """A new part: what `read_layout` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     with new_file(folder / PART) as scratch:
@@ -184,7 +190,7 @@ def write_shard(layout: Layout, shard: int, rows: Iterable[tuple[int, list[bytes
         InputError: it cannot be written, such as on a full disk.
     """
     path, of = layout.path(shard), layout.of(shard)
-    for left in path.parent.glob(f".{path.name}.*.partial"):
+    for left in entries(path.parent, f".{path.name}.*.partial"):
         left.unlink()
     first, count = np.full(len(of), NOWHERE, "<i8"), 0
     with new_file(path) as scratch, new_records(scratch, compressed=False) as file:

@@ -4,6 +4,7 @@
 `dim index` counts in chunks of rows, which outlive a kill, by several processes if there are many rows.
 """
 
+import io
 import json
 import shutil
 import zipfile
@@ -23,6 +24,7 @@ from rich.progress import track
 from dim_jax.data.chat import USER_HEADER, ChatTokenizer
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
+from dim_jax.paths import AnyPath
 
 CHUNK = 2048  # rows between two saves
 UNUSABLE = -1
@@ -129,7 +131,7 @@ def count(counting: Counting, *, allowed: int = 0) -> Facts:
     return Facts(*table.T)
 
 
-def write_facts(counting: Counting, path: Path, *, allowed: int = 0, workers: int = 0, console: Console | None = None) -> list[Bad]:
+def write_facts(counting: Counting, path: AnyPath, *, allowed: int = 0, workers: int = 0, console: Console | None = None) -> list[Bad]:
     """Count the rows of a source, and write the result to `path`. An interrupted call is continued by the next.
 
     Args:
@@ -164,11 +166,11 @@ def write_facts(counting: Counting, path: Path, *, allowed: int = 0, workers: in
             _check(bad, allowed)
     table = np.concatenate(parts)
     _write(path, table, bad, header)
-    shutil.rmtree(scratch)
+    shutil.rmtree(scratch) if isinstance(scratch, Path) else scratch.rmtree(missing_ok=True)
     return bad
 
 
-def read_facts(path: Path, counting: Counting) -> Facts:
+def read_facts(path: AnyPath, counting: Counting) -> Facts:
     """What `write_facts` wrote to `path`.
 
     Raises:
@@ -192,10 +194,10 @@ def _check(bad: list[Bad], allowed: int) -> None:
 
 
 # What a process counts, and where it puts its chunks: set once, since a source may be large to send.
-_work: tuple[Counting, Path, str]
+_work: tuple[Counting, AnyPath, str]
 
 
-def _begin(counting: Counting, scratch: Path, header: str) -> None:
+def _begin(counting: Counting, scratch: AnyPath, header: str) -> None:
     global _work
     _work = counting, scratch, header
 
@@ -214,14 +216,14 @@ def _chunk(start: int) -> tuple[np.ndarray, list[Bad]]:
     return table, bad
 
 
-def _write(path: Path, table: np.ndarray, bad: list[Bad], header: str) -> None:
+def _write(path: AnyPath, table: np.ndarray, bad: list[Bad], header: str) -> None:
     with new_file(path) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, table=table, header=np.array(header), bad=np.array(json.dumps(bad)))
 
 
-def _read(path: Path) -> tuple[np.ndarray, list[Bad], str]:
+def _read(path: AnyPath) -> tuple[np.ndarray, list[Bad], str]:
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return file["table"], [Bad(*one) for one in json.loads(str(file["bad"]))], str(file["header"])
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: is damaged ({error}). Remove it, and index the source again (dim index).") from error

@@ -6,10 +6,11 @@ from rich.console import Console
 
 from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.facts import Counting, read_facts, write_facts
-from dim_jax.data.sources import KINDS, index_folder, kinds_of, local_source, open_source
+from dim_jax.data.sources import KINDS, index_folder, kinds_of, open_source
 from dim_jax.data.sources.archives import MEMBERS, find_archives, index_archives
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
+from dim_jax.paths import as_path
 
 BAD = ".bad_samples.jsonl"
 
@@ -44,7 +45,7 @@ def index_source(
     if overwrite:
         for name in (MEMBERS, *(f"{kind}{ending}" for kind in KINDS for ending in (".npz", BAD))):
             (folder / name).unlink(missing_ok=True)
-    place = local_source(source)
+    place = as_path(source)
     root = place if place.is_dir() else place.parent
     if root.is_dir() and not (folder / MEMBERS).exists() and find_archives(root, folder):
         index_archives(root, folder, console)

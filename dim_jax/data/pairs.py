@@ -28,6 +28,7 @@ from dim_jax.data.records import Records, new_records
 from dim_jax.data.stored import Entry, Stored
 from dim_jax.errors import InputError
 from dim_jax.folders import Kind
+from dim_jax.paths import AnyPath, as_path
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")  # of pictures
@@ -152,13 +153,14 @@ class Pairs(Sequence[Example]):
     """
 
     def __init__(self, folder: str | os.PathLike, split: PairSplit, kind: Literal["edit", "caption"]):
-        self._arguments = (Path(folder), split, kind)
-        self._rows = _read_rows(Path(folder) / ROWS)
-        self._pictures = _records(Path(folder) / PICTURES)
+        folder = as_path(folder)
+        self._arguments = (folder, split, kind)
+        self._rows = _read_rows(folder / ROWS)
+        self._pictures = _records(folder / PICTURES)
         if len(self._pictures) != len(self._rows):
             counts = f"{PICTURES} holds {len(self._pictures)} pictures, but {ROWS} has {len(self._rows)} lines"
             raise InputError(f"{folder}: {counts}. Build the data set again.")
-        self._pairs = _records(Path(folder) / f"{split}.array_record") if kind == "edit" else None
+        self._pairs = _records(folder / f"{split}.array_record") if kind == "edit" else None
         # Few pictures are in many pairs, and decoding them takes half of a loader's time.
         self._picture = lru_cache(maxsize=KEPT)(self._decoded)
         self._of_split = [number for number, row in enumerate(self._rows) if row["split"] == split]
@@ -230,14 +232,14 @@ class _Row(NamedTuple):
     rule: str
 
 
-def _records(path: Path) -> Records:
+def _records(path: AnyPath) -> Records:
     return Records(path, made_by="Give a folder that `dim build-data` made.", mend="Build the data set again.")
 
 
-def _read_rows(path: Path) -> list[dict]:
+def _read_rows(path: AnyPath) -> list[dict]:
     rows = []
     try:
-        with open(path, encoding="utf-8") as file:
+        with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 row = json.loads(line)
                 if not (isinstance(row, dict) and {"set", "code", "split", "captions"} <= row.keys()):

@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
@@ -26,6 +25,7 @@ from dim_jax.data.plan import Component, Plan, Planned
 from dim_jax.data.sources import Kind, Source, as_kind, index_folder, open_source
 from dim_jax.data.workers import live_as_long_as_the_run
 from dim_jax.errors import InputError
+from dim_jax.paths import AnyPath
 
 Curriculum = Sequence[Any]  # ((STEP, {PART: WEIGHT, ...}), ...) as people write it in a config: `schedule` checks it
 ATTEMPTS = 100  # substitutes that are tried for one bad sample: where all are bad, it is not the samples
@@ -38,7 +38,7 @@ class Part(NamedTuple):
     kind: Kind
     source: Source
     weights: Mapping[int, float]
-    index: Path  # the folder where `dim index` keeps what it counted
+    index: AnyPath  # the folder where `dim index` keeps what it counted
 
 
 def open_mixture(

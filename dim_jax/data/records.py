@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax.errors import InputError, require
+from dim_jax.kept import kept
+from dim_jax.paths import AnyPath
 
 
 def check_installed() -> None:
@@ -18,7 +20,7 @@ class Records:
     """The records of one file, with its name in every error.
 
     Args:
-        path: the file.
+        path: the file; of one in a bucket a copy is kept on this machine, since ArrayRecord reads files of its own machine.
         made_by: what to do where there is none, for the error.
         mend: what to do where it is damaged.
 
@@ -26,14 +28,15 @@ class Records:
         InputError: there is no such file, or `array_record` is not installed; also in reading: it is damaged.
     """
 
-    def __init__(self, path: Path, *, made_by: str, mend: str):
+    def __init__(self, path: AnyPath, *, made_by: str, mend: str):
         if not path.is_file():
             raise InputError(f"{path}: no such file. {made_by}")
         self.path, self._mend = path, mend
         check_installed()
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        self._source = self._whole(lambda: ArrayRecordDataSource(os.fspath(path)))
+        here = os.fspath(kept(path))
+        self._source = self._whole(lambda: ArrayRecordDataSource(here))
 
     def __len__(self) -> int:
         return len(self._source)

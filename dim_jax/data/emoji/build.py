@@ -22,6 +22,7 @@ from dim_jax.data.measures import main_colours
 from dim_jax.data.pairs import DATASET, PAIR_SPLITS, Pair, PairSplit, Picture, Split, pair_split, webp, write_pairs
 from dim_jax.errors import InputError, require
 from dim_jax.folders import new_folder
+from dim_jax.paths import AnyPath
 
 # The most pairs of a rule in training; a tenth of it in the test. Whatever has no row here is kept whole.
 LIMITS = {"skin_tone": 15_000, "expression": 20_000, "style": 20_000, "occupation_swap": 10_000, "flag": 8_000}
@@ -38,7 +39,7 @@ class Found:
     split: PairSplit
 
 
-def build(target: Path, *, archives: Path | None = None, overwrite: bool = False, console: Console | None = None) -> dict:
+def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = False, console: Console | None = None) -> dict:
     """Make the data set folder, whole or not at all; the same archives give the same bytes.
 
     Args:

@@ -7,11 +7,10 @@
     data/ShareGPT-4o-Image     JSON files, and pictures in folders or archives (sharegpt4o.py)
     data/tfds/dim_edit         what our TFDS builders wrote: ArrayRecord (prepared.py)
 
-Each gives its examples by index, one at a time, and travels by pickle: it opens its files in every process anew. The published sets have
-no test split, so every 500th of their rows is held out.
+Each lies in a folder, or in a bucket (gs://BUCKET/...). It gives its examples by index, one at a time, and travels by pickle: it opens its
+files in every process anew. The published sets have no test split, so every 500th of their rows is held out.
 """
 
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,7 +24,7 @@ from dim_jax.data.sources.sharegpt4o import FILES, ShareGPT4o
 from dim_jax.data.sources.ultra_edit import UltraEdit
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.errors import InputError
-from dim_jax.paths import is_remote
+from dim_jax.paths import AnyPath, as_path, entries, files_below
 
 Kind = Literal["edit", "caption"]
 KINDS: tuple[Kind, ...] = ("edit", "caption")
@@ -43,7 +42,7 @@ class Source(Countable, Protocol):
 
 
 def open_source(source: str, kind: Kind, *, split: Split, side: int, index: str = "") -> Source:
-    """The examples of one kind in a source: a folder, a jsonl file, or "synthetic" (pictures of `side` pixels).
+    """The examples of one kind in a source: a folder or a jsonl file, also in a bucket, or "synthetic" (pictures of `side` pixels).
 
     `index` is the folder that `dim index` wrote to, where that is not the source's own.
 
@@ -52,7 +51,7 @@ def open_source(source: str, kind: Kind, *, split: Split, side: int, index: str 
     """
     if source == SYNTHETIC:
         return Synthetic(kind, side)
-    found = _rows(local_source(source), kind, split, index_folder(source, index))
+    found = _rows(as_path(source), kind, split, index_folder(source, index))
     if not len(found):
         raise InputError(f"{source}: holds no rows of the kind {kind}. Give its weight in data.mix to another kind.")
     return found
@@ -60,7 +59,7 @@ def open_source(source: str, kind: Kind, *, split: Split, side: int, index: str 
 
 def kinds_of(source: str, index: str = "") -> list[Kind]:
     """The kinds of which a source has rows; raises as `open_source`."""
-    return [kind for kind in KINDS if len(_rows(local_source(source), kind, "train", index_folder(source, index)))]
+    return [kind for kind in KINDS if len(_rows(as_path(source), kind, "train", index_folder(source, index)))]
 
 
 def as_kind(name: str) -> Kind:
@@ -75,33 +74,19 @@ def as_kind(name: str) -> Kind:
     raise InputError(f'data.mix has the kind "{name}", but kinds are {" and ".join(KINDS)}.')
 
 
-def index_folder(source: str, index: str = "") -> Path:
+def index_folder(source: str, index: str = "") -> AnyPath:
     """Where `dim index` keeps what it knows of a source: in it or beside it, or under its name in the folder `index`."""
-    path = local_source(source)
-    return path / "index" if path.is_dir() and not index else (local_source(index) if index else path.parent) / f"{path.name}.index"
+    path = as_path(source)
+    return path / "index" if path.is_dir() and not index else (as_path(index) if index else path.parent) / f"{path.name}.index"
 
 
-def local_source(source: str) -> Path:
-    """The path of a source, or of an index.
-
-    Raises:
-        InputError: it is in a bucket: ArrayRecord, Parquet and archives are read at random places, by libraries that open files themselves.
-    """
-    if is_remote(source):
-        raise InputError(
-            f"{source}: data are read from this machine. Mount the bucket (gcsfuse --implicit-dirs {source.split('/')[2]} /mnt/data) and "
-            f"name the folder there, or copy it: gcloud storage cp -r {source} data/"
-        )
-    return Path(source)
-
-
-def _rows(path: Path, kind: Kind, split: Split, index: Path) -> Source:
+def _rows(path: AnyPath, kind: Kind, split: Split, index: AnyPath) -> Source:
     """The examples of one kind and split; maybe none."""
     if not path.exists():
         raise InputError(f'{path}: there is no such source. Give a folder of data, or "{SYNTHETIC}".')
-    if path.is_dir() and any(path.glob("*.array_record")):
+    if path.is_dir() and entries(path, "*.array_record"):
         return Pairs(path, split, kind)
-    if path.is_dir() and is_prepared(path):
+    if path.is_dir() and is_prepared(path, KINDS):
         return open_prepared(path, kind, split)
     layout = _layout(path, kind, index)
     rows, every = np.arange(len(layout)), min(HELD_OUT, len(layout))
@@ -109,13 +94,13 @@ def _rows(path: Path, kind: Kind, split: Split, index: Path) -> Source:
     return Published(layout, rows[held_out if split == "test" or every == 1 else ~held_out])
 
 
-def _layout(path: Path, kind: Kind, index: Path) -> Layout:
-    if path.is_file() or any(path.glob("*.jsonl")):
+def _layout(path: AnyPath, kind: Kind, index: AnyPath) -> Layout:
+    if path.is_file() or entries(path, "*.jsonl"):
         return Dim(path, kind, index)
-    if any(path.rglob("*.parquet")):
-        return UltraEdit(path, kind)
     if any((path / name).exists() for name in FILES.values()):
         return ShareGPT4o(path, kind, index)
+    if files_below(path, "*.parquet"):
+        return UltraEdit(path, kind)
     raise InputError(
         f"{path}: no data set that is known here. Known are folders of `dim build-data`, and those with jsonl files (DIM), parquet files "
         f"(UltraEdit), or {' or '.join(FILES.values())} (ShareGPT-4o-Image)."

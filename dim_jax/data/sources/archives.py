@@ -1,7 +1,8 @@
 """Pictures of a set: files in its folder, or members of the tar archives there, which may be compressed and cut into parts.
 
 An archive is read where a member lies, never as a whole: `index_archives` notes once where that is (members.npz), and for compressed
-ones points from which decompression can start (NAME.points, one every 16 MiB). An extracted folder is quicker all the same.
+ones points from which decompression can start (NAME.points, one every 16 MiB). An extracted folder is quicker all the same. In a bucket, a
+picture is one request, in a compressed archive one for each 4 MiB from the point before it on.
 """
 
 import io
@@ -14,30 +15,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property, partial, reduce
 from itertools import chain
-from pathlib import Path
 from string import ascii_lowercase, digits
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from dim_jax.data.sources.rows import read_at
+from dim_jax.data.sources.rows import Joined
 from dim_jax.data.stored import Stored
 from dim_jax.errors import InputError, require
 from dim_jax.folders import new_file
+from dim_jax.kept import kept
+from dim_jax.paths import AnyPath, entries, is_remote, read_if_there
 
 ARCHIVE = re.compile(r"(?P<name>.+\.(tar|tar\.gz|tgz))(?P<part>\.part.*)?")
 NUMBERED = re.compile(r"(?P<name>.+_part_)(?P<number>\d+)\.tar")
 MEMBERS = "members.npz"
 SPACING = 16 * 2**20
+BUFFER, FAR_BUFFER = 2**20, 2**22  # bytes that are read at once; of a bucket, where each time is a request
 
 
 @dataclass(frozen=True)
 class Files:
     """The pictures of a set by their paths in `folder`; `index` is where `index_archives` wrote."""
 
-    folder: Path
-    index: Path
+    folder: AnyPath
+    index: AnyPath
 
     def stored(self, name: str, where: str) -> Stored:
         """A picture that has not been read; `where` names its row in errors."""
@@ -45,20 +48,25 @@ class Files:
 
     def _read(self, name: str, where: str) -> bytes:
         path = self.folder / name
-        if path.is_file():
-            return path.read_bytes()
+        ways = [partial(read_if_there, path), partial(self._member, name)]
+        if is_remote(path) and _is_indexed(self.index):
+            ways.reverse()  # to ask a bucket for a file that is not there takes as long as to read a member
+        for way in ways:
+            if (found := way()) is not None:
+                return found
         archives = _opened(self.folder, self.index)
         if archives is None:
             raise InputError(f"{where}: there is no {path}, and no archive in {self.folder}. Put the picture there, or the archives.")
-        found = archives.read(_plain(name))
-        if found is None:
-            raise InputError(
-                f"{where}: there is no {path}, and {name} is in none of {archives.names}. Download what is missing, and index again."
-            )
-        return found
+        raise InputError(
+            f"{where}: there is no {path}, and {name} is in none of {archives.names}. Download what is missing, and index again."
+        )
+
+    def _member(self, name: str) -> bytes | None:
+        archives = _opened(self.folder, self.index)
+        return None if archives is None else archives.read(_plain(name))
 
 
-def index_archives(folder: Path, index: Path, console: Console | None = None) -> int:
+def index_archives(folder: AnyPath, index: AnyPath, console: Console | None = None) -> int:
     """Note where the members of the archives in `folder` lie, and return how many there are; without archives nothing is written.
 
     An archive counts as extracted, and is left out, if its first member lies in the folder.
@@ -85,16 +93,18 @@ def index_archives(folder: Path, index: Path, console: Console | None = None) ->
         table = np.array(places, np.int64).reshape(-1, 3)
         np.savez_compressed(file, places=table, names=np.array(json.dumps(names)), archives=np.array(_stamp(found)))
     _opened.cache_clear()
+    _is_indexed.cache_clear()
     return len(names)
 
 
 class Archive:
     """One tar, whose file may be cut into parts (`images.tar.gz.part00`, ...); `index` is where its points are kept, if compressed."""
 
-    def __init__(self, name: str, paths: list[Path], index: Path):
+    def __init__(self, name: str, paths: list[AnyPath], index: AnyPath):
         self.name, self.paths = name, paths
         self._file, self._points = Joined(paths), index / f"{name}.points"
         self._compressed = not name.endswith(".tar")
+        self._buffer = FAR_BUFFER if is_remote(paths[0]) else BUFFER
 
     @property
     def stamp(self) -> list:
@@ -106,7 +116,7 @@ class Archive:
         try:
             # From one end to the other: to skip what lies between two members would decompress it again and again.
             with (
-                io.BufferedReader(Joined(self.paths), 2**20) as file,
+                io.BufferedReader(Joined(self.paths), self._buffer) as file,
                 tarfile.open(fileobj=file, mode="r|gz" if self._compressed else "r:") as tar,
             ):
                 for member in tar:
@@ -132,25 +142,25 @@ class Archive:
     def _from_points(self) -> Any:
         if not self._points.exists():
             raise InputError(f"{self._points}: there is no such file. Run dim index again (--overwrite).")
-        return self._unpacked(str(self._points))
+        return self._unpacked(str(kept(self._points)))
 
     def _unpacked(self, points: str | None) -> Any:
         require("indexed_gzip", extra="data", what="A compressed archive")
         from indexed_gzip import IndexedGzipFile
 
-        return IndexedGzipFile(fileobj=Joined(self.paths), spacing=SPACING, readbuf_size=2**20, buffer_size=2**16, index_file=points)
+        return IndexedGzipFile(fileobj=Joined(self.paths), spacing=SPACING, readbuf_size=self._buffer, buffer_size=2**16, index_file=points)
 
 
 class _Archives:
     """The archives of a folder, with the places of their members."""
 
-    def __init__(self, found: list[Archive], index: Path):
+    def __init__(self, found: list[Archive], index: AnyPath):
         self._found = found
         path = index / MEMBERS
         if not path.exists():
             raise InputError(f"{self.names}: no index of these archives in {index}. Run dim index first, or extract them.")
         try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 stamp, names, self._places = str(file["archives"]), json.loads(str(file["names"])), file["places"]
         except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: is damaged ({error}). Remove it, and run dim index again.") from error
@@ -172,19 +182,24 @@ class _Archives:
 
 
 @cache
-def _opened(folder: Path, index: Path) -> _Archives | None:
+def _is_indexed(index: AnyPath) -> bool:
+    return (index / MEMBERS).exists()
+
+
+@cache
+def _opened(folder: AnyPath, index: AnyPath) -> _Archives | None:
     found = find_archives(folder, index)
     return _Archives(found, index) if found else None
 
 
-def find_archives(folder: Path, index: Path) -> list[Archive]:
+def find_archives(folder: AnyPath, index: AnyPath) -> list[Archive]:
     """The archives in a folder by name, their parts in order.
 
     Raises:
         InputError: there is a gap in the numbers of parts.
     """
-    parts: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
+    parts: dict[str, list[AnyPath]] = {}
+    for path in entries(folder):
         if found := ARCHIVE.fullmatch(path.name):
             parts.setdefault(found["name"], []).append(path)
     numbered: dict[str, list[int]] = {}
@@ -199,7 +214,7 @@ def find_archives(folder: Path, index: Path) -> list[Archive]:
     return [Archive(name, paths, index) for name, paths in sorted(parts.items())]
 
 
-def _check_suffixes(suffixes: list[str], name: Path) -> None:
+def _check_suffixes(suffixes: list[str], name: AnyPath) -> None:
     """Refuse a gap in the names of parts, as `split` gives them: 00, 01, ... or aa, ab, ..."""
     letters = ascii_lowercase if all(suffix.isalpha() and suffix.islower() for suffix in suffixes) else digits
     if any(set(suffix) - set(letters) for suffix in suffixes):
@@ -218,41 +233,3 @@ def _stamp(found: list[Archive]) -> str:
 
 def _plain(name: str) -> str:
     return name.removeprefix("./").lstrip("/")
-
-
-class Joined(io.RawIOBase):
-    """Files read as one."""
-
-    def __init__(self, paths: list[Path]):
-        self._paths, self._place = paths, 0
-        self.sizes = [path.stat().st_size for path in paths]
-        self._starts = np.cumsum([0, *self.sizes])
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: int(self._starts[-1])}[whence]
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        found = self.pread(min(len(buffer), 2**24), self._place)
-        buffer[: len(found)] = found
-        self._place += len(found)
-        return len(found)
-
-    def pread(self, size: int, offset: int) -> bytes:
-        """So many bytes from a place on, fewer only at the end."""
-        pieces = []
-        while size and offset < self._starts[-1]:
-            file = int(np.searchsorted(self._starts, offset, "right")) - 1
-            piece = read_at(self._paths[file], offset - int(self._starts[file]), min(size, int(self._starts[file + 1]) - offset))
-            pieces.append(piece)
-            offset, size = offset + len(piece), size - len(piece)
-        return b"".join(pieces)

@@ -8,7 +8,6 @@
 A file is of edits if its first row has `image_path_target`. Source: github.com/showlab/DIM, README and data/T2I_DATASET.md.
 """
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from dim_jax.data.sources.archives import Files
 from dim_jax.data.sources.rows import JsonLines
 from dim_jax.data.stored import Entry
+from dim_jax.paths import AnyPath, entries
 
 TARGET = "image_path_target"
 
@@ -27,9 +27,9 @@ class Dim:
         InputError: a file is no jsonl; and when a row is read, with file and line: a field is missing, or a picture cannot be read.
     """
 
-    def __init__(self, path: Path, kind: Literal["edit", "caption"], index: Path):
+    def __init__(self, path: AnyPath, kind: Literal["edit", "caption"], index: AnyPath):
         self._edit = kind == "edit"
-        found = [JsonLines(file) for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
+        found = [JsonLines(file) for file in (entries(path, "*.jsonl") if path.is_dir() else [path])]
         self._files = [lines for lines in found if len(lines) and (TARGET in lines[0].fields) == self._edit]
         self._starts = np.cumsum([0, *(len(lines) for lines in self._files)])
         self._pictures = Files(path if path.is_dir() else path.parent, index)

@@ -5,7 +5,7 @@ DATA_DIR/dim_edit/edit/1.0.0     one version of one kind
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,53 +16,76 @@ from dim_jax.data.pairs import Split
 from dim_jax.data.sources.entry import Published
 from dim_jax.data.stored import Entry, Stored
 from dim_jax.errors import InputError, require
+from dim_jax.kept import check_space, kept
+from dim_jax.paths import AnyPath, entries
 
 INFO = "dataset_info.json"
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 NEEDED = ("key", "texts", "target")
 
 
-def is_prepared(path: Path) -> bool:
-    """Whether a folder is one of TFDS: of a data set, or of one version of it."""
-    return (path / INFO).exists() or any(path.glob(f"*/*/{INFO}"))
+def is_prepared(path: AnyPath, kinds: Iterable[str]) -> bool:
+    """Whether a folder is one of TFDS: of a data set with one of these kinds, or of one version of it."""
+    return (path / INFO).exists() or any((one / INFO).exists() for kind in kinds for one in _versions(path / kind))
 
 
-def open_prepared(path: Path, kind: Literal["edit", "caption"], split: Split) -> "Prepared":
+def open_prepared(path: AnyPath, kind: Literal["edit", "caption"], split: Split) -> "Prepared":
     """The examples of one kind and split; maybe none.
 
     Raises:
         InputError: `tensorflow_datasets` is missing, or it is a data set of other features than the builders'.
     """
-    versions = [path] if (path / INFO).exists() else [one for one in path.glob(f"{kind}/*") if VERSION.fullmatch(one.name)]
-    found = [one.resolve() for one in versions if one.resolve().parent.name == kind]
+    versions = [path] if (path / INFO).exists() else _versions(path / kind)
+    found = [one for one in map(_whole, versions) if one.parent.name == kind]
     layout = Records(max(found, key=lambda one: [int(part) for part in one.name.split(".")], default=None), split)
     return Prepared(layout, np.arange(len(layout)))
 
 
+def _versions(folder: AnyPath) -> list[AnyPath]:
+    return [one for one in entries(folder) if VERSION.fullmatch(one.name)]
+
+
+def _whole(folder: AnyPath) -> AnyPath:
+    """A folder with the names of those that it is in."""
+    return folder.resolve() if isinstance(folder, Path) else folder
+
+
+def _described(folder: AnyPath) -> Path:
+    """The folder as TFDS can open it: of one in a bucket, a copy of what is said of the rows. Files of rows will lie beside that."""
+    for path in entries(folder, "*.json"):
+        kept(path)
+    return kept(folder / INFO).parent
+
+
 class Records:
     """The rows of a split of one version, by number; without a folder there are none. Pickles as its arguments, and opens its files in
-    every process anew.
+    every process anew. In a bucket, a file is fetched when the first of its rows is asked for.
 
     Raises:
-        InputError: as `open_prepared`; and when a row is read, with its number: it is damaged.
+        InputError: as `open_prepared`, or there is no space for the files; and when a row is read, with its number: it is damaged.
     """
 
-    def __init__(self, folder: Path | None, split: Split):
+    def __init__(self, folder: AnyPath | None, split: Split):
         require("tensorflow_datasets", "importlib_resources", "array_record", extra="tfds", what="A data set of TFDS")
         import tensorflow_datasets as tfds
 
         self._folder, self._split, self.ruled = folder, split, False
         self._rows: Sequence[Any] = ()
+        self._files, self._starts = list[AnyPath](), np.zeros(1, np.int64)
         self._row = lru_cache(maxsize=2)(self._read)  # a row's texts and its size are asked for one after the other
         if folder is None:
             return
-        builder = tfds.builder_from_directory(folder)
+        builder = tfds.builder_from_directory(_described(folder))
         features: Any = builder.info.features
         if missing := [name for name in NEEDED if name not in features]:
             raise InputError(f"{folder}: has no {', '.join(missing)}. Give a data set of `dim build-data tfds`.")
         self.ruled = "rule" in features
         skip = {name: tfds.decode.SkipDecoding() for name in ("source", "target") if name in features}
         if split in builder.info.splits:
+            info = builder.info.splits[split]
+            self._files = [folder / name for name in sorted(info.filenames)]
+            self._starts = np.cumsum([0, *info.shard_lengths])
+            check_space(self._files)
             self._rows = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
 
     def __len__(self) -> int:
@@ -77,6 +100,7 @@ class Records:
         return Entry(row["key"].decode(), texts, blueprint, pictures.get("source"), pictures["target"], rule)
 
     def _read(self, index: int) -> dict[str, Any]:
+        kept(self._files[int(np.searchsorted(self._starts, index, "right")) - 1])
         try:
             return self._rows[index]
         except RuntimeError as error:

@@ -1,22 +1,29 @@
-"""Rows of text files by number, with the file and the line in every error; and the descriptors that all sources share."""
+"""Rows of text files by number, with the file and the line in every error; and bytes of files at any place, which all sources share."""
 
+import io
 import json
 import os
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from dim_jax.errors import InputError
+from dim_jax.kept import kept
+from dim_jax.paths import AnyPath, is_remote, read_span, size_of
 
 BLOCK = 2**24  # bytes that are searched for line ends at once
 
 
 class JsonLines:
-    """The objects of a jsonl file: where its lines begin is found once, when it is opened, and travels by pickle."""
+    """The objects of a jsonl file: where its lines begin is found once, when it is opened, and travels by pickle.
 
-    def __init__(self, path: Path):
+    That takes the whole file, so one of a bucket is kept on this machine: a plan asks for every row, and each would be a request.
+    """
+
+    def __init__(self, path: AnyPath):
         self.path = path
         self._ends = _line_ends(path)
 
@@ -26,7 +33,7 @@ class JsonLines:
     def __getitem__(self, index: int) -> "Row":
         start = int(self._ends[index - 1]) + 1 if index else 0
         where = f"{self.path}, line {index + 1}"
-        line = read_at(self.path, start, int(self._ends[index]) - start)
+        line = read_at(kept(self.path), start, int(self._ends[index]) - start)
         try:
             fields = json.loads(line)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -37,7 +44,7 @@ class JsonLines:
 class JsonArray:
     """The objects of a JSON file that is one array, small enough to be held."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: AnyPath):
         self.path = path
         try:
             self._rows = json.loads(path.read_bytes())
@@ -73,21 +80,21 @@ class Row:
         return found
 
 
-def read_at(path: Path, start: int, size: int) -> bytes:
-    """Bytes of a file; safe in threads and in forked processes, since nothing moves a position."""
-    return os.pread(_descriptor(path), size, start)
+def read_at(path: AnyPath, start: int, size: int) -> bytes:
+    """Bytes of a file, of a bucket by one request; safe in threads and in forked processes, since nothing moves a position."""
+    return read_span(path, start, size) if is_remote(path) else os.pread(_descriptor(path), size, start)
 
 
 @cache
-def _descriptor(path: Path) -> int:
+def _descriptor(path: AnyPath) -> int:
     """Open for as long as the process lives: a source has few files of this sort, and reads them all the time."""
     return os.open(path, os.O_RDONLY)
 
 
-def _line_ends(path: Path) -> Int[np.ndarray, " lines"]:
+def _line_ends(path: AnyPath) -> Int[np.ndarray, " lines"]:
     """Place of each line's end: of its line feed, or of the end of the file."""
     found, done = [], 0
-    with path.open("rb") as file:
+    with kept(path).open("rb") as file:
         while block := file.read(BLOCK):
             found.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + done)
             done += len(block)
@@ -95,3 +102,46 @@ def _line_ends(path: Path) -> Int[np.ndarray, " lines"]:
     if done and unfinished:
         found.append(np.array([done]))
     return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+class Joined(io.RawIOBase):
+    """Files read as one."""
+
+    def __init__(self, paths: Sequence[AnyPath]):
+        self._paths, self._place = paths, 0
+        self.sizes = [size_of(path) for path in paths]
+        self._starts = np.cumsum([0, *self.sizes])
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: int(self._starts[-1])}[whence]
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        found = self.pread(int(self._starts[-1]) if size is None or size < 0 else size, self._place)
+        self._place += len(found)
+        return found
+
+    def readinto(self, buffer: Any) -> int:
+        found = self.pread(min(len(buffer), 2**24), self._place)
+        buffer[: len(found)] = found
+        self._place += len(found)
+        return len(found)
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """So many bytes from a place on, fewer only at the end."""
+        pieces = []
+        while size and offset < self._starts[-1]:
+            file = int(np.searchsorted(self._starts, offset, "right")) - 1
+            piece = read_at(self._paths[file], offset - int(self._starts[file]), min(size, int(self._starts[file + 1]) - offset))
+            pieces.append(piece)
+            offset, size = offset + len(piece), size - len(piece)
+        return b"".join(pieces)

@@ -7,13 +7,13 @@
 Source: huggingface.co/datasets/FreedomIntelligence/ShareGPT-4o-Image.
 """
 
-from pathlib import Path
 from typing import Literal
 
 from dim_jax.data.sources.archives import Files
 from dim_jax.data.sources.rows import JsonArray
 from dim_jax.data.stored import Entry
 from dim_jax.errors import InputError
+from dim_jax.paths import AnyPath
 
 FILES = {"edit": "text_and_image_to_image.json", "caption": "text_to_image.json"}
 
@@ -26,7 +26,7 @@ class ShareGPT4o:
             pictures, or one cannot be read.
     """
 
-    def __init__(self, folder: Path, kind: Literal["edit", "caption"], index: Path):
+    def __init__(self, folder: AnyPath, kind: Literal["edit", "caption"], index: AnyPath):
         path = folder / FILES[kind]
         self._edit = kind == "edit"
         self._rows = JsonArray(path) if path.exists() else ()

@@ -4,20 +4,23 @@
     edit_prompt                   the instruction
 
 A column is read by groups of rows, since its pages are as large (pyarrow puts all pictures of a group into one): a picture in random order
-costs as much as all of its group. A process holds one group of each column, so reading in order is quick. For many rounds write ArrayRecord
-once (`dim build-data tfds ultra_edit`). Source: huggingface.co/datasets/BleachNick/UltraEdit.
+costs as much as all of its group. A process holds one group of each column, so reading in order is quick; of a file in a bucket it is one
+request. For many rounds write ArrayRecord once (`dim build-data tfds ultra_edit`). Source: huggingface.co/datasets/BleachNick/UltraEdit.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
 
+from dim_jax.data.sources.rows import Joined
 from dim_jax.data.stored import Entry, Stored
 from dim_jax.errors import InputError, require
+from dim_jax.paths import AnyPath, files_below, is_remote
 
+AT_ONCE = 16  # files that are opened at a time: in a bucket each takes a few requests, one after the other
 SOURCE, TARGET, TEXT = "source_image", "edited_image", "edit_prompt"
 
 
@@ -29,15 +32,12 @@ class UltraEdit:
             instruction, or a picture cannot be read.
     """
 
-    def __init__(self, folder: Path, kind: Literal["edit", "caption"]):
+    def __init__(self, folder: AnyPath, kind: Literal["edit", "caption"]):
         require("pyarrow", extra="data", what="UltraEdit")
-        self._files = sorted(folder.rglob("*.parquet")) if kind == "edit" else []
-        rows, self._groups = [0], []
-        for path in self._files:
-            groups = _group_sizes(path)
-            self._groups.append(np.cumsum([0, *groups]))
-            rows.append(sum(groups))
-        self._starts = np.cumsum(rows)
+        self._files = files_below(folder, "*.parquet") if kind == "edit" else []
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            self._groups = [np.cumsum([0, *groups]) for groups in pool.map(_group_sizes, self._files)]
+        self._starts = np.cumsum([0, *(int(groups[-1]) for groups in self._groups)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -55,7 +55,7 @@ class UltraEdit:
         return Entry(f"{path.stem}/{row}", (text,), None, source, target)
 
 
-def _group_sizes(path: Path) -> list[int]:
+def _group_sizes(path: AnyPath) -> list[int]:
     """Rows of each group."""
     file = _opened(path)
     columns = [file.schema.column(number).path for number in range(len(file.schema))]
@@ -64,7 +64,7 @@ def _group_sizes(path: Path) -> list[int]:
     return [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
 
 
-def _picture(path: Path, group: int, column: str, place: int, where: str) -> bytes:
+def _picture(path: AnyPath, group: int, column: str, place: int, where: str) -> bytes:
     found = _value(path, group, f"{column}.bytes", place)  # that leaf of the struct alone
     if not (isinstance(found, dict) and isinstance(found.get("bytes"), bytes)):
         raise InputError(f"{where}: {column} holds no bytes of a picture. Leave the row out (data.bad_samples).")
@@ -72,11 +72,11 @@ def _picture(path: Path, group: int, column: str, place: int, where: str) -> byt
 
 
 # Column -> the group of it that was read last. Threads that load take turns: each would hold a group.
-_last: dict[str, tuple[tuple[Path, int], Any]] = {}
+_last: dict[str, tuple[tuple[AnyPath, int], Any]] = {}
 _turn = Lock()
 
 
-def _value(path: Path, group: int, column: str, place: int) -> Any:
+def _value(path: AnyPath, group: int, column: str, place: int) -> Any:
     from pyarrow import ArrowException
 
     with _turn:
@@ -90,10 +90,10 @@ def _value(path: Path, group: int, column: str, place: int) -> Any:
 
 
 @lru_cache(64)
-def _opened(path: Path) -> Any:
+def _opened(path: AnyPath) -> Any:
     from pyarrow import ArrowException, parquet
 
     try:
-        return parquet.ParquetFile(path, memory_map=True)
+        return parquet.ParquetFile(Joined([path])) if is_remote(path) else parquet.ParquetFile(path, memory_map=True)
     except (ArrowException, OSError) as error:
         raise InputError(f"{path}: is no parquet file, or damaged ({error}). Download it again.") from error

@@ -28,6 +28,7 @@ from dim_jax.data.text.vocabulary import WORDS, split_of
 from dim_jax.data.text.wording import captions, instructions
 from dim_jax.errors import InputError
 from dim_jax.folders import new_folder
+from dim_jax.paths import AnyPath
 from dim_jax.sheets import Shown, named_rows
 
 TEST = 10  # every so many scenes one is of the test
@@ -80,7 +81,7 @@ class Made:
 
 
 def build(
-    target: Path,
+    target: AnyPath,
     *,
     scenes: int = 2000,
     side: int = 256,

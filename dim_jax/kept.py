@@ -1,0 +1,124 @@
+"""Copies of a bucket's files, for what reads whole files of its own machine: one for all processes there, kept from run to run.
+
+~/.cache/dim_jax/BUCKET/data/emoji/pictures.array_record      a copy, under its name in the bucket
+~/.cache/dim_jax/BUCKET/data/emoji/.pictures.array_record.of  which generation of it
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from dim_jax.errors import InputError
+from dim_jax.paths import GS, AnyPath, bucket_of, is_remote, storage, told
+
+FOLDER = "DIM_JAX_CACHE"
+GIB = 2**30
+
+
+def kept(path: AnyPath) -> Path:
+    """The file on this machine; of a bucket, a copy in the folder that DIM_JAX_CACHE names, by default ~/.cache/dim_jax.
+
+    It is fetched once, whichever process asks first, and anew where another file has taken its place in the bucket; what a process has, it
+    does not ask for again.
+
+    Raises:
+        InputError: there is no such file, it cannot be fetched, or there is no space for it.
+    """
+    return _kept(os.fspath(path), _folder()) if is_remote(path) else Path(path)
+
+
+def check_space(paths: Sequence[AnyPath]) -> None:
+    """Refuse files that cannot all be kept before the first of them is fetched. Those of this machine need no space.
+
+    Raises:
+        InputError: one of them is not there, or there is no space.
+    """
+    remote, missing = sorted(path for path in paths if is_remote(path)), list[int]()
+    for parent, files in groupby(remote, lambda path: path.parent):
+        with told(parent):
+            infos = {one["name"]: one for one in storage(parent).ls(os.fspath(parent), detail=True)}
+        for path in files:
+            info = infos.get(os.fspath(path).removeprefix(GS))
+            if info is None:
+                raise InputError(f"{path}: no such file. Copy it there, or build it again.")
+            if not _is_kept(_place(path, _folder()), _version(info)):
+                missing.append(info["size"])
+    if missing:
+        _check_space(os.fspath(remote[0]) + (f" and {len(missing) - 1} more files" if len(missing) > 1 else ""), sum(missing), _folder())
+
+
+@cache
+def _kept(path: str, folder: Path) -> Path:
+    with told(path):
+        info = storage(path).info(path)
+    copy, version = _place(path, folder), _version(info)
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(_beside(copy, "lock")):
+            if not _is_kept(copy, version):
+                _fetch(path, info["size"], copy, folder)
+                _beside(copy, "of").write_text(version)
+    except OSError as error:
+        raise InputError(f"{folder}: nothing can be kept there ({error.strerror}). Name another folder: {FOLDER}=FOLDER") from error
+    return copy
+
+
+def _fetch(path: str, size: int, copy: Path, folder: Path) -> None:
+    scratch = _beside(copy, "partial")
+    scratch.unlink(missing_ok=True)  # of a process that was killed
+    _check_space(path, size, folder)
+    try:
+        with told(path):
+            storage(path).get_file(path, os.fspath(scratch))
+    except InputError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(path, size, folder) from error
+        raise
+    scratch.replace(copy)
+
+
+def _check_space(what: str, size: int, folder: Path) -> None:
+    if size > _free(folder):
+        raise _no_space(what, size, folder)
+
+
+def _no_space(what: str, size: int, folder: Path) -> InputError:
+    return InputError(
+        f"{what}: copies are needed in {folder}, of {size / GIB:.2f} GiB, but {_free(folder) / GIB:.2f} GiB are free there. Name a folder "
+        f"on another disk ({FOLDER}=FOLDER), or mount the bucket (gcsfuse --implicit-dirs {bucket_of(what)} /mnt/data) and name the folder "
+        "there."
+    )
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
+def _is_kept(copy: Path, version: str) -> bool:
+    note = _beside(copy, "of")
+    return copy.is_file() and note.is_file() and note.read_text() == version
+
+
+def _version(info: dict[str, Any]) -> str:
+    """What changes with every writing of a file."""
+    return f"{info['generation']} {info['size']}"
+
+
+def _place(path: str | os.PathLike, folder: Path) -> Path:
+    return folder / os.fspath(path).removeprefix(GS)
+
+
+def _beside(copy: Path, ending: str) -> Path:
+    return copy.with_name(f".{copy.name}.{ending}")
+
+
+def _folder() -> Path:
+    own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(FOLDER) or Path(own) / "dim_jax").absolute()

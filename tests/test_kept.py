@@ -1,0 +1,122 @@
+"""Copies of a bucket's files: one for a machine, kept, fetched anew when they changed, refused where there is no space."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from etils import epath
+
+from dim_jax import kept as module
+from dim_jax.errors import InputError
+from dim_jax.kept import check_space, kept
+from dim_jax.paths import as_path
+from tests.bucket import counted_requests
+
+
+@pytest.fixture
+def remote(bucket, tmp_path, monkeypatch) -> epath.Path:
+    """A file in the bucket, of which no process has a copy."""
+    monkeypatch.setenv("DIM_JAX_CACHE", str(tmp_path / "kept"))
+    path = as_path(f"{bucket}/{tmp_path.name}/sub/one")
+    path.write_text("one" * 1000)
+    assert isinstance(path, epath.Path)
+    return path
+
+
+def again(path: epath.Path) -> str:
+    """What another process would read."""
+    module._kept.cache_clear()
+    return kept(path).read_text()
+
+
+def test_a_file_of_this_machine_is_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIM_JAX_CACHE", str(tmp_path / "kept"))
+    assert kept(tmp_path / "none") == tmp_path / "none"
+    check_space([tmp_path / "none"])
+    assert not (tmp_path / "kept").exists()
+
+
+OTHER = """
+import sys
+from dim_jax.kept import kept
+from dim_jax.paths import as_path
+print(kept(as_path(sys.argv[1])).stat().st_mtime_ns)
+"""
+
+
+def test_it_is_fetched_once_and_found_again(remote, tmp_path):
+    with counted_requests() as counts:
+        found = kept(remote)
+        assert found == tmp_path / "kept" / str(remote).removeprefix("gs://")
+        assert [again(remote) for _ in range(3)] == [found.read_text()] * 3
+    assert counts[str(remote)] == 1
+    other = subprocess.run([sys.executable, "-c", OTHER, str(remote)], capture_output=True, text=True, check=True)
+    assert int(other.stdout) == found.stat().st_mtime_ns
+
+
+def test_who_asks_at_the_same_time_waits_for_the_first(remote):
+    found = []
+    with counted_requests() as counts:
+        threads = [threading.Thread(target=lambda: found.append(kept(remote).read_text())) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == ["one" * 1000] * 6
+    assert counts[str(remote)] == 1
+
+
+def test_another_file_in_its_place_is_fetched_anew(remote, tmp_path):
+    first = kept(remote)
+    for text in ("two" * 1000, "longer" * 1000):
+        remote.write_text(text)
+        assert again(remote) == text
+    assert kept(remote) == first
+    assert sorted(path.name for path in first.parent.iterdir()) == [".one.lock", ".one.of", "one"]
+
+
+def test_a_copy_that_was_cut_off_is_none(remote, monkeypatch):
+    place = kept(remote)
+    place.unlink()
+    place.with_name(".one.partial").write_text("on")  # of a process that was killed
+    assert again(remote) == "one" * 1000
+    assert not place.with_name(".one.partial").exists()
+    place.with_name(".one.of").write_text("")  # killed between the file and its note
+    place.write_text("something else")
+    assert again(remote) == "one" * 1000
+
+
+def test_too_little_space_is_one_error(remote, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2999))
+    kept_there = (
+        rf"{remote}: copies are needed in {tmp_path / 'kept'}, of 0.00 GiB, but .*DIM_JAX_CACHE=FOLDER.*gcsfuse --implicit-dirs bucket "
+    )
+    with pytest.raises(InputError, match=kept_there):
+        kept(remote)
+    (remote.parent / "two").write_text("2")
+    with pytest.raises(InputError, match=rf"{remote} and 1 more files: copies are needed"):
+        check_space([remote, remote.parent / "two"])
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=3000))
+    kept(remote)
+    check_space([remote])  # it is there already
+    with pytest.raises(InputError, match="cannot be reached"):
+        kept(remote.parent / "three")
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(remote, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DIM_JAX_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"file: nothing can be kept there .* DIM_JAX_CACHE=FOLDER"):
+        kept(remote)
+
+
+def test_where_copies_are_kept(monkeypatch):
+    monkeypatch.delenv("DIM_JAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert module._folder() == Path("/somewhere/dim_jax")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert module._folder() == Path("/home/me/.cache/dim_jax")
