@@ -123,19 +123,16 @@ def main(
 
 def _check_space(folder: AnyPath, shards: list[float]) -> None:
     """Refuse where shards of so many bytes do not fit; those of a bucket are put together on this machine, one at a time."""
-    there, remedies = f"{folder}: the cache", "choose another folder (--into), "
     if isinstance(folder, Path):
         place, needed = folder, sum(shards, 0.0)
+        what, other = f"{folder}: the cache", "another folder (--into)"
     else:
         place, needed = Path(tempfile.gettempdir()), max(shards, default=0.0)
-        there, remedies = (
-            f"{place}, where a shard of {folder} is put together,",
-            "choose another folder (TMPDIR), smaller shards (--shard-size), ",
-        )
+        what, other = f"{place}, where a shard of {folder} is put together,", "another folder (TMPDIR) or smaller shards (--shard-size)"
     free = float(shutil.disk_usage(place).free)
     if needed > free:
         raise InputError(
-            f"{there} needs about {_readable(needed)} more, but {_readable(free)} are free. Free some space, {remedies}"
+            f"{what} needs about {_readable(needed)} more, but {_readable(free)} are free. Free some space, choose {other}, "
             "store less (--dtype int8) or make the pictures smaller (data.resolution)."
         )
 

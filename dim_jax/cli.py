@@ -122,7 +122,7 @@ def convert(
 
 @evaluate.command()
 def emoji(
-    data: Annotated[Path, typer.Option(help="Folder of edit pairs; those of the test are painted.")],
+    data: Annotated[str, typer.Option(help="Folder of edit pairs, also gs://BUCKET/...; those of the test are painted.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write; a contact sheet and the pictures lie beside it.")],
     checkpoint: Checkpoint = None,
     known_targets: Annotated[

@@ -161,8 +161,10 @@ def build_text(
 
 def build_tfds(
     name: Annotated[str, typer.Argument(help="dim_t2i, dim_edit, ultra_edit, sharegpt4o_image or emoji.")],
-    data_dir: Annotated[Path, typer.Argument(metavar="DATA_DIR", help="The folder of TFDS; NAME/KIND/VERSION is made in it.")],
-    source: Annotated[Path, typer.Option("--from", help="Folder of the data set as it was downloaded; of emoji, as built.")],
+    data_dir: Annotated[str, typer.Argument(metavar="DATA_DIR", help="The folder of TFDS; NAME/KIND/VERSION is made in it.")],
+    source: Annotated[
+        str, typer.Option("--from", help="Folder of the data set as it was downloaded, also gs://BUCKET/...; of emoji, as built.")
+    ],
     index: Annotated[str, typer.Option(help="Folder that `dim index --into` wrote to. Default: the source's own.")] = "",
     workers: Annotated[int, typer.Option(min=0, help="Processes that write; 0: this one alone.")] = 0,
     shards: Annotated[int | None, typer.Option(min=1, help="Files of each split. Default: as many as keep each below 1 GiB.")] = None,
@@ -173,10 +175,13 @@ def build_tfds(
     """Write a data set as TFDS has it, in ArrayRecord. What is there already is left as it is."""
     require("tensorflow_datasets", "importlib_resources", "array_record", extra="tfds", what="A data set of TFDS")
     from dim_jax.data.builders import build
+    from dim_jax.paths import as_path
 
     options = None if beam is None else shlex.split(beam)
-    counts = build(name, source, data_dir, index=index, workers=workers, shards=shards, beam=options, console=console)
-    typer.echo(f"{data_dir / name}: {', '.join(f'{count} rows of {split}' for split, count in counts.items())}", err=True)
+    counts = build(
+        name, as_path(source), as_path(data_dir), index=index, workers=workers, shards=shards, beam=options, console=console
+    )  # fmt: skip
+    typer.echo(f"{as_path(data_dir) / name}: {', '.join(f'{count} rows of {split}' for split, count in counts.items())}", err=True)
 
 
 def _pairs(folder: str, statistics: dict[str, Any]) -> None:

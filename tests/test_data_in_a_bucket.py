@@ -94,18 +94,17 @@ def test_an_index_elsewhere_in_a_bucket(there, tmp_path):
     same_examples(*(train(f"{folder}/tos_dataset_edit.jsonl", index=into) for folder in (tmp_path / "edits", remote)))
 
 
-@pytest.mark.parametrize("make", [edits, tars])
-def test_a_picture_is_one_request_and_a_text_none(there, tmp_path, make):
-    here = make(tmp_path / make.__name__)
-    remote = there(here)
+@pytest.mark.parametrize(("make", "of_text"), [(edits, 0), (tars, 0), (ultra_edit, 1)])
+def test_a_picture_is_one_request(there, tmp_path, make, of_text):
+    remote = there(make(tmp_path / make.__name__))
     index_source(remote, None)
     found = train(remote)
     found[0]
     with counted_requests() as counts:
         found.told(5)
-        assert counts.total() == 0
+        assert counts.total() == of_text
         found[5]
-    assert counts.total() == 2
+    assert counts.total() == of_text + 2
     assert "about" not in counts
 
 
@@ -200,3 +199,12 @@ def test_a_data_set_is_built_in_a_bucket(bucket, tmp_path):
         assert code == 0, text
     same_examples(train(tmp_path / "here"), train(f"{bucket}/{tmp_path.name}/there"))
     assert "exists" in one_error(dim("build-data", "text", f"{bucket}/{tmp_path.name}/there", "--scenes", "10", "--side", "64"))
+
+
+def test_a_data_set_of_tfds_is_built_from_a_bucket(there, tmp_path):
+    remote = there(edits(tmp_path / "edits"))
+    command = ("build-data", "tfds", "dim_edit", str(tmp_path / "tfds"), "--from", remote, "--shards", "2")
+    code, text = dim(*command)
+    assert code == 0, text
+    same_examples(train(remote), train(tmp_path / "tfds/dim_edit"))
+    assert f"{remote}/tfds: data sets of TFDS are written to this machine" in one_error(dim(*command[:3], f"{remote}/tfds", *command[4:]))

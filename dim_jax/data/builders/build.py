@@ -10,12 +10,13 @@ from rich.console import Console
 from dim_jax.data.builders.sets import SETS
 from dim_jax.data.sources import kinds_of
 from dim_jax.errors import InputError, require
+from dim_jax.paths import AnyPath
 
 
 def build(
     name: str,
-    source: Path,
-    data_dir: Path,
+    source: AnyPath,
+    data_dir: AnyPath,
     *,
     index: str = "",
     workers: int = 0,
@@ -30,7 +31,7 @@ def build(
     Args:
         name: of `SETS`.
         source: the folder of the data set as it was downloaded, or that `dim build-data emoji` made.
-        data_dir: the folder of TFDS.
+        data_dir: the folder of TFDS; of this machine.
         index, workers, console: as of `sets.Builder`.
         shards: files of each split; default: as many as keep them below 1 GiB.
         beam: options of an Apache Beam pipeline that writes, such as ["--runner=DirectRunner"], instead of this process.
@@ -39,13 +40,19 @@ def build(
         The rows of each split, as "edit/train".
 
     Raises:
-        InputError: there is no such data set, the source is none of it, or a row cannot be used; names its file and line.
+        InputError: there is no such data set, the source is none of it, or a row cannot be used (names its file and line); or `data_dir` is
+            in a bucket, where ArrayRecord cannot write.
     """
     if name not in SETS:
         raise InputError(f"{name}: no such data set. There are {', '.join(SETS)}.")
     if not source.is_dir():
         raise InputError(f"{source}: no such folder. Give the one that {name} was downloaded to.")
-    options: dict[str, Any] = {"manual_dir": source.resolve(), "num_shards": shards}
+    if not isinstance(data_dir, Path):
+        raise InputError(
+            f"{data_dir}: data sets of TFDS are written to this machine. Name a folder of it, and copy that: gcloud storage cp -r {name} "
+            f"{data_dir}/"
+        )
+    options: dict[str, Any] = {"manual_dir": source.resolve() if isinstance(source, Path) else source, "num_shards": shards}
     if beam is not None:
         require("apache_beam", extra="beam", what="Writing on workers")
         from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
