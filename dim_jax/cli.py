@@ -137,11 +137,12 @@ def emoji(
     """Edit held-out emoji pairs and measure how near the results come to the targets. Goes on where it was interrupted."""
     from dim_jax.data.pairs import Pairs
     from dim_jax.evals import emoji
+    from dim_jax.paths import as_path
     from dim_jax.pipeline import EditPipeline
 
     emoji.check_outputs(output, overwrite=overwrite)
     split = "known" if known_targets else "test"
-    edits, captions = Pairs(data, split, "edit"), Pairs(data, "test", "caption")
+    edits, captions = Pairs(as_path(data), split, "edit"), Pairs(as_path(data), "test", "caption")
     pipeline = EditPipeline.from_pretrained(named_or_bundled(checkpoint), dtype=dtype)
     report = emoji.evaluate(
         pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=seed, batch_size=batch_size,

@@ -1,7 +1,9 @@
 """Copies of a bucket's files, for what reads whole files of its own machine: one for all processes there, kept from run to run.
 
-~/.cache/dim_jax/BUCKET/data/emoji/pictures.array_record      a copy, under its name in the bucket
-~/.cache/dim_jax/BUCKET/data/emoji/.pictures.array_record.of  which generation of it
+    ~/.cache/dim_jax/BUCKET/data/emoji/pictures.array_record      a copy, under its name in the bucket
+    ~/.cache/dim_jax/BUCKET/data/emoji/.pictures.array_record.of  which generation of it
+
+What lies beside each other in the bucket does so here, so the copy of a file leads to its folder.
 """
 
 import errno
@@ -40,7 +42,7 @@ def check_space(paths: Sequence[AnyPath]) -> None:
     Raises:
         InputError: one of them is not there, or there is no space.
     """
-    remote, missing = sorted(path for path in paths if is_remote(path)), list[int]()
+    remote, missing = sorted(path for path in paths if is_remote(path)), dict[AnyPath, int]()
     for parent, files in groupby(remote, lambda path: path.parent):
         with told(parent):
             infos = {one["name"]: one for one in storage(parent).ls(os.fspath(parent), detail=True)}
@@ -49,9 +51,10 @@ def check_space(paths: Sequence[AnyPath]) -> None:
             if info is None:
                 raise InputError(f"{path}: no such file. Copy it there, or build it again.")
             if not _is_kept(_place(path, _folder()), _version(info)):
-                missing.append(info["size"])
+                missing[path] = info["size"]
     if missing:
-        _check_space(os.fspath(remote[0]) + (f" and {len(missing) - 1} more files" if len(missing) > 1 else ""), sum(missing), _folder())
+        others = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
+        _check_space(f"{next(iter(missing))}{others}", sum(missing.values()), _folder())
 
 
 @cache
@@ -81,6 +84,8 @@ def _fetch(path: str, size: int, copy: Path, folder: Path) -> None:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(path, size, folder) from error
         raise
+    if scratch.stat().st_size != size:
+        raise InputError(f"{path}: was written anew while it was fetched. Start again.")
     scratch.replace(copy)
 
 

@@ -1,5 +1,6 @@
 """Copies of a bucket's files: one for a machine, kept, fetched anew when they changed, refused where there is no space."""
 
+import errno
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from etils import epath
 from dim_jax import kept as module
 from dim_jax.errors import InputError
 from dim_jax.kept import check_space, kept
-from dim_jax.paths import as_path
+from dim_jax.paths import as_path, storage
 from tests.bucket import counted_requests
 
 
@@ -24,6 +25,10 @@ def remote(bucket, tmp_path, monkeypatch) -> epath.Path:
     path.write_text("one" * 1000)
     assert isinstance(path, epath.Path)
     return path
+
+
+def full(source: str, target: str) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def again(path: epath.Path) -> str:
@@ -102,6 +107,10 @@ def test_too_little_space_is_one_error(remote, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=3000))
     kept(remote)
     check_space([remote])  # it is there already
+    with monkeypatch.context() as patch:  # another process fills the disk
+        patch.setattr("dim_jax.kept.storage", lambda path: SimpleNamespace(info=storage(path).info, get_file=full))
+        with pytest.raises(InputError, match="two: copies are needed"):
+            kept(remote.parent / "two")
     with pytest.raises(InputError, match="cannot be reached"):
         kept(remote.parent / "three")
 
@@ -120,3 +129,21 @@ def test_where_copies_are_kept(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
     assert module._folder() == Path("/home/me/.cache/dim_jax")
+
+
+FORKED = """
+import os, signal, sys
+from dim_jax.kept import kept
+from dim_jax.paths import as_path, read_span
+path = as_path(sys.argv[1])
+read_span(path, 0, 1)
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+signal.alarm(60)  # it would wait for ever
+os._exit(0 if read_span(path, 3, 3) == b"one" and len(kept(path).read_text()) == 3000 else 1)
+"""
+
+
+def test_a_process_that_was_forked_reaches_the_bucket(remote):
+    """Its parent's connections are not its own."""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, str(remote)], check=False).returncode == 0
