@@ -20,7 +20,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-from dim_jax import optim
 from dim_jax.data.cache import bytes_of, store
 from dim_jax.data.inputs import EncoderInputs, encoder_inputs
 from dim_jax.data.pictures import signed_pixels
@@ -29,6 +28,7 @@ from dim_jax.models.dim import Dim, DimConfig, Learner, Seen, loss
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import SanaConfig
+from dim_jax.training import optim
 
 GIB = 2**30
 BEFORE_USER = 14  # tokens

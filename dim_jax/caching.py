@@ -33,16 +33,16 @@ from dim_jax.data.pieces import LoadedPiece, Piece, PieceLoader, pieces
 from dim_jax.data.pipeline import Part, batches, evenly, make_plan
 from dim_jax.data.plan import Component
 from dim_jax.errors import InputError
-from dim_jax.exporting import make_tokenizer
-from dim_jax.fingerprint import begin_cache, fingerprint
 from dim_jax.models.connector import select_user_turn
 from dim_jax.models.module import parameters, with_parameters
-from dim_jax.objectives import objective_kind, open_objective
-from dim_jax.objectives.cached import CACHED, check_cacheable
-from dim_jax.objectives.painter import PainterObjective
 from dim_jax.paths import AnyPath
 from dim_jax.sharding import Sharding, put
-from dim_jax.start import Start, open_data
+from dim_jax.training.exporting import make_tokenizer
+from dim_jax.training.fingerprint import begin_cache, fingerprint
+from dim_jax.training.objectives import objective_kind, open_objective
+from dim_jax.training.objectives.cached import CACHED, check_cacheable
+from dim_jax.training.objectives.painter import PainterObjective
+from dim_jax.training.start import Start, open_data
 from dim_jax.weights.sizes import Sizes
 
 SAMPLED = 1000  # rows of each part whose texts are counted for the estimate

@@ -2,8 +2,8 @@
 
     dim train --config configs/nano_edit.py --workdir runs/nano_edit
 
-docs/training.md says what a working directory holds, dim_jax/supervision.py how a run ends, dim_jax/processes.py what several processes
-do together: each runs this text, and the first one alone writes, but for its shards of checkpoints.
+docs/training.md says what a working directory holds, dim_jax/training/ has the parts, dim_jax/processes.py what several processes do
+together: each runs this text, and the first one alone writes, but for its shards of checkpoints.
 """
 
 from typing import Any
@@ -18,22 +18,22 @@ from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.pairs import SPLITS
 from dim_jax.data.pipeline import Loader, batches, make_plan, spread
 from dim_jax.errors import InputError
-from dim_jax.exporting import MEASURED, make_tokenizer, write_model, write_sheet
-from dim_jax.fingerprint import cached_parts, fingerprint
-from dim_jax.log import Record
 from dim_jax.models.module import with_parameters
-from dim_jax.objectives import objective_kind, open_objective
-from dim_jax.objectives.cached import CachedPainterObjective
 from dim_jax.paths import AnyPath, as_path
-from dim_jax.profiling import Profile
-from dim_jax.progress import Speed
-from dim_jax.recent import Recent
-from dim_jax.resume import latest_step, training_states
-from dim_jax.same_config import same_config
 from dim_jax.sharding import Sharding
-from dim_jax.start import Start, open_data
-from dim_jax.step import State, make_step
-from dim_jax.supervision import STOPPED, Termination, Watchdog
+from dim_jax.training.exporting import MEASURED, make_tokenizer, write_model, write_sheet
+from dim_jax.training.fingerprint import cached_parts, fingerprint
+from dim_jax.training.log import Record
+from dim_jax.training.objectives import objective_kind, open_objective
+from dim_jax.training.objectives.cached import CachedPainterObjective
+from dim_jax.training.profiling import Profile
+from dim_jax.training.progress import Speed
+from dim_jax.training.recent import Recent
+from dim_jax.training.resume import latest_step, training_states
+from dim_jax.training.same_config import same_config
+from dim_jax.training.start import Start, open_data
+from dim_jax.training.step import State, make_step
+from dim_jax.training.supervision import STOPPED, Termination, Watchdog
 
 SHOWN = 8  # held-out examples on a sheet
 

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the launch scripts share; they source it.
 
-# Exit codes of `dim train` behind which the same command goes on (dim_jax/supervision.py).
+# Exit codes of `dim train` behind which the same command goes on (dim_jax/training/supervision.py).
 readonly STUCK=70 STOPPED=75
 # More are those of signals: it was killed. Where several processes are one run, one may see first how JAX ends those whose peer is gone.
 readonly SIGNALS=128

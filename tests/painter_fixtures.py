@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from dim_jax import cli
+from dim_jax.cli.main import main
 from dim_jax.painter import Painter
 from dim_jax.settings import Settings
 
@@ -61,7 +61,7 @@ def dim(*arguments: str) -> tuple[int, str]:
         contextlib.redirect_stderr(errors),
     ):
         try:
-            cli.main()
+            main()
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)

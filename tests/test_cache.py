@@ -23,12 +23,12 @@ from dim_jax.data.pairs import Pair, Picture, webp, write_pairs
 from dim_jax.data.pipeline import Loader, make_plan, open_mixture
 from dim_jax.data.records import Records
 from dim_jax.errors import InputError
-from dim_jax.fingerprint import cached_parts, fingerprint
 from dim_jax.models.module import parameters, with_parameters
-from dim_jax.objectives import objective_kind, open_objective
-from dim_jax.objectives.cached import CachedPainterObjective
 from dim_jax.paths import AnyPath, as_path, upload
-from dim_jax.start import Start
+from dim_jax.training.fingerprint import cached_parts, fingerprint
+from dim_jax.training.objectives import objective_kind, open_objective
+from dim_jax.training.objectives.cached import CachedPainterObjective
+from dim_jax.training.start import Start
 from dim_jax.weights.convert import open_weights
 from tests.painter_fixtures import dim, tiny_checkpoint
 from tests.test_several import several
@@ -165,7 +165,7 @@ def test_the_compiler_sees_the_shapes_of_a_cache(place):
 
 KILLED = """
 import os, signal, sys
-from dim_jax import cli
+from dim_jax.cli.main import main
 from dim_jax.data.records import NewRecords
 write, written = NewRecords.write, 0
 def write_or_die(self, record):
@@ -176,7 +176,7 @@ def write_or_die(self, record):
     write(self, record)
 NewRecords.write = write_or_die
 sys.argv[0] = "dim"
-cli.main()
+main()
 """
 
 
@@ -313,7 +313,8 @@ def test_a_part_that_only_a_curriculum_names_is_cached_too(place):
 
 WRITERS = """
 import os, sys
-from dim_jax import caching, cli
+from dim_jax import caching
+from dim_jax.cli.main import main
 write_shard, note = caching.write_shard, sys.argv.pop(1)
 def noted(layout, shard, rows):
     write_shard(layout, shard, rows)
@@ -321,7 +322,7 @@ def noted(layout, shard, rows):
         file.write(f"{os.environ['JAX_PROCESS_ID']} {layout.path(shard)}\\n")
 caching.write_shard = noted
 sys.argv[0] = "dim"
-cli.main()
+main()
 """
 
 

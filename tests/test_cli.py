@@ -180,12 +180,12 @@ def test_help_usage_errors_and_bad_pictures_load_no_jax():
     """They answer at once; `import jax` and `import transformers` take seconds."""
     script = f"""
 import sys
-from dim_jax import cli
+from dim_jax.cli.main import main
 for arguments in (["--help"], ["edit", "--help"], ["--version"], ["edit", "--nonsense"], ["convert", "a"],
                   {list(edit("--size", "x"))!r}, {list(edit(image="none.png"))!r}, {list(edit(output="in.png"))!r}):
     sys.argv = ["dim", *arguments]
     try:
-        cli.main()
+        main()
     except SystemExit as end:
         print("EXIT", end.code)
 print("HEAVY", sorted({{"jax", "flax", "transformers", "torch", "orbax"}} & set(sys.modules)))

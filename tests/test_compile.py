@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dim_jax.compiling import has_edits
+from dim_jax.aot.compiling import has_edits
+from dim_jax.aot.topology import Topology
 from dim_jax.config import read_config
 from dim_jax.errors import InputError
-from dim_jax.topology import Topology
 
 ROOT = Path(__file__).parents[1]
 

@@ -167,7 +167,7 @@ def test_another_model_judges(models):
         assert [request.body["model"] for request in server.requests] == ["small", "m"]
 
 
-SCRIPT = "import sys; from dim_jax import cli; sys.argv[0] = 'dim'; cli.main()"
+SCRIPT = "import sys; from dim_jax.cli.main import main; sys.argv[0] = 'dim'; main()"
 
 
 def test_killed_in_a_stage_it_goes_on_without_paying_twice():

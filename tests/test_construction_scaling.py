@@ -17,7 +17,7 @@ from tests.construction_fixtures import drawing, own_config, own_pairs, tiny_mod
 
 pytest.importorskip("apache_beam")
 COLOURS = ("blue", "green", "black", "orange", "purple", "brown")
-SCRIPT = "import sys\nif __name__ == '__main__':\n    from dim_jax import cli\n    cli.main()\n"
+SCRIPT = "import sys\nif __name__ == '__main__':\n    from dim_jax.cli.main import main\n    main()\n"
 
 
 @pytest.fixture(autouse=True)

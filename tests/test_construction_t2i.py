@@ -234,7 +234,7 @@ def test_which_text_is_the_caption():
     assert rows(TABLE)[0]["prompt"] == "Published for 0.png."
 
 
-SCRIPT = "import sys; from dim_jax import cli; sys.argv[0] = 'dim'; cli.main()"
+SCRIPT = "import sys; from dim_jax.cli.main import main; sys.argv[0] = 'dim'; main()"
 
 
 def test_killed_it_goes_on_without_downloading_or_paying_twice():

@@ -165,7 +165,7 @@ def test_a_blueprint_file_that_cannot_be_used(content, words):
 
 def test_one_picture_in_a_process_of_its_own():
     """Standard output holds the blueprint alone, and no JAX is loaded."""
-    script = "import sys; from dim_jax import cli; sys.argv[0] = 'dim'; cli.main()"
+    script = "import sys; from dim_jax.cli.main import main; sys.argv[0] = 'dim'; main()"
     check = "import atexit, sys; atexit.register(lambda: print(sorted({'jax', 'flax', 'torch'} & set(sys.modules)), file=sys.stderr)); "
     with ChatServer() as server:
         arguments = ("design", "--image", "in.png", "--prompt", "Blue.", "--designer", "vllm:m", "--base-url", server.url)

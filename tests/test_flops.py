@@ -22,8 +22,8 @@ from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.qwen_vision import windowed
 from dim_jax.models.sana import Sana, SanaConfig
-from dim_jax.objectives.painter import PainterObjective
-from dim_jax.start import Start
+from dim_jax.training.objectives.painter import PainterObjective
+from dim_jax.training.start import Start
 from dim_jax.weights.sizes import Sizes
 from tests.test_train import CONFIGS
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dim_jax import hlo
-from dim_jax.topology import Topology
+from dim_jax.aot import hlo
+from dim_jax.aot.topology import Topology
 
 ROOT = Path(__file__).parents[1]
 DEVICES, LAYERS, WIDTH = 8, 5, 1024

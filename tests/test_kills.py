@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dim_jax.resume import latest_step
-from dim_jax.supervision import STOPPED
+from dim_jax.training.resume import latest_step
+from dim_jax.training.supervision import STOPPED
 from tests.test_train import CONFIGS, arguments, log, train
 
 KILLS = int(os.environ.get("DIM_KILLS", "3"))

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import typer
 
-from dim_jax import cli
-from dim_jax.supervision import STOPPED, STUCK
+from dim_jax.cli.main import app
+from dim_jax.training.supervision import STOPPED, STUCK
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("gpu_node.sh", "nano.sh", "slurm.sbatch", "tpu_pod.sh", "xpk.sh")
@@ -58,7 +58,7 @@ def shown(script: str, *arguments: str) -> list[list[str]]:
 def parse(words: list[str]) -> None:
     """Raises where the command line does not know a command or an option, or lacks one; runs nothing."""
     assert words[0] == "dim"
-    command: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(app)
     words = words[1:]
     while words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]

@@ -8,7 +8,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from dim_jax.errors import InputError
-from dim_jax.log import Board, Log
+from dim_jax.training.log import Board, Log
 
 
 def test_the_log_is_cut_where_a_run_goes_on(tmp_path):

@@ -19,11 +19,11 @@ import pytest
 from dim_jax import processes
 from dim_jax.config import read_config
 from dim_jax.models.dc_ae_config import DCAEConfig
-from dim_jax.objectives.autoencoder import AutoencoderObjective
-from dim_jax.resume import training_states
 from dim_jax.sharding import Sharding
-from dim_jax.start import Start
-from dim_jax.step import make_step
+from dim_jax.training.objectives.autoencoder import AutoencoderObjective
+from dim_jax.training.resume import training_states
+from dim_jax.training.start import Start
+from dim_jax.training.step import make_step
 from dim_jax.weights.sizes import Sizes
 from tests.test_several import ROOT, several
 

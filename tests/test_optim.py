@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import torch
 
-from dim_jax import optim
+from dim_jax.training import optim
 
 
 def test_five_steps_equal_torch():

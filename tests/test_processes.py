@@ -76,7 +76,7 @@ def main(count: int, port: int, folder: Path, goes_on: str, number: int) -> dict
     if count > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"127.0.0.1:{port}", count, number)
-    from dim_jax.resume import training_states
+    from dim_jax.training.resume import training_states
     from tests.test_sharding import Run
 
     devices, frozen = jax.devices(), folder / "frozen.npz"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from dim_jax.errors import InputError
-from dim_jax.profiling import Profile
+from dim_jax.training.profiling import Profile
 
 
 @jax.jit

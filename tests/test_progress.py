@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from dim_jax.chips import peak_flops
-from dim_jax.progress import Shown, Speed
+from dim_jax.training.progress import Shown, Speed
 
 MEANS = {"loss": 0.51234, "learning_rate": 1e-4, "grad_norm": 1.5}
 SPEED = {"steps_per_second": 2.0, "samples_per_second": 64.0, "waiting_for_data": 0.25}

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax.resume import latest_step, training_states
+from dim_jax.training.resume import latest_step, training_states
 
 
 def test_the_latest_stay_and_those_at_multiples(tmp_path):

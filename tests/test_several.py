@@ -26,9 +26,9 @@ from dim_jax.data.batches import PictureBatch
 from dim_jax.data.pipeline import BadSample, Loaded
 from dim_jax.errors import InputError
 from dim_jax.paths import as_path, local, upload
-from dim_jax.recent import Recent
-from dim_jax.resume import latest_step
-from dim_jax.supervision import STOPPED
+from dim_jax.training.recent import Recent
+from dim_jax.training.resume import latest_step
+from dim_jax.training.supervision import STOPPED
 from dim_jax.weights.convert import open_weights
 from tests.test_kills import lines
 from tests.test_train import arguments, log, train

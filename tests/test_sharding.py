@@ -27,11 +27,11 @@ from dim_jax.models import layers
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import SanaConfig
-from dim_jax.objectives.painter import PainterObjective
-from dim_jax.resume import training_states
 from dim_jax.sharding import Sharding, fitting_mesh, logical_axes, put
-from dim_jax.start import Start
-from dim_jax.step import State, make_step
+from dim_jax.training.objectives.painter import PainterObjective
+from dim_jax.training.resume import training_states
+from dim_jax.training.start import Start
+from dim_jax.training.step import State, make_step
 from dim_jax.weights.sizes import Sizes
 from tests.test_train import SMALL
 
@@ -113,7 +113,7 @@ def test_slices_are_those_of_the_machine(slices, found):
 
 
 ON_A_TORUS = """
-from dim_jax.topology import Topology
+from dim_jax.aot.topology import Topology
 topology = Topology.parse("v5e:4x4")
 topology.pretend()
 from jax.experimental.topologies import get_topology_desc

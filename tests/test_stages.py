@@ -17,11 +17,11 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import SanaConfig
-from dim_jax.objectives import objective_kind
-from dim_jax.objectives.painter import PainterObjective
 from dim_jax.pipeline import EditPipeline
 from dim_jax.sharding import Sharding
-from dim_jax.step import Step, make_step
+from dim_jax.training.objectives import objective_kind
+from dim_jax.training.objectives.painter import PainterObjective
+from dim_jax.training.step import Step, make_step
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.sizes import Sizes
 from tests.painter_fixtures import dim, one_error, picture, tiny_checkpoint

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dim_jax.supervision import STOPPED, STUCK, Termination
+from dim_jax.training.supervision import STOPPED, STUCK, Termination
 from tests.test_train import arguments
 
 ROOT = Path(__file__).parents[1]
 PAUSES = """
 import threading, time
-from dim_jax.supervision import Watchdog
+from dim_jax.training.supervision import Watchdog
 
 def hang():
     threading.Event().wait()
@@ -29,7 +29,7 @@ with Watchdog(0.01) as watchdog:
 # A run whose data never comes after the first examples (eight are shown on sheets, few more are loaded ahead).
 HANGS = """
 import threading
-from dim_jax import cli
+from dim_jax.cli.main import main
 from dim_jax.data.synthetic import Synthetic
 
 read, count = Synthetic.__getitem__, 0
@@ -42,7 +42,7 @@ def hanging_data(self, index):
     return read(self, index)
 
 Synthetic.__getitem__ = hanging_data
-cli.main()
+main()
 """
 
 
@@ -69,7 +69,8 @@ def test_a_run_whose_data_hangs(tmp_path):
 
 
 def test_a_watchdog_ends_with_the_run():
-    text = "from dim_jax.supervision import Watchdog\nimport time\nwith Watchdog(0.005) as watchdog: watchdog.alive()\ntime.sleep(1)"
+    text = "import time\nfrom dim_jax.training.supervision import Watchdog\n"
+    text += "with Watchdog(0.005) as watchdog: watchdog.alive()\ntime.sleep(1)"
     assert ended(text).returncode == 0
 
 

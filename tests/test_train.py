@@ -16,9 +16,9 @@ from dim_jax.config import flat, read_config
 from dim_jax.data.pictures import autoencoder_pixels
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.models.module import with_parameters
-from dim_jax.objectives.autoencoder import AutoencoderObjective
 from dim_jax.paths import AnyPath
 from dim_jax.pipeline import EditPipeline
+from dim_jax.training.objectives.autoencoder import AutoencoderObjective
 from dim_jax.weights.convert import open_weights
 from tests.painter_fixtures import dim, one_error, picture
 

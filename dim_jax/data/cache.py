@@ -1,6 +1,6 @@
 """What the frozen parts of a painter make of every row of a source, on disk: `dim cache` writes it, training reads it by row.
 
-    cache.json                               what made it (dim_jax/fingerprint.py), and how hidden states are stored
+    cache.json                               what made it (dim_jax/training/fingerprint.py), and how hidden states are stored
     edit-DIM-Edit/part.json                  a part of the mixture: its source, number of rows, rows of a shard
     edit-DIM-Edit/00003-of-00400.array_record
 

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-from dim_jax import optim
 from dim_jax.data.inputs import EncoderInputs, encoder_inputs
 from dim_jax.diffusion import flow
 from dim_jax.models import module
@@ -20,6 +19,7 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import SanaConfig
+from dim_jax.training import optim
 from dim_jax.weights import dim as weights
 from dim_jax.weights import table
 from tests.parity import dc_ae_goldens, qwen_goldens, sana_goldens

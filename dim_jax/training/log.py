@@ -11,7 +11,7 @@ from dim_jax import processes
 from dim_jax.errors import InputError
 from dim_jax.folders import append, filled, new_file
 from dim_jax.paths import AnyPath, is_remote, upload
-from dim_jax.progress import Shown
+from dim_jax.training.progress import Shown
 
 
 class Record:

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 
 from dim_jax import __version__
-from dim_jax.cli_build import build_edit, build_emoji, build_t2i, build_text, build_tfds, rewrite
-from dim_jax.cli_design import design
-from dim_jax.cli_paint import Checkpoint, Dtype, Overwrite, Precision, bundled, edit, generate, named_or_bundled
-from dim_jax.cli_train import cache, compile_step, index, require_training, train
+from dim_jax.cli.build import build_edit, build_emoji, build_t2i, build_text, build_tfds, rewrite
+from dim_jax.cli.design import design
+from dim_jax.cli.paint import Checkpoint, Dtype, Overwrite, Precision, bundled, edit, generate, named_or_bundled
+from dim_jax.cli.train import cache, compile_step, index, require_training, train
 from dim_jax.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
@@ -98,7 +98,7 @@ def convert(
     if not any(parents) and len(paths) != 2:
         raise typer.BadParameter(f"Give SRC and DST; these are {len(paths)} paths.")
     from dim_jax.paths import as_path
-    from dim_jax.resume import is_state
+    from dim_jax.training.resume import is_state
     from dim_jax.weights import convert
     from dim_jax.weights.shards import parse_size
 
@@ -113,7 +113,7 @@ def convert(
         options["max_shard_size"] = None if max_shard_size is None else parse_size(max_shard_size, "--max-shard-size")
         if trained:
             require_training("A state of a training run")
-            from dim_jax.exporting import convert_state
+            from dim_jax.training.exporting import convert_state
 
             convert_state(source, as_path(paths[1]), to.value, (weights or Which.ema).value, **options)
         else:
@@ -178,7 +178,3 @@ def main() -> None:
         message = " ".join(f"error: {error}".splitlines())
         console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

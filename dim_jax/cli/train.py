@@ -96,13 +96,13 @@ def compile_step(
     hlo: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the compiled program's text (HLO).")] = None,
 ) -> None:
     """Compile a training step for a TPU slice on any machine, and say whether it fits (exit code 1: it does not) and how long it takes."""
-    from dim_jax.topology import Topology
+    from dim_jax.aot.topology import Topology
 
     found = Topology.parse(topology)
     found.pretend()  # before anything imports JAX
     require("libtpu", extra="tpu", what="Compiling for TPUs")
     chosen = _config(config, change or [], what="Compiling a training step")
-    from dim_jax import compiling
+    from dim_jax.aot import compiling
 
     compiling.main(chosen, found, Console(), keep=hlo)
 

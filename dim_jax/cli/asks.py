@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dim_jax.cli_options import with_options
+from dim_jax.cli.options import with_options
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dim_jax.cli_asks import Asks, with_asks
+from dim_jax.cli.asks import Asks, with_asks
 from dim_jax.errors import require
 
 console = Console(stderr=True)

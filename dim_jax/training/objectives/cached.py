@@ -18,7 +18,7 @@ from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.models.dim import Learner, Seen, loss
 from dim_jax.models.flops import StepFlops
-from dim_jax.objectives.painter import PainterObjective
+from dim_jax.training.objectives.painter import PainterObjective
 from dim_jax.weights.sizes import Sizes
 
 CACHED = ("encoder", "autoencoder")  # the parts that a cache stands for

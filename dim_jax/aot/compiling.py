@@ -19,7 +19,9 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from rich.console import Console
 
-from dim_jax import hlo
+from dim_jax.aot import hlo
+from dim_jax.aot.roofline import Roofline
+from dim_jax.aot.topology import Topology
 from dim_jax.chips import GIB, Chip
 from dim_jax.config import Config
 from dim_jax.data.batches import buckets
@@ -27,13 +29,11 @@ from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
 from dim_jax.models.flops import StepFlops
-from dim_jax.objectives import Objective, objective_kind, open_objective
-from dim_jax.objectives.cached import CachedPainterObjective
-from dim_jax.roofline import Roofline
 from dim_jax.sharding import Sharding
-from dim_jax.start import Start
-from dim_jax.step import Step, make_step
-from dim_jax.topology import Topology
+from dim_jax.training.objectives import Objective, objective_kind, open_objective
+from dim_jax.training.objectives.cached import CachedPainterObjective
+from dim_jax.training.start import Start
+from dim_jax.training.step import Step, make_step
 
 Say = Callable[[str], Any]
 DOES_NOT_FIT = (

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int
 
-from dim_jax import optim
 from dim_jax.config import Config
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters, with_parameters
-from dim_jax.objectives import Objective
 from dim_jax.sharding import Sharding
+from dim_jax.training import optim
+from dim_jax.training.objectives import Objective
 
 Tensors = dict[str, Any]  # path -> array, or an abstract one
 

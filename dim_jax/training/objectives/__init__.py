@@ -17,12 +17,12 @@ from typing import Any
 from dim_jax.config import Config
 from dim_jax.data.chat import ChatTokenizer
 from dim_jax.errors import InputError
-from dim_jax.objectives.autoencoder import AutoencoderObjective
-from dim_jax.objectives.cached import CachedPainterObjective, check_cacheable
-from dim_jax.objectives.encoder import EncoderObjective
-from dim_jax.objectives.painter import PainterObjective
 from dim_jax.paths import AnyPath
-from dim_jax.start import Start
+from dim_jax.training.objectives.autoencoder import AutoencoderObjective
+from dim_jax.training.objectives.cached import CachedPainterObjective, check_cacheable
+from dim_jax.training.objectives.encoder import EncoderObjective
+from dim_jax.training.objectives.painter import PainterObjective
+from dim_jax.training.start import Start
 
 Objective = AutoencoderObjective | EncoderObjective | PainterObjective | CachedPainterObjective
 OBJECTIVES: dict[str, type[AutoencoderObjective] | type[EncoderObjective] | type[PainterObjective]] = {

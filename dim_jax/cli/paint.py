@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dim_jax.cli_options import with_options
+from dim_jax.cli.options import with_options
 
 AS_SAID = "Default: as the checkpoint says, else"
 console = Console(stderr=True)

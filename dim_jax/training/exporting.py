@@ -18,13 +18,13 @@ from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
 from dim_jax.folders import filled, new_file
 from dim_jax.models.module import with_parameters
-from dim_jax.objectives import Objective, objective_kind, open_objective
 from dim_jax.painting import save_picture
 from dim_jax.paths import AnyPath, as_path, is_remote
-from dim_jax.resume import read_notes, read_state
 from dim_jax.sharding import MESH_AXES, Sharding
-from dim_jax.start import Start, open_data
-from dim_jax.step import make_step
+from dim_jax.training.objectives import Objective, objective_kind, open_objective
+from dim_jax.training.resume import read_notes, read_state
+from dim_jax.training.start import Start, open_data
+from dim_jax.training.step import make_step
 from dim_jax.weights.convert import convert, tokenizer_in
 
 MEASURED = 256  # held-out examples that `finished` may measure

@@ -11,10 +11,10 @@ from dim_jax.data.pipeline import Part
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
 from dim_jax.kept import check_space
-from dim_jax.objectives.cached import CACHED, CachedPainterObjective
-from dim_jax.objectives.painter import PainterObjective
 from dim_jax.paths import AnyPath
-from dim_jax.start import Start
+from dim_jax.training.objectives.cached import CACHED, CachedPainterObjective
+from dim_jax.training.objectives.painter import PainterObjective
+from dim_jax.training.start import Start
 
 FORMAT = 1  # of the files
 # Of configs in published form: they change no value. Token ids follow from the tokenizer.

@@ -1,0 +1,1 @@
+"""The command `dim`: options in, one call of the library, one line out."""
