@@ -84,10 +84,11 @@ def _rows(path: AnyPath, kind: Kind, split: Split, index: AnyPath) -> Source:
     """The examples of one kind and split; maybe none."""
     if not path.exists():
         raise InputError(f'{path}: there is no such source. Give a folder of data, or "{SYNTHETIC}".')
-    if path.is_dir() and entries(path, "*.array_record"):
-        return Pairs(path, split, kind)
-    if path.is_dir() and is_prepared(path, KINDS):
-        return open_prepared(path, kind, split)
+    if path.is_dir():
+        if entries(path, "*.array_record"):
+            return Pairs(path, split, kind)
+        if is_prepared(path, KINDS):
+            return open_prepared(path, kind, split)
     layout = _layout(path, kind, index)
     rows, every = np.arange(len(layout)), min(HELD_OUT, len(layout))
     held_out = rows % max(every, 1) == every - 1
