@@ -1,7 +1,7 @@
 """Copies of a bucket's files, for what reads whole files of its own machine: one for all processes there, kept from run to run.
 
-    ~/.cache/dim_jax/BUCKET/data/emoji/pictures.array_record      a copy, under its name in the bucket
-    ~/.cache/dim_jax/BUCKET/data/emoji/.pictures.array_record.of  which generation of it
+    ~/.cache/dim_jax/buckets/BUCKET/data/emoji/pictures.array_record      a copy, under its name in the bucket
+    ~/.cache/dim_jax/buckets/BUCKET/data/emoji/.pictures.array_record.of  which generation of it
 
 What lies beside each other in the bucket does so here, so the copy of a file leads to its folder.
 """
@@ -25,7 +25,7 @@ GIB = 2**30
 
 
 def kept(path: AnyPath) -> Path:
-    """The file on this machine; of a bucket, a copy in the folder that DIM_JAX_CACHE names, by default ~/.cache/dim_jax.
+    """The file on this machine; of a bucket, a copy in the folder that DIM_JAX_CACHE names, by default ~/.cache/dim_jax/buckets.
 
     It is fetched once, whichever process asks first, and anew where another file has taken its place in the bucket; what a process has, it
     does not ask for again.
@@ -126,4 +126,4 @@ def _beside(copy: Path, ending: str) -> Path:
 
 def _folder() -> Path:
     own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(FOLDER) or Path(own) / "dim_jax").absolute()
+    return Path(os.environ.get(FOLDER) or Path(own) / "dim_jax/buckets").absolute()
