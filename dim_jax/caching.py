@@ -8,9 +8,9 @@ dim_jax/data/cache.py says what lies in the folder, docs/cache.md what it costs.
 """
 
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from dim_jax.models.connector import select_user_turn
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.paths import AnyPath
 from dim_jax.sharding import Sharding, put
+from dim_jax.space import check_space, in_words
 from dim_jax.training.exporting import make_tokenizer
 from dim_jax.training.fingerprint import begin_cache, fingerprint
 from dim_jax.training.objectives import objective_kind, open_objective
@@ -68,6 +69,7 @@ def main(
             be used, and more than `data.bad_samples` are so; or the config names what cannot be used.
     """
     console = console or Console(stderr=True, quiet=not processes.is_first())
+    config = deepcopy(config)
     config.data.cache = ""
     check_cacheable(config)
     start = Start.open(config, objective_kind(config).PARTS)
@@ -89,11 +91,11 @@ def main(
         begin_cache(folder, fingerprint(start, objective), how)
         for part, place, one in zip(parts, places, each, strict=True):
             if cache.read_layout(place, len(part.source)) is None:
-                cache.begin_layout(place, part.name, len(part.source), max(1, math.floor(shard_bytes / one)))
+                cache.begin_layout(place, part.name, len(part.source), max(1, shard_bytes // one))
     processes.wait("the layout of the cache")
 
     # What is to be done, and the space for it.
-    todo, needed = list[tuple[Layout, int, list[Piece]]](), list[float]()
+    todo, needed = list[tuple[Layout, int, list[Piece]]](), list[int]()
     for number, (part, component, place, one) in enumerate(zip(parts, plan.components, places, each, strict=True)):
         layout = cache.read_layout(place, len(part.source))
         assert layout is not None
@@ -103,8 +105,8 @@ def main(
         mine = [shard for shard in missing if shard % jax.process_count() == jax.process_index()]
         todo += [(layout, shard, pieces(number, component, layout, shard, size)) for shard in mine]
         console.print(
-            f"{part.name}: {layout.rows:,} rows, about {_readable(one)} each: {_readable(one * layout.rows)} in {layout.shards} shards; "
-            f"{len(missing)} shards ({_readable(sum(left, 0.0))}) are missing",
+            f"{part.name}: {layout.rows:,} rows, about {in_words(one)} each: {in_words(one * layout.rows)} in {layout.shards} shards; "
+            f"{len(missing)} shards ({in_words(sum(left))}) are missing",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     processes.wait("what is missing of the cache")  # before anybody writes any of it
@@ -121,23 +123,19 @@ def main(
     console.print(f"wrote {folder}", highlight=False)
 
 
-def _check_space(folder: AnyPath, shards: list[float]) -> None:
+def _check_space(folder: AnyPath, shards: list[int]) -> None:
     """Refuse where shards of so many bytes do not fit; those of a bucket are put together on this machine, one at a time."""
     if isinstance(folder, Path):
-        place, needed = folder, sum(shards, 0.0)
-        what, other = f"{folder}: the cache", "another folder (--into)"
+        place, needed = folder, sum(shards)
+        what, other = f"what is missing of {folder}", "another folder (--into)"
     else:
-        place, needed = Path(tempfile.gettempdir()), max(shards, default=0.0)
-        what, other = f"{place}, where a shard of {folder} is put together,", "another folder (TMPDIR) or smaller shards (--shard-size)"
-    free = float(shutil.disk_usage(place).free)
-    if needed > free:
-        raise InputError(
-            f"{what} needs about {_readable(needed)} more, but {_readable(free)} are free. Free some space, choose {other}, "
-            "store less (--dtype int8) or make the pictures smaller (data.resolution)."
-        )
+        place, needed = Path(tempfile.gettempdir()), max(shards, default=0)
+        what, other = f"a shard of {folder}, put together on this machine", "another folder (TMPDIR) or smaller shards (--shard-size)"
+    remedy = f"Free some space, choose {other}, store less (--dtype int8) or make the pictures smaller (data.resolution)."
+    check_space(place, needed, what=what, remedy=remedy)
 
 
-def bytes_of_row(part: Part, component: Component, reader: PaintReader, sizes: Sizes, storage: Storage) -> float:
+def bytes_of_row(part: Part, component: Component, reader: PaintReader, sizes: Sizes, storage: Storage) -> int:
     """The bytes that a row takes, as a mean over some rows of a part: their wordings are counted."""
     encoder, autoencoder = sizes.encoder, sizes.autoencoder
     assert encoder is not None
@@ -150,7 +148,7 @@ def bytes_of_row(part: Part, component: Component, reader: PaintReader, sizes: S
         total += 4 * area * autoencoder.latent_channels * (1 + edit) + OVERHEAD
         tokens = reader.condition_tokens(part.source.told(int(component.rows[place])), edit=edit)
         total += sum(cache.bytes_of(count, encoder.text.hidden_size, storage) + OVERHEAD for count in tokens)
-    return total / len(chosen)
+    return math.ceil(total / len(chosen))
 
 
 class _Computed(NamedTuple):
@@ -234,8 +232,3 @@ def _turns(result: _Computed) -> Iterator[Num[np.ndarray, "t d"]]:
     for inputs, states in zip(result.piece.turns, result.states, strict=True):
         for hidden, tokens in zip(np.asarray(states), inputs.user_turn.sum(1).tolist(), strict=True):
             yield hidden[:tokens]
-
-
-def _readable(size: float) -> str:
-    power = min(int(math.log10(max(size, 1)) / 3), 4)
-    return f"{size / 1000**power:.3g} {('B', 'KB', 'MB', 'GB', 'TB')[power]}"

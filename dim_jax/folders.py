@@ -5,7 +5,6 @@ machine, uploaded under a temporary name and copied from it within the bucket, a
 a file is uploaded in one piece.
 """
 
-import errno
 import os
 import shutil
 import tempfile
@@ -18,9 +17,9 @@ from etils import epath
 
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath, absolute, is_remote, move, upload
+from dim_jax.space import NO_SPACE, check_space
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-GIB = 2**30
+REMEDY = "Free some space, or choose an output on another disk."
 UNFINISHED = "unfinished"
 
 
@@ -90,7 +89,7 @@ def _may_be_replaced(target: AnyPath, kind: Kind) -> bool:
 def _local_folder(target: Path, needs: int) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(target, target.parent, needs)
+        check_space(target.parent, needs, what=str(target), remedy=REMEDY)
         scratch = target.with_name(f".{target.name}.{os.getpid()}.partial")
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
@@ -113,7 +112,7 @@ def _local_folder(target: Path, needs: int) -> Iterator[Path]:
 @contextmanager
 def _remote_folder(target: epath.Path, needs: int) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="dim_jax-") as folder:
-        _check_space(target, Path(folder), needs)
+        check_space(Path(folder), needs, what=f"{target}, which is put together on this machine", remedy="Free some space, or set TMPDIR.")
         scratch = Path(folder) / target.name
         scratch.mkdir()
         with _no_full_disk(target):
@@ -215,13 +214,6 @@ def new_file(path: AnyPath) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}). Free some space or choose another output.") from error
 
 
-def _check_space(target: AnyPath, place: Path, needs: int) -> None:
-    free = shutil.disk_usage(place).free
-    if needs > free:
-        where = "" if place == target.parent else f" in {place.parent}, where it is put together"
-        raise InputError(_full(target, f"{needs / GIB:.2f} GiB are needed, {free / GIB:.2f} GiB are free{where}"))
-
-
 @contextmanager
 def _no_full_disk(target: AnyPath) -> Iterator[None]:
     try:
@@ -229,8 +221,4 @@ def _no_full_disk(target: AnyPath) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        raise InputError(_full(target, error.strerror or "the disk is full")) from error
-
-
-def _full(target: AnyPath, why: str) -> str:
-    return f"{target}: no space ({why}). Nothing was kept; free some space or choose an output on another disk."
+        raise InputError(f"{target}: no space ({error.strerror or 'the disk is full'}). Nothing was kept. {REMEDY}") from error

@@ -6,9 +6,7 @@
 What lies beside each other in the bucket does so here, so the copy of a file leads to its folder.
 """
 
-import errno
 import os
-import shutil
 from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
@@ -19,9 +17,9 @@ from filelock import FileLock
 
 from dim_jax.errors import InputError
 from dim_jax.paths import GS, AnyPath, bucket_of, is_remote, storage, told
+from dim_jax.space import NO_SPACE, check_space
 
 FOLDER = "DIM_JAX_CACHE"
-GIB = 2**30
 
 
 def kept(path: AnyPath) -> Path:
@@ -36,7 +34,7 @@ def kept(path: AnyPath) -> Path:
     return _kept(os.fspath(path), _folder()) if is_remote(path) else Path(path)
 
 
-def check_space(paths: Sequence[AnyPath]) -> None:
+def check_room(paths: Sequence[AnyPath]) -> None:
     """Refuse files that cannot all be kept before the first of them is fetched. Those of this machine need no space.
 
     Raises:
@@ -54,7 +52,8 @@ def check_space(paths: Sequence[AnyPath]) -> None:
                 missing[path] = info["size"]
     if missing:
         others = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
-        _check_space(f"{next(iter(missing))}{others}", sum(missing.values()), _folder())
+        first = next(iter(missing))
+        check_space(_folder(), sum(missing.values()), what=f"copies of {first}{others}", remedy=_remedy(first))
 
 
 @cache
@@ -76,34 +75,22 @@ def _kept(path: str, folder: Path) -> Path:
 def _fetch(path: str, size: int, copy: Path, folder: Path) -> None:
     scratch = _beside(copy, "partial")
     scratch.unlink(missing_ok=True)  # of a process that was killed
-    _check_space(path, size, folder)
+    check_space(folder, size, what=f"a copy of {path}", remedy=_remedy(path))
     try:
         with told(path):
             storage(path).get_file(path, os.fspath(scratch))
     except InputError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(path, size, folder) from error
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_SPACE:
+            raise InputError(f"a copy of {path}: no space in {folder} ({error.__cause__.strerror}). {_remedy(path)}") from error
         raise
     if scratch.stat().st_size != size:
         raise InputError(f"{path}: was written anew while it was fetched. Start again.")
     scratch.replace(copy)
 
 
-def _check_space(what: str, size: int, folder: Path) -> None:
-    if size > _free(folder):
-        raise _no_space(what, size, folder)
-
-
-def _no_space(what: str, size: int, folder: Path) -> InputError:
-    return InputError(
-        f"{what}: copies are needed in {folder}, of {size / GIB:.2f} GiB, but {_free(folder) / GIB:.2f} GiB are free there. Name a folder "
-        f"on another disk ({FOLDER}=FOLDER), or mount the bucket (gcsfuse --implicit-dirs {bucket_of(what)} /mnt/data) and name the folder "
-        "there."
-    )
-
-
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+def _remedy(path: str | os.PathLike) -> str:
+    mounted = f"mount the bucket (gcsfuse --implicit-dirs {bucket_of(path)} /mnt/data) and name the folder there"
+    return f"Name a folder on another disk ({FOLDER}=FOLDER), or {mounted}."
 
 
 def _is_kept(copy: Path, version: str) -> bool:

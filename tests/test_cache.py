@@ -224,7 +224,7 @@ def test_a_cache_in_a_bucket_is_continued(place, bucket, monkeypatch):
         Run(place, data__cache=folder)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-        assert f"where a shard of {folder} is put together, needs about" in last_error(dim(*arguments))
+        assert f"a shard of {folder}, put together on this machine: no space in" in last_error(dim(*arguments))
     code, text = dim(*arguments)
     assert code == 0, text
     assert [path.stat() for path in finished] == before
@@ -289,7 +289,7 @@ def test_rows_with_other_texts_are_refused(place):
 
 def test_too_little_space_is_refused_before_anything_is_computed(place, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(InputError, match=r"needs about 4\d\d KB more, but 1 KB are free.*--dtype int8"):
+    with pytest.raises(InputError, match=r"missing of .*: no space .*4\d\d KiB are needed, 1000 B are free.*--dtype int8"):
         write(place, "full")
     assert not list((place / "full").rglob("*.array_record"))
 
@@ -299,7 +299,7 @@ def test_the_estimate_is_what_is_written(place, capsys):
     write(place, "made")
     said = capsys.readouterr().err
     assert "6 shards; 0 shards (0 B) are missing" in said
-    estimate = 1000 * sum(float(number) for number in re.findall(r"each: ([\d.]+) KB in", said))
+    estimate = 1024 * sum(float(number) for number in re.findall(r"each: ([\d.]+) KiB in", said))
     files = [Records(path, made_by="", mend="") for path in (place / "made").rglob("*.array_record")]
     written = sum(len(record) for file in files for record in file.all())
     assert 0.9 * estimate < written < estimate

@@ -166,7 +166,7 @@ def test_numbers_that_were_not_finite_are_told_as_such(tmp_path, goldens):
 def test_the_space_that_is_needed_follows_the_dtype(source, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 5 * 2**20))
-    assert "no space (0.01 GiB are needed" in refused(source)
+    assert " MiB are needed, 5 MiB are free" in refused(source)
     run(source, tmp_path / "out", "dim", dtype="bfloat16")
 
 

@@ -117,9 +117,7 @@ def test_files_of_rows_are_kept_when_they_are_read(there, tmp_path, monkeypatch)
     (copy,) = (tmp_path / "kept").rglob("*.array_record*[0-9]")
     assert copy.name == "dim_edit-train.array_record-00002-of-00003"
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(
-        InputError, match=rf"{remote}/edit/1.0.0/dim_edit-train.array_record-00000-of-00003 and 1 more files: copies are needed"
-    ):
+    with pytest.raises(InputError, match=rf"{remote}/edit/1.0.0/dim_edit-train.array_record-00000-of-00003 and 1 more files: no space"):
         train(remote)
 
 

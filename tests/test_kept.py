@@ -12,7 +12,7 @@ from etils import epath
 
 from dim_jax import kept as module
 from dim_jax.errors import InputError
-from dim_jax.kept import check_space, kept
+from dim_jax.kept import check_room, kept
 from dim_jax.paths import as_path, storage
 from tests.bucket import counted_requests
 
@@ -40,7 +40,7 @@ def again(path: epath.Path) -> str:
 def test_a_file_of_this_machine_is_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("DIM_JAX_CACHE", str(tmp_path / "kept"))
     assert kept(tmp_path / "none") == tmp_path / "none"
-    check_space([tmp_path / "none"])
+    check_room([tmp_path / "none"])
     assert not (tmp_path / "kept").exists()
 
 
@@ -96,20 +96,18 @@ def test_a_copy_that_was_cut_off_is_none(remote, monkeypatch):
 
 def test_too_little_space_is_one_error(remote, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2999))
-    kept_there = (
-        rf"{remote}: copies are needed in {tmp_path / 'kept'}, of 0.00 GiB, but .*DIM_JAX_CACHE=FOLDER.*gcsfuse --implicit-dirs bucket "
-    )
-    with pytest.raises(InputError, match=kept_there):
+    told = rf"copy of {remote}: no space in {tmp_path / 'kept'} \(2.93 KiB are needed, 2.93 KiB are free\)"
+    with pytest.raises(InputError, match=rf"{told}.*DIM_JAX_CACHE=FOLDER.*gcsfuse --implicit-dirs bucket "):
         kept(remote)
     (remote.parent / "two").write_text("2")
-    with pytest.raises(InputError, match=rf"{remote} and 1 more files: copies are needed"):
-        check_space([remote, remote.parent / "two"])
+    with pytest.raises(InputError, match=rf"{remote} and 1 more files: no space"):
+        check_room([remote, remote.parent / "two"])
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=3000))
     kept(remote)
-    check_space([remote])  # it is there already
+    check_room([remote])  # it is there already
     with monkeypatch.context() as patch:  # another process fills the disk
         patch.setattr("dim_jax.kept.storage", lambda path: SimpleNamespace(info=storage(path).info, get_file=full))
-        with pytest.raises(InputError, match="two: copies are needed"):
+        with pytest.raises(InputError, match="two: no space"):
             kept(remote.parent / "two")
     with pytest.raises(InputError, match="cannot be reached"):
         kept(remote.parent / "three")

@@ -11,6 +11,7 @@ RANKS = {
     "dim_jax.errors": -1,
     "dim_jax": 0,  # the version
     "dim_jax.paths": 0,
+    "dim_jax.space": 0,
     "dim_jax.chips": 0,
     "dim_jax.folders": 1,
     "dim_jax.kept": 1,

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from dim_jax.designer.clients import PASSING, retry_after
 from dim_jax.designer.pace import Limits
 from dim_jax.errors import InputError, require
-from dim_jax.folders import NO_SPACE
+from dim_jax.space import NO_SPACE
 
 LONGEST_WAIT = 120.0  # seconds that a server may ask for before its file counts as failed
 CHUNK = 2**20

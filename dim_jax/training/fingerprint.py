@@ -10,7 +10,7 @@ from dim_jax.data.chat import render
 from dim_jax.data.pipeline import Part
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
-from dim_jax.kept import check_space
+from dim_jax.kept import check_room
 from dim_jax.paths import AnyPath
 from dim_jax.training.objectives.cached import CACHED, CachedPainterObjective
 from dim_jax.training.objectives.painter import PainterObjective
@@ -71,7 +71,7 @@ def cached_parts(folder: AnyPath, parts: list[Part], made_by: Mapping[str, Any])
     _compare(folder, known, json.loads(json.dumps(made_by)), "Write another cache (dim cache --into), and name it in data.cache.")
     places = part_folders(folder, [part.name for part in parts])
     layouts = [_finished(folder, part, place) for part, place in zip(parts, places, strict=True)]
-    check_space([layout.path(shard) for layout in layouts for shard in range(layout.shards)])
+    check_room([layout.path(shard) for layout in layouts for shard in range(layout.shards)])
     return [
         part._replace(source=CachedSource(layout, part.source, part.kind == "edit")) for part, layout in zip(parts, layouts, strict=True)
     ]

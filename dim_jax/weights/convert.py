@@ -15,6 +15,7 @@ from dim_jax import checkpoint
 from dim_jax.errors import InputError
 from dim_jax.folders import check_finished, new_folder
 from dim_jax.paths import AnyPath, as_path
+from dim_jax.space import in_words
 from dim_jax.weights import shards
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.cast import cast
@@ -210,7 +211,7 @@ def _write(
         manifest = shards.sharded(manifest, max_shard_size, weights.where)
     _print(read, console)
     if dtype is not None:
-        console.print(f"cast to {dtype}: {_readable(total_bytes(weights.stored.values()))}", highlight=False)
+        console.print(f"cast to {dtype}: {in_words(total_bytes(weights.stored.values()))}", highlight=False)
     extras = {name: Info(NAMES[tensor.dtype], tensor.shape) for name, tensor in weights.extras.items()}
     needs = total_bytes(weights.stored.values()) if manifest is None else sum(info.nbytes for _, _, info in manifest.tensors().values())
     if manifest is None:
@@ -258,7 +259,7 @@ def _print(weights: Weights, console: Console) -> None:
         infos = [info for path, info in weights.stored.items() if path.startswith(part)]
         dtypes = ", ".join(sorted({info.dtype for info in infos}))
         count = weights.counts[part] if part else sum(weights.counts.values())
-        table.add_row(part or "all", f"{count:,}", f"{sum(info.size for info in infos):,}", dtypes, _readable(total_bytes(infos)))
+        table.add_row(part or "all", f"{count:,}", f"{sum(info.size for info in infos):,}", dtypes, in_words(total_bytes(infos)))
     console.print(table)
     for note in weights.notes:
         console.print(note, markup=False, highlight=False)
@@ -266,7 +267,3 @@ def _print(weights: Weights, console: Console) -> None:
         console.print(f"tokenizer: {', '.join(file.name for file in weights.tokenizer)}", markup=False, highlight=False)
     if weights.settings:
         console.print(f"settings: {json.dumps(checkpoint.read_json(weights.settings))}", markup=False, highlight=False)
-
-
-def _readable(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.2f} MiB"

@@ -4,7 +4,6 @@ Each has a config of TFDS for every kind of row: `dim_edit/edit`, `sharegpt4o_im
 of a split is example i of the source, and a plan made for one is that of the other.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +20,7 @@ from dim_jax.data.sources.entry import Published
 from dim_jax.data.sources.sharegpt4o import ShareGPT4o
 from dim_jax.data.sources.ultra_edit import UltraEdit as UltraEditFiles
 from dim_jax.errors import InputError
-from dim_jax.folders import GIB
+from dim_jax.space import check_space
 
 SUMS = "SHA256SUMS"
 DESCRIBED = {"edit": "Edits: a source, an instruction, a target.", "caption": "Pictures and their captions."}
@@ -88,7 +87,7 @@ class Builder(FileReaderBuilder, skip_registration=True):
             number = download_config.num_shards or -(-found // download_config.max_shard_size)
             shards[split] = _cut(rows, number, self._get_filename_template(split))
             size += found
-        _check_space(folder.parent, size)
+        check_space(folder.parent, size, what=str(folder), remedy="Free some space, or choose another data_dir.")
         every = [shard for group in shards.values() for shard in group]
         if download_config.beam_runner or download_config.beam_options:
             written = write_on_beam(every, download_config.beam_runner, download_config.beam_options)
@@ -119,12 +118,6 @@ class Builder(FileReaderBuilder, skip_registration=True):
             raise InputError(f"{source}: is no folder of {self.name}. Give the one that it was downloaded to, as in docs/data.md.")
         splits = PAIR_SPLITS if isinstance(train, Pairs) and self._kind == "edit" else SPLITS
         return {split: rows(split) for split in splits if not isinstance(train, Pairs) or len(Pairs(source, split, self._kind))}
-
-
-def _check_space(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise InputError(f"{folder}: about {size / GIB:.1f} GiB are needed, {free / GIB:.1f} GiB are free. Choose another data_dir.")
 
 
 def _cut(rows: Rows, number: int, template: Any) -> list[Shard]:

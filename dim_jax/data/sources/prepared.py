@@ -16,7 +16,7 @@ from dim_jax.data.pairs import Split
 from dim_jax.data.sources.entry import Published
 from dim_jax.data.stored import Entry, Stored
 from dim_jax.errors import InputError, require
-from dim_jax.kept import check_space, kept
+from dim_jax.kept import check_room, kept
 from dim_jax.paths import AnyPath, entries
 
 INFO = "dataset_info.json"
@@ -85,7 +85,7 @@ class Records:
             info = builder.info.splits[split]
             self._files = [folder / name for name in sorted(info.filenames)]
             self._starts = np.cumsum([0, *info.shard_lengths])
-            check_space(self._files)
+            check_room(self._files)
             self._rows = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
 
     def __len__(self) -> int:

@@ -1,0 +1,35 @@
+"""Bytes in words, and room for them on a disk, which is asked before anything is written."""
+
+import errno
+import shutil
+from pathlib import Path
+
+from dim_jax.errors import InputError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk that is full
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def in_words(size: int) -> str:
+    """Bytes as "6.98 GiB"."""
+    power, number = 0, float(size)
+    while number >= 1024 and power < len(UNITS) - 1:
+        power, number = power + 1, number / 1024
+    return f"{number:.0f} {UNITS[power]}" if number >= 100 else f"{number:.3g} {UNITS[power]}"
+
+
+def check_space(place: Path, needs: int, *, what: str, remedy: str) -> None:
+    """Refuse to write more bytes than there is room for.
+
+    Args:
+        place: the folder that they are to be written in, which need not be there yet.
+        needs: how many.
+        what: they are, for the error.
+        remedy: what to do about it, as a sentence.
+
+    Raises:
+        InputError: the disk has less room.
+    """
+    free = shutil.disk_usage(next(folder for folder in (place, *place.absolute().parents) if folder.exists())).free
+    if needs > free:
+        raise InputError(f"{what}: no space in {place} ({in_words(needs)} are needed, {in_words(free)} are free). {remedy}")
