@@ -24,7 +24,7 @@ from dim_jax.data.pipeline import Loader, make_plan, open_mixture
 from dim_jax.data.records import Records
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters, with_parameters
-from dim_jax.paths import AnyPath, as_path, upload
+from dim_jax.paths import AnyPath, as_path, files_below, upload
 from dim_jax.training.fingerprint import cached_parts, fingerprint
 from dim_jax.training.objectives import objective_kind, open_objective
 from dim_jax.training.objectives.cached import CachedPainterObjective
@@ -326,11 +326,12 @@ main()
 """
 
 
-def test_two_processes_share_the_shards(place, online, tmp_path):
-    """Each writes half of those that are missing; what they print is printed once."""
-    folder = place / "shared"
-    shutil.copytree(place / "made", folder)
-    missing = sorted(folder.rglob("*.array_record"))[1:]
+@pytest.mark.parametrize("remote", [False, True])
+def test_two_processes_share_the_shards(place, online, tmp_path, bucket, remote):
+    """Each writes half of those that are missing, here and in a bucket; what they print is printed once."""
+    folder = as_path(f"{bucket}/shared") if remote else place / "shared"
+    upload(place / "made", folder) if remote else shutil.copytree(place / "made", folder)
+    missing = files_below(folder, "*.array_record")[1:]
     for path in missing:
         path.unlink()
     arguments = command(place, "cache", "--into", str(folder), "--shard-size", "72KB")
