@@ -44,16 +44,22 @@ GROUP = 2**28  # bytes that are handed to Orbax at once; one larger tensor is a 
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Where Orbax fails, only the one error that it raises is heard: nothing of its threads, which go on failing for a while."""
-    log, hook = logging.getLogger("absl"), sys.unraisablehook
+    """Where Orbax fails, only the one error that it raises is heard: nothing of its threads and tasks, which go on failing for a while."""
+    log, tasks, hook = logging.getLogger("absl"), logging.getLogger("asyncio"), sys.unraisablehook
     level = log.level
     log.setLevel(logging.CRITICAL)
+    tasks.addFilter(_is_not_of_orbax)
     sys.unraisablehook = lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
     try:
         yield
         sys.unraisablehook = hook
+        tasks.removeFilter(_is_not_of_orbax)
     finally:
         log.setLevel(level)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return "/orbax/" not in record.getMessage()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Checkpoint folders: saved whole or not at all, read as the model wants them, refused when they do not fit it."""
 
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -207,6 +208,18 @@ def test_writes_that_outlive_a_full_disk_leave_nothing(tmp_path, monkeypatch):
         checkpoint.save(tmp_path / "x", {"a": np.zeros(2, np.float32)}, {})
     writers[0].join()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tasks_of_orbax_that_fail_late_are_not_heard(monkeypatch, caplog):
+    log = logging.getLogger("asyncio")
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(log, "filters", [])
+    with pytest.raises(OSError, match="full"), checkpoint.hushed():
+        raise OSError("full")
+    late = "Task exception was never retrieved\nfuture: <Task finished coro=<write() done, defined at site-packages/{}/checkpoint/a.py:1>"
+    for package in ("orbax", "other"):
+        log.error(late.format(package))
+    assert [message for message in caplog.messages if "never retrieved" in message] == [late.format("other")]
 
 
 def test_tensors_are_saved_group_by_group(tmp_path, monkeypatch):
