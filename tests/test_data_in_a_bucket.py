@@ -199,10 +199,18 @@ def test_a_data_set_is_built_in_a_bucket(bucket, tmp_path):
     assert "exists" in one_error(dim("build-data", "text", f"{bucket}/{tmp_path.name}/there", "--scenes", "10", "--side", "64"))
 
 
-def test_a_data_set_of_tfds_is_built_from_a_bucket(there, tmp_path):
-    remote = there(edits(tmp_path / "edits"))
-    command = ("build-data", "tfds", "dim_edit", str(tmp_path / "tfds"), "--from", remote, "--shards", "2")
-    code, text = dim(*command)
-    assert code == 0, text
-    same_examples(train(remote), train(tmp_path / "tfds/dim_edit"))
-    assert f"{remote}/tfds: data sets of TFDS are written to this machine" in one_error(dim(*command[:3], f"{remote}/tfds", *command[4:]))
+def test_a_data_set_of_tfds_is_built_from_a_bucket_and_in_one(bucket, there, tmp_path):
+    remote, out = there(edits(tmp_path / "edits")), f"{bucket}/{tmp_path.name}/tfds"
+    for folder in (str(tmp_path / "tfds"), out):
+        command = ("build-data", "tfds", "dim_edit", folder, "--from", remote, "--shards", "2")
+        code, text = dim(*command)
+        assert code == 0, text
+        assert f"{folder}/dim_edit: " in text
+        same_examples(train(remote), train(f"{folder}/dim_edit"))
+    version = as_path(out) / "dim_edit/edit/1.0.0"
+    names = sorted(path.name for path in version.iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "tfds/dim_edit/edit/1.0.0").iterdir())
+    (version / "SHA256SUMS").write_text("as it is")
+    assert dim(*command) == (0, text)
+    assert (version / "SHA256SUMS").read_text() == "as it is"
+    assert f"{out}: workers write to a folder that they share" in one_error(dim(*command, "--beam", "--runner=DirectRunner"))

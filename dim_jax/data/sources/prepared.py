@@ -16,12 +16,16 @@ from dim_jax.data.pairs import Split
 from dim_jax.data.sources.entry import Published
 from dim_jax.data.stored import Entry, Stored
 from dim_jax.errors import InputError, require
+from dim_jax.folders import Kind
 from dim_jax.kept import check_room, kept
 from dim_jax.paths import AnyPath, entries
 
 INFO = "dataset_info.json"
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 NEEDED = ("key", "texts", "target")
+
+
+PREPARED = Kind("data set of TFDS", lambda folder: (folder / INFO).exists())
 
 
 def is_prepared(path: AnyPath, kinds: Iterable[str]) -> bool:
@@ -50,8 +54,8 @@ def _whole(folder: AnyPath) -> AnyPath:
     return folder.resolve() if isinstance(folder, Path) else folder
 
 
-def _described(folder: AnyPath) -> Path:
-    """The folder as TFDS can open it: of one in a bucket, a copy of what is said of the rows. Files of rows will lie beside that."""
+def described(folder: AnyPath) -> Path:
+    """The folder of a version as TFDS can open it: of one in a bucket, a copy of what is said of its rows; their files will lie beside."""
     for path in entries(folder, "*.json"):
         kept(path)
     return kept(folder / INFO).parent
@@ -75,7 +79,7 @@ class Records:
         self._row = lru_cache(maxsize=2)(self._read)  # a row's texts and its size are asked for one after the other
         if folder is None:
             return
-        builder = tfds.builder_from_directory(_described(folder))
+        builder = tfds.builder_from_directory(described(folder))
         features: Any = builder.info.features
         if missing := [name for name in NEEDED if name not in features]:
             raise InputError(f"{folder}: has no {', '.join(missing)}. Give a data set of `dim build-data tfds`.")
