@@ -68,24 +68,24 @@ def build(
         raise InputError(f"{source}: has rows of the kind {', '.join(had) or 'none'}, but none that are of {name}.")
     for kind in kinds:
         builder = partial(SETS[name], config=kind, index=index, workers=workers, console=console)
-        folder = _prepared(builder, data_dir, tfds.download.DownloadConfig(**options))
-        splits: Any = tfds.builder_from_directory(described(folder)).info.splits
+        splits = _prepared(builder, data_dir, tfds.download.DownloadConfig(**options)).info.splits
         counts |= {f"{kind}/{split}": info.num_examples for split, info in splits.items()}
     return counts
 
 
-def _prepared(builder: Callable[..., Any], data_dir: AnyPath, config: Any) -> AnyPath:
-    """The folder of the version, made if it is not there."""
+def _prepared(builder: Callable[..., Any], data_dir: AnyPath, config: Any) -> Any:
+    """The builder of a version in a folder or a bucket, which is written if it is not there."""
     if isinstance(data_dir, Path):
-        whole = builder(data_dir=data_dir.resolve())
-        whole.download_and_prepare(download_config=config)
-        return Path(whole.data_dir)
+        here = builder(data_dir=data_dir.resolve())
+        here.download_and_prepare(download_config=config)
+        return here
     with tempfile.TemporaryDirectory(prefix="dim_jax-") as scratch:
         here = builder(data_dir=scratch)
         folder = data_dir / os.path.relpath(here.data_dir, scratch)
-        if not PREPARED.fits(folder):
-            here.download_and_prepare(download_config=config)
-            with new_folder(folder, kind=PREPARED) as target:
-                for path in Path(here.data_dir).iterdir():
-                    shutil.move(path, target)
-    return folder
+        if PREPARED.fits(folder):
+            return tfds.builder_from_directory(described(folder))
+        here.download_and_prepare(download_config=config)
+        with new_folder(folder, kind=PREPARED) as target:
+            for path in Path(here.data_dir).iterdir():
+                shutil.move(path, target)
+        return here
