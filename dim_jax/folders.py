@@ -9,9 +9,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from etils import epath
 
@@ -21,6 +21,7 @@ from dim_jax.space import NO_SPACE, check_space
 
 REMEDY = "Free some space, or choose an output on another disk."
 UNFINISHED = "unfinished"
+PathT = TypeVar("PathT", Path, epath.Path)
 
 
 def is_checkpoint(folder: AnyPath) -> bool:
@@ -62,12 +63,10 @@ def new_remote_folder(target: epath.Path, *, overwrite: bool = False, kind: Kind
     """The same of a bucket, but written to there: for what several machines write together. Only one of them opens it."""
     _check_new(target, overwrite, kind)
     whole = _beside(target)
-    try:
+    with ExitStack() as failed:
+        failed.callback(whole.rmtree, missing_ok=True)
         yield whole
-    except BaseException:
-        if whole.exists():
-            whole.rmtree()
-        raise
+        failed.pop_all()  # from here on it is not removed: where moving it is cut off, it is all there is
     _replace(target, whole)
 
 
@@ -90,7 +89,7 @@ def _local_folder(target: Path, needs: int) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         check_space(target.parent, needs, what=str(target), remedy=REMEDY)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        scratch = _beside(target)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
     except OSError as error:
@@ -121,7 +120,8 @@ def _remote_folder(target: epath.Path, needs: int) -> Iterator[Path]:
     _replace(target, _beside(target))
 
 
-def _beside(target: epath.Path) -> epath.Path:
+def _beside(target: PathT) -> PathT:
+    """Where what will be `target` is put together."""
     return target.with_name(f".{target.name}.{os.getpid()}.partial")
 
 
@@ -200,7 +200,7 @@ def new_file(path: AnyPath) -> Iterator[Path]:
     """
     try:
         if isinstance(path, Path):
-            scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+            scratch = _beside(path)
             try:
                 yield scratch
                 scratch.replace(path)

@@ -50,6 +50,11 @@ def absolute(path: AnyPath) -> AnyPath:
     return path if is_remote(path) else Path(os.path.abspath(path))
 
 
+def resolved(path: AnyPath) -> AnyPath:
+    """The path from its root, with links followed; a bucket has none."""
+    return path.resolve() if isinstance(path, Path) else path
+
+
 def size_of(path: AnyPath) -> int:
     """Bytes of a file."""
     return path.stat().st_size if isinstance(path, Path) else path.stat().length

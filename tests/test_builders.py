@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -16,13 +17,13 @@ from dim_jax.data.builders import SETS, build, shards
 from dim_jax.data.pairs import write_pairs
 from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture
 from dim_jax.data.processor import Processor
-from dim_jax.data.sources import kinds_of, open_source
+from dim_jax.data.sources import Source, kinds_of, open_source
 from dim_jax.errors import InputError
 from dim_jax.models.qwen import QwenConfig
 from tests.painter_fixtures import dim, one_error
 from tests.test_data_pipeline import same
 from tests.test_pairs import PAIRS, PICTURES
-from tests.test_sources import ROWS, TOKENIZER, dim_edit, extract, files, image, png, same_examples, share_gpt, ultra_edit
+from tests.test_sources import ROWS, TOKENIZER, dim_edit, extract, files, image, png, share_gpt, ultra_edit
 
 
 def edits(folder: Path) -> Path:
@@ -63,6 +64,19 @@ def place(tmp_path_factory) -> Path:
 
 def version(place: Path, name: str, kind: str = "edit") -> Path:
     return place / "tfds" / name / kind / "1.0.0"
+
+
+def same_examples(one: Source, other: Source) -> None:
+    """Both have the same rows, the second also in a copy that travelled, and backwards."""
+    assert len(one) == len(other) > 0
+    other = pickle.loads(pickle.dumps(other))
+    for row in reversed(range(len(one))):
+        a, b = one[row], other[row]
+        assert (a.key, a.rule, a.texts, a.blueprint) == (b.key, b.rule, b.texts, b.blueprint)
+        assert np.array_equal(np.asarray(a.target), np.asarray(b.target))
+        assert (a.source is None) == (b.source is None)
+        assert a.source is None or np.array_equal(np.asarray(a.source), np.asarray(b.source))
+        assert (one.told(row), one.size(row)) == (other.told(row), other.size(row))
 
 
 @pytest.mark.parametrize("name", RAW)

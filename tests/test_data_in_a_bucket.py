@@ -18,9 +18,9 @@ from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath, as_path, entries, upload
 from tests.bucket import counted_requests
 from tests.painter_fixtures import dim, one_error
-from tests.test_builders import captions, edits, emoji
+from tests.test_builders import captions, edits, emoji, same_examples
 from tests.test_data_pipeline import _unchecked  # noqa: F401
-from tests.test_sources import DIGITS, ROWS, TOKENIZER, cut, dim_edit, files, same_examples, share_gpt, tar, train, ultra_edit
+from tests.test_sources import DIGITS, ROWS, TOKENIZER, cut, dim_edit, files, share_gpt, tar, train, ultra_edit
 from tests.test_train import last_error, log
 from tests.test_train import train as run
 

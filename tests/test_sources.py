@@ -123,19 +123,6 @@ def check_edits(found: Source, texts: str) -> None:
         assert found.told(row).texts == example.texts
 
 
-def same_examples(one: Source, other: Source) -> None:
-    """Both have the same rows, the second also in a copy that travelled, and backwards."""
-    assert len(one) == len(other) > 0
-    other = pickle.loads(pickle.dumps(other))
-    for row in reversed(range(len(one))):
-        a, b = one[row], other[row]
-        assert (a.key, a.rule, a.texts, a.blueprint) == (b.key, b.rule, b.texts, b.blueprint)
-        assert np.array_equal(np.asarray(a.target), np.asarray(b.target))
-        assert (a.source is None) == (b.source is None)
-        assert a.source is None or np.array_equal(np.asarray(a.source), np.asarray(b.source))
-        assert (one.told(row), one.size(row)) == (other.told(row), other.size(row))
-
-
 @pytest.fixture
 def edits(tmp_path) -> Path:
     return dim_edit(tmp_path / "DIM-Edit")

@@ -177,11 +177,9 @@ def build_tfds(
     from dim_jax.data.builders import build
     from dim_jax.paths import as_path
 
-    options = None if beam is None else shlex.split(beam)
-    counts = build(
-        name, as_path(source), as_path(data_dir), index=index, workers=workers, shards=shards, beam=options, console=console
-    )  # fmt: skip
-    typer.echo(f"{as_path(data_dir) / name}: {', '.join(f'{count} rows of {split}' for split, count in counts.items())}", err=True)
+    into, options = as_path(data_dir), None if beam is None else shlex.split(beam)
+    counts = build(name, as_path(source), into, index=index, workers=workers, shards=shards, beam=options, console=console)
+    typer.echo(f"{into / name}: {', '.join(f'{count} rows of {split}' for split, count in counts.items())}", err=True)
 
 
 def _pairs(folder: str, statistics: dict[str, Any]) -> None:

@@ -141,8 +141,8 @@ def emoji(
     from dim_jax.pipeline import EditPipeline
 
     emoji.check_outputs(output, overwrite=overwrite)
-    split = "known" if known_targets else "test"
-    edits, captions = Pairs(as_path(data), split, "edit"), Pairs(as_path(data), "test", "caption")
+    split, folder = "known" if known_targets else "test", as_path(data)
+    edits, captions = Pairs(folder, split, "edit"), Pairs(folder, "test", "caption")
     pipeline = EditPipeline.from_pretrained(named_or_bundled(checkpoint), dtype=dtype)
     report = emoji.evaluate(
         pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=seed, batch_size=batch_size,

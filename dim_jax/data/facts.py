@@ -4,10 +4,8 @@
 `dim index` counts in chunks of rows, which outlive a kill, by several processes if there are many rows.
 """
 
-import io
 import json
 import shutil
-import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -22,8 +20,8 @@ from rich.console import Console
 from rich.progress import track
 
 from dim_jax.data.chat import USER_HEADER, ChatTokenizer
+from dim_jax.data.index_files import open_index, write_index
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file
 from dim_jax.paths import AnyPath
 
 CHUNK = 2048  # rows between two saves
@@ -217,13 +215,9 @@ def _chunk(start: int) -> tuple[np.ndarray, list[Bad]]:
 
 
 def _write(path: AnyPath, table: np.ndarray, bad: list[Bad], header: str) -> None:
-    with new_file(path) as scratch, scratch.open("wb") as file:
-        np.savez_compressed(file, table=table, header=np.array(header), bad=np.array(json.dumps(bad)))
+    write_index(path, table=table, header=np.array(header), bad=np.array(json.dumps(bad)))
 
 
 def _read(path: AnyPath) -> tuple[np.ndarray, list[Bad], str]:
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            return file["table"], [Bad(*one) for one in json.loads(str(file["bad"]))], str(file["header"])
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is damaged ({error}). Remove it, and index the source again (dim index).") from error
+    with open_index(path) as file:
+        return file["table"], [Bad(*one) for one in json.loads(str(file["bad"]))], str(file["header"])

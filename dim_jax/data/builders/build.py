@@ -16,7 +16,7 @@ from dim_jax.data.sources import kinds_of
 from dim_jax.data.sources.prepared import PREPARED, described
 from dim_jax.errors import InputError, require
 from dim_jax.folders import new_folder
-from dim_jax.paths import AnyPath
+from dim_jax.paths import AnyPath, resolved
 
 
 def build(
@@ -54,7 +54,7 @@ def build(
         raise InputError(f"{name}: no such data set. There are {', '.join(SETS)}.")
     if not source.is_dir():
         raise InputError(f"{source}: no such folder. Give the one that {name} was downloaded to.")
-    options: dict[str, Any] = {"manual_dir": source.resolve() if isinstance(source, Path) else source, "num_shards": shards}
+    options: dict[str, Any] = {"manual_dir": resolved(source), "num_shards": shards}
     if beam is not None:
         if not isinstance(data_dir, Path):
             raise InputError(f"{data_dir}: workers write to a folder that they share. Mount the bucket there (docs/tfds.md), and name it.")

@@ -9,7 +9,6 @@ import io
 import json
 import re
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from dim_jax.data.index_files import open_index, write_index
 from dim_jax.data.sources.rows import Joined
 from dim_jax.data.stored import Stored
 from dim_jax.errors import InputError, require
@@ -89,9 +89,8 @@ def index_archives(folder: AnyPath, index: AnyPath, console: Console | None = No
         for name, offset, size in chain([first], members):
             names.append(_plain(name))
             places.append((number, offset, size))
-    with new_file(index / MEMBERS) as scratch, scratch.open("wb") as file:
-        table = np.array(places, np.int64).reshape(-1, 3)
-        np.savez_compressed(file, places=table, names=np.array(json.dumps(names)), archives=np.array(_stamp(found)))
+    table = np.array(places, np.int64).reshape(-1, 3)
+    write_index(index / MEMBERS, places=table, names=np.array(json.dumps(names)), archives=np.array(_stamp(found)))
     _opened.cache_clear()
     _is_indexed.cache_clear()
     return len(names)
@@ -159,11 +158,8 @@ class _Archives:
         path = index / MEMBERS
         if not path.exists():
             raise InputError(f"{self.names}: no index of these archives in {index}. Run dim index first, or extract them.")
-        try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                stamp, names, self._places = str(file["archives"]), json.loads(str(file["names"])), file["places"]
-        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: is damaged ({error}). Remove it, and run dim index again.") from error
+        with open_index(path) as file:
+            stamp, names, self._places = str(file["archives"]), json.loads(str(file["names"])), file["places"]
         if stamp != _stamp(found):
             raise InputError(f"{path}: is of other archives than {self.names}, as they are now. Run dim index again (--overwrite).")
         self._numbers = {name: number for number, name in enumerate(names)}

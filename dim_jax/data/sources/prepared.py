@@ -18,7 +18,7 @@ from dim_jax.data.stored import Entry, Stored
 from dim_jax.errors import InputError, require
 from dim_jax.folders import Kind
 from dim_jax.kept import check_room, kept
-from dim_jax.paths import AnyPath, entries
+from dim_jax.paths import AnyPath, entries, resolved
 
 INFO = "dataset_info.json"
 VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -40,18 +40,13 @@ def open_prepared(path: AnyPath, kind: Literal["edit", "caption"], split: Split)
         InputError: `tensorflow_datasets` is missing, or it is a data set of other features than the builders'.
     """
     versions = [path] if (path / INFO).exists() else _versions(path / kind)
-    found = [one for one in map(_whole, versions) if one.parent.name == kind]
+    found = [one for one in map(resolved, versions) if one.parent.name == kind]
     layout = Records(max(found, key=lambda one: [int(part) for part in one.name.split(".")], default=None), split)
     return Prepared(layout, np.arange(len(layout)))
 
 
 def _versions(folder: AnyPath) -> list[AnyPath]:
     return [one for one in entries(folder) if VERSION.fullmatch(one.name)]
-
-
-def _whole(folder: AnyPath) -> AnyPath:
-    """A folder with the names of those that it is in."""
-    return folder.resolve() if isinstance(folder, Path) else folder
 
 
 def described(folder: AnyPath) -> Path:
