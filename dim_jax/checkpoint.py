@@ -81,7 +81,7 @@ def _orbax(largest: int = 0) -> Iterator[None]:
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
-def _wait_for_quiet(folder: Path, *, quiet: float = 0.5, limit: float = 30.0) -> None:
+def _wait_for_quiet(folder: Path, *, quiet: float = 1.0, limit: float = 30.0) -> None:
     """Return once nothing in a folder has changed for `quiet` seconds, or after `limit`.
 
     Where one of Orbax's writes fails, others go on in threads that nobody can join. They make again whatever folder was removed.

@@ -64,7 +64,7 @@ def counted_requests() -> Iterator[Counter[str]]:
 def _make_bucket(url: str) -> None:
     body = json.dumps({"name": NAME.removeprefix("gs://")}).encode()
     request = urllib.request.Request(f"{url}/storage/v1/b?project=test", body, {"Content-Type": "application/json"}, method="POST")
-    for _ in range(200):
+    for _ in range(2000):
         try:
             urllib.request.urlopen(request).close()
             return

@@ -8,6 +8,7 @@ good answers until it is killed, and prints its port.
 """
 
 import base64
+import itertools
 import json
 import sys
 import threading
@@ -105,6 +106,20 @@ def drip(interval: float) -> Reply:
 
 def hang(seconds: float) -> Reply:
     return good(after=seconds)
+
+
+class Turnstile:
+    """Gives `reply` to the first `opened` requests; those behind wait until more are let in. However fast or slow, nobody gets further."""
+
+    def __init__(self, reply: Reply, opened: int):
+        self.opened = opened
+        self._reply, self._numbers = reply, itertools.count()
+
+    def __call__(self, request: Request) -> Iterator[bytes]:
+        number = next(self._numbers)
+        while number >= self.opened:
+            time.sleep(0.005)
+        yield from self._reply(request)
 
 
 class ChatServer(LocalServer):

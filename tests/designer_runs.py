@@ -27,7 +27,7 @@ def job(i: int, instruction: str | None = None, file: str = "a.png") -> Job:
     return Job((Path(file),), instruction or f"Edit number {i}.", {"id": str(i), "prompt": f"Edit number {i}.", "task": "any"})
 
 
-def go(server: ChatServer, jobs, limits: Limits = QUICK, *, time_limit: float = 5.0, model: str = "m", **options) -> Report:
+def go(server: ChatServer, jobs, limits: Limits = QUICK, *, time_limit: float = 60.0, model: str = "m", **options) -> Report:
     designer = Choice.read(f"openai:{model}").open(base_url=server.url, max_tokens=100, time_limit=time_limit)
     with Journal(OUT) as journal:
         return run(jobs, designer, journal, limits, **options)

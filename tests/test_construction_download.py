@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-import itertools
+import time
 
 import pytest
 
@@ -10,7 +10,7 @@ from dim_jax.construction.download import DownloadError, Downloads
 from dim_jax.errors import InputError
 from tests.picture_server import PictureServer
 
-SETTINGS = {"concurrency": 8, "per_host": 2, "interval": 0.01, "tries": 3, "time_limit": 0.4, "user_agent": "test (mail@example.org)"}
+SETTINGS = {"concurrency": 8, "per_host": 2, "interval": 0.01, "tries": 3, "time_limit": 60.0, "user_agent": "test (mail@example.org)"}
 
 
 def get(*urls: str, max_bytes: int = 10_000, sha256: str | None = None, **changes) -> list[bytes | str]:
@@ -32,17 +32,22 @@ def get(*urls: str, max_bytes: int = 10_000, sha256: str | None = None, **change
 @pytest.mark.parametrize(
     ("file", "found", "requests"),
     [
-        (b"data", b"data", 1), ([503, b"data"], b"data", 2), ([429, 500, b"data"], b"data", 3), ([1.0, b"data"], b"data", 2),
+        (b"data", b"data", 1), ([503, b"data"], b"data", 2), ([429, 500, b"data"], b"data", 3),
         ([0.0, b"data"], b"data", 2), (404, "the server answered 404", 1), (403, "the server answered 403", 1),
         (503, "no file in 3 tries: the server answered 503", 3), (b"x" * 20_000, "larger than 10,000 bytes", 1),
     ],
-    ids=["good", "503", "429, 500", "hangs", "drops", "404", "403", "always 503", "large"],
+    ids=["good", "503", "429, 500", "drops", "404", "403", "always 503", "large"],
 )  # fmt: skip
 def test_a_file_and_the_troubles_on_its_way(file, found, requests):
     with PictureServer({"/a.png": file}) as server:
         assert get(f"{server.url}/a.png") == [found]
     assert len(server.requests) == requests
     assert server.agents == {"test (mail@example.org)"}
+
+
+def test_a_server_that_never_answers():
+    with PictureServer({"/a.png": 600.0}) as server:
+        assert get(f"{server.url}/a.png", time_limit=0.2) == ["no file in 3 tries: not whole within 0.2 s"]
 
 
 def test_a_server_that_is_gone_and_what_is_no_address():
@@ -62,11 +67,10 @@ def test_checksums():
 
 def test_few_at_once_and_spaced_for_each_server():
     with PictureServer({f"/{i}": b"data" for i in range(12)}) as server:
+        start = time.monotonic()
         assert get(*(f"{server.url}/{i}" for i in range(12)), interval=0.05) == [b"data"] * 12
     assert server.most_at_once <= 2
-    times = [at for _, at in server.requests]
-    assert all(b - a > 0.03 for a, b in itertools.pairwise(times))
-    assert times[-1] - times[0] > 11 * 0.05 - 0.03
+    assert all(at - start >= 0.05 * number for number, (_, at) in enumerate(server.requests))
 
 
 def test_retry_after_holds_for_the_whole_server():

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dim_jax.construction.edit import DESIGNED, REJECTS, SCORES, TABLE
-from tests.chat_server import ChatServer, good, status
+from tests.chat_server import ChatServer, Turnstile, good, status
 from tests.construction_fixtures import drawing, judging, own_config, own_pairs, tiny_models
 from tests.designer_answers import GOOD
 from tests.painter_fixtures import dim, one_error
@@ -172,17 +172,12 @@ SCRIPT = "import sys; from dim_jax.cli.main import main; sys.argv[0] = 'dim'; ma
 
 def test_killed_in_a_stage_it_goes_on_without_paying_twice():
     own_pairs(Path(), [(drawing("red"), drawing("blue", ground=colour), f"Paint it {i}.") for i in range(4) for colour in COLOURS])
-    slow = judging()
-
-    def reply(request):
-        time.sleep(0.05)
-        yield from slow(request)
-
+    turnstile = Turnstile(judging(), 36)
     arguments = ("build-data", "dim-edit", "out", "--source", "pairs:mine.jsonl", "--config", "own.toml", "--designer", "openai:m")
-    with ChatServer(reply) as server:
+    with ChatServer(turnstile) as server:
         command = [sys.executable, "-c", SCRIPT, *arguments, "--base-url", server.url, "--concurrency", "2"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not (OUT / DESIGNED).exists() or (OUT / DESIGNED).read_bytes().count(b"\n") < 5:
             assert process.poll() is None, process.stderr and process.stderr.read()
             assert time.monotonic() < end
@@ -190,6 +185,7 @@ def test_killed_in_a_stage_it_goes_on_without_paying_twice():
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         assert (OUT / DESIGNED).read_bytes().count(b"\n") < 24
+        turnstile.opened = 1000
         assert build(server)[0] == 0
         assert 48 <= len(server.requests) <= 48 + 2
     assert len(rows(TABLE)) == 24

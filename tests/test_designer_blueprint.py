@@ -183,10 +183,10 @@ def test_no_text_is_another_error_or_another_text(written):
 
 @pytest.mark.parametrize("unit", ["-", " ", "*", "_", "<think>", "1. ", "`", "```\n", "Edit Instruction:\n", "\n", "<answer>"])
 def test_long_nonsense_is_refused_at_once(unit):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(AnswerError):
         parse(unit * (100_000 // len(unit)))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 # The prompt

@@ -169,7 +169,7 @@ def test_one_picture_in_a_process_of_its_own():
     check = "import atexit, sys; atexit.register(lambda: print(sorted({'jax', 'flax', 'torch'} & set(sys.modules)), file=sys.stderr)); "
     with ChatServer() as server:
         arguments = ("design", "--image", "in.png", "--prompt", "Blue.", "--designer", "vllm:m", "--base-url", server.url)
-        done = subprocess.run([sys.executable, "-c", check + script, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([sys.executable, "-c", check + script, *arguments], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{GOOD}\n", "[]\n")
 
 

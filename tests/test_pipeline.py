@@ -258,12 +258,12 @@ def test_a_long_prompt_is_refused_or_cut():
 
 
 def test_50000_words_are_refused_at_once():
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(InputError, match=r"is too long: its turn has \d+,\d+ tokens"):
         one(prompts=["sea " * 50_000])
     with pytest.raises(InputError, match=r"longest turn has \d+,\d+ tokens, the longest bucket 131,072"):
         one(prompts=["sea " * 50_000], overflow="keep_last")
-    assert time.monotonic() - begin < 20
+    assert time.process_time() - begin < 20
 
 
 @pytest.mark.parametrize(

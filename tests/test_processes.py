@@ -5,9 +5,8 @@ One mesh of four devices, of one process, of two (in the reverse order of the me
 
 import json
 import os
-import socket
-import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +14,26 @@ import jax
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.local_server import free_port
+from tests.started import started
+
 HALF, WHOLE = 3, 5  # steps
 MESH = (2, 2, 1)
 MOST = int(os.environ.get("DIM_PROCESSES", "2"))  # `make soak` takes four
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def run(count: int, folder: Path, goes_on: str) -> list[dict[str, Any]]:
     """What each of `count` processes found. They save in a folder of their number, and go on from the states in `goes_on`."""
     flags = f"--xla_force_host_platform_device_count={4 // count}"
     arguments = [sys.executable, "-m", "tests.test_processes", str(count), str(free_port()), str(folder), goes_on]
-    processes = [
-        subprocess.Popen(
-            [*arguments, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-            env=os.environ | {"XLA_FLAGS": flags},
-        )
-        for number in range(count)
-    ]  # fmt: skip
-    try:
-        ended = [process.communicate(timeout=600) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(errors for _, errors in ended)
-    return [json.loads(output.splitlines()[-1]) for output, _ in ended]  # Gloo prints before it
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(started(folder / f"{count}-{number}.output", [*arguments, str(number)], os.environ | {"XLA_FLAGS": flags}))
+            for number in range(count)
+        ]
+        ended = [process.ended() for process in processes]
+    assert all(code == 0 for code, _ in ended), "\n".join(said for _, said in ended)
+    return [json.loads(next(line for line in said.splitlines() if line.startswith("{"))) for _, said in ended]  # Gloo prints too
 
 
 @pytest.fixture(scope="module")

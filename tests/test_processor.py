@@ -145,10 +145,10 @@ def test_long_prompts_are_refused_unless_asked_for(tiny):
 
 def test_fifty_thousand_words_are_refused_quickly():
     processor = Processor.from_pretrained(HERE / "tiny_tokenizer")
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError, match="the condition holds 8,192"):
         processor(["word " * 50_000], [[picture(60, 60)]])
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_bad_batches(tiny):

@@ -49,6 +49,7 @@ def test_speed_is_since_the_last_reading():
     assert 0 < found["waiting_for_data"] < 1
     with speed.waiting():
         pass
+    time.sleep(0.3)
     assert speed.read()["waiting_for_data"] < found["waiting_for_data"]
 
 

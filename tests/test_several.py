@@ -6,16 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
@@ -30,47 +27,18 @@ from dim_jax.training.recent import Recent
 from dim_jax.training.resume import latest_step
 from dim_jax.training.supervision import STOPPED
 from dim_jax.weights.convert import open_weights
+from tests.started import ROOT, Started, started
 from tests.test_kills import lines
 from tests.test_train import arguments, log, train
 
-ROOT = Path(__file__).parents[1]
 LAUNCHER = ROOT / "launch/local_processes.py"
 # At the config's learning rate rounding grows to 2e-4 of the loss in ten steps: Adam makes much of the sign of a gradient near zero.
 SAME = {"data__batch_size": "8", "optim__cosine": "False", "optim__learning_rate": "2e-5", "train__save_every": "1000"}
 
 
-class Launched(NamedTuple):
-    """The launcher, and the file with what it and its processes wrote: a pipe that nobody reads would stop them once it is full."""
-
-    process: subprocess.Popen
-    output: Path
-
-    def said(self) -> str:
-        return self.output.read_text()
-
-    def ended(self, timeout: float = 600) -> tuple[int, str]:
-        """Exit code and what all processes wrote."""
-        return self.process.wait(timeout), self.said()
-
-    def wait_until(self, condition: Callable[[], bool], timeout: float = 600) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < deadline, self.said()
-            time.sleep(0.05)
-
-
-@contextmanager
-def several(output: Path, count: int, devices: int, *command: str) -> Iterator[Launched]:
-    """The launcher with so many processes of a Python command; whatever still runs at the end is killed."""
-    started = [sys.executable, str(LAUNCHER), "--processes", str(count), "--devices", str(devices), sys.executable, *command]
-    with output.open("w") as file, subprocess.Popen(started, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT) as process:
-        try:
-            yield Launched(process, output)
-        finally:
-            left = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-            for one in [process, *left]:
-                one.kill()
+def several(output: Path, count: int, devices: int, *command: str) -> AbstractContextManager[Started]:
+    """The launcher with so many processes of a Python command."""
+    return started(output, [sys.executable, str(LAUNCHER), "--processes", str(count), "--devices", str(devices), sys.executable, *command])
 
 
 def test_the_launcher_shows_what_it_runs():

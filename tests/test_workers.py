@@ -39,5 +39,5 @@ def test_workers_live_as_long_as_the_run():
     assert run.stdout.readline() == "4 5 6 7 8 9\n"
     run.kill()
     run.communicate()
-    _, left = psutil.wait_procs(children, timeout=30)
+    _, left = psutil.wait_procs(children, timeout=300)
     assert left == []
