@@ -9,6 +9,7 @@ where the config has edits) in the longest bucket of tokens, which takes the mos
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def main(config: Config, topology: Topology, console: Console, *, keep: Path | N
             the step takes more memory than a device has.
     """
     say = partial(console.print, highlight=False, soft_wrap=True)
+    config = deepcopy(config)
     config.data.source = SYNTHETIC
     config.data.lengths = (max(config.data.lengths),)
     devices = _devices(topology)
