@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,17 +46,23 @@ GROUP = 2**28  # bytes that are handed to Orbax at once; one larger tensor is a 
 @contextmanager
 def hushed() -> Iterator[None]:
     """Where Orbax fails, only the one error that it raises is heard: nothing of its threads and tasks, which go on failing for a while."""
-    log, tasks, hook = logging.getLogger("absl"), logging.getLogger("asyncio"), sys.unraisablehook
+    ignore_late_callbacks()
+    log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.CRITICAL)
-    tasks.addFilter(_is_not_of_orbax)
-    sys.unraisablehook = lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
     try:
         yield
-        sys.unraisablehook = hook
-        tasks.removeFilter(_is_not_of_orbax)
     finally:
         log.setLevel(level)
+
+
+@cache
+def ignore_late_callbacks() -> None:
+    """From now on nothing is heard of what Orbax leaves behind: it closes its event loop while callbacks are still on their way to it, also
+    where all went well, and drops tasks whose error it has raised."""
+    logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:

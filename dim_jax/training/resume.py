@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orbax.checkpoint.experimental.v1 as ocp
 
-from dim_jax.checkpoint import hushed
+from dim_jax.checkpoint import hushed, ignore_late_callbacks
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath, absolute, is_remote
 
@@ -92,6 +92,7 @@ def training_states(folder: AnyPath, *, keep: int, keep_every: int) -> Iterator[
 
     The latest `keep` stay, and those at multiples of `keep_every` (0: none).
     """
+    ignore_late_callbacks()
     policies = ocp.training.preservation_policies
     every: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)  # whenever it is called
     kept: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])])
