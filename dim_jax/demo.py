@@ -14,6 +14,7 @@ from dim_jax.checkpoint import read_json
 from dim_jax.data.pictures import open_picture
 from dim_jax.errors import InputError
 from dim_jax.painting import Painting, check_output, save_picture
+from dim_jax.paths import AnyPath
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.sheets import grid, labelled
 
@@ -49,7 +50,7 @@ def read_samples(folder: Path) -> list[Sample]:
     ]  # fmt: skip
 
 
-def check_outputs(folder: Path, number: int, *, overwrite: bool) -> list[Path]:
+def check_outputs(folder: AnyPath, number: int, *, overwrite: bool) -> list[AnyPath]:
     """Where `number` paintings and, last, the sheet go; makes the folder.
 
     Raises:
@@ -89,7 +90,7 @@ def sheet(paintings: Sequence[Painting]) -> Image.Image:
     return grid([cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)])
 
 
-def run(checkpoint: Path, folder: Path, *, overwrite: bool = False, progress: bool = False) -> Path:
+def run(checkpoint: Path, folder: AnyPath, *, overwrite: bool = False, progress: bool = False) -> AnyPath:
     """Paint the samples of a checkpoint into `folder`: 1.png, 2.png ... and sheet.png, whose path is returned.
 
     Raises:

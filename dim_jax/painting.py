@@ -1,6 +1,7 @@
 """A painted picture with the settings that made it, and the files it is saved to."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from dim_jax import __version__
 from dim_jax.errors import InputError
 from dim_jax.folders import check_file, new_file
+from dim_jax.paths import AnyPath, as_path
 from dim_jax.sheets import grid
 
 ROUND = ("prompt", "seed", "settings", "designer", "instruction", "changed")
@@ -41,7 +43,7 @@ class Painting:
     changed: float | None = None
     earlier: tuple["Painting", ...] = ()
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Write a PNG whose text chunks hold prompt, seed, settings (JSON), checkpoint, version and earlier rounds (JSON); `read_metadata`
         reads them back.
 
@@ -95,12 +97,12 @@ def sheet(paintings: Sequence[Painting]) -> Image.Image:
     return grid(rows)
 
 
-def save_sheet(paintings: Sequence[Painting], path: str | Path, *, overwrite: bool = False) -> None:
+def save_sheet(paintings: Sequence[Painting], path: str | os.PathLike, *, overwrite: bool = False) -> None:
     """Write `sheet` as a PNG. Errors as in `save_picture`."""
     save_picture(sheet(paintings), path, overwrite=overwrite)
 
 
-def save_picture(image: Image.Image, path: str | Path, *, overwrite: bool = False, info: PngInfo | None = None) -> None:
+def save_picture(image: Image.Image, path: str | os.PathLike, *, overwrite: bool = False, info: PngInfo | None = None) -> None:
     """Write a picture as a PNG, which appears whole or not at all.
 
     Raises:
@@ -110,13 +112,13 @@ def save_picture(image: Image.Image, path: str | Path, *, overwrite: bool = Fals
         image.save(scratch, "PNG", pnginfo=info)
 
 
-def check_output(path: str | Path, *, overwrite: bool) -> Path:
+def check_output(path: str | os.PathLike, *, overwrite: bool) -> AnyPath:
     """The path of a PNG that may be written.
 
     Raises:
         InputError: it does not end in .png, its folder is missing or closed, or it exists and may not be overwritten.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: pictures are written as PNG, which keeps the prompt and the settings. Name a file that ends in .png.")
     check_file(path, overwrite=overwrite)

@@ -90,6 +90,8 @@ def local(path: AnyPath) -> Path:
 def _fetched(path: str) -> Path:
     with told(path):
         names = storage(path).find(path)  # without "gs://"; the one name of a file
+        if not names:
+            raise InputError(f"{path}: there is no such file or folder. Check the address.")
         storage(path).get(names, [str(_copies() / name) for name in names])
     return _copies() / path.removeprefix(GS)
 

@@ -13,7 +13,7 @@ from dim_jax.models.module import parameters
 from dim_jax.paths import as_path, local, upload
 from dim_jax.pipeline import Painter
 from dim_jax.weights.convert import convert, open_weights
-from tests.painter_fixtures import dim, one_error, painter, tiny_checkpoint
+from tests.painter_fixtures import QUICKLY, dim, edit, one_error, painter, picture, tiny_checkpoint
 from tests.published import dim_folder, files, quiet, sana_pth, sharded
 from tests.test_train import log, train
 
@@ -125,6 +125,34 @@ def test_a_painter_is_read_from_a_bucket(bucket, tmp_path):
     for ours, theirs in zip(parameters(wanted.dim).values(), parameters(found.dim).values(), strict=True):
         assert np.array_equal(ours, theirs)
     assert found.settings == wanted.settings
+
+
+def test_pictures_come_from_a_bucket_and_go_there(bucket, loaded, tmp_path):
+    picture(64, 48).save(tmp_path / "in.png")
+    upload(tmp_path / "in.png", as_path(f"{bucket}/pictures/in.png"))
+    there = edit("--sheet", *QUICKLY, image=f"{bucket}/pictures/in.png", output=f"{bucket}/pictures/out.png")
+    assert dim(*there) == (0, f"wrote {bucket}/pictures/out.png and {bucket}/pictures/out.sheet.png\n")
+    assert dim(*edit(*QUICKLY, image=str(tmp_path / "in.png"), output=str(tmp_path / "out.png")))[0] == 0
+    assert fetched(f"{bucket}/pictures")["out.png"] == (tmp_path / "out.png").read_bytes()
+    assert f"{bucket}/pictures/out.png exists" in one_error(dim(*there))
+    missing = edit(image=f"{bucket}/pictures/none.png", output=f"{bucket}/pictures/other.png")
+    assert f"{bucket}/pictures/none.png: there is no such file or folder" in one_error(dim(*missing))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("build-data", "dim-edit", "gs://mine/out", "--source", "pairs:pairs.jsonl"),
+        ("train", "--config", "gs://mine/out", "--workdir", "run"),
+        ("design", "--image", "gs://mine/out", "--prompt", "x", "--designer", "local"), ("evaluate", "emoji", "--data", "emoji", "-o", "gs://mine/out"),
+    ],
+    ids=["dim-edit", "train", "design", "evaluate"],
+)  # fmt: skip
+def test_what_must_lie_on_this_machine(command, tmp_path, monkeypatch):
+    """A folder "gs:" would be no help to anybody."""
+    monkeypatch.chdir(tmp_path)
+    assert one_error(dim(*command)) == "error: gs://mine/out: a path of this machine is needed here. Copy what lies elsewhere.\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 # Runs

@@ -12,14 +12,15 @@ from rich.console import Console
 from dim_jax import __version__
 from dim_jax.cli.build import build_edit, build_emoji, build_t2i, build_text, build_tfds, rewrite
 from dim_jax.cli.design import design
+from dim_jax.cli.options import Commands
 from dim_jax.cli.paint import Checkpoint, Dtype, Overwrite, Precision, bundled, edit, generate, named_or_bundled
 from dim_jax.cli.train import cache, compile_step, index, require_training, train
 from dim_jax.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
-evaluate = typer.Typer(no_args_is_help=True, help="Measure a painter on a benchmark.")
+app = Commands(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
+evaluate = Commands(no_args_is_help=True, help="Measure a painter on a benchmark.")
 app.add_typer(evaluate, name="evaluate")
-build_data = typer.Typer(no_args_is_help=True, help="Make a data set.")
+build_data = Commands(no_args_is_help=True, help="Make a data set.")
 app.add_typer(build_data, name="build-data")
 build_data.command("dim-edit")(build_edit)
 build_data.command("dim-t2i")(build_t2i)
@@ -154,13 +155,14 @@ def emoji(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="OUT_FOLDER", help="Where the paintings and a sheet of them go.")],
+    folder: Annotated[str, typer.Argument(metavar="OUT_FOLDER", help="Where the paintings and a sheet of them go, also gs://BUCKET/...")],
     overwrite: Overwrite = False,
 ) -> None:
     """Edit the sample pictures that come with the bundled model, and paint from text."""
     from dim_jax import demo
+    from dim_jax.paths import as_path
 
-    sheet = demo.run(bundled(), folder, overwrite=overwrite, progress=console.is_terminal)
+    sheet = demo.run(bundled(), as_path(folder), overwrite=overwrite, progress=console.is_terminal)
     typer.echo(f"wrote {sheet} and the paintings on it", err=True)
 
 

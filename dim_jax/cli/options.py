@@ -1,9 +1,31 @@
-"""Options that several commands share, declared once as the fields of a dataclass."""
+"""What commands have in common: options that several share, declared once as the fields of a dataclass; and where their paths lie."""
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from dim_jax.errors import InputError
+
+
+class Commands(typer.Typer):
+    """Commands whose options of type Path are of this machine; those that may name a bucket are texts, for `dim_jax.paths.as_path`."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        return super().command(name, cls=_Command, **options)
+
+
+class _Command(TyperCommand):
+    def invoke(self, ctx: Any) -> Any:
+        for value in ctx.params.values():
+            if isinstance(value, Path) and re.match(r"\w+:/", str(value)):
+                raise InputError(f"{str(value).replace(':/', '://', 1)}: a path of this machine is needed here. Copy what lies elsewhere.")
+        return super().invoke(ctx)
 
 
 def with_options(**shared: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -32,7 +32,9 @@ Checkpoint = Annotated[
     str | None,
     typer.Option(help="Folder or gs:// address of a Draw-In-Mind: published files, or what `dim convert` made. Default: the bundled nano."),
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="PNG to write; prompt, seed and settings go into its metadata.")]
+Output = Annotated[
+    str, typer.Option("-o", "--output", help="PNG to write, also gs://BUCKET/...; prompt, seed and settings go into its metadata.")
+]
 Dtype = Annotated[Precision | None, typer.Option(help="Default: bfloat16 on accelerators, float32 on the CPU.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 
@@ -78,7 +80,7 @@ class How:
 
 @with_options(how=How)
 def edit(
-    image: Annotated[Path, typer.Option(help="The picture to edit.")],
+    image: Annotated[str, typer.Option(help="The picture to edit, also gs://BUCKET/...")],
     output: Output,
     prompt: Annotated[str | None, typer.Option(help="The instruction; without a designer also a blueprint.")] = None,
     then: Annotated[
@@ -126,6 +128,7 @@ def edit(
     from dim_jax.designer.choice import Choice
     from dim_jax.designer.design import blueprint as written
     from dim_jax.designer.design import read_text
+    from dim_jax.paths import as_path, local
 
     choice = Choice.read(designer)
     if (prompt is None and not blueprint) or (blueprint and choice.kind != "none"):
@@ -137,16 +140,18 @@ def edit(
     if show_blueprint and not blueprint and choice.kind == "none":
         raise typer.BadParameter("Name who writes it (--designer), or give one (--blueprint).", param_hint="--show-blueprint")
     prompts = [prompt or "", *(then or [])]
-    sheet_path, paths = output.with_suffix(".sheet.png"), [output.with_suffix(f".{n}.png") for n in range(1, len(prompts) + 1) if rounds]
-    for path in [output, *([sheet_path] if sheet else []), *paths]:
+    result = as_path(output)
+    sheet_path, paths = result.with_suffix(".sheet.png"), [result.with_suffix(f".{n}.png") for n in range(1, len(prompts) + 1) if rounds]
+    for path in [result, *([sheet_path] if sheet else []), *paths]:
         painting.check_output(path, overwrite=how.overwrite)
-    picture = open_picture(image)
+    file = local(as_path(image))
+    picture = open_picture(file)
     text = read_text(blueprint) if blueprint else prompts[0]
     changes = how.changes([text, *prompts[1:]], image_guidance)
     writer, given = None, text if blueprint else None
     if choice.kind not in ("none", "local"):  # before the painter is loaded, which takes longer
         writer = choice.open(base_url=base_url)
-        given = written(image, text, writer, row_id=row_id, keep=choice.costs)
+        given = written(file, text, writer, row_id=row_id, keep=choice.costs)
     from dim_jax.pipeline import EditPipeline  # imports JAX, which takes seconds
     from dim_jax.session import EditSession
 
@@ -160,7 +165,7 @@ def edit(
         else:
             writer = LocalDesigner.of(pipeline.painter, settings.resolution)
     session = EditSession(
-        pipeline, picture, designer=writer, settings=settings, keep_unchanged=keep_unchanged, file=image, name=row_id
+        pipeline, picture, designer=writer, settings=settings, keep_unchanged=keep_unchanged, file=file, name=row_id
     )  # fmt: skip
     written_by = f"file:{blueprint}" if blueprint else designer
     for number, one in enumerate(prompts):
@@ -170,7 +175,7 @@ def edit(
             typer.echo(painted.prompt)
         if rounds:
             painted.save(paths[number], overwrite=how.overwrite)
-    session.rounds[-1].save(output, overwrite=how.overwrite)
+    session.rounds[-1].save(result, overwrite=how.overwrite)
     if sheet:
         painting.save_sheet(session.rounds, sheet_path, overwrite=how.overwrite)
     typer.echo(f"wrote {output}" + (f" and {sheet_path}" if sheet else ""), err=True)
