@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train the nano model on one GPU from nothing: data, autoencoder and encoder side by side, text to image, edits; then measure it and
-# write it in the published naming. A second call goes on where the first one stopped. How long each run takes: docs/nano.md.
+# Train the nano model on one GPU from nothing: data, autoencoder and encoder side by side, text to image, edits, colours; then measure
+# it and write it in the published naming. A second call goes on where the first one stopped. How long each run takes: docs/nano.md.
 #
 #   launch/nano.sh [--dry-run] DATA RUNS [KEY=VALUE ...]     such as: launch/nano.sh data/emoji runs data.workers=14
 set -euo pipefail
@@ -23,6 +23,7 @@ train() {  # NAME [KEY=VALUE ...]
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ ! -d $data ]]; then run dim build-data emoji "$data"; fi
+if [[ ! -d data/tints ]]; then run dim build-data tints data/tints --from "$data"; fi  # where configs/nano_colours.py has it
 
 # The two share the card: each takes less than half of its memory.
 export XLA_PYTHON_CLIENT_MEM_FRACTION=0.45
@@ -35,8 +36,9 @@ unset XLA_PYTHON_CLIENT_MEM_FRACTION
 frozen=("init.encoder=$runs/nano_encoder/model" "init.autoencoder=$runs/nano_autoencoder/model")
 train t2i "${frozen[@]}"
 train edit "${frozen[@]}" "init.sana=$runs/nano_t2i/model" "init.connector=$runs/nano_t2i/model"
+train colours "${frozen[@]}" "init.sana=$runs/nano_edit/model" "init.connector=$runs/nano_edit/model"
 
-measure=(run dim evaluate emoji --checkpoint "$runs/nano_edit/model" --data "$data" --overwrite)
+measure=(run dim evaluate emoji --checkpoint "$runs/nano_colours/model" --data "$data" --overwrite)
 "${measure[@]}" -o "$runs/nano.json"
 "${measure[@]}" -o "$runs/known.json" --known-targets
-run dim convert "$runs/nano_edit/model" "$runs/nano" --to dim --dtype bfloat16 --max-shard-size 15MiB --overwrite
+run dim convert "$runs/nano_colours/model" "$runs/nano" --to dim --dtype bfloat16 --max-shard-size 15MiB --overwrite

@@ -23,7 +23,10 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_build_train_kill_resume_evaluate(place):
+def test_build_train_kill_resume_evaluate(place, monkeypatch):
+    monkeypatch.chdir(place)
+    code, text = dim("build-data", "tints", "data/tints", "--from", "emoji")
+    assert code == 0, text
     options = EMOJI | {"data__source": str(place / "emoji")}
     as_below = {"optim__cosine": "True", "train__log_every": "1", "train__save_every": "2"}
     with running(place / "autoencoder", **options, **as_below) as killed:
@@ -35,18 +38,19 @@ def test_build_train_kill_resume_evaluate(place):
         ("nano_encoder", "encoder", 2, {}),
         ("nano_t2i", "t2i", 2, frozen),
         ("nano_edit", "edit", 2, frozen | {"init__sana": "t2i", "init__connector": "t2i"}),
+        ("nano_colours", "colours", 2, frozen | {"init__sana": "edit", "init__connector": "edit"}),
     ]
     for config, name, count, init in stages:
         places = {key: str(place / value / "model") for key, value in init.items()}
         code, text = train(config, place / name, count, **options, **places)
         assert code == 0, text
         assert [line["step"] for line in log(place / name)] == list(range(1, count + 1))
-    t2i, edit = (open_weights(place / name / "model") for name in ("t2i", "edit"))
+    t2i, edit = (open_weights(place / name / "model") for name in ("t2i", "colours"))
     assert not t2i.sizes.sana.is_edit
     assert edit.sizes.sana.is_edit
 
     result = place / "result.json"
-    checkpoint = ("--checkpoint", str(place / "edit/model"))
+    checkpoint = ("--checkpoint", str(place / "colours/model"))
     code, text = dim("evaluate", "emoji", *checkpoint, "--data", str(place / "emoji"), "-o", str(result), "--pairs-per-rule", "1")
     assert code == 0, text
     found = json.loads(result.read_text())

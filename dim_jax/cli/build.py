@@ -142,6 +142,18 @@ def build_emoji(
     _pairs(folder, build(as_path(folder), archives=packages, overwrite=overwrite, console=console))
 
 
+def build_tints(
+    folder: Folder,
+    source: Annotated[str, typer.Option("--from", help="Folder that `dim build-data emoji` made, also gs://BUCKET/...")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Make edit pairs of emoji in other colours: by a colour's name, and such that keep a colour."""
+    from dim_jax.data.emoji.tints import build
+    from dim_jax.paths import as_path
+
+    _pairs(folder, build(as_path(source), as_path(folder), overwrite=overwrite))
+
+
 def build_text(
     folder: Folder,
     scenes: Annotated[int, typer.Option(help="Each is up to six pictures and ten pairs.")] = 2000,

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from dim_jax import __version__
-from dim_jax.cli.build import build_edit, build_emoji, build_t2i, build_text, build_tfds, rewrite
+from dim_jax.cli.build import build_edit, build_emoji, build_t2i, build_text, build_tfds, build_tints, rewrite
 from dim_jax.cli.design import design
 from dim_jax.cli.options import Commands
 from dim_jax.cli.paint import Checkpoint, Dtype, Overwrite, Precision, bundled, edit, generate, named_or_bundled
@@ -26,6 +26,7 @@ build_data.command("dim-edit")(build_edit)
 build_data.command("dim-t2i")(build_t2i)
 build_data.command("rewrite")(rewrite)
 build_data.command("emoji")(build_emoji)
+build_data.command("tints")(build_tints)
 build_data.command("text")(build_text)
 build_data.command("tfds")(build_tfds)
 app.command()(edit)

@@ -140,6 +140,26 @@ def write_pairs(folder: str | os.PathLike, pictures: Iterable[Picture], pairs: I
             splits[split].write(json.dumps(asdict(pair), ensure_ascii=False).encode())
 
 
+def read_pictures(folder: str | os.PathLike) -> list[Picture]:
+    """Every picture of a folder, in order, its file as it is.
+
+    Raises:
+        InputError: a file is missing or damaged, or `array_record` is not installed.
+    """
+    folder = as_path(folder)
+    rows, files = _read_rows(folder / ROWS), _records(folder / PICTURES).all()
+    return [
+        Picture(row["set"], row["code"], row["name"], row["split"], tuple(row["captions"]), file)
+        for row, file in zip(rows, files, strict=True)
+    ]
+
+
+def read_pairs(folder: str | os.PathLike, split: PairSplit) -> list[Pair]:
+    """Every pair of a split, in order. Errors as in `read_pictures`."""
+    rows = map(json.loads, _records(as_path(folder) / f"{split}.array_record").all())
+    return [Pair(row["source"], row["target"], row["rule"], tuple(row["instructions"]), row["blueprint"]) for row in rows]
+
+
 class Pairs(Sequence[Example]):
     """The examples of a folder: `pairs[i]` reads and decodes the i-th. Pickles as its arguments, and opens its files in every process anew.
 
