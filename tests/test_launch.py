@@ -147,7 +147,7 @@ def test_what_is_wrong_is_named_before_anything_runs(programs, script, arguments
 
 def test_nano_shows_what_it_would_run():
     lines = shown("nano.sh", "data/nowhere", "my runs", "data.workers=2")
-    assert sorted({" ".join(line[1:3]) for line in lines if line[1] == "build-data"}) in (["build-data emoji"], ["build-data emoji", "build-data tints"])
+    assert {"emoji"} <= {line[2] for line in lines if line[1] == "build-data"} <= {"emoji", "tints"}  # tints may be there already
     assert sorted(line[1] for line in lines if line[1] != "build-data") == ["convert", "evaluate", "evaluate", *["train"] * 5]
     for line in lines:
         if "--config" in line:
