@@ -85,6 +85,9 @@ def convert(
         str | None,
         typer.Option(metavar="SIZE", help="Of a file of --to dim or qwen, such as 16MiB or 5GB. Default: as it was, or one file."),
     ] = None,
+    mean_with: Annotated[
+        str | None, typer.Option(metavar="SRC", help="Write the mean of two models: another one in the same format, such as from before.")
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Folder whose tokenizer files go with the weights.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -97,6 +100,8 @@ def convert(
         raise typer.BadParameter(
             "Give --encoder, --sana and --autoencoder together, and only DST; the result is a checkpoint folder, without shards."
         )
+    if mean_with and any(parents):
+        raise typer.BadParameter("it goes with one SRC.", param_hint="--mean-with")
     if not any(parents) and len(paths) != 2:
         raise typer.BadParameter(f"Give SRC and DST; these are {len(paths)} paths.")
     from dim_jax.paths import as_path
@@ -114,12 +119,14 @@ def convert(
     else:
         options["max_shard_size"] = None if max_shard_size is None else parse_size(max_shard_size, "--max-shard-size")
         if trained:
+            if mean_with:
+                raise typer.BadParameter("Convert the state of the training run first.", param_hint="--mean-with")
             require_training("A state of a training run")
             from dim_jax.training.exporting import convert_state
 
             convert_state(source, as_path(paths[1]), to.value, (weights or Which.ema).value, **options)
         else:
-            convert.convert(source, paths[1], to.value, **options)
+            convert.convert(source, paths[1], to.value, mean_with=mean_with, **options)
 
 
 @evaluate.command()

@@ -23,6 +23,7 @@ from dim_jax.weights.export import layout, write_file, write_published
 from dim_jax.weights.files import NAMES, Info, SafetensorsFile, make_header, total_bytes
 from dim_jax.weights.formats import NULL_TABLE
 from dim_jax.weights.manifest import Manifest
+from dim_jax.weights.mean import mean
 from dim_jax.weights.published import Weights, null_rows, open_published, tokenizer_files
 from dim_jax.weights.sizes import Sizes
 
@@ -87,6 +88,7 @@ def convert(
     dtype: str | None = None,
     max_shard_size: int | None = None,
     tokenizer: AnyPath | str | None = None,
+    mean_with: AnyPath | str | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> None:
@@ -100,6 +102,7 @@ def convert(
         max_shard_size: bytes of tensors in a file of "dim" or "qwen"; more are written as shards with an index. By default there are as
             many files as the source had, if it was published in this format, else one.
         tokenizer: a folder whose tokenizer files go with it, instead of the source's.
+        mean_with: a checkpoint like `src`, in the same format; every tensor becomes the mean of both.
         overwrite: replace a checkpoint at `dst`.
         console: where the table of what was read is printed.
 
@@ -116,6 +119,8 @@ def convert(
     if target == source or target in source.parents:
         raise InputError(f"{dst} is, or holds, the source {src}. Choose another output.")
     weights = open_weights(src)
+    if mean_with is not None:
+        weights = mean(weights, open_weights(mean_with))
     if tokenizer is not None:
         weights = replace(weights, tokenizer=tokenizer_in(as_path(tokenizer)))
     _write(weights, dst, to, dtype, max_shard_size, overwrite, console or Console())
