@@ -9,7 +9,6 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -71,7 +70,7 @@ def build(source: AnyPath, target: AnyPath, *, overwrite: bool = False) -> dict:
         write_pairs(folder, found.pictures, found.pairs)
         (folder / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n")
         found.sheet().save(folder / "sheet.png")
-        (folder / "README.md").write_text(_card(statistics, Path(source).name))
+        (folder / "README.md").write_text(_card(statistics, source.name))
     return statistics
 
 
