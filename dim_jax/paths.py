@@ -35,9 +35,15 @@ def as_path(path: str | os.PathLike) -> AnyPath:
     if text.startswith(GS):
         storage(text)
         return epath.Path(text)
-    if scheme := re.match(r"(\w+):/", text):
-        raise InputError(f'{text}: paths are of this machine, or of Google Cloud Storage ("{GS}BUCKET/..."), not {scheme[1]}.')
+    if scheme := scheme_of(text):
+        raise InputError(f'{text}: paths are of this machine, or of Google Cloud Storage ("{GS}BUCKET/..."), not {scheme}.')
     return Path(text)
+
+
+def scheme_of(path: str | os.PathLike) -> str:
+    """What an address begins with, such as "gs"; of a path of this machine nothing. A Path has lost the second slash."""
+    found = re.match(r"(\w+):/", os.fspath(path))
+    return found[1] if found else ""
 
 
 def is_remote(path: str | os.PathLike) -> bool:

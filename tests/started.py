@@ -35,9 +35,9 @@ class Started(NamedTuple):
 
 
 @contextmanager
-def started(output: Path, command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Started]:
-    """A command, in the project's root; whatever still runs of it at the end is killed."""
-    with output.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=env) as process:
+def started(output: Path, command: Sequence[str], env: Mapping[str, str] | None = None, *, cwd: Path = ROOT) -> Iterator[Started]:
+    """A command, in the project's root if no other folder is named; whatever still runs of it at the end is killed."""
+    with output.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=cwd, env=env) as process:
         try:
             yield Started(process, output)
         finally:

@@ -3,10 +3,7 @@
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from tests.chat_server import ChatServer, Turnstile, good, status
 from tests.construction_fixtures import drawing, judging, own_config, own_pairs, tiny_models
 from tests.designer_answers import GOOD
 from tests.painter_fixtures import dim, one_error
+from tests.started import started
 
 OUT = Path("out")
 COLOURS = ("blue", "green", "black", "orange", "purple", "brown")
@@ -176,14 +174,8 @@ def test_killed_in_a_stage_it_goes_on_without_paying_twice():
     arguments = ("build-data", "dim-edit", "out", "--source", "pairs:mine.jsonl", "--config", "own.toml", "--designer", "openai:m")
     with ChatServer(turnstile) as server:
         command = [sys.executable, "-c", SCRIPT, *arguments, "--base-url", server.url, "--concurrency", "2"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        end = time.monotonic() + 300
-        while not (OUT / DESIGNED).exists() or (OUT / DESIGNED).read_bytes().count(b"\n") < 5:
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            assert time.monotonic() < end
-            time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        with started(Path("output"), command, {**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path()) as run:
+            run.wait_until(lambda: (OUT / DESIGNED).exists() and (OUT / DESIGNED).read_bytes().count(b"\n") >= 5)
         assert (OUT / DESIGNED).read_bytes().count(b"\n") < 24
         turnstile.opened = 1000
         assert build(server)[0] == 0

@@ -3,12 +3,8 @@
 import csv
 import io
 import json
-import os
-import signal
-import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from tests.chat_server import ChatServer, Turnstile, good
 from tests.construction_fixtures import drawing
 from tests.painter_fixtures import dim, one_error
 from tests.picture_server import PictureServer
+from tests.started import started
 
 OUT = Path("out")
 CAPTION = "A disc of one colour lies in the middle of a plain white ground, evenly lit and without a shadow."
@@ -255,14 +252,8 @@ def test_killed_it_goes_on_without_downloading_or_paying_twice():
         arguments = ["build-data", "dim-t2i", "out", "--metadata", "meta", "--upstream", "up", "--config", "own.toml", "--source", "mine"]
         arguments += ["--designer", "openai:m", "--base-url", server.url, "--concurrency", "2"]
         for file, number in ((PICTURES, 5), (CAPTIONS, 5)):
-            process = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            end = time.monotonic() + 300
-            while len(rows(file)) < number:
-                assert process.poll() is None, process.stderr and process.stderr.read()
-                assert time.monotonic() < end
-                time.sleep(0.002)
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
+            with started(Path("output"), [sys.executable, "-c", SCRIPT, *arguments], cwd=Path()) as run:
+                run.wait_until(lambda file=file, number=number: len(rows(file)) >= number)
         turnstile.opened = 1000
         assert dim(*arguments)[0] == 0
         assert 40 <= len(pictures.requests) <= 40 + 4

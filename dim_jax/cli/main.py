@@ -100,8 +100,6 @@ def convert(
         raise typer.BadParameter(
             "Give --encoder, --sana and --autoencoder together, and only DST; the result is a checkpoint folder, without shards."
         )
-    if mean_with and any(parents):
-        raise typer.BadParameter("it goes with one SRC.", param_hint="--mean-with")
     if not any(parents) and len(paths) != 2:
         raise typer.BadParameter(f"Give SRC and DST; these are {len(paths)} paths.")
     from dim_jax.paths import as_path
@@ -113,14 +111,14 @@ def convert(
     trained = is_state(source)
     if weights is not None and not trained:
         raise typer.BadParameter("it goes with a state of a training run, RUN/checkpoints/STEP.", param_hint="--weights")
+    if mean_with and (any(parents) or trained):
+        raise typer.BadParameter("it goes with one SRC; convert the state of a training run first.", param_hint="--mean-with")
     options: dict[str, Any] = {"dtype": dtype and dtype.value, "tokenizer": tokenizer, "overwrite": overwrite}
     if encoder and sana and autoencoder:
         convert.assemble(encoder, sana, autoencoder, paths[0], condition_length=condition_length, seed=seed, **options)
     else:
         options["max_shard_size"] = None if max_shard_size is None else parse_size(max_shard_size, "--max-shard-size")
         if trained:
-            if mean_with:
-                raise typer.BadParameter("Convert the state of the training run first.", param_hint="--mean-with")
             require_training("A state of a training run")
             from dim_jax.training.exporting import convert_state
 

@@ -1,7 +1,6 @@
 """What commands have in common: options that several share, declared once as the fields of a dataclass; and where their paths lie."""
 
 import inspect
-import re
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -22,8 +21,10 @@ class Commands(typer.Typer):
 
 class _Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
+        from dim_jax.paths import scheme_of
+
         for value in ctx.params.values():
-            if isinstance(value, Path) and re.match(r"\w+:/", str(value)):
+            if isinstance(value, Path) and scheme_of(value):
                 raise InputError(f"{str(value).replace(':/', '://', 1)}: a path of this machine is needed here. Copy what lies elsewhere.")
         return super().invoke(ctx)
 

@@ -98,8 +98,8 @@ class ChatTokenizer:
             return cls(_from_transformers(str(name)), str(name))
         except InputError:
             raise
-        except Exception as error:
-            # The tokenizers library raises a plain Exception for any malformed file. What else is not expected here is a bug: let it pass.
+        except Exception as error:  # which the tokenizers library raises itself, for any malformed file
+            # What else is not expected here is a bug: let it pass.
             if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError)):
                 raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)

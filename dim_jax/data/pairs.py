@@ -105,6 +105,12 @@ def webp(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     return file.getvalue()
 
 
+def decoded(webp: bytes) -> Image.Image:
+    """The RGB picture in `Picture.webp`."""
+    with Image.open(io.BytesIO(webp)) as picture:
+        return picture.convert("RGB")
+
+
 def pair_split(source: Split, target: Split) -> PairSplit | None:
     """The split of a pair from those of its pictures; None: it is of none."""
     if source == target:
@@ -237,8 +243,7 @@ class Pairs(Sequence[Example]):
         return Stored(f"{self._pictures.path}, picture {number}", partial(self._pictures.__getitem__, number))
 
     def _decoded(self, number: int) -> Image.Image:
-        with Image.open(io.BytesIO(self._pictures[number])) as picture:
-            return picture.convert("RGB")
+        return decoded(self._pictures[number])
 
 
 class _Row(NamedTuple):

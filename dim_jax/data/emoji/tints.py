@@ -4,7 +4,6 @@ From the emoji alone a model learns which hearts, circles, squares and books the
 """
 
 import colorsys
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from dim_jax.data.emoji import tables
 from dim_jax.data.emoji.packages import SETS
 from dim_jax.data.emoji.wording import INSTRUCTIONS, a
 from dim_jax.data.measures import PALETTE, extent, main_colours
-from dim_jax.data.pairs import DATASET, SPLITS, Pair, Picture, Split, read_pairs, read_pictures, webp, write_pairs
+from dim_jax.data.pairs import DATASET, SPLITS, Pair, Picture, Split, decoded, read_pairs, read_pictures, webp, write_pairs
 from dim_jax.data.words import capital, listed
 from dim_jax.errors import InputError
 from dim_jax.folders import new_folder
@@ -98,12 +97,12 @@ class Tints:
                 self._recolour(thing)
 
     def _recolour(self, thing: Picture) -> None:
-        palette = self._palettes[thing.set]
+        palette, pixels = self._palettes[thing.set], _pixels(thing)
         words = sorted(palette, key=lambda word: number(SEED, f"{thing.key}/{word}"))[:SHADES]
-        places = {word: self._add(thing, word, f"{word} {thing.name}", tinted(_pixels(thing), palette[word])) for word in words}
-        itself, colours = self._add(thing, "itself", thing.name, _pixels(thing)), main_colours(_pixels(thing))
+        places = {word: self._add(thing, word, f"{word} {thing.name}", tinted(pixels, palette[word])) for word in words}
+        itself, own = self._add(thing, "itself", thing.name, pixels), main_colours(pixels)[0]
         edits = [(old, new, places[old]) for old, new in permutations(words, 2)]
-        edits += [(colours[0], new, itself) for new in words if new != colours[0]]
+        edits += [(own, new, itself) for new in words if new != own]
         for old, new, source in edits:
             texts = tuple(text.format(thing=thing.name, old=old, new=new) for text in INSTRUCTIONS["colour"])
             change = "Change the colour of the surface, everywhere. Keep shape, size and shading."
@@ -144,7 +143,7 @@ class Tints:
         rows = defaultdict(list)
         for pair in sorted(self.pairs, key=lambda pair: number(SEED, f"{pair.rule}/{pair.source}>{pair.target}")):
             if len(rows[pair.rule]) < SHOWN:
-                shown = tuple(Image.fromarray(_pixels(self.pictures[place])) for place in (pair.source, pair.target))
+                shown = tuple(decoded(self.pictures[place].webp) for place in (pair.source, pair.target))
                 rows[pair.rule].append((shown, pair.instructions[0]))
         return named_rows(dict(sorted(rows.items())))
 
@@ -170,8 +169,7 @@ def _is_thing(one: Picture) -> bool:
 
 
 def _pixels(one: Picture) -> Pixels:
-    with Image.open(io.BytesIO(one.webp)) as picture:
-        return np.asarray(picture.convert("RGB"))
+    return np.asarray(decoded(one.webp))
 
 
 def _unnamed(shades: Sequence[Colour], chance: np.random.Generator) -> Colour:
