@@ -41,6 +41,8 @@ def get_config() -> ConfigDict:
     config.data.resolution = 1024  # (paper) pixels a side
     config.data.max_aspect_ratio = 1.0  # (paper) 1: all pictures square; else sizes of as many pixels, up to so many times longer
     config.data.shift = 0  # pixels by which the pictures of an example are moved at most, together, so that small data last longer
+    config.data.mirrored = ()  # rules of edits of which every second example is mirrored, both pictures: those that name no side
+    config.data.recoloured = ()  # rules of which every second has its hues turned, both pictures: those that name no colour
     config.data.lengths = (1600, 2048, 2560, 4096)  # buckets of tokens, the template's 22 included; one compiled program each
     config.data.batch_size = 256
     config.data.workers = 0  # processes that load data; 0: threads

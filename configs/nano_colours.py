@@ -1,16 +1,22 @@
-"""The nano painter learns that colours and shapes combine: the edits of emoji, and as many of emoji in other colours.
+"""The nano painter goes on with edits that no set holds: things in other colours, and the edits of emoji mirrored and with other hues.
 
 dim train --config configs/nano_colours.py --workdir runs/nano_colours
 """
 
 from configs import nano_edit
 
+PEOPLE = ("hair", "occupation_on", "occupation_off", "occupation_swap", "skin_tone")
+FACES = ("expression", "cat_expression", "accessory_on", "accessory_off", "face_to_cat", "cat_to_face", "animal_face", "animal_whole")
+SIDED = ("facing", "hand_direction", "arrow", "clock", "moon", "keycap", "zodiac", "state")  # mirrored they would say something else
+
 
 def get_config():
     config = nano_edit.get_config()
+    config.model.dtype = "bfloat16"
     config.init.sana = config.init.connector = "runs/nano_edit/model"
-    config.data.mix = {"edit": 0.5, "edit:data/tints": 0.5}
-    config.data.batch_size = 32
-    config.optim.learning_rate, config.optim.warmup_steps, config.optim.ema_decay = 3e-4, 50, 0.99
-    config.train.steps, config.train.save_every, config.train.show_every = 1000, 250, 1000
+    config.data.mix = {"edit": 0.6, "caption": 0.1, "edit:data/tints": 0.3}
+    config.data.mirrored = (*PEOPLE, *FACES, "gender", "colour", "tint", "shape", "style")
+    config.data.recoloured = (*FACES, *SIDED, "gender")
+    config.optim.learning_rate = 5e-4
+    config.train.steps = 54_500
     return config

@@ -13,12 +13,14 @@ from ml_collections import ConfigDict
 from dim_jax.errors import InputError
 
 Config = Any  # a ConfigDict, whose keys no type checker knows
+MIX = "data.mix"  # the one group whose keys a run chooses: it is changed as a whole too
 
 
 def read_config(path: Path, changes: Mapping[str, str]) -> Config:
     """The config of a file such as configs/nano_edit.py, whose folder's parent it may import from ("from configs import common").
 
-    `changes` are dotted keys with their values as text, in Python's notation or as bare words: {"data.source": "synthetic"}.
+    `changes` are dotted keys with their values as text, in Python's notation or as bare words: {"data.source": "synthetic"}; all of
+    data.mix is changed by a dict.
 
     Raises:
         InputError: there is no such file, it has no `get_config`, or a change names an unknown key or gives another type of value.
@@ -64,10 +66,14 @@ def _change(config: Config, key: str, text: str) -> None:
     place = config
     for name in parents:
         place = place[name] if isinstance(place, ConfigDict) and name in place else None
-    if not isinstance(place, ConfigDict) or last not in place or isinstance(place[last], ConfigDict):
+    if not isinstance(place, ConfigDict) or last not in place:
         raise InputError(f"{key}: there is no such key. configs/common.py lists all.")
+    value, group = _value(text), place[last]
+    if isinstance(group, ConfigDict) and not (key == MIX and isinstance(value, dict)):
+        how = "Change one of these, or give a dict." if key == MIX else "Change one of these."
+        raise InputError(f"{key}={text}: {key} is a group, of {', '.join(group)}. {how}")
     try:
-        place[last] = _value(text)
+        place[last] = value
     except TypeError as error:
         raise InputError(f"{key}={text}: {last} is {place[last]!r} in the config; give another {type(place[last]).__name__}.") from error
 

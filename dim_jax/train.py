@@ -6,6 +6,7 @@ docs/training.md says what a working directory holds, dim_jax/training/ has the 
 together: each runs this text, and the first one alone writes, but for its shards of checkpoints.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ from rich.console import Console
 from dim_jax import processes
 from dim_jax.chips import peak_flops
 from dim_jax.config import Config
+from dim_jax.data.augment import Augment
 from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.pairs import SPLITS
-from dim_jax.data.pipeline import Loader, batches, make_plan, spread
+from dim_jax.data.pipeline import Loader, Part, batches, make_plan, spread
 from dim_jax.errors import InputError
 from dim_jax.models.module import with_parameters
 from dim_jax.paths import AnyPath, as_path
@@ -80,7 +82,9 @@ def main(
         console=console,
     )  # fmt: skip
     places = sharding.rows(data.batch_size)
-    loader = Loader(parts, plan, objective.reader, places, shift=data.shift, substitute=data.bad_samples > 0)
+    _say_unknown(data, parts, console)
+    augment = None if data.cache else Augment(data.shift, data.mirrored, data.recoloured)
+    loader = Loader(parts, plan, objective.reader, places, augment=augment, substitute=data.bad_samples > 0)
     bad_samples = BadSamples(workdir / "bad_samples.jsonl", data.bad_samples)
 
     # Step.
@@ -169,6 +173,16 @@ def _check(config: Config) -> None:
         raise InputError(f"config.train: show_every {how.show_every} must be positive, or 0.")
     if how.watchdog_minutes < 0:
         raise InputError(f"config.train: watchdog_minutes {how.watchdog_minutes} must be positive, or 0.")
+
+
+def _say_unknown(data: Config, parts: Sequence[Part], console: Console) -> None:
+    """Rules that are to be augmented and that no example has: perhaps misspelt, perhaps of other data."""
+    named = {key: set(data[key]) for key in ("mirrored", "recoloured") if data[key]}
+    known = {rule for part in parts for rule in part.source.rules()} if named else set()
+    for key, rules in named.items():
+        if unknown := sorted(rules - known):
+            said = f"data.{key}: no example has the rule {', '.join(unknown)}. There are {', '.join(sorted(known))}."
+            console.print(said, highlight=False, soft_wrap=True)
 
 
 def _count(tensors: dict[str, Any]) -> str:

@@ -38,8 +38,7 @@ train t2i "${frozen[@]}"
 train edit "${frozen[@]}" "init.sana=$runs/nano_t2i/model" "init.connector=$runs/nano_t2i/model"
 train colours "${frozen[@]}" "init.sana=$runs/nano_edit/model" "init.connector=$runs/nano_edit/model"
 
-# The mean of before and after knows the colours and forgot little.
-run dim convert "$runs/nano_colours/model" "$runs/nano" --to dim --mean-with "$runs/nano_edit/model" --dtype bfloat16 --max-shard-size 15MiB --overwrite
+run dim convert "$runs/nano_colours/model" "$runs/nano" --to dim --dtype bfloat16 --max-shard-size 15MiB --overwrite
 measure=(run dim evaluate emoji --checkpoint "$runs/nano" --data "$data" --overwrite)
 "${measure[@]}" -o "$runs/nano.json"
 "${measure[@]}" -o "$runs/known.json" --known-targets

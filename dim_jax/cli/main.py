@@ -13,7 +13,7 @@ from dim_jax import __version__
 from dim_jax.cli.build import build_edit, build_emoji, build_t2i, build_text, build_tfds, build_tints, rewrite
 from dim_jax.cli.design import design
 from dim_jax.cli.options import Commands
-from dim_jax.cli.paint import Checkpoint, Dtype, Overwrite, Precision, bundled, edit, generate, named_or_bundled
+from dim_jax.cli.paint import Checkpoint, Dtype, Overwrite, Precision, edit, generate, named_or_bundled
 from dim_jax.cli.train import cache, compile_step, index, require_training, train
 from dim_jax.errors import InputError
 
@@ -166,9 +166,10 @@ def demo(
 ) -> None:
     """Edit the sample pictures that come with the bundled model, and paint from text."""
     from dim_jax import demo
+    from dim_jax.bundled import bundled_checkpoint
     from dim_jax.paths import as_path
 
-    sheet = demo.run(bundled(), as_path(folder), overwrite=overwrite, progress=console.is_terminal)
+    sheet = demo.run(bundled_checkpoint(), as_path(folder), overwrite=overwrite, progress=console.is_terminal)
     typer.echo(f"wrote {sheet} and the paintings on it", err=True)
 
 

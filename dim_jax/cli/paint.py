@@ -203,12 +203,9 @@ def generate(
 
 
 def named_or_bundled(chosen: str | None) -> str | Path:
-    """What was named, else the bundled folder."""
-    return bundled() if chosen is None else chosen
-
-
-def bundled() -> Path:
-    """The bundled folder, with a word about it."""
+    """What was named, else the bundled folder, with a word about it."""
+    if chosen is not None:
+        return chosen
     from dim_jax.bundled import bundled_checkpoint
 
     folder = bundled_checkpoint()

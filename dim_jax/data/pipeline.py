@@ -15,19 +15,21 @@ from absl import flags
 from jaxtyping import Int
 from rich.console import Console
 
+from dim_jax.data.augment import Augment
 from dim_jax.data.batches import Batch, Reader, buckets
 from dim_jax.data.buckets import nearest_bucket
 from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.facts import UNUSABLE, Counting, Facts, count, read_facts
 from dim_jax.data.pairs import Example, Split
-from dim_jax.data.pictures import shifted
 from dim_jax.data.plan import Component, Plan, Planned
 from dim_jax.data.sources import Kind, Source, as_kind, index_folder, open_source
 from dim_jax.data.workers import live_as_long_as_the_run
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath
 
-Curriculum = Sequence[Any]  # ((STEP, {PART: WEIGHT, ...}), ...) as people write it in a config: `schedule` checks it
+# As people write them in a config, so `schedule` checks them.
+Mix = Mapping[str, Any]  # {PART: WEIGHT, ...}
+Curriculum = Sequence[Any]  # ((STEP, {PART: WEIGHT, ...}), ...)
 ATTEMPTS = 100  # substitutes that are tried for one bad sample: where all are bad, it is not the samples
 
 
@@ -41,9 +43,7 @@ class Part(NamedTuple):
     index: AnyPath  # the folder where `dim index` keeps what it counted
 
 
-def open_mixture(
-    source: str, mix: Mapping[str, float], *, curriculum: Curriculum = (), split: Split, side: int, index: str = ""
-) -> list[Part]:
+def open_mixture(source: str, mix: Mix, *, curriculum: Curriculum = (), split: Split, side: int, index: str = "") -> list[Part]:
     """The parts of a mixture, in order of their names; those that never have a weight are left out.
 
     `mix` has weights by KIND ("edit" or "caption"), which is of `source`, or by KIND:SOURCE; after each number of steps that `curriculum`
@@ -61,7 +61,7 @@ def open_mixture(
     return parts
 
 
-def schedule(mix: Mapping[str, float], curriculum: Curriculum = ()) -> dict[str, dict[int, float]]:
+def schedule(mix: Mix, curriculum: Curriculum = ()) -> dict[str, dict[int, float]]:
     """Name of each part that ever has a weight, in order -> after how many steps -> its weight from there on.
 
     Raises:
@@ -82,7 +82,8 @@ def schedule(mix: Mapping[str, float], curriculum: Curriculum = ()) -> dict[str,
             )
         phases[step] = weights
     for step, weights in phases.items():
-        if not any(weights.values()) or min(weights.values()) < 0:
+        numbers = all(isinstance(weight, int | float) for weight in weights.values())
+        if not numbers or not any(weights.values()) or min(weights.values()) < 0:
             said = f"data.curriculum, step {step}," if step else "data.mix"
             raise InputError(f"{said} is {dict(weights)}: give at least one part a positive weight, and none a negative one.")
     found = {name: {step: float(weights.get(name, 0)) for step, weights in phases.items()} for name in sorted(mix)}
@@ -189,20 +190,13 @@ class Loaded(NamedTuple):
     bad: tuple[BadSample, ...]
 
 
-def moved(example: Example, rng: np.random.Generator, *, most: int) -> Example:
-    """The example with its pictures moved together, by up to `most` pixels to each side: the edit between them stays what it is."""
-    right, down = (int(way) for way in rng.integers(-most, most, 2, endpoint=True))
-    source = None if example.source is None else shifted(example.source, right, down)
-    return replace(example, source=source, target=shifted(example.target, right, down))
-
-
 @dataclass(frozen=True)
 class Loader:
     """The batch of a step, numbered from 0 on; workers get a copy.
 
     Attributes:
         places: which rows of the global batch are loaded, in order.
-        shift: pixels, as `most` of `moved`.
+        augment: changes examples; None: they are used as they are.
         substitute: put another row of the bucket in the place of one that cannot be used, rather than raise.
     """
 
@@ -210,7 +204,7 @@ class Loader:
     plan: Plan
     reader: Reader
     places: Int[np.ndarray, " b"]
-    shift: int = 0
+    augment: Augment | None = None
     substitute: bool = False
 
     def __call__(self, step: int) -> Loaded:
@@ -228,8 +222,8 @@ class Loader:
             rng = np.random.default_rng((self.plan.seed, step, place))
             try:
                 example: Any = part.source[row]
-                if self.shift:
-                    example = moved(example, rng, most=self.shift)
+                if self.augment is not None:
+                    example = self.augment(example, rng)
                 return self.reader.choose(example, rng)
             except InputError as error:
                 if not self.substitute:

@@ -28,16 +28,17 @@ def check_cacheable(config: Config) -> None:
     """Refuse what no cache can hold.
 
     Raises:
-        InputError: it is not the painter that is trained, a part that a cache stands for learns, or pictures are moved at random.
+        InputError: it is not the painter that is trained, a part that a cache stands for learns, or pictures are changed at random.
     """
     if config.objective != "painter" or (learn := [part for part in CACHED if part not in config.frozen]):
         said = f'config.objective "{config.objective}"' if config.objective != "painter" else f"config.trainable has {', '.join(learn)}"
         raise InputError(f"{said}: a cache is of the painter's {' and '.join(CACHED)}, which must be frozen.")
-    if config.data.shift:
-        raise InputError(
-            f"config.data.shift is {config.data.shift}: a cache holds each picture in one place, so it cannot move pictures at random. Set "
-            "data.shift to 0."
-        )
+    for key in ("shift", "mirrored", "recoloured"):
+        if value := config.data[key]:
+            raise InputError(
+                f"config.data.{key} is {value!r}: a cache holds each picture once, so it cannot change pictures at random. Set "
+                f"data.{key} to {type(value)()!r}."
+            )
 
 
 @dataclass(frozen=True)
