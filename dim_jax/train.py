@@ -19,6 +19,7 @@ from dim_jax.data.augment import Augment
 from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.pairs import SPLITS
 from dim_jax.data.pipeline import Loader, Part, batches, make_plan, spread
+from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
 from dim_jax.models.module import with_parameters
 from dim_jax.paths import AnyPath, as_path
@@ -177,7 +178,7 @@ def _check(config: Config) -> None:
 
 def _say_unknown(data: Config, parts: Sequence[Part], console: Console) -> None:
     """Rules that are to be augmented and that no example has: perhaps misspelt, perhaps of other data."""
-    named = {key: set(data[key]) for key in ("mirrored", "recoloured") if data[key]}
+    named = {key: set(data[key]) for key in ("mirrored", "recoloured") if data[key] and data.source != SYNTHETIC}
     known = {rule for part in parts for rule in part.source.rules()} if named else set()
     for key, rules in named.items():
         if unknown := sorted(rules - known):

@@ -10,6 +10,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from dim_jax.config import read_config
 from dim_jax.data.augment import Augment
 from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.batches import AnswerReader, PaintReader, PictureReader, Reader, buckets
@@ -20,6 +21,7 @@ from dim_jax.data.processor import Processor
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.errors import InputError
 from dim_jax.models.qwen import QwenConfig
+from dim_jax.training.start import open_data
 
 TOKENIZER = Path(__file__).parent / "tiny_tokenizer"
 LENGTHS = (320,)
@@ -255,6 +257,17 @@ def test_batches_of_changed_pictures():
     still, moving, again = (first(2, PictureReader(((16, 16),)), alone(Synthetic("caption", 16)), augment=change) for change in changes)
     assert all(same(*pair) for pair in zip(moving, again, strict=True))
     assert not same(still[0], moving[0])
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_synthetic_data_take_the_place_of_every_source(path, tmp_path, monkeypatch):
+    """So that any config runs on a bare machine, mixtures too."""
+    monkeypatch.chdir(tmp_path)
+    config = read_config(path, {"data.source": "synthetic"})
+    for split in ("train", "test"):
+        parts = open_data(config, split)
+        assert len(parts) == sum(weight > 0 for weight in config.data.mix.values())
+        assert all(len(part.source) and part.source[0].rule == "synthetic" for part in parts)
 
 
 def test_mixtures_that_cannot_be():

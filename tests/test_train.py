@@ -140,7 +140,7 @@ def test_the_encoder_learns_to_write(tmp_path, monkeypatch):
         ({"data__mix__caption": "0.0"}, "positive weight"),
         ({"data__mix": "{'caption': 'often'}"}, "data.mix is {'caption': 'often'}: give at least one part a positive weight"),
         ({"data__mix": "caption"}, "data.mix is a group, of caption, edit. Change one of these, or give a dict."),
-        ({"data__mix": "{'caption:nowhere': 1.0}", "init__encoder": "", "init__autoencoder": ""}, "nowhere"),
+        ({"data__mix": "{'caption:nowhere': 1.0}", "data__source": "data", "init__encoder": "", "init__autoencoder": ""}, "nowhere: there"),
         ({"optim": "{'learning_rate': 1.0}"}, "optim is a group, of accumulate, betas"),
         ({"data__source": "nowhere", "init__encoder": "", "init__autoencoder": ""}, "nowhere"),
         ({"data__source": "nowhere", "init__encoder": "missing"}, "missing"),

@@ -23,6 +23,7 @@ from dim_jax.data.facts import UNUSABLE, Counting, Facts, count, read_facts
 from dim_jax.data.pairs import Example, Split
 from dim_jax.data.plan import Component, Plan, Planned
 from dim_jax.data.sources import Kind, Source, as_kind, index_folder, open_source
+from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.data.workers import live_as_long_as_the_run
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath
@@ -47,17 +48,18 @@ def open_mixture(source: str, mix: Mix, *, curriculum: Curriculum = (), split: S
     """The parts of a mixture, in order of their names; those that never have a weight are left out.
 
     `mix` has weights by KIND ("edit" or "caption"), which is of `source`, or by KIND:SOURCE; after each number of steps that `curriculum`
-    names, the weights there take their place. Sources and `index` are as in `open_source`.
+    names, the weights there take their place. Sources and `index` are as in `open_source`; where `source` is synthetic, all are.
 
     Raises:
         InputError: as `schedule` and `open_source`.
     """
     parts = []
-    for name, weights in schedule(mix, curriculum).items():
-        said, _, other = name.partition(":")
-        kind, spelled = as_kind(said), other or source
+    for part, weights in schedule(mix, curriculum).items():
+        said, _, other = part.partition(":")
+        kind, name = as_kind(said), other or source
+        spelled = SYNTHETIC if source == SYNTHETIC else name
         opened = open_source(spelled, kind, split=split, side=side, index=index)
-        parts.append(Part(f"{kind}:{spelled}", kind, opened, weights, index_folder(spelled, index)))
+        parts.append(Part(f"{kind}:{name}", kind, opened, weights, index_folder(spelled, index)))
     return parts
 
 
