@@ -1,6 +1,8 @@
 """The nano painter goes on with edits that no set holds: things in other colours, and the edits of emoji mirrored and with other hues.
 
 dim train --config configs/nano_colours.py --workdir runs/nano_colours
+
+On one H200 in 1,635 seconds, 53,500 steps: loss 0.26; 70.2 % of 496 unseen edits, 98 % of 88 colours. docs/nano.md has the rest.
 """
 
 from configs import nano_edit

