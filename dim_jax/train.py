@@ -83,7 +83,8 @@ def main(
         console=console,
     )  # fmt: skip
     places = sharding.rows(data.batch_size)
-    _say_unknown(data, parts, console)
+    if first:
+        _say_unknown(data, parts, console)
     augment = None if data.cache else Augment(data.shift, data.mirrored, data.recoloured)
     loader = Loader(parts, plan, objective.reader, places, augment=augment, substitute=data.bad_samples > 0)
     bad_samples = BadSamples(workdir / "bad_samples.jsonl", data.bad_samples)

@@ -238,14 +238,14 @@ def test_a_cache_in_a_bucket_is_continued(place, bucket, monkeypatch):
         ({"data__resolution": "64"}, "data.resolution is 32 there, 64 here"),
         ({"model__dtype": "bfloat16"}, "model.dtype is 'float32' there, 'bfloat16' here"),
         ({"data__text": "blueprint"}, "data.text is 'instruction' there, 'blueprint' here"),
-        ({"data__shift": "4"}, "Set data.shift to 0."),
-        ({"data__mirrored": "('gender',)"}, "Set data.mirrored to ()."),
+        ({"data__shift": "4"}, "data.shift is 4"),
+        ({"data__mirrored": "('gender',)"}, "data.mirrored is ('gender',)"),
         ({"frozen": "('autoencoder',)", "trainable": "('encoder', 'connector', 'sana')"}, "config.trainable has encoder"),
     ],
 )
 def test_a_cache_of_another_run(place, more, says, tmp_path):
     assert says in last_error(dim(*command(place, "train", "--workdir", str(tmp_path), data__cache=str(place / "made"), **more)))
-    if "Set" not in says and "trainable" not in says:
+    if "there, " in says:
         assert says in last_error(dim(*command(place, "cache", "--into", str(place / "made"), **more)))
 
 

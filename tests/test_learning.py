@@ -40,10 +40,10 @@ def test_build_train_kill_resume_evaluate(place, monkeypatch):
         ("nano_edit", "edit", 2, frozen | {"init__sana": "t2i", "init__connector": "t2i"}),
         ("nano_colours", "colours", 2, frozen | {"init__sana": "edit", "init__connector": "edit"}),
     ]
-    said, misspelt = {}, {"data__mirrored": "('hair', 'hare')"}
+    said, own = {}, {"edit": {"data__mirrored": "('hair', 'hare')"}}
     for config, name, count, init in stages:
         places = {key: str(place / value / "model") for key, value in init.items()}
-        code, said[name] = train(config, place / name, count, **options, **places, **(misspelt if name == "edit" else {}))
+        code, said[name] = train(config, place / name, count, **options, **places, **own.get(name, {}))
         assert code == 0, said[name]
         assert [line["step"] for line in log(place / name)] == list(range(1, count + 1))
     assert "data.mirrored: no example has the rule hare. There are " in said["edit"]

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -217,6 +217,10 @@ class Pairs(Sequence[Example]):
 
     def rules(self) -> list[str]:
         """The rule of every example, without decoding pictures."""
+        return self._rules
+
+    @cached_property
+    def _rules(self) -> list[str]:  # kept: a run asks for the plan, and for what it augments
         if self._pairs is None:
             return ["caption"] * len(self)
         return [json.loads(record)["rule"] for record in self._pairs.all()]
