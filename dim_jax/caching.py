@@ -68,7 +68,7 @@ def main(
         InputError: the run cannot be cached, or the cache in `folder` was made by something else; there is too little space; a row cannot
             be used, and more than `data.bad_samples` are so; or the config names what cannot be used.
     """
-    console = console or Console(stderr=True, quiet=not processes.is_first())
+    console = console or Console(stderr=True, markup=False, emoji=False, quiet=not processes.is_first())
     config = deepcopy(config)
     config.data.cache = ""
     check_cacheable(config)
@@ -193,7 +193,7 @@ def _frozen(config: Config, objective: PainterObjective, start: Start, sharding:
 
 def _within(budget: int, stream: Iterator[LoadedPiece]) -> Iterator[LoadedPiece]:
     """The same pieces; their bad rows are shown, and one more than the budget of a call and process is an error."""
-    count, console = 0, Console(stderr=True)
+    count, console = 0, Console(stderr=True, markup=False, emoji=False)
     for piece in stream:
         for bad in piece.bad:
             count += 1

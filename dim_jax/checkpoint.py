@@ -31,7 +31,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from flax import nnx
 
 from dim_jax.errors import InputError
-from dim_jax.folders import check_finished, new_folder, new_remote_folder
+from dim_jax.folders import check_finished, check_name, new_folder, new_remote_folder
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.paths import AnyPath, absolute, as_path, local
 from dim_jax.processes import is_first, several, shared
@@ -41,6 +41,7 @@ WEIGHTS, CONFIG, MANIFEST, EXTRAS, TOKENIZER = "weights", "config.json", "manife
 SETTINGS = "settings.json"
 CHUNK = 2**25  # bytes: smaller pieces save memory on the way out and let a sharded restore read only what it needs
 GROUP = 2**28  # bytes that are handed to Orbax at once; one larger tensor is a group of its own
+PARTIAL = "partial_save"  # ending of the folder that Orbax puts groups in until they are joined
 
 
 @contextmanager
@@ -54,6 +55,22 @@ def hushed() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+def orbax_path(path: AnyPath) -> str:
+    """The path as Orbax takes it, from its root.
+
+    Raises:
+        InputError: TensorStore or gcsfs would take it for another one.
+    """
+    check_name(path)
+    text = os.fspath(absolute(path))
+    inside = text.removeprefix("gs://")
+    if "\\" in inside or re.search(r"(gs|s3|az|hf):/", inside) or text.encode(errors="ignore").decode() != text:
+        raise InputError(
+            f"{text!a}: checkpoints cannot lie in a folder with a backslash, bytes that are no UTF-8, or 'gs:' in its name. Rename it."
+        )
+    return text
 
 
 @cache
@@ -126,7 +143,7 @@ def write_weights(folder: AnyPath, tensors: Iterable[tuple[str, Any]]) -> None:
     Raises:
         OSError: the disk is full. Nothing writes into `folder` any more, so it can be removed.
     """
-    target = os.fspath(absolute(folder / WEIGHTS))
+    target = orbax_path(folder / WEIGHTS)
     if not isinstance(folder, Path):  # where Orbax saves nothing in parts
         with _orbax():
             ocp.save(target, dict(tensors))
@@ -157,8 +174,13 @@ def write(
     tokenizer: Sequence[Path] = (),
     settings: AnyPath | None = None,
 ) -> None:
-    """Fill an empty folder with a checkpoint; see the module for its files. Of several processes each writes its shards."""
-    write_weights(folder, tensors)
+    """Fill an empty folder with a checkpoint; see the module for its files. Of several processes each writes its shards.
+
+    Raises:
+        InputError: what was written is not there.
+    """
+    written = set[str]()
+    write_weights(folder, (written.add(name) or (name, tensor) for name, tensor in tensors))
     if not is_first():
         return
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
@@ -170,6 +192,8 @@ def write(
             (folder / TOKENIZER / file.name).write_bytes(file.read_bytes())
     if settings is not None:
         (folder / SETTINGS).write_bytes(settings.read_bytes())
+    if lost := sorted(written - abstract(folder).keys()):
+        raise InputError(f"{folder}: {len(lost)} tensors were written and are not there ({lost[0]} ...). Choose another output.")
 
 
 def save(
@@ -250,9 +274,15 @@ def abstract(path: AnyPath | str) -> dict[str, Stored]:
     check_finished(folder)
     if not is_checkpoint(folder):
         raise InputError(f"{folder}: is no checkpoint folder ({WEIGHTS}/ and {CONFIG} are expected). Give one, or convert yours first.")
+    if any((folder / WEIGHTS).glob(f"{WEIGHTS}.{PARTIAL}.pending*")):
+        raise InputError(
+            f"{folder / WEIGHTS}: its tensors are there, but were never joined, as happened in folders with brackets in their names. Join "
+            f"them: python -c 'import sys; from dim_jax import checkpoint; checkpoint.join(sys.argv[1])' '{folder}'"
+        )
+    weights = orbax_path(folder / WEIGHTS)
     try:
         with _orbax():
-            found = ocp.metadata(str(folder / WEIGHTS)).metadata
+            found = ocp.metadata(weights).metadata
     except (OSError, ValueError, KeyError, ocp.errors.InvalidLayoutError) as error:
         raise InputError(f"{folder / WEIGHTS}: is damaged ({str(error).splitlines()[0]}). Convert or copy it again.") from error
     if not found:
@@ -260,11 +290,19 @@ def abstract(path: AnyPath | str) -> dict[str, Stored]:
     return {name: Stored(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in sorted(found.items())}
 
 
+def join(path: AnyPath | str) -> None:
+    """Finish a checkpoint folder whose tensors were never joined."""
+    weights = absolute(as_path(path)) / WEIGHTS
+    weights.rename(weights.with_name(f"{WEIGHTS}.{PARTIAL}"))
+    with _orbax():
+        ocp.partial.finalize(orbax_path(weights))
+
+
 def _load(folder: AnyPath, wanted: Mapping[str, Any]) -> dict[str, Any]:
     largest = max((math.prod(leaf.shape) * 4 for leaf in wanted.values()), default=0)
     try:
         with _orbax(largest):
-            return ocp.load(str(folder / WEIGHTS), dict(wanted))
+            return ocp.load(orbax_path(folder / WEIGHTS), dict(wanted))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder / WEIGHTS}: cannot be read ({str(error).splitlines()[0]}). Convert or copy it again.") from error
 

@@ -6,6 +6,7 @@ a file is uploaded in one piece.
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -70,7 +71,18 @@ def new_remote_folder(target: epath.Path, *, overwrite: bool = False, kind: Kind
     _replace(target, whole)
 
 
+def check_name(folder: AnyPath) -> None:
+    """Refuse a folder of a bucket that gcsfs would take for a pattern, and remove others with it.
+
+    Raises:
+        InputError: naming the characters.
+    """
+    if is_remote(folder) and (found := sorted(set(re.findall(r"[*?\[#\x00-\x1f]", os.fspath(folder))))):
+        raise InputError(f"{folder}: folders that are written in a bucket may not have {' '.join(map(ascii, found))}. Choose another name.")
+
+
 def _check_new(target: AnyPath, overwrite: bool, kind: Kind) -> None:
+    check_name(target)
     if target.exists() or (isinstance(target, Path) and target.is_symlink()):
         if not overwrite:
             raise InputError(f"{target} exists. Choose another output, or overwrite it (--overwrite).")

@@ -6,6 +6,7 @@ written by `dim_jax.folders`.
 """
 
 import atexit
+import glob
 import os
 import re
 import shutil
@@ -23,6 +24,16 @@ from dim_jax.errors import InputError, require
 
 AnyPath = Path | epath.Path
 GS = "gs://"
+_EPath: Any = type(epath.Path())
+_glob_of_epath = _EPath.glob
+
+
+def _glob(folder: epath.Path, pattern: str) -> Iterator[epath.Path]:
+    """epath takes the folder's name as a pattern too: in "runs/[lr=1e-3]" Orbax would find none of its files, and never merge them."""
+    return _glob_of_epath(_EPath(glob.escape(os.fspath(folder))), pattern)
+
+
+_EPath.glob = _glob
 
 
 def as_path(path: str | os.PathLike) -> AnyPath:

@@ -13,6 +13,7 @@ import jax
 from rich.console import Console
 
 from dim_jax import processes
+from dim_jax.checkpoint import orbax_path
 from dim_jax.chips import peak_flops
 from dim_jax.config import Config
 from dim_jax.data.augment import Augment
@@ -59,9 +60,10 @@ def main(
         SystemExit: SIGTERM came, to any process; the step under way is saved, and the same call goes on behind it.
     """
     first = processes.is_first()
-    console = console or Console(stderr=True, quiet=not first)
+    console = console or Console(stderr=True, markup=False, emoji=False, quiet=not first)
     kind = objective_kind(config)
     _check(config)
+    orbax_path(workdir)  # refuses one that could not hold the run's states
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = workdir / "checkpoints"
     if first:

@@ -13,12 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
 import pytest
+from etils import epath
 from flax import nnx
 
 from dim_jax import checkpoint
 from dim_jax.errors import InputError
 from dim_jax.models import module
+from dim_jax.paths import as_path
 
 
 class Net(nnx.Module):
@@ -260,3 +263,52 @@ def test_the_tokenizer_and_a_manifest_go_with_it(tmp_path, net):
     checkpoint.save(tmp_path / "x", net, {}, manifest={"format": "dim"}, tokenizer=[tmp_path / "tokenizer.json"])
     assert [file.name for file in checkpoint.tokenizer_files(tmp_path / "x")] == ["tokenizer.json"]
     assert json.loads((tmp_path / "x" / "manifest.json").read_text()) == {"format": "dim"}
+
+
+ODD = ("[draft]", "]", "a[", "*", "a?b", "{x}", " a ", "100%2F#", "ü", "a\nb", "**", "x.orbax-checkpoint-tmp")
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("inner", ["", "m"])
+def test_folders_may_have_any_name(tmp_path, name, inner):
+    folder = tmp_path / name / inner
+    checkpoint.save(folder, {"a": np.arange(3)}, {})
+    assert list(checkpoint.load(folder)["a"]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["a\\b", "gs:", b"\xff".decode(errors="surrogateescape")])
+def test_a_name_that_tensorstore_mistakes_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="Rename it"):
+        checkpoint.save(tmp_path / name / "m", {"a": np.arange(3)}, {})
+    assert not list((tmp_path / name).iterdir())
+
+
+@pytest.mark.parametrize("name", ["[x]", "*", "a?b", "#1"])
+def test_a_pattern_is_no_folder_of_a_bucket(bucket, name):
+    """gcsfs would remove whatever fits it."""
+    (as_path(f"{bucket}/patterns/a1b/m") / "kept").write_text("kept")
+    with pytest.raises(InputError, match="may not have"):
+        checkpoint.save(f"{bucket}/patterns/{name}/m", {"a": np.arange(3)}, {}, overwrite=True)
+    assert (as_path(f"{bucket}/patterns/a1b/m") / "kept").read_text() == "kept"
+
+
+def test_what_was_never_joined_is_kept_and_joined(saved, net, monkeypatch, tmp_path):
+    """As Orbax left it where its own search for its files found none."""
+    with monkeypatch.context() as patch:
+        patch.setattr(type(epath.Path()), "glob", lambda folder, pattern: iter(()))
+        with pytest.raises(InputError, match="never joined"):
+            checkpoint.save(tmp_path / "other", net, {})
+        assert not (tmp_path / "other").exists()
+        patch.setattr(checkpoint, "abstract", lambda folder: dict.fromkeys(module.parameters(net)))
+        checkpoint.save(tmp_path / "other", net, {})
+    with pytest.raises(InputError, match=r"checkpoint\.join"):
+        checkpoint.load(tmp_path / "other")
+    checkpoint.join(tmp_path / "other")
+    assert_equal(checkpoint.load(tmp_path / "other", abstract()), net)
+
+
+def test_tensors_that_are_not_there_are_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "write_weights", lambda folder, tensors: ocp.save(str(folder / "weights"), dict(list(tensors)[:1])))
+    with pytest.raises(InputError, match=r"1 tensors were written and are not there \(b"):
+        checkpoint.save(tmp_path / "x", {"a": np.arange(3), "b": np.arange(3)}, {})
+    assert not (tmp_path / "x").exists()

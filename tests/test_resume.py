@@ -1,9 +1,14 @@
 """Training states on disk: which stay, and what comes back (on which devices: test_sharding.py)."""
 
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from etils import epath
 
-from dim_jax.training.resume import latest_step, training_states
+from dim_jax.errors import InputError
+from dim_jax.training.resume import latest_step, read_state, training_states
 
 
 def test_the_latest_stay_and_those_at_multiples(tmp_path):
@@ -20,3 +25,29 @@ def test_the_latest_stay_and_those_at_multiples(tmp_path):
         assert restored is not None
         np.testing.assert_array_equal(restored.state["a"], state["a"] + 15)
         assert restored.notes == {"said": [15 / 7]}
+
+
+@pytest.mark.parametrize("name", ["[lr=1e-3]", "a*b?"])
+def test_a_run_may_have_any_name(tmp_path, name):
+    folder, state = tmp_path / name / "states", {"a": jnp.arange(4.0)}
+    with training_states(folder, keep=1, keep_every=0) as saved:
+        saved.save(2, state, {})
+        saved.save(4, state, {})
+    with training_states(folder, keep=1, keep_every=0) as saved:
+        restored = saved.restore(state)
+    assert restored is not None
+    np.testing.assert_array_equal(restored.state["a"], state["a"])
+    assert [path.name for path in folder.iterdir()] == ["4"]
+
+
+def test_a_state_that_was_never_joined_is_told_and_kept(tmp_path, monkeypatch):
+    folder, state = tmp_path / "states", {"a": jnp.arange(4.0)}
+    with monkeypatch.context() as patch:
+        patch.setattr(type(epath.Path()), "glob", lambda folder, pattern: iter(()))
+        with pytest.raises(InputError, match="its arrays are not there"), training_states(folder, keep=1, keep_every=0) as saved:
+            saved.save(2, state, {})
+    parts = folder / "2" / "state" / "ocdbt.process_0"
+    with pytest.raises(InputError, match=r"copy all that is in state/ocdbt.process_0/"):
+        read_state(folder / "2", state)
+    shutil.copytree(parts, folder / "2" / "state", dirs_exist_ok=True)
+    np.testing.assert_array_equal(read_state(folder / "2", state)["a"], state["a"])

@@ -35,7 +35,8 @@ def index(
     from dim_jax.data.indexing import index_source
 
     chat = None if tokenizer is None else ChatTokenizer.from_pretrained(tokenizer)
-    found = index_source(source, chat, into=into, allowed=bad_samples, workers=workers, overwrite=overwrite, console=Console(stderr=True))
+    console = Console(stderr=True, markup=False, emoji=False)
+    found = index_source(source, chat, into=into, allowed=bad_samples, workers=workers, overwrite=overwrite, console=console)
     typer.echo(f"{source}: {', '.join(f'{count} rows of the kind {kind}' for kind, count in found.items())}", err=True)
 
 

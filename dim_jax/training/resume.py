@@ -1,15 +1,14 @@
 """Training states on disk, to go on from: Orbax writes them while training goes on, whole or not at all."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import orbax.checkpoint.experimental.v1 as ocp
 
-from dim_jax.checkpoint import hushed, ignore_late_callbacks
+from dim_jax.checkpoint import hushed, ignore_late_callbacks, orbax_path
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath, absolute, is_remote
+from dim_jax.paths import AnyPath, is_remote
 
 
 class Restored(NamedTuple):
@@ -48,8 +47,9 @@ def read_state(folder: AnyPath, like: Any) -> Any:
     Raises:
         InputError: it is damaged, or of another model.
     """
+    path = orbax_path(folder)
     with _whole(folder):
-        return ocp.load(os.fspath(absolute(folder)), like)
+        return ocp.load(path, like)
 
 
 def read_notes(folder: AnyPath) -> Mapping[str, Any]:
@@ -58,8 +58,9 @@ def read_notes(folder: AnyPath) -> Mapping[str, Any]:
     Raises:
         InputError: it is damaged.
     """
+    path = orbax_path(folder)
     with _whole(folder):
-        notes: Any = ocp.metadata(os.fspath(absolute(folder))).custom_metadata
+        notes: Any = ocp.metadata(path).custom_metadata
     return notes or {}
 
 
@@ -69,9 +70,19 @@ def _whole(folder: AnyPath) -> Iterator[None]:
         with hushed():
             yield
     except (ValueError, OSError, KeyError, ocp.errors.InvalidLayoutError) as error:
+        if not _is_joined(folder) and any((folder / "state").glob("ocdbt.process_*")):
+            raise InputError(
+                f"{folder}: its arrays are there, but were never joined, as happened in folders with brackets in their names. Where one "
+                "process wrote it, copy all that is in state/ocdbt.process_0/ to state/, and go on."
+            ) from error
         raise InputError(
-            f"{folder}: is damaged, or of another model. Remove it to go on from the one before, or use another workdir."
+            f"{folder}: is damaged, or of another model. Move it elsewhere to go on from the one before, or use another workdir."
         ) from error
+
+
+def _is_joined(folder: AnyPath) -> bool:
+    """Whether a state has the file that Orbax writes once it has joined what each process wrote."""
+    return (folder / "state" / "manifest.ocdbt").exists()
 
 
 def is_state(path: AnyPath) -> bool:
@@ -91,15 +102,20 @@ def training_states(folder: AnyPath, *, keep: int, keep_every: int) -> Iterator[
     """Open (or begin) the states in `folder`; the last write is finished at the end.
 
     The latest `keep` stay, and those at multiples of `keep_every` (0: none).
+
+    Raises:
+        InputError: the folder cannot hold states; or, at the end, the latest one is not there.
     """
     ignore_late_callbacks()
     policies = ocp.training.preservation_policies
     every: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)  # whenever it is called
     kept: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])])
     with ocp.training.Checkpointer(
-        os.fspath(absolute(folder)),
+        orbax_path(folder),
         save_decision_policy=every,
         preservation_policy=kept,
         cleanup_tmp_directories=True,
     ) as checkpointer:
         yield TrainingStates(folder, checkpointer)
+    if (step := latest_step(folder)) and not _is_joined(folder / str(step)):
+        raise InputError(f"{folder / str(step)}: was written, but its arrays are not there. Use another workdir.")

@@ -123,7 +123,7 @@ def convert(
         weights = mean(weights, open_weights(mean_with))
     if tokenizer is not None:
         weights = replace(weights, tokenizer=tokenizer_in(as_path(tokenizer)))
-    _write(weights, dst, to, dtype, max_shard_size, overwrite, console or Console())
+    _write(weights, dst, to, dtype, max_shard_size, overwrite, console or Console(markup=False, emoji=False))
 
 
 def assemble(
@@ -201,13 +201,15 @@ def assemble(
         counts={part: parent.counts[part] for part, parent in parents.items()} | {"connector": len(connector)},
         notes=tuple(notes),
     )
-    _write(weights, as_path(dst), "orbax", dtype, None, overwrite, console or Console())
+    _write(weights, as_path(dst), "orbax", dtype, None, overwrite, console or Console(markup=False, emoji=False))
 
 
 def _write(
     weights: Weights, dst: AnyPath, to: str, dtype: str | None, max_shard_size: int | None, overwrite: bool, console: Console
 ) -> None:
     """Print what was read and write it."""
+    if to == "orbax":
+        checkpoint.orbax_path(dst)
     read = weights
     if dtype is not None:
         weights = cast(weights, dtype)
