@@ -234,10 +234,10 @@ def read_json(path: AnyPath) -> Any:
         InputError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())  # in any encoding that JSON may have
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON ({error}). Restore it, or fetch it again.") from error
 
 

@@ -52,6 +52,21 @@ def test_a_published_folder_comes_back_to_the_byte(tmp_path, goldens, make):
     assert "724,544" in printed
 
 
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "model.safetensors.index.fp16.json"])
+def test_shards_in_folders_come_back_as_they_were(tmp_path, goldens, index):
+    source = dim_folder(tmp_path / "dim", goldens)
+    tensors = load_file(source / "model.safetensors")
+    (source / "model.safetensors").unlink()
+    names = dict(zip(sorted(tensors), ["a/1.safetensors", "a/b/2.safetensors", "3.safetensors"] * len(tensors), strict=False))
+    for shard in set(names.values()):
+        (source / shard).parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensors[name] for name in names if names[name] == shard}, source / shard, {"format": "pt"})
+    (source / index).write_bytes(b"\xef\xbb\xbf" + json.dumps({"weight_map": names}, indent=1).replace("\n", "\r\n").encode())
+    run(source, tmp_path / "ours", "orbax")
+    run(tmp_path / "ours", tmp_path / "back", "dim")
+    assert files(tmp_path / "back") == files(source)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_comes_back_to_the_byte(tmp_path, goldens, dtype):
     """Also where layers that we stack, or parts that we join, have different ones."""
@@ -200,6 +215,9 @@ def test_diffusers_folders_alone_come_back_to_the_byte(tmp_path, diffusers, gold
     bare = tmp_path / "bare"
     shutil.copytree(diffusers, bare)
     (bare / "dim_extra.safetensors").unlink()
+    with pytest.raises(InputError, match=r"dim_extra.safetensors: is missing"):
+        open_weights(bare)
+    (bare / "qwen.config.json").unlink()
     run(bare, tmp_path / "both", "orbax")
     assert open_weights(tmp_path / "both").sizes.parts == ("sana", "autoencoder")
 

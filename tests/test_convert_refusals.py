@@ -148,6 +148,68 @@ def test_a_missing_config_of_a_library_is_named(tmp_path, diffusers, part):
     assert f"{part}: is missing" in refused(tmp_path / "diffusers", tmp_path / "out")
 
 
+def rename(ending: str):
+    return lambda file: file.rename(file.with_name(f"{file.stem}{ending}"))
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+UNUSABLE = {
+    "bin": (rename(".bin"), "only config.json, diffusion_pytorch_model.bin"),
+    "gguf": (rename(".gguf"), "diffusion_pytorch_model.gguf"),
+    "incomplete": (rename(".safetensors.incomplete"), "not finished: diffusion_pytorch_model.safetensors.incomplete"),
+    "crdownload": (rename(".safetensors.crdownload"), "not finished"),
+    "aria2": (lambda file: file.with_name(f"{file.name}.aria2").touch(), "its download is not finished"),
+    "gone": (Path.unlink, "only config.json"),
+    "folder gone": (lambda file: shutil.rmtree(file.parent), "nothing"),
+    "empty": (lambda file: file.write_bytes(b""), "0 bytes"),
+    "lfs": (lambda file: file.write_text(LFS), "git lfs pull"),
+    "html": (lambda file: file.write_text("\n<!DOCTYPE html><html>"), "a web page"),
+    "bom and html": (lambda file: file.write_text("\ufeff<HTML>"), "a web page"),
+    "pickle": (lambda file: file.write_bytes(b"PK\x03\x04" + bytes(99)), "a file of PyTorch"),
+    "dangling": (lambda file: [file.unlink(), file.symlink_to("none")], "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_a_part_without_its_weights_is_named(tmp_path, diffusers, part, kind):
+    folder = shutil.copytree(diffusers, tmp_path / "copy")
+    (folder / "model_index.json").write_text('{"vae": ["diffusers", "AutoencoderDC"], "transformer": ["diffusers", "X"]}')
+    spoil, message = UNUSABLE[kind]
+    spoil(folder / part / "diffusion_pytorch_model.safetensors")
+    said = refused(folder, tmp_path / "out")
+    assert f"{folder / part}" in said
+    assert message in said
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_a_published_folder_without_its_weights_is_named(tmp_path, goldens, kind):
+    file = dim_folder(tmp_path / "dim", goldens) / "model.safetensors"
+    UNUSABLE[kind][0](file)
+    assert str(tmp_path / "dim") in refused(tmp_path / "dim", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("tokenizer.json", LFS, "git lfs pull"),
+        ("tokenizer.json", "", "0 bytes"),
+        ("tokenizer.json", "<html>", "a web page"),
+        ("tokenizer.json", "{", "no tokenizer could be loaded"),
+        ("tokenizer.json", None, "only tokenizer_config.json"),
+    ],
+)
+def test_a_tokenizer_that_was_not_fetched_is_named(tmp_path, goldens, file, text, message):
+    folder = dim_folder(tmp_path / "dim", goldens)
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    if text is not None:
+        (folder / "tokenizer" / file).write_text(text)
+    said = refused(folder, tmp_path / "out")
+    assert str(folder / "tokenizer") in said
+    assert message in said
+
+
 def test_other_kinds_of_diffusers_sana_are_refused(tmp_path, diffusers):
     shutil.copytree(diffusers / "transformer", tmp_path / "transformer")
     file = tmp_path / "transformer" / "config.json"

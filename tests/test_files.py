@@ -192,10 +192,52 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path):
         find_safetensors(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": [1]}', '{"metadata": {}}'])
-def test_a_damaged_index_is_refused(tmp_path, text):
-    (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(InputError, match="no index of shards"):
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "no index of shards"),
+        ("[]", "no index of shards"),
+        ('{"weight_map": [1]}', "no index of shards"),
+        ('{"metadata": {}}', "no index of shards"),
+        ('{"weight_map": null}', "no index of shards"),
+        ('{"weight_map": {}}', "no index of shards"),
+        ('{"weight_map": {"a": null}}', "no index of shards"),
+        ('{"weight_map": {"a": 1}}', "no index of shards"),
+        ('{"weight_map": {"a": ["m-1-of-2.safetensors"]}}', "no index of shards"),
+        ('{"weight_map": {"a": {"b": "m-1-of-2.safetensors"}, "c": "m-2-of-2.safetensors"}}', "no index of shards"),
+        (NESTED, "no index of shards"),
+        ('{"weight_map": {"a": "x", "a": "y"}}', "these twice: a"),
+        ('{"weight_map": {"a": "/etc/passwd"}}', "outside of its folder: /etc/passwd"),
+        ('{"weight_map": {"a": "x/../../m.safetensors"}}', "outside of its folder"),
+        ('{"weight_map": {"a": "a\\u0000b", "b": "", "c": "\\ud800"}}', "are missing"),
+        ('{"weight_map": {"é": "m"}}'.encode("latin-1"), "is not in UTF-8"),
+    ],
+)
+def test_a_damaged_index_is_refused(tmp_path, content, message):
+    (tmp_path / "model.safetensors.index.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message):
+        find_safetensors(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_an_index_may_be_in_any_encoding_of_json(tmp_path, encoding):
+    sharded(tmp_path, {"m-1-of-2.safetensors": ("a",), "m-2-of-2.safetensors": ("b", "c")})
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_bytes(index.read_text().encode(encoding))
+    assert [list(file.tensors) for file in find_safetensors(tmp_path).files] == [["a"], ["b", "c"]]
+
+
+@pytest.mark.parametrize("name", ["model.fp16-0000{}-of-00002.safetensors", "model-0000{}-of-00002.fp16.safetensors"])
+def test_shards_of_a_variant(tmp_path, name):
+    sharded(tmp_path, {name.format(1): ("a",), name.format(2): ("b", "c")})
+    index = tmp_path / "model.safetensors.index.json"
+    index = index.rename(index.with_name("model.safetensors.index.fp16.json"))
+    assert find_safetensors(tmp_path).index[0] == index.name
+    index.unlink()
+    with pytest.raises(InputError, match="shards without their index"):
         find_safetensors(tmp_path)
 
 

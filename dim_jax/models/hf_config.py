@@ -86,10 +86,10 @@ def check(rule: bool, message: str) -> None:
 
 def _read(path: AnyPath) -> Mapping[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a JSON file: {error}.") from error
     if not isinstance(values, Mapping):
         raise InputError(f"{path} is not a JSON object.")

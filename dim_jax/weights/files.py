@@ -15,14 +15,24 @@ import ml_dtypes
 import numpy as np
 
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath, read_span, size_of
+from dim_jax.paths import AnyPath, entries, read_span, size_of
 from dim_jax.weights.arrays import contiguous
 
 DTYPES: dict[str, np.dtype] = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 NAMES: dict[np.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}  # in the order in which the library writes them
-INDEX = ".safetensors.index.json"  # ending of the file that says in which shard a tensor is
+INDEX = ".safetensors.index.json"  # ending of the file that says in which shard a tensor is; a variant's is .safetensors.index.fp16.json
+SHARD = re.compile(r"-\d+-of-\d+(\.[\w-]+)?\.safetensors$")
 MAX_HEADER = 100_000_000  # bytes; the library reads no larger one
 CHUNK = 2**26  # bytes that are copied at once to change a layout
+UNFINISHED = (".incomplete", ".aria2", ".crdownload", ".part", ".partial", ".download", ".tmp")  # endings that programs give to downloads
+# How files begin that often have the names of others, and what they are.
+OTHERS = (
+    (b"version https://git-lfs", "a pointer of git LFS, not the file itself. Fetch it: git lfs pull"),
+    (b"<!doctype", page := "a web page. Fetch the file itself: on the hub its address has /resolve/, and gated models need a login"),
+    (b"<html", page),
+    (b"gguf", "a GGUF file, which is not read. Fetch the safetensors"),
+)
+PYTORCH = (b"pk\x03\x04", b"\x80\x02", b"\x80\x04")
 
 
 class Info(NamedTuple):
@@ -42,6 +52,55 @@ class Info(NamedTuple):
         return self.size * DTYPES[self.dtype].itemsize
 
 
+def check_beginning(path: AnyPath) -> None:
+    """Refuse a file that is empty, still being fetched, or of another kind than its name says.
+
+    Raises:
+        InputError: naming the kind; or the file cannot be read.
+    """
+    if path.with_name(f"{path.name}.aria2").exists():
+        raise InputError(f"{path}: its download is not finished ({path.name}.aria2 is beside it). Finish it.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    if not start:
+        raise InputError(f"{path}: is empty (0 bytes). Fetch it again.")
+    for beginning, kind in OTHERS:
+        if start.startswith(beginning):
+            raise InputError(f"{path}: is {kind}.")
+    if path.suffix == ".safetensors" and start.startswith(PYTORCH):
+        raise InputError(f"{path}: is a file of PyTorch. Name it .pth, or fetch the safetensors.")
+
+
+def no_weights(folder: AnyPath) -> InputError:
+    """The error of a folder that should hold weights: what lies there instead, and what to do."""
+    names = [path.name for path in entries(folder)]
+    if unfinished := [name for name in names if name.endswith(UNFINISHED)]:
+        return InputError(f"{folder}: no checkpoint in it, but downloads that are not finished: {', '.join(unfinished)}. Finish them.")
+    there = f"only {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}" if names else "nothing"
+    return InputError(f"{folder}: no checkpoint in it (*.safetensors), {there}. Fetch it, or save the weights as safetensors.")
+
+
+def is_index(file: str) -> bool:
+    """Whether a file of this name says in which shard a tensor is."""
+    return re.search(r"\.safetensors\.index(\.[\w-]+)?\.json$", file) is not None
+
+
+def read_text(path: AnyPath) -> str:
+    """The text of a JSON file in any encoding that JSON may have.
+
+    Raises:
+        InputError: it has another one.
+    """
+    data = path.read_bytes()
+    try:
+        return data.decode(json.detect_encoding(data).removesuffix("-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not in UTF-8, UTF-16 or UTF-32 ({error.reason}). Save it in UTF-8, or fetch it again.") from error
+
+
 class TensorFile(Protocol):
     """A file of named tensors: their headers, and each one's data when it is asked for."""
 
@@ -58,7 +117,7 @@ def _no_duplicates(path: AnyPath):
     def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
         keys = [key for key, _ in pairs]
         if twice := sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []:
-            raise InputError(f"{path}: its header names these twice: {', '.join(twice)}. The file is damaged; fetch it again.")
+            raise InputError(f"{path}: it names these twice: {', '.join(twice)}. The file is damaged; fetch it again.")
         return dict(pairs)
 
     return build
@@ -110,6 +169,7 @@ class SafetensorsFile:
 
     def __init__(self, path: AnyPath):
         self.path = path
+        check_beginning(path)
         try:
             total = size_of(path)
             with path.open("rb") as file:
@@ -157,12 +217,12 @@ def find_safetensors(folder: AnyPath) -> ShardedFiles | None:
         InputError: an index names a missing shard or disagrees with the shards, a tensor stands in two shards, shards have no index, or
             the folder holds several checkpoints.
     """
-    indices = sorted(folder.glob("*" + INDEX))
-    singles = sorted(path for path in folder.glob("*.safetensors") if path.name != "dim_extra.safetensors")
+    indices = [path for path in entries(folder) if is_index(path.name)]
+    singles = [path for path in entries(folder, "*.safetensors") if path.name != "dim_extra.safetensors"]
     if not indices:
         if not singles:
             return None
-        if any(re.search(r"-\d+-of-\d+\.safetensors$", path.name) for path in singles):
+        if any(SHARD.search(path.name) for path in singles):
             raise InputError(f"{folder}: shards without their index ({singles[0].name} ...). Put the *.safetensors.index.json beside them.")
         if len(singles) > 1:
             raise InputError(f"{folder}: several checkpoints ({', '.join(path.name for path in singles)}). Name the file that you mean.")
@@ -170,21 +230,19 @@ def find_safetensors(folder: AnyPath) -> ShardedFiles | None:
     if len(indices) > 1:
         raise InputError(f"{folder}: several indices ({', '.join(path.name for path in indices)}). Keep the one that you mean.")
     index = indices[0]
-    text = index.read_text()
-    try:
-        weight_map: dict[str, str] = json.loads(text)["weight_map"]
-        shards = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f'{index}: no index of shards (a JSON object with "weight_map" is expected). Fetch it again.') from error
+    text, weight_map = _read_index(index)
+    shards = sorted(set(weight_map.values()))
     if missing := [shard for shard in shards if not (folder / shard).is_file()]:
-        raise InputError(f"{index} names shards that are missing: {', '.join(missing)}. Fetch them.")
+        unfinished = [path.name for path in entries(folder) if path.name.endswith(UNFINISHED)]
+        beside = f" (not finished: {', '.join(unfinished)})" if unfinished else ""
+        raise InputError(f"{index} names shards that are missing: {', '.join(missing)}{beside}. Fetch them.")
     if extra := [path.name for path in singles if path.name not in shards]:
         raise InputError(f"{index} does not name {', '.join(extra)}. Remove what is not part of this checkpoint.")
     files = tuple(SafetensorsFile(folder / shard) for shard in shards)
     homes: dict[str, list[str]] = {}
-    for file in files:
+    for shard, file in zip(shards, files, strict=True):
         for name in file.tensors:
-            homes.setdefault(name, []).append(file.path.name)
+            homes.setdefault(name, []).append(shard)
     wrong = [f"{name} is in {' and in '.join(home)}" for name, home in homes.items() if len(home) > 1]
     wrong += [
         f"{name} should be in {shard}, it is in {homes.get(name, ['no shard'])[0]}"
@@ -195,6 +253,28 @@ def find_safetensors(folder: AnyPath) -> ShardedFiles | None:
     if wrong:
         raise InputError(f"{index} and its shards disagree: {'; '.join(wrong)}. Fetch the checkpoint again.")
     return ShardedFiles(files, (index.name, text))
+
+
+def _read_index(index: AnyPath) -> tuple[str, dict[str, str]]:
+    """The text of an index, and the shard of each tensor.
+
+    Raises:
+        InputError: it is damaged, or names shards outside its folder.
+    """
+    try:
+        text = read_text(index)
+        weight_map = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_no_duplicates(index))["weight_map"]
+        if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+            raise TypeError
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f'{index}: no index of shards (a JSON object whose "weight_map" has the file of each tensor is expected). Fetch it again.'
+        ) from error
+    if outside := sorted({shard for shard in weight_map.values() if shard.startswith("/") or ".." in shard.split("/")}):
+        raise InputError(f"{index}: names shards outside of its folder: {', '.join(outside)}. Fetch it again, and put them beside it.")
+    return text, weight_map
 
 
 def make_header(tensors: Mapping[str, Info], metadata: Mapping[str, str] | None) -> str:

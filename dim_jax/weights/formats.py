@@ -8,6 +8,7 @@ from dim_jax.weights import dc_ae, dim, qwen, sana
 from dim_jax.weights.table import SAME, Row, prefixed
 
 POS_EMBED = "sana.pos_embed"  # an unused buffer that the published class wants to find: kept for the way back
+DIFFUSERS_PARTS = ("transformer", "vae")  # its folders of weights
 NULL_TABLE = "sana.y_embedder.y_embedding"
 EMBEDDING = "encoder.model.embed_tokens.embedding"
 # Of a checkpoint whose encoder was saved under the names that transformers uses since 4.52.

@@ -3,15 +3,15 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath
-from dim_jax.weights.files import DTYPES, INDEX, NAMES, Info, index_of, make_header, parse_header
-from dim_jax.weights.formats import FORMATS, Format
+from dim_jax.weights.files import DTYPES, NAMES, Info, index_of, is_index, make_header, parse_header
+from dim_jax.weights.formats import DIFFUSERS_PARTS, FORMATS, Format
 from dim_jax.weights.table import Shape, Slot, slots
 
 
@@ -75,9 +75,7 @@ class Manifest:
         """The same checkpoint with all tensors in `dtype`, a key of DTYPES; configs that state a dtype state this one."""
         cast = self._with({name: info._replace(dtype=dtype) for name, (_, _, info) in self.tensors().items()})
         stated = re.compile(r'("(?:torch_)?dtype"\s*:\s*)"\w+"')
-        texts = {
-            file: text if file.endswith(INDEX) else stated.sub(rf'\1"{DTYPES[dtype].name}"', text) for file, text in cast.texts.items()
-        }
+        texts = {file: text if is_index(file) else stated.sub(rf'\1"{DTYPES[dtype].name}"', text) for file, text in cast.texts.items()}
         return replace(cast, texts=texts)
 
     def _with(self, infos: Mapping[str, Info]) -> "Manifest":
@@ -93,15 +91,15 @@ class Manifest:
             headers[file] = self.headers[file] if same else make_header(left, metadata)
         changed = {folder_of(file) for file, header in self.headers.items() if headers.get(file) != header}
         for index in texts:
-            if index.endswith(INDEX) and (folder := folder_of(index)) in changed:
-                texts[index] = index_of({PurePosixPath(file).name: files[file] for file in headers if folder_of(file) == folder})
+            if is_index(index) and (folder := folder_of(index)) in changed:
+                texts[index] = index_of({file.removeprefix(folder): files[file] for file in headers if folder_of(file) == folder})
         return replace(self, headers=headers, texts=texts)
 
 
 def folder_of(file: str) -> str:
-    """The folder of a file inside a checkpoint as it stands before tensors' names: "" or "transformer/"."""
-    folder = str(PurePosixPath(file).parent)
-    return "" if folder == "." else folder + "/"
+    """What the tensors' names of a file begin with: "transformer/" or "vae/" of a file of diffusers, else ""."""
+    part, slash, _ = file.partition("/")
+    return part + slash if slash and part in DIFFUSERS_PARTS else ""
 
 
 def common_dtypes(slots: Mapping[str, Slot], infos: Mapping[str, Info]) -> dict[str, np.dtype]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath, local
-from dim_jax.weights.files import DTYPES, Info
+from dim_jax.weights.files import DTYPES, Info, check_beginning
 
 TORCH_NAMES = {"torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}
 
@@ -30,6 +30,7 @@ class TorchFile:
         self.path = path
         if not path.is_file():
             raise InputError(f"{path}: no such file.")
+        check_beginning(path)
         try:
             content: Any = torch.load(local(path), map_location="cpu", weights_only=True, mmap=True)
         except pickle.UnpicklingError as error:

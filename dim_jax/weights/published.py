@@ -11,12 +11,23 @@ import numpy as np
 from dim_jax import checkpoint
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
+from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import SanaConfig
-from dim_jax.paths import AnyPath, local
+from dim_jax.paths import AnyPath, entries, local
 from dim_jax.weights import formats
 from dim_jax.weights.arrays import is_finite, same_bits
-from dim_jax.weights.files import DTYPES, Info, SafetensorsFile, ShardedFiles, find_safetensors, make_header
+from dim_jax.weights.files import (
+    DTYPES,
+    Info,
+    SafetensorsFile,
+    ShardedFiles,
+    check_beginning,
+    find_safetensors,
+    make_header,
+    no_weights,
+    read_text,
+)
 from dim_jax.weights.formats import DIFFUSERS, NULL_TABLE, Format
 from dim_jax.weights.manifest import Manifest, common_dtypes, folder_of
 from dim_jax.weights.pth import TorchFile
@@ -24,6 +35,7 @@ from dim_jax.weights.sizes import Sizes, sana_from_diffusers
 from dim_jax.weights.table import Slot, slots, to_ours
 
 EXTRA_FILE = "dim_extra.safetensors"
+MODEL_INDEX = "model_index.json"  # of diffusers: names the parts
 SANA_FILES = ("sana_edit.json", "sana_t2i.json")
 CONFIG_FILES = ("config.json", "qwen.config.json", "dc_ae.config.json", *SANA_FILES)
 TOKENIZER_FILES = (
@@ -128,7 +140,7 @@ def open_published(path: AnyPath) -> Weights:
         stream=stream,
         extras={ours: read[name]() for name, ours in kept.items()},
         manifest=_manifest(form, where, found, aliases, kept, dropped, drawn),
-        tokenizer=(tokenizer_files(where / "tokenizer") or tokenizer_files(where)) if sizes.encoder else (),
+        tokenizer=_tokenizer(where) if sizes.encoder else (),
         settings=checkpoint.settings_file(where),
         counts=Counter(slot.path.split(".")[0] for slot in table.values()),
         notes=_notes(aliases, kept, dropped, drawn, shapes),
@@ -136,8 +148,36 @@ def open_published(path: AnyPath) -> Weights:
 
 
 def tokenizer_files(folder: AnyPath) -> tuple[Path, ...]:
-    """The files of a tokenizer in a folder that may hold others, on this machine."""
-    return tuple(local(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file())
+    """The files of a tokenizer in a folder that may hold others, on this machine.
+
+    Raises:
+        InputError: one is damaged.
+    """
+    files = tuple(local(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file())
+    for file in files:
+        check_beginning(file)
+        if file.suffix == ".json":
+            try:
+                checkpoint.read_json(file)
+            except InputError as error:
+                raise InputError(f"{folder}: no tokenizer could be loaded ({error})") from error
+    return files
+
+
+def _tokenizer(where: AnyPath) -> tuple[Path, ...]:
+    """The tokenizer files beside weights: in a folder of their own, or with them.
+
+    Raises:
+        InputError: there is such a folder, and no tokenizer in it.
+    """
+    if not (folder := where / checkpoint.TOKENIZER).is_dir():
+        return tokenizer_files(where)
+    files = tokenizer_files(folder)
+    names = {file.name for file in files}
+    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+        there = ", ".join(path.name for path in entries(folder)) or "nothing"
+        raise InputError(f"{folder}: no tokenizer in it (tokenizer.json, or vocab.json and merges.txt), only {there}. Fetch it.")
+    return files
 
 
 def null_rows(t: int, c: int, *, seed: int) -> np.ndarray:
@@ -153,21 +193,27 @@ def _find(path: AnyPath) -> list[tuple[str, ShardedFiles]]:
     """
     if path.is_file():
         return [("", ShardedFiles((SafetensorsFile(path) if path.suffix == ".safetensors" else TorchFile(path),)))]
-    found = [
-        (f"{part}/", sharded) for part in ("transformer", "vae") if (path / part).is_dir() and (sharded := find_safetensors(path / part))
-    ]
-    if found and (path / EXTRA_FILE).is_file():
-        found.append(("", ShardedFiles((SafetensorsFile(path / EXTRA_FILE),))))
-    if not found and (sharded := find_safetensors(path)):
-        found = [("", sharded)]
-    if not found:
-        pickles = sorted((*path.glob("*.pth"), *path.glob("checkpoints/*.pth")))
-        if len(pickles) > 1:
-            raise InputError(f"{path}: several checkpoints ({', '.join(file.name for file in pickles)}). Name the file that you mean.")
-        found = [("", ShardedFiles((TorchFile(file),))) for file in pickles]
-    if not found:
-        raise InputError(f"{path}: no checkpoint in it (*.safetensors with or without an index, *.pth, or a checkpoint folder of ours).")
-    return found
+    whole = find_safetensors(path)
+    named = HFConfig(path / MODEL_INDEX).values if (path / MODEL_INDEX).is_file() else {}
+    held = [part for part in formats.DIFFUSERS_PARTS if (path / part).is_dir() or named.get(part, [None, None]) != [None, None]]
+    parts = {part: find_safetensors(path / part) for part in held}
+    found = [(f"{part}/", sharded) for part, sharded in parts.items() if sharded]
+    if (found or not whole) and (lacking := [part for part, sharded in parts.items() if not sharded]):
+        raise no_weights(path / lacking[0])
+    if found:
+        if (path / EXTRA_FILE).is_file():
+            return [*found, ("", ShardedFiles((SafetensorsFile(path / EXTRA_FILE),)))]
+        if (path / "qwen.config.json").is_file():
+            raise InputError(f"{path / EXTRA_FILE}: is missing; encoder, connector and null table stand in it. Fetch it.")
+        return found
+    if whole:
+        return [("", whole)]
+    pickles = sorted((*path.glob("*.pth"), *path.glob("checkpoints/*.pth")))
+    if len(pickles) > 1:
+        raise InputError(f"{path}: several checkpoints ({', '.join(file.name for file in pickles)}). Name the file that you mean.")
+    if not pickles:
+        raise no_weights(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+    return [("", ShardedFiles((TorchFile(pickles[0]),)))]
 
 
 def _lacks_null_table(form: Format, infos: Mapping[str, Info]) -> bool:
@@ -278,14 +324,14 @@ def _manifest(
     for prefix, sharded in found:
         for file in sharded.files:
             # A .pth file goes back as safetensors: pickles cannot be written to the byte.
-            name = file.path.name if file.header is not None else "model.safetensors"
+            name = str(file.path.relative_to(where / prefix)) if file.header is not None else "model.safetensors"
             headers[prefix + name] = file.header if file.header is not None else make_header(file.tensors, {"format": "pt"})
         if sharded.index is not None:
             texts[prefix + sharded.index[0]] = sharded.index[1]
     for folder in sorted({folder_of(file) for file in headers} | {""}):
         for name in CONFIG_FILES:
             if (where / folder / name).is_file():
-                texts[folder + name] = (where / folder / name).read_bytes().decode()
+                texts[folder + name] = read_text(where / folder / name)
     manifest = Manifest(form.name, headers, texts, aliases, kept, [], drawn)
     return manifest.without(dropped) if dropped else manifest
 

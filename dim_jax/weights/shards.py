@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dim_jax.errors import InputError
-from dim_jax.weights.files import INDEX, Info, index_of, make_header, parse_header, total_bytes
+from dim_jax.weights.files import INDEX, Info, index_of, is_index, make_header, parse_header, total_bytes
 from dim_jax.weights.manifest import Manifest
 
 TARGETS = ("dim", "qwen")  # all of their tensors stand in one file or its shards
@@ -49,7 +49,7 @@ def sharded(manifest: Manifest, limit: int, where: str) -> Manifest:
         [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)] if len(groups) > 1 else ["model.safetensors"]
     )
     shards = dict(zip(names, groups, strict=True))
-    texts = {file: text for file, text in manifest.texts.items() if not file.endswith(INDEX)}
+    texts = {file: text for file, text in manifest.texts.items() if not is_index(file)}
     if len(shards) > 1:
         texts["model" + INDEX] = index_of(shards)
     elif len(manifest.headers) == 1:
