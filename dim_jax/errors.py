@@ -7,8 +7,31 @@ class InputError(ValueError):
     """What the user gave (a file, a value, a checkpoint) cannot be used.
 
     The message names the file, the line or the tensor, states the rule with the values that break it, and says what to do.
-    The command line prints it without a traceback and exits with 1.
+    The command line prints it without a traceback and exits with `exit_code`.
     """
+
+    exit_code = 1
+
+
+class SignalError(InputError):
+    """A signal ended the work; the message says what was kept and how to go on. The exit code is that of a shell."""
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal
+
+
+def check_unicode(text: str, name: str) -> None:
+    """Refuses a text with half a character (a lone surrogate): JSON can hold one, and so does an argument that is no UTF-8.
+
+    Raises:
+        InputError: naming `name`, the half and where it stands.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(text[error.start]):04X}"
+        raise InputError(f"{name} is not valid Unicode text (half a character, {half}, at {error.start}). Give it as UTF-8.") from error
 
 
 def require(*packages: str, extra: str, what: str) -> None:

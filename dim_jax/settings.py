@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dim_jax.diffusion import sampler
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check_unicode
 from dim_jax.models.hf_config import HFConfig
 
 SOLVERS = get_args(sampler.Solver)
@@ -85,10 +85,11 @@ def read_asked(path: Path | None) -> Asked:
 
 
 def check_prompt(prompt: str, name: str = "The prompt") -> None:
-    """Refuses a prompt that says nothing; `name` says which.
+    """Refuses a prompt that says nothing, or is no text; `name` says which.
 
     Raises:
-        InputError: there is nothing but white space in it.
+        InputError: there is nothing but white space in it, or half a character.
     """
+    check_unicode(prompt, name)
     if not prompt.strip():
         raise InputError(f"{name} is empty ({prompt!r}). Write what to paint, or leave a negative prompt out.")

@@ -1,6 +1,7 @@
 """Bytes in words, and room for them on a disk, which is asked before anything is written."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,12 @@ def in_words(size: int) -> str:
     while number >= 1024 and power < len(UNITS) - 1:
         power, number = power + 1, number / 1024
     return f"{number:.0f} {UNITS[power]}" if number >= 100 else f"{number:.3g} {UNITS[power]}"
+
+
+def may_be_made(folder: Path) -> bool:
+    """Whether an absolute folder is there, or can be made, and files can be written to it."""
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def check_space(place: Path, needs: int, *, what: str, remedy: str) -> None:

@@ -152,6 +152,29 @@ def test_compiled_programs_are_kept_where_the_user_wants(monkeypatch):
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/home/me/.cache/dim_jax"
 
 
+@pytest.mark.parametrize("home", ["/dev/null", "/dev/null/me", "no/folder"])
+def test_without_a_home_nothing_is_kept_and_all_else_works(home, monkeypatch):
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    assert dim("--version") == (0, "")
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+@pytest.mark.parametrize("name", ["--prompt", "--negative-prompt"])
+def test_a_prompt_that_is_no_text(name):
+    """An argument in Latin-1, as Python hands it on."""
+    message = one_error(dim(*generate(), name, "Make it caf\udce9 brown"))
+    assert "prompt is not valid Unicode text (half a character, U+DCE9, at 11)" in message
+
+
+def test_ctrl_c_is_one_line(monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dim_jax.painting.check_output", interrupt)
+    assert dim(*generate()) == (130, "stopped by Ctrl-C\n")
+
+
 # Usage
 
 

@@ -16,6 +16,7 @@ from dim_jax.cli.options import Commands
 from dim_jax.cli.paint import Checkpoint, Dtype, Overwrite, Precision, edit, generate, named_or_bundled
 from dim_jax.cli.train import cache, compile_step, index, require_training, train
 from dim_jax.errors import InputError
+from dim_jax.space import may_be_made
 
 app = Commands(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
 evaluate = Commands(no_args_is_help=True, help="Measure a painter on a benchmark.")
@@ -174,9 +175,10 @@ def demo(
 
 
 def main() -> None:
-    """Run the command; what the user can mend becomes one line and exit code 1, wrong usage exits with 2."""
+    """Run the command; what the user can mend becomes one line and exit code 1, wrong usage exits with 2, Ctrl-C with 130."""
     # Compiled programs are kept, so that only the first picture of a size waits for the compiler. JAX reads this when it is imported.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/dim_jax"))
+    if (cache := Path(os.path.expanduser("~/.cache/dim_jax"))).is_absolute() and may_be_made(cache):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     # Accepted anywhere on the line, declared once: the root command reads it first.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument != "--debug")
     try:
@@ -184,6 +186,13 @@ def main() -> None:
     except (InputError, OSError) as error:
         if "--debug" in arguments:
             raise
-        message = " ".join(f"error: {error}".splitlines())
-        console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _say(f"error: {error}")
+        sys.exit(error.exit_code if isinstance(error, InputError) else 1)
+    except SystemExit as end:
+        if end.code == 130:  # as typer ends on Ctrl-C
+            _say("stopped by Ctrl-C")
+        raise
+
+
+def _say(message: str) -> None:
+    console.print(" ".join(message.splitlines()), style="red", markup=False, highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check_unicode
 from dim_jax.paths import as_path, local
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -147,10 +147,7 @@ class ChatTokenizer:
         Raises:
             InputError: there is neither a picture nor any prompt but white space, or the prompt is no valid Unicode.
         """
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"The prompt is not valid Unicode text ({error.reason} at {error.start}). Give it as UTF-8.") from error
+        check_unicode(prompt, "The prompt")
         if not picture_tokens and not prompt.strip():
             raise InputError(f"The prompt is empty ({prompt!r}) and there is no picture. Write a prompt.")
         ids: list[int] = []
