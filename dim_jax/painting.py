@@ -87,13 +87,13 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def sheet(paintings: Sequence[Painting]) -> Image.Image:
-    """Source and result side by side, one row a painting; the source is scaled to the result's height."""
+    """Source and result side by side, one row a painting; the source is scaled to the result's height, or to four times its width."""
     rows = []
     for painting in paintings:
-        source = painting.source
-        high = painting.image.height
-        scaled = [] if source is None else [source.resize((max(1, round(source.width * high / source.height)), high))]
-        rows.append([*scaled, painting.image])
+        rows.append([painting.image])
+        if (source := painting.source) is not None:
+            scale = min(painting.image.height / source.height, 4 * painting.image.width / source.width)
+            rows[-1].insert(0, source.resize((max(1, round(source.width * scale)), max(1, round(source.height * scale)))))
     return grid(rows)
 
 

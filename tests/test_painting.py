@@ -106,6 +106,12 @@ def test_sheet():
         assert (gap == 255).all()
 
 
+def test_sheet_of_a_long_source():
+    """It is not scaled to the result's height, 200 times as wide."""
+    assert sheet([example(source=picture(3200, 16))]).size == (4 * 64 + GAP + 64, 32)
+    assert sheet([example(source=picture(16, 3200))]).size == (1 + GAP + 64, 32)
+
+
 def test_sheet_without_source():
     np.testing.assert_array_equal(np.asarray(sheet([example()])), np.asarray(example().image))
 

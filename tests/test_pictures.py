@@ -1,16 +1,20 @@
 """Files of every kind, written by Pillow (or byte by byte where it cannot), read back as upright RGB; and files that are none."""
 
+import io
 import struct
 import zlib
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile, PngImagePlugin
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dim_jax.data import pictures
-from dim_jax.data.pictures import as_rgb, autoencoder_pixels, cover_crop, gray_to_8_bit, open_picture, to_picture
+from dim_jax.data.pictures import as_rgb, autoencoder_pixels, cover_crop, gray_to_8_bit, open_picture, picture_size, to_picture
+from dim_jax.designer.picture import sent
 from dim_jax.errors import InputError
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
@@ -35,12 +39,13 @@ def close(pixel, wanted, tolerance=6) -> bool:
     return all(abs(a - b) <= tolerance for a, b in zip(pixel, wanted, strict=True))
 
 
+def chunk(name: bytes, data: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
 def png(colour_type: int, samples: np.ndarray, transparent: bytes = b"") -> bytes:
     """A 16-bit PNG of samples (h, w, channels), written byte by byte: Pillow writes only gray ones."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
     header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], 16, colour_type, 0, 0, 0)
     key = chunk(b"tRNS", transparent) if transparent else b""
@@ -72,35 +77,90 @@ def test_formats(tmp_path, name, options, tolerance):
     assert all(close(*pair, tolerance) for pair in zip(corners(image), [RED, GREEN, BLUE, WHITE], strict=True))
 
 
-@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotation(tmp_path, orientation, extension):
-    """The stored picture is the upright one turned or mirrored back; its tag says how to undo that."""
-    stored = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: np.rot90(a),  # shown turned clockwise, so stored turned anticlockwise
-        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-        8: lambda a: np.rot90(a, -1),
-    }[orientation]
-    upright = np.asarray(quarters().resize((48, 32), Image.Resampling.NEAREST))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = {"jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}.get(extension, {})
-    Image.fromarray(np.ascontiguousarray(stored(upright))).save(tmp_path / f"a.{extension}", exif=exif, **options)
-    image = open_picture(tmp_path / f"a.{extension}")
-    assert image.size == (48, 32)
-    assert all(close(*pair) for pair in zip(corners(image), [RED, GREEN, BLUE, WHITE], strict=True))
+# Blocks of EXIF as damaged files have them: of no TIFF, cut off, pointing outside, with an orientation of a strange type or value.
+BROKEN = {
+    "header": b"XX*\0\x08\0\0\0\0\0",
+    "empty": b"",
+    "short": b"II*\0",
+    "noise": bytes(range(7, 71)),
+    "outside": b"II*\0\x7f\x96\x98\0",
+    "big": b"II+\0\x08\0\0\0\0\0\0\0",
+    "count": b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\xff\xff\xff\xff\0\0",
+    "type": b"II*\0\x08\0\0\0\x01\0\x12\x01\x63\0\x01\0\0\0\x06\0\0\0\0\0\0\0",
+    "text": b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0six\0\0\0\0\0",
+    "value": b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0",
+}
 
 
-def test_bad_exif_is_ignored(tmp_path):
-    quarters().save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\xff\xff\xff\xff\0\0")
-    quarters().save(tmp_path / "b.jpg", exif=b"Exif\0\0nonsense")
-    assert close(open_picture(tmp_path / "a.jpg").getpixel((2, 2)), RED)
-    assert close(open_picture(tmp_path / "b.jpg").getpixel((2, 2)), RED)
+@pytest.mark.parametrize("extension", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow says so when the test opens such a JPEG
+def test_broken_exif_is_ignored(tmp_path, name, extension):
+    """By whoever reads the picture, its size, or a PIL picture of it; and servers get a file without it."""
+    file = tmp_path / f"a.{extension}"
+    quarters().save(file, exif=b"Exif\0\0" + BROKEN[name], **({"lossless": True} if extension == "webp" else {"quality": 95}))
+    assert close(open_picture(file).getpixel((2, 2)), RED)
+    assert picture_size(io.BytesIO(file.read_bytes()), "a") == (32, 32)
+    with Image.open(file) as image:
+        assert close(as_rgb(image).getpixel((2, 2)), RED)
+    with Image.open(io.BytesIO(sent(file).data)) as image:
+        assert close(image.convert("RGB").getpixel((2, 2)), RED)
+
+
+@pytest.mark.parametrize("tags", [{700: "text"}, {700: 5}, {34675: 5}, {34665: 99_999}, {34853: 1}], ids=str)
+def test_broken_tags_of_a_tiff_are_ignored(tmp_path, tags):
+    info = ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        info.tagtype[tag] = 2 if isinstance(value, str) else 4
+        info[tag] = value
+    quarters().save(tmp_path / "a.tif", tiffinfo=info)
+    assert open_picture(tmp_path / "a.tif").getpixel((2, 2)) == RED
+    with Image.open(tmp_path / "a.tif") as image:
+        assert as_rgb(image).getpixel((2, 2)) == RED
+    with Image.open(io.BytesIO(sent(tmp_path / "a.tif").data)) as image:
+        assert image.getpixel((2, 2)) == RED
+
+
+LONG = zlib.compress(bytes(range(256)) * 2**13)  # 2 MiB
+TEXTS = {
+    "profile": chunk(b"iCCP", b"name\0\0" + LONG),
+    "zTXt": chunk(b"zTXt", b"Comment\0\0" + LONG),
+    "iTXt": chunk(b"iTXt", b"Comment\0\1\0\0\0" + LONG),
+    "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LONG),
+    "exif": chunk(b"zTXt", b"Raw profile type exif\0\0" + LONG),
+    "many": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b" " * 2**20)) * 66,
+    "damaged": chunk(b"zTXt", b"Raw profile type exif\0\0not packed"),
+    "bomb": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(2**26))) * 3,
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", TEXTS)
+def test_texts_and_profiles_of_a_png_may_be_large(tmp_path, kind, first):
+    file = io.BytesIO()
+    quarters().save(file, "PNG")
+    data = file.getvalue()
+    at = 33 if first else len(data) - 12  # after the header, or after the samples
+    (tmp_path / "a.png").write_bytes(data[:at] + TEXTS[kind] + data[at:])
+    limits = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY, ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+    assert corners(open_picture(tmp_path / "a.png")) == [RED, GREEN, BLUE, WHITE]
+    assert picture_size(io.BytesIO((tmp_path / "a.png").read_bytes()), "a") == (32, 32)
+    assert sent(tmp_path / "a.png").mime == "image/png"
+    with Image.open(io.BytesIO(sent(tmp_path / "a.png").data)) as image:  # as a server would
+        assert corners(image.convert("RGB")) == [RED, GREEN, BLUE, WHITE]
+    assert limits == (
+        *(PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY),
+        *(ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS),
+    )
+
+
+def test_an_orientation_in_a_long_text_holds(tmp_path):
+    file = io.BytesIO()
+    quarters().transpose(Image.Transpose.ROTATE_90).save(file, "PNG")
+    data, xmp = file.getvalue(), b'<d tiff:Orientation="6"/>' + b" " * 2**21
+    text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp))
+    (tmp_path / "a.png").write_bytes(data[:33] + text + data[33:])
+    assert corners(open_picture(tmp_path / "a.png")) == [RED, GREEN, BLUE, WHITE]
 
 
 def test_transparency_is_white(tmp_path):
@@ -267,6 +327,16 @@ def test_too_large_is_refused_before_decoding(tmp_path):
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
+def test_limits_of_pillow_are_never_touched(tmp_path, monkeypatch):
+    """Another thread that opens a picture meanwhile keeps its protection."""
+    quarters().save(tmp_path / "a.png")
+    found = []
+    accept = Image.OPEN["PNG"]
+    monkeypatch.setitem(Image.OPEN, "PNG", (lambda *given: (found.append(Image.MAX_IMAGE_PIXELS), accept[0](*given))[1], accept[1]))
+    open_picture(tmp_path / "a.png")
+    assert found == [Image.MAX_IMAGE_PIXELS] != [None]
+
+
 def test_larger_than_pillow_likes_is_fine(tmp_path):
     """100 megapixels: Pillow alone would warn, and warnings are errors here."""
     assert pictures.MAX_PIXELS > 10_000**2
@@ -292,6 +362,39 @@ def test_cover_crop_fills_any_target(sizes):
     assert image.size == (target_width, target_height)
     # A crop beyond the border would be black.
     assert image.getextrema() == ((10, 10), (200, 200), (30, 30))
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(8, 90)] * 4), st.sampled_from([1, 6]), st.sampled_from([1, 6]), st.sampled_from([1, 300, 2**22]))
+def test_cover_crop_is_a_resize_and_a_crop(sizes, longer, higher, strip):
+    """As torchvision's Resize and CenterCrop, however few pixels are scaled at once."""
+    width, height, target_height, target_width = sizes
+    width, height = width * longer, height * higher
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    if target_height * width >= target_width * height:
+        scaled = (target_height * width // height, target_height)
+    else:
+        scaled = (target_width, target_width * height // width)
+    left, top = round((scaled[0] - target_width) / 2), round((scaled[1] - target_height) / 2)
+    wanted = image.resize(scaled, Image.Resampling.BILINEAR).crop((left, top, left + target_width, top + target_height))
+    with mock.patch.object(pictures, "STRIP", strip):
+        assert cover_crop(image, (target_height, target_width)).tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("size", [(3200, 16), (16, 3200)])
+def test_cover_crop_of_long_pictures_stays_small(size):
+    largest = 0
+
+    def new(*arguments):
+        nonlocal largest
+        image = original(*arguments)
+        largest = max(largest, image.size[0] * image.size[1])
+        return image
+
+    original = Image.Image._new
+    with mock.patch.object(Image.Image, "_new", new):
+        assert cover_crop(Image.new("RGB", size, RED), (1024, 1024)).getcolors() == [(2**20, RED)]
+    assert largest <= pictures.STRIP
 
 
 def test_cover_crop_keeps_the_centre():

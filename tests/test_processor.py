@@ -1,6 +1,7 @@
 """The processor against the goldens and against transformers' own, and what it refuses."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,11 @@ def test_bad_batches(tiny):
     with pytest.raises(InputError, match="prompt is empty"):
         tiny([""], [[]])
     assert tiny([""], [[picture(60, 60)]]).user_turn.sum() == 18
+
+
+@pytest.mark.parametrize("mode", ["square", "native"])
+def test_tokens_are_counted_without_a_picture(tiny, mode, monkeypatch):
+    one = replace(tiny, mode=mode, resolution=100)
+    inputs = one(["a hat"], [[Image.new("RGB", (100, 100))]])
+    monkeypatch.setattr(Image.Image, "resize", None)
+    assert one.condition_tokens("a hat", pictures=1) == np.asarray(inputs.user_turn).sum()

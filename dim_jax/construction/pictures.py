@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dim_jax.data.pictures import read_header
 from dim_jax.folders import new_file
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
@@ -17,8 +18,7 @@ def store(folder: Path, data: bytes, decoded: Image.Image) -> str:
 
     JPEG, PNG and WebP stay as they are, to the byte; a picture of any other format is written as PNG, as it was `decoded`.
     """
-    with Image.open(io.BytesIO(data)) as image:
-        suffix = SUFFIXES.get(image.format or "")
+    suffix = SUFFIXES.get(read_header(io.BytesIO(data), "the file").format)
     if suffix is None:
         file, suffix = io.BytesIO(), ".png"
         decoded.save(file, "PNG")

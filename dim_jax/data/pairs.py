@@ -24,6 +24,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dim_jax.data.facts import Told
+from dim_jax.data.pictures import read_picture
 from dim_jax.data.records import Records, new_records
 from dim_jax.data.stored import Entry, Stored
 from dim_jax.errors import InputError
@@ -107,8 +108,7 @@ def webp(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 def decoded(webp: bytes) -> Image.Image:
     """The RGB picture in `Picture.webp`."""
-    with Image.open(io.BytesIO(webp)) as picture:
-        return picture.convert("RGB")
+    return read_picture(io.BytesIO(webp), "a picture of a data set")
 
 
 def pair_split(source: Split, target: Split) -> PairSplit | None:
@@ -247,7 +247,7 @@ class Pairs(Sequence[Example]):
         return Stored(f"{self._pictures.path}, picture {number}", partial(self._pictures.__getitem__, number))
 
     def _decoded(self, number: int) -> Image.Image:
-        return decoded(self._pictures[number])
+        return self._stored(number).picture()
 
 
 class _Row(NamedTuple):

@@ -5,18 +5,17 @@ Everything here works on PIL pictures and numpy arrays; sizes of arrays are (hei
 
 import os
 import struct
-import threading
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dim_jax.errors import InputError
 
@@ -31,7 +30,7 @@ READABLE = "PNG, JPEG, WebP, BMP, TIFF, GIF"
 # What Pillow's decoders raise on damaged files.
 DAMAGED = (
     *(OSError, EOFError, SyntaxError, ValueError, RuntimeError, IndexError, KeyError, TypeError, ArithmeticError),
-    *(struct.error, zlib.error),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 
 # EXIF orientation (tag 0x0112, CIPA DC-008) -> the transposition that brings the picture upright; 1 is upright.
@@ -45,8 +44,28 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)
+UNKNOWN = 0  # no orientation, but one that cannot be read; pictures are shown as if it were 1
 
-_header_lock = threading.Lock()
+PNG = b"\x89PNG\r\n\x1a\n"
+PNG_TEXTS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
+ORIENTING = (b"XML:com.adobe.xmp", b"Raw profile type exif")  # the texts in which Pillow looks for an orientation
+MAX_TEXT = 2**23  # bytes that these may have in all, unpacked
+STRIP = 2**22  # pixels that are scaled at once
+
+
+class Header(NamedTuple):
+    """What is known of a picture before it is decoded.
+
+    Attributes:
+        format: as Pillow names it, such as "PNG".
+        size: width and height in pixels, upright.
+        plain: every program shows it as it is read here: upright as stored, opaque, in 8-bit RGB or gray.
+    """
+
+    format: str
+    size: tuple[int, int]
+    plain: bool
 
 
 def open_picture(path: str | os.PathLike) -> Image.Image:
@@ -83,12 +102,16 @@ def read_picture(file: BufferedReader | BytesIO, name: str) -> Image.Image:
     with _decoding(name):
         image = _open_header(file)
         check_size(*image.size, name)
-        image.load()
         return as_rgb(image, name)
 
 
 def picture_size(file: BufferedReader | BytesIO, name: str) -> tuple[int, int]:
-    """Width and height in pixels of the picture in an open file, upright, from its header alone.
+    """`size` of `read_header`; raises the same."""
+    return read_header(file, name).size
+
+
+def read_header(file: BufferedReader | BytesIO, name: str) -> Header:
+    """What the header of a picture in an open file says.
 
     Raises:
         InputError: it is no picture, or one of a size that `open_picture` refuses.
@@ -96,11 +119,12 @@ def picture_size(file: BufferedReader | BytesIO, name: str) -> tuple[int, int]:
     with _decoding(name):
         image = _open_header(file)
         check_size(*image.size, name)
-        turned = UPRIGHT.get(_orientation(image)) in (
-            *(Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270),
-            *(Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE),
-        )
-        return (image.height, image.width) if turned else (image.width, image.height)
+        # Of a TIFF, Pillow turns the size by some orientations and not by others.
+        tags = getattr(image, "tag_v2", None)
+        width, height = image.size if tags is None else (tags[256], tags[257])
+        orientation = _orientation(image)
+        plain = orientation == 1 and not image.has_transparency_data and image.mode in ("RGB", "L")
+        return Header(image.format or "", (height, width) if orientation in SIDEWAYS else (width, height), plain)
 
 
 @contextmanager
@@ -119,16 +143,56 @@ def _decoding(name: str) -> Iterator[None]:
         raise InputError(f"{name}: the picture is damaged or cut off ({error}). Export or download it again.") from error
 
 
-def _open_header(file: BufferedReader | BytesIO) -> Image.Image:
-    """The picture with its size known and nothing decoded yet."""
-    # Pillow's own limit would raise without the size, or only warn; ours is checked next. The switch is global, hence the lock.
-    with _header_lock:
-        Image.init()
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def _open_header(file: BufferedReader | BytesIO) -> ImageFile.ImageFile:
+    """The picture with its size known and nothing decoded yet.
+
+    `Image.open` would refuse by its own limit of pixels without naming the size, and that limit is global.
+    """
+    data = file.read()
+    file, prefix = BytesIO(without_texts(data)), data[:16]
+    Image.init()
+    for factory, accepts in (Image.OPEN[name] for name in FORMATS if name in Image.OPEN):
         try:
-            return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+            if accepts is None or accepts(prefix) is True:
+                file.seek(0)
+                return factory(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # as `Image.open`: not of this format
+            continue
+    raise Image.UnidentifiedImageError("no format fits")
+
+
+def without_texts(data: bytes) -> bytes:
+    """A picture's file; a PNG without its colour profile and texts, which nobody reads here.
+
+    With more than 1 MiB in one of them Pillow refuses the whole picture. Texts in which an orientation may be stay, unpacked.
+    """
+    if not data.startswith(PNG):
+        return data
+    view, at, room, kept = memoryview(data), len(PNG), MAX_TEXT, [memoryview(PNG)]
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        chunk = view[at : at + 12 + length]
+        at += len(chunk)
+        if kind in PNG_TEXTS:
+            chunk = memoryview(_orienting_text(kind, bytes(chunk[8:-4]), room))
+            room -= len(chunk)
+        kept.append(chunk)
+    return b"".join((*kept, view[at:]))
+
+
+def _orienting_text(kind: bytes, body: bytes, room: int) -> bytes:
+    """A text of a PNG in which an orientation may be as a chunk that is not packed, of at most about `room` bytes; else nothing."""
+    name, _, text = body.partition(b"\0")
+    if kind == b"iCCP" or name not in ORIENTING or room <= 0:
+        return b""
+    packed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] == b"\1")
+    text = {b"tEXt": text, b"zTXt": text[1:], b"iTXt": text[2:].split(b"\0", 2)[-1]}[kind]
+    try:
+        text = zlib.decompressobj().decompress(text, room) if packed else text[:room]
+    except zlib.error:
+        return b""
+    chunk = b"tEXt" + name + b"\0" + text
+    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
 def check_size(width: int, height: int, name: str) -> None:
@@ -153,30 +217,37 @@ def check_size(width: int, height: int, name: str) -> None:
 def as_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
     """Any PIL picture as upright 8-bit RGB with white behind transparent pixels; `name` stands in errors.
 
+    The result is a picture of its own, without metadata: nothing turns it again, here or in a file that it is saved to.
+
     Raises:
-        InputError: its colour mode has no conversion to RGB, or its floating-point samples are not all finite.
+        InputError: it is damaged, its colour mode has no conversion to RGB, or its floating-point samples are not all finite.
     """
-    image.load()
-    upright = UPRIGHT.get(_orientation(image))
-    if upright is not None:
-        image = image.transpose(upright)
-    if image.mode.startswith("I") or image.mode == "F":
-        return _wide_gray_to_rgb(image, name)
-    if image.has_transparency_data:
-        return _on_white(image)
-    try:
-        rgb = image.convert("RGB")
-    except ValueError as error:
-        raise InputError(f"{name}: pictures of colour mode {image.mode} cannot be read. Convert it to RGB first.") from error
-    return Image.frombytes("RGB", rgb.size, rgb.tobytes()) if rgb is image else rgb
+    with _decoding(name):
+        if not isinstance(image.info.get("xmp", b""), bytes):
+            del image.info["xmp"]  # a TIFF's, of a type in which Pillow cannot search
+        image.load()
+        upright = UPRIGHT.get(_orientation(image))
+        if upright is not None:
+            image = image.transpose(upright)
+        if image.mode.startswith("I") or image.mode == "F":
+            return _wide_gray_to_rgb(image, name)
+        if image.has_transparency_data:
+            return _on_white(image)
+        try:
+            rgb = image.convert("RGB")
+        except ValueError as error:
+            raise InputError(f"{name}: pictures of colour mode {image.mode} cannot be read. Convert it to RGB first.") from error
+        rgb.info = {}
+        return rgb
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where the metadata has none or cannot be read."""
+    """The EXIF orientation, 1 (upright) where the metadata has none, `UNKNOWN` where it cannot be read or is no such number."""
     try:
-        return image.getexif().get(ORIENTATION, 1)
+        found = image.getexif().get(ORIENTATION, 1)
     except DAMAGED:
-        return 1
+        return UNKNOWN
+    return int(found) if found in range(1, 9) else UNKNOWN
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -234,9 +305,23 @@ def cover_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
         scaled = (height * image.width // image.height, height)
     else:
         scaled = (width, width * image.height // image.width)
-    image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
-    return image.crop((left, top, left + width, top + height))
+    box = (left, top, left + width, top + height)
+    if scaled[1] < image.height or scaled[0] * scaled[1] <= STRIP:
+        return image.resize(scaled, Image.Resampling.BILINEAR).crop(box)
+    # A long picture would grow far beyond the crop. Where pictures grow, Pillow scales rows first; so what is cropped is left out between.
+    image = _columns(image, scaled[0], box[0], box[2])
+    flip = Image.Transpose.TRANSPOSE
+    return _columns(image.transpose(flip), scaled[1], box[1], box[3]).transpose(flip)
+
+
+def _columns(image: Image.Image, length: int, start: int, stop: int) -> Image.Image:
+    """Columns `start` to `stop` of the picture scaled to `length` columns, a strip of rows at a time."""
+    found, step = Image.new(image.mode, (stop - start, image.height)), max(1, STRIP // length)
+    for y in range(0, image.height, step):
+        strip = image.crop((0, y, image.width, min(y + step, image.height)))
+        found.paste(strip.resize((length, strip.height), Image.Resampling.BILINEAR).crop((start, 0, stop, strip.height)), (0, y))
+    return found
 
 
 def shifted(image: Image.Image, right: int, down: int) -> Image.Image:

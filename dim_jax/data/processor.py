@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -66,12 +66,20 @@ def encoder_picture(
     Raises:
         InputError: the mode is neither, the picture is too thin for the native mode, or it cannot become RGB.
     """
+    picture = as_rgb(picture)
+    for height, width in _sizes((picture.height, picture.width), mode, resolution, factor, min_pixels, max_pixels):
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return picture
+
+
+def _sizes(size: tuple[int, int], mode: str, resolution: int, factor: int, min_pixels: int, max_pixels: int) -> Iterator[tuple[int, int]]:
+    """The sizes (height, width) that `encoder_picture` brings a picture to, one after the other."""
     if mode not in ("square", "native"):
         raise InputError(f'The picture mode is "{mode}", but must be "square" (as published) or "native".')
-    picture = as_rgb(picture)
     if mode == "square":
-        picture = _bicubic(picture, smart_resize(resolution, resolution, factor))
-    return _bicubic(picture, smart_resize(picture.height, picture.width, factor, min_pixels, max_pixels))
+        size = smart_resize(resolution, resolution, factor)
+        yield size
+    yield smart_resize(*size, factor, min_pixels, max_pixels)
 
 
 def to_patches(image: Image.Image, layout: VisionLayout = QWEN_LAYOUT) -> tuple[Float[np.ndarray, "p c"], tuple[int, int]]:
@@ -136,8 +144,9 @@ class Processor:
 
     def _shown(self, pictures: int) -> list[int]:
         """Picture tokens of so many square pictures."""
-        square = self.resize(Image.new("RGB", (self.resolution, self.resolution)))
-        return [square.width * square.height // self.factor**2] * pictures
+        square = (self.resolution, self.resolution)
+        *_, (height, width) = _sizes(square, self.mode, self.resolution, self.factor, self.min_pixels, self.max_pixels)
+        return [height * width // self.factor**2] * pictures
 
     def __call__(
         self,
@@ -232,11 +241,6 @@ class Processor:
                 f"holds {self.condition_length:,}. Shorten it by {tokens - self.condition_length:,} tokens, take smaller pictures, or pass "
                 'overflow="keep_last" (--keep-last) to lose the first tokens (the pictures come first).'
             )
-
-
-def _bicubic(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    height, width = size
-    return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _bucket(longest: int, lengths: Sequence[int] | None) -> int:

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from PIL import Image
 
 from dim_jax.data.chat import END_OF_TEXT, IM_END
+from dim_jax.data.pictures import read_picture
 from dim_jax.data.processor import Processor
 from dim_jax.designer.blueprint import prompt
 from dim_jax.designer.clients import Answer, Question
@@ -82,7 +83,7 @@ class LocalDesigner:
         return await asyncio.to_thread(self._ask, question)
 
     def _ask(self, question: Question) -> Answer:
-        pictures = [Image.open(io.BytesIO(picture.data)).convert("RGB") for picture in question.pictures]
+        pictures = [read_picture(io.BytesIO(picture.data), "the picture") for picture in question.pictures]
         (answer,) = self._write([pictures], [question.text if self.asked == "prompt" else question.instruction])
         return answer
 

@@ -5,9 +5,7 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
-from dim_jax.data.pictures import ORIENTATION, open_picture
+from dim_jax.data.pictures import open_picture, read_header, without_texts
 from dim_jax.errors import InputError
 
 SENT = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
@@ -34,17 +32,16 @@ def digest(path: Path) -> str:
 
 
 def sent(path: Path) -> Sent:
-    """A PNG, JPEG or WebP as it is; a PNG of any other picture, and of one that is turned by its metadata or transparent, which servers
-    show otherwise than the painter sees it.
+    """A JPEG or WebP as it is, a PNG without its texts; a PNG of any other picture, and of one that servers may show otherwise than the
+    painter sees it: turned by its metadata, with metadata that cannot be read, or transparent.
 
     Raises:
         InputError: as `open_picture`: it is damaged, or no picture.
     """
-    picture = open_picture(path)
-    with Image.open(path) as image:
-        plain = image.getexif().get(ORIENTATION, 1) == 1 and not image.has_transparency_data and image.mode in ("RGB", "L")
-        if plain and image.format in SENT:
-            return Sent(path.read_bytes(), SENT[image.format])
+    picture, data = open_picture(path), path.read_bytes()
+    header = read_header(io.BytesIO(data), str(path))
+    if header.plain and header.format in SENT:
+        return Sent(without_texts(data), SENT[header.format])
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=1)
     return Sent(file.getvalue(), "image/png")

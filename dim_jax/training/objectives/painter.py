@@ -15,7 +15,7 @@ from dim_jax.config import Config
 from dim_jax.data.batches import PaintBatch, PaintReader
 from dim_jax.data.buckets import aspect_buckets
 from dim_jax.data.pairs import Example
-from dim_jax.data.pictures import signed_pixels
+from dim_jax.data.pictures import cover_crop, signed_pixels
 from dim_jax.data.processor import Processor
 from dim_jax.models import flops
 from dim_jax.models.dim import Dim, DimConfig, Seen, loss
@@ -105,7 +105,7 @@ class PainterObjective:
         painter = Painter(model, self.processor, "training")
         painted = {i: one.picture for i, one in painter.paint(requests, settings)}
         rows = [
-            labelled([picture for picture in (sample.seen, painted[i], sample.target) if picture is not None], sample.prompt, zoom=2)
+            labelled([cover_crop(one, size) for one in (sample.seen, painted[i], sample.target) if one is not None], sample.prompt, zoom=2)
             for i, sample in enumerate(samples)
         ]
         return grid([[row] for row in rows])
