@@ -245,9 +245,10 @@ def test_what_is_under_way_is_kept_when_credit_ends():
 
 
 def test_a_server_that_is_gone():
-    with ChatServer() as server:
-        pass
-    with pytest.raises(InputError, match=f"{runner.HOPELESS} questions in a row.*no connection"):
+    with (
+        ChatServer(dropped()) as server,
+        pytest.raises(InputError, match=f"{runner.HOPELESS} questions in a row.*no connection"),
+    ):
         go(server, (job(i) for i in itertools.count()), Limits(tries=2, backoff=0.001))
     assert runner.HOPELESS <= len(rows(FAILURES)) + 1 <= runner.HOPELESS + 8
 
@@ -330,7 +331,7 @@ def test_a_time_limit_ends_the_run_and_keeps_what_is_under_way():
 
 def test_a_time_limit_ends_waiting_too():
     start = time.perf_counter()
-    with ChatServer(status(429, headers={"Retry-After": "3600"})) as server:
+    with ChatServer(status(429, headers={"Retry-After": "500"})) as server:
         report = go(server, [job(0)], Limits(time_limit=0.3))
     assert time.perf_counter() - start < 300
     assert (report.stopped, report.failed) == ("the time limit", 0)

@@ -25,6 +25,9 @@ class Asks:
     time_limit: Annotated[float | None, typer.Option(help="Seconds, after which nothing new is asked.")] = None
     call_limit: Annotated[float, typer.Option(help="Seconds for one call.")] = 180.0
     tries: Annotated[int, typer.Option(min=1, help="Of one question, before it counts as failed.")] = 6
+    longest_wait: Annotated[
+        float, typer.Option(help="Seconds that the server may ask to wait (Retry-After); if it asks for more, the run ends.")
+    ] = 600.0
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer; models that think first need more.")] = 2048
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again what failed before.")] = False
 
@@ -34,7 +37,7 @@ class Asks:
 
         return Limits(
             self.concurrency, self.requests_per_minute, self.tokens_per_minute, self.budget_tokens, self.budget_dollars,
-            self.time_limit, self.tries,
+            self.time_limit, self.tries, longest_wait=self.longest_wait,
         )  # fmt: skip
 
     def price(self, designer: str) -> Any:

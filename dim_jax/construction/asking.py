@@ -9,9 +9,10 @@ from dim_jax.data.jsonl import objects
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.journal import Journal
 from dim_jax.designer.pace import Limits, Price
+from dim_jax.designer.responses import replaced
 from dim_jax.designer.runner import Job, run, state
 from dim_jax.designer.task import Task
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, SignalError
 
 
 class Writer(NamedTuple):
@@ -52,16 +53,17 @@ class Asking:
                 retry_failed=self.retry_failed, total=len(jobs), progress=self.progress,
             ) if self._affordable() else None  # fmt: skip
             tokens = journal.tokens_in, journal.tokens_out
-            stopped = report.stopped if report else "the budget"
+            stopped, number = (report.stopped, report.signal) if report else ("the budget", 0)
             self.tell(f"{path.name}: {state(report, journal, writer.price)}" if report else f"{path.name}: the budget is spent")
         self._tokens += sum(tokens)
         self._dollars += writer.price.of(*tokens) if writer.price else 0.0
         answers = Answers.read(path, jobs, task, designer.name, tokens)
         if left := len(jobs) - len(answers.texts) - len(answers.reasons):
-            raise InputError(
+            text = (
                 f"{path}: stopped by {stopped}, {left} of {len(jobs)} are left. What is there is kept; run the same command again, with a "
                 "larger limit if it was one, to go on."
             )
+            raise SignalError(text, number) if number else InputError(text)
         return answers
 
     def _affordable(self) -> bool:
@@ -100,7 +102,7 @@ class Answers(NamedTuple):
                 if (design["designer"], design["prompt_version"], design["instruction"]) == (designer, task.version, asked.get(row["id"])):
                     yield row
 
-        texts = {row["id"]: row["prompt"] for row in found(path)}
+        texts = {row["id"]: replaced(row["prompt"]) for row in found(path)}
         failures = found(path.with_name(f"{path.stem}.failures.jsonl"))
         reasons = {row["id"]: row["design"]["reason"] for row in failures if row["id"] not in texts}
         return cls(texts, reasons, tokens)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from dim_jax.data.jsonl import values
 from dim_jax.designer.clients import MAX_TOKENS, SERVERS, Answer, ChatDesigner, Designer, Question
+from dim_jax.designer.responses import replaced
 from dim_jax.errors import InputError
 
 ONLINE = (*SERVERS, "azure")
@@ -68,6 +69,7 @@ class ReadyBlueprints:
         """
         texts: dict[str, str] = {}
         for where, row in read_rows(path):
+            row["prompt"] = replaced(row["prompt"])
             if texts.setdefault(row["id"], row["prompt"]) != row["prompt"]:
                 raise InputError(f'{where}: id "{row["id"]}" has another blueprint before. Remove one of them.')
         return cls(f"file:{path}", texts)

@@ -5,21 +5,28 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dim_jax.designer.blueprint import PROMPT_VERSION
+from dim_jax.designer.blueprint import PROMPT_VERSION, prompt
 from dim_jax.designer.choice import read_rows
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.journal import Journal, key_of
 from dim_jax.designer.pace import Limits, Price
 from dim_jax.designer.picture import digest
 from dim_jax.designer.runner import Job, run, state
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, SignalError, check_unicode
+from dim_jax.space import may_be_made
 
 KEPT = "DIM_BLUEPRINTS"  # the environment variable that names the file of answers to single questions
 
 
 def kept() -> Path:
-    """The file in which answers that cost something are kept, so that the same edit with another seed is not paid again."""
-    path = Path(os.environ.get(KEPT) or "~/.cache/dim_jax/blueprints.jsonl").expanduser()
+    """The file in which answers that cost something are kept, so that the same edit with another seed is not paid again.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = Path(os.path.expanduser(os.environ.get(KEPT) or "~/.cache/dim_jax/blueprints.jsonl"))
+    if path.parts[0] == "~" or not may_be_made(path.parent.absolute()) or (path.exists() and not os.access(path, os.W_OK)):
+        raise InputError(f"{path}: answers are kept there, and it cannot be written. Name another file: {KEPT}=FILE.jsonl.")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -35,8 +42,11 @@ def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: st
         keep: the answer, in `kept()`, and take one that is there already.
 
     Raises:
-        InputError: the picture cannot be read, the designer cannot be asked, or it wrote no blueprint; the message says why.
+        InputError: the instruction or the picture cannot be read, the designer cannot be asked, or it wrote no blueprint; the message
+            says why. SignalError: a signal ended it.
     """
+    check_unicode(instruction, "The instruction")
+    prompt(instruction)
     job = Job((picture,), instruction, {"id": row_id or picture.stem})
     with ExitStack() as opened:
         path = kept() if keep else Path(opened.enter_context(TemporaryDirectory())) / "blueprints.jsonl"
@@ -44,6 +54,8 @@ def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: st
         report = run([job], designer, journal, Limits(concurrency=1), retry_failed=True)
         key = key_of([digest(picture)], instruction, designer.name, PROMPT_VERSION)
         text = journal.answer(key)
+        if text is None and report.signal:
+            raise SignalError(f"stopped by {report.stopped} before {designer.name} had answered", report.signal)
         if text is None:
             why = journal.reason(key) or f"stopped by {report.stopped}"
             raise InputError(
@@ -90,7 +102,8 @@ def rows(
         pictures: the folder that `image_path` starts from; by default that of `path`.
 
     Raises:
-        InputError: a row is wrong or its picture missing (then nothing is asked), or as in `run` and `Journal`.
+        InputError: a row is wrong or its picture missing (then nothing is asked), or as in `run` and `Journal`. SignalError: a signal
+            ended the run; the message is the summary.
     """
     check_output(output, path)
     folder = pictures or path.parent
@@ -100,13 +113,13 @@ def rows(
         report = run(jobs, designer, journal, limits, price=price, retry_failed=retry_failed, total=total, progress=progress)
         text = f"{output}: {state(report, journal, price)}"
     if report.failed:
-        text += f"; why they failed stands in {journal.failures_path}, --retry-failed asks again"
+        text += f", such as {report.example}; why they failed stands in {journal.failures_path}, --retry-failed asks again"
     left = total - report.answered - report.failed - report.skipped
-    return text + (
-        f"; stopped by {report.stopped}, {left} are left: run the command again, with a larger limit if it was one, to go on"
-        if report.stopped
-        else ""
-    )
+    if report.stopped:
+        text += f"; stopped by {report.stopped}, {left} are left: run the command again, with a larger limit if it was one, to go on"
+    if report.signal:
+        raise SignalError(text, report.signal)
+    return text
 
 
 def check_output(output: Path, path: Path) -> None:

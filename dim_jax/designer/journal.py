@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from dim_jax.designer.responses import count, replaced
 from dim_jax.errors import InputError
 
 
@@ -84,7 +85,8 @@ class Lines:
         Raises:
             InputError: the disk is full, or the file cannot be written for another reason.
         """
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        # Half a character in a row is written as JSON can say it, so that it reads back the same.
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(errors="backslashreplace")
         try:
             place = os.fstat(self._file).st_size
             written = os.write(self._file, lines)
@@ -156,7 +158,7 @@ class Journal:
 
     def answer(self, key: str) -> str | None:
         """The answer to a question, under whatever id it was asked."""
-        return self._answers.at(self._places[key])["prompt"] if key in self._places else None
+        return replaced(self._answers.at(self._places[key])["prompt"]) if key in self._places else None
 
     def reason(self, key: str) -> str | None:
         """Why a question failed; None if it did not, or was answered later."""
@@ -176,8 +178,8 @@ class Journal:
         else:
             self._places.setdefault(key, place)
             self._answered.add((key, row_id))
-        self.tokens_in += design["tokens_in"]
-        self.tokens_out += design["tokens_out"]
+        self.tokens_in += count(design["tokens_in"]) or 0
+        self.tokens_out += count(design["tokens_out"]) or 0
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ class Limits:
         time_limit: seconds, after which nothing new is asked.
         tries: of one question, before it counts as failed.
         backoff, longest_backoff: seconds before the second try at most, doubled for each further one up to the longest.
+        longest_wait: seconds that a server may ask to wait; if it asks for more, the run ends.
 
     Raises:
         InputError: a value is not positive.
@@ -38,11 +39,17 @@ class Limits:
     tries: int = 6
     backoff: float = 1.0
     longest_backoff: float = 60.0
+    longest_wait: float = 600.0
 
     def __post_init__(self):
         wrong = [f"{name} {value}" for name, value in vars(self).items() if value is not None and not (math.isfinite(value) and value > 0)]
         if wrong:
             raise InputError(f"Limits must be positive; these are {', '.join(wrong)}.")
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether there is a budget."""
+        return self.budget_tokens is not None or self.budget_dollars is not None
 
     def wait(self, tries: int) -> float:
         """Seconds to wait after so many tries: exponential backoff with full jitter, so that those who failed together part.
@@ -69,8 +76,11 @@ class Price(NamedTuple):
             InputError: the file cannot be read, or has no such price.
         """
         try:
-            row = json.loads(path.read_text())[designer]
-            return cls(float(row["input"]), float(row["output"]))
+            row = json.loads(path.read_text(encoding="utf-8"))[designer]
+            price = cls(float(row["input"]), float(row["output"]))
+            if not all(math.isfinite(dollars) and dollars >= 0 for dollars in price):
+                raise ValueError("not a price")
+            return price
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}). Give a table of prices.") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -117,9 +127,9 @@ class Budget:
         self._under_way = 0
         self._settled = asyncio.Condition()
 
-    def learn(self, tokens_in: int) -> None:
-        """A question took so many tokens."""
-        self._question = max(self._question, tokens_in)
+    def learn(self, tokens_in: int, tokens_out: int) -> None:
+        """A question and its answer took so many tokens; some servers go beyond the limit that they are sent."""
+        self._question, self._answer = max(self._question, tokens_in), max(self._answer, tokens_out)
 
     @asynccontextmanager
     async def reserved(self) -> AsyncIterator[None]:

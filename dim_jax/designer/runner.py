@@ -5,11 +5,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dim_jax.designer.blueprint import BLUEPRINT
@@ -18,9 +20,11 @@ from dim_jax.designer.journal import Journal, key_of
 from dim_jax.designer.pace import Budget, Limits, OverBudgetError, Pace, Price
 from dim_jax.designer.picture import digest, sent
 from dim_jax.designer.task import AnswerError, Task
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check_unicode
 
 HOPELESS = 10  # questions in a row that got no answer however often they were asked: the server is gone
+PATIENCE = 30.0  # seconds for calls under way when the run is asked to end
+TOLD, TOLD_AGAIN = 2.0, 60.0  # seconds that a server asks to wait: from which on, and how often, the console says so
 # Until the first answers have been counted, beside those of the pictures.
 TOKENS_OF_A_TEXT, TOKENS_OF_AN_ANSWER = 400, 400
 
@@ -44,6 +48,8 @@ class Report:
         calls: requests sent; each try of a question counts.
         tokens: of this run's questions and answers.
         stopped: why the run ended before its last row, if it did.
+        signal: the number of the signal that ended it, or 0.
+        example: the first row of this run that failed, and why.
     """
 
     answered: int = 0
@@ -52,6 +58,8 @@ class Report:
     calls: int = 0
     tokens: int = 0
     stopped: str | None = None
+    signal: int = 0
+    example: str = ""
 
 
 class _StoppedError(Exception):
@@ -74,24 +82,29 @@ def run(
 
     Jobs are taken one by one as they are needed, and kept in the order of their answers. A question that occurs twice is asked once.
     When a limit is reached, on Ctrl-C or a SIGTERM, nothing new is asked, what is under way is waited for and kept, and the run ends;
-    another one goes on from there.
+    another one goes on from there. After a signal it waits for half a minute at most. Standard error says how long a server asks to wait.
 
     Raises:
-        InputError: the designer can answer nothing (a wrong key, no such model, no credit, no server), the journal cannot be written,
-            or a budget in dollars comes without a price. What was answered before is kept.
+        InputError: the designer can answer nothing (a wrong key, no such model, no credit, no server), asks to wait for too long, or
+            takes no limit to an answer where there is a budget; the journal cannot be written; or a budget in dollars comes without a
+            price. What was answered before is kept.
     """
     limits = limits or Limits()
     if limits.budget_dollars is not None and price is None:
         raise InputError("A budget in dollars needs a table of prices (--prices).")
     columns = TextColumn("designing"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, TimeRemainingColumn(), disable=not progress, transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not progress, transient=True) as bar:
         line = bar.add_task("", total=total)
 
         def show(report: Report) -> None:
             done = report.answered + report.failed + report.skipped
             bar.update(line, completed=done, description=state(report, journal, price, None if total is None else total - done))
 
-        return asyncio.run(_run(jobs, designer, journal, limits, task, price, retry_failed, show))
+        def tell(text: str) -> None:
+            console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+        return asyncio.run(_run(jobs, designer, journal, limits, task, price, retry_failed, show, tell))
 
 
 def state(report: Report, journal: Journal, price: Price | None, left: int | None = None) -> str:
@@ -116,10 +129,11 @@ async def _run(
     price: Price | None,
     retry_failed: bool,
     show: Callable[[Report], None],
+    tell: Callable[[str], None],
 ) -> Report:
     loop, report, source, errors = asyncio.get_running_loop(), Report(), iter(jobs), list[InputError]()
     question = TOKENS_OF_A_PICTURE * task.pictures + TOKENS_OF_A_TEXT
-    asker = _Asker(designer, limits, report, question + TOKENS_OF_AN_ANSWER)
+    asker = _Asker(designer, limits, report, question + TOKENS_OF_AN_ANSWER, tell)
     budget = Budget(
         limits,
         price,
@@ -141,15 +155,18 @@ async def _run(
         about = {"key": key, "designer": designer.name, "prompt_version": task.version, "instruction": job.instruction}
         await loop.run_in_executor(writer, journal.add, job.row, text, about | used | why)
         report.tokens += answer.tokens_in + answer.tokens_out
-        budget.learn(answer.tokens_in)
+        budget.learn(answer.tokens_in, answer.tokens_out)
         if text is None:
             report.failed += 1
+            report.example = report.example or f'"{job.row["id"]}": {reason}'
         else:
             report.answered += 1
 
     async def one(job: Job) -> None:
         row_id, damage = job.row["id"], None
         try:
+            for name, said in (("id", row_id), ("instruction", job.instruction), *(("path", str(path)) for path in job.pictures)):
+                check_unicode(said, f"the {name}")
             found = [await loop.run_in_executor(readers, digest, picture) for picture in job.pictures]
         except InputError as error:
             found, damage = [str(picture) for picture in job.pictures], str(error)
@@ -172,11 +189,12 @@ async def _run(
     async def ask(job: Job, key: str) -> None:
         try:
             pictures = tuple([await loop.run_in_executor(readers, sent, picture) for picture in job.pictures])
+            text = task.ask(job.instruction)
         except InputError as error:
             await keep(job, key, Answer("", str(error)))
             return
         async with budget.reserved():
-            await keep(job, key, await asker.answer(Question(job.row["id"], job.instruction, task.ask(job.instruction), pictures)))
+            await keep(job, key, await asker.answer(Question(job.row["id"], job.instruction, text, pictures, capped=limits.budgeted)))
 
     async def work() -> None:
         try:
@@ -193,10 +211,19 @@ async def _run(
             asker.stop("an error")
 
     timer = loop.call_later(limits.time_limit, asker.stop, "the time limit") if limits.time_limit else None
+    patience = asyncio.timeout(None)
+
+    def hear(number: signal.Signals) -> None:
+        report.signal = report.signal or int(number)
+        asker.stop("Ctrl-C" if number == signal.SIGINT else number.name)
+        patience.reschedule(loop.time() + PATIENCE)
+
     # Two threads decode pictures; one writes, so that lines do not mix and a slow disk holds up nobody.
-    with _signals(loop, asker.stop), ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as writer:
+    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as writer, suppress(TimeoutError):
         try:
-            await asyncio.gather(*(work() for _ in range(limits.concurrency)))
+            async with patience:
+                with _signals(loop, hear):
+                    await asyncio.gather(*(work() for _ in range(limits.concurrency)))
         finally:
             await designer.close()
     if timer:
@@ -209,12 +236,13 @@ async def _run(
 class _Asker:
     """Asks one question as often as it takes, within the limits of time and of the server."""
 
-    def __init__(self, designer: Designer, limits: Limits, report: Report, expected: int):
-        """`expected` tokens of a question and its answer, until the first were counted."""
+    def __init__(self, designer: Designer, limits: Limits, report: Report, expected: int, tell: Callable[[str], None]):
+        """`expected` tokens of a question and its answer, until the first were counted; `tell` shows a line."""
         self._designer, self._limits, self._report = designer, limits, report
         self._requests, self._tokens = Pace(limits.requests_per_minute), Pace(limits.tokens_per_minute)
         self._expected = float(expected)
-        self._not_before = 0.0
+        self._not_before = self._told_until = 0.0
+        self._reached, self._tell = False, tell
         self._stopped = asyncio.Event()
         self._hopeless = 0
 
@@ -242,16 +270,19 @@ class _Asker:
                 answer = await self._designer.ask(question)
             except TransientError as error:
                 reason, now = str(error), asyncio.get_running_loop().time()
-                # What the server asks for holds for the account, hence for all.
-                self._not_before = max(self._not_before, now + (error.retry_after or 0))
+                self._reached = self._reached or not error.unreached
+                if error.retry_after:
+                    self._hold(error.retry_after, now, reason)
                 if tries < limits.tries:
                     await self._until(now + limits.wait(tries))
                 continue
             taken = answer.tokens_in + answer.tokens_out
             self._tokens.correct(taken - expected)
             self._expected += (taken - self._expected) / 8  # a running mean
-            self._hopeless = 0
+            self._hopeless, self._reached = 0, True
             return answer
+        if not self._reached:
+            raise InputError(f"{self._designer.name}: {reason}. Nothing was asked in {limits.tries} tries.")
         self._hopeless += 1
         if self._hopeless >= HOPELESS:
             raise InputError(
@@ -259,6 +290,26 @@ class _Asker:
                 "When the server is well again, run the same command with --retry-failed."
             )
         return Answer("", f"no answer in {limits.tries} tries, at last: {reason}")
+
+    def _hold(self, wait: float, now: float, reason: str) -> None:
+        """What the server asks for holds for the account, hence for all.
+
+        Raises:
+            InputError: it is more than anybody wants to wait.
+        """
+        try:
+            until = f"until {datetime.now().astimezone() + timedelta(seconds=wait):%Y-%m-%d %H:%M:%S %Z}"
+        except OverflowError:
+            until = "for ever"
+        if wait > self._limits.longest_wait:
+            raise InputError(
+                f"{self._designer.name}: {reason}. It asks to wait {until}, more than {self._limits.longest_wait:g} s (--longest-wait). "
+                "What is there is kept; run the same command again then."
+            )
+        self._not_before = max(self._not_before, now + wait)
+        if wait >= TOLD and now + wait > self._told_until:
+            self._told_until = now + wait + TOLD_AGAIN
+            self._tell(f"{self._designer.name}: waiting {until}, as the server asks: {reason}")
 
     async def _until(self, at: float) -> None:
         """Wait until a time, and for as long as the server asked all to wait; a stop ends it."""
@@ -273,15 +324,15 @@ class _Asker:
 
 
 @contextmanager
-def _signals(loop: asyncio.AbstractEventLoop, stop: Callable[[str], None]) -> Iterator[None]:
+def _signals(loop: asyncio.AbstractEventLoop, stop: Callable[[signal.Signals], None]) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM stops the run cleanly; a second one ends it at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+    signals = signal.SIGINT, signal.SIGTERM
 
     def hear(number: signal.Signals) -> None:
-        stop(signals[number])
+        stop(number)
         for other in signals:
             loop.remove_signal_handler(other)
 
