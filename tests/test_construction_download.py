@@ -83,6 +83,17 @@ def test_retry_after_holds_for_the_whole_server():
         assert "in 1 tries" in str(get(f"{server.url}/a")[0])
 
 
+@pytest.mark.parametrize("wait", ["86400", "9" * 400])
+def test_a_server_that_asks_for_a_day_is_left_alone(wait, tmp_path):
+    async def fetch(url: str) -> None:
+        async with Downloads(SETTINGS) as downloads:
+            await downloads.fetch(url, tmp_path / "big.zip")
+
+    with PictureServer({"/a": 429}, {"Retry-After": wait}) as server, pytest.raises(InputError, match="server answered 429"):
+        asyncio.run(fetch(f"{server.url}/a"))
+    assert len(server.requests) == 1
+
+
 def test_a_large_file_is_continued(tmp_path):
     data, path = bytes(range(256)) * 40, tmp_path / "big.zip"
     (tmp_path / "big.zip.partial").write_bytes(data[:5000])

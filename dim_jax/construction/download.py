@@ -71,7 +71,7 @@ class Downloads:
                     break
                 except _PassingError as error:
                     wait = self._backoff.wait(tries)
-                    host.next = max(host.next, asyncio.get_running_loop().time() + max(wait, error.wait or 0.0))
+                    host.next = max(host.next, asyncio.get_running_loop().time() + max(wait, min(error.wait or 0.0, LONGEST_WAIT)))
                     if tries == self._settings["tries"] or (error.wait or 0.0) > LONGEST_WAIT:
                         raise DownloadError(f"no file in {tries} tries: {error}") from error
         if sha256 and hashlib.sha256(data).hexdigest() != sha256.lower():
@@ -119,7 +119,7 @@ class Downloads:
                 partial.replace(path)
                 return
             except (DownloadError, _PassingError) as error:
-                if isinstance(error, DownloadError) or tries == self._settings["tries"]:
+                if isinstance(error, DownloadError) or tries == self._settings["tries"] or (error.wait or 0.0) > LONGEST_WAIT:
                     raise InputError(f"{url}: {error}. What came lies in {partial}; run the same command again.") from error
                 await asyncio.sleep(max(self._backoff.wait(tries), error.wait or 0.0))
             except OSError as error:

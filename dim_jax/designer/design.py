@@ -11,6 +11,7 @@ from dim_jax.designer.clients import Designer
 from dim_jax.designer.journal import Journal, key_of
 from dim_jax.designer.pace import Limits, Price
 from dim_jax.designer.picture import digest
+from dim_jax.designer.responses import replaced
 from dim_jax.designer.runner import Job, run, state
 from dim_jax.errors import InputError, SignalError, check_unicode
 from dim_jax.space import may_be_made
@@ -47,7 +48,7 @@ def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: st
     """
     check_unicode(instruction, "The instruction")
     prompt(instruction)
-    job = Job((picture,), instruction, {"id": row_id or picture.stem})
+    job = Job((picture,), instruction, {"id": replaced(row_id or picture.stem)})
     with ExitStack() as opened:
         path = kept() if keep else Path(opened.enter_context(TemporaryDirectory())) / "blueprints.jsonl"
         journal = opened.enter_context(Journal(path, wait=True))
@@ -143,7 +144,8 @@ def _check(path: Path, folder: Path) -> int:
         if not isinstance(row.get("image_path"), str) or not row["prompt"].strip() or row["id"] in ids:
             raise InputError(f'{path}, row {number}: needs an "id" of its own, a "prompt" with the instruction, and an "image_path".')
         ids.add(row["id"])
-        if not (folder / row["image_path"]).is_file():
+        # What is no text fails its row alone.
+        if replaced(row["image_path"]) == row["image_path"] and not (folder / row["image_path"]).is_file():
             missing.append(folder / row["image_path"])
     if not ids:
         raise InputError(f"{path} has no rows. Write one object on each line.")

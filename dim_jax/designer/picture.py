@@ -27,8 +27,8 @@ def digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: the picture cannot be read ({error.strerror}). Check its path.") from error
+    except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+        raise InputError(f"{path}: the picture cannot be read ({getattr(error, 'strerror', None) or error}). Check its path.") from error
 
 
 def sent(path: Path) -> Sent:

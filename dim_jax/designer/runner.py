@@ -165,8 +165,8 @@ async def _run(
     async def one(job: Job) -> None:
         row_id, damage = job.row["id"], None
         try:
-            for name, said in (("id", row_id), ("instruction", job.instruction), *(("path", str(path)) for path in job.pictures)):
-                check_unicode(said, f"the {name}")
+            check_unicode(row_id, "the id")
+            check_unicode(job.instruction, "the instruction")
             found = [await loop.run_in_executor(readers, digest, picture) for picture in job.pictures]
         except InputError as error:
             found, damage = [str(picture) for picture in job.pictures], str(error)

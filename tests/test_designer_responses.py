@@ -1,0 +1,472 @@
+"""What is made of the bytes that servers send, whatever their shape: answers kept, rows that fail with a reason, runs that end."""
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from dim_jax.designer.clients import retry_after
+from dim_jax.designer.journal import Journal
+from dim_jax.designer.responses import ResponseError, count, load, read_completion, words
+from tests.chat_server import ChatServer, completion, good, hang, raw, response, status
+from tests.designer_answers import GOOD
+from tests.local_server import free_port
+from tests.painter_fixtures import dim, one_error, picture
+
+FAILURES = Path("cot.failures.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VLLM_API_KEY", "sk-mine")
+    monkeypatch.setenv("DIM_BLUEPRINTS", str(tmp_path / "kept.jsonl"))
+    picture(40, 40, 1).save("in.png")
+    table(2)
+
+
+def table(number: int) -> None:
+    lines = (json.dumps({"id": str(i), "image_path": "in.png", "prompt": f"Edit {i}."}) + "\n" for i in range(number))
+    Path("rows.jsonl").write_text("".join(lines))
+
+
+def design(server: ChatServer | str, *more: str) -> tuple[int, str]:
+    url = server if isinstance(server, str) else server.url
+    return dim("design", "rows.jsonl", "-o", "cot.jsonl", "--designer", "vllm:m", "--base-url", url, "--concurrency", "1", *more)
+
+
+def one(server: ChatServer | str, *more: str) -> tuple[int, str]:
+    url = server if isinstance(server, str) else server.url
+    return dim("design", "--image", "in.png", "--prompt", "Blue.", "--designer", "vllm:m", "--base-url", url, *more)
+
+
+def reasons() -> list[str]:
+    return [json.loads(line)["design"]["reason"] for line in FAILURES.read_text().splitlines()]
+
+
+def sent(body: object) -> bytes:
+    return response(200, body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+def chat(usage: object = None, **message: object) -> dict:
+    return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+
+
+def stream(*deltas: str, end: str = '{"choices": [{"delta": {}, "finish_reason": "stop"}]}') -> bytes:
+    events = [json.dumps({"choices": [{"delta": {"content": text}}]}) for text in deltas]
+    return "".join(f"data: {event}\n\n" for event in (*events, end, "[DONE]")).encode()
+
+
+HALVES = (GOOD[:60], GOOD[60:])
+KEPT = {
+    "parts": chat(content=[{"type": "text", "text": half} for half in HALVES]),
+    "parts without a type": chat(content=[{"text": HALVES[0]}, HALVES[1]]),
+    "thoughts before it": chat(content=[{"type": "thinking", "thinking": "hm"}, {"type": "reasoning", "text": "hm"}, {"text": GOOD}]),
+    "an empty refusal": chat(content=GOOD, refusal={}),
+    "a stream": stream(*HALVES),
+    "UTF-16": json.dumps(chat(content=GOOD)).encode("utf-16"),
+    "a byte order mark": b"\xef\xbb\xbf" + json.dumps(chat(content=GOOD)).encode(),
+    "a key twice": json.dumps(chat(content=GOOD)).replace('{"choices"', '{"choices": [], "choices"').encode(),
+    "usage of 9,000 digits": json.dumps(chat(content=GOOD)).replace("null", '{"prompt_tokens": ' + "9" * 9000 + "}").encode(),
+}
+
+
+@pytest.mark.parametrize("body", KEPT.values(), ids=KEPT)
+def test_answers_that_are_kept(body):
+    with ChatServer(raw(sent(body))) as server:
+        code, text = design(server)
+    assert (code, text.count("\n")) == (0, 1)
+    assert "2 answered, 0 failed" in text
+    assert [json.loads(line)["prompt"] for line in Path("cot.jsonl").read_text().splitlines()] == [GOOD, GOOD]
+
+
+FAILED = {
+    "an object": (chat(content={"text": GOOD}), "content is no text"),
+    "a number": (chat(content=5), "content is no text: 5"),
+    "no part of text": (chat(content=[{"type": "image_url"}, 3]), "content is no text"),
+    "a message of text": ({"choices": [{"message": "so be it"}]}, "message is no object: so be it"),
+    "a message of parts": ({"choices": [{"message": ["so be it"]}]}, "message is no object: so be it"),
+    "a refusal of parts": (chat(refusal={"reason": "not nice"}), "refused: not nice"),
+    "an error in the choice": ({"choices": [{"message": {"content": ""}, "error": {"message": "gone"}}]}, "broke off: gone"),
+    "no choice, but paid": ({"choices": [], "usage": {"prompt_tokens": 9}}, "no chat completion"),
+    "a stream cut off": (stream(*HALVES, end="{}"), "ends in the middle"),
+    "nothing": (b"", "no chat completion, not JSON"),
+    "a page": (b"<!doctype html><html><title>Sign in &amp; go</title><body>x", "not JSON: Sign in & go"),
+    "a list": ([], "no chat completion"),
+    "a text": ("hello", "no chat completion"),
+    "null": (None, "no chat completion"),
+    "no choices": ({"choices": None}, "no chat completion"),
+    "choices of a text": ({"choices": "x"}, "no chat completion"),
+    "a choice of nothing": ({"choices": [None]}, "no chat completion"),
+    "deep": (b"[" * 100_000, "no chat completion"),
+    "an error": ({"error": {"message": "the provider is down"}}, "the provider is down"),
+}
+
+
+@pytest.mark.parametrize(("body", "reason"), FAILED.values(), ids=FAILED)
+def test_answers_that_fail_their_row_alone(body, reason):
+    """The other row is answered, and a second run does not end there either."""
+    with ChatServer(raw(sent(body)), good()) as server:
+        code, text = design(server, "--tries", "1")
+        assert (code, text.count("\n")) == (0, 1)
+        assert "1 answered, 1 failed" in text
+        assert reason in reasons()[0]
+        assert len(reasons()[0]) < 300
+        assert "0 answered, 0 failed, 2 skipped" in design(server)[1]
+
+
+@pytest.mark.parametrize("value", [-5, -1e300, 0, True, None, "many", "-5", [], 2.5, float("nan"), float("inf"), 1e300, 10**400])
+def test_no_count_of_tokens(value):
+    assert count(value) is None
+    found = read_completion(json.dumps(chat({"prompt_tokens": value, "completion_tokens": value}, content="x")).encode())
+    assert (found.tokens_in, found.tokens_out) == (None, None)
+
+
+def test_counts_in_other_types():
+    assert [count(value) for value in (7, 7.0, "7")] == [7, 7, 7]
+
+
+def test_negative_counts_do_not_pay_for_others():
+    """Nor do those that an output of before holds."""
+    table(50)
+    with ChatServer(raw(sent(chat({"prompt_tokens": -10_000, "completion_tokens": -10_000}, content=GOOD)))) as server:
+        assert "stopped by the budget" in design(server, "--budget-tokens", "9000")[1]
+        assert len(server.requests) <= 5
+        with Journal(Path("cot.jsonl")) as journal:
+            assert 0 < journal.tokens_in + journal.tokens_out <= 9000
+        lines = Path("cot.jsonl").read_text().splitlines()
+        row = json.loads(lines[0])
+        row["design"]["tokens_in"] = -(10**9)
+        Path("cot.jsonl").write_text("\n".join([json.dumps(row), *lines[1:]]) + "\n")
+        asked = len(server.requests)
+        design(server, "--budget-tokens", "4000")
+        assert len(server.requests) - asked <= 1
+
+
+@pytest.mark.parametrize("price", ["-1", "NaN", "Infinity"])
+def test_a_price_is_no_gift(price):
+    Path("prices.json").write_text(f'{{"vllm:m": {{"input": 1, "output": {price}}}}}')
+    assert "no price of" in one_error(design("http://localhost:1/v1", "--prices", "prices.json", "--budget-dollars", "1"))
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ([{"error": {"code": 400, "message": "Bad picture"}}], "Bad picture"),
+        ({"detail": "Only 1 image"}, "Only 1 image"),
+        ({"detail": [{"loc": ["body", "model"], "msg": "Field required"}]}, "body.model: Field required"),
+        ({"error": "needs more memory"}, "needs more memory"),
+        ({"error": {"message": "Provider error", "metadata": {"raw": "too many faces"}}}, "Provider error (too many faces)"),
+        ({"object": "error", "message": "no such thing", "code": 400}, "no such thing"),
+        (b"<html><head><title>413 Too Large</title></head><body><h1>413</h1></body></html>", "413 Too Large"),
+        (b"<h1>Bad</h1><script>x()</script>", "Bad"),
+        (b"plain\n  words \x1b[31m", "plain words [31m"),
+        (b"", "Status"),
+        (b"caf\xe9", "caf\ufffd"),
+        ({"error": {"message": "half \ud83d"}}, "half \ufffd"),
+        ({"strange": [1]}, '{"strange": [1]}'),
+    ],
+)
+def test_the_reason_is_the_server_s(body, said):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with ChatServer(raw(response(400, data))) as server:
+        assert design(server)[0] == 0
+    assert reasons()[0] == f"the server refused the request (400): {said}"
+
+
+def test_a_reason_is_short():
+    assert len(words({"detail": ["x" * 9000] * 9})) == 200
+    assert words(load(b"[" * 9000)) == "[" * 199 + "…"
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "said"),
+    [
+        (
+            400,
+            [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}],
+            "does not take the key in VLLM_API_KEY",
+        ),
+        (401, {"detail": "Unauthorized"}, "401: Unauthorized"),
+        (401, b"", "does not take the key"),
+        (403, b"<html><title>403 Forbidden</title>", "403: 403 Forbidden"),
+        (402, {"error": "Insufficient Balance"}, "no credit left"),
+        (400, {"error": {"message": "Your credit balance is too low to access the API"}}, "no credit left"),
+        (404, {"error": {"message": 'model "m" not found, try pulling it first'}}, "Check the model's name"),
+        (404, b"404 page not found", "404 page not found"),
+        (400, {"error": {"message": "m is not a valid model ID"}}, "Check the model's name"),
+        (405, {"detail": "Method Not Allowed"}, "--base-url"),
+        (200, {"error": {"code": 402, "message": "Insufficient credits"}}, "no credit left"),
+    ],
+)
+def test_what_holds_for_all_ends_the_run_and_keeps_what_is_there(code, body, said):
+    table(4)
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with ChatServer(good(), raw(response(code, data))) as server:
+        assert said in one_error(design(server))
+        assert len(server.requests) == 2
+    assert len(Path("cot.jsonl").read_text().splitlines()) == 1
+    assert not FAILURES.exists()
+
+
+def test_a_flagged_row_is_no_wrong_key():
+    with ChatServer(status(403, "Your input was flagged", metadata={"reasons": ["violence"]}), good()) as server:
+        assert "1 answered, 1 failed" in design(server)[1]
+    assert "content filter" in reasons()[0]
+
+
+# Limits to answers
+
+LONG = "This model's maximum context length is 4096 tokens and your request has 3000 input tokens (2048 > 4096 - 3000)."
+
+
+@pytest.mark.parametrize(
+    "message",
+    [f"'max_tokens' or 'max_completion_tokens' is too large: 2048. {LONG}", LONG, "max_tokens must be at least 1, got -5."],
+)
+def test_one_long_question_takes_no_limit_from_the_others(message):
+    with ChatServer(status(400, message, code=400, type="BadRequestError"), good()) as server:
+        assert "1 answered, 1 failed" in design(server)[1]
+    assert [request.body["max_tokens"] for request in server.requests] == [2048, 2048]
+
+
+def test_no_budget_without_a_limit():
+    def refuse(request):
+        for name in ("max_tokens", "max_completion_tokens"):
+            if name in request.body:
+                return status(400, f"Unsupported parameter: '{name}'", code="unsupported_parameter", param=name)(request)
+        return good()(request)
+
+    with ChatServer(refuse) as server:
+        assert "no budget can be kept" in one_error(design(server, "--budget-tokens", "100000"))
+        assert len(server.requests) == 2
+        assert "2 answered" in design(server)[1]
+
+
+# Waits
+
+
+@pytest.mark.parametrize("value", ["86400", "9" * 400, formatdate(253402300000, usegmt=True), formatdate(time.time() + 9000, usegmt=True)])
+def test_a_long_wait_is_told_and_not_waited_for(value):
+    with ChatServer(good(), status(429, "daily quota reached", headers={"Retry-After": value})) as server:
+        message = one_error(design(server))
+        assert len(server.requests) == 2
+    assert "daily quota reached. It asks to wait " in message
+    assert "--longest-wait" in message
+    assert not FAILURES.exists()
+
+
+def test_a_wait_is_told_and_its_bound_can_be_set():
+    with ChatServer(status(429, "slow down", headers={"Retry-After": "2"}), good()) as server:
+        code, text = design(server)
+        assert code == 0
+        assert f"vllm:m: waiting until {datetime.now():%Y}-" in text
+        assert "slow down" in text
+    with ChatServer(status(429, "slow down", headers={"Retry-After": "2"})) as server:
+        assert "more than 1 s" in one_error(design(server, "--retry-failed", "--longest-wait", "1", "-o", "other.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["-5", "nan", "inf", "soon", "", "1e9", "٣", "Mon", "Wed, 99 Xxx 99999 99:99:99 GMT", "Mon, 01 Jan 10000 00:00:00 GMT",
+     "Mon, 01 Jan 2001 00:00:00 +99999999999999", "9" * 5000 + " Jan"],
+)  # fmt: skip
+def test_waits_that_say_nothing(value):
+    assert not retry_after({"retry-after": value})
+
+
+def test_a_date_without_a_zone_is_greenwich(monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    later = (datetime.now(UTC) + timedelta(seconds=100)).strftime("%a, %d %b %Y %H:%M:%S -0000")
+    assert 90 < (retry_after({"retry-after": later}) or 0) <= 100
+    monkeypatch.undo()
+    time.tzset()
+
+
+# Half characters
+
+
+def test_half_characters_fail_their_row():
+    rows = [
+        {"id": "a", "image_path": "in.png", "prompt": "Make it \ud83d blue."},
+        {"id": "b\ude00", "image_path": "in.png", "prompt": "Blue."},
+        {"id": "c", "image_path": "in\ud83d.png", "prompt": "Blue."},
+        {"id": "d", "image_path": "in.png", "prompt": "Green \ud83d\ude00.", "note": "\ud83d"},
+    ]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with ChatServer() as server:
+        code, text = design(server)
+        assert (code, len(server.requests)) == (0, 1)
+        assert 'such as "a": the instruction is not valid Unicode text (half a character, U+D83D, at 8)' in text
+        assert "0 answered, 0 failed, 4 skipped" in design(server)[1]
+    (answered,) = [json.loads(line) for line in Path("cot.jsonl").read_text().splitlines()]
+    assert (answered["id"], answered["note"], answered["design"]["instruction"]) == ("d", "\ud83d", "Green \U0001f600.")
+    assert ["half a character" in reason for reason in reasons()] == [True, True, False]
+    assert "in\ud83d.png: the picture cannot be read" in reasons()[2]
+
+
+def test_a_picture_whose_name_is_no_text():
+    """Latin-1, as old archives have it."""
+    name = os.fsdecode(b"caf\xe9.png")
+    Path("in.png").rename(name)
+    Path("rows.jsonl").write_text(json.dumps({"id": "a", "image_path": name, "prompt": "Blue."}) + "\n")
+    with ChatServer() as server:
+        assert one(server, "--image", name, "-o", "b.txt") == (0, "wrote b.txt\n")
+        assert "1 answered, 0 failed" in design(server)[1]
+    assert json.loads(Path("cot.jsonl").read_text())["image_path"] == name
+
+
+def test_half_characters_in_an_answer_are_replaced():
+    with ChatServer(raw(sent(completion(GOOD.replace("blue", "bl\ud83due"))))) as server:
+        assert one(server, "-o", "b.txt") == (0, "wrote b.txt\n")
+    assert Path("b.txt").read_text() == GOOD.replace("blue", "bl\ufffdue") + "\n"
+    Path("ready.jsonl").write_text(json.dumps({"id": "in", "prompt": GOOD.replace("blue", "bl\ud83due")}) + "\n")
+    assert dim("design", "--image", "in.png", "--prompt", "x", "--designer", "file:ready.jsonl", "-o", "c.txt")[0] == 0
+    assert Path("c.txt").read_text() == Path("b.txt").read_text()
+
+
+def test_an_argument_that_is_no_text():
+    with ChatServer() as server:
+        assert "half a character" in one_error(one(server, "--prompt", "caf\udce9"))
+        assert "half a character" in one_error(one(server, "--designer", "vllm:caf\udce9"))
+    assert not server.requests
+
+
+# Connections
+
+
+def certificate(file: Path, host: str, days: int) -> Path:
+    """A self-signed one with its key."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=9), now + timedelta(days=days))
+    signed = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False).sign(key, hashes.SHA256())
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + private)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("host", "days", "trusted", "said"),
+    [
+        ("localhost", 9, False, "self-signed certificate"), ("localhost", -1, True, "has expired"),
+        ("elsewhere", 9, True, "not valid for 'localhost'"), ("localhost", 9, True, ""),
+    ],
+)  # fmt: skip
+def test_certificates(host, days, trusted, said, monkeypatch):
+    file = certificate(Path("server.pem"), host, days)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    server = ChatServer(good())
+    server._server.socket = context.wrap_socket(server._server.socket, server_side=True)
+    monkeypatch.setattr(server._server, "handle_error", lambda *_: None)
+    with server:
+        code, text = design(server.url.replace("http://127.0.0.1", "https://localhost"))
+    assert (code, text.count("\n")) == (1 if said else 0, 1)
+    assert said in text
+    assert ("SSL_CERT_FILE" in text) == bool(said)
+
+
+def test_tls_where_there_is_none():
+    with ChatServer() as server:
+        assert "does not speak TLS. Write http://" in one_error(design(server.url.replace("http://", "https://")))
+
+
+@pytest.mark.parametrize("command", [design, one])
+def test_nobody_there(command):
+    """One line, and nothing that a second run would skip."""
+    message = one_error(command(f"http://127.0.0.1:{free_port()}/v1", *(("--tries", "1") if command is design else ())))
+    assert "nobody listens there. Start the server, or check --base-url" in message
+    assert "its name is not known" in one_error(design("http://no-such-host.invalid/v1", "--tries", "1"))
+    assert not FAILURES.exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000/v1", "ftp://x/v1", "http://[::1", "http://x:99999/v1", "https://", "http://a b/v1", "http://a..b/v1", "http://☃/v1"],
+)
+def test_addresses_that_are_none(url):
+    assert "--base-url" in one_error(design(url))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("HTTP_PROXY", "foo://x:1"), ("SSL_CERT_FILE", "/nonexistent"), ("VLLM_API_KEY", "sk-\n"), ("VLLM_API_KEY", "é")]
+)
+def test_what_the_environment_says(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    assert name in one_error(design("http://localhost:1/v1"))
+
+
+# Places and signals
+
+
+def test_a_home_that_is_none(monkeypatch):
+    """Told before anything is paid for."""
+    monkeypatch.delenv("DIM_BLUEPRINTS")
+    monkeypatch.setenv("HOME", "/dev/null")
+    with ChatServer() as server:
+        assert "/dev/null/.cache/dim_jax/blueprints.jsonl: answers are kept there" in one_error(one(server))
+        monkeypatch.setenv("DIM_BLUEPRINTS", "in.png/kept.jsonl")
+        assert "DIM_BLUEPRINTS=FILE.jsonl" in one_error(one(server))
+        assert not server.requests
+        assert "2 answered" in design(server)[1]
+
+
+@pytest.mark.parametrize("many", [True, False])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_one_line_and_keeps_what_is_there(number, many):
+    """The first answers are there, the next question waits long for its turn."""
+    later = status(429, "slow down", headers={"Retry-After": "1.9"})
+    with ChatServer(*([good()] if many else []), later) as server:
+        command = ["rows.jsonl", "-o", "cot.jsonl", "--concurrency", "1"] if many else ["--image", "in.png", "--prompt", "Blue."]
+        arguments = [sys.executable, "-m", "dim_jax.cli", "design", *command, "--designer", "vllm:m", "--base-url", server.url]
+        process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        while len(server.requests) < 1 + many:
+            time.sleep(0.01)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=300)
+    assert (process.returncode, output, errors.count("\n")) == (128 + number, "", 1), errors
+    assert ("Ctrl-C" if number == signal.SIGINT else "SIGTERM") in errors
+    if many:
+        assert len(Path("cot.jsonl").read_text().splitlines()) == 1
+        assert not FAILURES.exists()
+
+
+def test_a_signal_waits_for_calls_under_way_no_longer_than_patience(monkeypatch):
+    monkeypatch.setattr("dim_jax.designer.runner.PATIENCE", 0.2)
+    with ChatServer(hang(600.0)) as server:
+
+        def interrupt():
+            while not server.requests:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        code, text = design(server)
+        thread.join()
+    assert code == 130
+    assert "stopped by Ctrl-C, 2 are left" in text
+
+
+def test_no_completion_is_an_error_of_its_own():
+    with pytest.raises(ResponseError, match="no chat completion"):
+        read_completion(b"{}")
