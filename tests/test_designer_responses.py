@@ -332,6 +332,12 @@ def test_a_picture_whose_name_is_no_text():
     assert json.loads(Path("cot.jsonl").read_text())["image_path"] == name
 
 
+@pytest.mark.parametrize("line", ["[" * 100_000, "9" * 5000, '{"id": "1", "prompt": "x", "n": ' + "9" * 5000 + "}"])
+def test_lines_that_no_reader_takes(line):
+    Path("rows.jsonl").write_text(line + "\n")
+    assert "rows.jsonl, line 1: no JSON" in one_error(design("http://localhost:1/v1"))
+
+
 def test_half_characters_in_an_answer_are_replaced():
     with ChatServer(raw(sent(completion(GOOD.replace("blue", "bl\ud83due"))))) as server:
         assert one(server, "-o", "b.txt") == (0, "wrote b.txt\n")

@@ -186,5 +186,5 @@ def reject(row: Mapping[str, str], stage: str, reason: str) -> dict[str, str]:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """A jsonl, whole or not at all. Errors as in `new_file`."""
-    with new_file(path) as scratch, scratch.open("w", encoding="utf-8") as file:
+    with new_file(path) as scratch, scratch.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

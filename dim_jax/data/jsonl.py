@@ -19,10 +19,10 @@ def values(path: Path) -> Iterator[tuple[str, Any]]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path}, line {number}", json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: no JSON ({error}). Write one object on each line.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). Give a jsonl in UTF-8.") from error
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or thousands of brackets
+        raise InputError(f"{path}, line {number}: no JSON ({error}). Write one object on each line.") from error
 
 
 def objects(path: Path) -> Iterator[tuple[str, dict]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from dim_jax.designer.clients import TOKENS_OF_A_PICTURE, Answer, Designer, Ques
 from dim_jax.designer.journal import Journal, key_of
 from dim_jax.designer.pace import Budget, Limits, OverBudgetError, Pace, Price
 from dim_jax.designer.picture import digest, sent
+from dim_jax.designer.responses import words
 from dim_jax.designer.task import AnswerError, Task
 from dim_jax.errors import InputError, check_unicode
 
@@ -158,7 +160,7 @@ async def _run(
         budget.learn(answer.tokens_in, answer.tokens_out)
         if text is None:
             report.failed += 1
-            report.example = report.example or f'"{job.row["id"]}": {reason}'
+            report.example = report.example or words(f'"{job.row["id"]}": {reason}')
         else:
             report.answered += 1
 
@@ -217,6 +219,8 @@ async def _run(
         report.signal = report.signal or int(number)
         asker.stop("Ctrl-C" if number == signal.SIGINT else number.name)
         patience.reschedule(loop.time() + PATIENCE)
+        if sys.stderr.isatty():
+            tell(f"Ending: calls under way have {PATIENCE:g} s. Press Ctrl-C again to end at once.")
 
     # Two threads decode pictures; one writes, so that lines do not mix and a slow disk holds up nobody.
     with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as writer, suppress(TimeoutError):
