@@ -77,7 +77,9 @@ def main(
     data, size, how = config.data, config.data.batch_size, storage or config.model.dtype
     parts = open_data(config, "train")
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer(config, start, parts, folder)
+    begun = any(True for _ in folder.glob("*/*.array_record"))  # else what lies there is of a call that was refused
+    processes.wait("what is there of the cache")
+    tokenizer = make_tokenizer(config, start, parts, folder, begun=begun)
     processes.wait("the tokenizer")
     objective = open_objective(config, start, tokenizer)
     assert isinstance(objective, PainterObjective)
@@ -88,9 +90,9 @@ def main(
     places = cache.part_folders(folder, [part.name for part in parts])
     each = [bytes_of_row(part, component, reader, sizes, how) for part, component in zip(parts, plan.components, strict=True)]
     if processes.is_first():
-        begin_cache(folder, fingerprint(start, objective), how)
+        begin_cache(folder, fingerprint(start, objective), how, begun=begun)
         for part, place, one in zip(parts, places, each, strict=True):
-            if cache.read_layout(place, len(part.source)) is None:
+            if not begun or cache.read_layout(place, len(part.source)) is None:
                 cache.begin_layout(place, part.name, len(part.source), max(1, shard_bytes // one))
     processes.wait("the layout of the cache")
 

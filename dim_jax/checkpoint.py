@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -307,10 +307,10 @@ def _load(folder: AnyPath, wanted: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{folder / WEIGHTS}: cannot be read ({str(error).splitlines()[0]}). Convert or copy it again.") from error
 
 
-def read(path: AnyPath | str) -> Iterator[tuple[str, np.ndarray]]:
-    """Every stored tensor (path, array), a group at a time."""
+def read(path: AnyPath | str, only: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Every stored tensor (path, array), or `only` some, a group at a time."""
     folder = absolute(as_path(path))
-    stored = abstract(folder)
+    stored = {name: leaf for name, leaf in abstract(folder).items() if only is None or name in only}
     for group in groups({name: leaf.nbytes for name, leaf in stored.items()}):
         tensors = _load(folder, {name: stored[name] for name in group})
         for name in group:

@@ -220,6 +220,8 @@ def fitting_mesh(config: Config, sizes: Sizes, devices: int) -> dict[str, int]:
                     f"'{logical}' elsewhere in config.sharding.rules."
                 )
     rows, over = config.data.batch_size, [mesh[axis] for axis in ROWS_OVER]
+    if rows < 1:
+        raise InputError(f"config.data.batch_size is {rows}: it must be at least 1.")
     if rows % math.prod(over):
         raise InputError(
             f"config.data.batch_size {rows} does not divide over {' x '.join(f'{axis!r}' for axis in ROWS_OVER)} = "

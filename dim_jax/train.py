@@ -66,15 +66,16 @@ def main(
     orbax_path(workdir)  # refuses one that could not hold the run's states
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = workdir / "checkpoints"
+    begun = latest_step(checkpoints)
     if first:
-        same_config(config, workdir, step=latest_step(checkpoints), allow_changes=allow_changes)
+        same_config(config, workdir, step=begun, allow_changes=allow_changes)
 
     # Start: sizes, mesh, data, tokenizer.
     start = Start.open(config, kind.PARTS)
     sharding = Sharding.open(config, start.sizes)
     data = config.data
     parts, held_out = (open_data(config, split) for split in SPLITS)
-    tokenizer = make_tokenizer(config, start, parts, workdir)
+    tokenizer = make_tokenizer(config, start, parts, workdir, begun=begun > 0)
     processes.wait("the config and the tokenizer")
     objective = open_objective(config, start, tokenizer)
     chat = objective.processor and objective.processor.tokenizer
@@ -93,8 +94,9 @@ def main(
 
     # Step.
     training = make_step(config, objective, sharding)
-    frozen = start.tensors(config.seed, training.frozen)
-    console.print(f"{config.objective}: {_count(training.like.params)} parameters learn, {_count(frozen)} are frozen", highlight=False)
+    learns, rests = _count(training.like.params), _count(training.frozen)
+    console.print(f"{config.objective}: {learns} parameters learn, {rests} are frozen", highlight=False)
+    frozen = dict[str, Any]()
 
     def averaged(state: State) -> Any:
         """The whole model; of a cache, the parts that no step needs are only loaded for as long as somebody holds it."""
@@ -104,8 +106,10 @@ def main(
     how = config.train
     with training_states(checkpoints, keep=how.keep, keep_every=how.keep_every) as saved:
         restored = saved.restore(training.like)
+        read = start.tensors(config.seed, training.frozen | ({} if restored else training.like.params))  # once: it may come from afar
+        frozen |= {path: read.pop(path) for path in training.frozen}
         if restored is None:
-            state, before = training.begin(start.tensors(config.seed, training.like.params)), ()
+            state, before = training.begin(read), ()
         else:
             state, before = restored.state, restored.notes.get("recent", ())
         done = int(state.step)

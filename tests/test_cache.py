@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from dim_jax import caching
+from dim_jax import caching, checkpoint
 from dim_jax.config import read_config
 from dim_jax.data import cache
 from dim_jax.data.pairs import Pair, Picture, webp, write_pairs
@@ -30,6 +31,7 @@ from dim_jax.training.objectives import objective_kind, open_objective
 from dim_jax.training.objectives.cached import CachedPainterObjective
 from dim_jax.training.start import Start
 from dim_jax.weights.convert import open_weights
+from dim_jax.weights.files import SafetensorsFile
 from tests.painter_fixtures import dim, tiny_checkpoint
 from tests.test_several import several
 from tests.test_train import CONFIGS, last_error, log
@@ -295,6 +297,45 @@ def test_too_little_space_is_refused_before_anything_is_computed(place, monkeypa
     assert not list((place / "full").rglob("*.array_record"))
 
 
+def test_a_call_that_wrote_nothing_binds_nobody(place, monkeypatch):
+    """It was of other rows, another size and another way to store them."""
+    few, grey = place / "few" / "data", webp(np.full((32, 32, 3), 99, np.uint8))
+    few.mkdir(parents=True)
+    pictures = [Picture("own", str(n), f"thing {n}", "train", (f"A {n}.",), grey) for n in range(6)]
+    write_pairs(few, pictures, [Pair(n, 5 - n, "rule", ("Edit.",), "") for n in range(3)])
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(InputError, match="no space"):
+            write(place, "again", "int8", data__source=str(few), data__text="blueprint")
+    assert (place / "again" / "cache.json").exists()
+    write(place, "again")
+    there, again = (sorted(path for path in (place / name).rglob("*") if path.is_file()) for name in ("made", "again"))
+    assert [path.name for path in again] == [path.name for path in there]
+    for path, other in zip(there, again, strict=True):
+        assert path.suffix != ".json" or path.read_text() == other.read_text()
+
+
+@pytest.mark.parametrize("form", ["tiny", "tiny-orbax"])
+def test_every_tensor_is_read_once(place, tmp_path, monkeypatch, form):
+    """Parameters that learn and those that are frozen may come from one large file, far away."""
+    if form == "tiny-orbax" and not (place / form).exists():
+        assert dim("convert", str(place / "tiny"), str(place / form))[0] == 0
+    counts, published, ours = Counter(), SafetensorsFile.read, checkpoint._load
+    monkeypatch.setattr(SafetensorsFile, "read", lambda file, name: (counts.update([name]), published(file, name))[1])
+    monkeypatch.setattr(checkpoint, "_load", lambda folder, wanted: (counts.update(list(wanted)), ours(folder, wanted))[1])
+    init = {f"init__{part}": str(place / form) for part in PARTS}
+    code, text = dim(*command(place, "train", "--workdir", str(tmp_path / "run"), "--steps", "1", train__show_every="0", **init))
+    assert code == 0, text
+    assert set(counts.values()) == {1}
+    before, after = counts.copy(), open_weights(tmp_path / "run/model")
+    assert len(before) >= len(after.stored)
+    counts.clear()
+    code, text = dim(*command(place, "train", "--workdir", str(tmp_path / "run"), "--steps", "2", train__show_every="0", **init))
+    assert code == 0, text
+    assert set(counts.values()) == {1}
+    assert len(counts) < len(before)  # what learns is in the state
+
+
 def test_the_estimate_is_what_is_written(place, capsys):
     """But for what ArrayRecord puts around records, and at the end of a file."""
     write(place, "made")
@@ -314,7 +355,7 @@ def test_a_part_that_only_a_curriculum_names_is_cached_too(place):
 
 WRITERS = """
 import os, sys
-from dim_jax import caching
+from dim_jax import caching, checkpoint
 from dim_jax.cli.main import main
 write_shard, note = caching.write_shard, sys.argv.pop(1)
 def noted(layout, shard, rows):

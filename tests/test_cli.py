@@ -1,8 +1,10 @@
 """The command `dim`: what it prints, its exit codes, what it leaves on disk. Mostly in this process, since starting one takes seconds."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -249,3 +251,31 @@ def test_ctrl_c(monkeypatch):
     assert code == 130
     assert "Traceback" not in text
     assert os.listdir() == ["in.png"]
+
+
+class KilledAsItGoes:
+    """Python drops what is raised while this goes."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+@pytest.mark.parametrize(
+    "come", [lambda number: os.kill(os.getpid(), number), KilledAsItGoes], ids=["anywhere", "where errors are dropped"]
+)
+def test_a_signal_while_a_checkpoint_is_written(monkeypatch, number, code, name, come):
+    def write(folder, *args, **options):
+        (folder / "half").write_text("written")
+        come(number)
+        time.sleep(60)
+
+    tiny_checkpoint(Path("tiny"))
+    monkeypatch.setattr("dim_jax.checkpoint.write", write)
+    before, had = signal.getsignal(number), sorted(os.listdir())
+    assert dim("convert", "tiny", "out") == (code, f"stopped by {name}\n")
+    assert sorted(os.listdir()) == had
+    assert signal.getsignal(number) is before

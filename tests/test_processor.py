@@ -4,13 +4,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dim_jax.data.inputs import VisionLayout
+from dim_jax.data.inputs import VisionLayout, normalised
 from dim_jax.data.processor import MAX_PIXELS, MIN_PIXELS, Processor, encoder_picture, smart_resize, to_patches
 from dim_jax.errors import InputError
 from tests.parity import processor_goldens
@@ -71,7 +72,7 @@ def test_native_patches_equal_transformers(width, height):
     theirs = Qwen2VLImageProcessorPil(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)(image, return_tensors="np")
     patches, grid = to_patches(encoder_picture(image, "native", 1024))
     np.testing.assert_array_equal(theirs["image_grid_thw"], [(1, *grid)])
-    np.testing.assert_array_equal(patches, theirs["pixel_values"])
+    np.testing.assert_array_equal(normalised(patches), theirs["pixel_values"])
 
 
 def test_patches_of_another_layout_equal_transformers():
@@ -81,7 +82,19 @@ def test_patches_of_another_layout_equal_transformers():
     theirs = Qwen2VLImageProcessorPil(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, **sizes)(picture(96, 160), return_tensors="np")
     patches, grid = to_patches(picture(96, 160), VisionLayout(**sizes))
     assert grid == (20, 12)
-    np.testing.assert_array_equal(patches, theirs["pixel_values"])
+    np.testing.assert_array_equal(normalised(patches), theirs["pixel_values"])
+
+
+def test_a_picture_takes_a_byte_a_sample_until_the_device(tiny):
+    """In float32 it would be 26 MB."""
+    inputs = replace(tiny, resolution=1024, condition_length=2000)(["red"], [[picture(300, 200)]])
+    assert inputs.patches.dtype == np.uint8
+    assert inputs.patches.nbytes == 74 * 74 * 3 * 2 * 14 * 14
+
+
+def test_the_device_normalises_as_the_host_does():
+    samples = np.arange(256, dtype=np.uint8).repeat(3).reshape(256, 3)
+    np.testing.assert_allclose(jax.jit(normalised)(samples), normalised(samples), rtol=0, atol=4 * np.finfo(np.float32).eps)
 
 
 def test_square_mode_forces_the_square():

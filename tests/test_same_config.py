@@ -29,6 +29,16 @@ def test_what_changes_is_refused_or_noted(tmp_path):
     ]
 
 
+def test_a_start_without_a_state_binds_nobody(tmp_path):
+    """It may have been refused; its bad rows may be of other data."""
+    same_config(config(0.1, 10), tmp_path, step=0, allow_changes=False)
+    (tmp_path / "bad_samples.jsonl").write_text("{}\n")
+    same_config(config(0.2, 10), tmp_path, step=0, allow_changes=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    with pytest.raises(InputError, match=r"optim.rate was 0.2, is 0.1"):
+        same_config(config(0.1, 10), tmp_path, step=1, allow_changes=False)
+
+
 def test_a_curriculum_is_the_same_as_the_file_has_it(tmp_path):
     """JSON knows no tuples, however deep."""
     config = ConfigDict({"data": {"mix": {"edit": 1.0, "caption": 0.0}, "curriculum": ((9, {"edit": 0.5, "caption": 0.5}),)}})

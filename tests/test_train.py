@@ -15,11 +15,14 @@ from ml_collections import ConfigDict
 from dim_jax.config import flat, read_config
 from dim_jax.data.pictures import autoencoder_pixels
 from dim_jax.data.synthetic import Synthetic
+from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import with_parameters
 from dim_jax.paths import AnyPath
 from dim_jax.pipeline import EditPipeline
+from dim_jax.training.objectives import autoencoder
 from dim_jax.training.objectives.autoencoder import AutoencoderObjective
 from dim_jax.weights.convert import open_weights
+from dim_jax.weights.sizes import Sizes
 from tests.painter_fixtures import dim, one_error, picture
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -213,3 +216,34 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     assert ended.returncode == 1
     message = next(line for line in ended.stderr.splitlines() if line.startswith("error: "))
     assert f"{tmp_path / 'run/checkpoints/2'}: is damaged" in message
+
+
+def test_a_start_that_was_refused_does_not_refuse_the_next(tmp_path):
+    """Whatever was wrong: the tokenizer is of the texts of the right start, and no key of a wrong one is held against it."""
+    for wrong in ({"data__lengths": "(8,)"}, {"sharding__fsdp": "7"}, {"data__batch_size": "0"}, {"init__encoder": "nowhere"}):
+        source = {"data__source": "nowhere"} if "init__encoder" in wrong else {}
+        assert last_error(train("nano_encoder", tmp_path / "run", 1, **wrong, **source))
+    assert train("nano_encoder", tmp_path / "other", 1)[0] == 0
+    shutil.copytree(tmp_path / "other" / "tokenizer", tmp_path / "run" / "tokenizer", dirs_exist_ok=True)
+    tokenizer = tmp_path / "run" / "tokenizer" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace("<|im_end|>", "<|finis|>"))
+    code, text = train("nano_encoder", tmp_path / "run", 1)
+    assert code == 0, text
+    assert tokenizer.read_text() == (tmp_path / "other/tokenizer/tokenizer.json").read_text()
+    assert (tmp_path / "run/log.jsonl").read_text() == (tmp_path / "other/log.jsonl").read_text()
+
+
+def test_pictures_are_measured_a_few_at_a_time(monkeypatch):
+    """At the end of a run 256 of 1024 x 1024 pixels would be one program otherwise; the factor is the same."""
+    config = read_config(CONFIGS / "nano_autoencoder.py", SMALL)
+    sizes = Sizes(autoencoder=DCAEConfig.tiny())
+    objective = AutoencoderObjective(config, sizes, None)
+    tensors = sizes.fresh("autoencoder", 0)
+    model = with_parameters(objective.model, tensors)
+    examples = [Synthetic("caption", 32)[n] for n in range(7)]
+    whole = objective.finished(model, iter(examples)).autoencoder
+    seen, encode = [], autoencoder._encode
+    monkeypatch.setattr(autoencoder, "_encode", lambda module, pixels: (seen.append(len(pixels)), encode(module, pixels))[1])
+    monkeypatch.setattr(autoencoder, "AT_ONCE", 3 * 32**2 + 5)
+    assert objective.finished(model, iter(examples)).autoencoder.scaling_factor == pytest.approx(whole.scaling_factor, rel=1e-5)
+    assert seen == [3, 3, 1]

@@ -1,9 +1,11 @@
 """The command `dim`: options in, one call of the library, one line out. No logic lives here."""
 
 import os
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
+from traceback import walk_stack
 from typing import Annotated, Any
 
 import typer
@@ -175,12 +177,29 @@ def demo(
 
 
 def main() -> None:
-    """Run the command; what the user can mend becomes one line and exit code 1, wrong usage exits with 2, Ctrl-C with 130."""
+    """Run the command; what the user can mend becomes one line and exit code 1, wrong usage exits with 2.
+
+    Ctrl-C (exit code 130) and SIGTERM (143) raise KeyboardInterrupt, so that whatever is half-written is removed. Where a command has an
+    answer of its own to them (`training.supervision`, `designer.runner`), that one counts.
+    """
     # Compiled programs are kept, so that only the first picture of a size waits for the compiler. JAX reads this when it is imported.
     if (cache := Path(os.path.expanduser("~/.cache/dim_jax"))).is_absolute() and may_be_made(cache):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     # Accepted anywhere on the line, declared once: the root command reads it first.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument != "--debug")
+    came = list[int]()
+
+    def stop(number: int, frame: Any) -> None:
+        if number != signal.SIGALRM:
+            came.append(number)
+        codes = [called.f_code for called, _ in walk_stack(frame)]
+        # Some libraries crash where they are interrupted while they are imported; errors in these functions are dropped.
+        if any("importlib" in code.co_filename or code.co_name in ("_xla_gc_callback", "__del__") for code in codes):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)  # again
+        else:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     try:
         app(args=arguments, prog_name="dim")
     except (InputError, OSError) as error:
@@ -188,10 +207,16 @@ def main() -> None:
             raise
         _say(f"error: {error}")
         sys.exit(error.exit_code if isinstance(error, InputError) else 1)
-    except SystemExit as end:
-        if end.code == 130:  # as typer ends on Ctrl-C
-            _say("stopped by Ctrl-C")
-        raise
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # as typer ends on KeyboardInterrupt
+            raise
+        exec("")  # makes Python forget that code in a text was interrupted: else it would end itself by the signal
+        terminated = came[:1] == [signal.SIGTERM]
+        _say(f"stopped by {'SIGTERM' if terminated else 'Ctrl-C'}")
+        sys.exit(143 if terminated else 130)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say(message: str) -> None:

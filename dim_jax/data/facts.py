@@ -7,10 +7,8 @@
 import json
 import shutil
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -21,6 +19,7 @@ from rich.progress import track
 
 from dim_jax.data.chat import USER_HEADER, ChatTokenizer
 from dim_jax.data.index_files import open_index, write_index
+from dim_jax.data.workers import process_pool
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath
 
@@ -153,7 +152,7 @@ def write_facts(counting: Counting, path: AnyPath, *, allowed: int = 0, workers:
         raise InputError(f"{path.parent}: cannot be written ({error.strerror}). Choose another folder for the index.") from error
     starts = range(0, len(counting.source), CHUNK)
     parts, bad = [], []
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (counting, scratch, header)) if workers else nullcontext()
+    pool = process_pool(workers, _begin, counting, scratch, header) if workers else nullcontext()
     with pool as others:
         _begin(counting, scratch, header)
         done = map(_chunk, starts) if others is None else others.map(_chunk, starts)

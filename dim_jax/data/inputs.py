@@ -11,9 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num, UInt8
 
 from dim_jax.errors import InputError
+
+# The means and standard deviations of OpenAI's CLIP, for red, green and blue in [0, 1].
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class EncoderInputs:
     position_ids: Int[Any, "3 b t"]  # mRoPE: time, row, column
     user_turn: Bool[Any, "b t"]  # the tokens that become the condition
     picture_tokens: Int[Any, "b t"]  # row of the flattened merged features (i * p/4) that a picture token shows; -1: text
-    patches: Float[Any, "i p c"]
+    patches: Num[Any, "i p c"]  # 8-bit samples, as they travel to the accelerator, or `normalised` already
     patch_mask: Bool[Any, "i p"]
     patch_positions: Int[Any, "i p 2"]  # row and column of each patch, for the vision rotary embedding
     windows: Int[Any, "i w m"]  # the patches of each attention window; 0 where window_mask is False
@@ -57,11 +61,18 @@ class EncoderInputs:
     window_slots: Int[Any, "i p"]  # where each patch stands in the flattened windows (w * m): the way back
 
 
+def normalised(patches: UInt8[Any, "*rows c"]) -> Float[Any, "*rows c"]:
+    """Patches as the vision tower reads them, in float32; on the host with the arithmetic of transformers' PIL processor, to the bit."""
+    mean, std = (np.array(values, np.float32)[:, None] for values in (CLIP_MEAN, CLIP_STD))
+    unit = patches.reshape(*patches.shape[:-1], len(CLIP_MEAN), -1).astype(np.float32) / np.float32(255)
+    return ((unit - mean) / std).reshape(patches.shape)
+
+
 def encoder_inputs(
     input_ids: Int[np.ndarray, "b t"],
     mask: Bool[np.ndarray, "b t"],
     user_turn: Bool[np.ndarray, "b t"],
-    patches: Sequence[Float[np.ndarray, "_ c"]],
+    patches: Sequence[Num[np.ndarray, "_ c"]],
     grids: Sequence[tuple[int, int]],
     *,
     image_token_id: int,
@@ -91,7 +102,7 @@ def encoder_inputs(
         position_ids=position_ids,
         user_turn=user_turn,
         picture_tokens=picture_tokens,
-        patches=np.zeros((count, length, channels), np.float32),
+        patches=np.zeros((count, length, channels), patches[0].dtype if patches else np.uint8),
         patch_mask=np.zeros((count, length), bool),
         patch_positions=np.zeros((count, length, 2), np.int32),
         windows=np.zeros((count, w, layout.window_units**2 * layout.group), np.int32),

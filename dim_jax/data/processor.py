@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from dim_jax.data.chat import IM_END, ChatTokenizer, Turn
@@ -18,13 +18,10 @@ from dim_jax.errors import InputError
 # Qwen2.5-VL's own: 4 to 16384 picture tokens.
 MIN_PIXELS = 4 * 28 * 28
 MAX_PIXELS = 16384 * 28 * 28
-# The means and standard deviations of OpenAI's CLIP, for red, green and blue in [0, 1].
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 QWEN_LAYOUT = VisionLayout()
 
-Patches = tuple[Float[np.ndarray, "p c"], tuple[int, int]]  # of one picture, with their grid (rows, columns)
+Patches = tuple[UInt8[np.ndarray, "p c"], tuple[int, int]]  # of one picture, with their grid (rows, columns)
 
 
 def smart_resize(height: int, width: int, factor: int = 28, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -82,17 +79,15 @@ def _sizes(size: tuple[int, int], mode: str, resolution: int, factor: int, min_p
     yield smart_resize(*size, factor, min_pixels, max_pixels)
 
 
-def to_patches(image: Image.Image, layout: VisionLayout = QWEN_LAYOUT) -> tuple[Float[np.ndarray, "p c"], tuple[int, int]]:
-    """An RGB picture, its sides multiples of merge_size * patch_size, as normalised patches and their grid (rows, columns).
+def to_patches(image: Image.Image, layout: VisionLayout = QWEN_LAYOUT) -> Patches:
+    """An RGB picture, its sides multiples of merge_size * patch_size, as patches of 8-bit samples and their grid (rows, columns).
 
     Patches of one merge group (2 x 2) are adjacent, groups run in reading order; c is (colour, time, row, column) with the picture
-    repeated over time. Arithmetic as in transformers' PIL processor: 1/255 in float64, rounded to float32, mean and deviation in float32.
+    repeated over time. `normalised` makes of them what the encoder reads: on the accelerator, since they take a fourth of the memory so.
     """
     side, merge, time = layout.patch_size, layout.merge_size, layout.temporal_patch_size
     rows, columns = image.height // side, image.width // side
-    unit = (np.asarray(image).astype(np.float64) * (1 / 255)).astype(np.float32)
-    pixels = (unit - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
-    groups = pixels.reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
+    groups = np.asarray(image).reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
     groups = groups.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
     groups = np.broadcast_to(groups, (*groups.shape[:5], time, side, side))
     return groups.reshape(rows * columns, 3 * time * side * side), (rows, columns)

@@ -6,17 +6,19 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dim_jax.data.chat import END_OF_TEXT, IM_END, SPECIALS, VIDEO_PAD
-from dim_jax.folders import new_folder
+from dim_jax.folders import Kind, new_folder
 from dim_jax.paths import AnyPath
+
+TOKENIZER = Kind("tokenizer", lambda folder: (folder / "tokenizer.json").is_file())
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: AnyPath) -> None:
-    """Write the tokenizer of `texts` to a new folder, `vocabulary` ids at most, the special tokens last.
+    """Write the tokenizer of `texts` to a folder, instead of one that is there, `vocabulary` ids at most, the special tokens last.
 
     Byte pairs as in Sennrich et al. (arXiv 1508.07909), over bytes: no text is unknown, and every text comes back as it was.
 
     Raises:
-        InputError: the folder exists, or the disk is full.
+        InputError: the folder is there and holds something else, or the disk is full.
     """
     added = (*SPECIALS, VIDEO_PAD)
     tokenizer = Tokenizer(models.BPE())
@@ -29,6 +31,6 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: AnyPath) -> N
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in added])
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     config |= {"eos_token": IM_END, "pad_token": END_OF_TEXT, "model_max_length": 4096}
-    with new_folder(folder) as scratch:
+    with new_folder(folder, overwrite=True, kind=TOKENIZER) as scratch:
         tokenizer.save(str(scratch / "tokenizer.json"))
         (scratch / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -4,6 +4,27 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def process_pool(workers: int, begin: Callable[..., None] | None = None, *options: Any) -> Iterator[ProcessPoolExecutor]:
+    """Processes that each call `begin(*options)` first; where anything goes wrong, nothing new is begun."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin, options)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _begin(begin: Callable[..., None] | None, options: tuple[Any, ...]) -> None:
+    live_as_long_as_the_run(0, 0)
+    if begin is not None:
+        begin(*options)
 
 
 def live_as_long_as_the_run(worker: int, workers: int) -> None:

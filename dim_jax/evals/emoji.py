@@ -140,9 +140,9 @@ def evaluate(
         "autoencoder": _autoencoder(painter, captions, settings, seed),
         "pairs": [asdict(row) for row in rows],
     }  # fmt: skip
-    save_picture(_sheet(chosen, tasks, results), output.with_suffix(".png"), overwrite=True)
     with new_file(output) as scratch:
         scratch.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        save_picture(_sheet(chosen, tasks, results), output.with_suffix(".png"), overwrite=True)
     return report
 
 

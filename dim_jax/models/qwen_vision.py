@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from dim_jax.data.inputs import EncoderInputs, VisionLayout
+from dim_jax.data.inputs import EncoderInputs, VisionLayout, normalised
 from dim_jax.models import layers
 from dim_jax.models.hf_config import HFConfig, check
 from dim_jax.models.qwen_layers import GatedMLP, frequencies, rms_norm, rotate
@@ -172,7 +172,7 @@ class QwenVision(nnx.Module):
         inputs = jax.tree.map(jnp.asarray, inputs)
         full = jnp.asarray(np.isin(np.arange(self.config.depth), self.config.fullatt_block_indexes))
         angles = self._angles(inputs.patch_positions)
-        x = self.patch_embed(inputs.patches)
+        x = self.patch_embed(normalised(inputs.patches) if inputs.patches.dtype == jnp.uint8 else inputs.patches)
         x, _ = layers.scan(self.blocks, lambda block, x, full: (block(layers.rows(x), angles, inputs, full), None), x, full)
         return self.merger(x)
 

@@ -120,10 +120,11 @@ def run_tokenizer(config: Config, start: Start, workdir: AnyPath) -> AnyPath | N
     return as_path(config.data.tokenizer) if config.data.tokenizer else start.tokenizer or workdir / "tokenizer"
 
 
-def make_tokenizer(config: Config, start: Start, parts: Sequence[Part], workdir: AnyPath) -> AnyPath | None:
-    """`run_tokenizer`; the first process trains one for the run, in `workdir`/tokenizer, where there is none yet."""
+def make_tokenizer(config: Config, start: Start, parts: Sequence[Part], workdir: AnyPath, *, begun: bool) -> AnyPath | None:
+    """`run_tokenizer`; the first process trains one for the run, in `workdir`/tokenizer, where there is none yet. What lies there before
+    anything has `begun` is of a start that was refused, perhaps with other texts."""
     tokenizer = run_tokenizer(config, start, workdir)
-    if processes.is_first() and tokenizer is not None and tokenizer == workdir / "tokenizer" and not tokenizer.exists():
+    if processes.is_first() and tokenizer is not None and tokenizer == workdir / "tokenizer" and not (begun and tokenizer.exists()):
         assert start.sizes.encoder is not None
         train_tokenizer(_texts(parts), start.sizes.encoder.text.vocab_size, tokenizer)
     return tokenizer

@@ -42,15 +42,15 @@ def fingerprint(start: Start, objective: PainterObjective | CachedPainterObjecti
     }
 
 
-def begin_cache(folder: AnyPath, made_by: Mapping[str, Any], storage: Storage) -> None:
-    """Write cache.json, or go on with the one that is there.
+def begin_cache(folder: AnyPath, made_by: Mapping[str, Any], storage: Storage, *, begun: bool) -> None:
+    """Write cache.json, or go on with the one that is there, where shards were written (`begun`).
 
     Raises:
         InputError: it is another one; names what differs.
     """
     wanted = json.loads(json.dumps({"hidden states": storage, **made_by}))
     path = folder / CACHE
-    if path.exists():
+    if begun and path.exists():
         _compare(folder, read_json(path), wanted, "Choose another folder (--into), or remove this one.")
         return
     with new_file(path) as scratch:

@@ -1,4 +1,7 @@
-"""The config that a working directory began with: a run goes on with the same one, or says that it shall change."""
+"""The config that a working directory began with: a run goes on with the same one, or says that it shall change.
+
+A start that left no state binds nobody: it may have been refused, and the next one begins at step 0 all the same.
+"""
 
 import json
 
@@ -22,6 +25,9 @@ def same_config(config: Config, workdir: AnyPath, *, step: int, allow_changes: b
         InputError: a key differs on which the curve depends, and `allow_changes` is not set.
     """
     path, now = workdir / "config.json", flat(config)
+    if not step:
+        for name in ("config.json", "changes.jsonl", "bad_samples.jsonl"):
+            (workdir / name).unlink(missing_ok=True)
     before = read_json(path) if path.exists() else now
     changed = {key: [before.get(key), now.get(key)] for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)}
     bound = [f"{key} was {was!r}, is {new!r}" for key, (was, new) in changed.items() if not key.startswith(FREE_TO_CHANGE)]

@@ -117,7 +117,7 @@ class Start:
         found: dict[str, jax.Array] = {}
         for weights in {parent.where: parent for part, parent in self.parents.items() if part in wanted}.values():
             here = {path: place for part in wanted if self.parents.get(part) is weights for path, place in places[part].items()}
-            found |= {path: put(tensor, here[path], jnp.float32) for path, tensor in weights.stream() if path in here}
+            found |= {path: put(tensor, here[path], jnp.float32) for path, tensor in weights.stream(only=here) if path in here}
         for part in (part for part in wanted if part not in self.parents):
             found |= jax.jit(partial(self.sizes.fresh, part, seed), out_shardings=places[part])()
         old = self.parents["sana"].sizes.sana if "sana" in wanted and "sana" in self.parents else None
@@ -133,11 +133,11 @@ class Start:
         """
         hashes: dict[str, dict[str, str]] = {part: {} for part in parts if part in self.parents}
         for weights in {self.parents[part].where: self.parents[part] for part in hashes}.values():
-            for path, tensor in weights.stream():
-                part = path.split(".")[0]
-                if part in hashes and self.parents[part] is weights:
+            here = [path for path in weights.stored if self.parents.get(path.split(".")[0]) is weights and path.split(".")[0] in hashes]
+            for path, tensor in weights.stream(only=set(here)):
+                if path in here:
                     data: Any = contiguous(tensor, np.dtype(np.float32))
-                    hashes[part][path] = hashlib.sha256(data).hexdigest()
+                    hashes[path.split(".")[0]][path] = hashlib.sha256(data).hexdigest()
         named = {part: hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16] for part, found in hashes.items()}
         return {part: named.get(part, f"drawn anew with seed {seed}") for part in parts}
 

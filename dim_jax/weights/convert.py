@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,10 @@ def open_weights(path: AnyPath | str) -> Weights:
     manifest, extras = path / checkpoint.MANIFEST, path / checkpoint.EXTRAS
     extra = SafetensorsFile(extras) if extras.is_file() else None
 
-    def stream(scratch: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    def stream(scratch: Path | None = None, only: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
         del scratch  # tensors are stored as they are wanted
         problems = []
-        for name, tensor in checkpoint.read(path):
+        for name, tensor in checkpoint.read(path, only):
             if not is_finite(tensor):
                 problems.append(name)
             yield name, tensor

@@ -1,7 +1,7 @@
 """Opening a published checkpoint: its headers are read, its format detected and every tensor accounted for, before any data is read."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,8 +55,9 @@ class Weights:
         title: kind of checkpoint, for people.
         sizes: the parts and their configs.
         stored: our path -> dtype and shape, as a checkpoint folder stores it.
-        stream: our tensors (path, array), each put together when its turn comes; large ones in a file in the folder that it is given,
-            if any, instead of in memory. Raises InputError at its end if tensors were not finite or aliases not equal, naming all.
+        stream: our tensors (path, array), all or `only` some, each put together when its turn comes; large ones in a file in the folder
+            that it is given, if any, instead of in memory. Raises InputError at its end if tensors were not finite or aliases not equal,
+            naming all.
         extras: name -> small tensors that no network uses.
         manifest: of the published checkpoint that they come from, if any.
         tokenizer: tokenizer files.
@@ -110,7 +111,7 @@ def open_published(path: AnyPath) -> Weights:
     stored |= {name: Info("F32", shapes[name]) for name in drawn}
     read = {name: (lambda file=file, raw=raw: file.read(raw)) for name, (file, raw) in tensors.items()}
 
-    def stream(scratch: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    def stream(scratch: Path | None = None, only: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
         problems = []
 
         def finite(name: str) -> np.ndarray:
@@ -119,15 +120,15 @@ def open_published(path: AnyPath) -> Weights:
                 problems.append(f"{name} is not finite")
             return tensor.astype(dtypes[table[name].path], copy=False) if name in table else tensor
 
-        yield from to_ours(table, finite, scratch)
+        yield from to_ours({name: slot for name, slot in table.items() if only is None or slot.path in only}, finite, scratch)
         for name in drawn:
             yield name, null_rows(*shapes[name], seed=0)
-        for name in kept:
+        for name in kept if only is None else ():
             finite(name)
         problems.extend(
             f"{name} differs from {target}, which it must repeat"
             for name, target in aliases.items()
-            if not same_bits(read[name](), read[target]())
+            if (only is None or table[target].path in only) and not same_bits(read[name](), read[target]())
         )
         if problems:
             raise InputError(f"{path}: {'; '.join(problems)}. The checkpoint is damaged; fetch it again, or train it again.")

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dim_jax.data.chat import ChatTokenizer, render
+from dim_jax.data.inputs import normalised
 from dim_jax.data.pictures import autoencoder_pixels
 from dim_jax.data.processor import encoder_picture, smart_resize, to_patches
 from tests.parity.goldens import Goldens, Group, MissingError
@@ -24,7 +25,7 @@ def preprocess(goldens: Goldens) -> Iterator[Group]:
         for mode in ("native", "square"):
             patches, grid = to_patches(encoder_picture(image, mode, resolution))
             yield Group(f"{case}.{mode}.grid", np.array([(1, *grid)]), now[f"{mode}.grid"], 0, 0)
-            yield from _pixels(f"{case}.{mode}.pixel_values", patches, now[f"{mode}.pixel_values"], atol)
+            yield from _pixels(f"{case}.{mode}.pixel_values", normalised(patches), now[f"{mode}.pixel_values"], atol)
         pixels = autoencoder_pixels(image, (resolution, resolution)).transpose(2, 0, 1)
         yield from _pixels(f"{case}.autoencoder_pixels", pixels, now["autoencoder_pixels"], atol)
 

@@ -8,9 +8,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +23,7 @@ from dim_jax.data.records import new_records
 from dim_jax.data.sources import Kind, open_source
 from dim_jax.data.sources.entry import Published
 from dim_jax.data.stored import Entry, Stored
+from dim_jax.data.workers import process_pool
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
 
@@ -134,12 +133,8 @@ def write_here(shards: Sequence[Shard], workers: int, console: Console | None = 
     options: dict[str, Any] = {"total": len(shards), "console": console, "disable": not shown, "transient": True}
     if not workers:
         return list(track(map(write_shard, shards), "writing shards", **options))
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        try:
-            return list(track(pool.map(write_shard, shards), "writing shards", **options))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with process_pool(workers) as pool:
+        return list(track(pool.map(write_shard, shards), "writing shards", **options))
 
 
 def write_on_beam(shards: Sequence[Shard], runner: Any, options: Any) -> list[Written]:

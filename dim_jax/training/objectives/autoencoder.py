@@ -1,8 +1,9 @@
 """The autoencoder: pictures through few latents and back."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any, ClassVar
 
 import jax
@@ -22,6 +23,8 @@ from dim_jax.models import flops
 from dim_jax.processes import whole
 from dim_jax.sheets import grid
 from dim_jax.weights.sizes import Sizes
+
+AT_ONCE = 2**22  # pixels in one program at a run's end: the largest activation takes about 256 bytes of each
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,23 @@ class AutoencoderObjective:
 
     def show(self, model: Any, examples: Sequence[Example]) -> Image.Image:
         pictures = [example.target for example in examples]
-        decoded = np.asarray(whole(_reconstruct(model.autoencoder, self._pixels(pictures))))
+        decoded = self._computed(_reconstruct, model, pictures)
         return grid([[one, to_picture(other)] for one, other in zip(pictures, decoded, strict=True)])
 
     def finished(self, model: Any, examples: Iterable[Example]) -> Sizes:
         """The scaling factor is measured: it brings the latents of `examples` to unit variance."""
         config = self.sizes.autoencoder
         assert config is not None
-        spread = float(_spread(model.autoencoder, self._pixels([example.target for example in examples])))
+        spread = float(np.std(list(self._computed(_encode, model, (example.target for example in examples)))))
         return replace(self.sizes, autoencoder=replace(config, scaling_factor=config.scaling_factor / spread))
 
-    def _pixels(self, pictures: Sequence[Image.Image]) -> Float[Array, "b h w 3"]:
-        side = self.config.data.resolution
-        return jnp.stack([autoencoder_pixels(picture, (side, side)) for picture in pictures])
+    def _computed(self, function: Any, model: Any, pictures: Iterable[Image.Image]) -> Iterator[Float[np.ndarray, "h w c"]]:
+        """What a function of autoencoder and pixels makes of each picture; as many at once as `AT_ONCE` allows."""
+        side, left = self.config.data.resolution, iter(pictures)
+        size = max(1, AT_ONCE // side**2)
+        while batch := list(islice(left, size)):
+            pixels = np.stack([autoencoder_pixels(picture, (side, side)) for picture in batch])
+            yield from np.asarray(whole(function(model.autoencoder, jnp.asarray(pixels))))
 
 
 @jax.jit
@@ -94,5 +101,5 @@ def _reconstruct(autoencoder: Any, pixels: Float[Array, "b h w 3"]) -> Float[Arr
 
 
 @jax.jit
-def _spread(autoencoder: Any, pixels: Float[Array, "b h w 3"]) -> Float[Array, ""]:
-    return autoencoder.encode(pixels).std()
+def _encode(autoencoder: Any, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b rows columns c"]:
+    return autoencoder.encode(pixels)
