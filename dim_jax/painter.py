@@ -26,6 +26,7 @@ from dim_jax.paths import AnyPath
 from dim_jax.processes import whole
 from dim_jax.settings import Asked, Settings, check_prompt, read_asked, read_settings
 from dim_jax.weights.convert import open_weights
+from dim_jax.weights.published import Weights
 
 # Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
 LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
@@ -96,33 +97,10 @@ class Painter:
             InputError: the checkpoint or its settings.json is damaged or incomplete, or has parts that do not belong together; or there
                 is no tokenizer.
         """
-        weights = open_weights(path)
+        weights, config, processor = open_dim(path, tokenizer)
         settings, asked = read_settings(weights.settings), read_asked(weights.settings)
-        encoder, sana, autoencoder = weights.sizes.encoder, weights.sizes.sana, weights.sizes.autoencoder
-        if encoder is None or sana is None or autoencoder is None:
-            raise InputError(f"{path} holds only {', '.join(weights.sizes.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
         if edits:
-            check_edits(sana, path)
-        if tokenizer is None and not weights.tokenizer:
-            raise InputError(
-                f"{path} has no tokenizer. Name one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T."
-            )
-        try:
-            config = DimConfig(encoder, sana, autoencoder)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        processor = Processor.from_pretrained(
-            tokenizer or weights.tokenizer[0].parent,
-            condition_length=sana.condition_length,
-            layout=encoder.vision.layout,
-        )
-        vocabulary, image = encoder.text.vocab_size, encoder.image_token_id
-        if processor.tokenizer.image_id != image or processor.tokenizer.largest_id >= vocabulary:
-            raise InputError(
-                f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id} and ids up to "
-                f"{processor.tokenizer.largest_id}, the encoder {image} and room for {vocabulary} ids. "
-                "Use the tokenizer that the encoder was trained with."
-            )
+            check_edits(config.sana, path)
         chosen = usual_dtype(dtype)
         model = nnx.eval_shape(lambda: Dim(config, dtype=chosen, rngs=nnx.Rngs(0)))
         with _enough_memory(f"{path}: loading it as {chosen.name}", "Take --dtype bfloat16, or a device with more."):
@@ -266,6 +244,39 @@ def _enough_memory(what: str, remedy: str) -> Iterator[None]:
             raise
         reason = next(iter(str(error).splitlines()), "out of memory").rstrip(".")
         raise InputError(f"{what} takes more memory than this device has ({reason}). {remedy}") from error
+
+
+def open_dim(path: str | AnyPath, tokenizer: str | AnyPath | None = None) -> tuple[Weights, DimConfig, Processor]:
+    """A checkpoint in any format that holds all of Draw-In-Mind, not read yet, its sizes, and its processor (or one with `tokenizer`).
+
+    Raises:
+        InputError: it is damaged or incomplete, or has parts that do not belong together; or there is no tokenizer.
+    """
+    weights = open_weights(path)
+    encoder, sana, autoencoder = weights.sizes.encoder, weights.sizes.sana, weights.sizes.autoencoder
+    if encoder is None or sana is None or autoencoder is None:
+        raise InputError(f"{path} holds only {', '.join(weights.sizes.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
+    if tokenizer is None and not weights.tokenizer:
+        raise InputError(
+            f"{path} has no tokenizer. Name one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T."
+        )
+    try:
+        config = DimConfig(encoder, sana, autoencoder)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    processor = Processor.from_pretrained(
+        tokenizer or weights.tokenizer[0].parent,
+        condition_length=sana.condition_length,
+        layout=encoder.vision.layout,
+    )
+    vocabulary, image = encoder.text.vocab_size, encoder.image_token_id
+    if processor.tokenizer.image_id != image or processor.tokenizer.largest_id >= vocabulary:
+        raise InputError(
+            f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id} and ids up to "
+            f"{processor.tokenizer.largest_id}, the encoder {image} and room for {vocabulary} ids. "
+            "Use the tokenizer that the encoder was trained with."
+        )
+    return weights, config, processor
 
 
 def check_edits(sana: SanaConfig, name: str | AnyPath) -> None:

@@ -38,6 +38,7 @@ RANKS = {
     "dim_jax.training": 9,
     "dim_jax.evals": 9,
     "dim_jax.demo": 9,
+    "dim_jax.verify": 9,
     "dim_jax.aot": 10,
     "dim_jax.train": 11,
     "dim_jax.caching": 11,
@@ -50,6 +51,7 @@ ENTRY_POINTS = {
     "dim_jax.aot",
     "dim_jax.evals",
     "dim_jax.demo",
+    "dim_jax.verify",
     "dim_jax.construction",
 }  # imported by the command alone
 

@@ -17,6 +17,7 @@ from dim_jax.cli.design import design
 from dim_jax.cli.options import Commands
 from dim_jax.cli.paint import Checkpoint, Dtype, Overwrite, Precision, edit, generate, named_or_bundled
 from dim_jax.cli.train import cache, compile_step, index, require_training, train
+from dim_jax.cli.verify import verify
 from dim_jax.errors import InputError
 from dim_jax.space import may_be_made
 
@@ -39,6 +40,7 @@ app.command()(index)
 app.command()(cache)
 app.command()(train)
 app.command("compile")(compile_step)
+app.command()(verify)
 console = Console(stderr=True)
 
 

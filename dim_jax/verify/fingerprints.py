@@ -1,0 +1,124 @@
+"""What is kept of a computation for a comparison elsewhere: a few hundred values of each stage, two of each tensor, and norms."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dim_jax.errors import InputError
+from dim_jax.weights.arrays import PIECE, contiguous
+from dim_jax.weights.formats import DIM
+from dim_jax.weights.table import slots, to_theirs
+
+FORMAT, VALUES, TENSOR_VALUES = 1, 512, 2
+SETTINGS = {"resolution": 1, "num_steps": 1, "guidance_scale": 1.0, "flow_shift": 1.0}  # keys and kinds
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Values at positions that follow from the shape (all of them where there are no more than `limit`), and the norm of the whole."""
+
+    shape: tuple[int, ...]
+    norm: float
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray, limit: int | None = VALUES) -> "Fingerprint":
+        """`limit` None keeps all values."""
+        flat = x.ravel(order="K")  # in the order of memory, so that a transposed tensor is not copied
+        norm = sum(float(np.sum(np.square(flat[i : i + PIECE], dtype=np.float64))) for i in range(0, flat.size, PIECE)) ** 0.5
+        if limit is None or x.size <= limit:
+            return cls(x.shape, norm, x.ravel())
+        places = np.random.RandomState(0).randint(0, x.size, limit)
+        return cls(x.shape, norm, x[np.unravel_index(places, x.shape)])
+
+    def error(self, other: "Fingerprint | np.ndarray") -> float:
+        """How far another is off: the root mean square of the differences, or the difference of the norms, in parts of this one's size."""
+        if isinstance(other, np.ndarray):
+            other = Fingerprint.of(other, len(self.values))
+        if self.shape != other.shape or self.values.shape != other.values.shape or not np.isfinite([other.norm, self.norm]).all():
+            return float("inf")
+        off = float(np.sqrt(np.mean(np.square(other.values.astype(np.float64) - self.values))))
+        if not self.norm:
+            return float("inf") if other.norm else 0.0
+        return max(off * math.prod(self.shape) ** 0.5, abs(other.norm - self.norm)) / self.norm
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads; nine digits hold a float32."""
+        return {"shape": list(self.shape), "norm": self.norm, "values": [float(f"{float(value):.9g}") for value in self.values]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Fingerprint":
+        return cls(tuple(map(int, data["shape"])), float(data["norm"]), np.array(data["values"], np.float64))
+
+
+@dataclass
+class Tally:
+    """Tensors as they come by: a fingerprint of each by its published name, and a digest of all that no dtype or format changes."""
+
+    tensors: dict[str, Fingerprint] = field(default_factory=dict)
+    _parts: dict[str, str] = field(default_factory=dict)
+    _hashes: dict[str, str] = field(default_factory=dict)
+
+    def add(self, path: str, tensor: np.ndarray) -> None:
+        """`path` is ours."""
+        data: Any = contiguous(tensor, np.dtype(np.float32))
+        self._hashes[path] = hashlib.sha256(data).hexdigest()
+        for name, part in to_theirs(slots(DIM.rows, {path: tensor.shape}), {path: tensor}.__getitem__):
+            self.tensors[name], self._parts[name] = Fingerprint.of(part, TENSOR_VALUES), path.split(".")[0]
+
+    def differing(self, recorded: Mapping[str, Fingerprint], tolerance: float) -> dict[str, float]:
+        """Error of each tensor that is not the recorded one."""
+        errors = {name: recorded[name].error(one) if name in recorded else float("inf") for name, one in self.tensors.items()}
+        return {name: error for name, error in errors.items() if not error <= tolerance}
+
+    def parts_of(self, names: Iterable[str]) -> list[str]:
+        """The parts that tensors belong to."""
+        return sorted({self._parts[name] for name in names})
+
+    @property
+    def digest(self) -> str:
+        """Of all values as float32."""
+        return hashlib.sha256(json.dumps(self._hashes, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a machine with PyTorch computed: `settings` of the edit, the weights that it saw, what came out, and by which versions."""
+
+    settings: Mapping[str, Any]
+    digest: str
+    tensors: Mapping[str, Fingerprint]
+    stages: Mapping[str, Fingerprint]
+    made_by: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        tensors = {name: one.to_json() for name, one in sorted(self.tensors.items())}
+        stages = {name: one.to_json() for name, one in self.stages.items()}
+        return {
+            "format": FORMAT, "made by": self.made_by, "settings": dict(self.settings), "digest": self.digest, "stages": stages,
+            "tensors": tensors,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: Any, where: object) -> "Recording":
+        """Read what `to_json` returns.
+
+        Raises:
+            InputError: it is something else; `where` is for the message.
+        """
+        try:
+            if data["format"] != FORMAT:
+                raise InputError(f"{where}: fingerprints of format {data['format']}, but this version reads {FORMAT}. Record them again.")
+            settings = {key: type(kind)(data["settings"][key]) for key, kind in SETTINGS.items()}
+            tensors, stages = ({name: Fingerprint.from_json(one) for name, one in data[key].items()} for key in ("tensors", "stages"))
+            return cls(settings, str(data["digest"]), tensors, stages, str(data["made by"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{where}: no fingerprints that `dim verify --record` wrote ({type(error).__name__}: {error}).") from error
