@@ -42,10 +42,11 @@ class Fingerprint:
             other = Fingerprint.of(other, len(self.values))
         if self.shape != other.shape or self.values.shape != other.values.shape or not np.isfinite([other.norm, self.norm]).all():
             return float("inf")
-        off = float(np.sqrt(np.mean(np.square(other.values.astype(np.float64) - self.values))))
         if not self.norm:
             return float("inf") if other.norm else 0.0
-        return max(off * math.prod(self.shape) ** 0.5, abs(other.norm - self.norm)) / self.norm
+        # A few values may be far larger than the whole is: their rounding is in parts of their own size.
+        size = max(self.norm / math.prod(self.shape) ** 0.5, _rms(self.values))
+        return max(_rms(other.values - self.values.astype(np.float64)) / size, abs(other.norm - self.norm) / self.norm)
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads; nine digits hold a float32."""
@@ -122,3 +123,7 @@ class Recording:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{where}: no fingerprints that `dim verify --record` wrote ({type(error).__name__}: {error}).") from error
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))

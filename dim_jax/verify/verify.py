@@ -28,7 +28,7 @@ from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.published import Weights
 
 TORCH = "torch"
-# A tensor beside the recorded one: the digits of the file; or a rounding to bfloat16 (2^-9), and as much again.
+# A tensor beside the recorded one: the digits of the file; or the most that a rounding to bfloat16 moves a value.
 SAME_TENSOR = {"float32": 1e-6, "bfloat16": 2.0**-8}
 NAMED = 5  # tensors
 
