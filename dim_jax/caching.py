@@ -24,6 +24,7 @@ from rich.progress import track
 
 from dim_jax import processes
 from dim_jax.config import Config
+from dim_jax.console import open_console
 from dim_jax.data import cache
 from dim_jax.data.batches import PaintReader, PictureBatch, buckets
 from dim_jax.data.cache import Layout, Storage, bad_record, row_records, store, write_shard
@@ -68,7 +69,7 @@ def main(
         InputError: the run cannot be cached, or the cache in `folder` was made by something else; there is too little space; a row cannot
             be used, and more than `data.bad_samples` are so; or the config names what cannot be used.
     """
-    console = console or Console(stderr=True, markup=False, emoji=False, quiet=not processes.is_first())
+    console = console or open_console(quiet=not processes.is_first())
     config = deepcopy(config)
     config.data.cache = ""
     check_cacheable(config)
@@ -106,10 +107,10 @@ def main(
         needed += left
         mine = [shard for shard in missing if shard % jax.process_count() == jax.process_index()]
         todo += [(layout, shard, pieces(number, component, layout, shard, size)) for shard in mine]
-        console.print(
+        console.out(
             f"{part.name}: {layout.rows:,} rows, about {in_words(one)} each: {in_words(one * layout.rows)} in {layout.shards} shards; "
             f"{len(missing)} shards ({in_words(sum(left))}) are missing",
-            highlight=False, soft_wrap=True,
+            highlight=False,
         )  # fmt: skip
     processes.wait("what is missing of the cache")  # before anybody writes any of it
     _check_space(folder, needed)
@@ -122,7 +123,7 @@ def main(
     for layout, shard, some in todo:
         write_shard(layout, shard, _records(islice(computed, len(some)), how))
     processes.wait("the end of the cache")
-    console.print(f"wrote {folder}", highlight=False)
+    console.out(f"wrote {folder}", highlight=False)
 
 
 def _check_space(folder: AnyPath, shards: list[int]) -> None:
@@ -195,13 +196,13 @@ def _frozen(config: Config, objective: PainterObjective, start: Start, sharding:
 
 def _within(budget: int, stream: Iterator[LoadedPiece]) -> Iterator[LoadedPiece]:
     """The same pieces; their bad rows are shown, and one more than the budget of a call and process is an error."""
-    count, console = 0, Console(stderr=True, markup=False, emoji=False)
+    count, console = 0, open_console()
     for piece in stream:
         for bad in piece.bad:
             count += 1
             if count > budget:
                 raise InputError(f"{count} rows cannot be used, but data.bad_samples allows {budget}. The last: {bad.error}")
-            console.print(f"{bad.source}, row {bad.row}: {bad.error}", highlight=False, markup=False, soft_wrap=True)
+            console.out(f"{bad.source}, row {bad.row}: {bad.error}", highlight=False)
         yield piece
 
 

@@ -16,6 +16,7 @@ from dim_jax import processes
 from dim_jax.checkpoint import orbax_path
 from dim_jax.chips import peak_flops
 from dim_jax.config import Config
+from dim_jax.console import open_console
 from dim_jax.data.augment import Augment
 from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.pairs import SPLITS
@@ -60,7 +61,7 @@ def main(
         SystemExit: SIGTERM came, to any process; the step under way is saved, and the same call goes on behind it.
     """
     first = processes.is_first()
-    console = console or Console(stderr=True, markup=False, emoji=False, quiet=not first)
+    console = console or open_console(quiet=not first)
     kind = objective_kind(config)
     _check(config)
     orbax_path(workdir)  # refuses one that could not hold the run's states
@@ -95,7 +96,7 @@ def main(
     # Step.
     training = make_step(config, objective, sharding)
     learns, rests = _count(training.like.params), _count(training.frozen)
-    console.print(f"{config.objective}: {learns} parameters learn, {rests} are frozen", highlight=False)
+    console.out(f"{config.objective}: {learns} parameters learn, {rests} are frozen", highlight=False)
     frozen = dict[str, Any]()
 
     def averaged(state: State) -> Any:
@@ -114,7 +115,7 @@ def main(
             state, before = restored.state, restored.notes.get("recent", ())
         done = int(state.step)
         if done:
-            console.print(f"going on after step {done}", highlight=False)
+            console.out(f"going on after step {done}", highlight=False)
 
         # Loop.
         shown = list(spread(held_out, SHOWN))
@@ -154,12 +155,12 @@ def main(
                         raise recent.not_finite("the loss is finite, but not every number of the state behind it")
                     saved.save(step, state, notes)
                 if stopping:
-                    console.print(f"SIGTERM: saving step {step}; the same command goes on behind it", highlight=False)
+                    console.out(f"SIGTERM: saving step {step}; the same command goes on behind it", highlight=False)
                     raise SystemExit(STOPPED)
                 if how.show_every and (step % how.show_every == 0 or last):
                     watchdog.pause()
                     sheet = write_sheet(workdir / "sheets" / f"{step:06}", objective.show(averaged(state), shown))
-                    console.print(f"step {step}: {sheet}", highlight=False)
+                    console.out(f"step {step}: {sheet}", highlight=False)
                 watchdog.alive()
 
     # Export.
@@ -167,7 +168,7 @@ def main(
     del state  # whose moments may be where the parts go that no step needed
     tensors = average | frozen | start.tensors(config.seed, training.absent)
     write_model(workdir / "model", config, objective, tensors, spread(held_out, MEASURED), tokenizer)
-    console.print(f"wrote {workdir / 'model'}", highlight=False)
+    console.out(f"wrote {workdir / 'model'}", highlight=False)
 
 
 def _check(config: Config) -> None:
@@ -190,7 +191,7 @@ def _say_unknown(data: Config, parts: Sequence[Part], console: Console) -> None:
     for key, rules in named.items():
         if unknown := sorted(rules - known):
             said = f"data.{key}: no example has the rule {', '.join(unknown)}. There are {', '.join(sorted(known))}."
-            console.print(said, highlight=False, soft_wrap=True)
+            console.out(said, highlight=False)
 
 
 def _count(tensors: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ def main(config: Config, topology: Topology, console: Console, *, keep: Path | N
         InputError: libtpu is missing or does not know the topology; the config does not hold together or does not divide over the mesh; or
             the step takes more memory than a device has.
     """
-    say = partial(console.print, highlight=False, soft_wrap=True)
+    say = partial(console.out, highlight=False)
     config = deepcopy(config)
     config.data.source = SYNTHETIC
     config.data.lengths = (max(config.data.lengths),)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from dim_jax.cli.asks import Asks, with_asks
+from dim_jax.console import open_console
 from dim_jax.errors import require
 
-console = Console(stderr=True)
+console = open_console()
 Folder = Annotated[str, typer.Argument(metavar="OUT", help="The folder to make, also gs://BUCKET/...")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing data set.")]
 Config = Annotated[Path | None, typer.Option(help="TOML with what differs from the defaults.")]

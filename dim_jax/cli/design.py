@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from dim_jax.cli.asks import Asks, with_asks
+from dim_jax.console import open_console
 
-console = Console(stderr=True)
+console = open_console()
 
 
 @with_asks

@@ -9,7 +9,6 @@ from traceback import walk_stack
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from dim_jax import __version__
 from dim_jax.cli.build import build_edit, build_emoji, build_t2i, build_text, build_tfds, build_tints, rewrite
@@ -18,6 +17,7 @@ from dim_jax.cli.options import Commands
 from dim_jax.cli.paint import Checkpoint, Dtype, Overwrite, Precision, edit, generate, named_or_bundled
 from dim_jax.cli.train import cache, compile_step, index, require_training, train
 from dim_jax.cli.verify import verify
+from dim_jax.console import open_console
 from dim_jax.errors import InputError
 from dim_jax.space import may_be_made
 
@@ -41,7 +41,7 @@ app.command()(cache)
 app.command()(train)
 app.command("compile")(compile_step)
 app.command()(verify)
-console = Console(stderr=True)
+console = open_console()
 
 
 class Target(StrEnum):
@@ -160,7 +160,7 @@ def emoji(
         pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=seed, batch_size=batch_size,
         overwrite=overwrite, progress=console.is_terminal,
     )  # fmt: skip
-    Console().print(emoji.table(report))
+    open_console(stderr=False).print(emoji.table(report), soft_wrap=False)
     typer.echo(f"wrote {output} and {output.with_suffix('.png')}", err=True)
 
 
@@ -222,4 +222,5 @@ def main() -> None:
 
 
 def _say(message: str) -> None:
-    console.print(" ".join(message.splitlines()), style="red", markup=False, highlight=False, soft_wrap=True)
+    line = " ".join(message.splitlines())
+    typer.echo(typer.style(line, fg="red") if console.is_terminal and not console.no_color else line, err=True, color=True)

@@ -13,7 +13,13 @@ from dim_jax.errors import InputError
 
 
 class Commands(typer.Typer):
-    """Commands whose options of type Path are of this machine; those that may name a bucket are texts, for `dim_jax.paths.as_path`."""
+    """Commands whose options of type Path are of this machine; those that may name a bucket are texts, for `dim_jax.paths.as_path`.
+
+    Their help and errors are plain lines: panels would break names, and take what stands in brackets for markup.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(rich_markup_mode=None, **options)
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         return super().command(name, cls=_Command, **options)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from dim_jax.cli.options import with_options
+from dim_jax.console import open_console
 
 AS_SAID = "Default: as the checkpoint says, else"
-console = Console(stderr=True)
+console = open_console()
 
 
 class Solver(StrEnum):

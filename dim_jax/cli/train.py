@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from dim_jax.console import open_console
 from dim_jax.errors import require
 
 Change = Annotated[
@@ -35,7 +35,7 @@ def index(
     from dim_jax.data.indexing import index_source
 
     chat = None if tokenizer is None else ChatTokenizer.from_pretrained(tokenizer)
-    console = Console(stderr=True, markup=False, emoji=False)
+    console = open_console()
     found = index_source(source, chat, into=into, allowed=bad_samples, workers=workers, overwrite=overwrite, console=console)
     typer.echo(f"{source}: {', '.join(f'{count} rows of the kind {kind}' for kind, count in found.items())}", err=True)
 
@@ -105,7 +105,7 @@ def compile_step(
     chosen = _config(config, change or [], what="Compiling a training step")
     from dim_jax.aot import compiling
 
-    compiling.main(chosen, found, Console(), keep=hlo)
+    compiling.main(chosen, found, open_console(stderr=False), keep=hlo)
 
 
 def require_training(what: str) -> None:

@@ -157,7 +157,7 @@ def write_facts(counting: Counting, path: AnyPath, *, allowed: int = 0, workers:
         _begin(counting, scratch, header)
         done = map(_chunk, starts) if others is None else others.map(_chunk, starts)
         shown = console is not None and console.is_terminal
-        for part, failed in track(done, f"counting {path.stem}", len(starts), console=console, disable=not shown, transient=True):
+        for part, failed in track(done, "counting rows", len(starts), console=console, disable=not shown, transient=True):
             parts.append(part)
             bad += failed
             _check(bad, allowed)

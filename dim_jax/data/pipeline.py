@@ -151,9 +151,7 @@ def _facts(part: Part, reader: Reader, tokenizer: ChatTokenizer | None, allowed:
     if path.exists():
         return read_facts(path, counting)
     if console is not None:
-        console.print(
-            f"counting the {len(part.source):,} rows of {part.name}; `dim index` does it once for all runs", highlight=False, soft_wrap=True
-        )
+        console.out(f"counting the {len(part.source):,} rows of {part.name}; `dim index` does it once for all runs", highlight=False)
     facts = count(counting, allowed=allowed)
     return replace(facts, texts=np.maximum(facts.texts, 0))
 

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dim_jax.console import open_console
 from dim_jax.designer.blueprint import BLUEPRINT
 from dim_jax.designer.clients import TOKENS_OF_A_PICTURE, Answer, Designer, Question, TransientError
 from dim_jax.designer.journal import Journal, key_of
@@ -94,9 +94,10 @@ def run(
     limits = limits or Limits()
     if limits.budget_dollars is not None and price is None:
         raise InputError("A budget in dollars needs a table of prices (--prices).")
-    columns = TextColumn("designing"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not progress, transient=True) as bar:
+    costs = TextColumn("{task.description}", markup=False)
+    columns = TextColumn("designing"), BarColumn(), MofNCompleteColumn(), costs, TimeElapsedColumn(), TimeRemainingColumn()
+    console = open_console()
+    with Progress(*columns, console=console, disable=not progress, transient=True) as bar:
         line = bar.add_task("", total=total)
 
         def show(report: Report) -> None:
@@ -104,7 +105,7 @@ def run(
             bar.update(line, completed=done, description=state(report, journal, price, None if total is None else total - done))
 
         def tell(text: str) -> None:
-            console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+            console.out(text, highlight=False)
 
         return asyncio.run(_run(jobs, designer, journal, limits, task, price, retry_failed, show, tell))
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 from rich.table import Table
+from rich.text import Text
 
 from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import cover_crop
@@ -172,7 +173,7 @@ def table(report: Mapping[str, Any]) -> Table:
     for rule, row in (*report["rules"].items(), ("all", report["overall"])):
         if rule == "all":
             found.add_section()
-        found.add_row(rule, str(row["pairs"]), f"{row['nearer']:.0%}", *(f"{row[name]:.2f}" for name in list(COLUMNS)[1:]))
+        found.add_row(Text(rule), str(row["pairs"]), f"{row['nearer']:.0%}", *(f"{row[name]:.2f}" for name in list(COLUMNS)[1:]))
     return found
 
 

@@ -53,7 +53,7 @@ class Shown:
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
         )
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._bar.add_task("", total=total, completed=done)
@@ -76,4 +76,4 @@ class Shown:
         )
         self._bar.update(self._task, completed=step, description=text)
         if self._bar.disable:
-            self._console.print(f"step {step}/{self._total}: {text}", highlight=False, soft_wrap=True)
+            self._console.out(f"step {step}/{self._total}: {text}", highlight=False)

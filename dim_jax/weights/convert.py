@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dim_jax import checkpoint
+from dim_jax.console import open_console
 from dim_jax.errors import InputError
 from dim_jax.folders import check_finished, new_folder
 from dim_jax.paths import AnyPath, as_path
@@ -123,7 +124,7 @@ def convert(
         weights = mean(weights, open_weights(mean_with))
     if tokenizer is not None:
         weights = replace(weights, tokenizer=tokenizer_in(as_path(tokenizer)))
-    _write(weights, dst, to, dtype, max_shard_size, overwrite, console or Console(markup=False, emoji=False))
+    _write(weights, dst, to, dtype, max_shard_size, overwrite, console or open_console(stderr=False))
 
 
 def assemble(
@@ -201,7 +202,7 @@ def assemble(
         counts={part: parent.counts[part] for part, parent in parents.items()} | {"connector": len(connector)},
         notes=tuple(notes),
     )
-    _write(weights, as_path(dst), "orbax", dtype, None, overwrite, console or Console(markup=False, emoji=False))
+    _write(weights, as_path(dst), "orbax", dtype, None, overwrite, console or open_console(stderr=False))
 
 
 def _write(
@@ -218,7 +219,7 @@ def _write(
         manifest = shards.sharded(manifest, max_shard_size, weights.where)
     _print(read, console)
     if dtype is not None:
-        console.print(f"cast to {dtype}: {in_words(total_bytes(weights.stored.values()))}", highlight=False)
+        console.out(f"cast to {dtype}: {in_words(total_bytes(weights.stored.values()))}", highlight=False)
     extras = {name: Info(NAMES[tensor.dtype], tensor.shape) for name, tensor in weights.extras.items()}
     needs = total_bytes(weights.stored.values()) if manifest is None else sum(info.nbytes for _, _, info in manifest.tensors().values())
     if manifest is None:
@@ -232,7 +233,7 @@ def _write(
             checkpoint.write(folder, weights.stream(folder), config, manifest=known, tokenizer=weights.tokenizer, settings=settings)
             if extras:
                 write_file(folder / checkpoint.EXTRAS, make_header(extras, None), weights.extras)
-    console.print(f"wrote {dst}", markup=False, highlight=False)
+    console.out(f"wrote {dst}", highlight=False)
 
 
 def _known(path: AnyPath, name: str, dtype: Any) -> str:
@@ -257,7 +258,8 @@ def tokenizer_in(folder: AnyPath) -> tuple[Path, ...]:
 
 def _print(weights: Weights, console: Console) -> None:
     """The table of what was read."""
-    table = Table(title=f"{weights.where} ({weights.title})", title_justify="left")
+    console.out(f"{weights.where} ({weights.title})", highlight=False)
+    table = Table()
     for column in ("part", "tensors", "parameters", "dtype", "size"):
         table.add_column(column, justify="left" if column in ("part", "dtype") else "right")
     for part in (*weights.sizes.parts, ""):
@@ -267,10 +269,10 @@ def _print(weights: Weights, console: Console) -> None:
         dtypes = ", ".join(sorted({info.dtype for info in infos}))
         count = weights.counts[part] if part else sum(weights.counts.values())
         table.add_row(part or "all", f"{count:,}", f"{sum(info.size for info in infos):,}", dtypes, in_words(total_bytes(infos)))
-    console.print(table)
+    console.print(table, soft_wrap=False)
     for note in weights.notes:
-        console.print(note, markup=False, highlight=False)
+        console.out(note, highlight=False)
     if weights.tokenizer:
-        console.print(f"tokenizer: {', '.join(file.name for file in weights.tokenizer)}", markup=False, highlight=False)
+        console.out(f"tokenizer: {', '.join(file.name for file in weights.tokenizer)}", highlight=False)
     if weights.settings:
-        console.print(f"settings: {json.dumps(checkpoint.read_json(weights.settings))}", markup=False, highlight=False)
+        console.out(f"settings: {json.dumps(checkpoint.read_json(weights.settings))}", highlight=False)

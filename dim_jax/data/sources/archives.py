@@ -85,7 +85,7 @@ def index_archives(folder: AnyPath, index: AnyPath, console: Console | None = No
         if first is None or (folder / _plain(first[0])).is_file():
             continue
         if console is not None:
-            console.print(f"reading {archive.name}", highlight=False)
+            console.out(f"reading {archive.name}", highlight=False)
         for name, offset, size in chain([first], members):
             names.append(_plain(name))
             places.append((number, offset, size))
