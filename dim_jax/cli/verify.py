@@ -3,9 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dim_jax.cli.paint import Overwrite, Precision
+from dim_jax.console import open_console
 
 
 def verify(
@@ -30,7 +30,7 @@ def verify(
     place = None if record is None else as_path(record)
     agrees = verify(
         checkpoint, against=against, record=place, dtype=dtype.value, resolution=resolution, tokenizer=tokenizer, overwrite=overwrite,
-        console=Console(),
+        console=open_console(stderr=False),
     )  # fmt: skip
     if not agrees:
         raise typer.Exit(1)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from dim_jax import __version__
 from dim_jax.checkpoint import read_json
+from dim_jax.console import open_console
 from dim_jax.errors import InputError
 from dim_jax.folders import check_file, new_file
 from dim_jax.painter import open_dim
@@ -78,8 +79,7 @@ def verify(
     results = [_result(name, expected, mine[name], dtype) for name in STAGES]
     changed = tally.differing(recorded.tensors, SAME_TENSOR[dtype]) if recorded else {}
 
-    def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    say = console.out
 
     dtypes = ", ".join(sorted({info.dtype for info in weights.stored.values()}))
     say(f"{path} ({weights.title}): {sum(weights.counts.values())} tensors, {dtypes}, of the right shapes, all finite")
@@ -88,7 +88,8 @@ def verify(
         say("tensors: to the bit those that were recorded")
     elif recorded:
         say(f"tensors: {len(changed)} of {len(tally.tensors)} are not those that were recorded" + _named(changed))
-    console.print(_table(results, plain=not console.is_terminal))
+    table = _table(results, plain=not console.is_terminal)
+    console.print(table)
     if record is not None:
         say(f"wrote {record}")
     faults = [
@@ -96,9 +97,9 @@ def verify(
     ]
     faults = [f"the weights of {part}" for part in tally.parts_of(changed)] + faults
     if faults:
-        say(f"FAILED. Look at: {'; '.join(faults)}.", "red")
+        say(f"FAILED. Look at: {'; '.join(faults)}.", style="red")
     else:
-        say(f"OK: {path} computes what the reference does.", "green")
+        say(f"OK: {path} computes what the reference does.", style="green")
     return not faults
 
 
@@ -121,7 +122,7 @@ def _computed(weights: Weights, ours: Ours, reference, recorded: Recording | Non
                 "if it was only rounded)."
             )
 
-    with Console(stderr=True).status("reading the weights") as status:
+    with open_console().status("reading the weights") as status:
         for path, tensor in weights.stream():
             finite = finite and is_finite(tensor)
             tally.add(path, tensor)
