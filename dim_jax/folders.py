@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 from etils import epath
 
 from dim_jax.errors import InputError
+from dim_jax.locks import lock_output
 from dim_jax.paths import AnyPath, absolute, is_remote, move, upload
 from dim_jax.space import NO_SPACE, check_space
 
@@ -51,24 +52,27 @@ def new_folder(target: AnyPath, *, overwrite: bool = False, needs: int = 0, kind
         kind: what the folder will be.
 
     Raises:
-        InputError: `target` exists (and may not be overwritten, or is of another kind), the disk is full, or a bucket is out of reach.
+        InputError: `target` exists (and may not be overwritten, or is of another kind), another run makes it, the disk is full, or
+            a bucket is out of reach.
     """
     target = absolute(target)
-    _check_new(target, overwrite, kind)
-    with _local_folder(target, needs) if isinstance(target, Path) else _remote_folder(target, needs) as scratch:
-        yield scratch
+    with lock_output(target):
+        _check_new(target, overwrite, kind)
+        with _local_folder(target, needs) if isinstance(target, Path) else _remote_folder(target, needs) as scratch:
+            yield scratch
 
 
 @contextmanager
 def new_remote_folder(target: epath.Path, *, overwrite: bool = False, kind: Kind = CHECKPOINT) -> Iterator[epath.Path]:
     """The same of a bucket, but written to there: for what several machines write together. Only one of them opens it."""
-    _check_new(target, overwrite, kind)
-    whole = _beside(target)
-    with ExitStack() as failed:
-        failed.callback(whole.rmtree, missing_ok=True)
-        yield whole
-        failed.pop_all()  # from here on it is not removed: where moving it is cut off, it is all there is
-    _replace(target, whole)
+    with lock_output(target):
+        _check_new(target, overwrite, kind)
+        whole = _beside(target)
+        with ExitStack() as failed:
+            failed.callback(whole.rmtree, missing_ok=True)
+            yield whole
+            failed.pop_all()  # from here on it is not removed: where moving it is cut off, it is all there is
+        _replace(target, whole)
 
 
 def check_name(folder: AnyPath) -> None:

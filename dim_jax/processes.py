@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dim_jax.errors import InputError
+from dim_jax.locks import lock_folder
 from dim_jax.paths import AnyPath, as_path
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -151,6 +152,11 @@ def shared(opened: AbstractContextManager[AnyPath]) -> Iterator[AnyPath]:
             yield folder
             wait("the others, with a folder")
     wait("a folder to be closed")
+
+
+def locked(folder: AnyPath) -> AbstractContextManager[None]:
+    """`lock_folder`, which the first process holds for all of a run."""
+    return lock_folder(folder) if is_first() else nullcontext()
 
 
 class Vote:

@@ -14,6 +14,7 @@ RANKS = {
     "dim_jax.space": 0,
     "dim_jax.chips": 0,
     "dim_jax.console": 0,
+    "dim_jax.locks": 1,
     "dim_jax.folders": 1,
     "dim_jax.kept": 1,
     "dim_jax.bundled": 1,

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,15 +42,17 @@ def build_edit(
     from dim_jax.construction.config import read_config
     from dim_jax.construction.edit import STAGES, build
     from dim_jax.construction.sources import open_source
+    from dim_jax.locks import lock_output
 
     _check_stage(until, STAGES)
     settings = read_config("dim_edit.toml", config)
     asking = _asking(asks)
     writer = _writer(designer, asks)
-    counts = build(
-        folder, [open_source(one) for one in source], settings, _writer(assessor, asks) or writer, writer, asking,
-        until=until, beam=None if beam is None else shlex.split(beam), console=console,
-    )  # fmt: skip
+    with lock_output(folder):
+        counts = build(
+            folder, [open_source(one) for one in source], settings, _writer(assessor, asks) or writer, writer, asking,
+            until=until, beam=None if beam is None else shlex.split(beam), console=console,
+        )  # fmt: skip
     parts = {"keep": ("filter", "kept"), "assess": ("assess", "answered"), "design": ("design", "answered")}
     told = [f"{stage} {counts[part][name]}" for stage, (part, name) in parts.items() if part in counts]
     typer.echo(f"{folder}: {counts['filter']['pairs']} pairs; {', '.join(told)}", err=True)
@@ -72,12 +75,14 @@ def build_t2i(
     """Rebuild DIM-T2I: find or download pictures by rule, check their size, caption them. Goes on where it was stopped."""
     from dim_jax.construction.config import read_config
     from dim_jax.construction.t2i import STAGES, build
+    from dim_jax.locks import lock_output
 
     _check_stage(until, STAGES)
     settings = read_config("dim_t2i.toml", config)
     asking = _asking(asks)
     writer = _writer(designer, asks)
-    counts = build(folder, metadata, upstream, source or list(settings["sources"]), settings, writer, asking, fetch=fetch, until=until)
+    with lock_output(folder), lock_output(upstream) if fetch else nullcontext():
+        counts = build(folder, metadata, upstream, source or list(settings["sources"]), settings, writer, asking, fetch=fetch, until=until)
     found = counts.get("pictures", {}).values()
     typer.echo(f"{folder}: {sum(one['taken'] for one in found)} pictures, {sum(one['rejected'] for one in found)} rejected", err=True)
 
@@ -187,10 +192,12 @@ def build_tfds(
     """Write a data set as TFDS has it, in ArrayRecord. What is there already is left as it is."""
     require("tensorflow_datasets", "importlib_resources", "array_record", extra="tfds", what="A data set of TFDS")
     from dim_jax.data.builders import build
+    from dim_jax.locks import lock_output
     from dim_jax.paths import as_path
 
     into, options = as_path(data_dir), None if beam is None else shlex.split(beam)
-    counts = build(name, as_path(source), into, index=index, workers=workers, shards=shards, beam=options, console=console)
+    with lock_output(into / name):
+        counts = build(name, as_path(source), into, index=index, workers=workers, shards=shards, beam=options, console=console)
     typer.echo(f"{into / name}: {', '.join(f'{count} rows of {split}' for split, count in counts.items())}", err=True)
 
 

@@ -149,17 +149,19 @@ def emoji(
     """Edit held-out emoji pairs and measure how near the results come to the targets. Goes on where it was interrupted."""
     from dim_jax.data.pairs import Pairs
     from dim_jax.evals import emoji
+    from dim_jax.locks import lock_output
     from dim_jax.paths import as_path
     from dim_jax.pipeline import EditPipeline
 
     emoji.check_outputs(output, overwrite=overwrite)
     split, folder = "known" if known_targets else "test", as_path(data)
     edits, captions = Pairs(folder, split, "edit"), Pairs(folder, "test", "caption")
-    pipeline = EditPipeline.from_pretrained(named_or_bundled(checkpoint), dtype=dtype)
-    report = emoji.evaluate(
-        pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=seed, batch_size=batch_size,
-        overwrite=overwrite, progress=console.is_terminal,
-    )  # fmt: skip
+    with lock_output(output):
+        pipeline = EditPipeline.from_pretrained(named_or_bundled(checkpoint), dtype=dtype)
+        report = emoji.evaluate(
+            pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=seed, batch_size=batch_size,
+            overwrite=overwrite, progress=console.is_terminal,
+        )  # fmt: skip
     open_console(stderr=False).print(emoji.table(report), soft_wrap=False)
     typer.echo(f"wrote {output} and {output.with_suffix('.png')}", err=True)
 

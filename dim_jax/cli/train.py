@@ -62,8 +62,9 @@ def train(
     from dim_jax import processes, train
     from dim_jax.paths import as_path
 
-    with processes.together():
-        train.main(found, as_path(workdir), allow_changes=allow_changes, profile=(int(first), int(last)) if profile else None)
+    place = as_path(workdir)
+    with processes.together(), processes.locked(place):
+        train.main(found, place, allow_changes=allow_changes, profile=(int(first), int(last)) if profile else None)
 
 
 def cache(
@@ -85,9 +86,9 @@ def cache(
     from dim_jax.paths import as_path
     from dim_jax.weights.shards import parse_size
 
-    size = parse_size(shard_size, "--shard-size")
-    with processes.together():
-        caching.main(found, as_path(into), storage=None if dtype is None else dtype.value, shard_bytes=size)
+    size, folder = parse_size(shard_size, "--shard-size"), as_path(into)
+    with processes.together(), processes.locked(folder):
+        caching.main(found, folder, storage=None if dtype is None else dtype.value, shard_bytes=size)
 
 
 def compile_step(

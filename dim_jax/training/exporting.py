@@ -17,6 +17,7 @@ from dim_jax.data.pipeline import Part, evenly, spread
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
 from dim_jax.folders import filled, new_file
+from dim_jax.locks import lock_output
 from dim_jax.models.module import with_parameters
 from dim_jax.painting import save_picture
 from dim_jax.paths import AnyPath, as_path, is_remote
@@ -107,8 +108,10 @@ def _held_out(config: Config) -> Iterator[Example]:
 
 def convert_state(state: AnyPath, dst: AnyPath, to: str, which: Which, **options: Any) -> None:
     """`weights.convert.convert` of the model of a training state (`export_state`), with the options of that; raises what both do."""
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=None if is_remote(dst) else dst.parent, prefix=f".{dst.name}-") as scratch:
+    with (
+        lock_output(dst),
+        tempfile.TemporaryDirectory(dir=None if is_remote(dst) else dst.parent, prefix=f".{dst.name}-") as scratch,
+    ):
         export_state(state, Path(scratch) / "model", which)
         convert(Path(scratch) / "model", dst, to, **options)
 
