@@ -76,14 +76,16 @@ def orbax_path(path: AnyPath) -> str:
 @cache
 def ignore_late_callbacks() -> None:
     """From now on nothing is heard of what Orbax leaves behind: it closes its event loop while callbacks are still on their way to it, also
-    where all went well, and drops tasks whose error it has raised."""
-    logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
+    where all went well, and drops tasks whose error it has raised, which each of its threads logs as well."""
+    for name in ("asyncio", "absl"):
+        logging.getLogger(name).addFilter(_is_not_of_orbax)
     hook = sys.unraisablehook
     sys.unraisablehook = lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    return "/orbax/" not in record.getMessage()
+    failed = record.name == "absl" and record.levelno >= logging.ERROR and "/orbax/" in record.pathname
+    return not failed and "/orbax/" not in record.getMessage()
 
 
 @contextmanager
@@ -99,10 +101,15 @@ def _orbax(largest: int = 0) -> Iterator[None]:
         with hushed(), context:
             yield
     except ValueError as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code is None:
+        if (of_disk := disk_error(error)) is None:
             raise
-        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+        raise of_disk from error
+
+
+def disk_error(error: Exception) -> OSError | None:
+    """The error of a file system that Orbax reports in words; None: it is another one."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return OSError(int(code[1]), os.strerror(int(code[1]))) if code else None
 
 
 def _wait_for_quiet(folder: Path, *, quiet: float = 1.0, limit: float = 30.0) -> None:

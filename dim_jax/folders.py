@@ -5,6 +5,7 @@ machine, uploaded under a temporary name and copied from it within the bucket, a
 a file is uploaded in one piece.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from etils import epath
 from dim_jax.errors import InputError
 from dim_jax.locks import lock_output
 from dim_jax.paths import AnyPath, absolute, is_remote, move, upload
-from dim_jax.space import NO_SPACE, check_space
+from dim_jax.space import NO_SPACE, check_space, refusal
 
 REMEDY = "Free some space, or choose an output on another disk."
 UNFINISHED = "unfinished"
@@ -160,7 +161,8 @@ def filled(folder: AnyPath) -> Iterator[Path]:
         InputError: the bucket is out of reach.
     """
     if isinstance(folder, Path):
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         yield folder
     else:
         with tempfile.TemporaryDirectory(prefix="dim_jax-") as scratch:
@@ -180,10 +182,20 @@ def check_finished(folder: AnyPath) -> None:
 
 
 def append(path: AnyPath, text: str) -> None:
-    """Add text to a file's end. A bucket cannot do that: there the file is read and written anew, in one piece."""
+    """Add text to a file's end, all of it or nothing. A bucket cannot do that: there the file is read and written anew, in one piece.
+
+    Raises:
+        InputError: as `writing`.
+    """
     if isinstance(path, Path):
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        with writing(path), path.open("ab", buffering=0) as file:
+            size, data = os.fstat(file.fileno()).st_size, text.encode()
+            try:
+                if file.write(data) < len(data):  # what a disk had room for
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(size)
+                raise
     else:
         path.write_text((path.read_text() if path.exists() else "") + text)
 
@@ -214,7 +226,7 @@ def new_file(path: AnyPath) -> Iterator[Path]:
     Raises:
         InputError: it cannot be written, such as on a full disk.
     """
-    try:
+    with writing(path):
         if isinstance(path, Path):
             scratch = _beside(path)
             try:
@@ -226,8 +238,18 @@ def new_file(path: AnyPath) -> Iterator[Path]:
             with tempfile.TemporaryDirectory(prefix="dim_jax-") as folder:
                 yield Path(folder) / path.name
                 upload(Path(folder) / path.name, path)
+
+
+@contextmanager
+def writing(place: AnyPath) -> Iterator[None]:
+    """Where a file system refuses what is done within it, one InputError that names the place and says what to do."""
+    try:
+        yield
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Free some space or choose another output.") from error
+        reason = refusal(error, place) if isinstance(place, Path) else error.strerror or error
+        raise InputError(
+            f"{place}: cannot be written ({reason}). Free some space there, make it writable, or choose another output."
+        ) from error
 
 
 @contextmanager
@@ -235,6 +257,6 @@ def _no_full_disk(target: AnyPath) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno not in (*NO_SPACE, errno.EROFS):
             raise
         raise InputError(f"{target}: no space ({error.strerror or 'the disk is full'}). Nothing was kept. {REMEDY}") from error

@@ -164,10 +164,13 @@ class _Lease:
         bucket, name = self._names
         files = storage(self._path)
         address = f"{files._location}/upload/storage/v1/b/{quote(bucket)}/o"  # gcsfs has no other way to a condition
-        how = {"uploadType": "media", "name": name, "ifGenerationMatch": str(generation), "json_out": True}
+        how = {"uploadType": "multipart", "ifGenerationMatch": str(generation), "json_out": True}
+        kind, parts = "Content-Type: application/json\r\n\r\n", (json.dumps({"name": name}), self._me.text().decode())
+        body = "".join(f"--part\r\n{kind}{part}\r\n" for part in parts) + "--part--"
+        headers = {"Content-Type": 'multipart/related; boundary="part"'}
         with told(self._path):
             try:
-                self._generation = int(files.call("POST", address, data=self._me.text(), **how)["generation"])
+                self._generation = int(files.call("POST", address, data=body.encode(), headers=headers, **how)["generation"])
             except FileExistsError:  # of another generation, which may be by the first try of a request that was sent twice
                 self._generation, holder = self._read()
                 return holder == self._me

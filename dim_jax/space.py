@@ -25,6 +25,12 @@ def may_be_made(folder: Path) -> bool:
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
+def refusal(error: OSError, place: Path) -> str:
+    """Why a file system takes no more, with what is free where it is full."""
+    reason = error.strerror or str(error)
+    return f"{reason}; {in_words(_free(place))} are free" if error.errno == errno.ENOSPC else reason
+
+
 def check_space(place: Path, needs: int, *, what: str, remedy: str) -> None:
     """Refuse to write more bytes than there is room for.
 
@@ -37,6 +43,10 @@ def check_space(place: Path, needs: int, *, what: str, remedy: str) -> None:
     Raises:
         InputError: the disk has less room.
     """
-    free = shutil.disk_usage(next(folder for folder in (place, *place.absolute().parents) if folder.exists())).free
+    free = _free(place)
     if needs > free:
         raise InputError(f"{what}: no space in {place} ({in_words(needs)} are needed, {in_words(free)} are free). {remedy}")
+
+
+def _free(place: Path) -> int:
+    return shutil.disk_usage(next(folder for folder in (place, *place.absolute().parents) if folder.exists())).free

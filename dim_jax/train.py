@@ -134,6 +134,7 @@ def main(
             for step in range(done + 1, how.steps + 1):
                 with speed.waiting():
                     keys, batch, _ = next(stream)
+                saved.settle()
                 batch = sharding.spread(batch, place)
                 shapes = tuple(array.shape for array in jax.tree.leaves(batch))
                 if shapes not in flops:  # once for each bucket, which is compiled now

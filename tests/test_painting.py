@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, exists):
     if exists:
         path.write_bytes(b"mine")
     for save in (example().save, lambda path, overwrite: save_sheet([example()], path, overwrite=overwrite)):
-        with full_disk(), pytest.raises(InputError, match=r"a\.png: cannot be written \(File too large\)\. Free some space"):
+        with full_disk(), pytest.raises(InputError, match=r"a\.png: cannot be written \(File too large\)\. Free some space there"):
             save(path, overwrite=True)
     assert os.listdir(tmp_path) == ["a.png"] * exists
     assert not exists or path.read_bytes() == b"mine"

@@ -3,10 +3,12 @@
 A process loads only its own rows of each batch, and needs no other process to know which they are.
 """
 
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
@@ -27,10 +29,12 @@ from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.data.workers import live_as_long_as_the_run
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath
+from dim_jax.space import NO_SPACE, check_space, in_words
 
 # As people write them in a config, so `schedule` checks them.
 Mix = Mapping[str, Any]  # {PART: WEIGHT, ...}
 Curriculum = Sequence[Any]  # ((STEP, {PART: WEIGHT, ...}), ...)
+SHARED = Path("/dev/shm")
 ATTEMPTS = 100  # substitutes that are tried for one bad sample: where all are bad, it is not the samples
 
 
@@ -246,4 +250,22 @@ def batches(loader: Callable[[int], Any], *, start: int, workers: int, stop: int
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4), live_as_long_as_the_run)
         # What workers send is unpacked beside the training step, not between two of them.
         stream = grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=2)
-    return iter(stream)
+    return _through_shared_memory(stream, workers) if workers else iter(stream)
+
+
+def _through_shared_memory(stream: Iterable[Any], workers: int) -> Iterator[Any]:
+    """The same batches; an InputError where the memory is too small through which workers send them. A write past its end kills one."""
+    remedy = "Give it more (docker run --shm-size=8g; on Kubernetes an emptyDir with medium: Memory there), or set data.workers to 0."
+    if SHARED.exists():
+        check_space(SHARED, workers * 2**20, what=f"{workers} processes that load data", remedy=remedy)
+    sys.warnoptions.append("ignore:resource_tracker")  # of Python's own process that clears up what a killed worker left
+    try:
+        yield from stream
+    except (OSError, RuntimeError) as error:
+        if "exit code -7" not in str(error) and getattr(error, "errno", 0) not in NO_SPACE:
+            raise
+        free = shutil.disk_usage(SHARED)
+        raise InputError(
+            f"{SHARED}: too small ({in_words(free.total)}, {in_words(free.free)} of it free) for the batches of {workers} processes that "
+            f"load data. {remedy}"
+        ) from error

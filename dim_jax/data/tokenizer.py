@@ -32,5 +32,5 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: AnyPath) -> N
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     config |= {"eos_token": IM_END, "pad_token": END_OF_TEXT, "model_max_length": 4096}
     with new_folder(folder, overwrite=True, kind=TOKENIZER) as scratch:
-        tokenizer.save(str(scratch / "tokenizer.json"))
+        (scratch / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")  # its own `save` raises no OSError
         (scratch / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -16,7 +16,7 @@ from dim_jax.data.pairs import Example
 from dim_jax.data.pipeline import Part, evenly, spread
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
-from dim_jax.folders import filled, new_file
+from dim_jax.folders import new_file, writing
 from dim_jax.locks import lock_output
 from dim_jax.models.module import with_parameters
 from dim_jax.painting import save_picture
@@ -67,11 +67,13 @@ def write_sheet(path: AnyPath, shown: Image.Image | str) -> AnyPath:
     """Write what an objective shows as `path` with its own suffix (the first process does), and return where it is."""
     path = path.with_suffix(".md" if isinstance(shown, str) else ".png")
     if processes.is_first():
-        with filled(path.parent) as folder:
-            if isinstance(shown, str):
-                (folder / path.name).write_text(shown)
-            else:
-                save_picture(shown, folder / path.name, overwrite=True)
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(shown, str):
+            with new_file(path) as scratch:
+                scratch.write_text(shown, encoding="utf-8")
+        else:
+            save_picture(shown, path, overwrite=True)
     return path
 
 

@@ -1,15 +1,18 @@
 """What a run logs: one JSON object a line, which a resumed run continues as if it had never stopped, and the same for TensorBoard."""
 
 import json
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 
 from rich.console import Console
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.summary import scalar
 
 from dim_jax import processes
 from dim_jax.errors import InputError
-from dim_jax.folders import append, filled, new_file
+from dim_jax.folders import append, filled, new_file, writing
 from dim_jax.paths import AnyPath, is_remote, upload
 from dim_jax.training.progress import Shown
 
@@ -68,20 +71,33 @@ class Board:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values of a step."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+            self._add(Event(step=step, summary=scalar(name, value)))
+        self._add()
         if is_remote(self._folder):
             upload(self._place, self._folder)
 
     def __enter__(self) -> "Board":
         with ExitStack() as opened:
             self._place = opened.enter_context(filled(self._folder))
-            self._writer = opened.enter_context(SummaryWriter(str(self._place), purge_step=self._after + 1))
+            with writing(self._folder):
+                self._events = EventsWriter(str(self._place / "events"))  # not its SummaryWriter, whose thread fails unheard
+            opened.callback(self._events.close)
+            self._add(Event(step=self._after + 1, session_log=SessionLog(status=SessionLog.START)))
             self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._opened.close()
+        with writing(self._folder):
+            self._opened.close()
+
+    def _add(self, *events: Event) -> None:
+        """Write events; without any, wait until the disk has those before."""
+        with writing(self._folder):
+            for event in events:
+                event.wall_time = time.time()
+                self._events.write_event(event)
+            if not events:
+                self._events.flush()
 
 
 def _step(path: AnyPath, number: int, line: str, lines: int) -> float:

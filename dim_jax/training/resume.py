@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import orbax.checkpoint.experimental.v1 as ocp
 
-from dim_jax.checkpoint import hushed, ignore_late_callbacks, orbax_path
+from dim_jax.checkpoint import disk_error, hushed, orbax_path
 from dim_jax.errors import InputError
+from dim_jax.folders import writing
 from dim_jax.paths import AnyPath, is_remote
+from dim_jax.space import in_words, refusal
 
 
 class Restored(NamedTuple):
@@ -22,7 +26,8 @@ class TrainingStates:
     """The numbered states of one run; the step is the state's name."""
 
     def __init__(self, folder: AnyPath, checkpointer: ocp.training.Checkpointer):
-        self._folder, self._checkpointer = folder, checkpointer
+        self._folder, self._checkpointer, self._saving = folder, checkpointer, False
+        self._needs = 0  # bytes of a state
 
     def restore(self, like: Any) -> Restored | None:
         """The latest state, in the shape, dtype and sharding of `like` (abstract arrays), whatever mesh it was saved from; or None.
@@ -37,8 +42,38 @@ class TrainingStates:
         return Restored(read_state(folder, like), read_notes(folder))
 
     def save(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
-        """Copy the state and write it, with notes that JSON can hold, while training goes on; waits for the state before it."""
-        self._checkpointer.save_async(step, state, custom_metadata=dict(notes))
+        """Copy the state and write it, with notes that JSON can hold, while training goes on; waits for the state before it.
+
+        Raises:
+            InputError: this state or the one before cannot be written, such as on a full disk; those before them are whole.
+        """
+        self._needs = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        with self.written():
+            self._checkpointer.save_async(step, state, custom_metadata=dict(notes))
+        self._saving = True
+
+    def settle(self) -> None:
+        """Between two steps: raises InputError, as `save`, if what was being written has failed."""
+        if self._saving and not self._checkpointer.is_saving_in_progress():
+            self._saving = False
+            with self.written():
+                self._checkpointer.wait()
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """Where a file system refuses a state, which may be long after it was asked, one InputError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            of_disk = error if isinstance(error, OSError) else disk_error(error)
+            if of_disk is None:
+                raise
+            reason = refusal(of_disk, self._folder) if isinstance(self._folder, Path) else of_disk.strerror
+            needs = f"; a state takes {in_words(self._needs)}" if self._needs else ""
+            raise InputError(
+                f"{self._folder}: a state cannot be written ({reason}{needs}). Those that are there are whole: free some space there, or "
+                "make it writable, and run the same command again, which goes on after the last one."
+            ) from error
 
 
 def read_state(folder: AnyPath, like: Any) -> Any:
@@ -106,16 +141,19 @@ def training_states(folder: AnyPath, *, keep: int, keep_every: int) -> Iterator[
     Raises:
         InputError: the folder cannot hold states; or, at the end, the latest one is not there.
     """
-    ignore_late_callbacks()
     policies = ocp.training.preservation_policies
     every: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)  # whenever it is called
     kept: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])])
-    with ocp.training.Checkpointer(
-        orbax_path(folder),
-        save_decision_policy=every,
-        preservation_policy=kept,
-        cleanup_tmp_directories=True,
-    ) as checkpointer:
-        yield TrainingStates(folder, checkpointer)
+    with hushed():  # until the end: it logs from threads of its own, too
+        with writing(folder):
+            checkpointer = ocp.training.Checkpointer(
+                orbax_path(folder), save_decision_policy=every, preservation_policy=kept, cleanup_tmp_directories=True
+            )
+        states = TrainingStates(folder, checkpointer)
+        try:
+            yield states
+        finally:
+            with states.written():
+                checkpointer.close()
     if (step := latest_step(folder)) and not _is_joined(folder / str(step)):
         raise InputError(f"{folder / str(step)}: was written, but its arrays are not there. Use another workdir.")
