@@ -6,7 +6,11 @@ import numpy as np
 import optax
 import torch
 
+from dim_jax.models.dc_ae_config import DCAEConfig
+from dim_jax.models.qwen import QwenConfig
+from dim_jax.models.sana import SanaConfig
 from dim_jax.training import optim
+from dim_jax.weights.sizes import Sizes
 
 
 def test_five_steps_equal_torch():
@@ -66,3 +70,23 @@ def test_learning_rate_may_be_a_schedule():
         updates, state = tx.update({"a": jnp.ones(1)}, state, parameters)
         sizes.append(float(-updates["a"][0]))
     np.testing.assert_allclose(sizes, [0, 0.5, 1], atol=1e-5)
+
+
+def test_what_weight_decay_leaves_alone():
+    """Without a gradient only kernels and embeddings move, in every part of the real model."""
+    sizes = Sizes(QwenConfig.tiny(), SanaConfig.tiny(), DCAEConfig.tiny())
+    parameters = {path: jnp.ones(2) for path in sizes.shapes()}
+    tx = optim.adamw(0.1, weight_decay=0.5, clip_global_norm=1.0)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, parameters), tx.init(parameters), parameters)
+    moved = {path for path, update in updates.items() if np.any(np.asarray(update))}
+    assert {path.rpartition(".")[2] for path in moved} == {"kernel", "embedding"}
+    rest = {path.rpartition(".")[2] for path in parameters.keys() - moved}
+    assert rest == {"scale", "bias", "scale_shift_table", "y_embedding"}
+
+
+def test_the_state_is_that_of_optax():
+    """Or runs that began with it could not go on."""
+    parameters = {"a.kernel": jnp.ones(2), "a.bias": jnp.ones(2)}
+    theirs = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1))
+    ours = optim.adamw(0.1, weight_decay=0.5, clip_global_norm=1.0)
+    assert jax.tree.structure(ours.init(parameters)) == jax.tree.structure(theirs.init(parameters))

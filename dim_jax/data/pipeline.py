@@ -29,6 +29,7 @@ from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.data.workers import live_as_long_as_the_run
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath
+from dim_jax.rng import stream as random_stream
 from dim_jax.space import NO_SPACE, check_space, in_words
 
 # As people write them in a config, so `schedule` checks them.
@@ -223,7 +224,7 @@ class Loader:
         part = self.parts[planned.component]
         first = row = int(planned.rows[place])
         for attempt in range(ATTEMPTS):
-            rng = np.random.default_rng((self.plan.seed, step, place))
+            rng = np.random.default_rng(random_stream(self.plan.seed, "samples", step, place))
             try:
                 example: Any = part.source[row]
                 if self.augment is not None:

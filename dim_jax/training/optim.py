@@ -1,6 +1,10 @@
 """The optimizer of every stage: AdamW behind a clip of the global gradient norm."""
 
+from typing import Any
+
 import optax
+
+REST = ("scale", "bias", "scale_shift_table", "y_embedding")  # last names of parameters
 
 
 def adamw(
@@ -12,14 +16,21 @@ def adamw(
     eps: float = 1e-8,
     accumulate: int = 1,
 ) -> optax.GradientTransformation:
-    """Decoupled weight decay (arXiv 1711.05101) on gradients whose joint L2 norm is at most `clip_global_norm`.
+    """Decoupled weight decay (arXiv 1711.05101) on gradients whose joint L2 norm is at most `clip_global_norm`; of kernels and embeddings
+    alone. Scales of norms, biases, tables of scale and shift, and the null table, which stands for a condition, are no product's factor.
 
     With `accumulate` n > 1 only every n-th call updates, by the mean of the gradients since the last one that did; the clip is of that
     mean, and `learning_rate` counts updates.
     """
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(clip_global_norm), optax.adamw(learning_rate, *betas, eps=eps, weight_decay=weight_decay)
-    )
+
+    def decay(updates: Any, params: Any) -> Any:
+        return {
+            path: change if path.rpartition(".")[2] in REST else change + weight_decay * params[path] for path, change in updates.items()
+        }
+
+    # As `optax.adamw`, but for its mask, which would make another state of it: runs that began without one could not go on.
+    adam = optax.chain(optax.scale_by_adam(*betas, eps=eps), optax.stateless(decay), optax.scale_by_learning_rate(learning_rate))
+    optimizer = optax.chain(optax.clip_by_global_norm(clip_global_norm), adam)
     return optimizer if accumulate == 1 else optax.MultiSteps(optimizer, accumulate).gradient_transformation()
 
 

@@ -24,6 +24,7 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import Sana, SanaConfig, grow
+from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.sharding import put
 from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.convert import open_weights
@@ -139,14 +140,14 @@ class Start:
                     data: Any = contiguous(tensor, np.dtype(np.float32))
                     hashes[path.split(".")[0]][path] = hashlib.sha256(data).hexdigest()
         named = {part: hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16] for part, found in hashes.items()}
-        return {part: named.get(part, f"drawn anew with seed {seed}") for part in parts}
+        return {part: named.get(part, f"drawn anew with seed {seed}, each part from a stream of its own") for part in parts}
 
     def _grown(self, old: SanaConfig, seed: int, tensors: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         new = self.sizes.sana
         assert new is not None
         abstract = nnx.eval_shape(lambda: Sana(old, rngs=nnx.Rngs(0)))
         sana = with_parameters(abstract, {path: tensors[f"sana.{path}"] for path in parameters(abstract)})
-        larger = grow(sana, edit=new.is_edit, condition_length=new.condition_length, key=jax.random.key(seed))
+        larger = grow(sana, edit=new.is_edit, condition_length=new.condition_length, key=jax.random.key(key_seed(seed, NULL_ROWS)))
         return {f"sana.{path}": tensor for path, tensor in parameters(larger).items()}
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Int
 from dim_jax.config import Config
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters, with_parameters
+from dim_jax.rng import key_seed
 from dim_jax.sharding import Sharding
 from dim_jax.training import optim
 from dim_jax.training.objectives import Objective
@@ -59,7 +60,7 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
         return State(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
     def run(state: State, frozen: Tensors, batch: Any) -> tuple[State, dict[str, Array]]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(key_seed(config.seed, "steps")), state.step)
 
         def loss(params: Tensors) -> tuple[Array, dict[str, Array]]:
             return objective.loss(with_parameters(objective.learner, params | frozen), batch, key)

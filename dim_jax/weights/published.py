@@ -15,6 +15,7 @@ from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import SanaConfig
 from dim_jax.paths import AnyPath, entries, local
+from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.weights import formats
 from dim_jax.weights.arrays import is_finite, same_bits
 from dim_jax.weights.files import (
@@ -183,7 +184,7 @@ def _tokenizer(where: AnyPath) -> tuple[Path, ...]:
 
 def null_rows(t: int, c: int, *, seed: int) -> np.ndarray:
     """Fresh rows (t, c) of a null table, float32, distributed as training starts them."""
-    return np.asarray(jax.random.normal(jax.random.key(seed), (t, c)) / c**0.5)
+    return np.asarray(jax.random.normal(jax.random.key(key_seed(seed, NULL_ROWS)), (t, c)) / c**0.5)
 
 
 def _find(path: AnyPath) -> list[tuple[str, ShardedFiles]]:

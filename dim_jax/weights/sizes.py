@@ -18,6 +18,7 @@ from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.module import parameters, shapes
 from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.sana import Sana, SanaConfig
+from dim_jax.rng import key_seed
 from dim_jax.weights.table import Shape
 
 
@@ -79,7 +80,7 @@ class Sizes:
 
     def fresh(self, part: str, seed: int) -> dict[str, jax.Array]:
         """Path -> float32 array of every parameter of a part as training starts it."""
-        module = self.modules()[part](nnx.Rngs(seed))
+        module = self.modules()[part](nnx.Rngs(key_seed(seed, f"params/{part}")))
         return {f"{part}.{path}": tensor for path, tensor in parameters(module).items()}
 
     def shapes(self) -> dict[str, Shape]:
