@@ -1,17 +1,20 @@
 """Output folders and files that appear whole or not at all, on this machine and in a bucket.
 
-A local one is written under a temporary name beside its place and renamed. A bucket has no rename: there a folder is written to this
-machine, uploaded under a temporary name and copied from it within the bucket, and while that lasts a file `UNFINISHED` lies in it;
-a file is uploaded in one piece.
+A local one is written under a temporary name beside its place, which no other writer has, and renamed. A bucket has no rename: there a
+folder is written to this machine, uploaded under a temporary name and copied from it within the bucket, and while that lasts a file
+`UNFINISHED` lies in it; a file is uploaded in one piece.
 """
 
 import errno
+import fcntl
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -24,6 +27,7 @@ from dim_jax.space import NO_SPACE, check_space, refusal
 
 REMEDY = "Free some space, or choose an output on another disk."
 UNFINISHED = "unfinished"
+SCRATCH = re.compile(r"\..*\.[0-9a-f]{16}\.partial")
 PathT = TypeVar("PathT", Path, epath.Path)
 
 
@@ -103,43 +107,83 @@ def _may_be_replaced(target: AnyPath, kind: Kind) -> bool:
 
 @contextmanager
 def _local_folder(target: Path, needs: int) -> Iterator[Path]:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        check_space(target.parent, needs, what=str(target), remedy=REMEDY)
-        scratch = _beside(target)
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-    except OSError as error:
-        raise InputError(f"{target}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
-    try:
+    with ExitStack() as opened:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            check_space(target.parent, needs, what=str(target), remedy=REMEDY)
+            scratch = opened.enter_context(_scratch(target, Path.mkdir))
+        except OSError as error:
+            raise InputError(f"{target}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
         with _no_full_disk(target):
             yield scratch
             if os.path.lexists(target):
-                old = target.with_name(f".{target.name}.{os.getpid()}.old")
+                old = _beside(target, "old")
                 target.rename(old)
                 scratch.rename(target)
                 shutil.rmtree(old)
             else:
                 scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
 def _remote_folder(target: epath.Path, needs: int) -> Iterator[Path]:
+    whole = _beside(target)
     with tempfile.TemporaryDirectory(prefix="dim_jax-") as folder:
         check_space(Path(folder), needs, what=f"{target}, which is put together on this machine", remedy="Free some space, or set TMPDIR.")
         scratch = Path(folder) / target.name
         scratch.mkdir()
         with _no_full_disk(target):
             yield scratch
-        upload(scratch, _beside(target))
-    _replace(target, _beside(target))
+        upload(scratch, whole)
+    _replace(target, whole)
 
 
-def _beside(target: PathT) -> PathT:
-    """Where what will be `target` is put together."""
-    return target.with_name(f".{target.name}.{os.getpid()}.partial")
+def _beside(target: PathT, ending: str = "partial") -> PathT:
+    """A name beside `target` that nobody else takes, however many write to it at once, and that is not too long where its own is not."""
+    return target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}.{ending}")
+
+
+@contextmanager
+def _scratch(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A file or folder beside `target`, for this writer alone; gone at the end, unless it was renamed.
+
+    It is locked meanwhile, so what is not locked was left by a process that was killed, and is removed by the next one that writes there.
+    """
+    with suppress(OSError):  # a folder that may not be listed
+        _remove_left(target.parent.absolute())
+    while True:
+        scratch = _beside(target)
+        make(scratch)
+        with suppress(FileNotFoundError):  # another process took it for left, before it was locked
+            lock = os.open(scratch, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            if scratch.exists():
+                break
+            os.close(lock)
+    try:
+        yield scratch
+    finally:
+        _remove(scratch)
+        os.close(lock)
+
+
+@lru_cache(4096)
+def _remove_left(folder: Path) -> None:
+    """Once a process and folder: it may have many entries."""
+    for left in folder.iterdir():
+        if SCRATCH.fullmatch(left.name):
+            with suppress(OSError):  # it is locked, gone, somebody else's, or of a file system without locks
+                lock = os.open(left, os.O_RDONLY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove(left)
+                finally:
+                    os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _replace(target: epath.Path, whole: epath.Path) -> None:
@@ -228,12 +272,9 @@ def new_file(path: AnyPath) -> Iterator[Path]:
     """
     with writing(path):
         if isinstance(path, Path):
-            scratch = _beside(path)
-            try:
+            with _scratch(path, Path.touch) as scratch:
                 yield scratch
                 scratch.replace(path)
-            finally:
-                scratch.unlink(missing_ok=True)
         else:
             with tempfile.TemporaryDirectory(prefix="dim_jax-") as folder:
                 yield Path(folder) / path.name

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from dim_jax.errors import InputError
+from dim_jax.folders import new_file
 from dim_jax.paths import GS, AnyPath, bucket_of, is_remote, storage, told
 from dim_jax.space import NO_SPACE, check_space
 
@@ -73,19 +74,17 @@ def _kept(path: str, folder: Path) -> Path:
 
 
 def _fetch(path: str, size: int, copy: Path, folder: Path) -> None:
-    scratch = _beside(copy, "partial")
-    scratch.unlink(missing_ok=True)  # of a process that was killed
-    check_space(folder, size, what=f"a copy of {path}", remedy=_remedy(path))
-    try:
-        with told(path):
-            storage(path).get_file(path, os.fspath(scratch))
-    except InputError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_SPACE:
-            raise InputError(f"a copy of {path}: no space in {folder} ({error.__cause__.strerror}). {_remedy(path)}") from error
-        raise
-    if scratch.stat().st_size != size:
-        raise InputError(f"{path}: was written anew while it was fetched. Start again.")
-    scratch.replace(copy)
+    with new_file(copy) as scratch:  # which removes what a process that was killed left of it
+        check_space(folder, size, what=f"a copy of {path}", remedy=_remedy(path))
+        try:
+            with told(path):
+                storage(path).get_file(path, os.fspath(scratch))
+        except InputError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_SPACE:
+                raise InputError(f"a copy of {path}: no space in {folder} ({error.__cause__.strerror}). {_remedy(path)}") from error
+            raise
+        if scratch.stat().st_size != size:
+            raise InputError(f"{path}: was written anew while it was fetched. Start again.")
 
 
 def _remedy(path: str | os.PathLike) -> str:

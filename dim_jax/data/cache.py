@@ -190,8 +190,6 @@ def write_shard(layout: Layout, shard: int, rows: Iterable[tuple[int, list[bytes
         InputError: it cannot be written, such as on a full disk.
     """
     path, of = layout.path(shard), layout.of(shard)
-    for left in entries(path.parent, f".{path.name}.*.partial"):
-        left.unlink()
     first, count = np.full(len(of), NOWHERE, "<i8"), 0
     with new_file(path) as scratch, new_records(scratch, compressed=False) as file:
         for row, written in rows:

@@ -1,0 +1,117 @@
+"""What is written and renamed: many writers at once, and what a killed one leaves."""
+
+import io
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Barrier
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dim_jax import folders
+from dim_jax.construction.pictures import store
+from dim_jax.errors import InputError
+from dim_jax.folders import new_file, new_folder
+
+THREADS, PICTURES = 16, 12
+
+
+def picture(number: int) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (200, 200, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def store_by_threads(folder: Path) -> list[str]:
+    """Each picture by all threads at once; paths in the order of the pictures."""
+    data = [picture(number) for number in range(PICTURES)]
+    decoded = Image.new("RGB", (8, 8))  # only what is no PNG is written anew
+    together = Barrier(THREADS)
+
+    def work(thread: int) -> tuple[str, ...]:
+        found = []
+        for one in data:
+            together.wait()
+            found.append(store(folder, one, decoded))
+        return tuple(found)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        (paths,) = set(pool.map(work, range(THREADS)))
+    return list(paths)
+
+
+def test_threads_and_processes_store_the_same_pictures(tmp_path):
+    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
+        found = list(pool.map(store_by_threads, [tmp_path] * 3))
+    assert found[0] == found[1] == found[2]
+    assert [(tmp_path / path).read_bytes() for path in found[0]] == [picture(number) for number in range(PICTURES)]
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == PICTURES
+
+
+def test_writers_of_one_file_do_not_mix(tmp_path):
+    """Each writes other bytes; the file is at any time one of them, whole."""
+    path = tmp_path / ("x" * 250)  # a name that leaves no room for another beside it
+
+    def write(letter: str) -> set[str]:
+        seen = set()
+        for _ in range(20):
+            with new_file(path) as scratch, scratch.open("w") as file:
+                for _ in range(50):
+                    file.write(letter * 1000)
+            seen.add(path.read_text())
+        return seen
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        seen = set.union(*pool.map(write, "abcdefghijklmnop"))
+    assert all(text == text[0] * 50_000 for text in seen)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    with pytest.raises(UnicodeError), new_file(tmp_path / "a") as scratch:
+        scratch.write_text("half \ud83d", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be written"), new_file(tmp_path / "a") as scratch:
+        raise OSError(5, "Input/output error")
+    assert os.listdir(tmp_path) == []
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from dim_jax.folders import new_file, new_folder
+folder = Path(sys.argv[1])
+with new_file(folder / "a") as file, new_folder(folder / "b") as scratch:
+    file.write_text("half")
+    (scratch / "c").write_text("half")
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path):
+    for name in (".edit.partial", ".theirs.0123456789abcdef.old", "big.zip.partial"):
+        (tmp_path / name).touch()  # of others, who go on with them
+    kept = set(tmp_path.iterdir())
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE) as run:
+        try:
+            assert run.stdout is not None
+            assert run.stdout.readline() == b"ready\n"
+            writing = set(tmp_path.iterdir()) - kept
+            assert len(writing) == 2
+            for look in (partial(new_file, tmp_path / "other"), partial(new_folder, tmp_path / "more")):
+                folders._remove_left.cache_clear()  # as in a process of its own
+                with look():
+                    assert writing < set(tmp_path.iterdir())
+        finally:
+            run.kill()
+    folders._remove_left.cache_clear()
+    with new_file(tmp_path / "a") as scratch:
+        scratch.write_text("whole")
+    assert set(tmp_path.iterdir()) == kept | {tmp_path / name for name in ("a", "other", "more")}
