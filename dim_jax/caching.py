@@ -10,6 +10,7 @@ dim_jax/data/cache.py says what lies in the folder, docs/cache.md what it costs.
 import math
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import deepcopy
 from itertools import islice
 from pathlib import Path
@@ -149,7 +150,9 @@ def bytes_of_row(part: Part, component: Component, reader: PaintReader, sizes: S
         bucket = buckets(reader)[component.buckets[place]]
         area = bucket.height * bucket.width // autoencoder.factor**2
         total += 4 * area * autoencoder.latent_channels * (1 + edit) + OVERHEAD
-        tokens = reader.condition_tokens(part.source.told(int(component.rows[place])), edit=edit)
+        tokens = []
+        with suppress(InputError):  # a row that cannot be used is said, and counted, when it is loaded
+            tokens = reader.condition_tokens(part.source.told(int(component.rows[place])), edit=edit)
         total += sum(cache.bytes_of(count, encoder.text.hidden_size, storage) + OVERHEAD for count in tokens)
     return math.ceil(total / len(chosen))
 

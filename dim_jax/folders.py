@@ -233,7 +233,7 @@ def append(path: AnyPath, text: str) -> None:
     """
     if isinstance(path, Path):
         with writing(path), path.open("ab", buffering=0) as file:
-            size, data = os.fstat(file.fileno()).st_size, text.encode()
+            size, data = os.fstat(file.fileno()).st_size, text.encode(errors="backslashreplace")
             try:
                 if file.write(data) < len(data):  # what a disk had room for
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

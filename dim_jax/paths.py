@@ -6,15 +6,19 @@ written by `dim_jax.folders`.
 """
 
 import atexit
+import errno
 import glob
 import os
+import posixpath
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from dim_jax.errors import InputError, require
 
 AnyPath = Path | epath.Path
 GS = "gs://"
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # a name that is too long may still be one in an archive
 _EPath: Any = type(epath.Path())
 _glob_of_epath = _EPath.glob
 
@@ -94,6 +99,23 @@ def files_below(folder: AnyPath, pattern: str) -> list[AnyPath]:
         return sorted(epath.Path(GS + name) for name in storage(folder).find(os.fspath(folder)) if fnmatchcase(Path(name).name, pattern))
 
 
+def within(folder: AnyPath, name: str) -> AnyPath:
+    """The file that a data set names, from its folder; `..` in the middle is gone.
+
+    Raises:
+        InputError: the name is absolute, an address, or leads out of the folder, be it by links.
+    """
+    plain = posixpath.normpath(name.replace("\\", "/"))
+    if "\0" in name or plain.startswith("/") or plain.split("/")[0] == ".." or re.match(r"[A-Za-z]:|\w[\w+.-]+:/", plain):
+        raise InputError(f"{name!r} is no path within {folder}. Name files from that folder on, and put them there.")
+    path = folder / (plain if "\\" not in name else name)
+    if isinstance(path, Path):
+        root, place = os.path.realpath(folder), os.path.realpath(path)
+        if os.path.commonpath([root, place]) != root:
+            raise InputError(f"{path}: is a link to {place}, out of {folder}. Put the file itself there.")
+    return path
+
+
 def local(path: AnyPath) -> Path:
     """The file or folder on this machine: a remote one is fetched once in this process, and removed at its end.
 
@@ -134,15 +156,45 @@ def read_if_there(path: AnyPath) -> bytes | None:
     """The bytes of a file, of a bucket by one request; None: there is no such file.
 
     Raises:
-        InputError: the bucket cannot be reached.
+        InputError: it cannot be read, or is no ordinary file; or the bucket cannot be reached.
     """
-    if not is_remote(path):
-        return path.read_bytes() if path.is_file() else None
+    if isinstance(path, Path):
+        try:
+            with open_regular(path) as file:
+                return file.read()
+        except InputError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in MISSING:
+                return None
+            raise
     with told(path):
         try:
             return storage(path).cat_file(os.fspath(path))
         except FileNotFoundError:
             return None
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """An ordinary file, to read; others may have no end, or wait for a writer for ever.
+
+    Raises:
+        InputError: it cannot be opened, or is no ordinary file.
+    """
+    with unreadable(path):
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            return os.fdopen(file, "rb")
+        os.close(file)
+        raise OSError(errno.EINVAL, "it is a folder" if os.path.isdir(path) else "it is no ordinary file")
+
+
+@contextmanager
+def unreadable(path: str | os.PathLike) -> Iterator[None]:
+    """Where a file of this machine cannot be read, one InputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{os.fspath(path)}: cannot be read ({reason}). Mend or replace it, or leave out what names it.") from error
 
 
 def upload(source: Path, target: AnyPath) -> None:

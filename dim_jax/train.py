@@ -118,7 +118,8 @@ def main(
             console.out(f"going on after step {done}", highlight=False)
 
         # Loop.
-        shown = list(spread(held_out, SHOWN))
+        bad_held_out = bad_samples.new if data.bad_samples else None
+        shown = list(spread(held_out, SHOWN, bad_held_out))
         stream = bad_samples.watch(batches(loader, start=done, workers=data.workers))
         place = sharding.put_rows(loader.places, data.batch_size)
         peak = peak_flops(jax.devices()[0].device_kind)
@@ -158,7 +159,7 @@ def main(
                 if stopping:
                     console.out(f"SIGTERM: saving step {step}; the same command goes on behind it", highlight=False)
                     raise SystemExit(STOPPED)
-                if how.show_every and (step % how.show_every == 0 or last):
+                if shown and how.show_every and (step % how.show_every == 0 or last):
                     watchdog.pause()
                     sheet = write_sheet(workdir / "sheets" / f"{step:06}", objective.show(averaged(state), shown))
                     console.out(f"step {step}: {sheet}", highlight=False)
@@ -168,7 +169,8 @@ def main(
     average = state.ema
     del state  # whose moments may be where the parts go that no step needed
     tensors = average | frozen | start.tensors(config.seed, training.absent)
-    write_model(workdir / "model", config, objective, tensors, spread(held_out, MEASURED), tokenizer)
+    write_model(workdir / "model", config, objective, tensors, spread(held_out, MEASURED, bad_held_out), tokenizer)
+    bad_samples.settle()
     console.out(f"wrote {workdir / 'model'}", highlight=False)
 
 

@@ -183,7 +183,7 @@ def test_files_in_an_archive_that_is_fetched_and_unpacked():
         config({"mine": {**rule, "archives": [f"{server.url}/the%20images.zip"]}, "bad": {**rule, "archives": [f"{server.url}/bad.zip"]}})
         metadata("mine.jsonl", ["1.png", "2.png", "4o/image/2.png", "../../own.toml"])
         assert build("--fetch")[0] == 0
-        assert "bad.zip: the archive is damaged" in one_error(build("--fetch", source="bad"))
+        assert "bad.zip: cannot be unpacked" in one_error(build("--fetch", source="bad"))
     assert [row["id"] for row in rows(TABLE)] == ["mine/1.png", "mine/4o/image/2.png"]
     assert set(reasons()) == {"2.png", "../../own.toml"}  # two files fit the one, the other lies elsewhere
 

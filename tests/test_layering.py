@@ -8,15 +8,15 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dim_jax"
 # A file imports from lower ranks and from its own folder; the longest name that fits counts.
 RANKS = {
-    "dim_jax.errors": -2,
+    "dim_jax.errors": -3,
     "dim_jax": 0,  # the version
-    "dim_jax.paths": -1,
-    "dim_jax.space": 0,
+    "dim_jax.paths": -2,
+    "dim_jax.space": -1,
     "dim_jax.chips": 0,
     "dim_jax.console": 0,
-    "dim_jax.locks": 0,
+    "dim_jax.locks": -1,
     "dim_jax.rng": 0,
-    "dim_jax.folders": 1,
+    "dim_jax.folders": 0,
     "dim_jax.kept": 1,
     "dim_jax.bundled": 1,
     "dim_jax.processes": 1,

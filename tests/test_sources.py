@@ -389,7 +389,7 @@ def test_the_command(edits):
     assert code == 0, text
     assert "11 rows of the kind edit" in text
     (line,) = (edits / "index/edit.bad_samples.jsonl").read_text().splitlines()
-    assert json.loads(line)["row"] == 6
+    assert json.loads(line)["row"] == 7
     (edits / "image/12.png").write_bytes(png(image(12)))
     assert dim(*command, "--overwrite")[0] == 0
     assert not (edits / "index/edit.bad_samples.jsonl").exists()

@@ -1,15 +1,18 @@
 """Where the picture of an image_path is: at an address, in a table, in a folder, in an archive. One way for each `place` of a rule."""
 
 import csv
+import os
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dim_jax.construction.sources import Stored
+from dim_jax.construction.sources import Stored, read_named
 from dim_jax.errors import InputError, require
+from dim_jax.paths import within
 
 ROWS = 256  # of a table, read at once
 
@@ -92,8 +95,8 @@ def _in_folder(rule: Mapping[str, Any], keys: set[str], upstream: Path) -> Itera
         raise InputError(f"{root}: there is no such folder. Unpack the pictures there, or correct the rule (--config).")
     missing = defaultdict[str, list[str]](list)
     for key in sorted(keys):
-        if (path := root / key).is_file() and path.resolve().is_relative_to(root.resolve()):
-            yield Found(key, Stored(str(path), path.read_bytes))
+        if os.path.lexists(root / key) or _leaves(root, key):
+            yield Found(key, Stored(str(root / key), partial(read_named, root, key)))
         else:
             missing[Path(key).name].append(key)
     candidates = defaultdict[str, list[Path]](list)
@@ -103,7 +106,15 @@ def _in_folder(rule: Mapping[str, Any], keys: set[str], upstream: Path) -> Itera
                 candidates[key].append(path)
     for key, paths in sorted(candidates.items()):
         if len(paths) == 1:
-            yield Found(key, Stored(str(paths[0]), paths[0].read_bytes))
+            yield Found(key, Stored(str(paths[0]), partial(read_named, root, str(paths[0].relative_to(root)))))
+
+
+def _leaves(root: Path, key: str) -> bool:
+    try:
+        within(root, key)
+    except InputError:
+        return True
+    return False
 
 
 def _tar(rule: Mapping[str, Any], keys: set[str], upstream: Path) -> Iterator[Found]:
@@ -113,13 +124,29 @@ def _tar(rule: Mapping[str, Any], keys: set[str], upstream: Path) -> Iterator[Fo
             with tarfile.open(path) as tar:
                 for member in tar:
                     stem, _, suffix = member.name.removeprefix("./").rpartition(".")
-                    file = tar.extractfile(member) if stem in wanted and suffix.lower() not in ("json", "txt") else None
-                    if file is not None:
-                        wanted.discard(stem)
-                        data = file.read()
-                        yield Found(stem, Stored(f"{path}, {member.name}", lambda data=data: data))
+                    if stem not in wanted or suffix.lower() in ("json", "txt") or member.isdir():
+                        continue
+                    wanted.discard(stem)
+                    yield Found(stem, Stored(f"{path}, {member.name}", _read_member(tar, member, f"{path}, {member.name}")))
         except (tarfile.TarError, OSError, EOFError) as error:
             raise InputError(f"{path}: the archive is damaged ({error}). Download it again.") from error
+
+
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> Callable[[], bytes]:
+    """What gives the bytes of a member, or of what it is a link to, which are read now: archives are read from end to end."""
+    data = None
+    with suppress(KeyError, RecursionError):  # a link to nothing in the archive, or in circles
+        file = tar.extractfile(member)
+        data = file and file.read()
+
+    def read() -> bytes:
+        if data is None:
+            raise InputError(
+                f"{where}: is a link to {member.linkname}, which is no file in the archive" if member.linkname else f"{where}: is no file"
+            )
+        return data
+
+    return read
 
 
 PLACES = {"url": _url, "table": _table, "files": _in_folder, "tar": _tar}

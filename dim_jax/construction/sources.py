@@ -1,5 +1,6 @@
 """Edit pairs to build from, by number: what a row says, with its two pictures unread."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,8 @@ from dim_jax.data.sources.entry import Layout
 from dim_jax.data.sources.sharegpt4o import ShareGPT4o
 from dim_jax.data.sources.ultra_edit import UltraEdit
 from dim_jax.data.stored import Entry, Stored
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check_unicode
+from dim_jax.paths import read_if_there, within
 
 FORM = '{"source": "before.png", "target": "after.png", "prompt": "Make it blue."}'
 
@@ -31,6 +33,7 @@ class OwnPairs:
             texts = [row.get(name) for name in ("source", "target", "prompt")]
             if not all(isinstance(text, str) and text.strip() for text in texts):
                 raise InputError(f'{where}: needs the texts "source", "target" and "prompt": {FORM}')
+            check_unicode(json.dumps(row, ensure_ascii=False), where)
             row["id"] = str(row.get("id", len(self._rows) + 1))
             if row["id"] in keys:
                 raise InputError(f'{where}: the id "{row["id"]}" occurs before. Give each pair its own.')
@@ -42,7 +45,7 @@ class OwnPairs:
 
     def entry(self, index: int) -> Entry:
         row = self._rows[index]
-        source, target = (Stored(row[name], partial(_bytes, self._folder / row[name])) for name in ("source", "target"))
+        source, target = (Stored(row[name], partial(read_named, self._folder, row[name])) for name in ("source", "target"))
         return Entry(row["id"], (row["prompt"],), None, source, target)
 
 
@@ -83,8 +86,13 @@ def open_source(spelling: str) -> Source:
     return Source(f"{kind}:{Path(path).name}", kind, rows, f"{kind}:{Path(path).resolve()}")
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: the picture cannot be read ({error.strerror}). Check its path.") from error
+def read_named(folder: Path, name: str) -> bytes:
+    """The bytes of a picture that a data set names, from its folder.
+
+    Raises:
+        InputError: it lies elsewhere, or cannot be read.
+    """
+    data = read_if_there(path := within(folder, name))
+    if data is None:
+        raise InputError(f"{path}: the picture cannot be read, since there is no such file. Check its path.")
+    return data

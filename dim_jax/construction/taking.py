@@ -1,6 +1,7 @@
 """The pictures of DIM-T2I's rows: found, downloaded where they have to be, checked, stored; each once, and what fails with a reason."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +15,7 @@ from dim_jax.construction.places import Found, locate
 from dim_jax.construction.sources import Stored
 from dim_jax.data.jsonl import objects
 from dim_jax.designer.journal import Lines
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check_unicode
 
 PICTURES, FAILURES = "stages/pictures.jsonl", "stages/pictures.failures.jsonl"
 THREADS = 4
@@ -95,6 +96,7 @@ def read_metadata(folder: Path, rule: Mapping[str, Any], field: str) -> dict[str
         if not path.is_file():
             raise InputError(f"{path}: there is no such file. Get the metadata: hf download stdKonjac/DIM-T2I --repo-type dataset.")
         for where, row in objects(path):
+            check_unicode(json.dumps(row, ensure_ascii=False), where)
             key, caption = _caption(row, field, where)
             rows.setdefault(key, Row(key, caption, row.get("sha256")))
     return rows

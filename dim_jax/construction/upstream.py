@@ -1,6 +1,7 @@
 """What lies upstream of a sub-source, downloaded and unpacked into its folder."""
 
 import asyncio
+import lzma
 import os
 import tarfile
 import zipfile
@@ -61,6 +62,6 @@ def unpack(path: Path) -> None:
         else:
             with tarfile.open(path) as archive:
                 archive.extractall(path.parent, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-        raise InputError(f"{path}: the archive is damaged ({error}). Remove it, and run the same command again.") from error
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot be unpacked ({error}). If it is damaged, remove it, and run the same command again.") from error
     mark.touch()

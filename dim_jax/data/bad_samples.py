@@ -15,7 +15,7 @@ class BadSamples:
 
     Args:
         path: the file; it is made with the first bad sample.
-        budget: how many rows may be bad, of all rounds together.
+        budget: how many rows may be bad, of all rounds together, held-out ones among them.
 
     Raises:
         InputError: the file is damaged.
@@ -24,7 +24,7 @@ class BadSamples:
     def __init__(self, path: AnyPath, budget: int):
         self.path, self._budget = path, budget
         self._known = set(_read(path)) if path.exists() else set()
-        self._new: list[BadSample] = []
+        self.new: list[BadSample] = []
 
     def __len__(self) -> int:
         return len(self._known)
@@ -32,7 +32,7 @@ class BadSamples:
     def watch(self, stream: Iterator[Loaded]) -> Iterator[Loaded]:
         """The same batches; the rows of which others stand in for are kept for `settle`."""
         for loaded in stream:
-            self._new += loaded.bad
+            self.new += loaded.bad
             yield loaded
 
     def settle(self) -> None:
@@ -41,7 +41,8 @@ class BadSamples:
         Raises:
             InputError: the budget is spent; names the file and line of the last row.
         """
-        new, self._new = [BadSample(*said) for one in processes.gather(self._new) for said in one], []
+        new = [BadSample(*said) for one in processes.gather(self.new) for said in one]
+        self.new.clear()
         for sample in new:
             self._add(sample)
         if len(self) > self._budget:

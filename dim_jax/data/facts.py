@@ -6,7 +6,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -68,10 +68,11 @@ COLUMNS = tuple(field.name for field in fields(Facts))
 
 
 class Bad(NamedTuple):
-    """A row that cannot be used, and why."""
+    """A row that cannot be used, from 1 on in its split, and why."""
 
     row: int
     error: str
+    split: str = "train"
 
 
 class Counting(NamedTuple):
@@ -97,7 +98,7 @@ class Counting(NamedTuple):
                 sizes.append(self.source.size(row) if self.sized else (0, 0))
                 told.append(self.source.told(row))
             except InputError as error:
-                bad.append(Bad(row, str(error)))
+                bad.append(Bad(row + 1, str(error)))
                 sizes, told = [*sizes[: len(told)], (0, 0)], [*told, None]
         known = [one for one in told if one]
         texts = self._tokens({text for one in known for text in one.texts}, joined=True)
@@ -128,7 +129,15 @@ def count(counting: Counting, *, allowed: int = 0) -> Facts:
     return Facts(*table.T)
 
 
-def write_facts(counting: Counting, path: AnyPath, *, allowed: int = 0, workers: int = 0, console: Console | None = None) -> list[Bad]:
+def write_facts(
+    counting: Counting,
+    path: AnyPath,
+    *,
+    allowed: int = 0,
+    workers: int = 0,
+    console: Console | None = None,
+    known: Sequence[Bad] = (),
+) -> list[Bad]:
     """Count the rows of a source, and write the result to `path`. An interrupted call is continued by the next.
 
     Args:
@@ -137,9 +146,10 @@ def write_facts(counting: Counting, path: AnyPath, *, allowed: int = 0, workers:
         allowed: how many rows may be unusable; they are never planned.
         workers: processes that count; 0: this one.
         console: where a bar is shown, if it is a terminal.
+        known: rows elsewhere that cannot be used, which count as well.
 
     Returns:
-        The rows that cannot be used.
+        The rows that cannot be used, after those.
 
     Raises:
         InputError: a row cannot be used, and more than `allowed` are so; names its file and line. Or nothing can be written there.
@@ -151,7 +161,8 @@ def write_facts(counting: Counting, path: AnyPath, *, allowed: int = 0, workers:
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be written ({error.strerror}). Choose another folder for the index.") from error
     starts = range(0, len(counting.source), CHUNK)
-    parts, bad = [], []
+    parts, bad = [], list(known)
+    _check(bad, allowed)
     pool = process_pool(workers, _begin, counting, scratch, header) if workers else nullcontext()
     with pool as others:
         _begin(counting, scratch, header)
@@ -163,7 +174,7 @@ def write_facts(counting: Counting, path: AnyPath, *, allowed: int = 0, workers:
             _check(bad, allowed)
     table = np.concatenate(parts)
     _write(path, table, bad, header)
-    shutil.rmtree(scratch) if isinstance(scratch, Path) else scratch.rmtree(missing_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True) if isinstance(scratch, Path) else scratch.rmtree(missing_ok=True)
     return bad
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.facts import Counting, read_facts, write_facts
-from dim_jax.data.sources import KINDS, index_folder, kinds_of, open_source
+from dim_jax.data.sources import KINDS, index_folder, kinds_of, open_source, open_split
 from dim_jax.data.sources.archives import MEMBERS, find_archives, index_archives
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
@@ -30,7 +30,7 @@ def index_source(
     Args:
         source: as in `open_source`, but not synthetic.
         tokenizer: counts the texts, as the encoder that is to read them; None counts none.
-        allowed: how many rows of a kind may be unusable; they are listed in KIND.bad_samples.jsonl, and no plan has them.
+        allowed: how many rows of a kind may be unusable; held out or not; they are listed in KIND.bad_samples.jsonl.
         workers: processes that count.
         overwrite: begin anew.
         console: where progress is shown.
@@ -57,10 +57,13 @@ def index_source(
         if path.exists():
             read_facts(path, counting)
             continue
-        bad = write_facts(counting, path, allowed=allowed, workers=workers, console=console)
+        held_out = Counting(open_split(place, kind, "test", folder), None, sized=True)  # no plan needs their facts
+        known = [one._replace(split="test") for one in held_out.facts(range(len(held_out.source)))[1]]
+        bad = write_facts(counting, path, allowed=allowed, workers=workers, console=console, known=known)
         if bad:
             with new_file(folder / f"{kind}{BAD}") as scratch:
-                scratch.write_text("".join(json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in bad), encoding="utf-8")
+                lines = (json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in bad)
+                scratch.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
     if not found:
         raise InputError(f"{source}: holds no rows.")
     return found

@@ -97,10 +97,16 @@ def schedule(mix: Mix, curriculum: Curriculum = ()) -> dict[str, dict[int, float
     return {name: weights for name, weights in found.items() if any(weights.values())}
 
 
-def spread(parts: Sequence[Part], count: int) -> Iterator[Example]:
-    """At most `count` examples, taken evenly from all of the parts."""
-    places = [(part.source, row) for part in parts for row in evenly(len(part.source), -(-count // len(parts)))]
-    return (source[row] for source, row in places[:count])
+def spread(parts: Sequence[Part], count: int, bad: "list[BadSample] | None" = None) -> Iterator[Example]:
+    """At most `count` examples, taken evenly from all of the parts. What cannot be used goes to `bad`; without it, it raises."""
+    places = [(part, row) for part in parts for row in evenly(len(part.source), -(-count // len(parts)))]
+    for part, row in places[:count]:
+        try:
+            yield part.source[row]
+        except InputError as error:
+            if bad is None:
+                raise
+            bad.append(BadSample(f"{part.name}, held out", row + 1, str(error)))
 
 
 def evenly(rows: int, count: int) -> list[int]:

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,7 +106,7 @@ def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
 
 def _held_out(config: Config) -> Iterator[Example]:
     """Opens the data only for who asks for an example."""
-    yield from spread(open_data(config, "test"), MEASURED)
+    yield from spread(open_data(config, "test"), MEASURED, [] if config.data.bad_samples else None)
 
 
 def convert_state(state: AnyPath, dst: AnyPath, to: str, which: Which, **options: Any) -> None:
@@ -139,5 +140,6 @@ def _texts(parts: Sequence[Part]) -> Iterator[str]:
     """The texts of each part."""
     for part in parts:
         for row in evenly(len(part.source), READ):
-            told = part.source.told(row)
-            yield from (*told.texts, told.blueprint or "")
+            with suppress(InputError):  # a row that cannot be used is said, and counted, where it is needed
+                told = part.source.told(row)
+                yield from (*told.texts, told.blueprint or "")

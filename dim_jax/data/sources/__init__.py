@@ -51,7 +51,7 @@ def open_source(source: str, kind: Kind, *, split: Split, side: int, index: str 
     """
     if source == SYNTHETIC:
         return Synthetic(kind, side)
-    found = _rows(as_path(source), kind, split, index_folder(source, index))
+    found = open_split(as_path(source), kind, split, index_folder(source, index))
     if not len(found):
         raise InputError(f"{source}: holds no rows of the kind {kind}. Give its weight in data.mix to another kind.")
     return found
@@ -59,7 +59,7 @@ def open_source(source: str, kind: Kind, *, split: Split, side: int, index: str 
 
 def kinds_of(source: str, index: str = "") -> list[Kind]:
     """The kinds of which a source has rows; raises as `open_source`."""
-    return [kind for kind in KINDS if len(_rows(as_path(source), kind, "train", index_folder(source, index)))]
+    return [kind for kind in KINDS if len(open_split(as_path(source), kind, "train", index_folder(source, index)))]
 
 
 def as_kind(name: str) -> Kind:
@@ -80,7 +80,7 @@ def index_folder(source: str, index: str = "") -> AnyPath:
     return path / "index" if path.is_dir() and not index else (as_path(index) if index else path.parent) / f"{path.name}.index"
 
 
-def _rows(path: AnyPath, kind: Kind, split: Split, index: AnyPath) -> Source:
+def open_split(path: AnyPath, kind: Kind, split: Split, index: AnyPath) -> Source:
     """The examples of one kind and split; maybe none."""
     if not path.exists():
         raise InputError(f'{path}: there is no such source. Give a folder of data, or "{SYNTHETIC}".')

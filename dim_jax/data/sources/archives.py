@@ -7,10 +7,12 @@ picture is one request, in a compressed archive one for each 4 MiB from the poin
 
 import io
 import json
+import os
+import posixpath
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, partial, reduce
 from itertools import chain
@@ -21,17 +23,18 @@ import numpy as np
 from rich.console import Console
 
 from dim_jax.data.index_files import open_index, write_index
-from dim_jax.data.sources.rows import Joined
+from dim_jax.data.sources.rows import Joined, naming
 from dim_jax.data.stored import Stored
 from dim_jax.errors import InputError, require
 from dim_jax.folders import new_file
 from dim_jax.kept import kept
-from dim_jax.paths import AnyPath, entries, is_remote, read_if_there
+from dim_jax.paths import AnyPath, entries, is_remote, read_if_there, unreadable, within
 
 ARCHIVE = re.compile(r"(?P<name>.+\.(tar|tar\.gz|tgz))(?P<part>\.part.*)?")
 NUMBERED = re.compile(r"(?P<name>.+_part_)(?P<number>\d+)\.tar")
 MEMBERS = "members.npz"
 SPACING = 16 * 2**20
+MOST_LINKS = 40  # one after the other, as Linux has it
 BUFFER, FAR_BUFFER = 2**20, 2**22  # bytes that are read at once; of a bucket, where each time is a request
 
 
@@ -47,7 +50,11 @@ class Files:
         return Stored(f"{where}: {name}", partial(self._read, name, where))
 
     def _read(self, name: str, where: str) -> bytes:
-        path = self.folder / name
+        with naming(where):
+            return self._found(name)
+
+    def _found(self, name: str) -> bytes:
+        path = within(self.folder, name)
         ways = [partial(read_if_there, path), partial(self._member, name)]
         if is_remote(path) and _is_indexed(self.index):
             ways.reverse()  # to ask a bucket for a file that is not there takes as long as to read a member
@@ -56,14 +63,12 @@ class Files:
                 return found
         archives = _opened(self.folder, self.index)
         if archives is None:
-            raise InputError(f"{where}: there is no {path}, and no archive in {self.folder}. Put the picture there, or the archives.")
-        raise InputError(
-            f"{where}: there is no {path}, and {name} is in none of {archives.names}. Download what is missing, and index again."
-        )
+            raise InputError(f"there is no {path}, and no archive in {self.folder}. Put the picture there, or the archives.")
+        raise InputError(f"there is no {path}, and {name} is in none of {archives.names}. Download what is missing, and index again.")
 
     def _member(self, name: str) -> bytes | None:
         archives = _opened(self.folder, self.index)
-        return None if archives is None else archives.read(_plain(name))
+        return None if archives is None else archives.read(posixpath.normpath(name))
 
 
 def index_archives(folder: AnyPath, index: AnyPath, console: Console | None = None) -> int:
@@ -78,19 +83,27 @@ def index_archives(folder: AnyPath, index: AnyPath, console: Console | None = No
     if not found:
         return 0
     index.mkdir(parents=True, exist_ok=True)
-    names, places = [], []
+    names, places, links = list[str](), list[tuple[int, int, int]](), dict[str, tuple[bool, str]]()
     for number, archive in enumerate(found):
-        members = archive.members()
+        own: dict[str, tuple[bool, str]] = {}
+        members = archive.members(own)
         first = next(members, None)
-        if first is None or (folder / _plain(first[0])).is_file():
+        if first is not None and os.path.isfile(folder / _plain(first[0])):
             continue
         if console is not None:
             console.out(f"reading {archive.name}", highlight=False)
-        for name, offset, size in chain([first], members):
+        for name, offset, size in chain([first], members) if first else ():
             names.append(_plain(name))
             places.append((number, offset, size))
+        links |= own
     table = np.array(places, np.int64).reshape(-1, 3)
-    write_index(index / MEMBERS, places=table, names=np.array(json.dumps(names)), archives=np.array(_stamp(found)))
+    write_index(
+        index / MEMBERS,
+        places=table,
+        names=np.array(json.dumps(names)),
+        links=np.array(json.dumps(links)),
+        archives=np.array(_stamp(found)),
+    )
     _opened.cache_clear()
     _is_indexed.cache_clear()
     return len(names)
@@ -110,8 +123,9 @@ class Archive:
         """Names and sizes of its files: what an index is of."""
         return [[path.name, size] for path, size in zip(self.paths, self._file.sizes, strict=True)]
 
-    def members(self) -> Iterator[tuple[str, int, int]]:
-        """Name, place and size of each file in it; at the end the points are written."""
+    def members(self, links: dict[str, tuple[bool, str]]) -> Iterator[tuple[str, int, int]]:
+        """Name, place and size of each file in it; at the end the points are written. `links` gains by name whether a link is a hard one,
+        and what it is a link to."""
         try:
             # From one end to the other: to skip what lies between two members would decompress it again and again.
             with (
@@ -120,7 +134,10 @@ class Archive:
             ):
                 for member in tar:
                     if member.isfile():
+                        links.pop(_plain(member.name), None)
                         yield member.name, member.offset_data, member.size
+                    elif member.islnk() or member.issym():
+                        links[_plain(member.name)] = member.islnk(), member.linkname
                     vars(tar)["members"] = []  # or it would keep all of them
             if self._compressed:
                 stream = self._unpacked(None)
@@ -134,8 +151,13 @@ class Archive:
             ) from error
 
     def read(self, offset: int, size: int) -> bytes:
-        """Bytes of its contents."""
-        return (self._from_points if self._compressed else self._file).pread(size, offset)
+        """Bytes of its contents.
+
+        Raises:
+            InputError: they cannot be read.
+        """
+        with unreadable(self.paths[0]):
+            return (self._from_points if self._compressed else self._file).pread(size, offset)
 
     @cached_property
     def _from_points(self) -> Any:
@@ -160,6 +182,8 @@ class _Archives:
             raise InputError(f"{self.names}: no index of these archives in {index}. Run dim index first, or extract them.")
         with open_index(path) as file:
             stamp, names, self._places = str(file["archives"]), json.loads(str(file["names"])), file["places"]
+            links = json.loads(str(file["links"])) if "links" in file else {}
+            self._links = {name: (hard, target) for name, (hard, target) in links.items()}
         if stamp != _stamp(found):
             raise InputError(f"{path}: is of other archives than {self.names}, as they are now. Run dim index again (--overwrite).")
         self._numbers = {name: number for number, name in enumerate(names)}
@@ -169,12 +193,45 @@ class _Archives:
         return f"{', '.join(archive.name for archive in self._found[:3])}{', ...' if len(self._found) > 3 else ''}"
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of a member; None: there is none of this name."""
-        number = self._numbers.get(name)
+        """The bytes of a member, or of what it is a link to; None: there is none of this name.
+
+        Raises:
+            InputError: it is a link to nothing in these archives; or it cannot be read.
+        """
+        plain = follow_links(name, self._links)
+        number = self._numbers.get(plain)
         if number is None:
-            return None
+            if plain == name:
+                return None
+            raise InputError(f"{name} is a link to {plain}, which is in none of {self.names}. Put the picture itself in its place.")
         archive, offset, size = self._places[number].tolist()
         return self._found[archive].read(offset, size)
+
+
+def follow_links(name: str, links: Mapping[str, tuple[bool, str]]) -> str:
+    """What a name in archives leads to: it, or any folder of it, may be a link (hard or not, and to what).
+
+    Raises:
+        InputError: out of the archives, or in circles.
+    """
+    left, done, followed = name.split("/"), list[str](), 0
+    while left:
+        part = left.pop(0)
+        if part == "..":
+            if not done:
+                raise InputError(f"{name} is a link out of its archive. Put the picture itself in its place.")
+            done.pop()
+        elif part not in ("", "."):
+            done.append(part)
+        if part != ".." and (link := links.get("/".join(done))):
+            hard, target = link
+            followed += 1
+            if followed > MOST_LINKS:
+                raise InputError(f"{name} is a link that leads in circles. Put the picture itself in its place.")
+            if not hard and target.startswith("/"):
+                raise InputError(f"{name} is a link to {target}, out of its archive. Put the picture itself in its place.")
+            left, done = [*target.split("/"), *left], [] if hard else done[:-1]
+    return "/".join(done)
 
 
 @cache
@@ -228,4 +285,4 @@ def _stamp(found: list[Archive]) -> str:
 
 
 def _plain(name: str) -> str:
-    return name.removeprefix("./").lstrip("/")
+    return posixpath.normpath(name).lstrip("/")

@@ -5,9 +5,10 @@
     blip3.jsonl ...          DIM-T2I: image_path, and the caption as `prompt` or `caption`. The set brings no pictures: put them where
                              image_path names them, from the folder of the jsonl file on
 
-A file is of edits if its first row has `image_path_target`. Source: github.com/showlab/DIM, README and data/T2I_DATASET.md.
+A file is of edits if its first sound row has `image_path_target`. Source: github.com/showlab/DIM, README and data/T2I_DATASET.md.
 """
 
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from dim_jax.data.sources.archives import Files
 from dim_jax.data.sources.rows import JsonLines
 from dim_jax.data.stored import Entry
+from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath, entries
 
 TARGET = "image_path_target"
@@ -30,7 +32,7 @@ class Dim:
     def __init__(self, path: AnyPath, kind: Literal["edit", "caption"], index: AnyPath):
         self._edit = kind == "edit"
         found = [JsonLines(file) for file in (entries(path, "*.jsonl") if path.is_dir() else [path])]
-        self._files = [lines for lines in found if len(lines) and (TARGET in lines[0].fields) == self._edit]
+        self._files = [lines for lines in found if len(lines) and _of_edits(lines) == self._edit]
         self._starts = np.cumsum([0, *(len(lines) for lines in self._files)])
         self._pictures = Files(path if path.is_dir() else path.parent, index)
 
@@ -46,3 +48,10 @@ class Dim:
         if not self._edit:
             return Entry(key, (text,), None, None, picture)
         return Entry(key, (text,), text, picture, self._pictures.stored(row.text(TARGET), row.where))
+
+
+def _of_edits(lines: JsonLines) -> bool:
+    for number in range(len(lines)):
+        with suppress(InputError):
+            return TARGET in lines[number].fields
+    return TARGET in lines[0].fields  # none is sound, as the first one says

@@ -93,10 +93,13 @@ class Records:
     def entry(self, index: int) -> Entry:
         row, where = self._row(index), f"{self._folder}, {self._split}, row {index + 1}"
         pictures = {name: Stored(f"{where}, {name}", partial(row.__getitem__, name)) for name in ("source", "target") if name in row}
-        texts = tuple(text.decode() for text in row["texts"])
-        blueprint = row["blueprint"].decode() if "blueprint" in row else None
-        rule = row["rule"].decode() if self.ruled else ""
-        return Entry(row["key"].decode(), texts, blueprint, pictures.get("source"), pictures["target"], rule)
+        try:
+            texts = tuple(text.decode() for text in row["texts"])
+            blueprint = row["blueprint"].decode() if "blueprint" in row else None
+            key, rule = row["key"].decode(), row["rule"].decode() if self.ruled else ""
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where}: a text is no UTF-8 ({error}). Leave the row out (data.bad_samples).") from error
+        return Entry(key, texts, blueprint, pictures.get("source"), pictures["target"], rule)
 
     def _read(self, index: int) -> dict[str, Any]:
         kept(self._files[int(np.searchsorted(self._starts, index, "right")) - 1])

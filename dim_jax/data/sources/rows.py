@@ -3,16 +3,18 @@
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check_unicode
 from dim_jax.kept import kept
-from dim_jax.paths import AnyPath, is_remote, read_span, size_of
+from dim_jax.paths import AnyPath, is_remote, open_regular, read_if_there, read_span, size_of, unreadable
 
 BLOCK = 2**24  # bytes that are searched for line ends at once
 
@@ -33,10 +35,11 @@ class JsonLines:
     def __getitem__(self, index: int) -> "Row":
         start = int(self._ends[index - 1]) + 1 if index else 0
         where = f"{self.path}, line {index + 1}"
-        line = read_at(kept(self.path), start, int(self._ends[index]) - start)
+        with naming(where):
+            line = read_at(kept(self.path), start, int(self._ends[index]) - start)
         try:
             fields = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: is no JSON ({error}). Mend the line, or remove it.") from error
         return Row(fields, where)
 
@@ -47,8 +50,10 @@ class JsonArray:
     def __init__(self, path: AnyPath):
         self.path = path
         try:
-            self._rows = json.loads(path.read_bytes())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            self._rows = json.loads(read_if_there(path) or b"")
+        except InputError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: is no JSON ({error}). Download it again.") from error
         if not isinstance(self._rows, list):
             raise InputError(f"{path}: is no JSON array of rows. Download it again.")
@@ -66,6 +71,7 @@ class Row:
     def __init__(self, fields: object, where: str):
         if not isinstance(fields, dict):
             raise InputError(f"{where}: is no JSON object. Mend it, or remove it.")
+        check_unicode(json.dumps(fields, ensure_ascii=False), where)
         self.fields, self.where = fields, where
 
     def text(self, *names: str) -> str:
@@ -82,19 +88,32 @@ class Row:
 
 def read_at(path: AnyPath, start: int, size: int) -> bytes:
     """Bytes of a file, of a bucket by one request; safe in threads and in forked processes, since nothing moves a position."""
-    return read_span(path, start, size) if is_remote(path) else os.pread(_descriptor(path), size, start)
+    if is_remote(path):
+        return read_span(path, start, size)
+    with unreadable(path):
+        return os.pread(_descriptor(Path(path)), size, start)
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """An error in the block also says which row it is of."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 @cache
-def _descriptor(path: AnyPath) -> int:
+def _descriptor(path: Path) -> int:
     """Open for as long as the process lives: a source has few files of this sort, and reads them all the time."""
-    return os.open(path, os.O_RDONLY)
+    with open_regular(path) as file:
+        return os.dup(file.fileno())
 
 
 def _line_ends(path: AnyPath) -> Int[np.ndarray, " lines"]:
     """Place of each line's end: of its line feed, or of the end of the file."""
     found, done = [], 0
-    with kept(path).open("rb") as file:
+    with open_regular(kept(path)) as file, unreadable(path):
         while block := file.read(BLOCK):
             found.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + done)
             done += len(block)

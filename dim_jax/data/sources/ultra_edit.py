@@ -10,15 +10,16 @@ request. For many rounds write ArrayRecord once (`dim build-data tfds ultra_edit
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
 
-from dim_jax.data.sources.rows import Joined
+from dim_jax.data.sources.rows import Joined, naming
 from dim_jax.data.stored import Entry, Stored
 from dim_jax.errors import InputError, require
-from dim_jax.paths import AnyPath, files_below, is_remote
+from dim_jax.paths import AnyPath, files_below, open_regular
 
 AT_ONCE = 16  # files that are opened at a time: in a bucket each takes a few requests, one after the other
 SOURCE, TARGET, TEXT = "source_image", "edited_image", "edit_prompt"
@@ -48,7 +49,8 @@ class UltraEdit:
         group = int(np.searchsorted(self._groups[file], row, "right")) - 1
         path, place = self._files[file], row - int(self._groups[file][group])
         where = f"{path}, row {row + 1}"
-        text = _value(path, group, TEXT, place)
+        with naming(where):
+            text = _value(path, group, TEXT, place)
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{where}: {TEXT} is {text!r}, but must be a text. Leave the row out (data.bad_samples).")
         source, target = (Stored(f"{where}, {column}", partial(_picture, path, group, column, place, where)) for column in (SOURCE, TARGET))
@@ -65,7 +67,8 @@ def _group_sizes(path: AnyPath) -> list[int]:
 
 
 def _picture(path: AnyPath, group: int, column: str, place: int, where: str) -> bytes:
-    found = _value(path, group, f"{column}.bytes", place)  # that leaf of the struct alone
+    with naming(where):
+        found = _value(path, group, f"{column}.bytes", place)  # that leaf of the struct alone
     if not (isinstance(found, dict) and isinstance(found.get("bytes"), bytes)):
         raise InputError(f"{where}: {column} holds no bytes of a picture. Leave the row out (data.bad_samples).")
     return found["bytes"]
@@ -86,7 +89,10 @@ def _value(path: AnyPath, group: int, column: str, place: int) -> Any:
                 _last[column] = (path, group), _opened(path).read_row_group(group, columns=[column], use_threads=False).column(0)
             except (ArrowException, OSError) as error:
                 raise InputError(f"{path}: group {group} of its rows is damaged ({error}). Download it again.") from error
-        return _last[column][1][place].as_py()
+        try:
+            return _last[column][1][place].as_py()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{column} is no UTF-8 ({error}). Leave the row out (data.bad_samples).") from error
 
 
 @lru_cache(64)
@@ -94,6 +100,9 @@ def _opened(path: AnyPath) -> Any:
     from pyarrow import ArrowException, parquet
 
     try:
-        return parquet.ParquetFile(Joined([path])) if is_remote(path) else parquet.ParquetFile(path, memory_map=True)
+        if not isinstance(path, Path):
+            return parquet.ParquetFile(Joined([path]))
+        with open_regular(path):  # not mapped: where a part of a mapped file cannot be read, the process is killed
+            return parquet.ParquetFile(path, memory_map=False)
     except (ArrowException, OSError) as error:
         raise InputError(f"{path}: is no parquet file, or damaged ({error}). Download it again.") from error

@@ -19,6 +19,7 @@ from dim_jax.data.buckets import aspect_buckets
 from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import autoencoder_pixels, signed_pixels, to_picture
 from dim_jax.data.processor import Processor
+from dim_jax.errors import InputError
 from dim_jax.models import flops
 from dim_jax.processes import whole
 from dim_jax.sheets import grid
@@ -83,7 +84,10 @@ class AutoencoderObjective:
         """The scaling factor is measured: it brings the latents of `examples` to unit variance."""
         config = self.sizes.autoencoder
         assert config is not None
-        spread = float(np.std(list(self._computed(_encode, model, (example.target for example in examples)))))
+        latents = list(self._computed(_encode, model, (example.target for example in examples)))
+        if not latents:
+            raise InputError("No held-out picture can be used, and the scaling factor is measured on them. Mend some (bad_samples.jsonl).")
+        spread = float(np.std(latents))
         return replace(self.sizes, autoencoder=replace(config, scaling_factor=config.scaling_factor / spread))
 
     def _computed(self, function: Any, model: Any, pictures: Iterable[Image.Image]) -> Iterator[Float[np.ndarray, "h w c"]]:
