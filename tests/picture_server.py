@@ -3,17 +3,20 @@
     with PictureServer({"/a.png": data, "/gone.png": 404, "/busy.png": [503, data]}) as server:
         ...  # server.url + "/busy.png" is refused once and then served
 
-A file is its bytes, a status, a number of seconds to wait before nothing comes, or a list of these, one a request, the last for all others.
+A file is its bytes, a status, a number of seconds to wait before nothing comes, what makes status, body and headers of those of a request
+(a body that is shorter than it says breaks off), or a list of these, one a request, the last for all others.
 Ranges are served. `server.requests` keeps path and time of each request.
 """
 
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from tests.local_server import LocalServer
 
-File = bytes | int | float
+Reply = tuple[int, bytes, dict[str, str]]
+File = bytes | int | float | Callable[[Any], Reply]
 
 
 class PictureServer(LocalServer):
@@ -44,6 +47,8 @@ def _handler(server: PictureServer) -> type[BaseHTTPRequestHandler]:
                 if isinstance(file, float):
                     time.sleep(file)
                     self.close_connection = True
+                elif callable(file):
+                    self._send(*file(self.headers))
                 elif isinstance(file, int):
                     self._send(file, b"no", server.headers)
                 else:
@@ -56,8 +61,10 @@ def _handler(server: PictureServer) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            headers = {"Content-Length": str(len(body)), **headers}
+            for name, value in headers.items():
                 self.send_header(name, value)
+            self.close_connection = headers["Content-Length"] != str(len(body))
             self.end_headers()
             self.wfile.write(body)
 

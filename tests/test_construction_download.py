@@ -1,6 +1,8 @@
 """Downloads from a local server: what is tried again and what not, how politely, and large files that are continued."""
 
 import asyncio
+import fcntl
+import gzip
 import hashlib
 import time
 
@@ -109,3 +111,86 @@ def test_a_large_file_is_continued(tmp_path):
         with pytest.raises(InputError, match="/none: the server answered 404"):
             asyncio.run(fetch(f"{server.url}/none"))
     assert len(server.requests) == 3
+
+
+OLD, NEW = bytes(range(256)) * 40, bytes(reversed(range(256))) * 40
+STRONG, WEAK, DATED = {"ETag": '"1"'}, {"ETag": 'W/"1"'}, {"ETag": 'W/"1"', "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT"}
+
+
+def begun(data: bytes = OLD, size: int = 5000, **more: str):
+    """An answer that breaks off."""
+    return lambda headers: (200, data[:size], {"Content-Length": str(len(data)), **more})
+
+
+def ranged(data: bytes, *, honest: bool = True, shift: int = 0, total: int | None = None, **more: str):
+    """A server that serves ranges; one that is not `honest` does not look at If-Range."""
+
+    def reply(headers):
+        assert headers["Accept-Encoding"] == "identity"
+        same = headers.get("If-Range") in more.values() or not honest
+        if headers["Range"] is None or not same:
+            return 200, data, more
+        start = int(headers["Range"].removeprefix("bytes=").removesuffix("-")) + shift
+        if start >= len(data):
+            return 416, b"", {"Content-Range": f"bytes */{len(data)}", **more}
+        return 206, data[start:], {"Content-Range": f"bytes {start}-{len(data) - 1}/{total or len(data)}", **more}
+
+    return reply
+
+
+CHANGED = {"ETag": '"2"'}
+TROUBLES = {
+    "goes on": ([begun(**STRONG), ranged(OLD, **STRONG)], OLD, 2),
+    "goes on by date": ([begun(**DATED), ranged(OLD, **DATED)], OLD, 2),
+    "changed": ([begun(**STRONG), ranged(NEW, **CHANGED)], NEW, 2),
+    "changed, If-Range ignored": ([begun(**STRONG), ranged(NEW, honest=False, **CHANGED)], NEW, 3),
+    "changed, without a word": ([begun(**STRONG), ranged(NEW, honest=False)], NEW, 3),
+    "only a weak tag": ([begun(**WEAK), ranged(NEW, honest=False, **WEAK)], NEW, 2),
+    "nothing said": ([begun(), ranged(NEW, honest=False)], NEW, 2),
+    "shorter now": ([begun(**STRONG), ranged(NEW[:100], honest=False, **STRONG)], NEW[:100], 3),
+    "another place": ([begun(**STRONG), ranged(OLD, shift=7, **STRONG), ranged(OLD, **STRONG)], OLD, 3),
+    "another total": ([begun(**STRONG), ranged(OLD, total=99_999, **STRONG), ranged(OLD, **STRONG)], OLD, 3),
+    "ranges ignored": ([begun(**STRONG), lambda headers: (200, NEW, CHANGED)], NEW, 2),
+    "encoded": ([lambda headers: (200, gzip.compress(OLD), {"Content-Encoding": "gzip", **STRONG})], OLD, 1),
+    "encoded, breaks off": ([begun(gzip.compress(OLD), 90, **STRONG, **{"Content-Encoding": "gzip"}), ranged(OLD, **STRONG)], OLD, 2),
+}
+
+
+def fetched(path, file) -> int:
+    """Fetches it; how many requests that took."""
+
+    async def fetch(url: str) -> None:
+        async with Downloads({**SETTINGS, "interval": 0.0}) as downloads:
+            await downloads.fetch(url, path)
+
+    with PictureServer({"/big.zip": file}) as server:
+        asyncio.run(fetch(f"{server.url}/big.zip"))
+        return len(server.requests)
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_parts_of_two_files_are_never_joined(tmp_path, trouble):
+    file, wanted, requests = TROUBLES[trouble]
+    path = tmp_path / "big.zip"
+    assert fetched(path, file) == requests
+    assert path.read_bytes() == wanted
+    assert [one.name for one in tmp_path.iterdir()] == ["big.zip"]
+
+
+@pytest.mark.parametrize("now", [OLD, NEW], ids=["the same", "changed"])
+def test_a_later_run_goes_on_with_the_same_file_alone(tmp_path, now):
+    path = tmp_path / "big.zip"
+    with pytest.raises(InputError, match="run the same command again"):
+        fetched(path, [begun(**STRONG), 404])
+    assert path.with_name("big.zip.partial").read_bytes() == OLD[:5000]
+    tag = STRONG if now == OLD else CHANGED
+    assert fetched(path, ranged(now, **tag)) == 1
+    assert path.read_bytes() == now
+
+
+def test_a_file_is_fetched_by_one_run_at_a_time(tmp_path):
+    path = tmp_path / "big.zip"
+    with path.with_name("big.zip.partial").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=r"big.zip.partial: another run is fetching it"):
+            fetched(path, OLD)

@@ -1,19 +1,24 @@
 """Files from many servers, politely: few requests at once to each, spaced, tried again where it helps, as servers ask."""
 
 import asyncio
+import fcntl
 import hashlib
-from collections.abc import Mapping
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from dim_jax.designer.clients import PASSING, retry_after
 from dim_jax.designer.pace import Limits
 from dim_jax.errors import InputError, require
+from dim_jax.folders import new_file
 from dim_jax.space import NO_SPACE
 
 LONGEST_WAIT = 120.0  # seconds that a server may ask for before its file counts as failed
-CHUNK = 2**20
 
 
 class DownloadError(Exception):
@@ -85,63 +90,133 @@ class Downloads:
         await asyncio.sleep(start - loop.time())
 
     async def _once(self, url: str, max_bytes: int) -> bytes:
-        import httpx2
-
         limit = self._settings["time_limit"]
         try:
-            async with asyncio.timeout(limit), self._client.stream("GET", url) as response:
-                _check(response)
-                parts, size = [], 0
-                async for part in response.aiter_bytes():
-                    parts.append(part)
-                    if (size := size + len(part)) > max_bytes:
-                        raise DownloadError(f"larger than {max_bytes:,} bytes")
-                return b"".join(parts)
+            with _connected():
+                async with asyncio.timeout(limit), self._client.stream("GET", url) as response:
+                    _check(response)
+                    parts, size = [], 0
+                    async for part in response.aiter_bytes():
+                        parts.append(part)
+                        if (size := size + len(part)) > max_bytes:
+                            raise DownloadError(f"larger than {max_bytes:,} bytes")
+                    return b"".join(parts)
         except TimeoutError as error:
             raise _PassingError(f"not whole within {limit:g} s") from error
-        except httpx2.InvalidURL as error:
-            raise DownloadError("no address of a file") from error
-        except (httpx2.TooManyRedirects, httpx2.UnsupportedProtocol, httpx2.DecodingError) as error:
-            raise DownloadError(f"the server misleads: {type(error).__name__}") from error
-        except httpx2.HTTPError as error:
-            raise _PassingError(f"no connection: {type(error).__name__}") from error
 
     async def fetch(self, url: str, path: Path) -> None:
-        """A large file to `path`: what a try before left in `path` with ".partial" is continued where the server can.
+        """A large file to `path`: what a try before left in `path` with ".partial" is continued, if the server says that it is still of
+        the same file.
 
         Raises:
-            InputError: there is no such file, every try failed, or the disk is full. What came is kept.
+            InputError: there is no such file, every try failed, the disk is full, or another run is fetching it. What came is kept.
         """
         partial = path.with_name(f"{path.name}.partial")
-        for tries in range(1, self._settings["tries"] + 1):
-            try:
-                await self._append(url, partial)
-                partial.replace(path)
-                return
-            except (DownloadError, _PassingError) as error:
-                if isinstance(error, DownloadError) or tries == self._settings["tries"] or (error.wait or 0.0) > LONGEST_WAIT:
-                    raise InputError(f"{url}: {error}. What came lies in {partial}; run the same command again.") from error
-                await asyncio.sleep(max(self._backoff.wait(tries), error.wait or 0.0))
-            except OSError as error:
-                if error.errno not in NO_SPACE:
-                    raise
-                raise InputError(f"{partial}: no space ({error.strerror}). Free some, then run the same command again.") from error
-
-    async def _append(self, url: str, partial: Path) -> None:
-        import httpx2
-
-        done = partial.stat().st_size if partial.exists() else 0
-        headers = {"Range": f"bytes={done}-"} if done else {}
         try:
+            with partial.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not partial.exists():  # it has just become the file
+                    raise BlockingIOError
+                for tries in range(1, self._settings["tries"] + 1):
+                    try:
+                        await self._append(url, file, _Note(path.with_name(f"{path.name}.partial.json")))
+                        break
+                    except (DownloadError, _PassingError) as error:
+                        if isinstance(error, DownloadError) or tries == self._settings["tries"] or (error.wait or 0.0) > LONGEST_WAIT:
+                            raise InputError(f"{url}: {error}. What came lies in {partial}; run the same command again.") from error
+                        await asyncio.sleep(max(self._backoff.wait(tries), error.wait or 0.0))
+                partial.replace(path)
+                _Note(path.with_name(f"{path.name}.partial.json")).forget()
+        except BlockingIOError as error:
+            raise InputError(f"{partial}: another run is fetching it. Wait for it.") from error
+        except OSError as error:
+            what = "no space" if error.errno in NO_SPACE else "cannot be written"
+            raise InputError(f"{partial}: {what} ({error.strerror}). Mend that, then run the same command again.") from error
+
+    async def _append(self, url: str, file: BinaryIO, note: "_Note") -> None:
+        """What is missing of a file; anew, where what is there may be of another one.
+
+        Raises:
+            _PassingError: something else came than was asked for, or less. The next try begins anew, or goes on.
+        """
+        known, done = note.read(), os.fstat(file.fileno()).st_size
+        if known and done == known["total"]:
+            return
+        # Encoded bytes could not be continued: their number is not that of the bytes that are kept.
+        headers = {"Accept-Encoding": "identity"}
+        if known and done:
+            headers |= {"Range": f"bytes={done}-", "If-Range": known["validator"]}
+        with _connected():
             async with self._client.stream("GET", url, headers=headers) as response:
-                if response.status_code == 416:  # nothing is left
-                    return
+                if response.status_code in (206, 416) and not (known and _continues(response.headers, done, known)):
+                    note.forget()
+                    raise _PassingError("another file came than the one that was begun")
                 _check(response)
-                with partial.open("ab" if response.status_code == 206 else "wb") as file:
-                    async for part in response.aiter_bytes(CHUNK):
-                        file.write(part)
-        except httpx2.HTTPError as error:
-            raise _PassingError(f"no connection: {type(error).__name__}") from error
+                if response.status_code == 200:
+                    file.truncate(0)
+                    done, known = 0, note.write(response.headers)
+                async for part in response.aiter_bytes():
+                    file.write(part)
+                    file.flush()
+                    done += len(part)
+        if known and known["total"] is not None and done != known["total"]:
+            if done > known["total"]:
+                note.forget()
+            raise _PassingError(f"{done:,} of {known['total']:,} bytes came")
+
+
+class _Note:
+    """Which file a partial one is of, in a file beside it."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def read(self) -> dict[str, Any] | None:
+        """None: nothing is known, so it cannot be continued."""
+        try:
+            note = json.loads(self._path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return note if isinstance(note, dict) and note.keys() == {"validator", "total"} else None
+
+    def write(self, headers: Any) -> dict[str, Any] | None:
+        """Keep what an answer says of its file: a strong ETag, else the time of its last change, and how long it is."""
+        self.forget()
+        etag, length = headers.get("ETag", ""), headers.get("Content-Length", "")
+        validator = etag if etag.startswith('"') else headers.get("Last-Modified")
+        if not validator or headers.get("Content-Encoding", "identity") != "identity":
+            return None
+        note = {"validator": validator, "total": int(length) if length.isdecimal() else None}
+        with new_file(self._path) as scratch:
+            scratch.write_text(json.dumps(note))
+        return note
+
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def _continues(headers: Any, done: int, known: Mapping[str, Any]) -> bool:
+    """Whether an answer goes on where the file ends, and is of the same file."""
+    span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
+    of_file = headers.get("ETag") if known["validator"].startswith('"') else headers.get("Last-Modified", known["validator"])
+    if span is None or int(span[1]) != done or of_file != known["validator"] or headers.get("Content-Encoding", "identity") != "identity":
+        return False
+    return span[3] == "*" or known["total"] in (None, int(span[3]))
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """Errors of a connection, as those that pass and those that do not."""
+    import httpx2
+
+    try:
+        yield
+    except httpx2.InvalidURL as error:
+        raise DownloadError("no address of a file") from error
+    except (httpx2.TooManyRedirects, httpx2.UnsupportedProtocol, httpx2.DecodingError) as error:
+        raise DownloadError(f"the server misleads: {type(error).__name__}") from error
+    except httpx2.HTTPError as error:
+        raise _PassingError(f"no connection: {type(error).__name__}") from error
 
 
 def _check(response: Any) -> None:
