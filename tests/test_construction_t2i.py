@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pyarrow import parquet
 from dim_jax.construction.config import read_config
 from dim_jax.construction.places import PLACES
 from dim_jax.construction.t2i import CAPTIONS, REJECTS, TABLE
-from dim_jax.construction.taking import FAILURES, PICTURES
+from dim_jax.construction.taking import FAILURES, PICTURES, take_pictures
 from tests.chat_server import ChatServer, Turnstile, good
 from tests.construction_fixtures import drawing
 from tests.painter_fixtures import dim, one_error
@@ -273,3 +274,25 @@ def test_what_cannot_be():
     (OUT / "own").write_text("x")
     assert "Choose another output" in one_error(build())
     assert build("--until", "paint")[0] == 2
+
+
+def test_rows_are_not_held_in_memory():
+    """Of 50,000 rows with captions as long as the published ones, most of them found before: 60 MB as they lie on disk."""
+    number, left = 50_000, 20
+    Path("up/mine").mkdir()
+    with Path("meta/mine.jsonl").open("w") as file:
+        for i in range(number):
+            file.write(json.dumps({"image_path": f"{i:06}.png", "caption": f"{i} {'word ' * 200}"}) + "\n")
+    (OUT / "stages").mkdir(parents=True)
+    with (OUT / PICTURES).open("w") as file:
+        for i in range(number - left):
+            file.write(json.dumps({"id": f"mine/{i:06}.png", "image_path": f"image/{i:06}.png"}) + "\n")
+    rules = {"mine": {"metadata": ["mine.jsonl"], "place": "files", "files": "."}}
+    tracemalloc.start()
+    taken = take_pictures(OUT, Path("meta"), Path("up"), rules, read_config("dim_t2i.toml", None))
+    counts = sum(1 for row in taken.rows() if row["prompt"]), sum(1 for _ in taken.rejects())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    taken.ledger.close()
+    assert counts == (number - left, left)
+    assert peak < 10e6

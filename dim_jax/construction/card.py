@@ -3,6 +3,7 @@
 import json
 import re
 import statistics
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +25,9 @@ def words(text: str) -> int:
     return len(text.split())
 
 
-def lengths(texts: Iterable[str]) -> dict[str, float]:
-    """Mean, median, shortest and longest, in words."""
-    counts = sorted(words(text) for text in texts) or [0]
+def lengths(counts: Iterable[int]) -> dict[str, float]:
+    """Mean, median, shortest and longest, of texts with so many words."""
+    counts = sorted(counts) or [0]
     return {
         "mean": round(statistics.fmean(counts), 2), "median": statistics.median(counts), "shortest": counts[0], "longest": counts[-1],
     }  # fmt: skip
@@ -102,7 +103,7 @@ def write_edit(
 ) -> None:
     """README.md, statistics.json and statistics.png of a rebuilt DIM-Edit. `counts` gains what is known at the end."""
     texts = [row["prompt"] for row in pairs]
-    total = {**counts, "pairs": len(pairs), "words": lengths(texts), "published": PUBLISHED_EDIT, "config": config}
+    total = {**counts, "pairs": len(pairs), "words": lengths(map(words, texts)), "published": PUBLISHED_EDIT, "config": config}
     write_text(folder / "statistics.json", json.dumps(total, indent=1, ensure_ascii=False) + "\n")
     plot_words(folder / "statistics.png", [words(text) for text in texts], PUBLISHED_EDIT["words"])
     filtering, assessing = counts["filter"], counts["assess"]
@@ -144,25 +145,25 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def taken(
-    rules: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, str]], rejects: Sequence[Mapping[str, str]]
+    rules: Mapping[str, Mapping[str, Any]], rows: Iterable[Mapping[str, str]], rejects: Iterable[Mapping[str, str]]
 ) -> dict[str, Any]:
     """Counts of pictures by sub-source, beside the published numbers of samples."""
     stay, lost = (Counter(row["id"].partition("/")[0] for row in part) for part in (rows, rejects))
     return {name: {"published": rule.get("samples"), "taken": stay[name], "rejected": lost[name]} for name, rule in rules.items()}
 
 
-def write_t2i(folder: Path, counts: Mapping[str, Any], rows: Sequence[Mapping[str, str]], rejects: Sequence[Mapping[str, Any]]) -> None:
+def write_t2i(folder: Path, counts: Mapping[str, Any], rows: Iterable[Mapping[str, str]], rejects: Iterable[Mapping[str, Any]]) -> None:
     """README.md, statistics.json and statistics.png of a rebuilt DIM-T2I."""
-    texts = [row["prompt"] for row in rows]
-    found, reasons = lengths(texts), Counter((row["stage"], _kind(row)) for row in rejects)
-    total = {**counts, "rows": len(rows), "words": found, "published": PUBLISHED_T2I}
+    sizes = array("I", (words(row["prompt"]) for row in rows))
+    found, reasons = lengths(sizes), Counter((row["stage"], _kind(row)) for row in rejects)
+    total = {**counts, "rows": len(sizes), "words": found, "published": PUBLISHED_T2I}
     write_text(folder / "statistics.json", json.dumps(total, indent=1, ensure_ascii=False) + "\n")
-    plot_words(folder / "statistics.png", [words(text) for text in texts], PUBLISHED_T2I["words"])
+    plot_words(folder / "statistics.png", sizes, PUBLISHED_T2I["words"])
     page = [
         "# Pictures with long captions, in the form of DIM-T2I",
         "`tos_dataset_t2i.jsonl`: `id`, `image_path`, `prompt` (the caption). Other rows: `stages/rejects.jsonl`.",
         _table(("sub-source", "published", "taken", "rejected"), [(name, *of.values()) for name, of in counts["pictures"].items()]),
-        _words_table("caption", len(rows), found, ("DIM-T2I, published", f"about {PUBLISHED_T2I['pictures']:,}", PUBLISHED_T2I["words"])),
+        _words_table("caption", len(sizes), found, ("DIM-T2I, published", f"about {PUBLISHED_T2I['pictures']:,}", PUBLISHED_T2I["words"])),
         "![Lengths of the captions](statistics.png)",
         "## Reasons",
         _table(("stage", "reason", "rows"), [(*names, number) for names, number in reasons.most_common()]),

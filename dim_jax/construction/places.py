@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dim_jax.construction.ledger import Wanted
 from dim_jax.construction.sources import Stored, read_named
 from dim_jax.errors import InputError, require
 from dim_jax.paths import within
@@ -24,7 +25,7 @@ class Found(NamedTuple):
     place: str | Stored
 
 
-def locate(rule: Mapping[str, Any], keys: set[str], upstream: Path) -> Iterator[Found]:
+def locate(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
     """The places of the keys that have one, each once, in the order of what lies upstream.
 
     Raises:
@@ -36,21 +37,20 @@ def locate(rule: Mapping[str, Any], keys: set[str], upstream: Path) -> Iterator[
     yield from PLACES[place](rule, keys, upstream)
 
 
-def _url(rule: Mapping[str, Any], keys: set[str], upstream: Path) -> Iterator[Found]:
-    yield from (Found(key, key) for key in sorted(keys))
+def _url(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
+    yield from (Found(key, key) for key in keys if keys.take(key))
 
 
-def _table(rule: Mapping[str, Any], keys: set[str], upstream: Path) -> Iterator[Found]:
-    wanted, value = set(keys), rule.get("url") or rule.get("picture")
+def _table(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
+    value = rule.get("url") or rule.get("picture")
     if not rule.get("key") or not value:
         raise InputError('A rule with place = "table" needs `key`, and `url` or `picture`.')
     for path in _files(rule, upstream):
         rows = _csv_rows if path.suffix == ".csv" else _parquet_rows
         for key, found in rows(path, rule["key"], value):
-            if key in wanted:
-                wanted.discard(key)
+            if keys.take(key):
                 yield Found(key, str(found) if "url" in rule else Stored(f"{path}, {key}", partial(_picture, found, f"{path}, {key}")))
-        if not wanted:
+        if not len(keys):
             return
 
 
@@ -88,14 +88,15 @@ def _picture(value: Any, where: str) -> bytes:
     return data
 
 
-def _in_folder(rule: Mapping[str, Any], keys: set[str], upstream: Path) -> Iterator[Found]:
+def _in_folder(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
     """By its path, else by the one file whose path ends with it: archives are unpacked into folders of various names."""
     root = upstream / rule.get("files", ".")
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder. Unpack the pictures there, or correct the rule (--config).")
     missing = defaultdict[str, list[str]](list)
-    for key in sorted(keys):
+    for key in keys:
         if os.path.lexists(root / key) or _leaves(root, key):
+            keys.take(key)
             yield Found(key, Stored(str(root / key), partial(read_named, root, key)))
         else:
             missing[Path(key).name].append(key)
@@ -105,7 +106,7 @@ def _in_folder(rule: Mapping[str, Any], keys: set[str], upstream: Path) -> Itera
             if path.is_file() and f"/{path.relative_to(root).as_posix()}".endswith(f"/{key}"):
                 candidates[key].append(path)
     for key, paths in sorted(candidates.items()):
-        if len(paths) == 1:
+        if len(paths) == 1 and keys.take(key):
             yield Found(key, Stored(str(paths[0]), partial(read_named, root, str(paths[0].relative_to(root)))))
 
 
@@ -117,16 +118,14 @@ def _leaves(root: Path, key: str) -> bool:
     return False
 
 
-def _tar(rule: Mapping[str, Any], keys: set[str], upstream: Path) -> Iterator[Found]:
-    wanted = set(keys)
+def _tar(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
     for path in _files(rule, upstream):
         try:
             with tarfile.open(path) as tar:
                 for member in tar:
                     stem, _, suffix = member.name.removeprefix("./").rpartition(".")
-                    if stem not in wanted or suffix.lower() in ("json", "txt") or member.isdir():
+                    if suffix.lower() in ("json", "txt") or member.isdir() or not keys.take(stem):
                         continue
-                    wanted.discard(stem)
                     yield Found(stem, Stored(f"{path}, {member.name}", _read_member(tar, member, f"{path}, {member.name}")))
         except (tarfile.TarError, OSError, EOFError) as error:
             raise InputError(f"{path}: the archive is damaged ({error}). Download it again.") from error

@@ -11,14 +11,15 @@
 Source: the dataset guide of DIM-T2I, whose rules are in dim_t2i.toml.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dim_jax.construction import card
 from dim_jax.construction.asking import Asking, Writer
 from dim_jax.construction.captions import caption_task
-from dim_jax.construction.edit import open_folder, without, write_rows
+from dim_jax.construction.edit import open_folder, reject, without, write_rows
 from dim_jax.construction.taking import take_pictures
 from dim_jax.construction.upstream import fetch_upstream
 from dim_jax.designer.runner import Job
@@ -71,19 +72,27 @@ def build(
     counts: dict[str, Any] = {}
     if until == "fetch":
         return counts
-    rows, rejects = take_pictures(folder, metadata, upstream, rules, config, retry_failed=asking.retry_failed, tell=asking.tell)
-    counts["pictures"] = card.taken(rules, rows, rejects)
+    taken = take_pictures(folder, metadata, upstream, rules, config, retry_failed=asking.retry_failed, tell=asking.tell)
+    counts["pictures"] = card.taken(rules, taken.rows(), taken.rejects())
+
+    def rows() -> Iterable[dict[str, str]]:
+        return (row for row in taken.rows() if row["prompt"])
+
+    def rejects() -> Iterable[dict[str, str]]:
+        return chain(taken.rejects(), (reject(row, "caption", "no published caption") for row in taken.rows() if not row["prompt"]))
+
     if writer and until != "pictures":
         captions = config["captions"]
         task = caption_task(captions["dimensions"], captions["words"], captions["min_words"])
-        jobs = [Job((folder / row["image_path"],), "", {"id": row["id"], "image_path": row["image_path"]}) for row in rows]
+        found, dropped = list(taken.rows()), list(taken.rejects())
+        jobs = [Job((folder / row["image_path"],), "", {"id": row["id"], "image_path": row["image_path"]}) for row in found]
         answers = asking.stage(folder / CAPTIONS, jobs, task, writer)
         counts["caption"] = card.designed(answers)
-        rows = [{**row, "prompt": answers.texts[row["id"]]} for row in without(rows, "caption", answers.reasons, rejects)]
-    else:
-        rows = without(rows, "caption", {row["id"]: "no published caption" for row in rows if not row["prompt"]}, rejects)
-    write_rows(folder / REJECTS, rejects)
+        captioned = [{**row, "prompt": answers.texts[row["id"]]} for row in without(found, "caption", answers.reasons, dropped)]
+        rows, rejects = (lambda: captioned), (lambda: dropped)
+    write_rows(folder / REJECTS, rejects())
     if until == "write":
-        write_rows(folder / TABLE, rows)
-        card.write_t2i(folder, counts, rows, rejects)
+        write_rows(folder / TABLE, rows())
+        card.write_t2i(folder, counts, rows(), rejects())
+    taken.ledger.close()
     return counts

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from dim_jax.construction.download import DownloadError, Downloads
 from dim_jax.construction.edit import reject
+from dim_jax.construction.ledger import Ledger, Wanted
 from dim_jax.construction.pictures import store
 from dim_jax.construction.places import Found, locate
 from dim_jax.construction.sources import Stored
@@ -29,6 +30,34 @@ class Row(NamedTuple):
     sha256: str | None
 
 
+class Taken(NamedTuple):
+    """What became of the rows of the metadata, in their order; read anew each time, since millions of them do not fit into memory."""
+
+    ledger: Ledger
+    metadata: Path
+    rules: Mapping[str, Mapping[str, Any]]
+    field: str
+
+    def rows(self) -> Iterator[dict[str, str]]:
+        """Rows with `id`, `image_path` and the published caption as `prompt`."""
+        for row_id, row, path, _ in self._all():
+            if path:
+                yield {"id": row_id, "image_path": path, "prompt": row.caption}
+
+    def rejects(self) -> Iterator[dict[str, str]]:
+        """The others, with their reasons."""
+        for row_id, _, path, reason in self._all():
+            if not path:
+                yield reject({"id": row_id}, "pictures", reason)
+
+    def _all(self) -> Iterator[tuple[str, Row, str, str]]:
+        for name, rule in self.rules.items():
+            for number, row in enumerate(read_metadata(self.metadata, rule, self.field)):
+                first, path, reason = self.ledger.entry(name, row.key)
+                if number == first:  # of a key that occurs twice the first
+                    yield f"{name}/{row.key}", row, path, reason
+
+
 def take_pictures(
     folder: Path,
     metadata: Path,
@@ -38,68 +67,56 @@ def take_pictures(
     *,
     retry_failed: bool = False,
     tell: Callable[[str], None] = lambda line: None,
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+) -> Taken:
     """Find, download, check and store the pictures of sub-sources that are not there yet.
-
-    Returns:
-        rows with `id`, `image_path` and the published caption as `prompt`, and rejects with their reasons, in the order of the metadata.
 
     Raises:
         InputError: as in `build`.
     """
-    rows, rejects = [], []
+    ledger, field = Ledger(), config["captions"]["field"]
     lines, failures = Lines.locked(folder / PICTURES, wait=False), Lines(folder / FAILURES)
     try:
-        done = {row["id"]: row["image_path"] for _, row in lines.read()}
-        failed = {row["id"]: row["reason"] for _, row in failures.read() if not retry_failed}
+        for name, rule in rules.items():
+            ledger.add(name, ((row.key, row.sha256) for row in read_metadata(metadata, rule, field)))
+        for _, row in lines.read():
+            ledger.settle(*row["id"].split("/", 1), path=row["image_path"])
+        for _, row in failures.read() if not retry_failed else ():
+            ledger.settle(*row["id"].split("/", 1), reason=row["reason"])
 
         def keep(name: str, key: str, path: str, reason: str) -> None:
             row_id = f"{name}/{key}"
             if path:
                 lines.append({"id": row_id, "image_path": path})
-                done[row_id] = path
             else:
                 failures.append({"id": row_id, "reason": reason})
-                failed[row_id] = reason
+            ledger.settle(name, key, path=path, reason=reason)
 
         for name, rule in rules.items():
-            wanted = read_metadata(metadata, rule, config["captions"]["field"])
-            keys = {key for key in wanted if f"{name}/{key}" not in done and f"{name}/{key}" not in failed}
-            if keys:
-                tell(f"{name}: {len(keys)} pictures to find")
-                places = locate(rule, keys, upstream / name)
-                asyncio.run(_take(places, wanted, folder, config, partial(keep, name)))
-                for key in sorted(keys):
-                    if f"{name}/{key}" not in done and f"{name}/{key}" not in failed:
-                        keep(name, key, "", "it does not lie upstream")
-            for key, row in wanted.items():
-                row_id = f"{name}/{key}"
-                if row_id in done:
-                    rows.append({"id": row_id, "image_path": done[row_id], "prompt": row.caption})
-                else:
-                    rejects.append(reject({"id": row_id}, "pictures", failed[row_id]))
+            wanted = Wanted(ledger, name)
+            if left := len(wanted):
+                tell(f"{name}: {left} pictures to find")
+                asyncio.run(_take(locate(rule, wanted, upstream / name), wanted, folder, config, partial(keep, name)))
+                for key in wanted:
+                    keep(name, key, "", "it does not lie upstream")
     finally:
         lines.close()
         failures.close()
-    return rows, rejects
+    return Taken(ledger, metadata, rules, field)
 
 
-def read_metadata(folder: Path, rule: Mapping[str, Any], field: str) -> dict[str, Row]:
-    """The rows of a sub-source by key; of a key that occurs twice the first.
+def read_metadata(folder: Path, rule: Mapping[str, Any], field: str) -> Iterator[Row]:
+    """The rows of a sub-source.
 
     Raises:
         InputError: a file is missing or damaged, or a line has no image_path, or several texts of which `field` names none.
     """
-    rows: dict[str, Row] = {}
     for file in rule["metadata"]:
         path = folder / file
         if not path.is_file():
             raise InputError(f"{path}: there is no such file. Get the metadata: hf download stdKonjac/DIM-T2I --repo-type dataset.")
         for where, row in objects(path):
             check_unicode(json.dumps(row, ensure_ascii=False), where)
-            key, caption = _caption(row, field, where)
-            rows.setdefault(key, Row(key, caption, row.get("sha256")))
-    return rows
+            yield Row(*_caption(row, field, where), row.get("sha256"))
 
 
 def _caption(row: Mapping[str, Any], field: str, where: str) -> tuple[str, str]:
@@ -114,7 +131,7 @@ def _caption(row: Mapping[str, Any], field: str, where: str) -> tuple[str, str]:
 
 async def _take(
     places: Iterator[Found],
-    wanted: Mapping[str, Row],
+    wanted: Wanted,
     folder: Path,
     config: Mapping[str, Any],
     keep: Callable[[str, str, str], None],
@@ -133,7 +150,7 @@ async def _take(
                 path, reason = "", ""
                 try:
                     if isinstance(found.place, str):
-                        data = await downloads.get(found.place, limits["max_bytes"], wanted[found.key].sha256)
+                        data = await downloads.get(found.place, limits["max_bytes"], wanted.sha256(found.key))
                     else:
                         data = await loop.run_in_executor(pool, found.place.read)
                     path = await loop.run_in_executor(pool, accept, folder, data, limits["min_side"])
