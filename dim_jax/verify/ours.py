@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from dim_jax.data.inputs import normalised
 from dim_jax.data.pictures import autoencoder_pixels
 from dim_jax.diffusion import flow, sampler
 from dim_jax.models.connector import Connector, select_user_turn
@@ -39,7 +40,7 @@ class Ours:
         inputs = self.case.inputs
         with self._exactly():
             hidden = _read(self._taken("encoder", tensors), inputs)
-            return {"tokens": inputs.input_ids[0], "patches": inputs.patches[0], "encoder states": _host(hidden)[0]}
+            return {"tokens": inputs.input_ids[0], "patches": normalised(inputs.patches[0]), "encoder states": _host(hidden)[0]}
 
     def painter(self, tensors: Tensors, hidden: Float[np.ndarray, "t d"]) -> Stages:
         """From the encoder's states to the picture. Takes the other parts' parameters out of `tensors`."""
