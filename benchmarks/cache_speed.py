@@ -1,10 +1,10 @@
 """Training steps of the edit painter a second on one device: online, where the frozen parts run in every step, and from a cache.
 
-    python benchmarks/cache_speed.py [--size full|nano] [--side 1024] [--batch 4] [--storage bfloat16] [--repeats 10]
+    python benchmarks/cache_speed.py [--size full|nano] [--side 1024] [--batch 4] [--remat products] [--only cached] [--storage bfloat16]
 
 Weights are random, drawn on the device, and inputs are random: speed does not depend on their values. Parameters are float32,
-computation is bfloat16 (float32 on a CPU); AdamW, averages and rematerialisation are as in `dim train`. A step begins with its batch in
-the host's memory, as a loader leaves it: pictures in 8 bits and patches, or hidden states and latents. A time is the median of
+computation and frozen parts are bfloat16 (float32 on a CPU); AdamW, clip and averages are as in `dim train`. A step begins with its
+batch in the host's memory, as a loader leaves it: pictures in 8 bits and patches, or hidden states and latents. A time is the median of
 `--repeats` after two more. Reading records is not in it; a loader does that beside the step. Both numbers of a line come from one process.
 """
 
@@ -27,13 +27,14 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.dim import Dim, DimConfig, Learner, Seen, loss
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
-from dim_jax.models.sana import SanaConfig
+from dim_jax.models.sana import KEPT
+from dim_jax.models.sana_config import SanaConfig
 from dim_jax.training import optim
 
 GIB = 2**30
 BEFORE_USER = 14  # tokens
-LENGTHS = (80, 320, 512, 768, 1024, 1600, 2048, 2560, 4096)
-HOW: dict[str, Any] = {"flow_shift": 3.0, "draw": "logit_normal", "condition_dropout": 0.1, "remat": True}
+LENGTHS = (80, 320, 512, 768, 1024, 1600, 1792, 2048, 2560, 4096)
+HOW: dict[str, Any] = {"flow_shift": 3.0, "draw": "logit_normal", "condition_dropout": 0.1}
 
 
 def turns(config: DimConfig, side: int, batch: int, text_tokens: int) -> EncoderInputs:
@@ -53,9 +54,9 @@ def turns(config: DimConfig, side: int, batch: int, text_tokens: int) -> Encoder
     )  # fmt: skip
 
 
-def drawn(shapes: dict[str, Any]) -> dict[str, jax.Array]:
-    """Random float32 parameters, drawn on the device; one program for each shape."""
-    draw = jax.jit(lambda key, shape: 0.02 * jax.random.normal(key, shape), static_argnums=1)
+def drawn(shapes: dict[str, Any], dtype: Any = jnp.float32) -> dict[str, jax.Array]:
+    """Random parameters, drawn on the device; one program for each shape."""
+    draw = jax.jit(lambda key, shape: 0.02 * jax.random.normal(key, shape, dtype), static_argnums=1)
     return {path: draw(jax.random.key(number), leaf.shape) for number, (path, leaf) in enumerate(shapes.items())}
 
 
@@ -75,6 +76,8 @@ def main() -> None:
     parser.add_argument("--size", choices=("full", "nano"), default="full")
     parser.add_argument("--side", type=int, default=1024, help="pixels")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--remat", choices=KEPT, default="products", help="as config.model.remat")
+    parser.add_argument("--only", choices=("cached", "online"), help="one of the two ways")
     parser.add_argument("--storage", choices=("float32", "bfloat16", "int8"), default="bfloat16")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--text-tokens", type=int, default=330, help="of the blueprint")
@@ -117,7 +120,7 @@ def main() -> None:
         def step(state: Any, frozen: dict[str, Any], batch: Any, key: Any) -> Any:
             def mean(params: dict[str, Any]) -> Any:
                 model, seen = see(frozen, params, batch)
-                return loss(model, seen, key, **HOW).mean()
+                return loss(model, seen, key, remat=args.remat, **HOW).mean()
 
             params, average, opt = state
             value, grads = jax.value_and_grad(mean)(params)
@@ -132,9 +135,11 @@ def main() -> None:
     state = (params, jax.tree.map(jnp.copy, params), optimizer.init(params))
     frozen = {path: leaf for path, leaf in parameters(dim).items() if path not in params}
     for name, see, batch, still in (
-        ("from a cache", seen_cached, cached, {}), ("online", seen_online, (inputs, *pictures), frozen),
+        ("cached", seen_cached, cached, {}), ("online", seen_online, (inputs, *pictures), frozen),
     ):  # fmt: skip
-        seconds, state, value = measure(stepping(see, drawn(still), batch), state, args.repeats)
+        if args.only not in (None, name):
+            continue
+        seconds, state, value = measure(stepping(see, drawn(still, dtype), batch), state, args.repeats)
         peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
         numbers = {"samples_per_s": round(args.batch / seconds, 3), "step_ms": round(1000 * seconds, 1), "loss": round(value, 3)}
         numbers |= {"peak_gib": round(peak / GIB, 2)} | ({"mb_a_sample": round(sample / 1e6, 3)} if not still else {})

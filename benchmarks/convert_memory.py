@@ -21,7 +21,7 @@ from rich.table import Table
 
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
-from dim_jax.models.sana import SanaConfig
+from dim_jax.models.sana_config import SanaConfig
 from dim_jax.weights.files import DTYPES, Info, SafetensorsFile, SafetensorsWriter, make_header
 from dim_jax.weights.formats import DIM, NVLABS
 from dim_jax.weights.sizes import Sizes

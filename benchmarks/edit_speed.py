@@ -64,7 +64,7 @@ def run_jax(args: argparse.Namespace) -> None:
     from dim_jax.models.dc_ae_config import DCAEConfig
     from dim_jax.models.dim import Dim, DimConfig
     from dim_jax.models.qwen import QwenConfig
-    from dim_jax.models.sana import SanaConfig
+    from dim_jax.models.sana_config import SanaConfig
     from dim_jax.painter import LENGTHS
 
     config = DimConfig.dim_4_6b(edit=True)

@@ -19,8 +19,10 @@ def get_config() -> ConfigDict:
     config.model.autoencoder = "f32c32"  # (paper)
     config.model.edit = False  # whether SANA reads a source; one that does not yet grows
     config.model.condition_length = 8192  # (paper) rows of the null table; a shorter one grows
-    config.model.dtype = "bfloat16"  # of computation; parameters are float32
-    config.model.remat = True  # compute SANA's blocks again in the backward pass instead of keeping them
+    config.model.dtype = "bfloat16"  # of computation; parameters are float32. "float32" has exact products, "tf32" fast ones
+    config.model.remat = (
+        "all"  # what of SANA's blocks a backward pass computes again: "all", all but "narrow" results or "products", or "none"
+    )
 
     config.init = ConfigDict()  # the checkpoint (any format) that each part comes from; "": drawn anew
     config.init.encoder = ""
@@ -43,7 +45,7 @@ def get_config() -> ConfigDict:
     config.data.shift = 0  # pixels by which the pictures of an example are moved at most, together, so that small data last longer
     config.data.mirrored = ()  # rules of edits of which every second example is mirrored, both pictures: those that name no side
     config.data.recoloured = ()  # rules of which every second has its hues turned, both pictures: those that name no colour
-    config.data.lengths = (1600, 2048, 2560, 4096)  # buckets of tokens, the template's 22 included; one compiled program each
+    config.data.lengths = (1600, 1792, 2048, 2560, 4096)  # buckets of tokens, the template's 22 included; one compiled program each
     config.data.batch_size = 256
     config.data.workers = 0  # processes that load data; 0: threads
 

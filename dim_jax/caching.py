@@ -37,6 +37,7 @@ from dim_jax.data.plan import Component
 from dim_jax.errors import InputError
 from dim_jax.models.connector import select_user_turn
 from dim_jax.models.module import parameters, with_parameters
+from dim_jax.models.precision import compute_dtype
 from dim_jax.paths import AnyPath
 from dim_jax.sharding import Sharding, put
 from dim_jax.space import check_space, in_words
@@ -76,7 +77,7 @@ def main(
     check_cacheable(config)
     start = Start.open(config, objective_kind(config).PARTS)
     sharding = Sharding.open(config, start.sizes, jax.local_devices())
-    data, size, how = config.data, config.data.batch_size, storage or config.model.dtype
+    data, size, how = config.data, config.data.batch_size, storage or compute_dtype(config.model.dtype).name
     parts = open_data(config, "train")
     folder.mkdir(parents=True, exist_ok=True)
     begun = any(True for _ in folder.glob("*/*.array_record"))  # else what lies there is of a call that was refused

@@ -21,7 +21,9 @@ from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.module import with_parameters
-from dim_jax.models.sana import Condition, SanaConfig
+from dim_jax.models.precision import compute_dtype
+from dim_jax.models.sana import Condition
+from dim_jax.models.sana_config import SanaConfig
 from dim_jax.paths import AnyPath
 from dim_jax.processes import whole
 from dim_jax.settings import Asked, Settings, check_prompt, read_asked, read_settings
@@ -32,11 +34,6 @@ from dim_jax.weights.published import Weights
 LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
 REMEDY = "Take a smaller --resolution or batch_size, or --dtype bfloat16."
 TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
-
-
-def usual_dtype(chosen: DTypeLike | None) -> np.dtype:
-    """The dtype of parameters and computation: as chosen, else bfloat16 on accelerators and float32 on the CPU."""
-    return jnp.dtype(chosen or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ class Painter:
         settings, asked = read_settings(weights.settings), read_asked(weights.settings)
         if edits:
             check_edits(config.sana, path)
-        chosen = usual_dtype(dtype)
+        chosen = compute_dtype(dtype)
         model = nnx.eval_shape(lambda: Dim(config, dtype=chosen, rngs=nnx.Rngs(0)))
         with _enough_memory(f"{path}: loading it as {chosen.name}", "Take --dtype bfloat16, or a device with more."):
             tensors = {name: jnp.asarray(tensor, chosen) for name, tensor in weights.stream()}

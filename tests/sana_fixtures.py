@@ -7,7 +7,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dim_jax.models import module
-from dim_jax.models.sana import Condition, Sana, SanaConfig
+from dim_jax.models.sana import Condition, Sana
+from dim_jax.models.sana_config import SanaConfig
 
 
 def config(*, edit: bool = True, depth: int = 2, condition_length: int = 6) -> SanaConfig:

@@ -14,7 +14,7 @@ from dim_jax.errors import InputError
 from dim_jax.models import module
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.dim import Dim, DimConfig, loss
-from dim_jax.models.sana import SanaConfig
+from dim_jax.models.sana_config import SanaConfig
 from tests.parity import dim_goldens
 from tests.sana_fixtures import normal
 

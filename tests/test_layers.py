@@ -82,7 +82,7 @@ def test_stacked_layers_differ_and_run_in_order():
     assert kernels.shape == (4, 3, 3)
     assert len({float(kernel[0, 0]) for kernel in kernels}) == 4
     x, steps = normal(2, 3), jnp.arange(4.0)
-    for remat in (False, True):
+    for remat in (None, (), ("x",)):
         out, sums = layers.scan(stacked, lambda layer, x, step: (layer(x) + step, x.sum()), x, steps, remat=remat)
         expected, seen = x, []
         for kernel, step in zip(kernels, steps, strict=True):
@@ -90,3 +90,5 @@ def test_stacked_layers_differ_and_run_in_order():
             expected = expected @ kernel + step
         np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(sums, seen, rtol=1e-5, atol=1e-5)
+    alone, _ = layers.scan(layers.unstack(stacked, 4), lambda layer, x, step: (layer(x) + step, None), x, list(steps))
+    np.testing.assert_allclose(alone, expected, rtol=1e-5, atol=1e-5)

@@ -11,7 +11,8 @@ from flax import nnx
 from dim_jax.errors import InputError
 from dim_jax.models import module
 from dim_jax.models import sana as sana_module
-from dim_jax.models.sana import Sana, SanaConfig, grow
+from dim_jax.models.sana import KEPT, Sana, grow
+from dim_jax.models.sana_config import SanaConfig
 from tests.sana_fixtures import config, mask, normal, sana, velocity, velocity_of
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -118,16 +119,24 @@ def test_gradients_reach_everything_but_the_null_table_and_remat_keeps_them(mode
     @jax.jit
     def gradients(model):
         def loss(model, remat):
-            out = model(latents, TIMESTEP[:2], model.encode_condition(condition, tokens), latents[::-1], remat=remat)
+            embedded = model.encode_condition(condition, tokens) if remat is None else model.embed_condition(condition, tokens)
+            out = model(latents, TIMESTEP[:2], embedded, latents[::-1], remat=remat or "none")
             return jnp.mean(out**2)
 
-        return [nnx.state(jax.grad(loss)(model, remat), nnx.Param) for remat in (False, True)]
+        return [nnx.state(jax.grad(loss)(model, remat), nnx.Param) for remat in (None, *KEPT)]
 
-    plain, rematted = (dict(nnx.to_flat_state(state)) for state in gradients(model))
+    plain, *others = (dict(nnx.to_flat_state(state)) for state in gradients(model))
     unused = {".".join(map(str, path)) for path, gradient in plain.items() if not jnp.abs(gradient[...]).max() > 0}
     assert unused == {"y_embedder.y_embedding"}
     for path, gradient in plain.items():
-        np.testing.assert_allclose(rematted[path][...], gradient[...], rtol=1e-4, atol=1e-6)
+        for other in others:  # keys and values before the blocks or inside, whatever is kept
+            np.testing.assert_allclose(other[path][...], gradient[...], rtol=1e-4, atol=1e-6)
+
+
+def test_single_blocks_compute_what_the_stack_does(model):
+    latents, condition = normal(2, 3, 4, 4), model.encode_condition(normal(2, 6, 12, seed=2), mask([6, 3], 6))
+    stacked, alone = (model(latents, TIMESTEP[:2], condition, latents, unrolled=unrolled) for unrolled in (None, model.unroll(condition)))
+    np.testing.assert_allclose(alone, stacked, rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_error_is_bounded(model):

@@ -26,7 +26,7 @@ from dim_jax.errors import InputError
 from dim_jax.models import layers
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
-from dim_jax.models.sana import SanaConfig
+from dim_jax.models.sana_config import SanaConfig
 from dim_jax.sharding import Sharding, fitting_mesh, logical_axes, put
 from dim_jax.training.objectives.painter import PainterObjective
 from dim_jax.training.resume import training_states

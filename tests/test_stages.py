@@ -16,7 +16,7 @@ from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters
 from dim_jax.models.qwen import QwenConfig
-from dim_jax.models.sana import SanaConfig
+from dim_jax.models.sana_config import SanaConfig
 from dim_jax.pipeline import EditPipeline
 from dim_jax.sharding import Sharding
 from dim_jax.training.objectives import objective_kind

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
-from dim_jax.models.sana import SanaConfig
+from dim_jax.models.sana_config import SanaConfig
 from dim_jax.weights import table
 from dim_jax.weights.arrays import contiguous, copy_into, is_finite, same_bits
 from dim_jax.weights.formats import DIM, FORMATS, NULL_TABLE

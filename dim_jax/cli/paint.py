@@ -22,7 +22,7 @@ class Solver(StrEnum):
 
 
 class Precision(StrEnum):
-    """The dtype of parameters and computation."""
+    """The dtype of stored tensors."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -35,7 +35,19 @@ Checkpoint = Annotated[
 Output = Annotated[
     str, typer.Option("-o", "--output", help="PNG to write, also gs://BUCKET/...; prompt, seed and settings go into its metadata.")
 ]
-Dtype = Annotated[Precision | None, typer.Option(help="Default: bfloat16 on accelerators, float32 on the CPU.")]
+
+
+class ComputeDtype(StrEnum):
+    """The dtype of parameters and computation; tf32 is float32 with fast products."""
+
+    float32 = "float32"
+    tf32 = "tf32"
+    bfloat16 = "bfloat16"
+
+
+Dtype = Annotated[
+    ComputeDtype | None, typer.Option(help="tf32: float32 with fast products. Default: bfloat16 on accelerators, float32 on the CPU.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 
 

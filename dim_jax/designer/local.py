@@ -19,8 +19,9 @@ from dim_jax.designer.clients import Answer, Question
 from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.module import with_parameters
+from dim_jax.models.precision import compute_dtype
 from dim_jax.models.qwen import Qwen
-from dim_jax.painter import Painter, usual_dtype
+from dim_jax.painter import Painter
 from dim_jax.paths import AnyPath
 from dim_jax.settings import Asked, read_asked, read_settings
 from dim_jax.weights.convert import open_weights
@@ -67,7 +68,7 @@ class LocalDesigner:
             raise InputError(f"{path} holds {', '.join(weights.sizes.parts)}, and no Qwen2.5-VL that could write. Name one that does.")
         if tokenizer is None and not weights.tokenizer:
             raise InputError(f"{path} has no tokenizer. Name one (--tokenizer).")
-        chosen = usual_dtype(dtype)
+        chosen = compute_dtype(dtype)
         config = weights.sizes.encoder
         model = nnx.eval_shape(lambda: Qwen(config, dtype=chosen, rngs=nnx.Rngs(0)))
         own = ((name.partition("."), tensor) for name, tensor in weights.stream())

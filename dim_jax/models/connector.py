@@ -6,6 +6,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from dim_jax.models.precision import exact_products
+
 
 class Connector(nnx.Module):
     """Condition tokens from the encoder's last hidden state: Linear, exact GELU, Linear.
@@ -17,6 +19,7 @@ class Connector(nnx.Module):
         self.fc1 = nnx.Linear(d_encoder, d, dtype=dtype, rngs=rngs)
         self.fc2 = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
 
+    @exact_products
     def __call__(self, hidden: Float[Array, "b t d_encoder"]) -> Float[Array, "b t d"]:
         return self.fc2(jax.nn.gelu(self.fc1(hidden), approximate=False))
 

@@ -13,9 +13,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from dim_jax.models import fused
 from dim_jax.models.dc_ae_config import RES_BLOCK, DCAEConfig, Stage
 from dim_jax.models.dc_ae_tiling import Tiling, tiled
 from dim_jax.models.layers import DepthwiseConv, linear_attention
+from dim_jax.models.precision import exact_products
 
 EPS_NORM = 1e-5
 EPS_ATTENTION = 1e-15
@@ -133,8 +135,10 @@ class GLUConv(nnx.Module):
         self.norm = RMSNorm(d)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        y, gate = jnp.split(self.conv_depth(jax.nn.silu(self.conv_inverted(x))), 2, axis=-1)
-        return x + self.norm(self.conv_point(y * jax.nn.silu(gate)))
+        wide, depth = self.conv_inverted, self.conv_depth
+        z = jnp.matmul(x.astype(depth.dtype), wide.kernel[...].astype(depth.dtype))
+        y = fused.gated_conv(z, wide.bias[...], depth.kernel[...], depth.bias[...])
+        return x + self.norm(self.conv_point(y))
 
 
 class EfficientViTBlock(nnx.Module):
@@ -196,6 +200,7 @@ class Encoder(nnx.Module):
         self.conv_out = _conv(stages[-1].d, config.latent_channels, dtype=dtype, rngs=rngs)
         self.config, self.dtype = config, dtype
 
+    @exact_products
     def fine(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h//{self.config.cell} w//{self.config.cell} d"]:
         """The fine stages: convolutions alone."""
         x = self.conv_in(pixels.astype(self.dtype))
@@ -204,6 +209,7 @@ class Encoder(nnx.Module):
                 x = block(x)
         return x
 
+    @exact_products
     def coarse(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 c"]:
         """The coarse stages."""
         for stage in self.down_blocks[self.config.fine_stages :]:
@@ -234,6 +240,7 @@ class Decoder(nnx.Module):
         self.conv_out = _conv(d, 3, dtype=dtype, rngs=rngs) if whole else Up(d, 3, kind, shortcut=False, dtype=dtype, rngs=rngs)
         self.config, self.dtype = config, dtype
 
+    @exact_products
     def coarse(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         """The coarse stages."""
         latents = latents.astype(self.dtype)
@@ -243,6 +250,7 @@ class Decoder(nnx.Module):
                 x = block(x)
         return x
 
+    @exact_products
     def fine(self, x: Float[Array, "b h w d"]) -> Float[Array, "b {self.config.cell}*h {self.config.cell}*w 3"]:
         """The fine stages: convolutions alone."""
         for stage in reversed(self.up_blocks[: self.config.fine_stages]):

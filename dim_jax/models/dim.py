@@ -10,6 +10,7 @@ Source: Draw-In-Mind (arXiv 2509.01986). A checkpoint calls the parts `mllm`, `p
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -22,7 +23,8 @@ from dim_jax.models import layers
 from dim_jax.models.connector import Connector, select_user_turn
 from dim_jax.models.dc_ae import DCAE, DCAEConfig
 from dim_jax.models.qwen import Qwen, QwenConfig
-from dim_jax.models.sana import Condition, Sana, SanaConfig
+from dim_jax.models.sana import Condition, Remat, Sana
+from dim_jax.models.sana_config import SanaConfig
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,10 @@ class Dim(nnx.Module):
             image_scale, condition = image_guidance_scale, unconditional + condition
             source = jnp.concatenate([jnp.zeros_like(noise), source])
 
+        unrolled = self.sana.unroll(condition) if jax.default_backend() == "gpu" else None
+
         def velocity(x: Array, sigma: Array) -> Array:
-            return self.sana(x, jnp.full(len(x), flow.model_timestep(sigma)), condition, source)
+            return self.sana(x, jnp.full(len(x), flow.model_timestep(sigma)), condition, source, unrolled=unrolled)
 
         return sampler.sample(
             velocity, noise, num_steps=num_steps, guidance_scale=scale, image_guidance_scale=image_scale, flow_shift=flow_shift,
@@ -149,7 +153,7 @@ def loss(
     draw: flow.Draw,
     condition_dropout: float,
     source_dropout: float = 0.0,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> Float[Array, " b"]:
     """Flow-matching loss of painting the target from the source as the turns say.
 
@@ -162,7 +166,7 @@ def loss(
     if known is not None and source_dropout:
         known = sana.drop_source(known, chance.no_source)
     condition = jnp.where(seen.mask[..., None], model.connector(seen.hidden), 0)
-    encoded = sana.encode_condition(sana.drop_condition(condition, chance.no_condition), seen.mask)
+    encoded = sana.embed_condition(sana.drop_condition(condition, chance.no_condition), seen.mask)
     sigma, timestep = flow.training_times(chance.s, flow_shift)
     noise = layers.rows(chance.noise)
     velocity = sana(flow.interpolate(clean, noise, sigma), timestep, encoded, known, remat=remat)

@@ -16,7 +16,8 @@ from dim_jax.models.dc_ae_config import RES_BLOCK, DCAEConfig, Stage
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.qwen_text import TextConfig
 from dim_jax.models.qwen_vision import CHANNELS, VisionConfig
-from dim_jax.models.sana import SanaConfig
+from dim_jax.models.sana import Remat
+from dim_jax.models.sana_config import SanaConfig
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,19 @@ def sana_condition(config: SanaConfig, b: int, t: int) -> Work:
 
 
 def sana_blocks(config: SanaConfig, b: int, l: int, t: int) -> Work:  # noqa: E741 (letters as in shapes)
-    """The blocks on `l` latent tokens and `t` condition tokens: what `remat` computes once more."""
+    """The blocks on `l` latent tokens and `t` condition tokens, without keys and values."""
     d, f = config.width, int(config.width * config.mlp_ratio)
     mixing = _linear_attention(b * l, d, config.linear_head_dim) + _attention(b, l, t, d)
     return Work(config.depth * 2 * b * l * (6 * d * d + 3 * d * f), config.depth * mixing)
+
+
+def sana_recomputed(config: SanaConfig, b: int, l: int, t: int, remat: Remat) -> int:  # noqa: E741
+    """What the backward pass computes again (`models.sana.KEPT`). What a flash kernel keeps counts too."""
+    d, f, blocks = config.width, int(config.width * config.mlp_ratio), sana_blocks(config, b, l, t)
+    keys_values = config.depth * 4 * b * t * d * d
+    wide = config.depth * 2 * b * l * (3 * d * d + 2 * d * f) + keys_values  # of products: those that "narrow" does not keep
+    again = {"none": 0, "products": blocks.mixing, "narrow": blocks.mixing + wide, "all": blocks.forward + keys_values}
+    return again[remat]
 
 
 def sana(config: SanaConfig, b: int, l: int, t: int) -> Work:  # noqa: E741

@@ -3,7 +3,7 @@
 Parameters are created in float32; `dtype` is the dtype that a layer computes in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import jax
@@ -30,20 +30,46 @@ def stack(make: Callable[[nnx.Rngs], Layer], depth: int, rngs: nnx.Rngs) -> Laye
     return build(rngs)
 
 
+def unstack(stacked: Any, depth: int) -> list[Any]:
+    """The layers of a stack (or what belongs to each of them) one by one; `scan` takes them too.
+
+    In a loop over steps on a GPU this pays: products need their weights in one piece, so a stack is copied layer by layer in each step.
+    """
+    return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(depth)]
+
+
 def scan(
-    layers: Layer, step: Callable[[Layer, Any, Any], tuple[Any, Any]], carry: Any, xs: Any = None, *, remat: bool = False
+    layers: Layer | list[Layer],
+    step: Callable[[Layer, Any, Any], tuple[Any, Any]],
+    carry: Any,
+    xs: Any = None,
+    *,
+    remat: Collection[str] | None = None,
 ) -> tuple[Any, Any]:
     """Run stacked layers in order: `carry, y = step(layer, carry, x)`, with `xs` and the returned `ys` stacked on axis 0.
 
-    Compile time does not grow with depth. With `remat` the backward pass recomputes each layer from its carry.
+    Compile time does not grow with depth. With `remat` the backward pass recomputes each layer from its carry and from those of its
+    results that `remat` names: by `jax.ad_checkpoint.checkpoint_name`, or "attention" for what the flash kernel of a GPU leaves.
+    A list of single layers, with `xs` a list beside it, is run one by one; its `ys` are not returned.
     """
+    if isinstance(layers, list):
+        for i, layer in enumerate(layers):
+            carry, _ = step(layer, carry, None if xs is None else xs[i])
+        return carry, None
     graphdef, state = nnx.split(layers)
 
     def body(carry, layer):
         parameters, x = layer
         return step(nnx.merge(graphdef, parameters), carry, x)
 
-    return jax.lax.scan(jax.checkpoint(body) if remat else body, carry, (state, xs))
+    if remat is not None:
+        named, flash = jax.checkpoint_policies.save_only_these_names(*remat), "attention" in remat
+
+        def kept(primitive: Any, *args: Any, **params: Any) -> Any:
+            return (flash and primitive.name.startswith("dot_product_attention_fwd")) or named(primitive, *args, **params)
+
+        body = jax.checkpoint(body, policy=kept, prevent_cse=False)  # inside of a scan there is nothing to merge with
+    return jax.lax.scan(body, carry, (state, xs))
 
 
 def rows(x: Float[Array, "b *rest"]) -> Float[Array, "b *rest"]:
@@ -63,15 +89,25 @@ class DepthwiseConv(nnx.Module):
     def __init__(self, d: int, size: int = 3, *, use_bias: bool = True, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.kernel = nnx.Param(nnx.initializers.normal(1 / size)(rngs.params(), (size, size, d)))
         self.bias = nnx.Param(jnp.zeros(d)) if use_bias else None
-        self.size, self.dtype = size, dtype
+        self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        kernel, pad = self.kernel[...].astype(self.dtype), self.size // 2
-        _, h, w, _ = x.shape
-        padded = jnp.pad(x.astype(self.dtype), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        shifts = [(i, j) for i in range(self.size) for j in range(self.size)]
-        y = sum((padded[:, i : i + h, j : j + w] * kernel[i, j] for i, j in shifts), start=jnp.zeros((), self.dtype))
+        y = depthwise_conv(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+def depthwise_conv(x: Float[Array, "b h w d"], kernel: Float[Array, "size size d"]) -> Float[Array, "b h w d"]:
+    """Each channel by itself, stride 1, zero padding."""
+    size, (_, h, w, _) = len(kernel), x.shape
+    padded = jnp.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
+    shifts = [(i, j) for i in range(size) for j in range(size)]
+    return sum((padded[:, i : i + h, j : j + w] * kernel[i, j] for i, j in shifts), start=jnp.zeros((), x.dtype))
+
+
+def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float) -> Float[Array, "*b d"]:
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32; x's dtype out (RMSNorm, arXiv 1910.07467)."""
+    wide = x.astype(jnp.float32)
+    return (wide * (jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + eps) * scale)).astype(x.dtype)
 
 
 def linear_attention(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.models.hf_config import HFConfig, Source, check
+from dim_jax.models.precision import exact_products
 from dim_jax.models.qwen_text import QwenText, TextConfig
 from dim_jax.models.qwen_vision import CHANNELS, QwenVision, VisionConfig
 
@@ -162,6 +163,7 @@ class Qwen(nnx.Module):
         shown = inputs.picture_tokens
         return jnp.where((shown >= 0)[..., None], features[jnp.maximum(shown, 0)], x)
 
+    @exact_products
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
         """Scores of the next token, in float32, from hidden states behind the final norm."""
         table = self.model.embed_tokens.embedding[...].T if self.config.tie_word_embeddings else self.lm_head.kernel[...]

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from dim_jax.models import layers
 from dim_jax.models.hf_config import HFConfig, check
+from dim_jax.models.precision import exact_products
 from dim_jax.models.qwen_layers import GatedMLP, frequencies, rms_norm, rotate
 
 Heads = tuple[Float[Array, "b t n k"], Float[Array, "b t m k"], Float[Array, "b t m k"]]
@@ -139,6 +140,7 @@ class QwenText(nnx.Module):
         pad = ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))
         return last, Cache(jnp.pad(keys, pad), jnp.pad(values, pad))
 
+    @exact_products
     def decode(
         self, x: Float[Array, "b 1 d"], position_ids: Int[Array, "3 b 1"], slots: Int[Array, " b"], cache: Cache
     ) -> tuple[Float[Array, "b 1 d"], Cache]:
@@ -155,6 +157,7 @@ class QwenText(nnx.Module):
         (x, keys, values), _ = layers.scan(self.layers, step, carry, jnp.arange(self.config.num_hidden_layers))
         return self.norm(x).astype(self.dtype), Cache(keys, values)
 
+    @exact_products
     def _run(self, x: jax.Array, position_ids: jax.Array, keep: Callable[..., Any]) -> tuple[jax.Array, Any]:
         """The last hidden state, and of each layer what `keep(output, keys, values)` keeps."""
         angles = self._angles(position_ids)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dim_jax.data.inputs import EncoderInputs, VisionLayout, normalised
 from dim_jax.models import layers
 from dim_jax.models.hf_config import HFConfig, check
+from dim_jax.models.precision import exact_products
 from dim_jax.models.qwen_layers import GatedMLP, frequencies, rms_norm, rotate
 
 CHANNELS, THETA, EPS = 3, 10000.0, 1e-6  # the same in every published model
@@ -167,6 +168,7 @@ class QwenVision(nnx.Module):
         self.blocks = layers.stack(lambda rngs: VisionBlock(config, dtype=dtype, rngs=rngs), config.depth, rngs)
         self.merger = PatchMerger(config, dtype=dtype, rngs=rngs)
 
+    @exact_products
     def __call__(self, inputs: EncoderInputs) -> Float[Array, "i g d_out"]:
         """Features of every picture; g = p / 4 groups of patches."""
         inputs = jax.tree.map(jnp.asarray, inputs)

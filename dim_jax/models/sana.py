@@ -4,102 +4,36 @@ Source: SANA (arXiv 2410.10629), SANA 1.5 (arXiv 2501.18427). The edit form of D
 with the source latents concatenated to the noisy ones on channels. Attributes are named as in the published checkpoints.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from dim_jax.errors import InputError
-from dim_jax.models import layers
-from dim_jax.models.hf_config import HFConfig
-from dim_jax.paths import AnyPath
+from dim_jax.models import fused, layers
+from dim_jax.models.precision import exact_products
+from dim_jax.models.sana_config import SanaConfig
 
 # In numpy, because the last bit counts: at timestep 1000 XLA's exp moves an angle by 1e-4.
 _FREQUENCIES = np.exp((np.float32(-np.log(10000)) * np.arange(128, dtype=np.float32) / np.float32(128)).astype(np.float64)).astype(
     np.float32
 )
 
-
-@dataclass(frozen=True)
-class SanaConfig:
-    """Sizes of one SANA; `in_channels` is `latent_channels` for text to image and twice that for edits."""
-
-    in_channels: int
-    latent_channels: int
-    width: int
-    depth: int
-    cross_heads: int
-    linear_head_dim: int
-    caption_channels: int
-    condition_length: int
-    mlp_ratio: float = 2.5
-
-    @classmethod
-    def sana_1600m(cls, *, edit: bool = False, condition_length: int = 8192) -> "SanaConfig":
-        """SANA1.5-1.6B as Draw-In-Mind trains it."""
-        return cls(64 if edit else 32, 32, 2240, 20, 20, 32, 2304, condition_length)
-
-    @classmethod
-    def nano(cls, *, edit: bool = False, condition_length: int = 256) -> "SanaConfig":
-        """6.3 M parameters for latents of 16 channels; trained on emoji (docs/nano.md)."""
-        return cls(32 if edit else 16, 16, 256, 6, 4, 32, 256, condition_length, mlp_ratio=2.0)
-
-    @classmethod
-    def tiny(cls, *, edit: bool = False, condition_length: int = 256) -> "SanaConfig":
-        """0.2 M parameters for the tiny autoencoder's 8 channels, for tests."""
-        return cls(16 if edit else 8, 8, 64, 2, 2, 32, 48, condition_length)
-
-    @classmethod
-    def from_json(cls, source: AnyPath | dict) -> "SanaConfig":
-        """Read `sana_edit.json` or `sana_t2i.json`: the sizes under "config", the input channels beside it.
-
-        Raises:
-            InputError: the file is no JSON, a key is missing, unknown or of another kind, or the sizes do not fit together.
-        """
-        read = HFConfig(source, "the SANA config")
-        sizes = read.child("config")
-        if unknown := sorted(set(sizes.values) - set(cls.__annotations__)):
-            raise InputError(f"{sizes.name}: unknown keys {', '.join(unknown)}. Expected are {', '.join(list(cls.__annotations__)[1:])}.")
-        config = sizes.build(cls, in_channels=read.get("in_channels", int))
-        wrong = {key: value for key, value in asdict(config).items() if value <= 0}
-        if wrong or config.in_channels not in (config.latent_channels, 2 * config.latent_channels):
-            raise InputError(
-                f"{read.name}: {wrong or 'in_channels'}: sizes are positive and in_channels is latent_channels ({config.latent_channels}) "
-                "or twice that."
-            )
-        if config.width % config.cross_heads or config.width % config.linear_head_dim:
-            raise InputError(
-                f"{read.name}: width {config.width} does not divide into {config.cross_heads} cross_heads and heads of "
-                f"linear_head_dim {config.linear_head_dim}."
-            )
-        return config
-
-    def to_json(self) -> dict:
-        """What `from_json` reads."""
-        sizes = asdict(self)
-        return {"in_channels": sizes.pop("in_channels"), "config": sizes}
-
-    def grown(self, *, edit: bool, condition_length: int) -> "SanaConfig":
-        """The sizes of a larger form: source channels for edits, more rows of the null table.
-
-        Raises:
-            InputError: the model would shrink.
-        """
-        if self.is_edit > edit or condition_length < self.condition_length:
-            raise InputError(
-                f"SANA with {self.in_channels} input channels and {self.condition_length} null rows cannot shrink to edit={edit} and "
-                f"{condition_length} rows. Ask for at least what it has."
-            )
-        return replace(self, in_channels=self.latent_channels * (1 + edit), condition_length=condition_length)
-
-    @property
-    def is_edit(self) -> bool:
-        """Whether the network reads source latents."""
-        return self.in_channels == 2 * self.latent_channels
+# What the backward pass of a block finds instead of computing it again, by `model.remat`: everything; the results of all products; those
+# as narrow as the network; nothing but the block's input. Names are given where the results arise; "attention" is the flash kernel's.
+Remat = Literal["none", "products", "narrow", "all"]
+_NARROW = frozenset({"linear_attention", "attn_out", "q", "cross_out", "mlp_out", "attention"})
+KEPT: dict[Remat, frozenset[str] | None] = {
+    "none": None,
+    "products": _NARROW - {"linear_attention"} | {"qkv", "kv", "inverted"},
+    "narrow": _NARROW,
+    "all": frozenset(),
+}
 
 
 @jax.tree_util.register_dataclass
@@ -125,6 +59,16 @@ class Condition:
         return Condition(join([self.keys, other.keys], 1), join([self.values, other.values], 1), join([self.mask, other.mask], 0))
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ConditionTokens:
+    """The condition at SANA's width, of which every block computes its own keys and values: what training does, where each condition is
+    used once and those of all blocks, kept for their gradients, would take more memory than the rest (12 GB at 32 rows)."""
+
+    tokens: Float[Array, "b t d"]
+    mask: Bool[Array, "b t"]
+
+
 class LinearAttention(nnx.Module):
     """Self-attention over latent tokens with ReLU kernels; queries and keys are normalised over the full width."""
 
@@ -136,9 +80,10 @@ class LinearAttention(nnx.Module):
         self.head_dim = head_dim
 
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        q, k, v = jnp.split(self.qkv(x), 3, -1)
-        q, k, v = (_heads(y, self.head_dim) for y in (self.q_norm(q), self.k_norm(k), v))
-        return self.proj(layers.linear_attention(q, k, v, eps=1e-8).reshape(x.shape))
+        qkv = checkpoint_name(self.qkv(x), "qkv")
+        q_scale, k_scale = self.q_norm.scale[...], self.k_norm.scale[...]
+        y = fused.normed_linear_attention(qkv, q_scale, k_scale, head_dim=self.head_dim, norm_eps=self.q_norm.epsilon, eps=1e-8)
+        return checkpoint_name(self.proj(checkpoint_name(y, "linear_attention")), "attn_out")
 
 
 class CrossAttention(nnx.Module):
@@ -154,14 +99,15 @@ class CrossAttention(nnx.Module):
 
     def keys_values(self, y: Float[Array, "b t d"]) -> tuple[Float[Array, "b t n k"], Float[Array, "b t n k"]]:
         """Keys and values of the projected condition tokens."""
-        k, v = jnp.split(self.kv_linear(y), 2, -1)
+        k, v = jnp.split(checkpoint_name(self.kv_linear(y), "kv"), 2, -1)
         return _heads(self.k_norm(k), self.head_dim), _heads(v, self.head_dim)
 
     def __call__(
         self, x: Float[Array, "b l d"], keys: Float[Array, "b t n k"], values: Float[Array, "b t n k"], mask: Bool[Array, "b t"]
     ) -> Float[Array, "b l d"]:
-        q = _heads(self.q_norm(self.q_linear(x)), self.head_dim)
-        return self.proj(layers.attention(q, keys, values, lengths=mask.sum(1)).reshape(x.shape))
+        q = _heads(self.q_norm(checkpoint_name(self.q_linear(x), "q")), self.head_dim)
+        y = layers.attention(q, keys, values, lengths=mask.sum(1))
+        return checkpoint_name(self.proj(y.reshape(x.shape)), "cross_out")
 
 
 class GatedConvMLP(nnx.Module):
@@ -174,8 +120,10 @@ class GatedConvMLP(nnx.Module):
         self.point_conv = nnx.Linear(f, d, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        x, gate = jnp.split(self.depth_conv(jax.nn.silu(self.inverted_conv(x))), 2, -1)
-        return self.point_conv(x * jax.nn.silu(gate))
+        wide, depth = self.inverted_conv, self.depth_conv
+        z = checkpoint_name(jnp.matmul(x, wide.kernel[...].astype(x.dtype)), "inverted")
+        y = fused.gated_conv(z, wide.bias[...], depth.kernel[...], depth.bias[...])
+        return checkpoint_name(self.point_conv(y), "mlp_out")
 
 
 class Block(nnx.Module):
@@ -206,6 +154,9 @@ class Block(nnx.Module):
         x = x + self.cross_attn(x, keys, values, mask)
         y = (self.norm2(x) * (1 + scale2) + shift2).reshape(b, h, w, d)
         return x.reshape(b, h, w, d) + gate2[:, None] * self.mlp(y)
+
+
+Unrolled = tuple[list[Block], list[tuple[Array, Array]]]
 
 
 class PatchEmbed(nnx.Module):
@@ -282,11 +233,22 @@ class Sana(nnx.Module):
         self.final_layer = FinalLayer(d, config.latent_channels, dtype=dtype, rngs=rngs)
         self.config = config
 
+    @exact_products
     def encode_condition(self, condition: Float[Array, "b t c"], mask: Bool[Array, "b t"]) -> Condition:
         """Keys and values of condition tokens (the connector's output) for every block; padding, on the right, has mask False."""
-        y = layers.rows(self.attention_y_norm(self.y_embedder(condition)))
+        y = self.embed_condition(condition, mask).tokens
         _, (keys, values) = layers.scan(self.blocks, lambda block, carry, _: (carry, block.cross_attn.keys_values(y)), None)
         return Condition(keys, values, mask)
+
+    @exact_products
+    def embed_condition(self, condition: Float[Array, "b t c"], mask: Bool[Array, "b t"]) -> ConditionTokens:
+        """Condition tokens at the network's width, for blocks to compute their keys and values of."""
+        return ConditionTokens(layers.rows(self.attention_y_norm(self.y_embedder(condition))), mask)
+
+    def unroll(self, condition: Condition) -> Unrolled:
+        """Single blocks and their keys and values, for a loop over steps (`layers.unstack` says when it pays)."""
+        depth = self.config.depth
+        return layers.unstack(self.blocks, depth), layers.unstack((condition.keys, condition.values), depth)
 
     def null_condition(self, mask: Bool[Array, "b t"]) -> Condition:
         """The learned null condition, as long as `mask` and masked like it (Draw-In-Mind masks both branches alike)."""
@@ -303,14 +265,16 @@ class Sana(nnx.Module):
         is text to image, which an edit model grew from and may go on learning."""
         return jnp.where(drop[:, None, None, None], 0, source)
 
+    @exact_products
     def __call__(
         self,
         latents: Float[Array, "b h w c"],
         timestep: Float[Array, " b"],
-        condition: Condition,
+        condition: Condition | ConditionTokens,
         source: Float[Array, "b h w c"] | None = None,
         *,
-        remat: bool = False,
+        remat: Remat = "none",
+        unrolled: Unrolled | None = None,
     ) -> Float[Array, "b h w c"]:
         """Velocity (noise - data) at `timestep` in [0, 1000] (`flow.model_timestep`), float32.
 
@@ -322,10 +286,16 @@ class Sana(nnx.Module):
         time = layers.rows(self.t_embedder(layers.rows(timestep)))
         modulation = layers.rows(self.t_block(jax.nn.silu(time)).reshape(len(time), 6, -1))
 
-        def step(block: Block, x: Array, keys_values: tuple[Array, Array]) -> tuple[Array, None]:
+        def step(block: Block, x: Array, keys_values: tuple[Array, Array] | None) -> tuple[Array, None]:
+            if isinstance(condition, ConditionTokens):
+                keys_values = block.cross_attn.keys_values(condition.tokens)
+            assert keys_values is not None
             return block(layers.rows(x), modulation, *keys_values, condition.mask), None
 
-        x, _ = layers.scan(self.blocks, step, x, (condition.keys, condition.values), remat=remat)
+        blocks, known = self.blocks, (condition.keys, condition.values) if isinstance(condition, Condition) else None
+        if unrolled is not None:
+            blocks, known = unrolled
+        x, _ = layers.scan(blocks, step, x, known, remat=KEPT[remat])
         return self.final_layer(x, time).astype(jnp.float32)
 
 

@@ -23,7 +23,8 @@ from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
-from dim_jax.models.sana import Sana, SanaConfig, grow
+from dim_jax.models.sana import Sana, grow
+from dim_jax.models.sana_config import SanaConfig
 from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.sharding import put
 from dim_jax.weights.arrays import contiguous

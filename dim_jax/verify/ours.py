@@ -1,6 +1,5 @@
 """The stages as this package computes them."""
 
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -38,16 +37,11 @@ class Ours:
     def encoder(self, tensors: Tensors) -> Stages:
         """What follows from text and picture, and the encoder's states of all tokens. Takes its parameters out of `tensors`."""
         inputs = self.case.inputs
-        with self._exactly():
-            hidden = _read(self._taken("encoder", tensors), inputs)
-            return {"tokens": inputs.input_ids[0], "patches": normalised(inputs.patches[0]), "encoder states": _host(hidden)[0]}
+        hidden = _read(self._taken("encoder", tensors), inputs)
+        return {"tokens": inputs.input_ids[0], "patches": normalised(inputs.patches[0]), "encoder states": _host(hidden)[0]}
 
     def painter(self, tensors: Tensors, hidden: Float[np.ndarray, "t d"]) -> Stages:
         """From the encoder's states to the picture. Takes the other parts' parameters out of `tensors`."""
-        with self._exactly():
-            return self._painter(tensors, hidden)
-
-    def _painter(self, tensors: Tensors, hidden: np.ndarray) -> Stages:
         case, settings = self.case, self.case.settings
         connector = self._taken("connector", tensors)
         autoencoder = self._taken("autoencoder", tensors)
@@ -70,9 +64,6 @@ class Ours:
         found["latents"] = _host(latents)[0]
         found["picture"] = _host(_decode(autoencoder, latents))[0]
         return found
-
-    def _exactly(self):
-        return jax.default_matmul_precision("highest") if self.dtype == "float32" else nullcontext()
 
     def _taken(self, part: str, tensors: Tensors) -> Any:
         make = self._sizes.modules(dtype=self.dtype)[part]

@@ -13,7 +13,7 @@ from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.qwen import QwenConfig
-from dim_jax.models.sana import SanaConfig
+from dim_jax.models.sana_config import SanaConfig
 from dim_jax.paths import AnyPath, entries, local
 from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.weights import formats

@@ -17,7 +17,8 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.module import parameters, shapes
 from dim_jax.models.qwen import Qwen, QwenConfig
-from dim_jax.models.sana import Sana, SanaConfig
+from dim_jax.models.sana import Sana
+from dim_jax.models.sana_config import SanaConfig
 from dim_jax.rng import key_seed
 from dim_jax.weights.table import Shape
 

@@ -18,7 +18,7 @@ from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.qwen import QwenConfig
-from dim_jax.models.sana import SanaConfig
+from dim_jax.models.sana_config import SanaConfig
 from dim_jax.training import optim
 from dim_jax.weights import dim as weights
 from dim_jax.weights import table

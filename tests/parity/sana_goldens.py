@@ -112,7 +112,7 @@ def _recorded(parts: dict[str, type], seen: dict[str, list], only: tuple[nnx.Mod
 
         return call
 
-    def unrolled(stacked, step, carry, xs=None, *, remat=False):
+    def unrolled(stacked, step, carry, xs=None, *, remat=None):
         graphdef, state = nnx.split(stacked)
         ys = []
         for i in range(len(jax.tree.leaves(state)[0])):

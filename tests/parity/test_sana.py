@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from dim_jax.diffusion import flow
 from dim_jax.models import module
-from dim_jax.models.sana import Sana, SanaConfig
+from dim_jax.models.sana import Sana
+from dim_jax.models.sana_config import SanaConfig
 from dim_jax.weights import sana as weights
 from dim_jax.weights import table
 from tests.parity.goldens import nchw, nhwc

@@ -17,6 +17,7 @@ from typing import Any
 from dim_jax.config import Config
 from dim_jax.data.chat import ChatTokenizer
 from dim_jax.errors import InputError
+from dim_jax.models.sana import KEPT
 from dim_jax.paths import AnyPath
 from dim_jax.training.objectives.autoencoder import AutoencoderObjective
 from dim_jax.training.objectives.cached import CachedPainterObjective, check_cacheable
@@ -36,8 +37,8 @@ def objective_kind(config: Config) -> type[AutoencoderObjective] | type[EncoderO
     """What `config.objective` names.
 
     Raises:
-        InputError: there is no such objective; or `config.trainable` and `config.frozen` do not name each of its parts once; or it
-            cannot be trained from the cache that `config.data.cache` names.
+        InputError: there is no such objective or `config.model.remat`; `config.trainable` and `config.frozen` do not name each part once;
+            or it cannot be trained from the cache that `config.data.cache` names.
     """
     if config.objective not in OBJECTIVES:
         raise InputError(f'config.objective is "{config.objective}", but objectives are {", ".join(OBJECTIVES)}.')
@@ -45,6 +46,8 @@ def objective_kind(config: Config) -> type[AutoencoderObjective] | type[EncoderO
     if sorted([*config.trainable, *config.frozen]) != sorted(kind.PARTS):
         said = f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}"
         raise InputError(f"{said}: name each of {', '.join(kind.PARTS)} once.")
+    if config.model.remat not in KEPT:
+        raise InputError(f"config.model.remat is {config.model.remat!r}, but must be one of {', '.join(KEPT)}.")
     if config.data.cache:
         check_cacheable(config)
     return kind

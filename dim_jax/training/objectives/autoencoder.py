@@ -21,6 +21,7 @@ from dim_jax.data.pictures import autoencoder_pixels, signed_pixels, to_picture
 from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.models import flops
+from dim_jax.models.precision import compute_dtype
 from dim_jax.processes import whole
 from dim_jax.sheets import grid
 from dim_jax.weights.sizes import Sizes
@@ -51,7 +52,7 @@ class AutoencoderObjective:
 
     @cached_property
     def model(self) -> nnx.Module:
-        make = self.sizes.modules(dtype=jnp.dtype(self.config.model.dtype))["autoencoder"]
+        make = self.sizes.modules(dtype=compute_dtype(self.config.model.dtype))["autoencoder"]
         return nnx.eval_shape(lambda: nnx.Dict(autoencoder=make(nnx.Rngs(0))))
 
     @property

@@ -18,6 +18,7 @@ from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.models.dim import Learner, Seen, loss
 from dim_jax.models.flops import StepFlops
+from dim_jax.models.precision import compute_dtype
 from dim_jax.training.objectives.painter import PainterObjective
 from dim_jax.weights.sizes import Sizes
 
@@ -71,7 +72,7 @@ class CachedPainterObjective:
 
     @cached_property
     def learner(self) -> nnx.Module:
-        config, dtype = self.painter.dim_config, jnp.dtype(self.config.model.dtype)
+        config, dtype = self.painter.dim_config, compute_dtype(self.config.model.dtype)
         return nnx.eval_shape(lambda: Learner(config, dtype=dtype, rngs=nnx.Rngs(0)))
 
     def loss(self, learner: Any, batch: SeenBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:

@@ -18,6 +18,7 @@ from dim_jax.data.pairs import Example
 from dim_jax.data.processor import Processor
 from dim_jax.models import flops
 from dim_jax.models.generate import GenerationSettings, generate
+from dim_jax.models.precision import compute_dtype
 from dim_jax.processes import whole
 from dim_jax.weights.sizes import Sizes
 
@@ -38,7 +39,7 @@ class EncoderObjective:
 
     @cached_property
     def model(self) -> nnx.Module:
-        make = self.sizes.modules(dtype=jnp.dtype(self.config.model.dtype))["encoder"]
+        make = self.sizes.modules(dtype=compute_dtype(self.config.model.dtype))["encoder"]
         return nnx.eval_shape(lambda: nnx.Dict(encoder=make(nnx.Rngs(0))))
 
     @property

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -19,6 +18,7 @@ from dim_jax.data.pictures import cover_crop, signed_pixels
 from dim_jax.data.processor import Processor
 from dim_jax.models import flops
 from dim_jax.models.dim import Dim, DimConfig, Seen, loss
+from dim_jax.models.precision import compute_dtype
 from dim_jax.painter import Painter, Request, Source
 from dim_jax.settings import IN_FILE, Settings
 from dim_jax.sheets import grid, labelled
@@ -52,7 +52,7 @@ class PainterObjective:
     @cached_property
     def model(self) -> nnx.Module:
         config = self.dim_config
-        return nnx.eval_shape(lambda: Dim(config, dtype=jnp.dtype(self.config.model.dtype), rngs=nnx.Rngs(0)))
+        return nnx.eval_shape(lambda: Dim(config, dtype=compute_dtype(self.config.model.dtype), rngs=nnx.Rngs(0)))
 
     @property
     def learner(self) -> nnx.Module:
@@ -93,7 +93,7 @@ class PainterObjective:
             "connector": connector.step(learns="connector" in learns, passes="encoder" in learns),
             "sana": flops.sana(sana, b, latents, t).step(learns="sana" in learns, passes=bool(learns - {"sana"})),
         }
-        return flops.StepFlops(parts, flops.sana_blocks(sana, b, latents, t).forward if self.config.model.remat else 0)
+        return flops.StepFlops(parts, flops.sana_recomputed(sana, b, latents, t, self.config.model.remat))
 
     def show(self, model: Any, examples: Sequence[Example]) -> Image.Image:
         how = {key: value for key, value in self.config.sample.items() if key in IN_FILE}

@@ -1,0 +1,81 @@
+"""The two operations of SANA that gain from a kernel of their own, each as a formula in plain JAX and as a kernel, and what chooses.
+
+On an NVIDIA GPU in half precision the kernel runs, elsewhere (and in float32 everywhere) the formula. On a mesh every device runs the
+kernel on its own rows. Pallas' backend for Triton is deprecated since jax 0.11; where it is gone the formula runs.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+from dim_jax.models import layers
+
+try:
+    from dim_jax.models.kernels import gated_conv as gated_conv_kernel
+    from dim_jax.models.kernels import linear_attention as linear_attention_kernel
+except ImportError:
+    gated_conv_kernel = linear_attention_kernel = None
+
+Implementation = Literal["xla", "triton", "interpret"]  # "interpret": the kernel step by step on any device, for tests
+
+
+def gated_conv(
+    z: Float[Array, "b h w f2"],
+    bias_in: Float[Array, " f2"],
+    kernel: Float[Array, "3 3 f2"],
+    bias_out: Float[Array, " f2"],
+    *,
+    implementation: Implementation | None = None,
+) -> Float[Array, "b h w f"]:
+    """a * silu(g) with a, g = split(depthwise3x3(silu(z + bias_in)) + bias_out): the inside of SANA's Mix-FFN (arXiv 2410.10629)."""
+    chosen = implementation or _choose(z)
+    if chosen != "xla":
+        assert gated_conv_kernel is not None
+        interpret, run = chosen == "interpret", gated_conv_kernel.gated_conv
+        return _on_rows(lambda z, *weights: run(z, *weights, interpret), z, bias_in, kernel, bias_out)
+    bias_in, kernel, bias_out = (weight.astype(z.dtype) for weight in (bias_in, kernel, bias_out))
+    a, g = jnp.split(layers.depthwise_conv(jax.nn.silu(z + bias_in), kernel) + bias_out, 2, -1)
+    return a * jax.nn.silu(g)
+
+
+def normed_linear_attention(
+    qkv: Float[Array, "b l d3"],
+    q_scale: Float[Array, " d"],
+    k_scale: Float[Array, " d"],
+    *,
+    head_dim: int,
+    norm_eps: float,
+    eps: float,
+    implementation: Implementation | None = None,
+) -> Float[Array, "b l d"]:
+    """`layers.linear_attention` of q, k, v = split(qkv), q and k normalised over their whole width first (RMSNorm, arXiv 1910.07467)."""
+    chosen = implementation or _choose(qkv)
+    if chosen != "xla":
+        assert linear_attention_kernel is not None
+        interpret, run = chosen == "interpret", linear_attention_kernel.linear_attention
+        scales = jnp.stack([q_scale, k_scale]).astype(jnp.float32)
+        return _on_rows(lambda qkv, scales: run(qkv, scales, head_dim, norm_eps, eps, interpret), qkv, scales)
+    q, k, v = jnp.split(qkv, 3, -1)
+    q, k, v = (
+        y.reshape(*y.shape[:2], -1, head_dim) for y in (layers.rms_norm(q, q_scale, norm_eps), layers.rms_norm(k, k_scale, norm_eps), v)
+    )
+    return layers.linear_attention(q, k, v, eps=eps).reshape(*qkv.shape[:2], -1)
+
+
+def _choose(x: Array) -> Implementation:
+    mesh = jax.sharding.get_abstract_mesh()
+    alone = all(size == 1 or axis in layers.ROWS_OVER for axis, size in mesh.shape.items())
+    half = x.dtype in (jnp.bfloat16, jnp.float16)
+    return "triton" if half and alone and gated_conv_kernel is not None and jax.default_backend() == "gpu" else "xla"
+
+
+def _on_rows(run: Callable[..., Array], x: Array, *weights: Array) -> Array:
+    """`run(x, *weights)`, by every device on its own rows of x; the compiler cannot cut a kernel by itself."""
+    if jax.sharding.get_abstract_mesh().size <= 1:
+        return run(x, *weights)
+    rows = PartitionSpec(layers.ROWS_OVER)
+    return jax.shard_map(run, in_specs=(rows, *(PartitionSpec() for _ in weights)), out_specs=rows, check_vma=False)(x, *weights)

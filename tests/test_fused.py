@@ -1,0 +1,96 @@
+"""The kernels, run step by step on the CPU, beside the same formulae: values and gradients, shapes that fit no tile, rows over devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dim_jax.models import fused
+
+ROOT = Path(__file__).parents[1]
+
+
+def normal(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def gated_conv(implementation, *arguments):
+    return fused.gated_conv(*arguments, implementation=implementation)
+
+
+def linear_attention(implementation, *arguments):
+    how = {"head_dim": 16, "norm_eps": 1e-5, "eps": 1e-8}
+    return fused.normed_linear_attention(*arguments, **how, implementation=implementation)
+
+
+def conv_arguments(b, h, w, f):
+    return normal(b, h, w, 2 * f), normal(2 * f, seed=1), normal(3, 3, 2 * f, seed=2), normal(2 * f, seed=3)
+
+
+def attention_arguments(b, l, d):  # noqa: E741 (letters as in shapes)
+    return normal(b, l, 3 * d), 1 + 0.1 * normal(d, seed=1), 1 + 0.1 * normal(d, seed=2)
+
+
+CASES = [
+    (gated_conv, conv_arguments(2, 5, 7, 8)),  # smaller than a tile
+    (gated_conv, conv_arguments(1, 8, 32, 16)),  # a whole number of tiles
+    (gated_conv, conv_arguments(1, 3, 33, 300)),  # one column and some channels more
+    (gated_conv, conv_arguments(1, 1, 1, 3)),
+    (linear_attention, attention_arguments(2, 35, 32)),
+    (linear_attention, attention_arguments(1, 128, 48)),
+    (linear_attention, attention_arguments(1, 129, 16)),
+]
+
+
+@pytest.mark.parametrize(("operation", "arguments"), CASES)
+def test_a_kernel_computes_its_formula_and_the_gradient_of_it(operation, arguments):
+    ours, theirs = (jax.vjp(lambda *a, how=how: operation(how, *a), *arguments) for how in ("interpret", "xla"))
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-4, atol=1e-5)
+    change = normal(*ours[0].shape, seed=9)
+    for found, expected in zip(ours[1](change), theirs[1](change), strict=True):
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5 * float(jnp.abs(expected).max()))
+
+
+def test_in_bfloat16_a_kernel_is_as_near_to_float32_as_its_formula():
+    for operation, arguments in (CASES[1], CASES[5]):
+        exact = operation("xla", *arguments)
+        errors = [jnp.abs(operation(how, arguments[0].astype(jnp.bfloat16), *arguments[1:]) - exact).mean() for how in ("interpret", "xla")]
+        assert errors[0] < 1.1 * errors[1]
+
+
+def test_tokens_without_a_positive_key_give_zeros():
+    arguments = (-jnp.abs(normal(1, 20, 96)), jnp.ones(32), jnp.ones(32))
+    for how in ("interpret", "xla"):
+        np.testing.assert_array_equal(linear_attention(how, *arguments), 0)
+
+
+ON_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from tests.test_fused import CASES
+from dim_jax.models.layers import ROWS_OVER
+for operation, arguments in (CASES[0], CASES[4]):
+    arguments = jnp.concatenate([arguments[0]] * 4), *arguments[1:]  # 8 rows
+    gradients = lambda *a: jax.grad(lambda *a: (operation("interpret", *a) ** 2).sum(), tuple(range(len(a))))(*a)
+    expected = jax.jit(gradients)(*arguments)
+    mesh = Mesh(np.array(jax.devices()).reshape(1, 2, 4, 1), (*ROWS_OVER, "tensor"), axis_types=(AxisType.Auto,) * 4)
+    spread = jax.device_put(arguments[0], NamedSharding(mesh, P(ROWS_OVER)))
+    with jax.set_mesh(mesh):
+        found = jax.jit(gradients)(spread, *arguments[1:])
+    assert len(found[0].sharding.device_set) == 8 and not found[0].sharding.is_fully_replicated, found[0].sharding
+    for one, other in zip(found, expected):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+print("equal")
+"""
+
+
+def test_on_a_mesh_every_device_runs_the_kernel_on_its_rows():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    run = subprocess.run([sys.executable, "-c", ON_DEVICES], capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert run.stdout.strip() == "equal", run.stderr[-3000:]
