@@ -171,7 +171,8 @@ def _frozen(config: Config, objective: PainterObjective, start: Start, sharding:
     """Encoder and autoencoder over the mesh, as a function of pieces."""
     model: Any = objective.model
     shapes = {path: leaf for path, leaf in parameters(model).items() if path.split(".")[0] in CACHED}
-    like = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.of(path)) for path, leaf in shapes.items()}
+    dtype = compute_dtype(config.model.dtype)  # as a step has them
+    like = {path: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding.of(path)) for path, leaf in shapes.items()}
     tensors = start.tensors(config.seed, like)
     weights = {
         part: {path.removeprefix(f"{part}."): tensor for path, tensor in tensors.items() if path.startswith(f"{part}.")} for part in CACHED

@@ -167,8 +167,10 @@ def main(
 
     # Export.
     average = state.ema
-    del state  # whose moments may be where the parts go that no step needed
-    tensors = average | frozen | start.tensors(config.seed, training.absent)
+    del state  # whose moments may be where the other parts go
+    exact = {path: tensor for path, tensor in frozen.items() if tensor.dtype == training.exported[path].dtype}
+    frozen.clear()  # the others were rounded to the dtype of computation: they are read again
+    tensors = average | exact | start.tensors(config.seed, {path: leaf for path, leaf in training.exported.items() if path not in exact})
     write_model(workdir / "model", config, objective, tensors, spread(held_out, MEASURED, bad_held_out), tokenizer)
     bad_samples.settle()
     console.out(f"wrote {workdir / 'model'}", highlight=False)

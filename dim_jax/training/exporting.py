@@ -99,7 +99,7 @@ def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
     objective = open_objective(config, start, tokenizer)
     # The host's memory holds what many devices may have shared, wherever this runs.
     training = make_step(config, objective, Sharding.open(config, start.sizes, jax.devices("cpu")[:1]))
-    found, frozen = read_state(state, training.like), start.tensors(config.seed, training.frozen | training.absent)
+    found, frozen = read_state(state, training.like), start.tensors(config.seed, training.exported)
     tensors = (found.ema if which == "ema" else found.params) | frozen
     write_model(folder, config, objective, tensors, _held_out(config), tokenizer)
 

@@ -4,12 +4,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -113,18 +111,22 @@ class Start:
         )
 
     def tensors(self, seed: int, like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-        """Path -> float32 array of every parameter of the parts that `like` names, drawn or read directly into its place there."""
+        """Path -> array of every parameter that `like` names, drawn or read directly into its place and dtype there."""
         wanted = dict.fromkeys(path.split(".")[0] for path in like)  # in order: the same program on every process
         places = {part: {path: leaf.sharding for path, leaf in like.items() if path.startswith(f"{part}.")} for part in wanted}
+
+        def cast(tensors: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            return {path: tensor.astype(like[path].dtype) for path, tensor in tensors.items()}
+
         found: dict[str, jax.Array] = {}
         for weights in {parent.where: parent for part, parent in self.parents.items() if part in wanted}.values():
             here = {path: place for part in wanted if self.parents.get(part) is weights for path, place in places[part].items()}
-            found |= {path: put(tensor, here[path], jnp.float32) for path, tensor in weights.stream(only=here) if path in here}
+            found |= {path: put(tensor, here[path], like[path].dtype) for path, tensor in weights.stream(only=here) if path in here}
         for part in (part for part in wanted if part not in self.parents):
-            found |= jax.jit(partial(self.sizes.fresh, part, seed), out_shardings=places[part])()
+            found |= jax.jit(lambda part=part: cast(self.sizes.fresh(part, seed)), out_shardings=places[part])()
         old = self.parents["sana"].sizes.sana if "sana" in wanted and "sana" in self.parents else None
         if old is not None and old != self.sizes.sana:
-            grow_it = jax.jit(partial(self._grown, old, seed), out_shardings=places["sana"])
+            grow_it = jax.jit(lambda tensors: cast(self._grown(old, seed, tensors)), out_shardings=places["sana"])
             found |= grow_it({path: found[path] for path in places["sana"]})
         return {path: found[path] for path in like}
 

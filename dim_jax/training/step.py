@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Int
 from dim_jax.config import Config
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters, with_parameters
+from dim_jax.models.precision import compute_dtype
 from dim_jax.rng import key_seed
 from dim_jax.sharding import Sharding
 from dim_jax.training import optim
@@ -32,8 +33,9 @@ class Step(NamedTuple):
     """Compiled functions over one mesh, and what they take: abstract arrays that know their places."""
 
     like: State
-    frozen: Tensors
-    absent: Tensors  # of the model, but not of its learner: the step does without them
+    frozen: Tensors  # what does not learn, in the dtype of computation
+    absent: Tensors  # the same, of the model but not of its learner: the step does without them
+    exported: Tensors  # both as they are exported, in float32
     begin: Callable[[Tensors], State]  # the first state from the parameters that learn, which it takes over
     run: Any  # (state, frozen, batch) -> (state, metrics); jitted, so that it can be lowered too
     finite: Callable[[State], Array]  # whether every number of a state is
@@ -86,12 +88,14 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
     learns, rests = ({path: shape for path, shape in whole.items() if path.split(".")[0] in parts} for parts in declared)
     if stray := sorted(whole.keys() - (learns.keys() ^ rests.keys())):
         raise InputError(f"{stray[0]} (of {len(stray)}): name its part once, in config.trainable or in config.frozen.")
+    held = {path: jax.ShapeDtypeStruct(leaf.shape, compute_dtype(config.model.dtype)) for path, leaf in rests.items()}
     like = placed(jax.eval_shape(begin, learns))
     places = jax.tree.map(lambda leaf: leaf.sharding, like)
     return Step(
         like,
-        placed({path: shape for path, shape in rests.items() if path in shapes}),
-        placed({path: shape for path, shape in rests.items() if path not in shapes}),
+        placed({path: leaf for path, leaf in held.items() if path in shapes}),
+        placed({path: leaf for path, leaf in held.items() if path not in shapes}),
+        placed(rests),
         jax.jit(begin, out_shardings=places, donate_argnums=0),
         # Said of the outputs too, or the compiler would choose, and the second step would be another program than the first.
         jax.jit(run, out_shardings=(places, sharding.whole), donate_argnums=0),
