@@ -6,6 +6,7 @@ import zlib
 from unittest import mock
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from PIL import Image, ImageCms, ImageFile, PngImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dim_jax.data import pictures
-from dim_jax.data.pictures import as_rgb, autoencoder_pixels, cover_crop, gray_to_8_bit, open_picture, picture_size, to_picture
+from dim_jax.data.pictures import as_rgb, autoencoder_pixels, cover_crop, gray_to_8_bit, open_picture, picture_size, resized, to_picture
 from dim_jax.designer.picture import sent
 from dim_jax.errors import InputError
 
@@ -419,3 +420,16 @@ def test_to_picture_clips_rounds_and_refuses():
     pixels[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="1 of 24 pixel values are not finite"):
         to_picture(pixels)
+
+
+@pytest.mark.parametrize(("old", "new", "height_first"), [((64, 200), (112, 112), True), ((143, 97), (140, 84), True),
+                                                          ((172, 133), (110, 65), False), ((40, 65), (83, 87), False), ((9, 50), (9, 20), True)])  # fmt: skip
+def test_the_order_of_the_two_passes_is_ours(old, new, height_first):
+    """What the newest Pillow does, as the goldens have it, with any."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (old[1], old[0], 3), dtype=np.uint8))
+    for resample in (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR):
+        between = (old[0], new[1]) if height_first else (new[0], old[1])
+        expected = noise.resize(between, resample).resize(new, resample)
+        np.testing.assert_array_equal(resized(noise, new, resample), expected)
+        if int(PIL.__version__.split(".")[0]) >= 13:
+            np.testing.assert_array_equal(noise.resize(new, resample), expected)

@@ -308,11 +308,23 @@ def cover_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
     box = (left, top, left + width, top + height)
     if scaled[1] < image.height or scaled[0] * scaled[1] <= STRIP:
-        return image.resize(scaled, Image.Resampling.BILINEAR).crop(box)
+        return resized(image, scaled, Image.Resampling.BILINEAR).crop(box)
     # A long picture would grow far beyond the crop. Where pictures grow, Pillow scales rows first; so what is cropped is left out between.
     image = _columns(image, scaled[0], box[0], box[2])
     flip = Image.Transpose.TRANSPOSE
     return _columns(image.transpose(flip), scaled[1], box[1], box[3]).transpose(flip)
+
+
+def resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """The picture at `size` (width, height), the same with every version of Pillow.
+
+    It scales one side, rounds to 8 bits, and scales the other: the width first, but where the height shrinks by more than twice the
+    pixels that the width does. Pillow does so from version 13 on; before, the width always came first, and a sample in ten was another.
+    """
+    (old_width, old_height), (width, height) = image.size, size
+    height_first = old_height - height > max(0, 2 * (old_width - width))
+    between = (old_width, height) if height_first else (width, old_height)
+    return image.resize(between, resample).resize(size, resample)
 
 
 def _columns(image: Image.Image, length: int, start: int, stop: int) -> Image.Image:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dim_jax.data.chat import IM_END, ChatTokenizer, Turn
 from dim_jax.data.inputs import EncoderInputs, VisionLayout, encoder_inputs
-from dim_jax.data.pictures import MAX_ASPECT_RATIO, as_rgb
+from dim_jax.data.pictures import MAX_ASPECT_RATIO, as_rgb, resized
 from dim_jax.errors import InputError
 
 # Qwen2.5-VL's own: 4 to 16384 picture tokens.
@@ -65,7 +65,7 @@ def encoder_picture(
     """
     picture = as_rgb(picture)
     for height, width in _sizes((picture.height, picture.width), mode, resolution, factor, min_pixels, max_pixels):
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        picture = resized(picture, (width, height), Image.Resampling.BICUBIC)
     return picture
 
 
