@@ -422,8 +422,13 @@ def test_to_picture_clips_rounds_and_refuses():
         to_picture(pixels)
 
 
-@pytest.mark.parametrize(("old", "new", "height_first"), [((64, 200), (112, 112), True), ((143, 97), (140, 84), True),
-                                                          ((172, 133), (110, 65), False), ((40, 65), (83, 87), False), ((9, 50), (9, 20), True)])  # fmt: skip
+SCALED = [
+    ((64, 200), (112, 112), True), ((143, 97), (140, 84), True), ((172, 133), (110, 65), False), ((40, 65), (83, 87), False),
+    ((9, 50), (9, 20), True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "height_first"), SCALED)
 def test_the_order_of_the_two_passes_is_ours(old, new, height_first):
     """What the newest Pillow does, as the goldens have it, with any."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (old[1], old[0], 3), dtype=np.uint8))
