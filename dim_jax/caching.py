@@ -14,7 +14,7 @@ from contextlib import suppress
 from copy import deepcopy
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def main(
     check_cacheable(config)
     start = Start.open(config, objective_kind(config).PARTS)
     sharding = Sharding.open(config, start.sizes, jax.local_devices())
-    data, size, how = config.data, config.data.batch_size, storage or compute_dtype(config.model.dtype).name
+    data, size, how = config.data, config.data.batch_size, storage or cast(Storage, compute_dtype(config.model.dtype).name)
     parts = open_data(config, "train")
     folder.mkdir(parents=True, exist_ok=True)
     begun = any(True for _ in folder.glob("*/*.array_record"))  # else what lies there is of a call that was refused

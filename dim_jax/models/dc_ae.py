@@ -135,9 +135,7 @@ class GLUConv(nnx.Module):
         self.norm = RMSNorm(d)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        wide, depth = self.conv_inverted, self.conv_depth
-        z = jnp.matmul(x.astype(depth.dtype), wide.kernel[...].astype(depth.dtype))
-        y = fused.gated_conv(z, wide.bias[...], depth.kernel[...], depth.bias[...])
+        y = fused.widened_gated_conv(x, self.conv_inverted, self.conv_depth)
         return x + self.norm(self.conv_point(y))
 
 

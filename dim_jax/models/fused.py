@@ -9,6 +9,8 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
@@ -40,6 +42,14 @@ def gated_conv(
     bias_in, kernel, bias_out = (weight.astype(z.dtype) for weight in (bias_in, kernel, bias_out))
     a, g = jnp.split(layers.depthwise_conv(jax.nn.silu(z + bias_in), kernel) + bias_out, 2, -1)
     return a * jax.nn.silu(g)
+
+
+def widened_gated_conv(x: Float[Array, "b h w d"], widen: nnx.Linear, depthwise: layers.DepthwiseConv) -> Float[Array, "b h w f"]:
+    """`gated_conv` of what `widen` makes of x, in the dtype of `depthwise`; the product may be kept for the backward pass as "inverted"."""
+    assert widen.bias is not None
+    assert depthwise.bias is not None
+    z = jnp.matmul(x.astype(depthwise.dtype), widen.kernel[...].astype(depthwise.dtype))
+    return gated_conv(checkpoint_name(z, "inverted"), widen.bias[...], depthwise.kernel[...], depthwise.bias[...])
 
 
 def normed_linear_attention(

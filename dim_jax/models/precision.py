@@ -23,7 +23,8 @@ def exact_products(function: Callable[Args, Result]) -> Callable[Args, Result]:
 
     @wraps(function)
     def run(*args: Args.args, **kwargs: Args.kwargs) -> Result:
-        with jax.default_matmul_precision(jax.config.jax_default_matmul_precision or "highest"):
+        named = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+        with jax.default_matmul_precision(named or "highest"):
             return function(*args, **kwargs)
 
     return run

@@ -81,8 +81,10 @@ class LinearAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         qkv = checkpoint_name(self.qkv(x), "qkv")
-        q_scale, k_scale = self.q_norm.scale[...], self.k_norm.scale[...]
-        y = fused.normed_linear_attention(qkv, q_scale, k_scale, head_dim=self.head_dim, norm_eps=self.q_norm.epsilon, eps=1e-8)
+        assert self.q_norm.scale is not None
+        assert self.k_norm.scale is not None
+        scales, eps = (self.q_norm.scale[...], self.k_norm.scale[...]), self.q_norm.epsilon
+        y = fused.normed_linear_attention(qkv, *scales, head_dim=self.head_dim, norm_eps=eps, eps=1e-8)
         return checkpoint_name(self.proj(checkpoint_name(y, "linear_attention")), "attn_out")
 
 
@@ -120,10 +122,7 @@ class GatedConvMLP(nnx.Module):
         self.point_conv = nnx.Linear(f, d, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        wide, depth = self.inverted_conv, self.depth_conv
-        z = checkpoint_name(jnp.matmul(x, wide.kernel[...].astype(x.dtype)), "inverted")
-        y = fused.gated_conv(z, wide.bias[...], depth.kernel[...], depth.bias[...])
-        return checkpoint_name(self.point_conv(y), "mlp_out")
+        return checkpoint_name(self.point_conv(fused.widened_gated_conv(x, self.inverted_conv, self.depth_conv)), "mlp_out")
 
 
 class Block(nnx.Module):
