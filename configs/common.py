@@ -64,7 +64,8 @@ def get_config() -> ConfigDict:
     config.optim.accumulate = 1  # batches whose gradients make one update; a step is a batch
     config.optim.warmup_steps = 1000  # updates
     config.optim.cosine = False  # after the warm-up: down to zero along a cosine, or constant
-    config.optim.weight_decay = 0.01  # of kernels and embeddings; not of norms, biases, scale-shift tables and the null table
+    config.optim.weight_decay = 0.01
+    config.optim.undecayed = ("scale", "bias", "scale_shift_table", "y_embedding")  # last names of parameters that do not; (): all decay
     config.optim.betas = (0.9, 0.999)
     config.optim.eps = 1e-8
     config.optim.clip_global_norm = 1.0

@@ -1,10 +1,11 @@
 """The optimizer of every stage: AdamW behind a clip of the global gradient norm."""
 
+from collections.abc import Collection
 from typing import Any
 
 import optax
 
-REST = ("scale", "bias", "scale_shift_table", "y_embedding")  # last names of parameters
+UNDECAYED = ("scale", "bias", "scale_shift_table", "y_embedding")  # last names of parameters
 
 
 def adamw(
@@ -15,9 +16,12 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     accumulate: int = 1,
+    undecayed: Collection[str] = UNDECAYED,
 ) -> optax.GradientTransformation:
-    """Decoupled weight decay (arXiv 1711.05101) on gradients whose joint L2 norm is at most `clip_global_norm`; of kernels and embeddings
-    alone. Scales of norms, biases, tables of scale and shift, and the null table, which stands for a condition, are no product's factor.
+    """Decoupled weight decay (arXiv 1711.05101) on gradients whose joint L2 norm is at most `clip_global_norm`.
+
+    Parameters whose last name is in `undecayed` do not decay: scales of norms, biases, tables of scale and shift, and the null table, which
+    stands for a condition, are no product's factor. PyTorch's AdamW decays all unless told otherwise (`undecayed=()`).
 
     With `accumulate` n > 1 only every n-th call updates, by the mean of the gradients since the last one that did; the clip is of that
     mean, and `learning_rate` counts updates.
@@ -25,7 +29,8 @@ def adamw(
 
     def decay(updates: Any, params: Any) -> Any:
         return {
-            path: change if path.rpartition(".")[2] in REST else change + weight_decay * params[path] for path, change in updates.items()
+            path: change if path.rpartition(".")[2] in undecayed else change + weight_decay * params[path]
+            for path, change in updates.items()
         }
 
     # As `optax.adamw`, but for its mask, which would make another state of it: runs that began without one could not go on.

@@ -55,7 +55,7 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
     schedule = optim.schedule(how.learning_rate, warmup_steps=how.warmup_steps, cosine=how.cosine, steps=updates)
     optimizer = optim.adamw(
         schedule, weight_decay=how.weight_decay, clip_global_norm=how.clip_global_norm, betas=tuple(how.betas), eps=how.eps,
-        accumulate=how.accumulate,
+        accumulate=how.accumulate, undecayed=tuple(how.undecayed),
     )  # fmt: skip
 
     def begin(params: Tensors) -> State:

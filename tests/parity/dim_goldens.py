@@ -113,13 +113,13 @@ def parts(goldens: Goldens) -> Iterator[Group]:
 _optimizer = cache(optim.adamw)
 
 
-@partial(jax.jit, static_argnames=("tx", "graphdef"))
-def _adamw_step(tx, graphdef, parameters, frozen, state, clean, noise, condition, source, index):
+@partial(jax.jit, static_argnames="tx")
+def _adamw_step(tx, sana, parameters, state, clean, noise, condition, source, index):
     def mean_loss(parameters):
-        sana = nnx.merge(graphdef, parameters, frozen)
+        sana_now = module.with_parameters(sana, module.parameters(sana) | parameters)
         sigma, timestep = flow.training_times((index + 0.5) / flow.NUM_TIMESTEPS, sana_goldens.FLOW_SHIFT)
-        encoded = sana.encode_condition(condition, jnp.ones(condition.shape[:2], bool))
-        return flow.loss(sana(flow.interpolate(clean, noise, sigma), timestep, encoded, source), clean, noise).mean()
+        encoded = sana_now.encode_condition(condition, jnp.ones(condition.shape[:2], bool))
+        return flow.loss(sana_now(flow.interpolate(clean, noise, sigma), timestep, encoded, source), clean, noise).mean()
 
     loss, grads = jax.value_and_grad(mean_loss)(parameters)
     updates, state = tx.update(grads, state, parameters)
@@ -134,26 +134,26 @@ def adamw(goldens: Goldens) -> Iterator[Group]:
     """
     info, data = goldens.json("adamw.json"), goldens.tensors("adamw.safetensors")
     sana, tolerance = sana_goldens.load(goldens, info["weights"].removesuffix(".weights.safetensors")), (info["rtol"], info["atol"])
-    trained = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("y_embedding")))
     tx = _optimizer(
         info["lr"],
         weight_decay=info["weight_decay"],
         clip_global_norm=info["clip_global_norm"],
         betas=tuple(info["betas"]),
         eps=info["eps"],
+        undecayed=(),
     )
-    graphdef, parameters, frozen = nnx.split(sana, trained, ...)
+    parameters = {path: x for path, x in module.parameters(sana).items() if not path.endswith("y_embedding")}
     state = tx.init(parameters)
     losses, norms = [], []
     clean, noise, source = nhwc(data["clean"]), nhwc(data["noise"]), sana_goldens.source_of(sana, data)
     for i in range(info["steps"]):
         batch = clean[i], noise[i], data["condition"][i], None if source is None else source[i], data["t_index"][i]
-        parameters, state, loss, norm = _adamw_step(tx, graphdef, parameters, frozen, state, *batch)
+        parameters, state, loss, norm = _adamw_step(tx, sana, parameters, state, *batch)
         losses.append(loss)
         norms.append(norm)
     yield Group("losses", np.asarray(losses), data["losses"], *tolerance)
     yield Group("grad_norms", np.asarray(norms), data["grad_norms"], *tolerance)
-    ours = module.parameters(nnx.merge(graphdef, parameters, frozen))
+    ours = module.parameters(sana) | parameters
     _, slots = sana_goldens.abstract(sana.config)
     after = dict(table.to_theirs(slots, lambda path: np.asarray(ours[path])))
     golden = data.under("after.")
