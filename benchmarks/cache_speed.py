@@ -24,7 +24,7 @@ from dim_jax.data.cache import bytes_of, store
 from dim_jax.data.inputs import EncoderInputs, encoder_inputs
 from dim_jax.data.pictures import signed_pixels
 from dim_jax.models.dc_ae_config import DCAEConfig
-from dim_jax.models.dim import Dim, DimConfig, Learner, Seen, loss
+from dim_jax.models.dim import Dim, DimConfig, Seen, TrainableModel, loss
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import KEPT
@@ -89,7 +89,7 @@ def main() -> None:
     if args.size == "nano":
         config = DimConfig(QwenConfig.nano(), SanaConfig.nano(edit=True), DCAEConfig.nano())
     dim: Any = nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0)))
-    learner: Any = nnx.eval_shape(lambda: Learner(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    learner: Any = nnx.eval_shape(lambda: TrainableModel(config, dtype=dtype, rngs=nnx.Rngs(0)))
 
     # The batch of each way, in the host's memory.
     inputs = turns(config, args.side, args.batch, args.text_tokens)

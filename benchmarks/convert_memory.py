@@ -24,16 +24,16 @@ from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.weights.files import DTYPES, Info, SafetensorsFile, SafetensorsWriter, make_header
 from dim_jax.weights.formats import DIM, NVLABS
-from dim_jax.weights.sizes import Sizes
-from dim_jax.weights.table import slots
+from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.table import tensor_mappings
 
 GIB = 2**30
 SANA = SanaConfig.sana_1600m(edit=True)
 CASES = {
-    "sana-fp32": (NVLABS, Sizes(sana=SANA), "F32"),
-    "sana-bf16": (NVLABS, Sizes(sana=SANA), "BF16"),
-    "full-bf16": (DIM, Sizes(QwenConfig.qwen_3b(), SANA, DCAEConfig.f32c32()), "BF16"),
-    "full-fp32": (DIM, Sizes(QwenConfig.qwen_3b(), SANA, DCAEConfig.f32c32()), "F32"),
+    "sana-fp32": (NVLABS, ModelConfig(sana=SANA), "F32"),
+    "sana-bf16": (NVLABS, ModelConfig(sana=SANA), "BF16"),
+    "full-bf16": (DIM, ModelConfig(QwenConfig.qwen_3b(), SANA, DCAEConfig.f32c32()), "BF16"),
+    "full-fp32": (DIM, ModelConfig(QwenConfig.qwen_3b(), SANA, DCAEConfig.f32c32()), "F32"),
 }
 
 
@@ -89,7 +89,7 @@ def main() -> None:
         form, sizes, dtype = CASES[case]
         with tempfile.TemporaryDirectory(dir=args.folder) as name:
             folder = Path(name)
-            tensors = {name: Info(dtype, slot.shape) for name, slot in slots(form.rows, sizes.shapes()).items()}
+            tensors = {name: Info(dtype, slot.shape) for name, slot in tensor_mappings(form.rows, sizes.shapes()).items()}
             random_file(folder / "source" / "model.safetensors", tensors)
             before = dict(hashes(folder / "source" / "model.safetensors"))
             to_seconds, to_peak = measured(folder / "source", folder / "orbax", "orbax")

@@ -27,7 +27,7 @@ from flax import nnx
 
 from dim_jax.bundled import bundled_checkpoint
 from dim_jax.models.dc_ae_config import DCAEConfig
-from dim_jax.models.dim import DimConfig, Learner, Seen, loss
+from dim_jax.models.dim import DimConfig, Seen, TrainableModel, loss
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
@@ -68,7 +68,7 @@ def edit_stages(dtype: str) -> dict[str, np.ndarray]:
 def training_step(dtype: str) -> dict[str, np.ndarray]:
     """Loss, gradient and update of connector and SANA at nano size, on random features; parameters are float32."""
     config = DimConfig(QwenConfig.nano(), SanaConfig.nano(edit=True), DCAEConfig.nano())
-    learner = nnx.eval_shape(lambda: Learner(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+    learner = nnx.eval_shape(lambda: TrainableModel(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
     params = {path: jnp.asarray(0.05 * rng.standard_normal(leaf.shape), jnp.float32) for path, leaf in parameters(learner).items()}
     hidden, cells = rng.standard_normal((4, 64, config.encoder.text.hidden_size)), rng.standard_normal((2, 4, 8, 8, 16))

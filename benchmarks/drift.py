@@ -22,7 +22,7 @@ from rich.table import Table
 from dim_jax.data.pairs import Pairs
 from dim_jax.data.pictures import cover_crop, open_picture
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
-from dim_jax.painter import Painter, Source
+from dim_jax.painter import Sampler, Source
 from dim_jax.pipeline import EditPipeline
 from dim_jax.session import EditSession
 from dim_jax.settings import Settings
@@ -37,7 +37,7 @@ COLUMNS = {
 }
 
 
-def autoencoder(painter: Painter, pictures: Pictures, *, keep: bool) -> Iterator[Pictures]:
+def autoencoder(painter: Sampler, pictures: Pictures, *, keep: bool) -> Iterator[Pictures]:
     """Decoded pictures of each round."""
     size = pictures[0].height, pictures[0].width
     latents = painter.encode(pictures, size)

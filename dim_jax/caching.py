@@ -31,23 +31,23 @@ from dim_jax.data.batches import PaintReader, PictureBatch, buckets
 from dim_jax.data.cache import Layout, Storage, bad_record, row_records, store, write_shard
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pictures import signed_pixels
-from dim_jax.data.pieces import LoadedPiece, Piece, PieceLoader, pieces
-from dim_jax.data.pipeline import Part, batches, evenly, make_plan
+from dim_jax.data.pieces import Chunk, ChunkLoader, LoadedChunk, chunks
+from dim_jax.data.pipeline import MixtureComponent, batches, evenly, make_plan
 from dim_jax.data.plan import Component
 from dim_jax.errors import InputError
 from dim_jax.models.connector import select_user_turn
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.paths import AnyPath
-from dim_jax.sharding import Sharding, put
-from dim_jax.space import check_space, in_words
+from dim_jax.sharding import Sharding, make_global_array
+from dim_jax.space import check_space, format_bytes
 from dim_jax.training.exporting import make_tokenizer
 from dim_jax.training.fingerprint import begin_cache, fingerprint
 from dim_jax.training.objectives import objective_kind, open_objective
 from dim_jax.training.objectives.cached import CACHED, check_cacheable
 from dim_jax.training.objectives.painter import PainterObjective
-from dim_jax.training.start import Start, open_data
-from dim_jax.weights.sizes import Sizes
+from dim_jax.training.start import ModelInit, open_data
+from dim_jax.weights.sizes import ModelConfig
 
 SAMPLED = 1000  # rows of each part whose texts are counted for the estimate
 SHARD = 2**32  # bytes
@@ -75,15 +75,15 @@ def main(
     config = deepcopy(config)
     config.data.cache = ""
     check_cacheable(config)
-    start = Start.open(config, objective_kind(config).PARTS)
+    start = ModelInit.open(config, objective_kind(config).PARTS)
     sharding = Sharding.open(config, start.sizes, jax.local_devices())
     data, size, how = config.data, config.data.batch_size, storage or cast(Storage, compute_dtype(config.model.dtype).name)
     parts = open_data(config, "train")
     folder.mkdir(parents=True, exist_ok=True)
     begun = any(True for _ in folder.glob("*/*.array_record"))  # else what lies there is of a call that was refused
-    processes.wait("what is there of the cache")
+    processes.barrier("what is there of the cache")
     tokenizer = make_tokenizer(config, start, parts, folder, begun=begun)
-    processes.wait("the tokenizer")
+    processes.barrier("the tokenizer")
     objective = open_objective(config, start, tokenizer)
     assert isinstance(objective, PainterObjective)
     reader, sizes = objective.reader, objective.sizes
@@ -97,10 +97,10 @@ def main(
         for part, place, one in zip(parts, places, each, strict=True):
             if not begun or cache.read_layout(place, len(part.source)) is None:
                 cache.begin_layout(place, part.name, len(part.source), max(1, shard_bytes // one))
-    processes.wait("the layout of the cache")
+    processes.barrier("the layout of the cache")
 
     # What is to be done, and the space for it.
-    todo, needed = list[tuple[Layout, int, list[Piece]]](), list[int]()
+    todo, needed = list[tuple[Layout, int, list[Chunk]]](), list[int]()
     for number, (part, component, place, one) in enumerate(zip(parts, plan.components, places, each, strict=True)):
         layout = cache.read_layout(place, len(part.source))
         assert layout is not None
@@ -108,23 +108,23 @@ def main(
         left = [one * len(layout.of(shard)) for shard in missing]
         needed += left
         mine = [shard for shard in missing if shard % jax.process_count() == jax.process_index()]
-        todo += [(layout, shard, pieces(number, component, layout, shard, size)) for shard in mine]
+        todo += [(layout, shard, chunks(number, component, layout, shard, size)) for shard in mine]
         console.out(
-            f"{part.name}: {layout.rows:,} rows, about {in_words(one)} each: {in_words(one * layout.rows)} in {layout.shards} shards; "
-            f"{len(missing)} shards ({in_words(sum(left))}) are missing",
+            f"{part.name}: {layout.rows:,} rows, about {format_bytes(one)} each: {format_bytes(one * layout.rows)} in {layout.shards} shards; "
+            f"{len(missing)} shards ({format_bytes(sum(left))}) are missing",
             highlight=False,
         )  # fmt: skip
-    processes.wait("what is missing of the cache")  # before anybody writes any of it
+    processes.barrier("what is missing of the cache")  # before anybody writes any of it
     _check_space(folder, needed)
 
     # The work.
-    loader = PieceLoader(parts, [piece for *_, some in todo for piece in some], reader, size, substitute=data.bad_samples > 0)
+    loader = ChunkLoader(parts, [piece for *_, some in todo for piece in some], reader, size, substitute=data.bad_samples > 0)
     stream = _within(data.bad_samples, batches(loader, start=0, stop=len(loader.pieces), workers=data.workers))
     shown = track(stream, "caching", len(loader.pieces), console=console, disable=not console.is_terminal)
     computed = _ahead(map(_frozen(config, objective, start, sharding), shown)) if todo else iter(())
     for layout, shard, some in todo:
         write_shard(layout, shard, _records(islice(computed, len(some)), how))
-    processes.wait("the end of the cache")
+    processes.barrier("the end of the cache")
     console.out(f"wrote {folder}", highlight=False)
 
 
@@ -140,7 +140,7 @@ def _check_space(folder: AnyPath, shards: list[int]) -> None:
     check_space(place, needed, what=what, remedy=remedy)
 
 
-def bytes_of_row(part: Part, component: Component, reader: PaintReader, sizes: Sizes, storage: Storage) -> int:
+def bytes_of_row(part: MixtureComponent, component: Component, reader: PaintReader, sizes: ModelConfig, storage: Storage) -> int:
     """The bytes that a row takes, as a mean over some rows of a part: their wordings are counted."""
     encoder, autoencoder = sizes.encoder, sizes.autoencoder
     assert encoder is not None
@@ -153,7 +153,7 @@ def bytes_of_row(part: Part, component: Component, reader: PaintReader, sizes: S
         total += 4 * area * autoencoder.latent_channels * (1 + edit) + OVERHEAD
         tokens = []
         with suppress(InputError):  # a row that cannot be used is said, and counted, when it is loaded
-            tokens = reader.condition_tokens(part.source.told(int(component.rows[place])), edit=edit)
+            tokens = reader.condition_tokens(part.source.row_texts(int(component.rows[place])), edit=edit)
         total += sum(cache.bytes_of(count, encoder.text.hidden_size, storage) + OVERHEAD for count in tokens)
     return math.ceil(total / len(chosen))
 
@@ -161,18 +161,18 @@ def bytes_of_row(part: Part, component: Component, reader: PaintReader, sizes: S
 class _Computed(NamedTuple):
     """What the frozen parts made of a piece; on the devices, perhaps not yet done."""
 
-    piece: LoadedPiece
+    piece: LoadedChunk
     target: Any
     source: Any
     states: list[Any]  # of each turn of `piece.turns`
 
 
-def _frozen(config: Config, objective: PainterObjective, start: Start, sharding: Sharding) -> Callable[[LoadedPiece], _Computed]:
+def _frozen(config: Config, objective: PainterObjective, start: ModelInit, sharding: Sharding) -> Callable[[LoadedChunk], _Computed]:
     """Encoder and autoencoder over the mesh, as a function of pieces."""
     model: Any = objective.model
     shapes = {path: leaf for path, leaf in parameters(model).items() if path.split(".")[0] in CACHED}
     dtype = compute_dtype(config.model.dtype)  # as a step has them
-    like = {path: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding.of(path)) for path, leaf in shapes.items()}
+    like = {path: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding.param_sharding(path)) for path, leaf in shapes.items()}
     tensors = start.tensors(config.seed, like)
     weights = {
         part: {path.removeprefix(f"{part}."): tensor for path, tensor in tensors.items() if path.startswith(f"{part}.")} for part in CACHED
@@ -189,17 +189,17 @@ def _frozen(config: Config, objective: PainterObjective, start: Start, sharding:
 
     encode, read = jax.jit(latents), jax.jit(states)
 
-    def compute(piece: LoadedPiece) -> _Computed:
+    def compute(piece: LoadedChunk) -> _Computed:
         target, source = (
-            None if pixels is None else encode(weights["autoencoder"], sharding.spread(PictureBatch(pixels), put))
+            None if pixels is None else encode(weights["autoencoder"], sharding.shard(PictureBatch(pixels), make_global_array))
             for pixels in (piece.target, piece.source)
         )
-        return _Computed(piece, target, source, [read(weights["encoder"], sharding.spread(turn, put)) for turn in piece.turns])
+        return _Computed(piece, target, source, [read(weights["encoder"], sharding.shard(turn, make_global_array)) for turn in piece.turns])
 
     return compute
 
 
-def _within(budget: int, stream: Iterator[LoadedPiece]) -> Iterator[LoadedPiece]:
+def _within(budget: int, stream: Iterator[LoadedChunk]) -> Iterator[LoadedChunk]:
     """The same pieces; their bad rows are shown, and one more than the budget of a call and process is an error."""
     count, console = 0, open_console()
     for piece in stream:

@@ -34,7 +34,7 @@ from dim_jax.errors import InputError
 from dim_jax.folders import check_finished, check_name, new_folder, new_remote_folder
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.paths import AnyPath, absolute, as_path, local
-from dim_jax.processes import is_first, several, shared
+from dim_jax.processes import is_first, is_multiprocess, shared
 
 Module = TypeVar("Module", bound=nnx.Module)
 WEIGHTS, CONFIG, MANIFEST, EXTRAS, TOKENIZER = "weights", "config.json", "manifest.json", "extras.safetensors", "tokenizer"
@@ -45,7 +45,7 @@ PARTIAL = "partial_save"  # ending of the folder that Orbax puts groups in until
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def quiet_orbax() -> Iterator[None]:
     """Where Orbax fails, only the one error that it raises is heard: nothing of its threads and tasks, which go on failing for a while."""
     ignore_late_callbacks()
     log = logging.getLogger("absl")
@@ -98,7 +98,7 @@ def _orbax(largest: int = 0) -> Iterator[None]:
     context.memory.read_concurrent_bytes = max(2**30, 2 * largest)
     context.pytree.loading.partial_load = True
     try:
-        with hushed(), context:
+        with quiet_orbax(), context:
             yield
     except ValueError as error:
         if (of_disk := disk_error(error)) is None:
@@ -221,7 +221,7 @@ def save(
     tensors = parameters(weights) if isinstance(weights, nnx.Module) else weights
     target = as_path(path)
     # Each of several processes writes its shards: into one folder of a file system that they share, or of a bucket.
-    if several() and not isinstance(target, Path):
+    if is_multiprocess() and not isinstance(target, Path):
         opened = new_remote_folder(target, overwrite=overwrite)
     else:
         opened = new_folder(target, overwrite=overwrite)
@@ -259,7 +259,7 @@ def settings_file(path: AnyPath) -> Path | None:
 
 
 @dataclass(frozen=True)
-class Stored:
+class TensorInfo:
     """What a checkpoint says about a tensor; Orbax reads it as a numpy array."""
 
     shape: tuple[int, ...]
@@ -271,7 +271,7 @@ class Stored:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def abstract(path: AnyPath | str) -> dict[str, Stored]:
+def abstract(path: AnyPath | str) -> dict[str, TensorInfo]:
     """Path -> shape and dtype of every stored tensor, without reading any.
 
     Raises:
@@ -294,7 +294,7 @@ def abstract(path: AnyPath | str) -> dict[str, Stored]:
         raise InputError(f"{folder / WEIGHTS}: is damaged ({str(error).splitlines()[0]}). Convert or copy it again.") from error
     if not found:
         raise InputError(f"{folder / WEIGHTS}: is damaged (no tensors are listed in it). Convert or copy it again.")
-    return {name: Stored(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in sorted(found.items())}
+    return {name: TensorInfo(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in sorted(found.items())}
 
 
 def join(path: AnyPath | str) -> None:

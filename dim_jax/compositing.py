@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageChops, ImageFilter
 
-from dim_jax.data.measures import grown
+from dim_jax.data.measures import max_filter
 
 LEVELS = 12  # of 255; where an edit of the nano model leaves a picture alone, it is off by 0 to 8
 
@@ -29,7 +29,7 @@ def opacity(before: Image.Image, after: Image.Image, cell: int) -> Float[np.ndar
     channels = ImageChops.difference(before, after).split()
     difference = ImageChops.lighter(ImageChops.lighter(*channels[:2]), channels[2])
     smooth = np.asarray(difference.filter(ImageFilter.GaussianBlur(cell / 8)))
-    changed = grown(smooth, cell // 2) > LEVELS
+    changed = max_filter(smooth, cell // 2) > LEVELS
     # A blurred edge is at a half: from there to the whole, the rim fades inwards and nothing outside is touched.
     blurred = Image.fromarray(changed.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(cell / 6))
     faded = np.asarray(blurred, np.float32) / 255

@@ -13,7 +13,7 @@ from PIL import Image
 from dim_jax.checkpoint import read_json
 from dim_jax.data.pictures import open_picture
 from dim_jax.errors import InputError
-from dim_jax.painting import Painting, check_output, save_picture
+from dim_jax.painting import EditResult, check_output, save_picture
 from dim_jax.paths import AnyPath
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.sheets import grid, labelled
@@ -63,7 +63,7 @@ def check_outputs(folder: AnyPath, number: int, *, overwrite: bool) -> list[AnyP
     return [check_output(folder / f"{name}.png", overwrite=overwrite) for name in (*range(1, number + 1), "sheet")]
 
 
-def paint(pipeline: EditPipeline, samples: Sequence[Sample], *, progress: bool = False) -> list[Painting]:
+def paint(pipeline: EditPipeline, samples: Sequence[Sample], *, progress: bool = False) -> list[EditResult]:
     """The samples, painted with the settings of the checkpoint: all edits in one batch, all others in another. In order.
 
     Raises:
@@ -72,7 +72,7 @@ def paint(pipeline: EditPipeline, samples: Sequence[Sample], *, progress: bool =
     edits = {i: sample.source for i, sample in enumerate(samples) if sample.source is not None}
     texts = [i for i in range(len(samples)) if i not in edits]
     settings = replace(pipeline.painter.settings, batch_size=len(samples))
-    found: dict[int, Painting] = {}
+    found: dict[int, EditResult] = {}
     if edits:
         prompts, seeds = [samples[i].prompt for i in edits], [samples[i].seed for i in edits]
         edited = pipeline(prompts, list(edits.values()), seeds=seeds, settings=settings, progress=progress)
@@ -84,7 +84,7 @@ def paint(pipeline: EditPipeline, samples: Sequence[Sample], *, progress: bool =
     return [found[i] for i in range(len(samples))]
 
 
-def sheet(paintings: Sequence[Painting]) -> Image.Image:
+def sheet(paintings: Sequence[EditResult]) -> Image.Image:
     """Source and result of every painting, the prompt below."""
     cells = [labelled([*([one.source] if one.source else []), one.image], one.prompt, zoom=2) for one in paintings]
     return grid([cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)])

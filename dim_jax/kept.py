@@ -17,13 +17,13 @@ from filelock import FileLock
 
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
-from dim_jax.paths import GS, AnyPath, bucket_of, is_remote, storage, told
+from dim_jax.paths import GS, AnyPath, bucket_of, is_remote, storage, storage_errors
 from dim_jax.space import NO_SPACE, check_space
 
 FOLDER = "DIM_JAX_CACHE"
 
 
-def kept(path: AnyPath) -> Path:
+def cached_path(path: AnyPath) -> Path:
     """The file on this machine; of a bucket, a copy in the folder that DIM_JAX_CACHE names, by default ~/.cache/dim_jax/buckets.
 
     It is fetched once, whichever process asks first, and anew where another file has taken its place in the bucket; what a process has, it
@@ -35,7 +35,7 @@ def kept(path: AnyPath) -> Path:
     return _kept(os.fspath(path), _folder()) if is_remote(path) else Path(path)
 
 
-def check_room(paths: Sequence[AnyPath]) -> None:
+def check_disk_space(paths: Sequence[AnyPath]) -> None:
     """Refuse files that cannot all be kept before the first of them is fetched. Those of this machine need no space.
 
     Raises:
@@ -43,7 +43,7 @@ def check_room(paths: Sequence[AnyPath]) -> None:
     """
     remote, missing = sorted(path for path in paths if is_remote(path)), dict[AnyPath, int]()
     for parent, files in groupby(remote, lambda path: path.parent):
-        with told(parent):
+        with storage_errors(parent):
             infos = {one["name"]: one for one in storage(parent).ls(os.fspath(parent), detail=True)}
         for path in files:
             info = infos.get(os.fspath(path).removeprefix(GS))
@@ -59,7 +59,7 @@ def check_room(paths: Sequence[AnyPath]) -> None:
 
 @cache
 def _kept(path: str, folder: Path) -> Path:
-    with told(path):
+    with storage_errors(path):
         info = storage(path).info(path)
     copy, version = _place(path, folder), _version(info)
     try:
@@ -77,7 +77,7 @@ def _fetch(path: str, size: int, copy: Path, folder: Path) -> None:
     with new_file(copy) as scratch:  # which removes what a process that was killed left of it
         check_space(folder, size, what=f"a copy of {path}", remedy=_remedy(path))
         try:
-            with told(path):
+            with storage_errors(path):
                 storage(path).get_file(path, os.fspath(scratch))
         except InputError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_SPACE:

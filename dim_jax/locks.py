@@ -23,7 +23,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from dim_jax.errors import InputError
-from dim_jax.paths import GS, AnyPath, absolute, is_remote, storage, told
+from dim_jax.paths import GS, AnyPath, absolute, is_remote, storage, storage_errors
 
 REFRESH, STALE = 10.0, 60.0  # seconds
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that cannot lock
@@ -147,12 +147,12 @@ class _Lease:
                     os._exit(1)  # before it writes anything more
 
     def give_back(self) -> None:
-        with suppress(InputError), told(self._path):
+        with suppress(InputError), storage_errors(self._path):
             self._call("DELETE", "b/{}/o/{}", *self._names, ifGenerationMatch=str(self._generation))
 
     def _read(self) -> tuple[int, "_Holder"]:
         """Generation and content; 0: there is none."""
-        with told(self._path):
+        with storage_errors(self._path):
             try:
                 found = self._call("GET", "b/{}/o/{}", *self._names, json_out=True)
                 return int(found["generation"]), _Holder.read(storage(self._path).cat_file(self._path))
@@ -168,7 +168,7 @@ class _Lease:
         kind, parts = "Content-Type: application/json\r\n\r\n", (json.dumps({"name": name}), self._me.text().decode())
         body = "".join(f"--part\r\n{kind}{part}\r\n" for part in parts) + "--part--"
         headers = {"Content-Type": 'multipart/related; boundary="part"'}
-        with told(self._path):
+        with storage_errors(self._path):
             try:
                 self._generation = int(files.call("POST", address, data=body.encode(), headers=headers, **how)["generation"])
             except FileExistsError:  # of another generation, which may be by the first try of a request that was sent twice

@@ -25,8 +25,8 @@ from dim_jax.models.precision import compute_dtype
 from dim_jax.models.sana import Condition
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.paths import AnyPath
-from dim_jax.processes import whole
-from dim_jax.settings import Asked, Settings, check_prompt, read_asked, read_settings
+from dim_jax.processes import to_host
+from dim_jax.settings import PromptMode, Settings, check_prompt, read_prompt_mode, read_settings
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.published import Weights
 
@@ -60,20 +60,20 @@ class Request:
     source: Source | None = None
 
 
-class Painted(NamedTuple):
+class DecodedImage(NamedTuple):
     """A picture and the latents that it was decoded from."""
 
     picture: Image.Image
     latents: Float[np.ndarray, "h w c"]
 
 
-class Painter:
+class Sampler:
     """A model, its processor, the settings that it is meant to paint with, and its compiled steps. One painter serves both pipelines."""
 
-    def __init__(self, dim: Dim, processor: Processor, name: str = "model", settings: Settings | None = None, asked: Asked = "prompt"):
+    def __init__(self, dim: Dim, processor: Processor, name: str = "model", settings: Settings | None = None, asked: PromptMode = "prompt"):
         """`asked`: what the encoder writes blueprints from, for a designer that shares it."""
         self.dim, self.processor, self.name, self.settings = dim, processor, name, settings or Settings()
-        self.asked: Asked = asked
+        self.asked: PromptMode = asked
         self._null: dict[int, Condition] = {}
         self._condition = jax.jit(_condition, static_argnums=2)
         self._null_row = jax.jit(_null_row, static_argnums=1)
@@ -84,7 +84,7 @@ class Painter:
     @classmethod
     def from_pretrained(
         cls, path: str | AnyPath, *, edits: bool = False, dtype: DTypeLike | None = None, tokenizer: str | AnyPath | None = None
-    ) -> "Painter":
+    ) -> "Sampler":
         """The model of a checkpoint in any format that holds all of Draw-In-Mind, with the settings of its settings.json, if any.
 
         `edits` asks for one that edits: another is refused before its weights are read. `dtype` is that of parameters and computation:
@@ -95,7 +95,7 @@ class Painter:
                 is no tokenizer.
         """
         weights, config, processor = open_dim(path, tokenizer)
-        settings, asked = read_settings(weights.settings), read_asked(weights.settings)
+        settings, asked = read_settings(weights.settings), read_prompt_mode(weights.settings)
         if edits:
             check_edits(config.sana, path)
         chosen = compute_dtype(dtype)
@@ -109,7 +109,7 @@ class Painter:
         """Of parameters and computation."""
         return str(self.dim.connector.fc1.kernel[...].dtype)
 
-    def paint(self, requests: Sequence[Request], settings: Settings, *, progress: bool = False) -> Iterator[tuple[int, Painted]]:
+    def paint(self, requests: Sequence[Request], settings: Settings, *, progress: bool = False) -> Iterator[tuple[int, DecodedImage]]:
         """Every request's index and picture, once it is painted. Requests of one size are painted together, `batch_size` at a time.
 
         Raises:
@@ -147,10 +147,10 @@ class Painter:
                 what = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {width}"
                 with _enough_memory(what, REMEDY):
                     latents = self._batch(filled, settings)
-                    pixels, latents = (np.asarray(whole(array)) for array in (self._decode(self.dim, latents), latents))
+                    pixels, latents = (np.asarray(to_host(array)) for array in (self._decode(self.dim, latents), latents))
                 bar.advance(task, len(batch))
                 for i, one, cells in zip(batch, pixels, latents, strict=False):
-                    yield i, Painted(to_picture(one), cells)
+                    yield i, DecodedImage(to_picture(one), cells)
 
     def encode(self, pictures: Sequence[Image.Image], size: tuple[int, int]) -> Float[Array, "b h w c"]:
         """Latents of pictures, each scaled and cropped to `size` (height, width) in pixels.
@@ -198,7 +198,7 @@ class Painter:
         if negative is not None:
             unconditional = self._condition(self.dim, negative, length)
         elif guided:
-            unconditional = self.null(length).spread(condition.mask)
+            unconditional = self.null(length).broadcast(condition.mask)
         factor = self.dim.config.autoencoder.factor
         return self._paint(
             self.dim, condition, jnp.asarray([request.seed for request in requests]), size=(size[0] // factor, size[1] // factor),

@@ -22,7 +22,7 @@ ROUND = ("prompt", "seed", "settings", "designer", "instruction", "changed")
 
 
 @dataclass(frozen=True)
-class Painting:
+class EditResult:
     """A result and all that made it: `Settings(**settings)` paints it again.
 
     `prompt` is what the painter read; where a designer wrote it from an `instruction`, `designer` names who. `source` is the picture
@@ -41,7 +41,7 @@ class Painting:
     instruction: str = ""
     latents: Float[np.ndarray, "h w c"] | None = field(default=None, repr=False, compare=False)
     changed: float | None = None
-    earlier: tuple["Painting", ...] = ()
+    earlier: tuple["EditResult", ...] = ()
 
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Write a PNG whose text chunks hold prompt, seed, settings (JSON), checkpoint, version and earlier rounds (JSON); `read_metadata`
@@ -86,7 +86,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: no picture that was painted here ({error}). Some programs drop the text of a PNG.") from error
 
 
-def sheet(paintings: Sequence[Painting]) -> Image.Image:
+def sheet(paintings: Sequence[EditResult]) -> Image.Image:
     """Source and result side by side, one row a painting; the source is scaled to the result's height, or to four times its width."""
     rows = []
     for painting in paintings:
@@ -97,7 +97,7 @@ def sheet(paintings: Sequence[Painting]) -> Image.Image:
     return grid(rows)
 
 
-def save_sheet(paintings: Sequence[Painting], path: str | os.PathLike, *, overwrite: bool = False) -> None:
+def save_sheet(paintings: Sequence[EditResult], path: str | os.PathLike, *, overwrite: bool = False) -> None:
     """Write `sheet` as a PNG. Errors as in `save_picture`."""
     save_picture(sheet(paintings), path, overwrite=overwrite)
 

@@ -95,7 +95,7 @@ def files_below(folder: AnyPath, pattern: str) -> list[AnyPath]:
     """The files in a folder, and in the folders in it, that have such a name, in order of their paths."""
     if isinstance(folder, Path):
         return sorted(folder.rglob(pattern))
-    with told(folder):
+    with storage_errors(folder):
         return sorted(epath.Path(GS + name) for name in storage(folder).find(os.fspath(folder)) if fnmatchcase(Path(name).name, pattern))
 
 
@@ -127,7 +127,7 @@ def local(path: AnyPath) -> Path:
 
 @cache
 def _fetched(path: str) -> Path:
-    with told(path):
+    with storage_errors(path):
         names = storage(path).find(path)  # without "gs://"; the one name of a file
         if not names:
             raise InputError(f"{path}: there is no such file or folder. Check the address.")
@@ -148,7 +148,7 @@ def read_span(path: AnyPath, start: int, size: int) -> bytes:
     Raises:
         InputError: they cannot be read.
     """
-    with told(path):
+    with storage_errors(path):
         return storage(path).cat_file(os.fspath(path), start, start + size)
 
 
@@ -166,7 +166,7 @@ def read_if_there(path: AnyPath) -> bytes | None:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in MISSING:
                 return None
             raise
-    with told(path):
+    with storage_errors(path):
         try:
             return storage(path).cat_file(os.fspath(path))
         except FileNotFoundError:
@@ -204,7 +204,7 @@ def upload(source: Path, target: AnyPath) -> None:
         InputError: the bucket cannot be written to.
     """
     names = [file.relative_to(source) for file in sorted(source.rglob("*")) if file.is_file()] if source.is_dir() else [Path()]
-    with told(target):
+    with storage_errors(target):
         storage(target).put([str(source / name) for name in names], [os.fspath(target / name) for name in names])
 
 
@@ -215,7 +215,7 @@ def move(source: AnyPath, target: AnyPath) -> None:
         InputError: the bucket cannot be written to.
     """
     files = storage(source)
-    with told(target):
+    with storage_errors(target):
         for name in files.find(os.fspath(source)):
             files.cp_file(name, os.fspath(target).removeprefix(GS) + name.removeprefix(os.fspath(source).removeprefix(GS)))
         files.rm(os.fspath(source), recursive=True)
@@ -243,14 +243,14 @@ def _opened(bucket: str, process: int) -> Any:
 
     # Orbax writes past gcsfs, whose listings would be out of date.
     config.conf.setdefault("gcs", {})["use_listings_cache"] = False
-    with told(f"{GS}{bucket}"):
+    with storage_errors(f"{GS}{bucket}"):
         files: Any = filesystem("gcs", finalize_on_close=True)
         files.call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
     return files
 
 
 @contextmanager
-def told(path: str | os.PathLike) -> Iterator[None]:
+def storage_errors(path: str | os.PathLike) -> Iterator[None]:
     """Where a bucket fails, one InputError that says what to do."""
     import aiohttp
     from gcsfs.retry import HttpError

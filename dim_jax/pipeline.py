@@ -13,8 +13,8 @@ from PIL import Image
 from dim_jax.data.buckets import aspect_buckets, nearest_bucket
 from dim_jax.data.pictures import as_rgb
 from dim_jax.errors import InputError
-from dim_jax.painter import Painter, Request, Source, check_edits
-from dim_jax.painting import Painting
+from dim_jax.painter import Request, Sampler, Source, check_edits
+from dim_jax.painting import EditResult
 from dim_jax.paths import AnyPath
 from dim_jax.settings import Settings
 
@@ -23,7 +23,7 @@ from dim_jax.settings import Settings
 class EditPipeline:
     """Edits pictures as prompts say; a painter that cannot is an `InputError`."""
 
-    painter: Painter
+    painter: Sampler
 
     def __post_init__(self):
         check_edits(self.painter.dim.config.sana, self.painter.name)
@@ -31,7 +31,7 @@ class EditPipeline:
     @classmethod
     def from_pretrained(cls, path: str | AnyPath, **kwargs) -> "EditPipeline":
         """See `Painter.from_pretrained`."""
-        return cls(Painter.from_pretrained(path, edits=True, **kwargs))
+        return cls(Sampler.from_pretrained(path, edits=True, **kwargs))
 
     def __call__(
         self,
@@ -41,7 +41,7 @@ class EditPipeline:
         seeds: Sequence[int] | None = None,
         settings: Settings | None = None,
         progress: bool = False,
-    ) -> list[Painting]:
+    ) -> list[EditResult]:
         """One painting per prompt and picture; by default every seed is 0 and the settings are the painter's own. A picture does not
         depend on the rest of its batch. A `Source` with latents keeps its size; to edit a painting further, `EditSession` gives them.
 
@@ -59,7 +59,7 @@ class EditPipeline:
         seeds: Sequence[int],
         settings: Settings,
         progress: bool = False,
-    ) -> Iterator[tuple[int, Painting]]:
+    ) -> Iterator[tuple[int, EditResult]]:
         """Index and painting, each as soon as its batch is painted: for a long run that keeps what it has. Errors as in a call."""
         _same_number(prompts=prompts, pictures=pictures, seeds=seeds)
         sources = [picture if isinstance(picture, Source) else Source(as_rgb(picture)) for picture in pictures]
@@ -81,12 +81,12 @@ class EditPipeline:
 class GeneratePipeline:
     """Paints pictures from prompts alone, with a text-to-image or an edit model."""
 
-    painter: Painter
+    painter: Sampler
 
     @classmethod
     def from_pretrained(cls, path: str | AnyPath, **kwargs) -> "GeneratePipeline":
         """See `Painter.from_pretrained`."""
-        return cls(Painter.from_pretrained(path, **kwargs))
+        return cls(Sampler.from_pretrained(path, **kwargs))
 
     def __call__(
         self,
@@ -95,7 +95,7 @@ class GeneratePipeline:
         seeds: Sequence[int] | None = None,
         settings: Settings | None = None,
         progress: bool = False,
-    ) -> list[Painting]:
+    ) -> list[EditResult]:
         """One painting per prompt; by default every seed is 0 and the settings are the painter's own.
 
         Raises:
@@ -109,16 +109,16 @@ class GeneratePipeline:
         return _in_order(_run(self.painter, requests, settings, progress))
 
 
-def _run(painter: Painter, requests: Sequence[Request], settings: Settings, progress: bool) -> Iterator[tuple[int, Painting]]:
+def _run(painter: Sampler, requests: Sequence[Request], settings: Settings, progress: bool) -> Iterator[tuple[int, EditResult]]:
     used = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
     for i, (picture, latents) in painter.paint(requests, settings, progress=progress):
         request = requests[i]
         source = None if request.source is None else request.source.picture
         chosen = used | {"size": request.size}
-        yield i, Painting(picture, request.prompt, request.seed, chosen, painter.name, painter.dtype, source, latents=latents)
+        yield i, EditResult(picture, request.prompt, request.seed, chosen, painter.name, painter.dtype, source, latents=latents)
 
 
-def _in_order(paintings: Iterable[tuple[int, Painting]]) -> list[Painting]:
+def _in_order(paintings: Iterable[tuple[int, EditResult]]) -> list[EditResult]:
     found = dict(paintings)
     return [found[i] for i in sorted(found)]
 

@@ -57,7 +57,7 @@ def start() -> None:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def distributed() -> Iterator[None]:
     """Within it the processes of a run are one: they have met, and where one fails the others do not wait for it for ever.
 
     One that leaves with an error says so to the others once all that it had begun is closed; those end with exit code 1 and the same error
@@ -112,20 +112,20 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Whether this process is one of several."""
     return jax.process_count() > 1
 
 
-def wait(what: str) -> None:
+def barrier(what: str) -> None:
     """Until all processes have come here; `what` is the same for all, and says for what."""
-    if several():
+    if is_multiprocess():
         multihost_utils.sync_global_devices(what)
 
 
 def gather(said: Any) -> list[Any]:
     """What each process says, in order, as JSON has it. All must ask."""
-    if not several():
+    if not is_multiprocess():
         return [said]
     text = np.frombuffer(json.dumps(said).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(text)))
@@ -135,7 +135,7 @@ def gather(said: Any) -> list[Any]:
     return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
-def whole(array: Any) -> Any:
+def to_host(array: Any) -> Any:
     """An array that this process can read: as it is, or in the host's memory if others hold parts of it. All must ask."""
     return array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True)
 
@@ -145,13 +145,13 @@ def shared(opened: AbstractContextManager[AnyPath]) -> Iterator[AnyPath]:
     """The folder that the first process opens, for all of them to write into; it closes it when all are done, and all wait for that."""
     if not is_first():
         yield next(as_path(name) for name in gather("") if name)
-        wait("the others, with a folder")
+        barrier("the others, with a folder")
     else:
         with opened as folder:
             gather(str(folder))
             yield folder
-            wait("the others, with a folder")
-    wait("a folder to be closed")
+            barrier("the others, with a folder")
+    barrier("a folder to be closed")
 
 
 def locked(folder: AnyPath) -> AbstractContextManager[None]:
@@ -169,7 +169,7 @@ class Vote:
     def __init__(self) -> None:
         devices = np.asarray(jax.devices())
         mesh = Mesh(devices, ("all",))
-        self._alone, self._shape = not several(), devices.shape
+        self._alone, self._shape = not is_multiprocess(), devices.shape
         self._each, once = NamedSharding(mesh, PartitionSpec("all")), NamedSharding(mesh, PartitionSpec())
         self._count, self._before = jax.jit(jnp.any, out_shardings=once), None
 

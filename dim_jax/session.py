@@ -24,7 +24,7 @@ from dim_jax.designer.clients import ChatDesigner, Designer
 from dim_jax.designer.design import blueprint as written
 from dim_jax.errors import InputError
 from dim_jax.painter import Source
-from dim_jax.painting import Painting
+from dim_jax.painting import EditResult
 from dim_jax.pipeline import EditPipeline
 from dim_jax.settings import Settings, check_prompt
 
@@ -64,7 +64,7 @@ class EditSession:
         self._name = name or (file.stem if file else "picture")
         self.pipeline, self.designer, self.keep_unchanged = pipeline, designer, keep_unchanged
         self.settings = settings or pipeline.painter.settings
-        self.rounds: tuple[Painting, ...] = ()
+        self.rounds: tuple[EditResult, ...] = ()
 
     @property
     def source(self) -> Source:
@@ -73,7 +73,7 @@ class EditSession:
 
     def edit(
         self, instruction: str, *, blueprint: str | None = None, written_by: str = "none", seed: int = 0, progress: bool = False
-    ) -> Painting:
+    ) -> EditResult:
         """Paint the next round.
 
         Args:
@@ -98,7 +98,7 @@ class EditSession:
         self.rounds += (painting,)
         return painting
 
-    def undo(self) -> Painting:
+    def undo(self) -> EditResult:
         """Go back to before the last round, and return it.
 
         Raises:
@@ -127,7 +127,7 @@ class EditSession:
             # What costs is kept: the same rounds with another seed begin with the same question.
             return written(file, instruction, self.designer, row_id=name, keep=isinstance(self.designer, ChatDesigner))
 
-    def _composited(self, painting: Painting, source: Source) -> Painting:
+    def _composited(self, painting: EditResult, source: Source) -> EditResult:
         """The painting with all that it left alone as it was, in pixels and in latents."""
         painter, size = self.pipeline.painter, painting.settings["size"]
         cell, latents = painter.dim.config.autoencoder.factor, painting.latents

@@ -15,7 +15,7 @@ IN_FILE = {
     "num_steps": int, "guidance_scale": float, "image_guidance_scale": float, "flow_shift": float, "solver": str, "resolution": int,
 }  # fmt: skip
 # What the encoder of a checkpoint was trained to write blueprints from: any prompt, as Qwen2.5-VL, or the bare instruction.
-Asked = Literal["prompt", "instruction"]
+PromptMode = Literal["prompt", "instruction"]
 BLUEPRINT_FROM = "blueprint_from"
 
 
@@ -73,14 +73,14 @@ def read_settings(path: Path | None) -> Settings:
         raise InputError(f"{path}: {error}") from error
 
 
-def read_asked(path: Path | None) -> Asked:
+def read_prompt_mode(path: Path | None) -> PromptMode:
     """What blueprints are written from, in a checkpoint's settings.json: a prompt, unless there is one that names the instruction.
 
     Raises:
         InputError: the file is damaged, or names something else.
     """
     file = HFConfig({} if path is None else path)
-    file.only(BLUEPRINT_FROM, *get_args(Asked))
+    file.only(BLUEPRINT_FROM, *get_args(PromptMode))
     return "instruction" if file.get(BLUEPRINT_FROM, str, "prompt") == "instruction" else "prompt"
 
 

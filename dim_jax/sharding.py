@@ -27,11 +27,11 @@ from jaxtyping import Int
 from dim_jax.config import Config
 from dim_jax.data.batches import ROW_AXES
 from dim_jax.errors import InputError
-from dim_jax.models.layers import ROWS_OVER
-from dim_jax.weights.sizes import Sizes
+from dim_jax.models.layers import BATCH_AXES
+from dim_jax.weights.sizes import ModelConfig
 from dim_jax.weights.table import Shape
 
-MESH_AXES = (*ROWS_OVER, "tensor")
+MESH_AXES = (*BATCH_AXES, "tensor")
 
 # `*` is any run of characters. `width` enters and leaves a layer, `mlp` is inside of one; `small` is too small to be cut.
 _VECTOR, _VECTORS = ("small",), ("layers", "small")
@@ -127,7 +127,7 @@ class Sharding:
     rules: Mapping[str, str]
 
     @classmethod
-    def open(cls, config: Config, sizes: Sizes, devices: Sequence[Any] | None = None) -> "Sharding":
+    def open(cls, config: Config, sizes: ModelConfig, devices: Sequence[Any] | None = None) -> "Sharding":
         """What `config.sharding` makes of `devices` (default: all there are), once it is known to fit (`fitting_mesh`).
 
         The axes are of type Auto: the step is written for one device, and the compiler derives from the shardings of parameters and
@@ -135,35 +135,35 @@ class Sharding:
         gather of the networks.)
         """
         devices = jax.devices() if devices is None else list(devices)
-        shape = fitting_mesh(config, sizes, len(devices))
+        shape = validate_mesh(config, sizes, len(devices))
         mesh = Mesh(_ordered(devices, *shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
         return cls(mesh, config.sharding.rules.to_dict())
 
     @property
-    def whole(self) -> NamedSharding:
+    def replicated(self) -> NamedSharding:
         """All of it on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def of(self, path: str) -> NamedSharding:
+    def param_sharding(self, path: str) -> NamedSharding:
         """Where a parameter lies."""
         return NamedSharding(self.mesh, PartitionSpec(*(self.rules[logical] or None for logical in logical_axes(path))))
 
-    def follow(self, tree: Any) -> Any:
+    def state_shardings(self, tree: Any) -> Any:
         """Where every leaf of a training state lies: as the parameter whose path is a key on the way to it, else on every device."""
         return jax.tree_util.tree_map_with_path(
-            lambda keys, _: next((self.of(key.key) for key in keys if isinstance(key, DictKey)), self.whole), tree
+            lambda keys, _: next((self.param_sharding(key.key) for key in keys if isinstance(key, DictKey)), self.replicated), tree
         )
 
-    def rows(self, count: int) -> Int[np.ndarray, " rows"]:
+    def local_batch_indices(self, count: int) -> Int[np.ndarray, " local_batch_indices"]:
         """Which of `count` rows of a batch this process must have: those that its own devices get. On a slice, mesh order may be another
         than the order of processes, and devices of a `tensor` axis share their rows."""
-        where = NamedSharding(self.mesh, PartitionSpec(ROWS_OVER))
+        where = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
         taken = np.zeros(count, bool)
         for index in where.addressable_devices_indices_map((count,)).values():
             taken[index] = True
         return np.flatnonzero(taken)
 
-    def put_rows(self, rows: Int[np.ndarray, " rows"], count: int) -> Callable[[Any, NamedSharding], jax.Array]:
+    def place_local_rows(self, rows: Int[np.ndarray, " local_batch_indices"], count: int) -> Callable[[Any, NamedSharding], jax.Array]:
         """`put` for arrays of which this process has only the rows `rows` (`Sharding.rows`) of `count`, for `spread`."""
 
         def place(array: Any, where: NamedSharding) -> jax.Array:
@@ -180,22 +180,22 @@ class Sharding:
 
         return place
 
-    def spread(self, batch: Any, place: Callable[[Any, NamedSharding], Any]) -> Any:
+    def shard(self, batch: Any, place: Callable[[Any, NamedSharding], Any]) -> Any:
         """The batch with `place(array, sharding)` for each array; its rows (pictures) are spread over slices, data and fsdp together."""
 
         def one(keys: Sequence[Any], array: Any) -> Any:
-            spec = PartitionSpec(*(None,) * ROW_AXES[keys[-1].name], ROWS_OVER)
+            spec = PartitionSpec(*(None,) * ROW_AXES[keys[-1].name], BATCH_AXES)
             return place(array, NamedSharding(self.mesh, spec))
 
         return jax.tree_util.tree_map_with_path(one, batch)
 
 
-def put(array: Any, where: NamedSharding, dtype: Any = None) -> jax.Array:
+def make_global_array(array: Any, where: NamedSharding, dtype: Any = None) -> jax.Array:
     """An array over the mesh from one that this process has whole: each of its devices gets the part that the sharding names."""
     return jax.make_array_from_callback(array.shape, where, lambda index: np.asarray(array[index], dtype or array.dtype))
 
 
-def fitting_mesh(config: Config, sizes: Sizes, devices: int) -> dict[str, int]:
+def validate_mesh(config: Config, sizes: ModelConfig, devices: int) -> dict[str, int]:
     """Mesh axis -> size for a number of devices, by `config.sharding`; nothing is computed.
 
     Raises:
@@ -219,12 +219,12 @@ def fitting_mesh(config: Config, sizes: Sizes, devices: int) -> dict[str, int]:
                     f"divide over '{mesh_axis}' = {ways}. Set config.sharding.{mesh_axis} to {fitting} or a divisor of it, or map "
                     f"'{logical}' elsewhere in config.sharding.rules."
                 )
-    rows, over = config.data.batch_size, [mesh[axis] for axis in ROWS_OVER]
+    rows, over = config.data.batch_size, [mesh[axis] for axis in BATCH_AXES]
     if rows < 1:
         raise InputError(f"config.data.batch_size is {rows}: it must be at least 1.")
     if rows % math.prod(over):
         raise InputError(
-            f"config.data.batch_size {rows} does not divide over {' x '.join(f'{axis!r}' for axis in ROWS_OVER)} = "
+            f"config.data.batch_size {rows} does not divide over {' x '.join(f'{axis!r}' for axis in BATCH_AXES)} = "
             f"{' x '.join(map(str, over))}. Make it a multiple of {math.prod(over)}, or set config.sharding so that their product is "
             f"{math.gcd(rows, math.prod(over))} or a divisor of it."
         )
@@ -298,7 +298,7 @@ def _cut(
                 yield path, axis, logical, heads.get(logical, shape[axis])
 
 
-def _heads(sizes: Sizes) -> dict[str, int]:
+def _heads(sizes: ModelConfig) -> dict[str, int]:
     """Logical axis -> how many heads it holds."""
     found = {}
     if sizes.encoder is not None:

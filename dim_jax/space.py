@@ -11,7 +11,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk that is
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def in_words(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Bytes as "6.98 GiB"."""
     power, number = 0, float(size)
     while number >= 1024 and power < len(UNITS) - 1:
@@ -28,7 +28,7 @@ def may_be_made(folder: Path) -> bool:
 def refusal(error: OSError, place: Path) -> str:
     """Why a file system takes no more, with what is free where it is full."""
     reason = error.strerror or str(error)
-    return f"{reason}; {in_words(_free(place))} are free" if error.errno == errno.ENOSPC else reason
+    return f"{reason}; {format_bytes(_free(place))} are free" if error.errno == errno.ENOSPC else reason
 
 
 def check_space(place: Path, needs: int, *, what: str, remedy: str) -> None:
@@ -45,7 +45,7 @@ def check_space(place: Path, needs: int, *, what: str, remedy: str) -> None:
     """
     free = _free(place)
     if needs > free:
-        raise InputError(f"{what}: no space in {place} ({in_words(needs)} are needed, {in_words(free)} are free). {remedy}")
+        raise InputError(f"{what}: no space in {place} ({format_bytes(needs)} are needed, {format_bytes(free)} are free). {remedy}")
 
 
 def _free(place: Path) -> int:

@@ -20,7 +20,7 @@ from dim_jax.console import open_console
 from dim_jax.data.augment import Augment
 from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.pairs import SPLITS
-from dim_jax.data.pipeline import Loader, Part, batches, make_plan, spread
+from dim_jax.data.pipeline import Loader, MixtureComponent, batches, evenly_spaced_examples, make_plan
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
 from dim_jax.models.module import with_parameters
@@ -28,15 +28,15 @@ from dim_jax.paths import AnyPath, as_path
 from dim_jax.sharding import Sharding
 from dim_jax.training.exporting import MEASURED, make_tokenizer, write_model, write_sheet
 from dim_jax.training.fingerprint import cached_parts, fingerprint
-from dim_jax.training.log import Record
+from dim_jax.training.log import MetricWriter
 from dim_jax.training.objectives import objective_kind, open_objective
 from dim_jax.training.objectives.cached import CachedPainterObjective
 from dim_jax.training.profiling import Profile
 from dim_jax.training.progress import Speed
-from dim_jax.training.recent import Recent
+from dim_jax.training.recent import MetricsBuffer
 from dim_jax.training.resume import latest_step, training_states
 from dim_jax.training.same_config import same_config
-from dim_jax.training.start import Start, open_data
+from dim_jax.training.start import ModelInit, open_data
 from dim_jax.training.step import State, make_step
 from dim_jax.training.supervision import STOPPED, Termination, Watchdog
 
@@ -72,12 +72,12 @@ def main(
         same_config(config, workdir, step=begun, allow_changes=allow_changes)
 
     # Start: sizes, mesh, data, tokenizer.
-    start = Start.open(config, kind.PARTS)
+    start = ModelInit.open(config, kind.PARTS)
     sharding = Sharding.open(config, start.sizes)
     data = config.data
     parts, held_out = (open_data(config, split) for split in SPLITS)
     tokenizer = make_tokenizer(config, start, parts, workdir, begun=begun > 0)
-    processes.wait("the config and the tokenizer")
+    processes.barrier("the config and the tokenizer")
     objective = open_objective(config, start, tokenizer)
     chat = objective.processor and objective.processor.tokenizer
     if isinstance(objective, CachedPainterObjective):
@@ -86,7 +86,7 @@ def main(
         parts, objective.reader, chat, batch_size=data.batch_size, seed=config.seed, balance=data.balance, allowed=data.bad_samples,
         console=console,
     )  # fmt: skip
-    places = sharding.rows(data.batch_size)
+    places = sharding.local_batch_indices(data.batch_size)
     if first:
         _say_unknown(data, parts, console)
     augment = None if data.cache else Augment(data.shift, data.mirrored, data.recoloured)
@@ -95,22 +95,24 @@ def main(
 
     # Step.
     training = make_step(config, objective, sharding)
-    learns, rests = _count(training.like.params), _count(training.frozen)
+    learns, rests = _count(training.abstract_state.params), _count(training.frozen)
     console.out(f"{config.objective}: {learns} parameters learn, {rests} are frozen", highlight=False)
     frozen = dict[str, Any]()
 
     def averaged(state: State) -> Any:
         """The whole model; of a cache, the parts that no step needs are only loaded for as long as somebody holds it."""
-        return with_parameters(objective.model, state.ema | frozen | start.tensors(config.seed, training.absent))
+        return with_parameters(objective.model, state.ema | frozen | start.tensors(config.seed, training.cached_params))
 
     # Resume.
     how = config.train
     with training_states(checkpoints, keep=how.keep, keep_every=how.keep_every) as saved:
-        restored = saved.restore(training.like)
-        read = start.tensors(config.seed, training.frozen | ({} if restored else training.like.params))  # once: it may come from afar
+        restored = saved.restore(training.abstract_state)
+        read = start.tensors(
+            config.seed, training.frozen | ({} if restored else training.abstract_state.params)
+        )  # once: it may come from afar
         frozen |= {path: read.pop(path) for path in training.frozen}
         if restored is None:
-            state, before = training.begin(read), ()
+            state, before = training.init_state(read), ()
         else:
             state, before = restored.state, restored.notes.get("recent", ())
         done = int(state.step)
@@ -119,16 +121,16 @@ def main(
 
         # Loop.
         bad_held_out = bad_samples.new if data.bad_samples else None
-        shown = list(spread(held_out, SHOWN, bad_held_out))
+        shown = list(evenly_spaced_examples(held_out, SHOWN, bad_held_out))
         stream = bad_samples.watch(batches(loader, start=done, workers=data.workers))
-        place = sharding.put_rows(loader.places, data.batch_size)
+        place = sharding.place_local_rows(loader.places, data.batch_size)
         peak = peak_flops(jax.devices()[0].device_kind)
         speed = Speed(data.batch_size, peak and peak * jax.device_count())
-        recent, flops = Recent(workdir / "non_finite.json", before), dict[tuple, int]()
+        recent, flops = MetricsBuffer(workdir / "non_finite.json", before), dict[tuple, int]()
         vote = processes.Vote()
         with (
             Profile(workdir / "profile", profile, done=done, total=how.steps) as trace,
-            Record(workdir, console, total=how.steps, done=done) as record,
+            MetricWriter(workdir, console, total=how.steps, done=done) as record,
             Termination() as termination,
             Watchdog(how.watchdog_minutes) as watchdog,
         ):
@@ -136,23 +138,23 @@ def main(
                 with speed.waiting():
                     keys, batch, _ = next(stream)
                 saved.settle()
-                batch = sharding.spread(batch, place)
+                batch = sharding.shard(batch, place)
                 shapes = tuple(array.shape for array in jax.tree.leaves(batch))
                 if shapes not in flops:  # once for each bucket, which is compiled now
                     watchdog.pause()
                     flops[shapes] = objective.step_flops(batch).model
                 speed.computes(flops[shapes])
-                with trace.step(step, recent.settle):
-                    state, metrics = training.run(state, frozen, batch)
+                with trace.step(step, recent.flush):
+                    state, metrics = training.train_step(state, frozen, batch)
                     recent.add(step, dict(zip(loader.places.tolist(), keys, strict=True)), metrics)
                 last, stopping = step == how.steps, vote(termination.asked)
                 logging, saving = (step % every == 0 or last for every in (how.log_every, how.save_every))
                 if logging or saving or stopping:
-                    bad_samples.settle()
+                    bad_samples.flush()
                 if logging:
                     record.write(step, recent.means(), speed.read())
                 if saving or stopping:
-                    notes = {"config": config.to_dict(), "recent": recent.settle()}
+                    notes = {"config": config.to_dict(), "recent": recent.flush()}
                     if not training.finite(state):
                         raise recent.not_finite("the loss is finite, but not every number of the state behind it")
                     saved.save(step, state, notes)
@@ -171,8 +173,8 @@ def main(
     exact = {path: tensor for path, tensor in frozen.items() if tensor.dtype == training.exported[path].dtype}
     frozen.clear()  # the others were rounded to the dtype of computation: they are read again
     tensors = average | exact | start.tensors(config.seed, {path: leaf for path, leaf in training.exported.items() if path not in exact})
-    write_model(workdir / "model", config, objective, tensors, spread(held_out, MEASURED, bad_held_out), tokenizer)
-    bad_samples.settle()
+    write_model(workdir / "model", config, objective, tensors, evenly_spaced_examples(held_out, MEASURED, bad_held_out), tokenizer)
+    bad_samples.flush()
     console.out(f"wrote {workdir / 'model'}", highlight=False)
 
 
@@ -189,7 +191,7 @@ def _check(config: Config) -> None:
         raise InputError(f"config.train: watchdog_minutes {how.watchdog_minutes} must be positive, or 0.")
 
 
-def _say_unknown(data: Config, parts: Sequence[Part], console: Console) -> None:
+def _say_unknown(data: Config, parts: Sequence[MixtureComponent], console: Console) -> None:
     """Rules that are to be augmented and that no example has: perhaps misspelt, perhaps of other data."""
     named = {key: set(data[key]) for key in ("mirrored", "recoloured") if data[key] and data.source != SYNTHETIC}
     known = {rule for part in parts for rule in part.source.rules()} if named else set()

@@ -37,11 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the checkpoint, the tests' shared painter is taken for it."""
-    from dim_jax.painter import Painter
+    from dim_jax.painter import Sampler
     from tests.painter_fixtures import painter
 
     shared = painter()  # made before the patch, which it would call
-    monkeypatch.setattr(Painter, "from_pretrained", lambda path, **options: shared)
+    monkeypatch.setattr(Sampler, "from_pretrained", lambda path, **options: shared)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dim_jax.cli.main import main
-from dim_jax.painter import Painter
+from dim_jax.painter import Sampler
 from dim_jax.settings import Settings
 
 HERE = Path(__file__).parent
@@ -34,10 +34,10 @@ def tiny_checkpoint(folder: Path) -> Path:
 
 
 @functools.cache
-def painter() -> Painter:
+def painter() -> Sampler:
     """One for the whole test process, because compiling takes most of the time: never change it."""
     with tempfile.TemporaryDirectory() as folder:
-        return Painter.from_pretrained(tiny_checkpoint(Path(folder) / "tiny"))
+        return Sampler.from_pretrained(tiny_checkpoint(Path(folder) / "tiny"))
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

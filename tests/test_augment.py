@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.data.augment import Augment, turned
+from dim_jax.data.augment import Augment, hue_rotate
 from dim_jax.data.pictures import as_rgb
 from dim_jax.data.synthetic import Synthetic
 
@@ -74,14 +74,14 @@ def test_a_third_of_a_turn_moves_red_to_green_to_blue(turns):
     image = Image.new("RGB", (3, 1))
     image.putdata(wheel)
     expected = [wheel[(place + turns) % 3] for place in range(3)]
-    assert np.abs(np.asarray(turned(image, turns * 2 * np.pi / 3))[0].astype(int) - expected).max() <= 1
+    assert np.abs(np.asarray(hue_rotate(image, turns * 2 * np.pi / 3))[0].astype(int) - expected).max() <= 1
 
 
 def test_greys_stay_and_hues_turn():
     greys = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2))
-    assert np.abs(np.asarray(turned(greys, 1.0)).astype(int) - np.asarray(greys)).max() <= 1
+    assert np.abs(np.asarray(hue_rotate(greys, 1.0)).astype(int) - np.asarray(greys)).max() <= 1
     soft = Image.new("RGB", (1, 1), (150, 120, 110))
-    hues = [colorsys.rgb_to_hsv(*turned(soft, angle).getpixel((0, 0)))[0] for angle in (0.0, 1.5)]
+    hues = [colorsys.rgb_to_hsv(*hue_rotate(soft, angle).getpixel((0, 0)))[0] for angle in (0.0, 1.5)]
     assert abs(hues[1] - hues[0] - 1.5 / (2 * np.pi)) < 0.03
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dim_jax.data.indexing import index_source
-from dim_jax.data.pipeline import spread
+from dim_jax.data.pipeline import evenly_spaced_examples
 from dim_jax.data.sources.archives import follow_links
 from dim_jax.errors import InputError
 from dim_jax.paths import within
@@ -203,7 +203,7 @@ def test_a_held_out_row_that_is_bad_counts_and_another_is_shown(edits):
     (edits / f"image/{2 * ROWS - 1}.png").unlink()
     held_out = open_mixture(str(edits), {"edit": 1.0}, split="test", side=8)
     with pytest.raises(InputError, match=f"line {ROWS}"):
-        list(spread(held_out, 8))
+        list(evenly_spaced_examples(held_out, 8))
     bad = []
-    assert list(spread(held_out, 8, bad)) == []
+    assert list(evenly_spaced_examples(held_out, 8, bad)) == []
     assert [(one.row, f"line {ROWS}" in one.error) for one in bad] == [(1, True)]

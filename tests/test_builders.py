@@ -76,7 +76,7 @@ def same_examples(one: Source, other: Source) -> None:
         assert np.array_equal(np.asarray(a.target), np.asarray(b.target))
         assert (a.source is None) == (b.source is None)
         assert a.source is None or np.array_equal(np.asarray(a.source), np.asarray(b.source))
-        assert (one.told(row), one.size(row)) == (other.told(row), other.size(row))
+        assert (one.row_texts(row), one.size(row)) == (other.row_texts(row), other.size(row))
 
 
 @pytest.mark.parametrize("name", RAW)

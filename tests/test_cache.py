@@ -29,7 +29,7 @@ from dim_jax.paths import AnyPath, as_path, files_below, upload
 from dim_jax.training.fingerprint import cached_parts, fingerprint
 from dim_jax.training.objectives import objective_kind, open_objective
 from dim_jax.training.objectives.cached import CachedPainterObjective
-from dim_jax.training.start import Start
+from dim_jax.training.start import ModelInit
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.files import SafetensorsFile
 from tests.painter_fixtures import dim, tiny_checkpoint
@@ -89,14 +89,14 @@ class Run:
 
     def __init__(self, place: Path, **more: str):
         now = config(place, **more)
-        start = Start.open(now, objective_kind(now).PARTS)
+        start = ModelInit.open(now, objective_kind(now).PARTS)
         self.objective: Any = open_objective(now, start, start.tokenizer)
         parts = open_mixture(now.data.source, now.data.mix.to_dict(), split="train", side=32)
         if isinstance(self.objective, CachedPainterObjective):
             parts = cached_parts(as_path(now.data.cache), parts, fingerprint(start, self.objective))
         plan = make_plan(parts, self.objective.reader, self.objective.processor.tokenizer, batch_size=4, seed=0)
         self.loader = Loader(parts, plan, self.objective.reader, np.arange(4), substitute=now.data.bad_samples > 0)
-        whole, learner = dict(open_weights(place / "tiny").stream()), self.objective.learner
+        whole, learner = dict(open_weights(place / "tiny").stream()), self.objective.trainable_model
         self.model = with_parameters(learner, {path: whole[path] for path in parameters(learner)})
         self.loss = jax.jit(self.objective.loss)
 

@@ -216,7 +216,7 @@ def test_writes_that_outlive_a_full_disk_leave_nothing(tmp_path, monkeypatch):
 
 def test_tasks_of_orbax_that_fail_late_are_not_heard(caplog):
     log = logging.getLogger("asyncio")
-    with pytest.raises(OSError, match="full"), checkpoint.hushed():
+    with pytest.raises(OSError, match="full"), checkpoint.quiet_orbax():
         raise OSError("full")
     late = "Task exception was never retrieved\nfuture: <Task finished coro=<write() done, defined at site-packages/{}/checkpoint/a.py:1>"
     for package in ("orbax", "other"):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dim_jax.errors import InputError
-from dim_jax.painter import Painter
+from dim_jax.painter import Sampler
 from dim_jax.painting import read_metadata, sheet
 from dim_jax.pipeline import EditPipeline
 from dim_jax.session import EditSession
@@ -88,7 +88,7 @@ def test_rounds(loaded):
 def test_rounds_that_cannot_be(loaded, monkeypatch):
     """Refused before anything is loaded; a round that fails later leaves those before it."""
     with monkeypatch.context() as patch:
-        patch.setattr(Painter, "from_pretrained", lambda path, **options: pytest.fail("a checkpoint was loaded"))
+        patch.setattr(Sampler, "from_pretrained", lambda path, **options: pytest.fail("a checkpoint was loaded"))
         assert "The prompt of round 3 is empty" in one_error(dim(*edit("--then", "cut", "--then", " ")))
         Path("out.2.png").write_text("mine")
         assert "out.2.png exists" in one_error(dim(*edit("--then", "cut", "--rounds")))
@@ -106,7 +106,7 @@ def test_generate(loaded):
 
 def test_dtype(monkeypatch):
     loads, shared = [], painter()
-    monkeypatch.setattr(Painter, "from_pretrained", lambda path, **options: loads.append(options) or shared)
+    monkeypatch.setattr(Sampler, "from_pretrained", lambda path, **options: loads.append(options) or shared)
     assert dim(*edit(*QUICKLY, "--dtype", "float32", "--tokenizer", "T"))[0] == 0
     assert loads == [{"edits": True, "dtype": "float32", "tokenizer": "T"}]
 
@@ -246,7 +246,7 @@ def test_ctrl_c(monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Painter, "from_pretrained", stop)
+    monkeypatch.setattr(Sampler, "from_pretrained", stop)
     code, text = dim(*edit())
     assert code == 130
     assert "Traceback" not in text

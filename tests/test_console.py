@@ -10,7 +10,7 @@ from rich.console import Console
 from dim_jax.cli.main import main
 from dim_jax.console import open_console
 from dim_jax.evals import emoji
-from dim_jax.training.progress import Shown
+from dim_jax.training.progress import ProgressBar
 from dim_jax.weights.convert import convert
 from tests.painter_fixtures import dim, edit, one_error, picture, tiny_checkpoint
 
@@ -62,7 +62,7 @@ def test_what_is_said_on_any_console():
 
 def test_progress_of_a_run():
     said = io.StringIO()
-    with Shown(Console(file=said, width=20), total=2, done=0) as shown:
+    with ProgressBar(Console(file=said, width=20), total=2, done=0) as shown:
         means = {"loss": 1.0, "learning_rate": 0.1, "grad_norm": 1.0}
         shown.update(1, means, {"steps_per_second": 1.0, "samples_per_second": 1.0, "waiting_for_data": 0.0})
     assert said.getvalue().count("\n") == 1

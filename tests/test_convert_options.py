@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from dim_jax import checkpoint
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
-from dim_jax.painter import Painter
+from dim_jax.painter import Sampler
 from dim_jax.weights.convert import assemble, open_weights
 from dim_jax.weights.shards import parse_size
 from tests.painter_fixtures import dim, one_error, painter, tiny_checkpoint
@@ -271,7 +271,7 @@ def test_the_painter_loads_what_the_command_made(tmp_path, monkeypatch):
     tiny_checkpoint(Path("tiny"))
     assert dim("convert", "tiny", "shards", "--to", "dim", "--max-shard-size", "1MiB", "--dtype", "bfloat16")[0] == 0
     assert len(list(Path("shards").glob("model-*-of-00004.safetensors"))) == 4
-    loaded = parameters(Painter.from_pretrained("shards", dtype="float32").dim)
+    loaded = parameters(Sampler.from_pretrained("shards", dtype="float32").dim)
     for path, tensor in parameters(painter().dim).items():
         np.testing.assert_array_equal(np.asarray(tensor).astype(BF16), np.asarray(loaded[path]).astype(BF16), err_msg=path)
         assert loaded[path].dtype == np.float32

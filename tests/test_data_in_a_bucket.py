@@ -10,7 +10,7 @@ import pytest
 
 from dim_jax.data.builders import build
 from dim_jax.data.chat import ChatTokenizer
-from dim_jax.data.facts import COLUMNS, Counting, Facts, read_facts
+from dim_jax.data.facts import COLUMNS, RowCounter, RowStats, read_facts
 from dim_jax.data.indexing import index_source
 from dim_jax.data.pairs import SPLITS
 from dim_jax.data.sources import Kind, archives, kinds_of, open_source
@@ -79,8 +79,8 @@ def test_the_same_examples_and_counts(there, tmp_path, monkeypatch, make):
             same_examples(*(open_source(source, kind, split=split, side=8) for source in (str(here), remote)))
 
 
-def facts(source: str, kind: Kind) -> Facts:
-    return read_facts(as_path(source) / f"index/{kind}.npz", Counting(train(source, kind), CHAT, sized=True))
+def facts(source: str, kind: Kind) -> RowStats:
+    return read_facts(as_path(source) / f"index/{kind}.npz", RowCounter(train(source, kind), CHAT, sized=True))
 
 
 def test_an_index_elsewhere_in_a_bucket(there, tmp_path):
@@ -101,7 +101,7 @@ def test_a_picture_is_one_request(there, tmp_path, make, of_text):
     found = train(remote)
     found[0]
     with counted_requests() as counts:
-        found.told(5)
+        found.row_texts(5)
         assert counts.total() == of_text
         found[5]
     assert counts.total() == of_text + 2

@@ -16,7 +16,7 @@ from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.batches import AnswerReader, PaintReader, PictureReader, Reader, buckets
 from dim_jax.data.buckets import Bucket
 from dim_jax.data.chat import IM_END
-from dim_jax.data.pipeline import Loader, Part, batches, make_plan, open_mixture
+from dim_jax.data.pipeline import Loader, MixtureComponent, batches, make_plan, open_mixture
 from dim_jax.data.processor import Processor
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.errors import InputError
@@ -33,19 +33,19 @@ def processor() -> Processor:
     return Processor.from_pretrained(TOKENIZER, resolution=32, condition_length=256, layout=QwenConfig.tiny().vision.layout)
 
 
-def loader(reader: Reader, parts: list[Part], *, batch_size: int = 3, seed: int = 1, places=None, **options) -> Loader:
+def loader(reader: Reader, parts: list[MixtureComponent], *, batch_size: int = 3, seed: int = 1, places=None, **options) -> Loader:
     tokenizer = None if isinstance(reader, PictureReader) else reader.processor.tokenizer
     plan = make_plan(parts, reader, tokenizer, batch_size=batch_size, seed=seed)
     return Loader(parts, plan, reader, np.arange(batch_size) if places is None else np.array(places), **options)
 
 
-def first(count: int, reader: Reader, parts: list[Part], *, start: int = 0, workers: int = 0, **options) -> list:
+def first(count: int, reader: Reader, parts: list[MixtureComponent], *, start: int = 0, workers: int = 0, **options) -> list:
     stream = batches(loader(reader, parts, **options), start=start, workers=workers)
     return [next(stream).batch for _ in range(count)]
 
 
-def alone(source) -> list[Part]:
-    return [Part(f"{source.kind}:here", source.kind, source, {0: 1.0}, Path("none"))]
+def alone(source) -> list[MixtureComponent]:
+    return [MixtureComponent(f"{source.kind}:here", source.kind, source, {0: 1.0}, Path("none"))]
 
 
 def same(one, other) -> bool:
@@ -104,7 +104,7 @@ def test_what_the_painter_reads(processor):
     for text, wanted in (("instruction", source[0].texts), ("blueprint", (source[0].blueprint,))):
         sample = PaintReader(processor, LENGTHS, SQUARE, text).choose(source[0], np.random.default_rng(0))
         assert sample.prompt in wanted
-        assert sample.seen == source[0].source
+        assert sample.source_image == source[0].source
     batch = PaintReader(processor, LENGTHS, SQUARE, "blueprint").collate([sample] * 2, Bucket(32, 32, 320))
     assert batch.target.shape == batch.source.shape == (2, 32, 32, 3)
     np.testing.assert_array_equal(batch.source[0], np.asarray(source[0].source))
@@ -208,7 +208,7 @@ def test_bad_samples_within_a_budget(tmp_path):
         bad_samples = BadSamples(path, len(total))
         for _ in itertools.islice(bad_samples.watch(batches(loading, start=0, workers=0)), 5):
             pass
-        bad_samples.settle()
+        bad_samples.flush()
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         assert {(line["source"], line["row"]) for line in lines} == total
         assert len(lines) == len(total) > 5
@@ -216,7 +216,7 @@ def test_bad_samples_within_a_budget(tmp_path):
     fresh = (loaded for loaded in batches(loading, start=5, workers=0) if {(bad.source, bad.row) for bad in loaded.bad} - total)
     next(bad_samples.watch(fresh))
     with pytest.raises(InputError, match=rf"data\.bad_samples allows {len(total)}. The last: rows\.jsonl, line"):
-        bad_samples.settle()
+        bad_samples.flush()
 
 
 class Unsized(Broken):
@@ -247,7 +247,7 @@ def test_a_source_of_which_nothing_can_be_used():
         def __getitem__(self, index: int):
             raise InputError("line 1: is broken.")
 
-    part = Part("caption:nothing", "caption", Nothing("caption", 32), {0: 1.0}, Path("none"))
+    part = MixtureComponent("caption:nothing", "caption", Nothing("caption", 32), {0: 1.0}, Path("none"))
     with pytest.raises(InputError, match=r"100 rows in a row cannot be used\. The last: line 1: is broken"):
         loader(PictureReader(SQUARE), [part], substitute=True)(0)
 

@@ -10,14 +10,14 @@ import pytest
 
 from dim_jax.designer.blueprint import prompt
 from dim_jax.designer.choice import Choice
-from dim_jax.designer.clients import SERVERS, Answer, Question, TransientError, retry_after
+from dim_jax.designer.clients import SERVERS, Request, Response, TransientError, retry_after
 from dim_jax.designer.picture import Sent
 from dim_jax.errors import InputError
 from tests.chat_server import ChatServer, drip, dropped, good, hang, raw, response, status
 from tests.designer_answers import GOOD
 
 INSTRUCTION = "Make the cup blue."
-QUESTION = Question("7", INSTRUCTION, prompt(INSTRUCTION), (Sent(b"\x89PNG of a cup", "image/png"),))
+QUESTION = Request("7", INSTRUCTION, prompt(INSTRUCTION), (Sent(b"\x89PNG of a cup", "image/png"),))
 KEY = "sk-secret-of-mine-123"
 
 
@@ -30,10 +30,10 @@ def _keys(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def ask(server: ChatServer | None, *questions: Question, spelling: str = "openai:gpt-4o", **options) -> list[Answer]:
+def ask(server: ChatServer | None, *questions: Request, spelling: str = "openai:gpt-4o", **options) -> list[Response]:
     """One after another, by one designer, which the server's URL names unless it is None."""
 
-    async def all_of_them() -> list[Answer]:
+    async def all_of_them() -> list[Response]:
         designer = Choice.read(spelling).open(base_url=server and server.url, **options)
         try:
             return [await designer.ask(question) for question in questions or (QUESTION,)]
@@ -49,7 +49,7 @@ def ask(server: ChatServer | None, *questions: Question, spelling: str = "openai
 def test_a_question_and_its_answer():
     with ChatServer(good()) as server:
         (answer,) = ask(server, max_tokens=900)
-    assert answer == Answer(GOOD, None, 1000, 100, ())
+    assert answer == Response(GOOD, None, 1000, 100, ())
     (request,) = server.requests
     assert request.path == "/v1/chat/completions"
     assert request.headers["authorization"] == f"Bearer {KEY}"

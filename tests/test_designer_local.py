@@ -11,12 +11,12 @@ import pytest
 
 from dim_jax.data.chat import END_OF_TEXT, IM_END
 from dim_jax.designer.blueprint import prompt
-from dim_jax.designer.clients import Question
+from dim_jax.designer.clients import Request
 from dim_jax.designer.local import LocalDesigner
 from dim_jax.designer.picture import Sent
 from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, generate
-from dim_jax.settings import read_asked, read_settings
+from dim_jax.settings import read_prompt_mode, read_settings
 from tests.painter_fixtures import painter, picture, tiny_checkpoint
 
 INSTRUCTION = "Make it blue."
@@ -55,7 +55,7 @@ def test_it_writes_what_generation_writes(asked, text, mode, penalty):
 def test_it_answers_questions_as_servers_do():
     file = io.BytesIO()
     picture(80, 60).save(file, "PNG")
-    question = Question("1", INSTRUCTION, prompt(INSTRUCTION), (Sent(file.getvalue(), "image/png"),))
+    question = Request("1", INSTRUCTION, prompt(INSTRUCTION), (Sent(file.getvalue(), "image/png"),))
     assert [asyncio.run(designer().ask(question))] == designer().write([picture(80, 60)], [INSTRUCTION])
 
 
@@ -69,4 +69,4 @@ def test_from_a_checkpoint_alone(tmp_path):
     assert read_settings(folder / "settings.json").resolution == 64
     (folder / "settings.json").write_text('{"blueprint_from": "dreams"}')
     with pytest.raises(InputError, match="blueprint_from"):
-        read_asked(folder / "settings.json")
+        read_prompt_mode(folder / "settings.json")

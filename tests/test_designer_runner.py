@@ -15,7 +15,7 @@ from PIL import Image
 from dim_jax.designer import runner
 from dim_jax.designer.blueprint import PROMPT_VERSION
 from dim_jax.designer.journal import Journal
-from dim_jax.designer.pace import Limits, Pace, Price
+from dim_jax.designer.pace import Limits, Price, RateLimiter
 from dim_jax.designer.runner import Job
 from dim_jax.designer.task import Task
 from dim_jax.errors import InputError
@@ -283,10 +283,10 @@ def test_what_is_allowed_is_used(monkeypatch):
 
     async def times() -> list[float]:
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 100.0)
-        pace = Pace(1200.0)
-        first = [pace.book(1.0) for _ in range(40)]
+        pace = RateLimiter(1200.0)
+        first = [pace.reserve(1.0) for _ in range(40)]
         pace.correct(-20.0)
-        return [*first, pace.book(1.0)]
+        return [*first, pace.reserve(1.0)]
 
     np.testing.assert_allclose(asyncio.run(times()), [*(100 + 0.05 * np.arange(40)), 101])
 

@@ -16,8 +16,8 @@ from dim_jax.data.pairs import Example
 from dim_jax.errors import InputError
 from dim_jax.evals import emoji
 from dim_jax.evals.pictures import digest
-from dim_jax.painter import Painter
-from dim_jax.painting import Painting, read_metadata
+from dim_jax.painter import Sampler
+from dim_jax.painting import EditResult, read_metadata
 from dim_jax.pipeline import EditPipeline
 from tests.painter_fixtures import QUICK, dim, one_error, painter, picture, tiny_checkpoint
 
@@ -53,7 +53,7 @@ class Pretender:
         def stream(pipeline, prompts, sources, *, seeds, settings, progress):
             for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
                 self.prompts.append(prompt)
-                yield i, Painting(results[prompt], prompt, seed, asdict(settings) | {"size": (64, 64)}, "any", "float32")
+                yield i, EditResult(results[prompt], prompt, seed, asdict(settings) | {"size": (64, 64)}, "any", "float32")
 
         monkeypatch.setattr(EditPipeline, "stream", stream)
 
@@ -147,7 +147,7 @@ def test_what_is_written():
 
 
 def test_an_interrupted_run_goes_on(monkeypatch):
-    calls, paint = [], Painter._batch
+    calls, paint = [], Sampler._batch
 
     def stop_at_the_second(self, requests, *args, **options):
         calls.append([request.prompt for request in requests])
@@ -155,7 +155,7 @@ def test_an_interrupted_run_goes_on(monkeypatch):
             raise KeyboardInterrupt
         return paint(self, requests, *args, **options)
 
-    monkeypatch.setattr(Painter, "_batch", stop_at_the_second)
+    monkeypatch.setattr(Sampler, "_batch", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         evaluate()
     assert os.listdir() == ["out.pictures"]
@@ -191,7 +191,7 @@ def test_pictures_of_another_run_are_not_taken_for_this_one(monkeypatch):
 
 
 def test_the_digest_is_of_the_weights(tmp_path):
-    same = Painter.from_pretrained(tiny_checkpoint(tmp_path / "elsewhere"))
+    same = Sampler.from_pretrained(tiny_checkpoint(tmp_path / "elsewhere"))
     assert digest(same) == digest(painter())
     bias = same.dim.connector.fc1.bias
     bias[...] = bias[...].at[0].add(1e-6)

@@ -24,8 +24,8 @@ from dim_jax.models.qwen_vision import windowed
 from dim_jax.models.sana import KEPT, Sana
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.training.objectives.painter import PainterObjective
-from dim_jax.training.start import Start
-from dim_jax.weights.sizes import Sizes
+from dim_jax.training.start import ModelInit
+from dim_jax.weights.sizes import ModelConfig
 from tests.test_train import CONFIGS
 
 ROWS, TOKENS, GRID, PATCHES = 2, 128, (8, 16), 128
@@ -120,7 +120,7 @@ def test_what_a_sample_of_the_full_size_costs():
     b, pixels, inputs = 2, 1024, turns(2, 1600, (74, 74))
     picture = np.zeros((b, pixels, pixels, 3), np.uint8)
     config = read_config(CONFIGS / "edit_stage2.py", {})
-    start = Start(Sizes(QWEN, SANA.grown(edit=True, condition_length=8192), DC_AE), {})
+    start = ModelInit(ModelConfig(QWEN, SANA.grown(edit=True, condition_length=8192), DC_AE), {})
     objective = PainterObjective(config, start.sizes, start.processor(ChatTokenizer.from_pretrained(NANO / "tokenizer"), config))
     edit = objective.step_flops(PaintBatch(inputs, picture, picture))
     parts = {part: size / b / 1e12 for part, size in edit.parts.items()}

@@ -78,22 +78,22 @@ SHARES = {"condition_dropout": 0.1, "source_dropout": 0.3}
 
 def test_dropouts_have_their_shares_and_are_independent():
     """Of condition alone, source alone, both and neither among 20,000 rows: expected are products (errors of the shares: 0.003)."""
-    drawn = flow.chance(jax.random.key(1), ROWS, "uniform", **SHARES)
+    drawn = flow.draw_noise(jax.random.key(1), ROWS, "uniform", **SHARES)
     for condition, source, share in ((True, False, 0.07), (False, True, 0.27), (True, True, 0.03), (False, False, 0.63)):
-        assert abs(np.mean((drawn.no_condition == condition) & (drawn.no_source == source)) - share) < 0.012
+        assert abs(np.mean((drawn.drop_condition == condition) & (drawn.drop_source == source)) - share) < 0.012
 
 
 def test_no_draw_moves_another():
     """A run with source dropout has the noise, times and dropped conditions of one without, which are those of three keys."""
     key = jax.random.key(1)
-    drawn, other = (flow.chance(key, ROWS, "logit_normal", **SHARES | {"source_dropout": share}) for share in (0.3, 0.0))
-    assert not other.no_source.any()
+    drawn, other = (flow.draw_noise(key, ROWS, "logit_normal", **SHARES | {"source_dropout": share}) for share in (0.3, 0.0))
+    assert not other.drop_source.any()
     for one, same in zip(drawn[:3], other[:3], strict=True):
         np.testing.assert_array_equal(one, same)
     noise, time, dropped = jax.random.split(key, 3)
     np.testing.assert_array_equal(other.noise, jax.random.normal(noise, ROWS))
     np.testing.assert_array_equal(other.s, flow.draw(time, ROWS[:1]))
-    np.testing.assert_array_equal(other.no_condition, jax.random.bernoulli(dropped, 0.1, ROWS[:1]))
+    np.testing.assert_array_equal(other.drop_condition, jax.random.bernoulli(dropped, 0.1, ROWS[:1]))
 
 
 def test_interpolation_runs_from_data_to_noise_and_its_slope_is_the_velocity():

@@ -12,7 +12,7 @@ from etils import epath
 
 from dim_jax import kept as module
 from dim_jax.errors import InputError
-from dim_jax.kept import check_room, kept
+from dim_jax.kept import cached_path, check_disk_space
 from dim_jax.paths import as_path, storage
 from tests.bucket import counted_requests
 
@@ -34,13 +34,13 @@ def full(source: str, target: str) -> None:
 def again(path: epath.Path) -> str:
     """What another process would read."""
     module._kept.cache_clear()
-    return kept(path).read_text()
+    return cached_path(path).read_text()
 
 
 def test_a_file_of_this_machine_is_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("DIM_JAX_CACHE", str(tmp_path / "kept"))
-    assert kept(tmp_path / "none") == tmp_path / "none"
-    check_room([tmp_path / "none"])
+    assert cached_path(tmp_path / "none") == tmp_path / "none"
+    check_disk_space([tmp_path / "none"])
     assert not (tmp_path / "kept").exists()
 
 
@@ -54,7 +54,7 @@ print(kept(as_path(sys.argv[1])).stat().st_mtime_ns)
 
 def test_it_is_fetched_once_and_found_again(remote, tmp_path):
     with counted_requests() as counts:
-        found = kept(remote)
+        found = cached_path(remote)
         assert found == tmp_path / "kept" / str(remote).removeprefix("gs://")
         assert [again(remote) for _ in range(3)] == [found.read_text()] * 3
     assert counts[str(remote)] == 1
@@ -65,7 +65,7 @@ def test_it_is_fetched_once_and_found_again(remote, tmp_path):
 def test_who_asks_at_the_same_time_waits_for_the_first(remote):
     found = []
     with counted_requests() as counts:
-        threads = [threading.Thread(target=lambda: found.append(kept(remote).read_text())) for _ in range(6)]
+        threads = [threading.Thread(target=lambda: found.append(cached_path(remote).read_text())) for _ in range(6)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -75,16 +75,16 @@ def test_who_asks_at_the_same_time_waits_for_the_first(remote):
 
 
 def test_another_file_in_its_place_is_fetched_anew(remote, tmp_path):
-    first = kept(remote)
+    first = cached_path(remote)
     for text in ("two" * 1000, "longer" * 1000):
         remote.write_text(text)
         assert again(remote) == text
-    assert kept(remote) == first
+    assert cached_path(remote) == first
     assert sorted(path.name for path in first.parent.iterdir()) == [".one.lock", ".one.of", "one"]
 
 
 def test_a_copy_that_was_cut_off_is_none(remote, monkeypatch):
-    place = kept(remote)
+    place = cached_path(remote)
     place.unlink()
     assert again(remote) == "one" * 1000
     place.with_name(".one.of").write_text("")  # killed between the file and its note
@@ -96,26 +96,26 @@ def test_too_little_space_is_one_error(remote, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2999))
     told = rf"copy of {remote}: no space in {tmp_path / 'kept'} \(2.93 KiB are needed, 2.93 KiB are free\)"
     with pytest.raises(InputError, match=rf"{told}.*DIM_JAX_CACHE=FOLDER.*gcsfuse --implicit-dirs bucket "):
-        kept(remote)
+        cached_path(remote)
     (remote.parent / "two").write_text("2")
     with pytest.raises(InputError, match=rf"{remote} and 1 more files: no space"):
-        check_room([remote, remote.parent / "two"])
+        check_disk_space([remote, remote.parent / "two"])
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=3000))
-    kept(remote)
-    check_room([remote])  # it is there already
+    cached_path(remote)
+    check_disk_space([remote])  # it is there already
     with monkeypatch.context() as patch:  # another process fills the disk
         patch.setattr("dim_jax.kept.storage", lambda path: SimpleNamespace(info=storage(path).info, get_file=full))
         with pytest.raises(InputError, match="two: no space"):
-            kept(remote.parent / "two")
+            cached_path(remote.parent / "two")
     with pytest.raises(InputError, match="cannot be reached"):
-        kept(remote.parent / "three")
+        cached_path(remote.parent / "three")
 
 
 def test_a_folder_that_cannot_be_made_is_one_error(remote, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DIM_JAX_CACHE", str(tmp_path / "file"))
     with pytest.raises(InputError, match=r"file: nothing can be kept there .* DIM_JAX_CACHE=FOLDER"):
-        kept(remote)
+        cached_path(remote)
 
 
 def test_where_copies_are_kept(monkeypatch):

@@ -22,9 +22,9 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.sharding import Sharding
 from dim_jax.training.objectives.autoencoder import AutoencoderObjective
 from dim_jax.training.resume import training_states
-from dim_jax.training.start import Start
+from dim_jax.training.start import ModelInit
 from dim_jax.training.step import make_step
-from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.sizes import ModelConfig
 from tests.test_several import ROOT, several
 
 GIB = 2**30
@@ -49,20 +49,20 @@ def test_each_process_holds_its_shards_alone(tmp_path):
 
 def main(what: str, folder: Path) -> None:
     """One of two processes with the training state of an autoencoder that is as wide as the published one, and half as deep."""
-    with processes.together():
+    with processes.distributed():
         config = read_config(ROOT / "configs/nano_autoencoder.py", {"sharding.fsdp": "2", "data.batch_size": "2"})
-        start = Start(Sizes(autoencoder=replace(DCAEConfig.f32c32(), encoder=STAGES, decoder=STAGES)), {})
+        start = ModelInit(ModelConfig(autoencoder=replace(DCAEConfig.f32c32(), encoder=STAGES, decoder=STAGES)), {})
         training = make_step(config, AutoencoderObjective(config, start.sizes, None), Sharding.open(config, start.sizes))
         with training_states(folder, keep=1, keep_every=0) as saved:
             if what == "draw":
                 with anonymous() as seen:
-                    state = jax.block_until_ready(training.begin(start.tensors(config.seed, training.like.params)))
+                    state = jax.block_until_ready(training.init_state(start.tensors(config.seed, training.abstract_state.params)))
                 saved.save(1, state, {})
             else:
                 with anonymous() as seen:
-                    restored = saved.restore(training.like)
+                    restored = saved.restore(training.abstract_state)
                 assert restored is not None
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(training.like))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(training.abstract_state))
         sys.stdout.write(json.dumps({"state": size, "peak": max(seen)}) + "\n")  # whole: the other process writes to the same file
 
 

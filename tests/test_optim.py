@@ -10,7 +10,7 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import SanaConfig
 from dim_jax.training import optim
-from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.sizes import ModelConfig
 
 
 def test_five_steps_equal_torch():
@@ -74,7 +74,7 @@ def test_learning_rate_may_be_a_schedule():
 
 def test_what_weight_decay_leaves_alone():
     """Without a gradient only kernels and embeddings move, in every part of the real model."""
-    sizes = Sizes(QwenConfig.tiny(), SanaConfig.tiny(), DCAEConfig.tiny())
+    sizes = ModelConfig(QwenConfig.tiny(), SanaConfig.tiny(), DCAEConfig.tiny())
     parameters = {path: jnp.ones(2) for path in sizes.shapes()}
     tx = optim.adamw(0.1, weight_decay=0.5, clip_global_norm=1.0)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, parameters), tx.init(parameters), parameters)

@@ -12,7 +12,7 @@ from dim_jax.construction.pictures import store
 from dim_jax.data.pairs import decoded
 from dim_jax.data.pictures import ORIENTATION, as_rgb, autoencoder_samples, open_picture, picture_size, read_picture
 from dim_jax.data.processor import encoder_picture
-from dim_jax.data.stored import Stored
+from dim_jax.data.stored import LazyImage
 from dim_jax.designer.picture import sent
 from dim_jax.pipeline import EditPipeline
 from dim_jax.session import EditSession
@@ -68,7 +68,7 @@ def test_every_way_in(orientation, kind, tag, tmp_path):
     """Files and PIL pictures: opened, copied, loaded before, converted with their metadata kept; however often it is asked for."""
     data = turned(kind, orientation, tag)
     (tmp_path / "a").write_bytes(data)
-    ways = {"file": open_picture(tmp_path / "a"), "bytes": Stored("a", lambda: data).picture(), "record": decoded(data)}
+    ways = {"file": open_picture(tmp_path / "a"), "bytes": LazyImage("a", lambda: data).picture(), "record": decoded(data)}
     with Image.open(tmp_path / "a") as lazy:
         ways["lazy"] = as_rgb(lazy)
         ways["loaded"] = as_rgb(lazy)

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from dim_jax import __version__, folders
 from dim_jax.errors import InputError
-from dim_jax.painting import Painting, check_output, read_metadata, save_picture, save_sheet, sheet
+from dim_jax.painting import EditResult, check_output, read_metadata, save_picture, save_sheet, sheet
 from dim_jax.sheets import GAP
 from tests.painter_fixtures import picture
 
@@ -20,8 +20,8 @@ PROMPT = 'Fuchs 🦊 im "Schnee"\nZeile zwei: 日本語, e\u0301, \u202eRTL'
 SETTINGS = {"num_steps": 3, "guidance_scale": 7.5, "solver": "euler", "size": (32, 64), "negative_prompt": "trüb", "overflow": "error"}
 
 
-def example(width: int = 64, height: int = 32, source: Image.Image | None = None) -> Painting:
-    return Painting(picture(width, height), PROMPT, 2**31 - 1, SETTINGS, "/models/a [b]", "bfloat16", source)
+def example(width: int = 64, height: int = 32, source: Image.Image | None = None) -> EditResult:
+    return EditResult(picture(width, height), PROMPT, 2**31 - 1, SETTINGS, "/models/a [b]", "bfloat16", source)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dim_jax.errors import InputError
 from dim_jax.folders import append, new_folder
 from dim_jax.models.module import parameters
 from dim_jax.paths import as_path, local, upload
-from dim_jax.pipeline import Painter
+from dim_jax.pipeline import Sampler
 from dim_jax.weights.convert import convert, open_weights
 from tests.painter_fixtures import QUICKLY, dim, edit, one_error, painter, picture, tiny_checkpoint
 from tests.published import dim_folder, files, quiet, sana_pth, sharded
@@ -121,7 +121,7 @@ def test_conversions_from_and_to_a_bucket_are_those_on_this_machine(bucket, tmp_
 
 def test_a_painter_is_read_from_a_bucket(bucket, tmp_path):
     upload(tiny_checkpoint(tmp_path / "tiny"), as_path(f"{bucket}/tiny"))
-    found, wanted = Painter.from_pretrained(f"{bucket}/tiny"), painter()
+    found, wanted = Sampler.from_pretrained(f"{bucket}/tiny"), painter()
     for ours, theirs in zip(parameters(wanted.dim).values(), parameters(found.dim).values(), strict=True):
         assert np.array_equal(ours, theirs)
     assert found.settings == wanted.settings

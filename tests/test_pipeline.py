@@ -15,7 +15,7 @@ from dim_jax import painter as module
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters
-from dim_jax.painter import Painter, Source
+from dim_jax.painter import Sampler, Source
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.settings import Settings
 from dim_jax.weights.convert import convert
@@ -118,7 +118,7 @@ def test_nothing_is_compiled_twice():
 def test_guidance_1_is_one_branch(monkeypatch):
     two_branches = one(guidance_scale=1 + 1e-6)
     with monkeypatch.context() as patch:
-        patch.setattr(Painter, "null", lambda self, length: pytest.fail("the unconditional branch was computed"))
+        patch.setattr(Sampler, "null", lambda self, length: pytest.fail("the unconditional branch was computed"))
         single = one(guidance_scale=1.0)
         assert largest_difference(single, one(guidance_scale=1.0, negative_prompt="dull")) == 0
     assert largest_difference(single, two_branches) <= 1
@@ -307,11 +307,11 @@ def test_an_encoder_of_another_tokenizer(tmp_path):
     with pytest.raises(
         InputError, match=r"other: its tokenizer has <\|image_pad\|> = 290 and ids up to 300, the encoder 290 and room for 300"
     ):
-        Painter.from_pretrained(folder)
+        Sampler.from_pretrained(folder)
     config = json.loads((folder / "qwen.config.json").read_text())
     (folder / "qwen.config.json").write_text(json.dumps(config | {"image_token_id": 280}))
     with pytest.raises(InputError, match=r"tiny_tokenizer: its tokenizer .* = 290 .* the encoder 280"):
-        Painter.from_pretrained(folder, tokenizer=HERE / "tiny_tokenizer")
+        Sampler.from_pretrained(folder, tokenizer=HERE / "tiny_tokenizer")
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_every_entry_once_a_round(counts, batch_size, seed, weights, later):
                 total.update((planned.bucket, row) for row in planned.rows.tolist())
             assert total.keys() <= entries.keys()
             waiting = Counter({entry: times * (round_ + 1) - total[entry] for entry, times in entries.items()})
-            assert waiting.total() == found.carried(number, round_)
+            assert waiting.total() == found.remainder(number, round_)
             assert all(0 <= count <= entries[entry] * -(-batch_size // sizes[entry[0]]) for entry, count in waiting.items())
 
 

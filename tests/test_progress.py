@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from dim_jax.chips import peak_flops
-from dim_jax.training.progress import Shown, Speed
+from dim_jax.training.progress import ProgressBar, Speed
 
 MEANS = {"loss": 0.51234, "learning_rate": 1e-4, "grad_norm": 1.5}
 SPEED = {"steps_per_second": 2.0, "samples_per_second": 64.0, "waiting_for_data": 0.25}
@@ -17,7 +17,7 @@ WORDS = "loss 0.5123, lr 1.00e-04, gradient 1.5, 64.0 samples/s, 25% waiting for
 
 def shown(*, terminal: bool, **more: float) -> str:
     text = io.StringIO()
-    with Shown(Console(file=text, force_terminal=terminal, width=200), total=100, done=20) as progress:
+    with ProgressBar(Console(file=text, force_terminal=terminal, width=200), total=100, done=20) as progress:
         progress.update(40, MEANS, SPEED | more)
     return text.getvalue()
 

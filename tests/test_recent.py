@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from dim_jax.errors import InputError
-from dim_jax.training.recent import Recent
+from dim_jax.training.recent import MetricsBuffer
 
 
 def metrics(loss: float, grad_norm: float = 1.0) -> dict:
@@ -14,21 +14,21 @@ def metrics(loss: float, grad_norm: float = 1.0) -> dict:
 
 
 def test_means_are_over_the_steps_since_the_last(tmp_path):
-    recent = Recent(tmp_path / "non_finite.json")
+    recent = MetricsBuffer(tmp_path / "non_finite.json")
     for step, loss in enumerate((0.1, 0.2, 0.3), 1):
         recent.add(step, {0: "a"}, metrics(loss))
     assert recent.means() == {"loss": sum(float(jnp.float32(loss)) for loss in (0.1, 0.2, 0.3)) / 3, "grad_norm": 1.0}
     recent.add(4, {0: "a"}, metrics(0.5))
     assert recent.means()["loss"] == 0.5
-    assert recent.settle() == []
+    assert recent.flush() == []
 
 
 def test_what_a_checkpoint_carries_along_counts(tmp_path):
-    whole, first = (Recent(tmp_path / "non_finite.json") for _ in range(2))
+    whole, first = (MetricsBuffer(tmp_path / "non_finite.json") for _ in range(2))
     for recent in (whole, first):
         recent.add(1, {0: "a"}, metrics(1 / 3, 1 / 7))
         recent.add(2, {0: "a"}, metrics(0.1, 1e-7))
-    second = Recent(tmp_path / "non_finite.json", json.loads(json.dumps(first.settle())))
+    second = MetricsBuffer(tmp_path / "non_finite.json", json.loads(json.dumps(first.flush())))
     for recent in (whole, second):
         recent.add(3, {0: "a"}, metrics(0.7))
     assert whole.means() == second.means()
@@ -37,7 +37,7 @@ def test_what_a_checkpoint_carries_along_counts(tmp_path):
 @pytest.mark.parametrize(("loss", "grad_norm"), [(float("nan"), 1.0), (1.0, float("inf"))])
 def test_a_step_that_is_not_finite_is_named(loss, grad_norm, tmp_path):
     """It is seen when the next step is under way, and it is not the next one that is blamed."""
-    recent = Recent(tmp_path / "non_finite.json")
+    recent = MetricsBuffer(tmp_path / "non_finite.json")
     recent.add(1, {0: "a", 1: "b"}, metrics(0.5))
     recent.add(2, {1: "d", 0: "c"}, metrics(loss, grad_norm))
     with pytest.raises(InputError, match=rf"Step 2: the loss is {loss}, the gradient's norm {grad_norm}.*non_finite.json"):
@@ -50,8 +50,8 @@ def test_a_step_that_is_not_finite_is_named(loss, grad_norm, tmp_path):
 
 
 def test_the_newest_step_can_be_blamed_for_its_state(tmp_path):
-    recent = Recent(tmp_path / "non_finite.json")
+    recent = MetricsBuffer(tmp_path / "non_finite.json")
     recent.add(7, {0: "a"}, metrics(0.5))
-    recent.settle()
+    recent.flush()
     assert "Step 7: the state" in str(recent.not_finite("the state"))
     assert json.loads((tmp_path / "non_finite.json").read_text())["metrics"] == {"loss": 0.5, "grad_norm": 1.0}

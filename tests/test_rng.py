@@ -9,7 +9,7 @@ from flax import nnx
 
 from dim_jax.data import plan
 from dim_jax.rng import NULL_ROWS, key_seed, stream
-from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.sizes import ModelConfig
 
 PARTS = ("encoder", "connector", "sana", "autoencoder")
 STEPS = 60
@@ -40,8 +40,8 @@ def test_no_numbers_of_numpy_are_drawn_twice():
 
 def test_parts_begin_with_numbers_of_their_own(monkeypatch):
     """They shared their first keys."""
-    monkeypatch.setattr(Sizes, "modules", lambda self: dict.fromkeys(PARTS, lambda rngs: nnx.Linear(3, 4, rngs=rngs)))
-    first = [Sizes().fresh(part, 0)[f"{part}.kernel"] for part in PARTS]
+    monkeypatch.setattr(ModelConfig, "modules", lambda self: dict.fromkeys(PARTS, lambda rngs: nnx.Linear(3, 4, rngs=rngs)))
+    first = [ModelConfig().init(part, 0)[f"{part}.kernel"] for part in PARTS]
     assert len({np.asarray(kernel).tobytes() for kernel in first}) == len(PARTS)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dim_jax.compositing import cells
 from dim_jax.data.pictures import autoencoder_samples
-from dim_jax.designer.clients import Answer, Question
+from dim_jax.designer.clients import Request, Response
 from dim_jax.errors import InputError
 from dim_jax.painter import Source
 from dim_jax.painting import read_metadata
@@ -36,11 +36,11 @@ class Writer:
     name, max_tokens = "writer", 0
 
     def __init__(self, text: str = GOOD):
-        self.text, self.asked = text, list[Question]()
+        self.text, self.asked = text, list[Request]()
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Request) -> Response:
         self.asked.append(question)
-        return Answer(self.text)
+        return Response(self.text)
 
     async def close(self) -> None:
         pass

@@ -7,7 +7,7 @@ import pytest
 
 from dim_jax import bundled
 from dim_jax.errors import InputError
-from dim_jax.painter import Painter
+from dim_jax.painter import Sampler
 from dim_jax.painting import read_metadata
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.settings import IN_FILE, Settings, read_settings
@@ -70,7 +70,7 @@ def test_what_cannot_be_used(text, says):
 
 
 @pytest.fixture
-def own(monkeypatch) -> Painter:
+def own(monkeypatch) -> Sampler:
     """The shared painter, as if its checkpoint had brought these settings."""
     monkeypatch.setattr(painter(), "settings", Settings(num_steps=2, guidance_scale=3.0, resolution=64))
     return painter()
@@ -123,7 +123,7 @@ def test_conversions_carry_the_file_along(capsys):
         convert(here, there, to)
         assert Path(there, "settings.json").read_bytes() == written
         assert 'settings: {"num_steps": 2' in capsys.readouterr().out
-    assert Painter.from_pretrained("ours").settings == Painter.from_pretrained("back").settings == read_settings(source / "settings.json")
+    assert Sampler.from_pretrained("ours").settings == Sampler.from_pretrained("back").settings == read_settings(source / "settings.json")
     convert("nano", "encoder", "qwen")
     assert not Path("encoder/settings.json").exists(), "an encoder alone does not paint"
     (source / "settings.json").write_text("{")

@@ -23,7 +23,7 @@ from dim_jax.data.batches import PictureBatch
 from dim_jax.data.pipeline import BadSample, Loaded
 from dim_jax.errors import InputError
 from dim_jax.paths import as_path, local, upload
-from dim_jax.training.recent import Recent
+from dim_jax.training.recent import MetricsBuffer
 from dim_jax.training.resume import latest_step
 from dim_jax.training.supervision import STOPPED
 from dim_jax.weights.convert import open_weights
@@ -97,7 +97,7 @@ def test_they_know_the_same_and_end_together(tmp_path, bucket):
 
 def together(folder: Path, remote: str) -> None:
     """One of two processes, with a folder here and one in a bucket. The second one fails at the end, while the first one waits for it."""
-    with processes.together():
+    with processes.distributed():
         number = jax.process_index()
         found: dict[str, Any] = {"gathered": processes.gather(["ä" * 50 * number, number])}
         vote = processes.Vote()
@@ -105,13 +105,13 @@ def together(folder: Path, remote: str) -> None:
         places = NamedSharding(Mesh(np.array(jax.devices()), ("x",)), PartitionSpec("x"))
         array = jax.make_array_from_callback((8,), places, lambda index: np.arange(8)[index])
         assert not array.is_fully_addressable
-        found["whole"] = processes.whole(array).tolist()
+        found["whole"] = processes.to_host(array).tolist()
 
-        recent = Recent(folder / "non_finite.json")
+        recent = MetricsBuffer(folder / "non_finite.json")
         rows = ({0: "a", 1: "b"}, {1: "b", 2: "c"})[number]
         recent.add(1, rows, {"loss": jnp.float32(np.nan), "grad_norm": jnp.float32(1)})
         with pytest.raises(InputError) as error:
-            recent.settle()
+            recent.flush()
         found["not finite"] = str(error.value)
         bad_samples = BadSamples(folder / "bad_samples.jsonl", 3)
 
@@ -121,11 +121,11 @@ def together(folder: Path, remote: str) -> None:
 
         for row in (7, 1 + number):  # one in common
             meet(row)
-        bad_samples.settle()
+        bad_samples.flush()
         if number == 1:
             meet(9)
         with pytest.raises(InputError) as error:
-            bad_samples.settle()
+            bad_samples.flush()
         found["bad"] = str(error.value)
         (folder / "words").write_text("a b")
         for place in (folder, as_path(remote)):
@@ -134,7 +134,7 @@ def together(folder: Path, remote: str) -> None:
         (folder / f"{number}.json").write_text(json.dumps(found))
         if number == 1:
             raise InputError("rows.jsonl, line 3: is broken")
-        processes.wait("what never comes")
+        processes.barrier("what never comes")
 
 
 def test_one_of_two_is_stopped_and_one_alone_goes_on(tmp_path):

@@ -27,21 +27,21 @@ from dim_jax.models import layers
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
-from dim_jax.sharding import Sharding, fitting_mesh, logical_axes, put
+from dim_jax.sharding import Sharding, logical_axes, make_global_array, validate_mesh
 from dim_jax.training.objectives.painter import PainterObjective
 from dim_jax.training.resume import training_states
-from dim_jax.training.start import Start
+from dim_jax.training.start import ModelInit
 from dim_jax.training.step import State, make_step
-from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.sizes import ModelConfig
 from tests.test_train import SMALL
 
 ROOT = Path(__file__).parents[1]
-FULL = Sizes(QwenConfig.qwen_3b(), SanaConfig.sana_1600m(edit=True), DCAEConfig.f32c32())
+FULL = ModelConfig(QwenConfig.qwen_3b(), SanaConfig.sana_1600m(edit=True), DCAEConfig.f32c32())
 MODELS = {
     "full": FULL,
-    "7b": Sizes(encoder=QwenConfig.qwen_7b()),
-    "nano": Sizes(QwenConfig.nano(), SanaConfig.nano(), DCAEConfig.nano()),
-    "tiny": Sizes(QwenConfig.tiny(), SanaConfig.tiny(), DCAEConfig.tiny()),
+    "7b": ModelConfig(encoder=QwenConfig.qwen_7b()),
+    "nano": ModelConfig(QwenConfig.nano(), SanaConfig.nano(), DCAEConfig.nano()),
+    "tiny": ModelConfig(QwenConfig.tiny(), SanaConfig.tiny(), DCAEConfig.tiny()),
 }
 EDITS = {"data.batch_size": "8", "data.mix.caption": "0.0", "flow.source_dropout": "0.5"}
 MESHES = {"one": (1, 1, 1), "fsdp": (1, 8, 1), "fsdp and tensor": (1, 4, 2), "data and fsdp": (2, 4, 1)}
@@ -51,7 +51,7 @@ def mesh(data: int, fsdp: int, tensor: int, *, devices: int | None = None, **cha
     """The mesh of the full-size model at batch 32; in the names of changed keys two underlines stand for a dot."""
     values = {"data.batch_size": "32", "sharding.data": str(data), "sharding.fsdp": str(fsdp), "sharding.tensor": str(tensor)}
     config = read_config(ROOT / "configs/nano_edit.py", values | {key.replace("__", "."): value for key, value in changes.items()})
-    return fitting_mesh(config, FULL, data * fsdp * tensor if devices is None else devices)
+    return validate_mesh(config, FULL, data * fsdp * tensor if devices is None else devices)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -159,9 +159,9 @@ def test_a_table_that_does_not_fit(monkeypatch):
 def test_rows_are_spread_only_where_a_mesh_is_set():
     """Else every device would compute the whole batch in training, and sampling would need a mesh."""
     x = jax.ShapeDtypeStruct((8, 2), "float32")
-    assert "sharding_constraint" not in str(jax.make_jaxpr(layers.rows)(x))
+    assert "sharding_constraint" not in str(jax.make_jaxpr(layers.shard_batch)(x))
     with jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 2, 1), sharding.MESH_AXES)):
-        assert "sharding_constraint" in str(jax.make_jaxpr(layers.rows)(x))
+        assert "sharding_constraint" in str(jax.make_jaxpr(layers.shard_batch)(x))
 
 
 class Run:
@@ -170,26 +170,26 @@ class Run:
     def __init__(self, shape: tuple[int, int, int], known: dict[str, np.ndarray], devices: Sequence[Any] | None = None):
         sizes = dict(zip(("sharding.data", "sharding.fsdp", "sharding.tensor"), map(str, shape), strict=True))
         config = read_config(ROOT / "configs/nano_edit.py", SMALL | sizes | EDITS)
-        start = Start.open(config, PainterObjective.PARTS)
+        start = ModelInit.open(config, PainterObjective.PARTS)
         chat = ChatTokenizer.from_pretrained(ROOT / "tests/tiny_tokenizer")
         start = start.with_tokenizer(chat)
         self.objective = PainterObjective(config, start.sizes, start.processor(chat, config))
         self.mesh = Sharding.open(config, start.sizes, devices or jax.devices()[: math.prod(shape)])
         self.training = make_step(config, self.objective, self.mesh)
         parts, reader = open_mixture("synthetic", {"edit": 1.0}, split="train", side=32), self.objective.reader
-        self.loader = Loader(parts, make_plan(parts, reader, chat, batch_size=8, seed=0), reader, self.mesh.rows(8))
+        self.loader = Loader(parts, make_plan(parts, reader, chat, batch_size=8, seed=0), reader, self.mesh.local_batch_indices(8))
         if not known:  # drawing them takes longest
             known |= {path: np.asarray(tensor) for path, tensor in start.tensors(0, self.training.frozen).items()}
-        self.frozen = {path: put(tensor, self.training.frozen[path].sharding) for path, tensor in known.items()}
-        self.first = self.training.begin(start.tensors(0, self.training.like.params))
+        self.frozen = {path: make_global_array(tensor, self.training.frozen[path].sharding) for path, tensor in known.items()}
+        self.first = self.training.init_state(start.tensors(0, self.training.abstract_state.params))
         self.shape = shape
 
     def steps(self, state: State, done: int, last: int) -> tuple[State, list[str]]:
         """The steps up to `last`: the state behind them, and the losses, exactly."""
         found = []
         for loaded in itertools.islice(batches(self.loader, start=done, workers=0), last - done):
-            batch = self.mesh.spread(loaded.batch, self.mesh.put_rows(self.loader.places, 8))
-            state, metrics = self.training.run(state, self.frozen, batch)
+            batch = self.mesh.shard(loaded.batch, self.mesh.place_local_rows(self.loader.places, 8))
+            state, metrics = self.training.train_step(state, self.frozen, batch)
             found.append(float(metrics["loss"]).hex())
         kernel = "sana.blocks.attn.qkv.kernel"  # (2, 64, 192)
         for tensor in (state.params[kernel], state.ema[kernel], state.opt[1][0].mu[kernel]):
@@ -205,7 +205,7 @@ def curves(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
     def changed(name: str, run: Run) -> list[str]:
         with training_states(folder / name, keep=1, keep_every=0) as saved:
-            restored = saved.restore(run.training.like)
+            restored = saved.restore(run.training.abstract_state)
         assert restored is not None
         return half[name] + run.steps(restored.state, 5, 10)[1]
 

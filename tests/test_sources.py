@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dim_jax.data.chat import ChatTokenizer
-from dim_jax.data.facts import Counting, read_facts, write_facts
+from dim_jax.data.facts import RowCounter, read_facts, write_facts
 from dim_jax.data.indexing import index_source
 from dim_jax.data.pipeline import open_mixture
 from dim_jax.data.sources import Source, archives, kinds_of, open_source
@@ -120,7 +120,7 @@ def check_edits(found: Source, texts: str) -> None:
         for one, number in ((example.source, 2 * row), (example.target, 2 * row + 1)):
             assert np.array_equal(np.asarray(one), np.asarray(image(number)))
         assert found.size(row) == image(2 * row).size
-        assert found.told(row).texts == example.texts
+        assert found.row_texts(row).texts == example.texts
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def test_a_mixture_of_sources(edits, tmp_path):
 def test_facts(edits):
     extract(edits, files("image/{}.png"))
     tokenizer = ChatTokenizer.from_pretrained(TOKENIZER)
-    counting = Counting(train(edits), tokenizer, sized=True)
+    counting = RowCounter(train(edits), tokenizer, sized=True)
     path = edits / "index/edit.npz"
     assert write_facts(counting, path, workers=2) == []
     found = read_facts(path, counting)
@@ -343,26 +343,26 @@ def test_an_index_of_something_else(edits, tmp_path):
     extract(edits, files("image/{}.png"))
     tokenizer = ChatTokenizer.from_pretrained(TOKENIZER)
     path, source = edits / "index/edit.npz", train(edits)
-    write_facts(Counting(source, tokenizer, sized=False), path)
+    write_facts(RowCounter(source, tokenizer, sized=False), path)
     other = json.loads((TOKENIZER / "tokenizer.json").read_text())
     other["added_tokens"].append(other["added_tokens"][-1] | {"content": "<|new|>", "id": 5000})
     (tmp_path / "tokenizer.json").write_text(json.dumps(other))
     for counting, message in (
         (
-            Counting(open_source(str(edits), "edit", split="test", side=8), tokenizer, sized=False),
+            RowCounter(open_source(str(edits), "edit", split="test", side=8), tokenizer, sized=False),
             "counted of 11 rows, but the source has 1",
         ),
         (
-            Counting(source, ChatTokenizer.from_pretrained(tmp_path / "tokenizer.json"), sized=False),
+            RowCounter(source, ChatTokenizer.from_pretrained(tmp_path / "tokenizer.json"), sized=False),
             "counted with the tokenizer .*tiny_tok",
         ),
-        (Counting(source, tokenizer, sized=True), "has no sizes of pictures"),
+        (RowCounter(source, tokenizer, sized=True), "has no sizes of pictures"),
     ):
         with pytest.raises(InputError, match=rf"edit.npz: {message}.*dim index --overwrite"):
             read_facts(path, counting)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"edit.npz: is damaged"):
-        read_facts(path, Counting(source, tokenizer, sized=False))
+        read_facts(path, RowCounter(source, tokenizer, sized=False))
 
 
 def test_counting_goes_on_where_it_stopped(edits, monkeypatch):
@@ -371,12 +371,12 @@ def test_counting_goes_on_where_it_stopped(edits, monkeypatch):
     source, path = train(edits), edits / "index/edit.npz"
     (edits / "image/12.png").rename(edits / "image/away.png")
     with pytest.raises(InputError, match=r"line 7: there is no .*image/12.png"):
-        write_facts(Counting(source, None, sized=True), path)
+        write_facts(RowCounter(source, None, sized=True), path)
     assert not path.exists()
     (edits / "image/away.png").rename(edits / "image/12.png")
     (edits / "image/0.png").unlink()  # it was counted already
-    write_facts(Counting(source, None, sized=True), path)
-    assert read_facts(path, Counting(source, None, sized=True)).width[0] == image(0).width
+    write_facts(RowCounter(source, None, sized=True), path)
+    assert read_facts(path, RowCounter(source, None, sized=True)).width[0] == image(0).width
     assert [file.name for file in path.parent.iterdir()] == ["edit.npz"]
 
 

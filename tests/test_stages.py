@@ -23,7 +23,7 @@ from dim_jax.training.objectives import objective_kind
 from dim_jax.training.objectives.painter import PainterObjective
 from dim_jax.training.step import Step, make_step
 from dim_jax.weights.convert import open_weights
-from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.sizes import ModelConfig
 from tests.painter_fixtures import dim, one_error, picture, tiny_checkpoint
 from tests.test_sources import ROWS, dim_edit, extract, files, image, png, ultra_edit
 from tests.test_train import CONFIGS, log
@@ -50,7 +50,7 @@ def step_of(name: str, **changes: tuple[str, ...]) -> tuple[Step, set[str]]:
     """The step of a stage over tiny parts, abstractly, and the paths of all parameters of its model."""
     config = read_config(CONFIGS / f"{name}.py", {"sharding.fsdp": "1"})
     config.update(changes)
-    sizes = Sizes(QwenConfig.tiny(), SanaConfig.tiny(edit=config.model.edit), DCAEConfig.tiny())
+    sizes = ModelConfig(QwenConfig.tiny(), SanaConfig.tiny(edit=config.model.edit), DCAEConfig.tiny())
     layout = QwenConfig.tiny().vision.layout
     processor = Processor.from_pretrained(CONFIGS.parent / "tests/tiny_tokenizer", resolution=64, condition_length=256, layout=layout)
     objective = PainterObjective(config, sizes, processor)
@@ -61,11 +61,11 @@ def step_of(name: str, **changes: tuple[str, ...]) -> tuple[Step, set[str]]:
 def test_every_parameter_is_trainable_or_frozen(name):
     """Frozen ones are in no part of the state, so nothing of the optimizer is of them and no gradient is asked for."""
     training, paths = step_of(name)
-    learns, rests = set(training.like.params), set(training.frozen)
+    learns, rests = set(training.abstract_state.params), set(training.frozen)
     assert (learns | rests, learns & rests) == (paths, set())
     assert {path.split(".")[0] for path in learns} == {"connector", "sana"}
     assert {path.split(".")[0] for path in rests} == {"encoder", "autoencoder"}
-    keys = [entry.key for path, _ in jax.tree.leaves_with_path(training.like) for entry in path if isinstance(entry, DictKey)]
+    keys = [entry.key for path, _ in jax.tree.leaves_with_path(training.abstract_state) for entry in path if isinstance(entry, DictKey)]
     assert Counter(keys) == dict.fromkeys(learns, 4)  # itself, its average, two moments
 
 

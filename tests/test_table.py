@@ -12,10 +12,10 @@ from dim_jax.models.sana_config import SanaConfig
 from dim_jax.weights import table
 from dim_jax.weights.arrays import contiguous, copy_into, is_finite, same_bits
 from dim_jax.weights.formats import DIM, FORMATS, NULL_TABLE
-from dim_jax.weights.sizes import Sizes
-from dim_jax.weights.table import CONV, DEPTHWISE, LINEAR, PATCH_3D, POINTWISE, SAME, Kind, Row, slots, to_ours, to_theirs
+from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.table import CONV, DEPTHWISE, LINEAR, PATCH_3D, POINTWISE, SAME, Row, Transform, from_hf, tensor_mappings, to_hf
 
-TINY = Sizes(QwenConfig.tiny(), SanaConfig(16, 8, 64, 3, 2, 32, 40, 7), DCAEConfig.tiny())
+TINY = ModelConfig(QwenConfig.tiny(), SanaConfig(16, 8, 64, 3, 2, 32, 40, 7), DCAEConfig.tiny())
 KINDS = {SAME: (3, 4), LINEAR: (3, 4), CONV: (3, 4, 5, 2), POINTWISE: (3, 4, 1, 1), DEPTHWISE: (3, 1, 5, 2), PATCH_3D: (3, 4, 2, 5, 6)}
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 
@@ -33,22 +33,22 @@ def test_every_format_is_a_bijection(name):
     if name == "diffusers-sana":
         paths.remove(NULL_TABLE)
     assert sorted(form.matching(paths)) == sorted(paths), "a parameter has no row"
-    found = slots(form.rows, {path: shapes[path] for path in paths})
+    found = tensor_mappings(form.rows, {path: shapes[path] for path in paths})
     assert sum(np.prod(slot.shape) for slot in found.values()) == sum(np.prod(shapes[path]) for path in paths)
     published = {key: random(slot.shape, DTYPES[len(slot.path) % 3], rng) for key, slot in found.items()}
-    ours = dict(to_ours(found, published.__getitem__))
+    ours = dict(from_hf(found, published.__getitem__))
     assert {path: tensor.shape for path, tensor in ours.items()} == {path: shapes[path] for path in paths}
-    back = dict(to_theirs(found, ours.__getitem__))
+    back = dict(to_hf(found, ours.__getitem__))
     assert back.keys() == published.keys()
     assert all(same_bits(np.ascontiguousarray(back[key]), published[key]) for key in published)
 
 
 def test_published_sizes_have_the_published_number_of_tensors():
     """390 of the vision tower and 434 of the decoder, 4 of the connector, 397 of SANA; the parameters as the design counts them."""
-    sizes = Sizes(QwenConfig.qwen_3b(), SanaConfig.sana_1600m(edit=True), DCAEConfig.f32c32())
+    sizes = ModelConfig(QwenConfig.qwen_3b(), SanaConfig.sana_1600m(edit=True), DCAEConfig.f32c32())
     shapes = sizes.shapes()
     parts = dict.fromkeys(sizes.parts, 0)
-    for slot in slots(DIM.rows, shapes).values():
+    for slot in tensor_mappings(DIM.rows, shapes).values():
         parts[slot.path.split(".")[0]] += 1
     assert (parts["encoder"], parts["connector"], parts["sana"]) == (824, 4, 397)
     counted = {part: sum(int(np.prod(shape)) for path, shape in shapes.items() if path.startswith(part)) for part in sizes.parts}
@@ -60,29 +60,29 @@ def test_published_sizes_have_the_published_number_of_tensors():
 
 
 @given(kind=st.sampled_from(list(KINDS)), dtype=st.sampled_from(DTYPES), data=st.data())
-def test_layout_changes_are_undone(kind: Kind, dtype, data):
+def test_layout_changes_are_undone(kind: Transform, dtype, data):
     shape = tuple(size if size == 1 else data.draw(st.integers(1, 5)) for size in KINDS[kind])
     theirs = random(shape, dtype, np.random.default_rng(0))
-    ours = kind.to_ours(theirs)
+    ours = kind.from_hf(theirs)
     assert kind.shape_of_theirs(ours.shape) == shape
-    assert same_bits(np.ascontiguousarray(kind.to_theirs(ours)), theirs)
+    assert same_bits(np.ascontiguousarray(kind.to_hf(ours)), theirs)
 
 
 @given(depth=st.integers(1, 4), parts=st.integers(1, 3), out=st.integers(1, 5), d=st.integers(1, 5), dtype=st.sampled_from(DTYPES))
 def test_parts_and_layers_come_back(depth, parts, out, d, dtype):
     names = tuple(f"layers.*.to_{i}.weight" for i in range(parts))
-    found = slots([Row(names, "layers.to.kernel", LINEAR)], {"layers.to.kernel": (depth, d, parts * out)})
+    found = tensor_mappings([Row(names, "layers.to.kernel", LINEAR)], {"layers.to.kernel": (depth, d, parts * out)})
     rng = np.random.default_rng(0)
     published = {name: random((out, d), dtype, rng) for name in found}
     assert set(published) == {f"layers.{layer}.to_{i}.weight" for layer in range(depth) for i in range(parts)}
-    ours = dict(to_ours(found, published.__getitem__))
+    ours = dict(from_hf(found, published.__getitem__))
     expected = [np.concatenate([published[f"layers.{layer}.to_{i}.weight"] for i in range(parts)]).T for layer in range(depth)]
     assert same_bits(ours["layers.to.kernel"], np.ascontiguousarray(np.stack(expected)))
-    assert all(same_bits(np.ascontiguousarray(tensor), published[name]) for name, tensor in to_theirs(found, ours.__getitem__))
+    assert all(same_bits(np.ascontiguousarray(tensor), published[name]) for name, tensor in to_hf(found, ours.__getitem__))
 
 
 def test_a_star_on_both_sides_is_not_stacked():
-    found = slots([Row("down.*.*.w", "down.*.*.kernel", LINEAR)], {"down.0.1.kernel": (2, 3), "down.1.0.kernel": (4, 5)})
+    found = tensor_mappings([Row("down.*.*.w", "down.*.*.kernel", LINEAR)], {"down.0.1.kernel": (2, 3), "down.1.0.kernel": (4, 5)})
     assert {name: (slot.path, slot.layer) for name, slot in found.items()} == {
         "down.0.1.w": ("down.0.1.kernel", None),
         "down.1.0.w": ("down.1.0.kernel", None),
@@ -99,22 +99,22 @@ def test_a_star_on_both_sides_is_not_stacked():
 )
 def test_a_wrong_table_is_an_error(rows, message):
     with pytest.raises(LookupError, match=message):
-        slots(rows, {"a": (2,), "b": (2,)})
+        tensor_mappings(rows, {"a": (2,), "b": (2,)})
 
 
 def test_only_one_of_our_tensors_is_held():
     """A stacked tensor is put together when its turn comes, not before."""
-    found = slots([Row("a.*.w", "a.kernel", SAME), Row("b.*.w", "b.kernel", SAME)], {"a.kernel": (3, 2), "b.kernel": (3, 2)})
+    found = tensor_mappings([Row("a.*.w", "a.kernel", SAME), Row("b.*.w", "b.kernel", SAME)], {"a.kernel": (3, 2), "b.kernel": (3, 2)})
     read = []
-    stream = to_ours(found, lambda name: read.append(name) or np.zeros(2, np.float32))
+    stream = from_hf(found, lambda name: read.append(name) or np.zeros(2, np.float32))
     next(stream)
     assert read == ["a.0.w", "a.1.w", "a.2.w"]
 
 
 def test_large_tensors_are_put_together_in_a_nameless_file(tmp_path, monkeypatch):
     monkeypatch.setattr("dim_jax.weights.arrays.LARGE", 20)
-    found = slots([Row("a.*.w", "a.kernel", SAME), Row("b.*.w", "b.kernel", SAME)], {"a.kernel": (3, 2), "b.kernel": (2, 2)})
-    ours = dict(to_ours(found, lambda name: np.full(2, int(name[2]), np.float32), tmp_path))
+    found = tensor_mappings([Row("a.*.w", "a.kernel", SAME), Row("b.*.w", "b.kernel", SAME)], {"a.kernel": (3, 2), "b.kernel": (2, 2)})
+    ours = dict(from_hf(found, lambda name: np.full(2, int(name[2]), np.float32), tmp_path))
     assert [isinstance(ours[path], np.memmap) for path in ("a.kernel", "b.kernel")] == [True, False]
     np.testing.assert_array_equal(ours["a.kernel"], [[0, 0], [1, 1], [2, 2]])
     assert list(tmp_path.iterdir()) == []
@@ -156,4 +156,4 @@ def test_same_bits_tells_minus_zero_from_zero():
 
 def test_kinds_are_named_in_the_table():
     """A new kind must be tested above."""
-    assert set(KINDS) == {kind for kind in vars(table).values() if isinstance(kind, Kind)}
+    assert set(KINDS) == {kind for kind in vars(table).values() if isinstance(kind, Transform)}

@@ -22,7 +22,7 @@ from dim_jax.pipeline import EditPipeline
 from dim_jax.training.objectives import autoencoder
 from dim_jax.training.objectives.autoencoder import AutoencoderObjective
 from dim_jax.weights.convert import open_weights
-from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.sizes import ModelConfig
 from tests.painter_fixtures import dim, one_error, picture
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -236,9 +236,9 @@ def test_a_start_that_was_refused_does_not_refuse_the_next(tmp_path):
 def test_pictures_are_measured_a_few_at_a_time(monkeypatch):
     """At the end of a run 256 of 1024 x 1024 pixels would be one program otherwise; the factor is the same."""
     config = read_config(CONFIGS / "nano_autoencoder.py", SMALL)
-    sizes = Sizes(autoencoder=DCAEConfig.tiny())
+    sizes = ModelConfig(autoencoder=DCAEConfig.tiny())
     objective = AutoencoderObjective(config, sizes, None)
-    tensors = sizes.fresh("autoencoder", 0)
+    tensors = sizes.init("autoencoder", 0)
     model = with_parameters(objective.model, tensors)
     examples = [Synthetic("caption", 32)[n] for n in range(7)]
     whole = objective.finished(model, iter(examples)).autoencoder

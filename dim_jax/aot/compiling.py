@@ -33,7 +33,7 @@ from dim_jax.models.flops import StepFlops
 from dim_jax.sharding import Sharding
 from dim_jax.training.objectives import Objective, objective_kind, open_objective
 from dim_jax.training.objectives.cached import CachedPainterObjective
-from dim_jax.training.start import Start
+from dim_jax.training.start import ModelInit
 from dim_jax.training.step import Step, make_step
 
 Say = Callable[[str], Any]
@@ -57,12 +57,12 @@ def main(config: Config, topology: Topology, console: Console, *, keep: Path | N
     config.data.lengths = (max(config.data.lengths),)
     devices = _devices(topology)
     chip = topology.chip
-    start = Start.open(config, objective_kind(config).PARTS)
+    start = ModelInit.open(config, objective_kind(config).PARTS)
     sharding = Sharding.open(config, start.sizes, devices)
     mesh = " x ".join(f"{axis} {size}" for axis, size in sharding.mesh.shape.items())
     say(f"{topology.name}: {len(devices)} devices of {chip.memory / GIB:.0f} GiB as {mesh}")
     objective, training, batch = _abstract(config, start, sharding)
-    learn, still = (sum(leaf.size for leaf in tensors.values()) for tensors in (training.like.params, training.frozen))
+    learn, still = (sum(leaf.size for leaf in tensors.values()) for tensors in (training.abstract_state.params, training.frozen))
     say(f"{config.objective}: {learn:,} parameters learn, {still:,} are frozen")
     tokens = f", {config.data.lengths[0]} tokens" if start.sizes.encoder is not None else ""
     pixels = config.data.resolution
@@ -70,7 +70,7 @@ def main(config: Config, topology: Topology, console: Console, *, keep: Path | N
 
     since = time.perf_counter()
     try:
-        compiled = training.run.lower(training.like, training.frozen, batch).compile()
+        compiled = training.train_step.lower(training.abstract_state, training.frozen, batch).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -124,7 +124,7 @@ def _devices(topology: Topology) -> Sequence[Any]:
         ) from error
 
 
-def _abstract(config: Config, start: Start, sharding: Sharding) -> tuple[Objective, Step, Any]:
+def _abstract(config: Config, start: ModelInit, sharding: Sharding) -> tuple[Objective, Step, Any]:
     """The objective, its step and its batch: one synthetic example shows the shapes, the batch has as many of it as the config says."""
     source = Synthetic("edit" if has_edits(config) else "caption", config.data.resolution)
     with tempfile.TemporaryDirectory() as folder:
@@ -145,7 +145,7 @@ def _abstract(config: Config, start: Start, sharding: Sharding) -> tuple[Objecti
         shape = tuple(size * config.data.batch_size if axis == rows else size for axis, size in enumerate(array.shape))
         return jax.ShapeDtypeStruct(shape, array.dtype, sharding=place)
 
-    return objective, make_step(config, objective, sharding), sharding.spread(one, many)
+    return objective, make_step(config, objective, sharding), sharding.shard(one, many)
 
 
 def has_edits(config: Config) -> bool:

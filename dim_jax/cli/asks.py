@@ -10,7 +10,7 @@ from dim_jax.cli.options import with_options
 
 
 @dataclass(frozen=True)
-class Asks:
+class DesignerOptions:
     """The options of every command that asks a designer many things; `with_asks` adds them."""
 
     base_url: Annotated[str | None, typer.Option(help="Of the server, such as http://localhost:8000/v1.")] = None
@@ -51,4 +51,4 @@ class Asks:
         return choice.open(base_url=self.base_url, max_tokens=self.max_tokens, time_limit=self.call_limit)
 
 
-with_asks = with_options(asks=Asks)
+with_asks = with_options(asks=DesignerOptions)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dim_jax.cli.asks import Asks, with_asks
+from dim_jax.cli.asks import DesignerOptions, with_asks
 from dim_jax.console import open_console
 from dim_jax.errors import require
 
@@ -29,7 +29,7 @@ def build_edit(
             help="Pairs to build from: ultraedit:FOLDER, sharegpt4o:FOLDER, pairs:FILE.jsonl. May be given several times.",
         ),
     ],
-    asks: Asks,
+    asks: DesignerOptions,
     designer: Designer = None,
     assessor: Annotated[str | None, typer.Option(metavar="KIND:NAME", help="Who judges the instructions. Default: the designer.")] = None,
     config: Config = None,
@@ -63,7 +63,7 @@ def build_t2i(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make, or to go on with.")],
     metadata: Annotated[Path, typer.Option(help="Folder with the jsonl files of DIM-T2I, or your own.")],
     upstream: Annotated[Path, typer.Option(help="Folder with what lies upstream, under the name of each sub-source.")],
-    asks: Asks,
+    asks: DesignerOptions,
     source: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A sub-source of the config. Default: all.")] = None,
     designer: Annotated[
         str | None, typer.Option(metavar="KIND:NAME", help="Who writes captions along the dimensions. Default: the published ones.")
@@ -92,7 +92,7 @@ def rewrite(
     table: Annotated[Path, typer.Argument(metavar="PROMPTS.jsonl", help="Objects with id and, as prompt, a short prompt.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A jsonl, which is continued if it is there.")],
     designer: Annotated[str, typer.Option(metavar="KIND:NAME", help="Who writes: as for `dim design`.")],
-    asks: Asks,
+    asks: DesignerOptions,
     config: Config = None,
 ) -> None:
     """Write short prompts out into long ones, as the painter was trained on."""
@@ -116,14 +116,14 @@ def _check_stage(until: str, stages: Sequence[str]) -> None:
         raise typer.BadParameter(f"Stages are {', '.join(stages)}.", param_hint="--until")
 
 
-def _asking(asks: Asks):
-    from dim_jax.construction.asking import Asking
+def _asking(asks: DesignerOptions):
+    from dim_jax.construction.asking import StageRunner
 
-    return Asking(asks.limits(), asks.retry_failed, console.is_terminal, lambda line: typer.echo(line, err=True))
+    return StageRunner(asks.limits(), asks.retry_failed, console.is_terminal, lambda line: typer.echo(line, err=True))
 
 
-def _writer(spelling: str | None, asks: Asks):
-    from dim_jax.construction.asking import Writer
+def _writer(spelling: str | None, asks: DesignerOptions):
+    from dim_jax.construction.asking import DesignerFactory
     from dim_jax.designer.choice import Choice
 
     if spelling is None:
@@ -132,7 +132,7 @@ def _writer(spelling: str | None, asks: Asks):
     if not choice.costs:
         raise typer.BadParameter(f'"{spelling}": name a model behind a server.', param_hint="--designer")
     asks.open(choice)  # a key that is missing is told before long work
-    return Writer(lambda: asks.open(choice), asks.price(spelling))
+    return DesignerFactory(lambda: asks.open(choice), asks.price(spelling))
 
 
 def build_emoji(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dim_jax.cli.asks import Asks, with_asks
+from dim_jax.cli.asks import DesignerOptions, with_asks
 from dim_jax.console import open_console
 
 console = open_console()
@@ -14,7 +14,7 @@ console = open_console()
 @with_asks
 def design(
     designer: Annotated[str, typer.Option(metavar="KIND:NAME", help="Who writes: as for `dim edit`, and never none.")],
-    asks: Asks,
+    asks: DesignerOptions,
     table: Annotated[
         Path | None, typer.Argument(metavar="[ROWS.jsonl]", help="Many edits: objects with id, image_path, and the instruction as prompt.")
     ] = None,

@@ -52,7 +52,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 
 
 @dataclass(frozen=True)
-class How:
+class SamplingOptions:
     """The options of every command that paints. Settings that are None are as the checkpoint says."""
 
     checkpoint: Checkpoint = None
@@ -90,7 +90,7 @@ class How:
         return changes
 
 
-@with_options(how=How)
+@with_options(how=SamplingOptions)
 def edit(
     image: Annotated[str, typer.Option(help="The picture to edit, also gs://BUCKET/...")],
     output: Output,
@@ -132,7 +132,7 @@ def edit(
         ),
     ] = None,
     *,
-    how: How,
+    how: SamplingOptions,
 ) -> None:
     """Edit a picture as the prompt says, and the result as each --then says."""
     from dim_jax import painting
@@ -193,12 +193,12 @@ def edit(
     typer.echo(f"wrote {output}" + (f" and {sheet_path}" if sheet else ""), err=True)
 
 
-@with_options(how=How)
+@with_options(how=SamplingOptions)
 def generate(
     prompt: Annotated[str, typer.Option(help="What to paint.")],
     output: Output,
     *,
-    how: How,
+    how: SamplingOptions,
 ) -> None:
     """Paint a picture from a prompt alone."""
     from dim_jax import painting

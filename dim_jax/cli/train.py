@@ -63,7 +63,7 @@ def train(
     from dim_jax.paths import as_path
 
     place = as_path(workdir)
-    with processes.together(), processes.locked(place):
+    with processes.distributed(), processes.locked(place):
         train.main(found, place, allow_changes=allow_changes, profile=(int(first), int(last)) if profile else None)
 
 
@@ -87,7 +87,7 @@ def cache(
     from dim_jax.weights.shards import parse_size
 
     size, folder = parse_size(shard_size, "--shard-size"), as_path(into)
-    with processes.together(), processes.locked(folder):
+    with processes.distributed(), processes.locked(folder):
         caching.main(found, folder, storage=None if dtype is None else dtype.value, shard_bytes=size)
 
 

@@ -15,7 +15,7 @@ from dim_jax.designer.task import Task
 from dim_jax.errors import InputError, SignalError
 
 
-class Writer(NamedTuple):
+class DesignerFactory(NamedTuple):
     """Who writes, opened anew for each stage, and what that costs."""
 
     open: Callable[[], Designer]
@@ -23,7 +23,7 @@ class Writer(NamedTuple):
 
 
 @dataclass
-class Asking:
+class StageRunner:
     """How designers are asked, in all stages of a build together: the budget of `limits` is for all of them.
 
     Attributes:
@@ -40,7 +40,7 @@ class Asking:
     def __post_init__(self):
         self._tokens, self._dollars = 0, 0.0
 
-    def stage(self, path: Path, jobs: Sequence[Job], task: Task, writer: Writer) -> "Answers":
+    def stage(self, path: Path, jobs: Sequence[Job], task: Task, writer: DesignerFactory) -> "Answers":
         """Ask what `path`, a journal, does not hold yet, and read what it holds of these jobs.
 
         Raises:

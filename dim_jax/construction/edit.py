@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dim_jax.construction import card
-from dim_jax.construction.asking import Asking, Writer
+from dim_jax.construction.asking import DesignerFactory, StageRunner
 from dim_jax.construction.assess import ASSESSMENT, MISALIGNED
 from dim_jax.construction.assess import parse as assessed
 from dim_jax.construction.filtering import Scored, check_bounds, out_of_bounds, score
@@ -44,9 +44,9 @@ def build(
     folder: Path,
     sources: Sequence[Source],
     config: Mapping[str, Any],
-    assessor: Writer | None,
-    designer: Writer | None,
-    asking: Asking,
+    assessor: DesignerFactory | None,
+    designer: DesignerFactory | None,
+    asking: StageRunner,
     *,
     until: str = "write",
     beam: Sequence[str] | None = None,

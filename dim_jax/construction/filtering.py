@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dim_jax.construction.scores import Pair, Scores, Similarity, ssim
-from dim_jax.construction.sources import Entry, Source
+from dim_jax.construction.sources import RawExample, Source
 from dim_jax.designer.journal import Lines
 from dim_jax.errors import InputError
 
@@ -111,7 +111,7 @@ def check_bounds(bounds: Bounds) -> None:
 
 def _read(source: Source, index: int, side: int) -> tuple[str, Pair | None, float, str]:
     """Key, pictures and SSIM of a pair; or why it has none."""
-    entry: Entry | None = None
+    entry: RawExample | None = None
     try:
         entry = source.rows.entry(index)
         if entry.source is None:

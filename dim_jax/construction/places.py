@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dim_jax.construction.ledger import Wanted
-from dim_jax.construction.sources import Stored, read_named
+from dim_jax.construction.sources import LazyImage, read_named
 from dim_jax.errors import InputError, require
 from dim_jax.paths import within
 
@@ -22,7 +22,7 @@ class Found(NamedTuple):
     """The picture of a key: at an address, or stored."""
 
     key: str
-    place: str | Stored
+    place: str | LazyImage
 
 
 def locate(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
@@ -49,7 +49,7 @@ def _table(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Fo
         rows = _csv_rows if path.suffix == ".csv" else _parquet_rows
         for key, found in rows(path, rule["key"], value):
             if keys.take(key):
-                yield Found(key, str(found) if "url" in rule else Stored(f"{path}, {key}", partial(_picture, found, f"{path}, {key}")))
+                yield Found(key, str(found) if "url" in rule else LazyImage(f"{path}, {key}", partial(_picture, found, f"{path}, {key}")))
         if not len(keys):
             return
 
@@ -97,7 +97,7 @@ def _in_folder(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterato
     for key in keys:
         if os.path.lexists(root / key) or _leaves(root, key):
             keys.take(key)
-            yield Found(key, Stored(str(root / key), partial(read_named, root, key)))
+            yield Found(key, LazyImage(str(root / key), partial(read_named, root, key)))
         else:
             missing[Path(key).name].append(key)
     candidates = defaultdict[str, list[Path]](list)
@@ -107,7 +107,7 @@ def _in_folder(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterato
                 candidates[key].append(path)
     for key, paths in sorted(candidates.items()):
         if len(paths) == 1 and keys.take(key):
-            yield Found(key, Stored(str(paths[0]), partial(read_named, root, str(paths[0].relative_to(root)))))
+            yield Found(key, LazyImage(str(paths[0]), partial(read_named, root, str(paths[0].relative_to(root)))))
 
 
 def _leaves(root: Path, key: str) -> bool:
@@ -126,7 +126,7 @@ def _tar(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Foun
                     stem, _, suffix = member.name.removeprefix("./").rpartition(".")
                     if suffix.lower() in ("json", "txt") or member.isdir() or not keys.take(stem):
                         continue
-                    yield Found(stem, Stored(f"{path}, {member.name}", _read_member(tar, member, f"{path}, {member.name}")))
+                    yield Found(stem, LazyImage(f"{path}, {member.name}", _read_member(tar, member, f"{path}, {member.name}")))
         except (tarfile.TarError, OSError, EOFError) as error:
             raise InputError(f"{path}: the archive is damaged ({error}). Download it again.") from error
 

@@ -11,7 +11,7 @@ from dim_jax.data.sources import index_folder
 from dim_jax.data.sources.entry import Layout
 from dim_jax.data.sources.sharegpt4o import ShareGPT4o
 from dim_jax.data.sources.ultra_edit import UltraEdit
-from dim_jax.data.stored import Entry, Stored
+from dim_jax.data.stored import LazyImage, RawExample
 from dim_jax.errors import InputError, check_unicode
 from dim_jax.paths import read_if_there, within
 
@@ -43,10 +43,10 @@ class OwnPairs:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def entry(self, index: int) -> Entry:
+    def entry(self, index: int) -> RawExample:
         row = self._rows[index]
-        source, target = (Stored(row[name], partial(read_named, self._folder, row[name])) for name in ("source", "target"))
-        return Entry(row["id"], (row["prompt"],), None, source, target)
+        source, target = (LazyImage(row[name], partial(read_named, self._folder, row[name])) for name in ("source", "target"))
+        return RawExample(row["id"], (row["prompt"],), None, source, target)
 
 
 class Source(NamedTuple):

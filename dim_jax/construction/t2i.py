@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax.construction import card
-from dim_jax.construction.asking import Asking, Writer
+from dim_jax.construction.asking import DesignerFactory, StageRunner
 from dim_jax.construction.captions import caption_task
 from dim_jax.construction.edit import open_folder, reject, without, write_rows
 from dim_jax.construction.taking import take_pictures
@@ -35,8 +35,8 @@ def build(
     upstream: Path,
     names: Sequence[str],
     config: Mapping[str, Any],
-    writer: Writer | None,
-    asking: Asking,
+    writer: DesignerFactory | None,
+    asking: StageRunner,
     *,
     fetch: bool = False,
     until: str = "write",

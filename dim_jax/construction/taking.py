@@ -13,7 +13,7 @@ from dim_jax.construction.edit import reject
 from dim_jax.construction.ledger import Ledger, Wanted
 from dim_jax.construction.pictures import store
 from dim_jax.construction.places import Found, locate
-from dim_jax.construction.sources import Stored
+from dim_jax.construction.sources import LazyImage
 from dim_jax.data.jsonl import objects
 from dim_jax.designer.journal import Lines
 from dim_jax.errors import InputError, check_unicode
@@ -168,7 +168,7 @@ def accept(folder: Path, data: bytes, min_side: int) -> str:
     Raises:
         InputError: it is not.
     """
-    picture = Stored("the file", lambda: data).picture()
+    picture = LazyImage("the file", lambda: data).picture()
     if min(picture.size) < min_side:
         raise InputError(f"too small: {picture.width} x {picture.height} pixels, where each side needs {min_side}")
     return store(folder, data, picture)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dim_jax.data.pairs import Example
-from dim_jax.data.pictures import as_rgb, shifted
+from dim_jax.data.pictures import as_rgb, translate
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Augment:
         changes = []
         if self.shift:
             right, down = (int(way) for way in rng.integers(-self.shift, self.shift, 2, endpoint=True))
-            changes.append(partial(shifted, right=right, down=down))
+            changes.append(partial(translate, right=right, down=down))
         if example.rule in self.mirrored and rng.random() < 0.5:
             changes.append(ImageOps.mirror)
         if example.rule in self.recoloured and rng.random() < 0.5:
-            changes.append(partial(turned, angle=rng.uniform(0, 2 * np.pi)))
+            changes.append(partial(hue_rotate, angle=rng.uniform(0, 2 * np.pi)))
         if not changes:
             return example
         source = None if example.source is None else _changed(example.source, changes)
@@ -52,7 +52,7 @@ def _changed(image: Image.Image, changes: Iterable[Callable[[Image.Image], Image
     return image
 
 
-def turned(image: Image.Image, angle: float) -> Image.Image:
+def hue_rotate(image: Image.Image, angle: float) -> Image.Image:
     """The RGB picture with its colours turned around the axis of greys, by an angle in radians; what leaves the cube is clipped.
 
     Source: Rodrigues' rotation formula about (1, 1, 1) / sqrt(3).

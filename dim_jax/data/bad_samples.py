@@ -35,7 +35,7 @@ class BadSamples:
             self.new += loaded.bad
             yield loaded
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """List what all processes met since they were last asked. All must ask at the same step.
 
         Raises:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dim_jax.data.buckets import Bucket
 from dim_jax.data.cache import CachedExample, States
-from dim_jax.data.facts import Facts, Told
+from dim_jax.data.facts import RowStats, Texts
 from dim_jax.data.inputs import EncoderInputs, in_larger_batch
 from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import autoencoder_samples
@@ -33,7 +33,7 @@ class Sample(NamedTuple):
 
     key: str
     prompt: str
-    seen: Image.Image | None
+    source_image: Image.Image | None
     answer: str
     target: Image.Image
 
@@ -67,7 +67,7 @@ class PaintBatch:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class SeenBatch:
+class CachedBatch:
     """What the frozen parts of a painter made of turns and pictures, from a cache: `models.dim.Seen`, its states as they are stored.
 
     Attributes:
@@ -84,7 +84,7 @@ class SeenBatch:
     source: Float[Any, "b h w c"] | None
 
 
-Batch = PictureBatch | AnswerBatch | PaintBatch | SeenBatch
+Batch = PictureBatch | AnswerBatch | PaintBatch | CachedBatch
 
 
 def _row_axes(batch: type) -> dict[str, int]:
@@ -97,7 +97,7 @@ def _row_axes(batch: type) -> dict[str, int]:
 
 
 # Name of an array in a batch -> its axis of rows, or of pictures, as its shape above says (b, i): what is spread over devices.
-ROW_AXES = _row_axes(EncoderInputs) | _row_axes(PictureBatch) | _row_axes(AnswerBatch) | _row_axes(PaintBatch) | _row_axes(SeenBatch)
+ROW_AXES = _row_axes(EncoderInputs) | _row_axes(PictureBatch) | _row_axes(AnswerBatch) | _row_axes(PaintBatch) | _row_axes(CachedBatch)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class PictureReader:
     sizes: Sizes
     lengths: tuple[int, ...] = (0,)  # it reads no tokens
 
-    def tokens(self, facts: Facts, *, edit: bool) -> Int[np.ndarray, " n"]:
+    def tokens(self, facts: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
         return np.zeros(len(facts), np.int64)
 
     def choose(self, example: Example, rng: np.random.Generator) -> Sample:
@@ -127,7 +127,7 @@ class AnswerReader:
     lengths: tuple[int, ...]
     sizes: Sizes = ((0, 0),)  # it paints nothing
 
-    def tokens(self, facts: Facts, *, edit: bool) -> Int[np.ndarray, " n"]:
+    def tokens(self, facts: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
         around = self.processor.turn_tokens(pictures=1, generation_prompt=True) + 1  # and the answer's end
         if edit:
             return around + facts.texts + facts.blueprint
@@ -157,24 +157,24 @@ class PaintReader:
     sizes: Sizes
     text: Text
 
-    def tokens(self, facts: Facts, *, edit: bool) -> Int[np.ndarray, " n"]:
+    def tokens(self, facts: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
         told = facts.blueprint if edit and self.text == "blueprint" else np.zeros_like(facts.texts)
         return self.processor.turn_tokens(pictures=int(edit)) + np.where(told > 0, told, facts.texts)
 
-    def wordings(self, told: Told, *, edit: bool) -> tuple[str, ...]:
+    def wordings(self, told: Texts, *, edit: bool) -> tuple[str, ...]:
         """What a row may be told by."""
         return (told.blueprint,) if edit and self.text == "blueprint" and told.blueprint is not None else told.texts
 
-    def condition_tokens(self, told: Told, *, edit: bool) -> list[int]:
+    def condition_tokens(self, told: Texts, *, edit: bool) -> list[int]:
         """How many tokens become the condition with each of the wordings."""
         return [self.processor.condition_tokens(text, pictures=int(edit)) for text in self.wordings(told, edit=edit)]
 
-    def word(self, told: Told, rng: np.random.Generator, *, edit: bool) -> str:
+    def word(self, told: Texts, rng: np.random.Generator, *, edit: bool) -> str:
         """What a row is told by."""
         return str(rng.choice(self.wordings(told, edit=edit)))
 
     def choose(self, example: Example, rng: np.random.Generator) -> Sample:
-        prompt = self.word(Told(example.texts, example.blueprint), rng, edit=example.source is not None)
+        prompt = self.word(Texts(example.texts, example.blueprint), rng, edit=example.source is not None)
         return Sample(example.key, prompt, example.source, "", example.target)
 
     def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: Rows | None = None) -> PaintBatch:
@@ -185,7 +185,7 @@ class PaintReader:
 
     def pixels(self, samples: Sequence[Sample], bucket: Bucket) -> tuple[UInt8[np.ndarray, "b h w 3"], UInt8[np.ndarray, "b h w 3"] | None]:
         """Targets, and sources of edits."""
-        sources = [sample.seen for sample in samples if sample.seen is not None]
+        sources = [sample.source_image for sample in samples if sample.source_image is not None]
         return _samples([sample.target for sample in samples], bucket), _samples(sources, bucket) if sources else None
 
 
@@ -199,7 +199,7 @@ class SeenSample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SeenReader:
+class CachedReader:
     """For the painter, from a cache: the buckets and wordings of `paint`, in batches of the shapes that it would give the others."""
 
     paint: PaintReader
@@ -212,14 +212,14 @@ class SeenReader:
     def sizes(self) -> Sizes:
         return self.paint.sizes
 
-    def tokens(self, facts: Facts, *, edit: bool) -> Int[np.ndarray, " n"]:
+    def tokens(self, facts: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
         return self.paint.tokens(facts, edit=edit)
 
     def choose(self, example: CachedExample, rng: np.random.Generator) -> SeenSample:
         prompt = self.paint.word(example.told, rng, edit=example.edit)
         return SeenSample(example.key, example.states(prompt), example.target, example.source)
 
-    def collate(self, samples: Sequence[SeenSample], bucket: Bucket, rows: Rows | None = None) -> SeenBatch:
+    def collate(self, samples: Sequence[SeenSample], bucket: Bucket, rows: Rows | None = None) -> CachedBatch:
         all_hidden = [sample.states.hidden for sample in samples]
         length = min(bucket.tokens, self.paint.processor.condition_length)
         hidden = np.zeros((len(samples), length, all_hidden[0].shape[1]), all_hidden[0].dtype)
@@ -227,10 +227,10 @@ class SeenReader:
         for row, states in enumerate(all_hidden):
             hidden[row, : len(states)], mask[row, : len(states)] = states, True
         scales, sources = _stacked([sample.states.scale for sample in samples]), _stacked([sample.source for sample in samples])
-        return SeenBatch(hidden, scales, mask, np.stack([sample.target for sample in samples]), sources)
+        return CachedBatch(hidden, scales, mask, np.stack([sample.target for sample in samples]), sources)
 
 
-Reader = PictureReader | AnswerReader | PaintReader | SeenReader
+Reader = PictureReader | AnswerReader | PaintReader | CachedReader
 
 
 def buckets(reader: Reader) -> list[Bucket]:
@@ -243,7 +243,7 @@ def _placed(inputs: EncoderInputs, rows: Rows | None, processor: Processor) -> E
 
 
 def _shown(samples: Sequence[Sample]) -> list[list[Image.Image]]:
-    return [[] if sample.seen is None else [sample.seen] for sample in samples]
+    return [[] if sample.source_image is None else [sample.source_image] for sample in samples]
 
 
 def _stacked(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -22,7 +22,7 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Float, Num
 
-from dim_jax.data.facts import Countable, Told
+from dim_jax.data.facts import Countable, Texts
 from dim_jax.data.records import Records, new_records
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
@@ -77,7 +77,7 @@ class CachedExample:
     """
 
     key: str
-    told: Told
+    told: Texts
     edit: bool
     target: Float[np.ndarray, "h w c"]
     source: Float[np.ndarray, "h w c"] | None
@@ -220,8 +220,8 @@ class CachedSource:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def told(self, index: int) -> Told:
-        return self._rows.told(index)
+    def row_texts(self, index: int) -> Texts:
+        return self._rows.row_texts(index)
 
     def size(self, index: int) -> tuple[int, int]:
         return self._rows.size(index)
@@ -249,7 +249,7 @@ class CachedSource:
             found, _ = unpack(records[number + 1 + wordings.index(digest)])
             return States(found["hidden"], found.get("scale"))
 
-        return CachedExample(notes["key"], self.told(index), self._edit, arrays["target"], arrays.get("source"), states)
+        return CachedExample(notes["key"], self.row_texts(index), self._edit, arrays["target"], arrays.get("source"), states)
 
     def __reduce__(self):
         return CachedSource, self._arguments

@@ -3,6 +3,6 @@
 import hashlib
 
 
-def number(seed: int, text: str) -> int:
+def stable_hash(seed: int, text: str) -> int:
     """A number below 2^64 that follows from a seed and a text."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{text}".encode()).digest()[:8])

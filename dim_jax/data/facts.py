@@ -27,7 +27,7 @@ CHUNK = 2048  # rows between two saves
 UNUSABLE = -1
 
 
-class Told(NamedTuple):
+class Texts(NamedTuple):
     """The texts of a row, without its pictures: wordings of the instruction or captions; and the blueprint, if there is one."""
 
     texts: tuple[str, ...]
@@ -40,13 +40,13 @@ class Countable(Protocol):
 
     def __len__(self) -> int: ...
 
-    def told(self, index: int) -> Told: ...
+    def row_texts(self, index: int) -> Texts: ...
 
     def size(self, index: int) -> tuple[int, int]: ...
 
 
 @dataclass(frozen=True)
-class Facts:
+class RowStats:
     """One number for each row of a source; `texts` is -1 for a row that cannot be used.
 
     Attributes:
@@ -64,10 +64,10 @@ class Facts:
         return len(self.texts)
 
 
-COLUMNS = tuple(field.name for field in fields(Facts))
+COLUMNS = tuple(field.name for field in fields(RowStats))
 
 
-class Bad(NamedTuple):
+class BadRow(NamedTuple):
     """A row that cannot be used, from 1 on in its split, and why."""
 
     row: int
@@ -75,7 +75,7 @@ class Bad(NamedTuple):
     split: str = "train"
 
 
-class Counting(NamedTuple):
+class RowCounter(NamedTuple):
     """How rows are counted: `tokenizer` None counts no tokens; `sized` reads the head of every picture."""
 
     source: Countable
@@ -90,15 +90,15 @@ class Counting(NamedTuple):
             "rows": len(self.source), "sized": self.sized, "tokenizer": known and known.name, "vocabulary": known and known.digest,
         }  # fmt: skip
 
-    def facts(self, rows: Iterable[int]) -> tuple[np.ndarray, list[Bad]]:
+    def facts(self, rows: Iterable[int]) -> tuple[np.ndarray, list[BadRow]]:
         """The facts (n, 4) of some rows, in the order of `Facts`, and those that cannot be used."""
         sizes, told, bad = [], [], []
         for row in rows:
             try:
                 sizes.append(self.source.size(row) if self.sized else (0, 0))
-                told.append(self.source.told(row))
+                told.append(self.source.row_texts(row))
             except InputError as error:
-                bad.append(Bad(row + 1, str(error)))
+                bad.append(BadRow(row + 1, str(error)))
                 sizes, told = [*sizes[: len(told)], (0, 0)], [*told, None]
         known = [one for one in told if one]
         texts = self._tokens({text for one in known for text in one.texts}, joined=True)
@@ -118,7 +118,7 @@ class Counting(NamedTuple):
         return {text: max(count, longer - before + 1) for (text, count), longer in zip(alone.items(), both, strict=True)}
 
 
-def count(counting: Counting, *, allowed: int = 0) -> Facts:
+def count(counting: RowCounter, *, allowed: int = 0) -> RowStats:
     """Count the rows of a source, for this process alone.
 
     Raises:
@@ -126,18 +126,18 @@ def count(counting: Counting, *, allowed: int = 0) -> Facts:
     """
     table, bad = counting.facts(range(len(counting.source)))
     _check(bad, allowed)
-    return Facts(*table.T)
+    return RowStats(*table.T)
 
 
 def write_facts(
-    counting: Counting,
+    counting: RowCounter,
     path: AnyPath,
     *,
     allowed: int = 0,
     workers: int = 0,
     console: Console | None = None,
-    known: Sequence[Bad] = (),
-) -> list[Bad]:
+    known: Sequence[BadRow] = (),
+) -> list[BadRow]:
     """Count the rows of a source, and write the result to `path`. An interrupted call is continued by the next.
 
     Args:
@@ -178,7 +178,7 @@ def write_facts(
     return bad
 
 
-def read_facts(path: AnyPath, counting: Counting) -> Facts:
+def read_facts(path: AnyPath, counting: RowCounter) -> RowStats:
     """What `write_facts` wrote to `path`.
 
     Raises:
@@ -193,24 +193,24 @@ def read_facts(path: AnyPath, counting: Counting) -> Facts:
         raise InputError(f"{path}: counted with the tokenizer {known['tokenizer']}, but this run has {wanted['tokenizer']}. {again}")
     if counting.sized and not known["sized"]:
         raise InputError(f"{path}: has no sizes of pictures. {again}")
-    return Facts(*table.T)
+    return RowStats(*table.T)
 
 
-def _check(bad: list[Bad], allowed: int) -> None:
+def _check(bad: list[BadRow], allowed: int) -> None:
     if len(bad) > allowed:
         raise InputError(bad[0].error if allowed == 0 else f"More than {allowed} rows cannot be used. The first: {bad[0].error}")
 
 
 # What a process counts, and where it puts its chunks: set once, since a source may be large to send.
-_work: tuple[Counting, AnyPath, str]
+_work: tuple[RowCounter, AnyPath, str]
 
 
-def _begin(counting: Counting, scratch: AnyPath, header: str) -> None:
+def _begin(counting: RowCounter, scratch: AnyPath, header: str) -> None:
     global _work
     _work = counting, scratch, header
 
 
-def _chunk(start: int) -> tuple[np.ndarray, list[Bad]]:
+def _chunk(start: int) -> tuple[np.ndarray, list[BadRow]]:
     """The facts of `CHUNK` rows, from the scratch folder if they are there already."""
     counting, scratch, header = _work
     path = scratch / f"{start:09}.npz"
@@ -224,10 +224,10 @@ def _chunk(start: int) -> tuple[np.ndarray, list[Bad]]:
     return table, bad
 
 
-def _write(path: AnyPath, table: np.ndarray, bad: list[Bad], header: str) -> None:
+def _write(path: AnyPath, table: np.ndarray, bad: list[BadRow], header: str) -> None:
     write_index(path, table=table, header=np.array(header), bad=np.array(json.dumps(bad)))
 
 
-def _read(path: AnyPath) -> tuple[np.ndarray, list[Bad], str]:
+def _read(path: AnyPath) -> tuple[np.ndarray, list[BadRow], str]:
     with open_index(path) as file:
-        return file["table"], [Bad(*one) for one in json.loads(str(file["bad"]))], str(file["header"])
+        return file["table"], [BadRow(*one) for one in json.loads(str(file["bad"]))], str(file["header"])

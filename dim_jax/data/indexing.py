@@ -5,7 +5,7 @@ import json
 from rich.console import Console
 
 from dim_jax.data.chat import ChatTokenizer
-from dim_jax.data.facts import Counting, read_facts, write_facts
+from dim_jax.data.facts import RowCounter, read_facts, write_facts
 from dim_jax.data.sources import KINDS, index_folder, kinds_of, open_source, open_split
 from dim_jax.data.sources.archives import MEMBERS, find_archives, index_archives
 from dim_jax.errors import InputError
@@ -52,12 +52,12 @@ def index_source(
     found = {}
     for kind in kinds_of(source, into):
         rows, path = open_source(source, kind, split="train", side=0, index=into), folder / f"{kind}.npz"
-        counting = Counting(rows, tokenizer, sized=True)
+        counting = RowCounter(rows, tokenizer, sized=True)
         found[kind] = len(rows)
         if path.exists():
             read_facts(path, counting)
             continue
-        held_out = Counting(open_split(place, kind, "test", folder), None, sized=True)  # no plan needs their facts
+        held_out = RowCounter(open_split(place, kind, "test", folder), None, sized=True)  # no plan needs their facts
         known = [one._replace(split="test") for one in held_out.facts(range(len(held_out.source)))[1]]
         bad = write_facts(counting, path, allowed=allowed, workers=workers, console=console, known=known)
         if bad:

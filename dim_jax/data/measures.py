@@ -68,7 +68,7 @@ def difference(a: Pixels, b: Pixels) -> Mask:
     return _any_channel(np.maximum(a, b) - np.minimum(a, b) > 24)
 
 
-def grown(levels: UInt8[np.ndarray, "h w"], by: int) -> UInt8[np.ndarray, "h w"]:
+def max_filter(levels: UInt8[np.ndarray, "h w"], by: int) -> UInt8[np.ndarray, "h w"]:
     """At every place the largest level that is at most `by` rows and columns away."""
     for axis in (0, 1):
         padded = np.pad(levels, [(by, by) if axis == other else (0, 0) for other in (0, 1)])

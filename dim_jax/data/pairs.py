@@ -23,10 +23,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from dim_jax.data.facts import Told
+from dim_jax.data.facts import Texts
 from dim_jax.data.pictures import read_picture
 from dim_jax.data.records import Records, new_records
-from dim_jax.data.stored import Entry, Stored
+from dim_jax.data.stored import LazyImage, RawExample
 from dim_jax.errors import InputError
 from dim_jax.folders import Kind
 from dim_jax.paths import AnyPath, as_path
@@ -199,16 +199,16 @@ class Pairs(Sequence[Example]):
         source = None if row.source is None else self._picture(row.source)
         return Example(source, self._picture(row.target), row.rule or "caption", row.texts, row.blueprint, row.key)
 
-    def entry(self, index: int) -> Entry:
+    def entry(self, index: int) -> RawExample:
         """An example with its pictures unread."""
         row = self._row(index)
         source = None if row.source is None else self._stored(row.source)
-        return Entry(row.key, row.texts, row.blueprint, source, self._stored(row.target), row.rule)
+        return RawExample(row.key, row.texts, row.blueprint, source, self._stored(row.target), row.rule)
 
-    def told(self, index: int) -> Told:
+    def row_texts(self, index: int) -> Texts:
         """The texts of an example, without decoding pictures."""
         row = self._row(index)
-        return Told(row.texts, row.blueprint)
+        return Texts(row.texts, row.blueprint)
 
     def size(self, index: int) -> tuple[int, int]:
         """Width and height in pixels of the source, or of a caption's picture."""
@@ -243,8 +243,8 @@ class Pairs(Sequence[Example]):
     def _key(self, number: int) -> str:
         return f"{self._rows[number]['set']}/{self._rows[number]['code']}"
 
-    def _stored(self, number: int) -> Stored:
-        return Stored(f"{self._pictures.path}, picture {number}", partial(self._pictures.__getitem__, number))
+    def _stored(self, number: int) -> LazyImage:
+        return LazyImage(f"{self._pictures.path}, picture {number}", partial(self._pictures.__getitem__, number))
 
     def _decoded(self, number: int) -> Image.Image:
         return self._stored(number).picture()

@@ -336,7 +336,7 @@ def _columns(image: Image.Image, length: int, start: int, stop: int) -> Image.Im
     return found
 
 
-def shifted(image: Image.Image, right: int, down: int) -> Image.Image:
+def translate(image: Image.Image, right: int, down: int) -> Image.Image:
     """The picture moved by whole pixels within its frame; white comes in."""
     return image.transform(image.size, Image.Transform.AFFINE, (1, 0, -right, 0, 1, -down), fillcolor="white")
 

@@ -9,15 +9,15 @@ from jaxtyping import Int, UInt8
 
 from dim_jax.data.batches import PaintReader, Sample, buckets
 from dim_jax.data.cache import Layout
-from dim_jax.data.facts import Told
+from dim_jax.data.facts import Texts
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pairs import Example
-from dim_jax.data.pipeline import BadSample, Part
+from dim_jax.data.pipeline import BadSample, MixtureComponent
 from dim_jax.data.plan import Component
 from dim_jax.errors import InputError
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """At most as many rows as are computed at once."""
 
     part: int
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     wordings: tuple[str, ...]
 
 
-class LoadedPiece(NamedTuple):
+class LoadedChunk(NamedTuple):
     """What the frozen parts are to read of a piece.
 
     Attributes:
@@ -51,19 +51,19 @@ class LoadedPiece(NamedTuple):
     bad: tuple[BadSample, ...]
 
 
-def pieces(part: int, component: Component, layout: Layout, shard: int, size: int) -> list[Piece]:
+def chunks(part: int, component: Component, layout: Layout, shard: int, size: int) -> list[Chunk]:
     """The pieces of a shard: the rows of each bucket, `size` at a time."""
     of = layout.of(shard)
     here = (component.rows >= of.start) & (component.rows < of.stop)
     found = []
     for bucket in np.unique(component.buckets[here]).tolist():
         rows = component.rows[here & (component.buckets == bucket)]
-        found += [Piece(part, shard, bucket, rows[start : start + size]) for start in range(0, len(rows), size)]
+        found += [Chunk(part, shard, bucket, rows[start : start + size]) for start in range(0, len(rows), size)]
     return found
 
 
 @dataclass(frozen=True)
-class PieceLoader:
+class ChunkLoader:
     """The piece of a number; workers get a copy.
 
     Attributes:
@@ -71,13 +71,13 @@ class PieceLoader:
         substitute: list a row that cannot be used, rather than raise.
     """
 
-    parts: Sequence[Part]
-    pieces: Sequence[Piece]
+    parts: Sequence[MixtureComponent]
+    pieces: Sequence[Chunk]
     reader: PaintReader
     size: int
     substitute: bool = False
 
-    def __call__(self, number: int) -> LoadedPiece:
+    def __call__(self, number: int) -> LoadedChunk:
         piece = self.pieces[number]
         part, bucket = self.parts[piece.part], buckets(self.reader)[piece.bucket]
         rows, samples, bad = list[Row](), list[Sample](), list[BadSample]()
@@ -89,15 +89,15 @@ class PieceLoader:
                     raise
                 bad.append(BadSample(part.name, row + 1, str(error)))
                 continue
-            wordings = self.reader.wordings(Told(example.texts, example.blueprint), edit=example.source is not None)
+            wordings = self.reader.wordings(Texts(example.texts, example.blueprint), edit=example.source is not None)
             rows.append(Row(row, example.key, wordings))
             samples += [Sample(example.key, text, example.source, "", example.target) for text in wordings]
         if not rows:
-            return LoadedPiece((), None, None, (), tuple(bad))
+            return LoadedChunk((), None, None, (), tuple(bad))
         firsts = np.cumsum([0, *(len(row.wordings) for row in rows[:-1])]).tolist()
         target, source = self.reader.pixels(self._filled([samples[first] for first in firsts]), bucket)
         turns = (self._filled(samples[start : start + self.size]) for start in range(0, len(samples), self.size))
-        return LoadedPiece(tuple(rows), target, source, tuple(self.reader.turns(some, bucket) for some in turns), tuple(bad))
+        return LoadedChunk(tuple(rows), target, source, tuple(self.reader.turns(some, bucket) for some in turns), tuple(bad))
 
     def _filled(self, samples: list[Sample]) -> list[Sample]:
         return samples + samples[-1:] * (self.size - len(samples))

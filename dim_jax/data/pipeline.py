@@ -21,7 +21,7 @@ from dim_jax.data.augment import Augment
 from dim_jax.data.batches import Batch, Reader, buckets
 from dim_jax.data.buckets import nearest_bucket
 from dim_jax.data.chat import ChatTokenizer
-from dim_jax.data.facts import UNUSABLE, Counting, Facts, count, read_facts
+from dim_jax.data.facts import UNUSABLE, RowCounter, RowStats, count, read_facts
 from dim_jax.data.pairs import Example, Split
 from dim_jax.data.plan import Component, Plan, Planned
 from dim_jax.data.sources import Kind, Source, as_kind, index_folder, open_source
@@ -30,7 +30,7 @@ from dim_jax.data.workers import live_as_long_as_the_run
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath
 from dim_jax.rng import stream as random_stream
-from dim_jax.space import NO_SPACE, check_space, in_words
+from dim_jax.space import NO_SPACE, check_space, format_bytes
 
 # As people write them in a config, so `schedule` checks them.
 Mix = Mapping[str, Any]  # {PART: WEIGHT, ...}
@@ -39,7 +39,7 @@ SHARED = Path("/dev/shm")
 ATTEMPTS = 100  # substitutes that are tried for one bad sample: where all are bad, it is not the samples
 
 
-class Part(NamedTuple):
+class MixtureComponent(NamedTuple):
     """A part of the mixture: from each of these steps on, weight / sum of weights of the steps are on these rows of one kind."""
 
     name: str
@@ -49,7 +49,7 @@ class Part(NamedTuple):
     index: AnyPath  # the folder where `dim index` keeps what it counted
 
 
-def open_mixture(source: str, mix: Mix, *, curriculum: Curriculum = (), split: Split, side: int, index: str = "") -> list[Part]:
+def open_mixture(source: str, mix: Mix, *, curriculum: Curriculum = (), split: Split, side: int, index: str = "") -> list[MixtureComponent]:
     """The parts of a mixture, in order of their names; those that never have a weight are left out.
 
     `mix` has weights by KIND ("edit" or "caption"), which is of `source`, or by KIND:SOURCE; after each number of steps that `curriculum`
@@ -64,7 +64,7 @@ def open_mixture(source: str, mix: Mix, *, curriculum: Curriculum = (), split: S
         kind, name = as_kind(said), other or source
         spelled = SYNTHETIC if source == SYNTHETIC else name
         opened = open_source(spelled, kind, split=split, side=side, index=index)
-        parts.append(Part(f"{kind}:{name}", kind, opened, weights, index_folder(spelled, index)))
+        parts.append(MixtureComponent(f"{kind}:{name}", kind, opened, weights, index_folder(spelled, index)))
     return parts
 
 
@@ -97,7 +97,7 @@ def schedule(mix: Mix, curriculum: Curriculum = ()) -> dict[str, dict[int, float
     return {name: weights for name, weights in found.items() if any(weights.values())}
 
 
-def spread(parts: Sequence[Part], count: int, bad: "list[BadSample] | None" = None) -> Iterator[Example]:
+def evenly_spaced_examples(parts: Sequence[MixtureComponent], count: int, bad: "list[BadSample] | None" = None) -> Iterator[Example]:
     """At most `count` examples, taken evenly from all of the parts. What cannot be used goes to `bad`; without it, it raises."""
     places = [(part, row) for part in parts for row in evenly(len(part.source), -(-count // len(parts)))]
     for part, row in places[:count]:
@@ -115,7 +115,7 @@ def evenly(rows: int, count: int) -> list[int]:
 
 
 def make_plan(
-    parts: Sequence[Part],
+    parts: Sequence[MixtureComponent],
     reader: Reader,
     tokenizer: ChatTokenizer | None,
     *,
@@ -156,8 +156,8 @@ def repeats(rules: Sequence[str], balance: float) -> list[int]:
     return [round((most / counts[rule]) ** balance) for rule in rules]
 
 
-def _facts(part: Part, reader: Reader, tokenizer: ChatTokenizer | None, allowed: int, console: Console | None) -> Facts:
-    counting = Counting(part.source, tokenizer, sized=len(reader.sizes) > 1)
+def _facts(part: MixtureComponent, reader: Reader, tokenizer: ChatTokenizer | None, allowed: int, console: Console | None) -> RowStats:
+    counting = RowCounter(part.source, tokenizer, sized=len(reader.sizes) > 1)
     path = part.index / f"{part.kind}.npz"
     if path.exists():
         return read_facts(path, counting)
@@ -167,7 +167,7 @@ def _facts(part: Part, reader: Reader, tokenizer: ChatTokenizer | None, allowed:
     return replace(facts, texts=np.maximum(facts.texts, 0))
 
 
-def _bucket_numbers(part: Part, reader: Reader, facts: Facts) -> Int[np.ndarray, " n"]:
+def _bucket_numbers(part: MixtureComponent, reader: Reader, facts: RowStats) -> Int[np.ndarray, " n"]:
     """Number of each row's bucket, as `buckets` counts them; -1 where a row cannot be used."""
     lengths = sorted(reader.lengths)
     usable = facts.texts != UNUSABLE
@@ -211,7 +211,7 @@ class Loader:
         substitute: put another row of the bucket in the place of one that cannot be used, rather than raise.
     """
 
-    parts: Sequence[Part]
+    parts: Sequence[MixtureComponent]
     plan: Plan
     reader: Reader
     places: Int[np.ndarray, " b"]
@@ -273,6 +273,6 @@ def _through_shared_memory(stream: Iterable[Any], workers: int) -> Iterator[Any]
             raise
         free = shutil.disk_usage(SHARED)
         raise InputError(
-            f"{SHARED}: too small ({in_words(free.total)}, {in_words(free.free)} of it free) for the batches of {workers} processes that "
+            f"{SHARED}: too small ({format_bytes(free.total)}, {format_bytes(free.free)} of it free) for the batches of {workers} processes that "
             f"load data. {remedy}"
         ) from error

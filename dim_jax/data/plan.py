@@ -122,7 +122,7 @@ class Plan:
         bits = _bits(self.seed, _SUBSTITUTE, planned.component, row, attempt)
         return int(rows[int(bits.random_raw() % len(rows))])
 
-    def carried(self, component: int, round_: int) -> int:
+    def remainder(self, component: int, round_: int) -> int:
         """How many entries of a component wait at the end of a round (from 0 on) for the next to fill their batch."""
         return sum(len(rows) * (round_ + 1) % self.batch_size for rows in self._members[component].values())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax.errors import InputError, require
-from dim_jax.kept import kept
+from dim_jax.kept import cached_path
 from dim_jax.paths import AnyPath
 
 
@@ -35,7 +35,7 @@ class Records:
         check_installed()
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        here = os.fspath(kept(path))
+        here = os.fspath(cached_path(path))
         self._source = self._whole(lambda: ArrayRecordDataSource(here))
 
     def __len__(self) -> int:

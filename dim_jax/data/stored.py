@@ -9,7 +9,7 @@ from PIL import Image
 from dim_jax.data.pictures import picture_size, read_picture
 
 
-class Stored(NamedTuple):
+class LazyImage(NamedTuple):
     """A picture that has not been read: `name` stands in errors, `read` gives the bytes of its file."""
 
     name: str
@@ -22,12 +22,12 @@ class Stored(NamedTuple):
         return picture_size(io.BytesIO(self.read()), self.name)
 
 
-class Entry(NamedTuple):
+class RawExample(NamedTuple):
     """What a row says, its pictures unread; without `source` the texts are captions. Where a source names no rules, `rule` is empty."""
 
     key: str
     texts: tuple[str, ...]
     blueprint: str | None
-    source: Stored | None
-    target: Stored
+    source: LazyImage | None
+    target: LazyImage
     rule: str = ""

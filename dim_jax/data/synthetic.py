@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from dim_jax.data.facts import Told
+from dim_jax.data.facts import Texts
 from dim_jax.data.pairs import Example
 
 SYNTHETIC = "synthetic"  # the name of this source in configs
@@ -30,10 +30,10 @@ class Synthetic:
     def rules(self) -> list[str]:
         return ["synthetic"] * len(self)
 
-    def told(self, index: int) -> Told:
+    def row_texts(self, index: int) -> Texts:
         rng = self._rng(index, words=True)
         texts = tuple(" ".join(rng.choice(WORDS, 6)) + "." for _ in range(2))
-        return Told(texts, " ".join(rng.choice(WORDS, 24)) + ".")
+        return Texts(texts, " ".join(rng.choice(WORDS, 24)) + ".")
 
     def size(self, index: int) -> tuple[int, int]:
         return self.side, self.side
@@ -44,7 +44,7 @@ class Synthetic:
         source = Image.fromarray(coarse).resize((self.side, self.side), Image.Resampling.BICUBIC)
         tint = Image.new("RGB", source.size, tuple(int(level) for level in rng.integers(0, 256, 3)))
         target = Image.blend(source, tint, 0.5)
-        told = self.told(index)
+        told = self.row_texts(index)
         return Example(source if self.kind == "edit" else None, target, "synthetic", told.texts, told.blueprint, f"synthetic/{index}")
 
     def _rng(self, index: int, *, words: bool) -> np.random.Generator:

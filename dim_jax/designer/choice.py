@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dim_jax.data.jsonl import values
-from dim_jax.designer.clients import MAX_TOKENS, SERVERS, Answer, ChatDesigner, Designer, Question
+from dim_jax.designer.clients import MAX_TOKENS, SERVERS, ChatDesigner, Designer, Request, Response
 from dim_jax.designer.responses import replaced
 from dim_jax.errors import InputError
 
@@ -74,10 +74,10 @@ class ReadyBlueprints:
                 raise InputError(f'{where}: id "{row["id"]}" has another blueprint before. Remove one of them.')
         return cls(f"file:{path}", texts)
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Request) -> Response:
         if question.id not in self.texts:
-            return Answer("", f'{self.name.partition(":")[2]} has no id "{question.id}"')
-        return Answer(self.texts[question.id])
+            return Response("", f'{self.name.partition(":")[2]} has no id "{question.id}"')
+        return Response(self.texts[question.id])
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -80,7 +80,7 @@ class TransientError(Exception):
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """What a designer is asked: pictures in formats that every server reads, and a text about them.
 
     `id` names the edit; the text was made of the `instruction`. `capped`: it may only be asked with a limit to the answer's tokens.
@@ -94,7 +94,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What came back.
 
     Attributes:
@@ -125,7 +125,7 @@ class Designer(Protocol):
         """The most that an answer may have; 0 if answers cost nothing."""
         ...
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Request) -> Response:
         """The answer.
 
         Raises:
@@ -199,7 +199,7 @@ class ChatDesigner:
                 "SSL_CERT_FILE and SSL_CERT_DIR."
             ) from error
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Request) -> Response:
         import openai
 
         urls = (f"data:{picture.mime};base64,{base64.b64encode(picture.data).decode()}" for picture in question.pictures)
@@ -237,7 +237,7 @@ class ChatDesigner:
         await self._client.close()
         self._client = self._connect()  # connects when it is asked, which may be in another event loop
 
-    def _read(self, body: bytes, asked: Question) -> Answer:
+    def _read(self, body: bytes, asked: Request) -> Response:
         """The answer in a completion."""
         found = read_completion(body)
         trouble = found.trouble and self._without_keys(found.trouble)
@@ -247,7 +247,7 @@ class ChatDesigner:
             trouble = f"the answer was cut off at {self.max_tokens} tokens; allow more (--max-tokens)"
         tokens_in = found.tokens_in or TOKENS_OF_A_PICTURE * len(asked.pictures) + len(asked.text) // LETTERS_PER_TOKEN
         tokens_out = found.tokens_out or len(found.text) // LETTERS_PER_TOKEN
-        return Answer(found.text, trouble, tokens_in, tokens_out, tuple(self._dropped))
+        return Response(found.text, trouble, tokens_in, tokens_out, tuple(self._dropped))
 
     def _drop(self, status: int, value: Any, sent: dict[str, Any]) -> bool:
         """Whether the error is about a parameter that the server does not take, which is then left out from now on.
@@ -270,12 +270,12 @@ class ChatDesigner:
                 self._parameters[CAPS[1]] = limit
         return True
 
-    def _refused(self, status: int, value: Any, response: Any) -> Answer:
+    def _refused(self, status: int, value: Any, response: Any) -> Response:
         """What follows from a status that is no success."""
         said = self._without_keys(words(value) or response.reason_phrase or "no reason given")
         whole = " ".join([*(str(error_of(value).get(name)) for name in ("code", "type", "status")), said])
         if status in (400, 403, 451) and MODERATED.search(whole):
-            return Answer("", f"the server's content filter refused the request: {said}")
+            return Response("", f"the server's content filter refused the request: {said}")
         # Before keys: an account without credit has a right one.
         if status == 402 or (status in (400, 403, 429) and NO_CREDIT.search(whole)):
             raise InputError(f"{self.name}: the account has no credit left ({said}). Add some, then run the same command again.")
@@ -289,7 +289,7 @@ class ChatDesigner:
             )
         if status in PASSING or status >= 500:
             raise TransientError(f"the server answered {status}: {said}", retry_after(response.headers))
-        return Answer("", f"the server refused the request ({status}): {said}")
+        return Response("", f"the server refused the request ({status}): {said}")
 
     def _unconnected(self, error: BaseException) -> TransientError:
         """Why there was no connection, or none to the end.

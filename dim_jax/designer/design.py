@@ -19,7 +19,7 @@ from dim_jax.space import may_be_made
 KEPT = "DIM_BLUEPRINTS"  # the environment variable that names the file of answers to single questions
 
 
-def kept() -> Path:
+def journal_path() -> Path:
     """The file in which answers that cost something are kept, so that the same edit with another seed is not paid again.
 
     Raises:
@@ -50,7 +50,7 @@ def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: st
     prompt(instruction)
     job = Job((picture,), instruction, {"id": replaced(row_id or picture.stem)})
     with ExitStack() as opened:
-        path = kept() if keep else Path(opened.enter_context(TemporaryDirectory())) / "blueprints.jsonl"
+        path = journal_path() if keep else Path(opened.enter_context(TemporaryDirectory())) / "blueprints.jsonl"
         journal = opened.enter_context(Journal(path, wait=True))
         report = run([job], designer, journal, Limits(concurrency=1), retry_failed=True)
         key = key_of([digest(picture)], instruction, designer.name, PROMPT_VERSION)

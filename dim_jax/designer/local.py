@@ -15,15 +15,15 @@ from dim_jax.data.chat import END_OF_TEXT, IM_END
 from dim_jax.data.pictures import read_picture
 from dim_jax.data.processor import Processor
 from dim_jax.designer.blueprint import prompt
-from dim_jax.designer.clients import Answer, Question
+from dim_jax.designer.clients import Request, Response
 from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.qwen import Qwen
-from dim_jax.painter import Painter
+from dim_jax.painter import Sampler
 from dim_jax.paths import AnyPath
-from dim_jax.settings import Asked, read_asked, read_settings
+from dim_jax.settings import PromptMode, read_prompt_mode, read_settings
 from dim_jax.weights.convert import open_weights
 
 # Each length of turn, and each multiple of PATCHES, compiles once.
@@ -43,12 +43,12 @@ class LocalDesigner:
 
     encoder: Qwen
     processor: Processor
-    asked: Asked = "prompt"
+    asked: PromptMode = "prompt"
     max_tokens: int = 1024
     name: str = "local"
 
     @classmethod
-    def of(cls, painter: Painter, resolution: int) -> "LocalDesigner":
+    def of(cls, painter: Sampler, resolution: int) -> "LocalDesigner":
         """The painter's own encoder, which sees pictures of this resolution if it was trained to write from what the painter sees."""
         return cls(painter.dim.encoder, replace(painter.processor, resolution=resolution), painter.asked)
 
@@ -77,13 +77,13 @@ class LocalDesigner:
         processor = Processor.from_pretrained(
             tokenizer or weights.tokenizer[0].parent, layout=weights.sizes.encoder.vision.layout, resolution=settings.resolution
         )
-        return cls(with_parameters(model, tensors), processor, read_asked(weights.settings), name=f"local:{path}")
+        return cls(with_parameters(model, tensors), processor, read_prompt_mode(weights.settings), name=f"local:{path}")
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Request) -> Response:
         # Beside the event loop, which shows the progress meanwhile.
         return await asyncio.to_thread(self._ask, question)
 
-    def _ask(self, question: Question) -> Answer:
+    def _ask(self, question: Request) -> Response:
         pictures = [read_picture(io.BytesIO(picture.data), "the picture") for picture in question.pictures]
         (answer,) = self._write([pictures], [question.text if self.asked == "prompt" else question.instruction])
         return answer
@@ -91,7 +91,7 @@ class LocalDesigner:
     async def close(self) -> None:
         """Nothing is open."""
 
-    def write(self, pictures: Sequence[Image.Image], instructions: Sequence[str]) -> list[Answer]:
+    def write(self, pictures: Sequence[Image.Image], instructions: Sequence[str]) -> list[Response]:
         """The greedy answer to each picture and instruction.
 
         Raises:
@@ -100,7 +100,7 @@ class LocalDesigner:
         texts = [prompt(instruction) for instruction in instructions] if self.asked == "prompt" else list(instructions)
         return self._write([[picture] for picture in pictures], texts)
 
-    def _write(self, pictures: list[list[Image.Image]], texts: list[str]) -> list[Answer]:
+    def _write(self, pictures: list[list[Image.Image]], texts: list[str]) -> list[Response]:
         """The greedy answer to each turn of pictures and text."""
         processor, tokenizer, free = self.processor, self.processor.tokenizer, self.asked == "prompt"
         # Its own limit, not that of the painter's condition.
@@ -130,6 +130,6 @@ class LocalDesigner:
             for tokens, length, turn in zip(np.asarray(written.tokens), np.asarray(written.lengths), turns, strict=True)
         ]
 
-    def _answer(self, tokens: list[int], read: int) -> Answer:
+    def _answer(self, tokens: list[int], read: int) -> Response:
         cut = f"the answer was cut off at {self.max_tokens} tokens" if len(tokens) == self.max_tokens else None
-        return Answer(self.processor.tokenizer.decode(tokens), cut, read, len(tokens))
+        return Response(self.processor.tokenizer.decode(tokens), cut, read, len(tokens))

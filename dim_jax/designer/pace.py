@@ -89,7 +89,7 @@ class Price(NamedTuple):
             ) from error
 
 
-class Pace:
+class RateLimiter:
     """At most so many units a minute, evenly: each booking gets the time from which it may start.
 
     Evenly, since servers that allow 600 a minute refuse a burst of 600. What is not used is not saved up.
@@ -99,7 +99,7 @@ class Pace:
         self._interval = 60 / per_minute if per_minute else 0.0
         self._free = 0.0
 
-    def book(self, units: float) -> float:
+    def reserve(self, units: float) -> float:
         """When `units` may start, in the event loop's time."""
         start = max(asyncio.get_running_loop().time(), self._free)
         self._free = start + units * self._interval

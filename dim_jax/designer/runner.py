@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dim_jax.console import open_console
 from dim_jax.designer.blueprint import BLUEPRINT
-from dim_jax.designer.clients import TOKENS_OF_A_PICTURE, Answer, Designer, Question, TransientError
+from dim_jax.designer.clients import TOKENS_OF_A_PICTURE, Designer, Request, Response, TransientError
 from dim_jax.designer.journal import Journal, key_of
-from dim_jax.designer.pace import Budget, Limits, OverBudgetError, Pace, Price
+from dim_jax.designer.pace import Budget, Limits, OverBudgetError, Price, RateLimiter
 from dim_jax.designer.picture import digest, sent
 from dim_jax.designer.responses import words
 from dim_jax.designer.task import AnswerError, Task
@@ -146,7 +146,7 @@ async def _run(
     )
     asking: dict[str, asyncio.Event] = {}
 
-    async def keep(job: Job, key: str, answer: Answer) -> None:
+    async def keep(job: Job, key: str, answer: Response) -> None:
         text, reason = None, answer.trouble
         if reason is None:
             try:
@@ -183,7 +183,7 @@ async def _run(
         try:
             known, reason = journal.answer(key), None if retry_failed else journal.reason(key)
             if known is not None or (reason := damage or reason):
-                await keep(job, key, Answer(known or "", reason))
+                await keep(job, key, Response(known or "", reason))
             else:
                 await ask(job, key)
         finally:
@@ -194,10 +194,10 @@ async def _run(
             pictures = tuple([await loop.run_in_executor(readers, sent, picture) for picture in job.pictures])
             text = task.ask(job.instruction)
         except InputError as error:
-            await keep(job, key, Answer("", str(error)))
+            await keep(job, key, Response("", str(error)))
             return
         async with budget.reserved():
-            await keep(job, key, await asker.answer(Question(job.row["id"], job.instruction, text, pictures, capped=limits.budgeted)))
+            await keep(job, key, await asker.answer(Request(job.row["id"], job.instruction, text, pictures, capped=limits.budgeted)))
 
     async def work() -> None:
         try:
@@ -244,7 +244,7 @@ class _Asker:
     def __init__(self, designer: Designer, limits: Limits, report: Report, expected: int, tell: Callable[[str], None]):
         """`expected` tokens of a question and its answer, until the first were counted; `tell` shows a line."""
         self._designer, self._limits, self._report = designer, limits, report
-        self._requests, self._tokens = Pace(limits.requests_per_minute), Pace(limits.tokens_per_minute)
+        self._requests, self._tokens = RateLimiter(limits.requests_per_minute), RateLimiter(limits.tokens_per_minute)
         self._expected = float(expected)
         self._not_before = self._told_until = 0.0
         self._reached, self._tell = False, tell
@@ -260,7 +260,7 @@ class _Asker:
         if self._stopped.is_set():
             raise _StoppedError
 
-    async def answer(self, question: Question) -> Answer:
+    async def answer(self, question: Request) -> Response:
         """The answer; when every try failed, its trouble is the last reason.
 
         Raises:
@@ -269,7 +269,7 @@ class _Asker:
         """
         limits, reason = self._limits, ""
         for tries in range(1, limits.tries + 1):
-            await self._until(max(self._requests.book(1.0), self._tokens.book(self._expected)))
+            await self._until(max(self._requests.reserve(1.0), self._tokens.reserve(self._expected)))
             expected, self._report.calls = self._expected, self._report.calls + 1
             try:
                 answer = await self._designer.ask(question)
@@ -294,7 +294,7 @@ class _Asker:
                 f"{self._designer.name}: {HOPELESS} questions in a row got no answer in {limits.tries} tries each, at last: {reason}. "
                 "When the server is well again, run the same command with --retry-failed."
             )
-        return Answer("", f"no answer in {limits.tries} tries, at last: {reason}")
+        return Response("", f"no answer in {limits.tries} tries, at last: {reason}")
 
     def _hold(self, wait: float, now: float, reason: str) -> None:
         """What the server asks for holds for the account, hence for all.

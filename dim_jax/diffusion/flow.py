@@ -43,22 +43,22 @@ def draw(key: PRNGKeyArray, shape: tuple[int, ...], how: Draw = "logit_normal") 
     return jax.nn.sigmoid(jax.random.normal(key, shape))
 
 
-class Chance(NamedTuple):
+class NoiseDraws(NamedTuple):
     """All that is random in a training step: noise and unshifted time of each row, and which rows lose their condition and source."""
 
     noise: Float[Array, "b h w c"]
     s: Float[Array, " b"]
-    no_condition: Bool[Array, " b"]
-    no_source: Bool[Array, " b"]
+    drop_condition: Bool[Array, " b"]
+    drop_source: Bool[Array, " b"]
 
 
-def chance(key: PRNGKeyArray, shape: tuple[int, ...], how: Draw, *, condition_dropout: float, source_dropout: float) -> Chance:
+def draw_noise(key: PRNGKeyArray, shape: tuple[int, ...], how: Draw, *, condition_dropout: float, source_dropout: float) -> NoiseDraws:
     """Draws for latents of `shape` (b h w c). What a row gets follows from the key and its place among the b rows, however they are
     spread over devices; the two dropouts are independent of each other, and neither moves another draw.
     """
     noise_key, time_key, drop_key = jax.random.split(key, 3)
     rows = shape[:1]
-    return Chance(
+    return NoiseDraws(
         jax.random.normal(noise_key, shape),
         draw(time_key, rows, how),
         jax.random.bernoulli(drop_key, condition_dropout, rows),

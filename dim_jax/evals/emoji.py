@@ -24,7 +24,7 @@ from dim_jax.errors import InputError
 from dim_jax.evals import pictures as kept
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
 from dim_jax.folders import check_file, new_file
-from dim_jax.painter import Painter
+from dim_jax.painter import Sampler
 from dim_jax.painting import check_output, save_picture
 from dim_jax.pipeline import EditPipeline
 from dim_jax.settings import Settings
@@ -195,7 +195,7 @@ def _measure(example: Example, task: kept.Edit, result: Image.Image, rebuilt: Im
     )  # fmt: skip
 
 
-def _autoencoder(painter: Painter, captions: Sequence[Example], settings: Settings, seed: int) -> dict[str, int | float]:
+def _autoencoder(painter: Sampler, captions: Sequence[Example], settings: Settings, seed: int) -> dict[str, int | float]:
     """Mean PSNR (dB) of reconstructions, over up to `RECONSTRUCTIONS` pictures drawn by the seed."""
     order = np.random.default_rng(seed).permutation(len(captions))[:RECONSTRUCTIONS]
     pictures = [captions[int(i)].target for i in order]

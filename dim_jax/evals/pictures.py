@@ -11,7 +11,7 @@ from PIL import Image
 from dim_jax.data.pictures import open_picture
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
-from dim_jax.painter import Painter
+from dim_jax.painter import Sampler
 from dim_jax.painting import read_metadata
 from dim_jax.pipeline import EditPipeline
 from dim_jax.settings import Settings
@@ -27,7 +27,7 @@ class Edit:
     seed: int
 
 
-def digest(painter: Painter) -> str:
+def digest(painter: Sampler) -> str:
     """SHA-256 of names and bytes of all parameters, whatever the format and the place that they were read from."""
     sha = hashlib.sha256()
     for path, tensor in sorted(parameters(painter.dim).items()):

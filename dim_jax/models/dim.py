@@ -50,7 +50,7 @@ class DimConfig:
         return cls(QwenConfig.qwen_3b(), SanaConfig.sana_1600m(edit=edit), DCAEConfig.f32c32())
 
 
-class Seen(NamedTuple):
+class Features(NamedTuple):
     """What the frozen parts make of a batch, which is all of it that the others learn from.
 
     Attributes:
@@ -85,16 +85,16 @@ class Dim(nnx.Module):
         """The encoder's states of the user turn, which the connector reads (`select_user_turn`)."""
         return select_user_turn(self.encoder(inputs), jnp.asarray(inputs.user_turn), length)
 
-    def seen(
+    def encode_batch(
         self, inputs: EncoderInputs, target: Float[Array, "b height width 3"], source: Float[Array, "b height width 3"] | None
-    ) -> Seen:
+    ) -> Features:
         """What encoder and autoencoder make of turns and pictures (pixels in [-1, 1]).
 
         The condition is as long as the turns, so that their bucket is its bucket.
         """
         clean = self.autoencoder.encode(target)
         known = None if source is None else self.autoencoder.encode(source)
-        return Seen(*self.turn(inputs, min(inputs.input_ids.shape[1], self.config.sana.condition_length)), clean, known)
+        return Features(*self.turn(inputs, min(inputs.input_ids.shape[1], self.config.sana.condition_length)), clean, known)
 
     def paint(
         self,
@@ -136,7 +136,7 @@ class Dim(nnx.Module):
         )  # fmt: skip
 
 
-class Learner(nnx.Module):
+class TrainableModel(nnx.Module):
     """The connector and SANA alone, named as in `Dim`: all that learns from what the frozen parts made before."""
 
     def __init__(self, config: DimConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
@@ -145,8 +145,8 @@ class Learner(nnx.Module):
 
 
 def loss(
-    model: Dim | Learner,
-    seen: Seen,
+    model: Dim | TrainableModel,
+    seen: Features,
     key: PRNGKeyArray,
     *,
     flow_shift: float,
@@ -162,12 +162,12 @@ def loss(
     arXiv 2211.09800, section 3.2.1); the encoder reads the source all the same.
     """
     sana, clean, known = model.sana, seen.target, seen.source
-    chance = flow.chance(key, clean.shape, draw, condition_dropout=condition_dropout, source_dropout=source_dropout)
+    chance = flow.draw_noise(key, clean.shape, draw, condition_dropout=condition_dropout, source_dropout=source_dropout)
     if known is not None and source_dropout:
-        known = sana.drop_source(known, chance.no_source)
+        known = sana.drop_source(known, chance.drop_source)
     condition = jnp.where(seen.mask[..., None], model.connector(seen.hidden), 0)
-    encoded = sana.embed_condition(sana.drop_condition(condition, chance.no_condition), seen.mask)
+    encoded = sana.embed_condition(sana.drop_condition(condition, chance.drop_condition), seen.mask)
     sigma, timestep = flow.training_times(chance.s, flow_shift)
-    noise = layers.rows(chance.noise)
+    noise = layers.shard_batch(chance.noise)
     velocity = sana(flow.interpolate(clean, noise, sigma), timestep, encoded, known, remat=remat)
     return flow.loss(velocity, clean, noise)

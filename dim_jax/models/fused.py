@@ -78,7 +78,7 @@ def normed_linear_attention(
 
 def _choose(x: Array) -> Implementation:
     mesh = jax.sharding.get_abstract_mesh()
-    alone = all(size == 1 or axis in layers.ROWS_OVER for axis, size in mesh.shape.items())
+    alone = all(size == 1 or axis in layers.BATCH_AXES for axis, size in mesh.shape.items())
     half = x.dtype in (jnp.bfloat16, jnp.float16)
     return "triton" if half and alone and gated_conv_kernel is not None and jax.default_backend() == "gpu" else "xla"
 
@@ -87,5 +87,5 @@ def _on_rows(run: Callable[..., Array], x: Array, *weights: Array) -> Array:
     """`run(x, *weights)`, by every device on its own rows of x; the compiler cannot cut a kernel by itself."""
     if jax.sharding.get_abstract_mesh().size <= 1:
         return run(x, *weights)
-    rows = PartitionSpec(layers.ROWS_OVER)
+    rows = PartitionSpec(layers.BATCH_AXES)
     return jax.shard_map(run, in_specs=(rows, *(PartitionSpec() for _ in weights)), out_specs=rows, check_vma=False)(x, *weights)

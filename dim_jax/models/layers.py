@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 Layer = TypeVar("Layer", bound=nnx.Module)
 
-ROWS_OVER = ("slices", "data", "fsdp")  # axes of a training mesh (dim_jax/sharding.py) that the rows of a batch are spread over
+BATCH_AXES = ("slices", "data", "fsdp")  # axes of a training mesh (dim_jax/sharding.py) that the rows of a batch are spread over
 QUERIES = 512  # at a time, where no flash kernel is at hand: scores of 4 pictures, 16 heads, 5476 keys take 0.7 GB then, not 7.7
 
 
@@ -72,15 +72,15 @@ def scan(
     return jax.lax.scan(body, carry, (state, xs))
 
 
-def rows(x: Float[Array, "b *rest"]) -> Float[Array, "b *rest"]:
+def shard_batch(x: Float[Array, "b *rest"]) -> Float[Array, "b *rest"]:
     """`x` with its first axis (rows or pictures of a batch) spread over the axes ROWS_OVER of the mesh that is set; as it is where none is.
 
     Said of what goes from layer to layer. Without it the compiler, which sees rows and the parameters' widths cut by the same mesh axis,
     may as well cut activations by width, and every device computes the whole batch.
     """
-    if not set(ROWS_OVER) <= set(jax.sharding.get_abstract_mesh().axis_names):
+    if not set(BATCH_AXES) <= set(jax.sharding.get_abstract_mesh().axis_names):
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS_OVER))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
 class DepthwiseConv(nnx.Module):

@@ -163,7 +163,7 @@ class QwenText(nnx.Module):
         angles = self._angles(position_ids)
 
         def step(layer, x, _):
-            x = layers.rows(x)
+            x = layers.shard_batch(x)
             q, k, v = layer.heads(x, angles)
             x = layer.finish(x, layers.attention(q, k, v, causal=True))
             return x, keep(x, k, v)

@@ -175,7 +175,7 @@ class QwenVision(nnx.Module):
         full = jnp.asarray(np.isin(np.arange(self.config.depth), self.config.fullatt_block_indexes))
         angles = self._angles(inputs.patch_positions)
         x = self.patch_embed(normalised(inputs.patches) if inputs.patches.dtype == jnp.uint8 else inputs.patches)
-        x, _ = layers.scan(self.blocks, lambda block, x, full: (block(layers.rows(x), angles, inputs, full), None), x, full)
+        x, _ = layers.scan(self.blocks, lambda block, x, full: (block(layers.shard_batch(x), angles, inputs, full), None), x, full)
         return self.merger(x)
 
     def _angles(self, positions: Int[Array, "i p 2"]) -> Float[Array, "i p half"]:

@@ -48,7 +48,7 @@ class Condition:
     values: Float[Array, "L b t n k"]
     mask: Bool[Array, "b t"]
 
-    def spread(self, mask: Bool[Array, "b t"]) -> "Condition":
+    def broadcast(self, mask: Bool[Array, "b t"]) -> "Condition":
         """This single condition for every row of `mask`, masked by it."""
         keys, values = (jnp.broadcast_to(x, (x.shape[0], len(mask), *x.shape[2:])) for x in (self.keys, self.values))
         return Condition(keys, values, mask)
@@ -242,7 +242,7 @@ class Sana(nnx.Module):
     @exact_products
     def embed_condition(self, condition: Float[Array, "b t c"], mask: Bool[Array, "b t"]) -> ConditionTokens:
         """Condition tokens at the network's width, for blocks to compute their keys and values of."""
-        return ConditionTokens(layers.rows(self.attention_y_norm(self.y_embedder(condition))), mask)
+        return ConditionTokens(layers.shard_batch(self.attention_y_norm(self.y_embedder(condition))), mask)
 
     def unroll(self, condition: Condition) -> Unrolled:
         """Single blocks and their keys and values, for a loop over steps (`layers.unstack` says when it pays)."""
@@ -252,7 +252,7 @@ class Sana(nnx.Module):
     def null_condition(self, mask: Bool[Array, "b t"]) -> Condition:
         """The learned null condition, as long as `mask` and masked like it (Draw-In-Mind masks both branches alike)."""
         null = self.y_embedder.y_embedding[...][None, : mask.shape[1]]
-        return self.encode_condition(null, jnp.ones(null.shape[:2], bool)).spread(mask)
+        return self.encode_condition(null, jnp.ones(null.shape[:2], bool)).broadcast(mask)
 
     def drop_condition(self, condition: Float[Array, "b t c"], drop: Bool[Array, " b"]) -> Float[Array, "b t c"]:
         """Condition tokens with whole rows replaced by the null table, for training with condition dropout."""
@@ -282,14 +282,14 @@ class Sana(nnx.Module):
         if self.config.is_edit:
             latents = jnp.concatenate([latents, jnp.zeros_like(latents) if source is None else source], -1)
         x = self.x_embedder(latents)
-        time = layers.rows(self.t_embedder(layers.rows(timestep)))
-        modulation = layers.rows(self.t_block(jax.nn.silu(time)).reshape(len(time), 6, -1))
+        time = layers.shard_batch(self.t_embedder(layers.shard_batch(timestep)))
+        modulation = layers.shard_batch(self.t_block(jax.nn.silu(time)).reshape(len(time), 6, -1))
 
         def step(block: Block, x: Array, keys_values: tuple[Array, Array] | None) -> tuple[Array, None]:
             if isinstance(condition, ConditionTokens):
                 keys_values = block.cross_attn.keys_values(condition.tokens)
             assert keys_values is not None
-            return block(layers.rows(x), modulation, *keys_values, condition.mask), None
+            return block(layers.shard_batch(x), modulation, *keys_values, condition.mask), None
 
         blocks, known = self.blocks, (condition.keys, condition.values) if isinstance(condition, Condition) else None
         if unrolled is not None:

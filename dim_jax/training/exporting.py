@@ -14,7 +14,7 @@ from PIL import Image
 from dim_jax import checkpoint, processes
 from dim_jax.config import Config
 from dim_jax.data.pairs import Example
-from dim_jax.data.pipeline import Part, evenly, spread
+from dim_jax.data.pipeline import MixtureComponent, evenly, evenly_spaced_examples
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file, writing
@@ -25,7 +25,7 @@ from dim_jax.paths import AnyPath, as_path, is_remote
 from dim_jax.sharding import MESH_AXES, Sharding
 from dim_jax.training.objectives import Objective, objective_kind, open_objective
 from dim_jax.training.resume import read_notes, read_state
-from dim_jax.training.start import Start, open_data
+from dim_jax.training.start import ModelInit, open_data
 from dim_jax.training.step import make_step
 from dim_jax.weights.convert import convert, tokenizer_in
 
@@ -92,21 +92,21 @@ def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
     config: Config = ConfigDict(read_notes(state)["config"])
     for axis in MESH_AXES:
         config.sharding[axis] = 1
-    start = Start.open(config, objective_kind(config).PARTS)
+    start = ModelInit.open(config, objective_kind(config).PARTS)
     tokenizer = run_tokenizer(config, start, state.parent.parent)
     if tokenizer is not None and not tokenizer.exists():
         raise InputError(f"{tokenizer}: the tokenizer of this run is missing. Restore the folder.")
     objective = open_objective(config, start, tokenizer)
     # The host's memory holds what many devices may have shared, wherever this runs.
     training = make_step(config, objective, Sharding.open(config, start.sizes, jax.devices("cpu")[:1]))
-    found, frozen = read_state(state, training.like), start.tensors(config.seed, training.exported)
+    found, frozen = read_state(state, training.abstract_state), start.tensors(config.seed, training.exported)
     tensors = (found.ema if which == "ema" else found.params) | frozen
     write_model(folder, config, objective, tensors, _held_out(config), tokenizer)
 
 
 def _held_out(config: Config) -> Iterator[Example]:
     """Opens the data only for who asks for an example."""
-    yield from spread(open_data(config, "test"), MEASURED, [] if config.data.bad_samples else None)
+    yield from evenly_spaced_examples(open_data(config, "test"), MEASURED, [] if config.data.bad_samples else None)
 
 
 def convert_state(state: AnyPath, dst: AnyPath, to: str, which: Which, **options: Any) -> None:
@@ -119,14 +119,14 @@ def convert_state(state: AnyPath, dst: AnyPath, to: str, which: Which, **options
         convert(Path(scratch) / "model", dst, to, **options)
 
 
-def run_tokenizer(config: Config, start: Start, workdir: AnyPath) -> AnyPath | None:
+def run_tokenizer(config: Config, start: ModelInit, workdir: AnyPath) -> AnyPath | None:
     """Where a run's tokenizer is, or is to be: named, the encoder's own, or one trained for it; None: it has no encoder."""
     if start.sizes.encoder is None:
         return None
     return as_path(config.data.tokenizer) if config.data.tokenizer else start.tokenizer or workdir / "tokenizer"
 
 
-def make_tokenizer(config: Config, start: Start, parts: Sequence[Part], workdir: AnyPath, *, begun: bool) -> AnyPath | None:
+def make_tokenizer(config: Config, start: ModelInit, parts: Sequence[MixtureComponent], workdir: AnyPath, *, begun: bool) -> AnyPath | None:
     """`run_tokenizer`; the first process trains one for the run, in `workdir`/tokenizer, where there is none yet. What lies there before
     anything has `begun` is of a start that was refused, perhaps with other texts."""
     tokenizer = run_tokenizer(config, start, workdir)
@@ -136,10 +136,10 @@ def make_tokenizer(config: Config, start: Start, parts: Sequence[Part], workdir:
     return tokenizer
 
 
-def _texts(parts: Sequence[Part]) -> Iterator[str]:
+def _texts(parts: Sequence[MixtureComponent]) -> Iterator[str]:
     """The texts of each part."""
     for part in parts:
         for row in evenly(len(part.source), READ):
             with suppress(InputError):  # a row that cannot be used is said, and counted, where it is needed
-                told = part.source.told(row)
+                told = part.source.row_texts(row)
                 yield from (*told.texts, told.blueprint or "")

@@ -7,21 +7,21 @@ from typing import Any
 from dim_jax.checkpoint import read_json
 from dim_jax.data.cache import CACHE, CachedSource, Layout, Storage, part_folders, read_layout
 from dim_jax.data.chat import render
-from dim_jax.data.pipeline import Part
+from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
-from dim_jax.kept import check_room
+from dim_jax.kept import check_disk_space
 from dim_jax.paths import AnyPath
 from dim_jax.training.objectives.cached import CACHED, CachedPainterObjective
 from dim_jax.training.objectives.painter import PainterObjective
-from dim_jax.training.start import Start
+from dim_jax.training.start import ModelInit
 
 FORMAT = 1  # of the files
 # Of configs in published form: they change no value. Token ids follow from the tokenizer.
 NAMES = ("architectures", "model_type", "torch_dtype", "_class_name", "bos_token_id", "eos_token_id")
 
 
-def fingerprint(start: Start, objective: PainterObjective | CachedPainterObjective) -> dict[str, Any]:
+def fingerprint(start: ModelInit, objective: PainterObjective | CachedPainterObjective) -> dict[str, Any]:
     """All that a cache's values depend on but its rows. Reads the frozen parts' weights once, a tensor at a time.
 
     Which buckets and batches there are is not in it: padding changes nothing but rounding.
@@ -57,7 +57,7 @@ def begin_cache(folder: AnyPath, made_by: Mapping[str, Any], storage: Storage, *
         scratch.write_text(json.dumps(wanted, indent=1) + "\n")
 
 
-def cached_parts(folder: AnyPath, parts: list[Part], made_by: Mapping[str, Any]) -> list[Part]:
+def cached_parts(folder: AnyPath, parts: list[MixtureComponent], made_by: Mapping[str, Any]) -> list[MixtureComponent]:
     """The same parts of a mixture, their rows from the cache.
 
     Raises:
@@ -71,13 +71,13 @@ def cached_parts(folder: AnyPath, parts: list[Part], made_by: Mapping[str, Any])
     _compare(folder, known, json.loads(json.dumps(made_by)), "Write another cache (dim cache --into), and name it in data.cache.")
     places = part_folders(folder, [part.name for part in parts])
     layouts = [_finished(folder, part, place) for part, place in zip(parts, places, strict=True)]
-    check_room([layout.path(shard) for layout in layouts for shard in range(layout.shards)])
+    check_disk_space([layout.path(shard) for layout in layouts for shard in range(layout.shards)])
     return [
         part._replace(source=CachedSource(layout, part.source, part.kind == "edit")) for part, layout in zip(parts, layouts, strict=True)
     ]
 
 
-def _finished(folder: AnyPath, part: Part, place: AnyPath) -> Layout:
+def _finished(folder: AnyPath, part: MixtureComponent, place: AnyPath) -> Layout:
     layout = read_layout(place, len(part.source))
     missing = [] if layout is None else layout.missing()
     if layout is None or missing:

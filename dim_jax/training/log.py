@@ -14,10 +14,10 @@ from dim_jax import processes
 from dim_jax.errors import InputError
 from dim_jax.folders import append, filled, new_file, writing
 from dim_jax.paths import AnyPath, is_remote, upload
-from dim_jax.training.progress import Shown
+from dim_jax.training.progress import ProgressBar
 
 
-class Record:
+class MetricWriter:
     """The numbers of a run wherever they are kept or shown: log.jsonl and speed.jsonl in `workdir`, TensorBoard, the console.
 
     Of several processes the first one alone writes, what all have alike.
@@ -28,11 +28,11 @@ class Record:
         self._workdir, self._console, self._total, self._done = workdir, console, total, done
         self._writes, self._open = processes.is_first(), ExitStack()
 
-    def __enter__(self) -> "Record":
+    def __enter__(self) -> "MetricWriter":
         if self._writes:
             self._log, self._speed = (Log(self._workdir / name, after=self._done) for name in ("log.jsonl", "speed.jsonl"))
             self._board = self._open.enter_context(Board(self._workdir / "tensorboard", after=self._done))
-            self._shown = self._open.enter_context(Shown(self._console, total=self._total, done=self._done))
+            self._shown = self._open.enter_context(ProgressBar(self._console, total=self._total, done=self._done))
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -44,7 +44,7 @@ class Speed:
         return found
 
 
-class Shown:
+class ProgressBar:
     """A run's progress on a console."""
 
     def __init__(self, console: Console, *, total: int, done: int):
@@ -58,7 +58,7 @@ class Shown:
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._bar.add_task("", total=total, completed=done)
 
-    def __enter__(self) -> "Shown":
+    def __enter__(self) -> "ProgressBar":
         self._bar.start()
         return self
 

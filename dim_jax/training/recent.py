@@ -15,7 +15,7 @@ from dim_jax.paths import AnyPath
 Metrics = dict[str, float]
 
 
-class Recent:
+class MetricsBuffer:
     """Steps since the last log line. A checkpoint between two lines carries them along, so that a resumed run writes the same line.
 
     A step's metrics are fetched when the next one is under way: the host runs one step ahead of the accelerator, and no further.
@@ -33,10 +33,10 @@ class Recent:
         Raises:
             InputError: as `settle`.
         """
-        self.settle()
+        self.flush()
         self._newest = step, keys, metrics
 
-    def settle(self) -> list[Metrics]:
+    def flush(self) -> list[Metrics]:
         """Wait for the newest step; the metrics of each step since the last `means`.
 
         Raises:
@@ -58,7 +58,7 @@ class Recent:
         Raises:
             InputError: as `settle`.
         """
-        steps, self._settled = self.settle(), []
+        steps, self._settled = self.flush(), []
         return {name: math.fsum(one[name] for one in steps) / len(steps) for name in steps[0]}
 
     def not_finite(self, what: str) -> InputError:

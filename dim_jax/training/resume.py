@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
 
-from dim_jax.checkpoint import disk_error, hushed, orbax_path
+from dim_jax.checkpoint import disk_error, orbax_path, quiet_orbax
 from dim_jax.errors import InputError
 from dim_jax.folders import writing
 from dim_jax.paths import AnyPath, is_remote
-from dim_jax.space import in_words, refusal
+from dim_jax.space import format_bytes, refusal
 
 
 class Restored(NamedTuple):
@@ -69,7 +69,7 @@ class TrainingStates:
             if of_disk is None:
                 raise
             reason = refusal(of_disk, self._folder) if isinstance(self._folder, Path) else of_disk.strerror
-            needs = f"; a state takes {in_words(self._needs)}" if self._needs else ""
+            needs = f"; a state takes {format_bytes(self._needs)}" if self._needs else ""
             raise InputError(
                 f"{self._folder}: a state cannot be written ({reason}{needs}). Those that are there are whole: free some space there, or "
                 "make it writable, and run the same command again, which goes on after the last one."
@@ -102,7 +102,7 @@ def read_notes(folder: AnyPath) -> Mapping[str, Any]:
 @contextmanager
 def _whole(folder: AnyPath) -> Iterator[None]:
     try:
-        with hushed():
+        with quiet_orbax():
             yield
     except (ValueError, OSError, KeyError, ocp.errors.InvalidLayoutError) as error:
         if not _is_joined(folder) and any((folder / "state").glob("ocdbt.process_*")):
@@ -144,7 +144,7 @@ def training_states(folder: AnyPath, *, keep: int, keep_every: int) -> Iterator[
     policies = ocp.training.preservation_policies
     every: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)  # whenever it is called
     kept: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])])
-    with hushed():  # until the end: it logs from threads of its own, too
+    with quiet_orbax():  # until the end: it logs from threads of its own, too
         with writing(folder):
             checkpointer = ocp.training.Checkpointer(
                 orbax_path(folder), save_decision_policy=every, preservation_policy=kept, cleanup_tmp_directories=True

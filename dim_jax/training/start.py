@@ -14,7 +14,7 @@ from flax import nnx
 from dim_jax.config import Config
 from dim_jax.data.chat import VIDEO_PAD, VISION_END, VISION_START, ChatTokenizer
 from dim_jax.data.pairs import Split
-from dim_jax.data.pipeline import Part, open_mixture
+from dim_jax.data.pipeline import MixtureComponent, open_mixture
 from dim_jax.data.processor import Processor
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
@@ -24,11 +24,11 @@ from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import Sana, grow
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.rng import NULL_ROWS, key_seed
-from dim_jax.sharding import put
+from dim_jax.sharding import make_global_array
 from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.published import Weights
-from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.sizes import ModelConfig
 
 PRESETS: dict[str, dict[str, Callable[[], Any]]] = {
     "encoder": {"qwen_3b": QwenConfig.qwen_3b, "qwen_7b": QwenConfig.qwen_7b, "nano": QwenConfig.nano, "tiny": QwenConfig.tiny},
@@ -38,14 +38,14 @@ PRESETS: dict[str, dict[str, Callable[[], Any]]] = {
 
 
 @dataclass(frozen=True)
-class Start:
+class ModelInit:
     """The parts of a run: `parents` are the checkpoints that parts come from, by part; the others are drawn anew."""
 
-    sizes: Sizes
-    parents: Mapping[str, Weights]
+    sizes: ModelConfig
+    init_checkpoints: Mapping[str, Weights]
 
     @classmethod
-    def open(cls, config: Config, parts: tuple[str, ...]) -> "Start":
+    def open(cls, config: Config, parts: tuple[str, ...]) -> "ModelInit":
         """Open the checkpoints in `config.init`; the sizes of the other parts are the presets that `config.model` names.
 
         A SANA of a checkpoint grows to what `config.model` asks for: source channels for edits, rows of the null table. A run on
@@ -71,15 +71,15 @@ class Start:
         if "autoencoder" in parts:
             known = parents["autoencoder"].sizes.autoencoder if "autoencoder" in parents else None
             found["autoencoder"] = known or _preset("autoencoder", model.autoencoder)
-        return cls(Sizes(**found), parents)
+        return cls(ModelConfig(**found), parents)
 
     @property
     def tokenizer(self) -> Path | None:
         """The folder of the tokenizer that the encoder's checkpoint brings."""
-        parent = self.parents.get("encoder")
+        parent = self.init_checkpoints.get("encoder")
         return parent.tokenizer[0].parent if parent is not None and parent.tokenizer else None
 
-    def with_tokenizer(self, tokenizer: ChatTokenizer) -> "Start":
+    def with_tokenizer(self, tokenizer: ChatTokenizer) -> "ModelInit":
         """The same with the special tokens' ids of `tokenizer` in an encoder that is drawn anew.
 
         Raises:
@@ -89,7 +89,7 @@ class Start:
         assert encoder is not None
         if tokenizer.largest_id >= encoder.text.vocab_size:
             raise InputError(f"{tokenizer.name}: ids up to {tokenizer.largest_id}, but the encoder has {encoder.text.vocab_size}.")
-        if "encoder" in self.parents:
+        if "encoder" in self.init_checkpoints:
             if tokenizer.image_id != encoder.image_token_id:
                 raise InputError(
                     f"{tokenizer.name}: <|image_pad|> is {tokenizer.image_id}, the encoder's {encoder.image_token_id}. Use its own one."
@@ -119,12 +119,14 @@ class Start:
             return {path: tensor.astype(like[path].dtype) for path, tensor in tensors.items()}
 
         found: dict[str, jax.Array] = {}
-        for weights in {parent.where: parent for part, parent in self.parents.items() if part in wanted}.values():
-            here = {path: place for part in wanted if self.parents.get(part) is weights for path, place in places[part].items()}
-            found |= {path: put(tensor, here[path], like[path].dtype) for path, tensor in weights.stream(only=here) if path in here}
-        for part in (part for part in wanted if part not in self.parents):
-            found |= jax.jit(lambda part=part: cast(self.sizes.fresh(part, seed)), out_shardings=places[part])()
-        old = self.parents["sana"].sizes.sana if "sana" in wanted and "sana" in self.parents else None
+        for weights in {parent.where: parent for part, parent in self.init_checkpoints.items() if part in wanted}.values():
+            here = {path: place for part in wanted if self.init_checkpoints.get(part) is weights for path, place in places[part].items()}
+            found |= {
+                path: make_global_array(tensor, here[path], like[path].dtype) for path, tensor in weights.stream(only=here) if path in here
+            }
+        for part in (part for part in wanted if part not in self.init_checkpoints):
+            found |= jax.jit(lambda part=part: cast(self.sizes.init(part, seed)), out_shardings=places[part])()
+        old = self.init_checkpoints["sana"].sizes.sana if "sana" in wanted and "sana" in self.init_checkpoints else None
         if old is not None and old != self.sizes.sana:
             grow_it = jax.jit(lambda tensors: cast(self._grown(old, seed, tensors)), out_shardings=places["sana"])
             found |= grow_it({path: found[path] for path in places["sana"]})
@@ -135,9 +137,11 @@ class Start:
 
         A tensor is read at a time.
         """
-        hashes: dict[str, dict[str, str]] = {part: {} for part in parts if part in self.parents}
-        for weights in {self.parents[part].where: self.parents[part] for part in hashes}.values():
-            here = [path for path in weights.stored if self.parents.get(path.split(".")[0]) is weights and path.split(".")[0] in hashes]
+        hashes: dict[str, dict[str, str]] = {part: {} for part in parts if part in self.init_checkpoints}
+        for weights in {self.init_checkpoints[part].where: self.init_checkpoints[part] for part in hashes}.values():
+            here = [
+                path for path in weights.stored if self.init_checkpoints.get(path.split(".")[0]) is weights and path.split(".")[0] in hashes
+            ]
             for path, tensor in weights.stream(only=set(here)):
                 if path in here:
                     data: Any = contiguous(tensor, np.dtype(np.float32))
@@ -154,7 +158,7 @@ class Start:
         return {f"sana.{path}": tensor for path, tensor in parameters(larger).items()}
 
 
-def open_data(config: Config, split: Split) -> list[Part]:
+def open_data(config: Config, split: Split) -> list[MixtureComponent]:
     """The parts of a run's mixture; raises as `open_mixture`."""
     data = config.data
     return open_mixture(

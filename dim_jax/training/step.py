@@ -32,12 +32,12 @@ class State(NamedTuple):
 class Step(NamedTuple):
     """Compiled functions over one mesh, and what they take: abstract arrays that know their places."""
 
-    like: State
+    abstract_state: State
     frozen: Tensors  # what does not learn, in the dtype of computation
-    absent: Tensors  # the same, of the model but not of its learner: the step does without them
+    cached_params: Tensors  # the same, of the model but not of its learner: the step does without them
     exported: Tensors  # both as they are exported, in float32
-    begin: Callable[[Tensors], State]  # the first state from the parameters that learn, which it takes over
-    run: Any  # (state, frozen, batch) -> (state, metrics); jitted, so that it can be lowered too
+    init_state: Callable[[Tensors], State]  # the first state from the parameters that learn, which it takes over
+    train_step: Any  # (state, frozen, batch) -> (state, metrics); jitted, so that it can be lowered too
     finite: Callable[[State], Array]  # whether every number of a state is
 
 
@@ -65,7 +65,7 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
         key = jax.random.fold_in(jax.random.key(key_seed(config.seed, "steps")), state.step)
 
         def loss(params: Tensors) -> tuple[Array, dict[str, Array]]:
-            return objective.loss(with_parameters(objective.learner, params | frozen), batch, key)
+            return objective.loss(with_parameters(objective.trainable_model, params | frozen), batch, key)
 
         with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):  # where `layers.rows` looks
             (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -80,10 +80,10 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
         return State(state.step + 1, params, ema, opt), metrics
 
     def placed(tree: Any) -> Any:
-        places = sharding.follow(tree)
+        places = sharding.state_shardings(tree)
         return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, places)
 
-    whole, shapes = parameters(objective.model), parameters(objective.learner)
+    whole, shapes = parameters(objective.model), parameters(objective.trainable_model)
     declared = config.trainable, config.frozen
     learns, rests = ({path: shape for path, shape in whole.items() if path.split(".")[0] in parts} for parts in declared)
     if stray := sorted(whole.keys() - (learns.keys() ^ rests.keys())):
@@ -98,7 +98,7 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
         placed(rests),
         jax.jit(begin, out_shardings=places, donate_argnums=0),
         # Said of the outputs too, or the compiler would choose, and the second step would be another program than the first.
-        jax.jit(run, out_shardings=(places, sharding.whole), donate_argnums=0),
+        jax.jit(run, out_shardings=(places, sharding.replicated), donate_argnums=0),
         jax.jit(_finite),
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from dim_jax.errors import InputError
 from dim_jax.weights.arrays import PIECE, contiguous
 from dim_jax.weights.formats import DIM
-from dim_jax.weights.table import slots, to_theirs
+from dim_jax.weights.table import tensor_mappings, to_hf
 
 FORMAT, VALUES, TENSOR_VALUES = 1, 512, 2
 SETTINGS = {"resolution": 1, "num_steps": 1, "guidance_scale": 1.0, "flow_shift": 1.0}  # keys and kinds
@@ -69,7 +69,7 @@ class Tally:
         """`path` is ours."""
         data: Any = contiguous(tensor, np.dtype(np.float32))
         self._hashes[path] = hashlib.sha256(data).hexdigest()
-        for name, part in to_theirs(slots(DIM.rows, {path: tensor.shape}), {path: tensor}.__getitem__):
+        for name, part in to_hf(tensor_mappings(DIM.rows, {path: tensor.shape}), {path: tensor}.__getitem__):
             self.tensors[name], self._parts[name] = Fingerprint.of(part, TENSOR_VALUES), path.split(".")[0]
 
     def differing(self, recorded: Mapping[str, Fingerprint], tolerance: float) -> dict[str, float]:

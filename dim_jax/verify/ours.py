@@ -19,7 +19,7 @@ from dim_jax.models.qwen import Qwen
 from dim_jax.models.sana import Condition, Sana
 from dim_jax.verify.case import Case
 from dim_jax.verify.stages import VELOCITIES, Stages, Tensors
-from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.sizes import ModelConfig
 
 _read, _connect, _encode, _decode = map(jax.jit, (Qwen.__call__, Connector.__call__, DCAE.encode, DCAE.decode))
 PADDING = 64  # the condition is padded to a multiple of it, as pictures are painted
@@ -32,7 +32,7 @@ class Ours:
 
     def __init__(self, case: Case, dtype: str):
         self.case, self.dtype = case, dtype
-        self._sizes = Sizes(case.config.encoder, case.config.sana, case.config.autoencoder)
+        self._sizes = ModelConfig(case.config.encoder, case.config.sana, case.config.autoencoder)
 
     def encoder(self, tensors: Tensors) -> Stages:
         """What follows from text and picture, and the encoder's states of all tokens. Takes its parameters out of `tensors`."""

@@ -23,7 +23,7 @@ from dim_jax.verify.case import PROMPT, Case
 from dim_jax.verify.stages import VELOCITIES, Stages, Tensors
 from dim_jax.weights import dc_ae, dim, qwen, sana
 from dim_jax.weights.sizes import sana_to_diffusers
-from dim_jax.weights.table import Row, slots, to_theirs
+from dim_jax.weights.table import Row, tensor_mappings, to_hf
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 
@@ -124,10 +124,10 @@ def _linear_attention(attn: Any, hidden_states: torch.Tensor, **_: object) -> to
 def _filled(make: Callable[[], Any], rows: Sequence[Row], prefix: str, tensors: Tensors, drop: str = "") -> Any:
     """A model whose parameters are views of a part's `tensors`."""
     ours = {path.removeprefix(prefix): tensor for path, tensor in tensors.items() if path.startswith(prefix)}
-    table = slots(rows, {path: ours[path].shape for path in ours if path not in ("y_embedder.y_embedding", "lm_head.kernel")})
+    table = tensor_mappings(rows, {path: ours[path].shape for path in ours if path not in ("y_embedder.y_embedding", "lm_head.kernel")})
     with _no_parameters():
         model = make()
-    model.load_state_dict({name.removeprefix(drop): torch.from_numpy(x) for name, x in to_theirs(table, ours.__getitem__)}, assign=True)
+    model.load_state_dict({name.removeprefix(drop): torch.from_numpy(x) for name, x in to_hf(table, ours.__getitem__)}, assign=True)
     return model.eval()
 
 

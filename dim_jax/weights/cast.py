@@ -10,7 +10,7 @@ from dim_jax.errors import InputError
 from dim_jax.weights.arrays import copy_into, empty, is_finite
 from dim_jax.weights.files import DTYPES
 from dim_jax.weights.published import Weights
-from dim_jax.weights.table import slots, to_theirs
+from dim_jax.weights.table import tensor_mappings, to_hf
 
 CASTS = {"float32": "F32", "bfloat16": "BF16"}
 
@@ -72,5 +72,5 @@ def _infinite(weights: Weights, path: str, tensor: np.ndarray) -> list[str]:
     form = weights.manifest and weights.manifest.published
     if form is None or not form.matching([path]):
         return [path]
-    parts = to_theirs(slots(form.rows, {path: tensor.shape}), {path: tensor}.__getitem__)
+    parts = to_hf(tensor_mappings(form.rows, {path: tensor.shape}), {path: tensor}.__getitem__)
     return [name for name, part in parts if not is_finite(part)]

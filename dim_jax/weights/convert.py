@@ -16,7 +16,7 @@ from dim_jax.console import open_console
 from dim_jax.errors import InputError
 from dim_jax.folders import check_finished, new_folder
 from dim_jax.paths import AnyPath, as_path
-from dim_jax.space import in_words
+from dim_jax.space import format_bytes
 from dim_jax.weights import shards
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.cast import cast
@@ -26,7 +26,7 @@ from dim_jax.weights.formats import NULL_TABLE
 from dim_jax.weights.manifest import Manifest
 from dim_jax.weights.mean import mean
 from dim_jax.weights.published import Weights, null_rows, open_published, tokenizer_files
-from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.sizes import ModelConfig
 
 TARGETS = ("orbax", "dim", "diffusers", "qwen")
 
@@ -41,7 +41,7 @@ def open_weights(path: AnyPath | str) -> Weights:
     check_finished(path)
     if not checkpoint.is_checkpoint(path):
         return open_published(path)
-    sizes = Sizes.from_json(checkpoint.read_json(path / checkpoint.CONFIG))
+    sizes = ModelConfig.from_json(checkpoint.read_json(path / checkpoint.CONFIG))
     stored = {name: Info(_known(path, name, leaf.dtype), leaf.shape) for name, leaf in checkpoint.abstract(path).items()}
     shapes = sizes.shapes()
     wrong = [f"{name} {info.shape} is unknown" for name, info in stored.items() if name not in shapes]
@@ -170,8 +170,8 @@ def assemble(
             "Give parents that belong together."
         )
     grown = replace(old, condition_length=condition_length)
-    sizes = Sizes(qwen, grown, dc_ae)
-    connector = {path: np.asarray(tensor) for path, tensor in sizes.fresh("connector", seed).items()}
+    sizes = ModelConfig(qwen, grown, dc_ae)
+    connector = {path: np.asarray(tensor) for path, tensor in sizes.init("connector", seed).items()}
     stored = {path: Info("F32", tensor.shape) for path, tensor in connector.items()}
     for part, parent in parents.items():
         stored |= {path: info for path, info in parent.stored.items() if path.startswith(part + ".")}
@@ -219,7 +219,7 @@ def _write(
         manifest = shards.sharded(manifest, max_shard_size, weights.where)
     _print(read, console)
     if dtype is not None:
-        console.out(f"cast to {dtype}: {in_words(total_bytes(weights.stored.values()))}", highlight=False)
+        console.out(f"cast to {dtype}: {format_bytes(total_bytes(weights.stored.values()))}", highlight=False)
     extras = {name: Info(NAMES[tensor.dtype], tensor.shape) for name, tensor in weights.extras.items()}
     needs = total_bytes(weights.stored.values()) if manifest is None else sum(info.nbytes for _, _, info in manifest.tensors().values())
     if manifest is None:
@@ -268,7 +268,7 @@ def _print(weights: Weights, console: Console) -> None:
         infos = [info for path, info in weights.stored.items() if path.startswith(part)]
         dtypes = ", ".join(sorted({info.dtype for info in infos}))
         count = weights.counts[part] if part else sum(weights.counts.values())
-        table.add_row(part or "all", f"{count:,}", f"{sum(info.size for info in infos):,}", dtypes, in_words(total_bytes(infos)))
+        table.add_row(part or "all", f"{count:,}", f"{sum(info.size for info in infos):,}", dtypes, format_bytes(total_bytes(infos)))
     console.print(table, soft_wrap=False)
     for note in weights.notes:
         console.out(note, highlight=False)

@@ -15,10 +15,10 @@ from dim_jax import checkpoint
 from dim_jax.errors import InputError
 from dim_jax.weights.files import DTYPES, NAMES, Info, SafetensorsWriter, make_header
 from dim_jax.weights.formats import DIFFUSERS, DIM, EMBEDDING, NVLABS, QWEN, Format
-from dim_jax.weights.manifest import Manifest, fitting_slots
+from dim_jax.weights.manifest import Manifest, checked_mappings
 from dim_jax.weights.published import EXTRA_FILE, Weights
 from dim_jax.weights.sizes import sana_to_diffusers
-from dim_jax.weights.table import slots, to_theirs
+from dim_jax.weights.table import tensor_mappings, to_hf
 
 
 def layout(weights: Weights, to: str) -> Manifest:
@@ -45,7 +45,7 @@ def layout(weights: Weights, to: str) -> Manifest:
 def _usual_files(form: Format, weights: Weights) -> tuple[dict[str, str], dict[str, str]]:
     """Headers and texts of the files in which we write a format."""
     shapes = {path: info.shape for path, info in weights.stored.items()}
-    table = slots(form.rows, {path: shapes[path] for path in form.matching(shapes)})
+    table = tensor_mappings(form.rows, {path: shapes[path] for path in form.matching(shapes)})
     infos = {name: Info(weights.stored[slot.path].dtype, slot.shape) for name, slot in table.items()}
     for name, ours in form.kept.items():
         if ours in weights.extras:
@@ -76,7 +76,7 @@ def write_published(folder: Path, weights: Weights, manifest: Manifest) -> None:
     """Fill a folder with the files of a manifest."""
     shapes = {path: info.shape for path, info in weights.stored.items()}
     dtypes = {path: DTYPES[info.dtype] for path, info in weights.stored.items()}
-    table = fitting_slots(manifest, shapes, dtypes, weights.where)
+    table = checked_mappings(manifest, shapes, dtypes, weights.where)
     by_path: dict[str, dict] = {}
     for name, slot in table.items():
         by_path.setdefault(slot.path, {})[name] = slot
@@ -90,7 +90,7 @@ def write_published(folder: Path, weights: Weights, manifest: Manifest) -> None:
         homes = {name: (writers[file], raw) for name, (file, raw, _) in manifest.tensors().items()}
 
         def put(path: str, tensor: np.ndarray) -> None:
-            for name, part in to_theirs(by_path.get(path, {}), {path: tensor}.__getitem__):
+            for name, part in to_hf(by_path.get(path, {}), {path: tensor}.__getitem__):
                 for target in (name, *repeats.get(name, ())):
                     writer, raw = homes[target]
                     writer.write(raw, part)

@@ -12,7 +12,7 @@ from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath
 from dim_jax.weights.files import DTYPES, NAMES, Info, index_of, is_index, make_header, parse_header
 from dim_jax.weights.formats import DIFFUSERS_PARTS, FORMATS, Format
-from dim_jax.weights.table import Shape, Slot, slots
+from dim_jax.weights.table import Shape, TensorMapping, tensor_mappings
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def folder_of(file: str) -> str:
     return part + slash if slash and part in DIFFUSERS_PARTS else ""
 
 
-def common_dtypes(slots: Mapping[str, Slot], infos: Mapping[str, Info]) -> dict[str, np.dtype]:
+def common_dtypes(slots: Mapping[str, TensorMapping], infos: Mapping[str, Info]) -> dict[str, np.dtype]:
     """Our path -> the narrowest dtype that holds all of its published tensors without loss.
 
     Layers that are stacked may have different dtypes; bfloat16 and float16 only meet in float32.
@@ -113,7 +113,9 @@ def common_dtypes(slots: Mapping[str, Slot], infos: Mapping[str, Info]) -> dict[
     return {path: dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32) for path, dtypes in found.items()}
 
 
-def fitting_slots(manifest: Manifest, shapes: Mapping[str, Shape], dtypes: Mapping[str, np.dtype], where: str) -> dict[str, Slot]:
+def checked_mappings(
+    manifest: Manifest, shapes: Mapping[str, Shape], dtypes: Mapping[str, np.dtype], where: str
+) -> dict[str, TensorMapping]:
     """Slots of the manifest's tensors in weights with these shapes and dtypes (of our paths); aliases and extras have none.
 
     Raises:
@@ -121,7 +123,7 @@ def fitting_slots(manifest: Manifest, shapes: Mapping[str, Shape], dtypes: Mappi
     """
     tensors = {name: info for name, (_, _, info) in manifest.tensors().items()}
     ours = [path for path in manifest.published.matching(shapes) if path not in manifest.drawn]
-    found = slots(manifest.published.rows, {path: shapes[path] for path in ours})
+    found = tensor_mappings(manifest.published.rows, {path: shapes[path] for path in ours})
     expected = {**found, **dict.fromkeys(manifest.aliases), **dict.fromkeys(manifest.kept)}
     wrong = [f"{name} is not in these weights" for name in tensors if name not in expected]
     wrong += [f"{name} is only in these weights" for name in expected if name not in tensors]

@@ -32,8 +32,8 @@ from dim_jax.weights.files import (
 from dim_jax.weights.formats import DIFFUSERS, NULL_TABLE, Format
 from dim_jax.weights.manifest import Manifest, common_dtypes, folder_of
 from dim_jax.weights.pth import TorchFile
-from dim_jax.weights.sizes import Sizes, sana_from_diffusers
-from dim_jax.weights.table import Slot, slots, to_ours
+from dim_jax.weights.sizes import ModelConfig, sana_from_diffusers
+from dim_jax.weights.table import TensorMapping, from_hf, tensor_mappings
 
 EXTRA_FILE = "dim_extra.safetensors"
 MODEL_INDEX = "model_index.json"  # of diffusers: names the parts
@@ -69,7 +69,7 @@ class Weights:
 
     where: str
     title: str
-    sizes: Sizes
+    sizes: ModelConfig
     stored: Mapping[str, Info]
     stream: Callable[..., Iterator[tuple[str, np.ndarray]]]
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -102,7 +102,7 @@ def open_published(path: AnyPath) -> Weights:
     sizes = _sizes(form, where, infos)
     shapes = sizes.shapes()
     drawn = [NULL_TABLE] if NULL_TABLE in shapes and _lacks_null_table(form, infos) else []
-    table = slots(form.rows, {name: shape for name, shape in shapes.items() if name not in drawn})
+    table = tensor_mappings(form.rows, {name: shape for name, shape in shapes.items() if name not in drawn})
     aliases = _aliases(form, sizes, infos, table)
     dropped = [name for name in infos if form.dropped and name.startswith(form.dropped)]
     _check(path, form, infos, table, {*aliases, *form.kept, *dropped})
@@ -121,7 +121,7 @@ def open_published(path: AnyPath) -> Weights:
                 problems.append(f"{name} is not finite")
             return tensor.astype(dtypes[table[name].path], copy=False) if name in table else tensor
 
-        yield from to_ours({name: slot for name, slot in table.items() if only is None or slot.path in only}, finite, scratch)
+        yield from from_hf({name: slot for name, slot in table.items() if only is None or slot.path in only}, finite, scratch)
         for name in drawn:
             yield name, null_rows(*shapes[name], seed=0)
         for name in kept if only is None else ():
@@ -223,22 +223,22 @@ def _lacks_null_table(form: Format, infos: Mapping[str, Info]) -> bool:
     return form is formats.DIFFUSERS_SANA or (form is DIFFUSERS and "decoder.model.y_embedder.y_embedding" not in infos)
 
 
-def _sizes(form: Format, where: AnyPath, infos: Mapping[str, Info]) -> Sizes:
+def _sizes(form: Format, where: AnyPath, infos: Mapping[str, Info]) -> ModelConfig:
     """The configs beside the tensors, or the published ones.
 
     Raises:
         InputError: a config is missing that the format cannot do without, or disagrees with the tensors.
     """
     if form.to == "qwen":
-        return Sizes(encoder=QwenConfig.from_hf(_needed(where / "config.json")))
+        return ModelConfig(encoder=QwenConfig.from_hf(_needed(where / "config.json")))
     if form is formats.DIFFUSERS_DC_AE:
-        return Sizes(autoencoder=DCAEConfig.from_hf(_needed(where / "config.json")))
+        return ModelConfig(autoencoder=DCAEConfig.from_hf(_needed(where / "config.json")))
     if form is formats.DIFFUSERS_SANA:
-        return Sizes(sana=sana_from_diffusers(_needed(where / "config.json"), SANA_NULL_ROWS))
+        return ModelConfig(sana=sana_from_diffusers(_needed(where / "config.json"), SANA_NULL_ROWS))
     if form is DIFFUSERS:
         null = infos.get("decoder.model.y_embedder.y_embedding")
         held = lambda prefix: any(name.startswith(prefix) for name in infos)  # noqa: E731
-        return Sizes(
+        return ModelConfig(
             encoder=QwenConfig.from_hf(_needed(where / "qwen.config.json")) if held("mllm.") else None,
             sana=sana_from_diffusers(_needed(where / "transformer/config.json"), null.shape[0] if null else SANA_NULL_ROWS)
             if held("transformer/")
@@ -247,9 +247,9 @@ def _sizes(form: Format, where: AnyPath, infos: Mapping[str, Info]) -> Sizes:
         )
     sana = _published_sana(where, infos, "" if form is formats.NVLABS else "decoder.model.")
     if form is formats.NVLABS:
-        return Sizes(sana=sana)
+        return ModelConfig(sana=sana)
     qwen, dc_ae = where / "qwen.config.json", where / "dc_ae.config.json"
-    return Sizes(
+    return ModelConfig(
         encoder=QwenConfig.from_hf(qwen) if qwen.is_file() else QwenConfig.qwen_3b(),
         sana=sana,
         autoencoder=DCAEConfig.from_hf(dc_ae) if dc_ae.is_file() else DCAEConfig.f32c32(),
@@ -282,14 +282,14 @@ def _published_sana(where: AnyPath, infos: Mapping[str, Info], prefix: str) -> S
     return SanaConfig.sana_1600m(edit=channels == 64, condition_length=rows or 8192)
 
 
-def _aliases(form: Format, sizes: Sizes, infos: Mapping[str, Info], table: Mapping[str, Slot]) -> dict[str, str]:
+def _aliases(form: Format, sizes: ModelConfig, infos: Mapping[str, Info], table: Mapping[str, TensorMapping]) -> dict[str, str]:
     """The tied output layer, where the checkpoint holds it."""
     if form.head is None or form.head not in infos or form.head in table or sizes.encoder is None:
         return {}
     return {form.head: next(name for name, slot in table.items() if slot.path == formats.EMBEDDING)}
 
 
-def _check(path: AnyPath, form: Format, infos: Mapping[str, Info], table: Mapping[str, Slot], known: set[str]) -> None:
+def _check(path: AnyPath, form: Format, infos: Mapping[str, Info], table: Mapping[str, TensorMapping], known: set[str]) -> None:
     """Every tensor has its place and its shape, and every place its tensor.
 
     Raises:

@@ -24,7 +24,7 @@ from dim_jax.weights.table import Shape
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelConfig:
     """Configs of the parts that are there. The connector joins encoder and SANA: it is there where both are."""
 
     encoder: QwenConfig | None = None
@@ -42,7 +42,7 @@ class Sizes:
         return len(self.parts) == 4
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Sizes":
+    def from_json(cls, data: Mapping[str, Any]) -> "ModelConfig":
         """Read what `to_json` returns (the config.json of a checkpoint folder).
 
         Raises:
@@ -79,7 +79,7 @@ class Sizes:
             made["autoencoder"] = lambda rngs: DCAE(autoencoder, dtype=dtype, rngs=rngs)
         return made
 
-    def fresh(self, part: str, seed: int) -> dict[str, jax.Array]:
+    def init(self, part: str, seed: int) -> dict[str, jax.Array]:
         """Path -> float32 array of every parameter of a part as training starts it."""
         module = self.modules()[part](nnx.Rngs(key_seed(seed, f"params/{part}")))
         return {f"{part}.{path}": tensor for path, tensor in parameters(module).items()}
@@ -90,7 +90,7 @@ class Sizes:
 
 
 @cache
-def _shapes(sizes: Sizes) -> dict[str, Shape]:
+def _shapes(sizes: ModelConfig) -> dict[str, Shape]:
     found: dict[str, Shape] = {}
     for part, make in sizes.modules().items():
         module = nnx.eval_shape(lambda make=make: make(nnx.Rngs(0)))

@@ -18,31 +18,31 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Kind:
+class Transform:
     """A layout change: drop the published tensor's axes `squeeze` (all of size 1), then transpose by `axes`."""
 
     axes: tuple[int, ...] | None = None  # None: as it is, whatever the rank
     squeeze: tuple[int, ...] = ()
 
-    def to_ours(self, theirs: np.ndarray) -> np.ndarray:
+    def from_hf(self, theirs: np.ndarray) -> np.ndarray:
         """The published layout as ours (a view)."""
         return theirs if self.axes is None else np.squeeze(theirs, self.squeeze).transpose(self.axes)
 
-    def to_theirs(self, ours: np.ndarray) -> np.ndarray:
+    def to_hf(self, ours: np.ndarray) -> np.ndarray:
         """Our layout as the published one (a view)."""
         return ours if self.axes is None else np.expand_dims(ours.transpose(np.argsort(self.axes)), self.squeeze)
 
     def shape_of_theirs(self, ours: Shape) -> Shape:
         """The published shape of a tensor whose shape in our layout is `ours`."""
-        return self.to_theirs(np.broadcast_to(np.uint8(0), ours)).shape
+        return self.to_hf(np.broadcast_to(np.uint8(0), ours)).shape
 
 
-SAME = Kind()
-LINEAR = Kind((1, 0))  # (out, in) <-> (in, out)
-CONV = Kind((2, 3, 1, 0))  # (out, in, kh, kw) <-> (kh, kw, in, out)
-POINTWISE = Kind((1, 0), squeeze=(2, 3))  # 1 x 1 convolution (out, in, 1, 1) <-> (in, out)
-DEPTHWISE = Kind((1, 2, 0), squeeze=(1,))  # (d, 1, kh, kw) <-> (kh, kw, d)
-PATCH_3D = Kind((1, 2, 3, 4, 0))  # (out, c, t, kh, kw) <-> (c, t, kh, kw, out)
+SAME = Transform()
+LINEAR = Transform((1, 0))  # (out, in) <-> (in, out)
+CONV = Transform((2, 3, 1, 0))  # (out, in, kh, kw) <-> (kh, kw, in, out)
+POINTWISE = Transform((1, 0), squeeze=(2, 3))  # 1 x 1 convolution (out, in, 1, 1) <-> (in, out)
+DEPTHWISE = Transform((1, 2, 0), squeeze=(1,))  # (d, 1, kh, kw) <-> (kh, kw, d)
+PATCH_3D = Transform((1, 2, 3, 4, 0))  # (out, c, t, kh, kw) <-> (c, t, kh, kw, out)
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,21 @@ class Row:
 
     theirs: str | tuple[str, ...]
     ours: str
-    kind: Kind
+    kind: Transform
 
     @property
     def parts(self) -> tuple[str, ...]:
         return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
 
 
-class Slot(NamedTuple):
+class TensorMapping(NamedTuple):
     """Where one published tensor lives: our path, the layer on axis 0 (None: not stacked), and which of `parts` parts."""
 
     path: str
     layer: int | None
     part: int
     parts: int
-    kind: Kind
+    kind: Transform
     shape: Shape  # of the published tensor
 
 
@@ -81,14 +81,14 @@ def _pattern(name: str) -> re.Pattern:
     return re.compile(re.escape(name).replace(r"\*", r"(\d+)"))
 
 
-def slots(rows: Iterable[Row], ours: Mapping[str, Shape]) -> dict[str, Slot]:
+def tensor_mappings(rows: Iterable[Row], ours: Mapping[str, Shape]) -> dict[str, TensorMapping]:
     """Every published name of a model whose tensors have the paths and shapes `ours`, with the slot it fills.
 
     Raises:
         LookupError: one of our paths has no row or several, or a published name is used twice: the table itself is wrong.
     """
     patterns = [(row, _pattern(row.ours)) for row in rows]
-    found: dict[str, Slot] = {}
+    found: dict[str, TensorMapping] = {}
     for path, shape in ours.items():
         hits = [(row, match.groups()) for row, pattern in patterns if (match := pattern.fullmatch(path))]
         if len(hits) != 1:
@@ -102,11 +102,13 @@ def slots(rows: Iterable[Row], ours: Mapping[str, Shape]) -> dict[str, Slot]:
                     name = name.replace("*", str(number), 1)
                 if name in found:
                     raise LookupError(f"{name}: {path} and {found[name].path} both claim it in the weight table.")
-                found[name] = Slot(path, layer, part, len(row.parts), row.kind, (first // len(row.parts), *rest))
+                found[name] = TensorMapping(path, layer, part, len(row.parts), row.kind, (first // len(row.parts), *rest))
     return found
 
 
-def to_ours(slots: Mapping[str, Slot], read: Callable[[str], np.ndarray], scratch: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
+def from_hf(
+    slots: Mapping[str, TensorMapping], read: Callable[[str], np.ndarray], scratch: Path | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
     """Our tensors one after the other, each put together from `read(name)` of its published parts; only one is held at a time.
 
     Large stacked ones are put together in a nameless file in the folder `scratch`, if it is given, instead of in memory.
@@ -125,7 +127,7 @@ def to_ours(slots: Mapping[str, Slot], read: Callable[[str], np.ndarray], scratc
                 continue
             whole = parts[0] if slot.parts == 1 else np.concatenate(parts)
             layers[slot.layer] = []
-            tensor = slot.kind.to_ours(whole)
+            tensor = slot.kind.from_hf(whole)
             if slot.layer is None:
                 yield path, contiguous(tensor)
             else:
@@ -136,12 +138,12 @@ def to_ours(slots: Mapping[str, Slot], read: Callable[[str], np.ndarray], scratc
             yield path, stacked
 
 
-def to_theirs(slots: Mapping[str, Slot], read: Callable[[str], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def to_hf(slots: Mapping[str, TensorMapping], read: Callable[[str], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """Published tensors one after the other, each cut (as a view) from `read(path)` of ours."""
     path, ours = None, np.empty(0)
     for name, slot in slots.items():
         if slot.path != path:
             path, ours = slot.path, read(slot.path)
-        whole = slot.kind.to_theirs(ours if slot.layer is None else ours[slot.layer])
+        whole = slot.kind.to_hf(ours if slot.layer is None else ours[slot.layer])
         size = slot.shape[0] if slot.shape else 0
         yield name, whole if slot.parts == 1 else whole[slot.part * size : (slot.part + 1) * size]

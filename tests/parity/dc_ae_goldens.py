@@ -18,10 +18,10 @@ from tests.parity.goldens import Goldens, Group, as_goldens, nchw, nhwc
 
 
 @cache
-def abstract(config: DCAEConfig, dtype: DTypeLike) -> tuple[DCAE, dict[str, table.Slot]]:
+def abstract(config: DCAEConfig, dtype: DTypeLike) -> tuple[DCAE, dict[str, table.TensorMapping]]:
     """The model without memory and where its published tensors go."""
     model = nnx.eval_shape(lambda: DCAE(config, dtype=dtype, rngs=nnx.Rngs(0)))
-    return model, table.slots(dc_ae.ROWS, module.shapes(model))
+    return model, table.tensor_mappings(dc_ae.ROWS, module.shapes(model))
 
 
 def load(folder: Goldens | Path, dtype: DTypeLike = jnp.float32) -> DCAE:
@@ -29,7 +29,7 @@ def load(folder: Goldens | Path, dtype: DTypeLike = jnp.float32) -> DCAE:
     goldens = as_goldens(folder)
     goldens.json("dc_ae.config.json")  # names the file if it is missing
     model, slots = abstract(DCAEConfig.from_hf(goldens / "dc_ae.config.json"), dtype)
-    return module.with_parameters(model, table.to_ours(slots, goldens.tensors("dc_ae.weights.safetensors").__getitem__))
+    return module.with_parameters(model, table.from_hf(slots, goldens.tensors("dc_ae.weights.safetensors").__getitem__))
 
 
 @jax.jit

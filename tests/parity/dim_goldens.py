@@ -27,10 +27,10 @@ from tests.parity.goldens import Goldens, Group, as_goldens, nchw, nhwc
 
 
 @cache
-def abstract(config: DimConfig) -> tuple[Dim, dict[str, table.Slot]]:
+def abstract(config: DimConfig) -> tuple[Dim, dict[str, table.TensorMapping]]:
     """The model without memory and where its published tensors go."""
     dim = nnx.eval_shape(lambda: Dim(config, rngs=nnx.Rngs(0)))
-    return dim, table.slots(weights.ROWS, module.shapes(dim))
+    return dim, table.tensor_mappings(weights.ROWS, module.shapes(dim))
 
 
 def load(folder: Goldens | Path) -> Dim:
@@ -48,7 +48,7 @@ def load(folder: Goldens | Path) -> Dim:
     published.pass_over("decoder.model.pos_embed")  # a buffer of the published class that its forward never reads
     if config.encoder.tie_word_embeddings:
         published.pass_over("mllm.lm_head.weight")  # the embedding once more
-    return module.with_parameters(dim, table.to_ours(slots, published.__getitem__))
+    return module.with_parameters(dim, table.from_hf(slots, published.__getitem__))
 
 
 @partial(jax.jit, static_argnames="tokens")
@@ -155,7 +155,7 @@ def adamw(goldens: Goldens) -> Iterator[Group]:
     yield Group("grad_norms", np.asarray(norms), data["grad_norms"], *tolerance)
     ours = module.parameters(sana) | parameters
     _, slots = sana_goldens.abstract(sana.config)
-    after = dict(table.to_theirs(slots, lambda path: np.asarray(ours[path])))
+    after = dict(table.to_hf(slots, lambda path: np.asarray(ours[path])))
     golden = data.under("after.")
     for key in golden:
         if after[key].shape != golden[key].shape:

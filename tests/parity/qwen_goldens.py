@@ -23,13 +23,13 @@ def load(config: QwenConfig, weights: Mapping[str, np.ndarray], rows: tuple[tabl
         KeyError: a tensor is missing.
     """
     model, slots = _abstract(config, rows, **options)
-    return module.with_parameters(model, table.to_ours(slots, weights.__getitem__))
+    return module.with_parameters(model, table.from_hf(slots, weights.__getitem__))
 
 
 @cache
-def _abstract(config: QwenConfig, rows: tuple[table.Row, ...], **options) -> tuple[Qwen, dict[str, table.Slot]]:
+def _abstract(config: QwenConfig, rows: tuple[table.Row, ...], **options) -> tuple[Qwen, dict[str, table.TensorMapping]]:
     model = nnx.eval_shape(lambda: Qwen(config, rngs=nnx.Rngs(0), **options))
-    return model, table.slots(rows, module.shapes(model))
+    return model, table.tensor_mappings(rows, module.shapes(model))
 
 
 def inputs_of(config: QwenConfig, ids: np.ndarray, mask: np.ndarray, pixels: np.ndarray | None, grids: list, **options) -> EncoderInputs:

@@ -22,10 +22,10 @@ GUIDANCE_SCALE, FLOW_SHIFT = 7.5, 3.0
 
 
 @cache
-def abstract(config: model.SanaConfig) -> tuple[model.Sana, dict[str, table.Slot]]:
+def abstract(config: model.SanaConfig) -> tuple[model.Sana, dict[str, table.TensorMapping]]:
     """The model without memory and where its published tensors go."""
     sana = nnx.eval_shape(lambda: model.Sana(config, rngs=nnx.Rngs(0)))
-    return sana, table.slots(weights.ROWS, module.shapes(sana))
+    return sana, table.tensor_mappings(weights.ROWS, module.shapes(sana))
 
 
 def load(folder: Goldens | Path, name: str) -> model.Sana:
@@ -35,7 +35,7 @@ def load(folder: Goldens | Path, name: str) -> model.Sana:
     sana, slots = abstract(model.SanaConfig.from_json(goldens / f"{name}.json"))
     published = goldens.tensors(f"{name}.weights.safetensors")
     published.pass_over("pos_embed")  # a buffer of the published class that its forward never reads
-    return module.with_parameters(sana, table.to_ours(slots, published.__getitem__))
+    return module.with_parameters(sana, table.from_hf(slots, published.__getitem__))
 
 
 @jax.jit

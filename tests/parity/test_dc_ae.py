@@ -25,8 +25,8 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 def test_the_golden_weights_go_back_byte_for_byte(goldens):
     published = load_file(goldens / "dc_ae.weights.safetensors")
     model = load(goldens)
-    slots = table.slots(dc_ae.ROWS, module.shapes(model))
-    back = {name: np.asarray(tensor) for name, tensor in table.to_theirs(slots, module.parameters(model).__getitem__)}
+    slots = table.tensor_mappings(dc_ae.ROWS, module.shapes(model))
+    back = {name: np.asarray(tensor) for name, tensor in table.to_hf(slots, module.parameters(model).__getitem__)}
     assert back.keys() == published.keys()
     assert all(back[name].tobytes() == published[name].tobytes() for name in published)
 
@@ -65,9 +65,9 @@ def test_random_sizes_equal_diffusers(size, batch, height, width, seed):
         parameter.add_(0.1 * torch.randn_like(parameter))
     published = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     abstract = nnx.eval_shape(lambda: DCAE(config, rngs=nnx.Rngs(0)))
-    slots = table.slots(dc_ae.ROWS, module.shapes(abstract))
+    slots = table.tensor_mappings(dc_ae.ROWS, module.shapes(abstract))
     assert slots.keys() == published.keys()
-    ours = module.with_parameters(abstract, table.to_ours(slots, published.__getitem__))
+    ours = module.with_parameters(abstract, table.from_hf(slots, published.__getitem__))
 
     rng = np.random.default_rng(seed)
     pixels = rng.uniform(-1, 1, (batch, 3, height * config.factor, width * config.factor)).astype(np.float32)
@@ -77,7 +77,7 @@ def test_random_sizes_equal_diffusers(size, batch, height, width, seed):
     np.testing.assert_allclose(nchw(jax.jit(DCAE.encode)(ours, nhwc(pixels))), encoded, **TOLERANCE)
     np.testing.assert_allclose(nchw(jax.jit(DCAE.decode)(ours, nhwc(latents))), decoded, **TOLERANCE)
 
-    back = dict(table.to_theirs(slots, module.parameters(ours).__getitem__))
+    back = dict(table.to_hf(slots, module.parameters(ours).__getitem__))
     assert all(np.asarray(back[name]).tobytes() == tensor.tobytes() for name, tensor in published.items())
 
 

@@ -111,7 +111,7 @@ def test_saved_folders_go_both_ways(tmp_path, tied):
     ours = load(QwenConfig.from_hf(tmp_path / "config.json"), weights)
     assert ours.config == config
     parameters = module.parameters(ours)
-    back = dict(table.to_theirs(table.slots(ROWS, module.shapes(ours)), lambda path: np.asarray(parameters[path])))
+    back = dict(table.to_hf(table.tensor_mappings(ROWS, module.shapes(ours)), lambda path: np.asarray(parameters[path])))
     assert back.keys() == weights.keys()
     for name, tensor in back.items():
         np.testing.assert_array_equal(tensor, weights[name], err_msg=name)
@@ -125,7 +125,7 @@ def test_published_sizes_equal_transformers_on_the_meta_device(size):
     model.tie_weights()
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     abstract = nnx.eval_shape(lambda: Qwen(config, rngs=nnx.Rngs(0)))
-    assert {name: slot.shape for name, slot in table.slots(NEW_ROWS, module.shapes(abstract)).items()} == expected
+    assert {name: slot.shape for name, slot in table.tensor_mappings(NEW_ROWS, module.shapes(abstract)).items()} == expected
 
 
 def test_bfloat16_is_as_exact_as_in_transformers():

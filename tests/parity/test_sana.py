@@ -52,10 +52,10 @@ def pair(config: SanaConfig, seed: int) -> tuple[SanaTransformer2DModel, Sana]:
     abstract = nnx.eval_shape(lambda: Sana(config, rngs=nnx.Rngs(0)))
     shapes = module.shapes(abstract)
     null = np.zeros(shapes.pop(NULL), np.float32)  # diffusers has none
-    slots = table.slots(weights.DIFFUSERS_ROWS, shapes)
+    slots = table.tensor_mappings(weights.DIFFUSERS_ROWS, shapes)
     assert slots.keys() == published.keys()
-    ours = module.with_parameters(abstract, {**dict(table.to_ours(slots, published.__getitem__)), NULL: null})
-    back = dict(table.to_theirs(slots, module.parameters(ours).__getitem__))
+    ours = module.with_parameters(abstract, {**dict(table.from_hf(slots, published.__getitem__)), NULL: null})
+    back = dict(table.to_hf(slots, module.parameters(ours).__getitem__))
     assert all(np.asarray(back[name]).tobytes() == tensor.tobytes() for name, tensor in published.items())
     return theirs, ours
 
@@ -114,8 +114,8 @@ def test_every_weight_shows_where_the_condition_counts(models):
 def test_the_golden_weights_go_back_byte_for_byte(goldens, name):
     published = load_file(goldens / f"{name}.weights.safetensors")
     model = load(goldens, name)
-    slots = table.slots(weights.ROWS, module.shapes(model))
-    back = {key: np.asarray(tensor) for key, tensor in table.to_theirs(slots, module.parameters(model).__getitem__)}
+    slots = table.tensor_mappings(weights.ROWS, module.shapes(model))
+    back = {key: np.asarray(tensor) for key, tensor in table.to_hf(slots, module.parameters(model).__getitem__)}
     assert back.keys() == published.keys()
     assert all(back[key].tobytes() == published[key].tobytes() for key in published)
 

@@ -16,7 +16,7 @@ from dim_jax.data.builders.statistics import Tally
 from dim_jax.data.pairs import PAIR_SPLITS, SPLITS, Pairs, PairSplit
 from dim_jax.data.sources import Kind
 from dim_jax.data.sources.dim import Dim
-from dim_jax.data.sources.entry import Published
+from dim_jax.data.sources.entry import ExampleDataset
 from dim_jax.data.sources.sharegpt4o import ShareGPT4o
 from dim_jax.data.sources.ultra_edit import UltraEdit as UltraEditFiles
 from dim_jax.errors import InputError
@@ -113,7 +113,7 @@ class Builder(FileReaderBuilder, skip_registration=True):
             return Rows(source, self._kind, split, self._index, **self._optional)
 
         train = open_rows(rows("train"))
-        layout = train.layout if isinstance(train, Published) else train
+        layout = train.layout if isinstance(train, ExampleDataset) else train
         if not isinstance(layout, self.LAYOUT):
             raise InputError(f"{source}: is no folder of {self.name}. Give the one that it was downloaded to, as in docs/data.md.")
         splits = PAIR_SPLITS if isinstance(train, Pairs) and self._kind == "edit" else SPLITS

@@ -21,8 +21,8 @@ from dim_jax.data.pairs import Pairs, PairSplit
 from dim_jax.data.pictures import read_picture
 from dim_jax.data.records import new_records
 from dim_jax.data.sources import Kind, open_source
-from dim_jax.data.sources.entry import Published
-from dim_jax.data.stored import Entry, Stored
+from dim_jax.data.sources.entry import ExampleDataset
+from dim_jax.data.stored import LazyImage, RawExample
 from dim_jax.data.workers import process_pool
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
@@ -77,7 +77,7 @@ def features_of(kind: Kind, *, blueprint: bool, ruled: bool) -> Any:
 
 
 @cache
-def open_rows(rows: Rows) -> Published | Pairs:
+def open_rows(rows: Rows) -> ExampleDataset | Pairs:
     """The rows of a split, opened once in each process.
 
     Raises:
@@ -86,7 +86,7 @@ def open_rows(rows: Rows) -> Published | Pairs:
     if rows.split == "known":
         return Pairs(rows.source, rows.split, rows.kind)
     found = open_source(rows.source, rows.kind, split=rows.split, side=0, index=rows.index)
-    assert isinstance(found, Published | Pairs)
+    assert isinstance(found, ExampleDataset | Pairs)
     return found
 
 
@@ -176,5 +176,5 @@ def _write_noted(shard: tuple[Any, ...]) -> None:
         scratch.write_text(json.dumps(note, ensure_ascii=False), encoding="utf-8")
 
 
-def _pictures(row: Entry) -> dict[str, Stored]:
+def _pictures(row: RawExample) -> dict[str, LazyImage]:
     return {"target": row.target} if row.source is None else {"source": row.source, "target": row.target}

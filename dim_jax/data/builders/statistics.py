@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from dim_jax.data.stored import Entry
+from dim_jax.data.stored import RawExample
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Tally:
     most: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, row: Entry, sizes: dict[str, tuple[int, int]], stored: int) -> "Tally":
+    def of(cls, row: RawExample, sizes: dict[str, tuple[int, int]], stored: int) -> "Tally":
         """A row alone; `sizes` are (width, height) of its pictures in pixels by "source" and "target", `stored` is its record's bytes."""
         one = cls({"rows": 1, "bytes": stored, "texts": len(row.texts), f"rule: {row.rule}": 1})
         for name, texts in (("texts", row.texts), ("blueprint", () if row.blueprint is None else (row.blueprint,))):

@@ -8,7 +8,7 @@ out, since a test pair needs two.
 
 from functools import cache
 
-from dim_jax.data.chance import number
+from dim_jax.data.chance import stable_hash
 from dim_jax.data.emoji import rules, tables
 from dim_jax.data.emoji.names import Emoji
 from dim_jax.data.emoji.render import Drawn
@@ -23,12 +23,12 @@ SEED = 28141  # chosen by counts so that every rule has pairs in the test, and a
 def split_of(emoji: Emoji) -> Split:
     """The split of an emoji; it depends on nothing but the emoji and the tables that tie it to others."""
     unit, share = _unit(emoji)
-    return "test" if number(SEED, unit) < share * 2**64 else "train"
+    return "test" if stable_hash(SEED, unit) < share * 2**64 else "train"
 
 
 def lot(source: Drawn, target: Drawn) -> int:
     """The lot of a pair: a sample of n pairs is the n lowest. It depends on nothing but the pair."""
-    return number(SEED, f"{source.set}/{source.emoji.code}>{target.set}/{target.emoji.code}")
+    return stable_hash(SEED, f"{source.set}/{source.emoji.code}>{target.set}/{target.emoji.code}")
 
 
 def _unit(emoji: Emoji) -> tuple[str, float]:

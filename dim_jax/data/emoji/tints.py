@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from dim_jax.data.blueprint import numbered
-from dim_jax.data.chance import number
+from dim_jax.data.chance import stable_hash
 from dim_jax.data.emoji import tables
 from dim_jax.data.emoji.packages import SETS
 from dim_jax.data.emoji.wording import INSTRUCTIONS, a
@@ -93,12 +93,12 @@ class Tints:
         """Edits by a colour's name among things that have none, by the colours that their set gives hearts, circles, squares and books."""
         for split, count in THINGS.items():
             things = [one for one in self._drawn if one.split == split and _is_thing(one) and len(self._palettes[one.set]) >= SHADES]
-            for thing in sorted(things, key=lambda one: number(SEED, one.key))[:count]:
+            for thing in sorted(things, key=lambda one: stable_hash(SEED, one.key))[:count]:
                 self._recolour(thing)
 
     def _recolour(self, thing: Picture) -> None:
         palette, pixels = self._palettes[thing.set], _pixels(thing)
-        words = sorted(palette, key=lambda word: number(SEED, f"{thing.key}/{word}"))[:SHADES]
+        words = sorted(palette, key=lambda word: stable_hash(SEED, f"{thing.key}/{word}"))[:SHADES]
         places = {word: self._add(thing, word, f"{word} {thing.name}", tinted(pixels, palette[word])) for word in words}
         itself, own = self._add(thing, "itself", thing.name, pixels), main_colours(pixels)[0]
         edits = [(old, new, places[old]) for old, new in permutations(words, 2)]
@@ -118,7 +118,7 @@ class Tints:
                 by_rule[pair.rule].append((pair, texts))
         for rule, count in AGAIN.items():
             for turn in range(count if by_rule[rule] else 0):
-                chance = np.random.default_rng(number(SEED, f"{rule}/{turn}"))
+                chance = np.random.default_rng(stable_hash(SEED, f"{rule}/{turn}"))
                 (pair, texts), colour = by_rule[rule][chance.integers(len(by_rule[rule]))], _unnamed(shades, chance)
                 source, target = (
                     self._add(one, f"{rule}-{turn}", one.name, tinted(_pixels(one), colour))
@@ -141,7 +141,7 @@ class Tints:
     def sheet(self) -> Image.Image:
         """For every rule a few pairs."""
         rows = defaultdict(list)
-        for pair in sorted(self.pairs, key=lambda pair: number(SEED, f"{pair.rule}/{pair.source}>{pair.target}")):
+        for pair in sorted(self.pairs, key=lambda pair: stable_hash(SEED, f"{pair.rule}/{pair.source}>{pair.target}")):
             if len(rows[pair.rule]) < SHOWN:
                 shown = tuple(decoded(self.pictures[place].webp) for place in (pair.source, pair.target))
                 rows[pair.rule].append((shown, pair.instructions[0]))

@@ -18,7 +18,7 @@ import numpy as np
 from dim_jax.data.facts import Countable
 from dim_jax.data.pairs import Pairs, Split
 from dim_jax.data.sources.dim import Dim
-from dim_jax.data.sources.entry import Layout, Published
+from dim_jax.data.sources.entry import ExampleDataset, Layout
 from dim_jax.data.sources.prepared import is_prepared, open_prepared
 from dim_jax.data.sources.sharegpt4o import FILES, ShareGPT4o
 from dim_jax.data.sources.ultra_edit import UltraEdit
@@ -92,7 +92,7 @@ def open_split(path: AnyPath, kind: Kind, split: Split, index: AnyPath) -> Sourc
     layout = _layout(path, kind, index)
     rows, every = np.arange(len(layout)), min(HELD_OUT, len(layout))
     held_out = rows % max(every, 1) == every - 1
-    return Published(layout, rows[held_out if split == "test" or every == 1 else ~held_out])
+    return ExampleDataset(layout, rows[held_out if split == "test" or every == 1 else ~held_out])
 
 
 def _layout(path: AnyPath, kind: Kind, index: AnyPath) -> Layout:

@@ -24,10 +24,10 @@ from rich.console import Console
 
 from dim_jax.data.index_files import open_index, write_index
 from dim_jax.data.sources.rows import Joined, naming
-from dim_jax.data.stored import Stored
+from dim_jax.data.stored import LazyImage
 from dim_jax.errors import InputError, require
 from dim_jax.folders import new_file
-from dim_jax.kept import kept
+from dim_jax.kept import cached_path
 from dim_jax.paths import AnyPath, entries, is_remote, read_if_there, unreadable, within
 
 ARCHIVE = re.compile(r"(?P<name>.+\.(tar|tar\.gz|tgz))(?P<part>\.part.*)?")
@@ -39,15 +39,15 @@ BUFFER, FAR_BUFFER = 2**20, 2**22  # bytes that are read at once; of a bucket, w
 
 
 @dataclass(frozen=True)
-class Files:
+class ImageStore:
     """The pictures of a set by their paths in `folder`; `index` is where `index_archives` wrote."""
 
     folder: AnyPath
     index: AnyPath
 
-    def stored(self, name: str, where: str) -> Stored:
+    def stored(self, name: str, where: str) -> LazyImage:
         """A picture that has not been read; `where` names its row in errors."""
-        return Stored(f"{where}: {name}", partial(self._read, name, where))
+        return LazyImage(f"{where}: {name}", partial(self._read, name, where))
 
     def _read(self, name: str, where: str) -> bytes:
         with naming(where):
@@ -163,7 +163,7 @@ class Archive:
     def _from_points(self) -> Any:
         if not self._points.exists():
             raise InputError(f"{self._points}: there is no such file. Run dim index again (--overwrite).")
-        return self._unpacked(str(kept(self._points)))
+        return self._unpacked(str(cached_path(self._points)))
 
     def _unpacked(self, points: str | None) -> Any:
         require("indexed_gzip", extra="data", what="A compressed archive")

@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from dim_jax.data.sources.archives import Files
+from dim_jax.data.sources.archives import ImageStore
 from dim_jax.data.sources.rows import JsonLines
-from dim_jax.data.stored import Entry
+from dim_jax.data.stored import RawExample
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath, entries
 
@@ -34,20 +34,20 @@ class Dim:
         found = [JsonLines(file) for file in (entries(path, "*.jsonl") if path.is_dir() else [path])]
         self._files = [lines for lines in found if len(lines) and _of_edits(lines) == self._edit]
         self._starts = np.cumsum([0, *(len(lines) for lines in self._files)])
-        self._pictures = Files(path if path.is_dir() else path.parent, index)
+        self._pictures = ImageStore(path if path.is_dir() else path.parent, index)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def entry(self, index: int) -> Entry:
+    def entry(self, index: int) -> RawExample:
         file = int(np.searchsorted(self._starts, index, "right")) - 1
         row = self._files[file][index - int(self._starts[file])]
         text = row.text("prompt", "caption")
         picture = self._pictures.stored(row.text("image_path"), row.where)
         key = f"{self._files[file].path.stem}/{row.fields.get('id', index)}"
         if not self._edit:
-            return Entry(key, (text,), None, None, picture)
-        return Entry(key, (text,), text, picture, self._pictures.stored(row.text(TARGET), row.where))
+            return RawExample(key, (text,), None, None, picture)
+        return RawExample(key, (text,), text, picture, self._pictures.stored(row.text(TARGET), row.where))
 
 
 def _of_edits(lines: JsonLines) -> bool:

@@ -6,9 +6,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from dim_jax.data.facts import Told
+from dim_jax.data.facts import Texts
 from dim_jax.data.pairs import Example
-from dim_jax.data.stored import Entry
+from dim_jax.data.stored import RawExample
 
 
 @runtime_checkable
@@ -17,11 +17,11 @@ class Layout(Protocol):
 
     def __len__(self) -> int: ...
 
-    def entry(self, index: int) -> Entry: ...
+    def entry(self, index: int) -> RawExample: ...
 
 
 @dataclass(frozen=True)
-class Published:
+class ExampleDataset:
     """The examples of some rows of a set; a source (`sources.Source`)."""
 
     layout: Layout
@@ -36,9 +36,9 @@ class Published:
         rule = "caption" if source is None else "edit"
         return Example(source, row.target.picture(), row.rule or rule, row.texts, row.blueprint, row.key)
 
-    def told(self, index: int) -> Told:
+    def row_texts(self, index: int) -> Texts:
         row = self.entry(index)
-        return Told(row.texts, row.blueprint)
+        return Texts(row.texts, row.blueprint)
 
     def size(self, index: int) -> tuple[int, int]:
         row = self.entry(index)
@@ -48,5 +48,5 @@ class Published:
         """The sets name no rules: all rows are alike."""
         return [""] * len(self)
 
-    def entry(self, index: int) -> Entry:
+    def entry(self, index: int) -> RawExample:
         return self.layout.entry(int(self.rows[index]))

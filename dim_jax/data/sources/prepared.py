@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from dim_jax.data.pairs import Split
-from dim_jax.data.sources.entry import Published
-from dim_jax.data.stored import Entry, Stored
+from dim_jax.data.sources.entry import ExampleDataset
+from dim_jax.data.stored import LazyImage, RawExample
 from dim_jax.errors import InputError, require
 from dim_jax.folders import Kind
-from dim_jax.kept import check_room, kept
+from dim_jax.kept import cached_path, check_disk_space
 from dim_jax.paths import AnyPath, entries, resolved
 
 INFO = "dataset_info.json"
@@ -52,8 +52,8 @@ def _versions(folder: AnyPath) -> list[AnyPath]:
 def described(folder: AnyPath) -> Path:
     """The folder of a version as TFDS can open it: of one in a bucket, a copy of what is said of its rows; their files will lie beside."""
     for path in entries(folder, "*.json"):
-        kept(path)
-    return kept(folder / INFO).parent
+        cached_path(path)
+    return cached_path(folder / INFO).parent
 
 
 class Records:
@@ -84,25 +84,25 @@ class Records:
             info = builder.info.splits[split]
             self._files = [folder / name for name in sorted(info.filenames)]
             self._starts = np.cumsum([0, *info.shard_lengths])
-            check_room(self._files)
+            check_disk_space(self._files)
             self._rows = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def entry(self, index: int) -> Entry:
+    def entry(self, index: int) -> RawExample:
         row, where = self._row(index), f"{self._folder}, {self._split}, row {index + 1}"
-        pictures = {name: Stored(f"{where}, {name}", partial(row.__getitem__, name)) for name in ("source", "target") if name in row}
+        pictures = {name: LazyImage(f"{where}, {name}", partial(row.__getitem__, name)) for name in ("source", "target") if name in row}
         try:
             texts = tuple(text.decode() for text in row["texts"])
             blueprint = row["blueprint"].decode() if "blueprint" in row else None
             key, rule = row["key"].decode(), row["rule"].decode() if self.ruled else ""
         except UnicodeDecodeError as error:
             raise InputError(f"{where}: a text is no UTF-8 ({error}). Leave the row out (data.bad_samples).") from error
-        return Entry(key, texts, blueprint, pictures.get("source"), pictures["target"], rule)
+        return RawExample(key, texts, blueprint, pictures.get("source"), pictures["target"], rule)
 
     def _read(self, index: int) -> dict[str, Any]:
-        kept(self._files[int(np.searchsorted(self._starts, index, "right")) - 1])
+        cached_path(self._files[int(np.searchsorted(self._starts, index, "right")) - 1])
         try:
             return self._rows[index]
         except RuntimeError as error:
@@ -115,7 +115,7 @@ class Records:
         return Records, (self._folder, self._split)
 
 
-class Prepared(Published):
+class Prepared(ExampleDataset):
     """The examples of a split; a source."""
 
     def rules(self) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dim_jax.errors import InputError, check_unicode
-from dim_jax.kept import kept
+from dim_jax.kept import cached_path
 from dim_jax.paths import AnyPath, is_remote, open_regular, read_if_there, read_span, size_of, unreadable
 
 BLOCK = 2**24  # bytes that are searched for line ends at once
@@ -36,7 +36,7 @@ class JsonLines:
         start = int(self._ends[index - 1]) + 1 if index else 0
         where = f"{self.path}, line {index + 1}"
         with naming(where):
-            line = read_at(kept(self.path), start, int(self._ends[index]) - start)
+            line = read_at(cached_path(self.path), start, int(self._ends[index]) - start)
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -113,7 +113,7 @@ def _descriptor(path: Path) -> int:
 def _line_ends(path: AnyPath) -> Int[np.ndarray, " lines"]:
     """Place of each line's end: of its line feed, or of the end of the file."""
     found, done = [], 0
-    with open_regular(kept(path)) as file, unreadable(path):
+    with open_regular(cached_path(path)) as file, unreadable(path):
         while block := file.read(BLOCK):
             found.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + done)
             done += len(block)

@@ -9,9 +9,9 @@ Source: huggingface.co/datasets/FreedomIntelligence/ShareGPT-4o-Image.
 
 from typing import Literal
 
-from dim_jax.data.sources.archives import Files
+from dim_jax.data.sources.archives import ImageStore
 from dim_jax.data.sources.rows import JsonArray
-from dim_jax.data.stored import Entry
+from dim_jax.data.stored import RawExample
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath
 
@@ -30,18 +30,18 @@ class ShareGPT4o:
         path = folder / FILES[kind]
         self._edit = kind == "edit"
         self._rows = JsonArray(path) if path.exists() else ()
-        self._pictures = Files(folder, index)
+        self._pictures = ImageStore(folder, index)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def entry(self, index: int) -> Entry:
+    def entry(self, index: int) -> RawExample:
         row = self._rows[index]
         text, target = row.text("input_prompt"), self._pictures.stored(row.text("output_image"), row.where)
         key = f"sharegpt4o/{row.fields['output_image']}"
         if not self._edit:
-            return Entry(key, (text,), None, None, target)
+            return RawExample(key, (text,), None, None, target)
         inputs = row.fields.get("input_image")
         if not (isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], str)):
             raise InputError(f"{row.where}: input_image is {inputs!r}, but must be a list of one path. Mend the row, or remove it.")
-        return Entry(key, (text,), None, self._pictures.stored(inputs[0], row.where), target)
+        return RawExample(key, (text,), None, self._pictures.stored(inputs[0], row.where), target)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dim_jax.data.sources.rows import Joined, naming
-from dim_jax.data.stored import Entry, Stored
+from dim_jax.data.stored import LazyImage, RawExample
 from dim_jax.errors import InputError, require
 from dim_jax.paths import AnyPath, files_below, open_regular
 
@@ -43,7 +43,7 @@ class UltraEdit:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def entry(self, index: int) -> Entry:
+    def entry(self, index: int) -> RawExample:
         file = int(np.searchsorted(self._starts, index, "right")) - 1
         row = index - int(self._starts[file])
         group = int(np.searchsorted(self._groups[file], row, "right")) - 1
@@ -53,8 +53,10 @@ class UltraEdit:
             text = _value(path, group, TEXT, place)
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{where}: {TEXT} is {text!r}, but must be a text. Leave the row out (data.bad_samples).")
-        source, target = (Stored(f"{where}, {column}", partial(_picture, path, group, column, place, where)) for column in (SOURCE, TARGET))
-        return Entry(f"{path.stem}/{row}", (text,), None, source, target)
+        source, target = (
+            LazyImage(f"{where}, {column}", partial(_picture, path, group, column, place, where)) for column in (SOURCE, TARGET)
+        )
+        return RawExample(f"{path.stem}/{row}", (text,), None, source, target)
 
 
 def _group_sizes(path: AnyPath) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dim_jax.data.chance import number
+from dim_jax.data.chance import stable_hash
 from dim_jax.data.measures import PALETTE, main_colours
 from dim_jax.data.pairs import Split
 from dim_jax.data.pictures import cover_crop, open_picture
@@ -121,7 +121,7 @@ def read_pictures(folder: Path) -> list[Ground]:
 
 def of_split(grounds: Sequence[Ground], split: Split) -> list[Ground]:
     """The grounds of one split, by a hash of what they are; at least one of each split."""
-    order = sorted(grounds, key=lambda ground: number(SEED, ground.key))
+    order = sorted(grounds, key=lambda ground: stable_hash(SEED, ground.key))
     held_out = max(1, round(SHARE * len(order)))
     return order[:held_out] if split == "test" else order[held_out:]
 

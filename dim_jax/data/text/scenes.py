@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from dim_jax.data.measures import grown
+from dim_jax.data.measures import max_filter
 from dim_jax.data.pairs import Split
 from dim_jax.data.text.faces import Face, letters
 from dim_jax.data.text.grounds import RGB, Ground, contrast, luminance
@@ -119,7 +119,7 @@ def _ink(face: Face, text: str, size: int, rim: int) -> Image.Image:
     bare = letters(face, text, size)
     if not rim:
         return bare
-    return Image.fromarray(grown(np.pad(np.asarray(bare), rim), rim))
+    return Image.fromarray(max_filter(np.pad(np.asarray(bare), rim), rim))
 
 
 def _overlap(a: Box, b: Box) -> bool:

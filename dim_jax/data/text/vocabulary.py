@@ -3,7 +3,7 @@
 from functools import cache
 from random import Random
 
-from dim_jax.data.chance import number
+from dim_jax.data.chance import stable_hash
 from dim_jax.data.pairs import Split
 
 SEED = 6022  # of what is held out
@@ -35,7 +35,7 @@ WORDS = tuple(SIGNS.split())
 
 def split_of(word: str) -> Split:
     """The split of a word or number, in any case; it depends on nothing but the word."""
-    return "test" if number(SEED, word.lower()) < SHARE * 2**64 else "train"
+    return "test" if stable_hash(SEED, word.lower()) < SHARE * 2**64 else "train"
 
 
 def draw(rng: Random, split: Split, case: int) -> str:

@@ -23,7 +23,7 @@ from dim_jax.training.objectives.autoencoder import AutoencoderObjective
 from dim_jax.training.objectives.cached import CachedPainterObjective, check_cacheable
 from dim_jax.training.objectives.encoder import EncoderObjective
 from dim_jax.training.objectives.painter import PainterObjective
-from dim_jax.training.start import Start
+from dim_jax.training.start import ModelInit
 
 Objective = AutoencoderObjective | EncoderObjective | PainterObjective | CachedPainterObjective
 OBJECTIVES: dict[str, type[AutoencoderObjective] | type[EncoderObjective] | type[PainterObjective]] = {
@@ -53,7 +53,7 @@ def objective_kind(config: Config) -> type[AutoencoderObjective] | type[EncoderO
     return kind
 
 
-def open_objective(config: Config, start: Start, tokenizer: AnyPath | None) -> Objective:
+def open_objective(config: Config, start: ModelInit, tokenizer: AnyPath | None) -> Objective:
     """The objective over the parts of `start`; `tokenizer` is the folder of the encoder's, where there is an encoder.
 
     Raises:

@@ -22,9 +22,9 @@ from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.models import flops
 from dim_jax.models.precision import compute_dtype
-from dim_jax.processes import whole
+from dim_jax.processes import to_host
 from dim_jax.sheets import grid
-from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.sizes import ModelConfig
 
 AT_ONCE = 2**22  # pixels in one program at a run's end: the largest activation takes about 256 bytes of each
 
@@ -39,7 +39,7 @@ class AutoencoderObjective:
     """
 
     config: Config
-    sizes: Sizes
+    sizes: ModelConfig
     processor: Processor | None
 
     PARTS: ClassVar = ("autoencoder",)
@@ -56,7 +56,7 @@ class AutoencoderObjective:
         return nnx.eval_shape(lambda: nnx.Dict(autoencoder=make(nnx.Rngs(0))))
 
     @property
-    def learner(self) -> nnx.Module:
+    def trainable_model(self) -> nnx.Module:
         return self.model
 
     def loss(self, model: Any, batch: PictureBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -81,7 +81,7 @@ class AutoencoderObjective:
         decoded = self._computed(_reconstruct, model, pictures)
         return grid([[one, to_picture(other)] for one, other in zip(pictures, decoded, strict=True)])
 
-    def finished(self, model: Any, examples: Iterable[Example]) -> Sizes:
+    def finished(self, model: Any, examples: Iterable[Example]) -> ModelConfig:
         """The scaling factor is measured: it brings the latents of `examples` to unit variance."""
         config = self.sizes.autoencoder
         assert config is not None
@@ -97,7 +97,7 @@ class AutoencoderObjective:
         size = max(1, AT_ONCE // side**2)
         while batch := list(islice(left, size)):
             pixels = np.stack([autoencoder_pixels(picture, (side, side)) for picture in batch])
-            yield from np.asarray(whole(function(model.autoencoder, jnp.asarray(pixels))))
+            yield from np.asarray(to_host(function(model.autoencoder, jnp.asarray(pixels))))
 
 
 @jax.jit

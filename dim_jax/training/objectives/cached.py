@@ -12,15 +12,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from PIL import Image
 
 from dim_jax.config import Config
-from dim_jax.data.batches import PaintBatch, SeenBatch, SeenReader
+from dim_jax.data.batches import CachedBatch, CachedReader, PaintBatch
 from dim_jax.data.pairs import Example
 from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
-from dim_jax.models.dim import Learner, Seen, loss
+from dim_jax.models.dim import Seen, TrainableModel, loss
 from dim_jax.models.flops import StepFlops
 from dim_jax.models.precision import compute_dtype
 from dim_jax.training.objectives.painter import PainterObjective
-from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.sizes import ModelConfig
 
 CACHED = ("encoder", "autoencoder")  # the parts that a cache stands for
 
@@ -55,7 +55,7 @@ class CachedPainterObjective:
         return self.painter.config
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> ModelConfig:
         return self.painter.sizes
 
     @property
@@ -63,38 +63,38 @@ class CachedPainterObjective:
         return self.painter.processor
 
     @property
-    def reader(self) -> SeenReader:
-        return SeenReader(self.painter.reader)
+    def reader(self) -> CachedReader:
+        return CachedReader(self.painter.reader)
 
     @property
     def model(self) -> nnx.Module:
         return self.painter.model
 
     @cached_property
-    def learner(self) -> nnx.Module:
+    def trainable_model(self) -> nnx.Module:
         config, dtype = self.painter.dim_config, compute_dtype(self.config.model.dtype)
-        return nnx.eval_shape(lambda: Learner(config, dtype=dtype, rngs=nnx.Rngs(0)))
+        return nnx.eval_shape(lambda: TrainableModel(config, dtype=dtype, rngs=nnx.Rngs(0)))
 
-    def loss(self, learner: Any, batch: SeenBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        return loss(learner, seen(batch), key, **self.painter.how).mean(), {}
+    def loss(self, learner: Any, batch: CachedBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        return loss(learner, features(batch), key, **self.painter.loss_options).mean(), {}
 
-    def step_flops(self, batch: SeenBatch) -> StepFlops:
+    def step_flops(self, batch: CachedBatch) -> StepFlops:
         b, h, w, _ = batch.target.shape
-        return self.painter.learner_flops(b, h * w, batch.hidden.shape[1])
+        return self.painter.trainable_flops(b, h * w, batch.hidden.shape[1])
 
-    def abstract_batch(self, batch: PaintBatch) -> SeenBatch:
+    def abstract_batch(self, batch: PaintBatch) -> CachedBatch:
         """Shapes and dtypes of what stands for a batch, its hidden states stored as they are computed."""
-        found = jax.eval_shape(self.painter.seen, self.model, batch)
-        return SeenBatch(found.hidden, None, found.mask, found.target, found.source)
+        found = jax.eval_shape(self.painter.features, self.model, batch)
+        return CachedBatch(found.hidden, None, found.mask, found.target, found.source)
 
     def show(self, model: Any, examples: Sequence[Example]) -> Image.Image:
         return self.painter.show(model, examples)
 
-    def finished(self, model: Any, examples: Iterable[Example]) -> Sizes:
+    def finished(self, model: Any, examples: Iterable[Example]) -> ModelConfig:
         return self.painter.finished(model, examples)
 
 
-def seen(batch: SeenBatch) -> Seen:
+def features(batch: CachedBatch) -> Seen:
     """The hidden states and latents that a batch of a cache stores."""
     hidden: Any = batch.hidden
     if batch.scale is not None:

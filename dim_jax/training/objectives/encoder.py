@@ -19,8 +19,8 @@ from dim_jax.data.processor import Processor
 from dim_jax.models import flops
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.precision import compute_dtype
-from dim_jax.processes import whole
-from dim_jax.weights.sizes import Sizes
+from dim_jax.processes import to_host
+from dim_jax.weights.sizes import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class EncoderObjective:
     """Cross-entropy of the answer's tokens, as the published encoder was trained before it was frozen."""
 
     config: Config
-    sizes: Sizes
+    sizes: ModelConfig
     processor: Processor
 
     PARTS: ClassVar = ("encoder",)
@@ -43,7 +43,7 @@ class EncoderObjective:
         return nnx.eval_shape(lambda: nnx.Dict(encoder=make(nnx.Rngs(0))))
 
     @property
-    def learner(self) -> nnx.Module:
+    def trainable_model(self) -> nnx.Module:
         return self.model
 
     def loss(self, model: Any, batch: AnswerBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -66,17 +66,19 @@ class EncoderObjective:
     def show(self, model: Any, examples: Sequence[Example]) -> str:
         samples = [self.reader.choose(example, np.random.default_rng(0)) for example in examples]
         inputs = self.processor(
-            [sample.prompt for sample in samples], [[sample.seen] for sample in samples if sample.seen], generation_prompt=True
+            [sample.prompt for sample in samples],
+            [[sample.source_image] for sample in samples if sample.source_image],
+            generation_prompt=True,
         )
         tokenizer = self.processor.tokenizer
         settings = GenerationSettings(max_new_tokens=256, stop_tokens=(tokenizer.ids[IM_END],), pad_token=tokenizer.pad_id)
         written = generate(model.encoder, inputs, settings)
         rows = []
-        tokens, lengths = (np.asarray(whole(array)) for array in written)
+        tokens, lengths = (np.asarray(to_host(array)) for array in written)
         for example, sample, new, length in zip(examples, samples, tokens, lengths, strict=True):
             text = tokenizer.decode(new[:length].tolist())
             rows.append(f"## {example.key}\n\n{sample.prompt}\n\nwritten: {text}\n\nwanted: {sample.answer}\n")
         return "\n".join(rows)
 
-    def finished(self, model: Any, examples: Iterable[Example]) -> Sizes:
+    def finished(self, model: Any, examples: Iterable[Example]) -> ModelConfig:
         return self.sizes

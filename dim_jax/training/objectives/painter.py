@@ -19,10 +19,10 @@ from dim_jax.data.processor import Processor
 from dim_jax.models import flops
 from dim_jax.models.dim import Dim, DimConfig, Seen, loss
 from dim_jax.models.precision import compute_dtype
-from dim_jax.painter import Painter, Request, Source
+from dim_jax.painter import Request, Sampler, Source
 from dim_jax.settings import IN_FILE, Settings
 from dim_jax.sheets import grid, labelled
-from dim_jax.weights.sizes import Sizes
+from dim_jax.weights.sizes import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PainterObjective:
     """Flow matching (`models.dim.loss`), text to image or edits."""
 
     config: Config
-    sizes: Sizes
+    sizes: ModelConfig
     processor: Processor
 
     PARTS: ClassVar = ("encoder", "connector", "sana", "autoencoder")
@@ -55,11 +55,11 @@ class PainterObjective:
         return nnx.eval_shape(lambda: Dim(config, dtype=compute_dtype(self.config.model.dtype), rngs=nnx.Rngs(0)))
 
     @property
-    def learner(self) -> nnx.Module:
+    def trainable_model(self) -> nnx.Module:
         return self.model
 
     @property
-    def how(self) -> dict[str, Any]:
+    def loss_options(self) -> dict[str, Any]:
         """The options of `models.dim.loss`."""
         flow = self.config.flow
         return {
@@ -67,24 +67,24 @@ class PainterObjective:
             "source_dropout": flow.source_dropout, "remat": self.config.model.remat,
         }  # fmt: skip
 
-    def seen(self, model: Any, batch: PaintBatch) -> Seen:
+    def features(self, model: Any, batch: PaintBatch) -> Seen:
         """What the frozen parts make of a batch."""
         target, source = (None if samples is None else signed_pixels(samples) for samples in (batch.target, batch.source))
         return model.seen(batch.inputs, target, source)
 
     def loss(self, learner: Any, batch: PaintBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        return loss(learner, self.seen(learner, batch), key, **self.how).mean(), {}
+        return loss(learner, self.features(learner, batch), key, **self.loss_options).mean(), {}
 
     def step_flops(self, batch: PaintBatch) -> flops.StepFlops:
         encoder, autoencoder = self.dim_config.encoder, self.dim_config.autoencoder
         b, h, w, _ = batch.target.shape
         pictures = b if batch.source is None else 2 * b
         frozen = {"encoder": flops.encoder(encoder, batch.inputs), "autoencoder": flops.dc_ae_encoder(autoencoder, pictures, h, w)}
-        rest = self.learner_flops(b, h * w // autoencoder.factor**2, batch.inputs.input_ids.shape[1])
+        rest = self.trainable_flops(b, h * w // autoencoder.factor**2, batch.inputs.input_ids.shape[1])
         parts = {part: work.step(learns=part in self.config.trainable) for part, work in frozen.items()}
         return flops.StepFlops({**parts, **rest.parts}, rest.recomputed)
 
-    def learner_flops(self, b: int, latents: int, tokens: int) -> flops.StepFlops:
+    def trainable_flops(self, b: int, latents: int, tokens: int) -> flops.StepFlops:
         """What connector and SANA compute of a step, on `b` rows of so many latent tokens and tokens of the turn."""
         encoder, sana = self.dim_config.encoder, self.dim_config.sana
         t, learns = min(tokens, sana.condition_length), set(self.config.trainable)
@@ -100,15 +100,19 @@ class PainterObjective:
         settings = Settings(**how, resolution=self.config.data.resolution)
         samples = [self.reader.choose(example, np.random.default_rng(0)) for example in examples]
         size = (self.config.data.resolution,) * 2
-        sources = [None if sample.seen is None else Source(sample.seen) for sample in samples]
+        sources = [None if sample.source_image is None else Source(sample.source_image) for sample in samples]
         requests = [Request(sample.prompt, seed, size, source) for seed, (sample, source) in enumerate(zip(samples, sources, strict=True))]
-        painter = Painter(model, self.processor, "training")
+        painter = Sampler(model, self.processor, "training")
         painted = {i: one.picture for i, one in painter.paint(requests, settings)}
         rows = [
-            labelled([cover_crop(one, size) for one in (sample.seen, painted[i], sample.target) if one is not None], sample.prompt, zoom=2)
+            labelled(
+                [cover_crop(one, size) for one in (sample.source_image, painted[i], sample.target) if one is not None],
+                sample.prompt,
+                zoom=2,
+            )
             for i, sample in enumerate(samples)
         ]
         return grid([[row] for row in rows])
 
-    def finished(self, model: Any, examples: Iterable[Example]) -> Sizes:
+    def finished(self, model: Any, examples: Iterable[Example]) -> ModelConfig:
         return self.sizes
