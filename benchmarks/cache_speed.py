@@ -24,7 +24,7 @@ from dim_jax.data.cache import bytes_of, store
 from dim_jax.data.inputs import EncoderInputs, encoder_inputs
 from dim_jax.data.pictures import signed_pixels
 from dim_jax.models.dc_ae_config import DCAEConfig
-from dim_jax.models.dim import Dim, DimConfig, Seen, TrainableModel, loss
+from dim_jax.models.dim import Dim, DimConfig, Features, TrainableModel, loss
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import KEPT
@@ -104,15 +104,15 @@ def main() -> None:
     cached = (np.stack([one.hidden for one in stored]), scale, np.arange(length) < np.full((args.batch, 1), tokens), *latents)
     sample = bytes_of(tokens, hidden.shape[2], args.storage) + latents[:, 0].nbytes
 
-    def seen_online(frozen: dict[str, Any], params: dict[str, Any], batch: Any) -> tuple[Any, Seen]:
+    def features_online(frozen: dict[str, Any], params: dict[str, Any], batch: Any) -> tuple[Any, Features]:
         model = with_parameters(dim, params | frozen)
         read, target, source = batch
-        return model, model.seen(read, signed_pixels(target), signed_pixels(source))
+        return model, model.encode_batch(read, signed_pixels(target), signed_pixels(source))
 
-    def seen_cached(frozen: dict[str, Any], params: dict[str, Any], batch: Any) -> tuple[Any, Seen]:
+    def features_cached(frozen: dict[str, Any], params: dict[str, Any], batch: Any) -> tuple[Any, Features]:
         found, scale, mask, target, source = batch
         found = found if scale is None else found.astype(jnp.float32) * scale[:, None]
-        return with_parameters(learner, params | frozen), Seen(found, mask, target, source)
+        return with_parameters(learner, params | frozen), Features(found, mask, target, source)
 
     optimizer = optim.adamw(2e-5, weight_decay=0.01, clip_global_norm=1.0)
 
@@ -135,7 +135,7 @@ def main() -> None:
     state = (params, jax.tree.map(jnp.copy, params), optimizer.init(params))
     frozen = {path: leaf for path, leaf in parameters(dim).items() if path not in params}
     for name, see, batch, still in (
-        ("cached", seen_cached, cached, {}), ("online", seen_online, (inputs, *pictures), frozen),
+        ("cached", features_cached, cached, {}), ("online", features_online, (inputs, *pictures), frozen),
     ):  # fmt: skip
         if args.only not in (None, name):
             continue

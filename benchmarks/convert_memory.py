@@ -24,7 +24,7 @@ from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.weights.files import DTYPES, Info, SafetensorsFile, SafetensorsWriter, make_header
 from dim_jax.weights.formats import DIM, NVLABS
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.table import tensor_mappings
 
 GIB = 2**30

@@ -65,7 +65,7 @@ def run_jax(args: argparse.Namespace) -> None:
     from dim_jax.models.dim import Dim, DimConfig
     from dim_jax.models.qwen import QwenConfig
     from dim_jax.models.sana_config import SanaConfig
-    from dim_jax.painter import LENGTHS
+    from dim_jax.sampling import LENGTHS
 
     config = DimConfig.dim_4_6b(edit=True)
     if args.tiny:

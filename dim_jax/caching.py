@@ -29,25 +29,25 @@ from dim_jax.console import open_console
 from dim_jax.data import cache
 from dim_jax.data.batches import PaintReader, PictureBatch, buckets
 from dim_jax.data.cache import Layout, Storage, bad_record, row_records, store, write_shard
+from dim_jax.data.chunks import Chunk, ChunkLoader, LoadedChunk, chunks
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pictures import signed_pixels
-from dim_jax.data.pieces import Chunk, ChunkLoader, LoadedChunk, chunks
 from dim_jax.data.pipeline import MixtureComponent, batches, evenly, make_plan
 from dim_jax.data.plan import Component
+from dim_jax.disk import check_space, format_bytes
 from dim_jax.errors import InputError
 from dim_jax.models.connector import select_user_turn
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.paths import AnyPath
 from dim_jax.sharding import Sharding, make_global_array
-from dim_jax.space import check_space, format_bytes
 from dim_jax.training.exporting import make_tokenizer
 from dim_jax.training.fingerprint import begin_cache, fingerprint
+from dim_jax.training.model_init import ModelInit, open_data
 from dim_jax.training.objectives import objective_kind, open_objective
 from dim_jax.training.objectives.cached import CACHED, check_cacheable
 from dim_jax.training.objectives.painter import PainterObjective
-from dim_jax.training.start import ModelInit, open_data
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 
 SAMPLED = 1000  # rows of each part whose texts are counted for the estimate
 SHARD = 2**32  # bytes
@@ -110,8 +110,8 @@ def main(
         mine = [shard for shard in missing if shard % jax.process_count() == jax.process_index()]
         todo += [(layout, shard, chunks(number, component, layout, shard, size)) for shard in mine]
         console.out(
-            f"{part.name}: {layout.rows:,} rows, about {format_bytes(one)} each: {format_bytes(one * layout.rows)} in {layout.shards} shards; "
-            f"{len(missing)} shards ({format_bytes(sum(left))}) are missing",
+            f"{part.name}: {layout.rows:,} rows, about {format_bytes(one)} each: {format_bytes(one * layout.rows)} in {layout.shards} "
+            f"shards; {len(missing)} shards ({format_bytes(sum(left))}) are missing",
             highlight=False,
         )  # fmt: skip
     processes.barrier("what is missing of the cache")  # before anybody writes any of it

@@ -1,7 +1,7 @@
 """Paths that a user names: of this machine, or of Google Cloud Storage (gs://BUCKET/...), with the same methods.
 
 Local ones are pathlib's, those of a bucket epath's (of etils), which reaches it through gcsfs. What needs a file of this machine (a mapped
-one, a library that opens it itself) takes `local` for the life of a process, or a copy that stays (dim_jax/kept.py); whole outputs are
+one, a library that opens it itself) takes `local` for the life of a process, or a copy that stays (`local_cache`); whole outputs are
 written by `dim_jax.folders`.
 """
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from dim_jax.data.buckets import aspect_buckets, nearest_bucket
 from dim_jax.data.pictures import as_rgb
+from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
-from dim_jax.painter import Request, Sampler, Source, check_edits
-from dim_jax.painting import EditResult
 from dim_jax.paths import AnyPath
+from dim_jax.sampling import Request, Sampler, Source, check_edits
 from dim_jax.settings import Settings
 
 
@@ -30,7 +30,7 @@ class EditPipeline:
 
     @classmethod
     def from_pretrained(cls, path: str | AnyPath, **kwargs) -> "EditPipeline":
-        """See `Painter.from_pretrained`."""
+        """See `Sampler.from_pretrained`."""
         return cls(Sampler.from_pretrained(path, edits=True, **kwargs))
 
     def __call__(
@@ -46,7 +46,7 @@ class EditPipeline:
         depend on the rest of its batch. A `Source` with latents keeps its size; to edit a painting further, `EditSession` gives them.
 
         Raises:
-            InputError: the numbers of prompts, pictures and seeds differ, or as in `Painter.paint`.
+            InputError: the numbers of prompts, pictures and seeds differ, or as in `Sampler.paint`.
         """
         seeds = [0] * len(prompts) if seeds is None else seeds
         return _in_order(self.stream(prompts, pictures, seeds=seeds, settings=settings or self.painter.settings, progress=progress))
@@ -85,7 +85,7 @@ class GeneratePipeline:
 
     @classmethod
     def from_pretrained(cls, path: str | AnyPath, **kwargs) -> "GeneratePipeline":
-        """See `Painter.from_pretrained`."""
+        """See `Sampler.from_pretrained`."""
         return cls(Sampler.from_pretrained(path, **kwargs))
 
     def __call__(
@@ -99,7 +99,7 @@ class GeneratePipeline:
         """One painting per prompt; by default every seed is 0 and the settings are the painter's own.
 
         Raises:
-            InputError: the numbers of prompts and seeds differ, or as in `Painter.paint`.
+            InputError: the numbers of prompts and seeds differ, or as in `Sampler.paint`.
         """
         seeds = [0] * len(prompts) if seeds is None else seeds
         _same_number(prompts=prompts, seeds=seeds)

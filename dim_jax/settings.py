@@ -57,7 +57,7 @@ class Settings:
 
 def read_settings(path: Path | None) -> Settings:
     """The settings in a checkpoint's settings.json: any of the keys of `IN_FILE`; the published defaults for the others, and
-    where there is no such file (None). `blueprint_from` may stand there as well (`read_asked`).
+    where there is no such file (None). `blueprint_from` may stand there as well (`read_prompt_mode`).
 
     Raises:
         InputError: the file is damaged, or a key is unknown or has a value that it cannot take.

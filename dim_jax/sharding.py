@@ -28,7 +28,7 @@ from dim_jax.config import Config
 from dim_jax.data.batches import ROW_AXES
 from dim_jax.errors import InputError
 from dim_jax.models.layers import BATCH_AXES
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.table import Shape
 
 MESH_AXES = (*BATCH_AXES, "tensor")
@@ -128,7 +128,7 @@ class Sharding:
 
     @classmethod
     def open(cls, config: Config, sizes: ModelConfig, devices: Sequence[Any] | None = None) -> "Sharding":
-        """What `config.sharding` makes of `devices` (default: all there are), once it is known to fit (`fitting_mesh`).
+        """What `config.sharding` makes of `devices` (default: all there are), once it is known to fit (`validate_mesh`).
 
         The axes are of type Auto: the step is written for one device, and the compiler derives from the shardings of parameters and
         batch how everything else lies and where to communicate. (Explicit axes would put shardings into the types of every reshape and

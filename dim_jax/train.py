@@ -26,17 +26,17 @@ from dim_jax.errors import InputError
 from dim_jax.models.module import with_parameters
 from dim_jax.paths import AnyPath, as_path
 from dim_jax.sharding import Sharding
+from dim_jax.training.config_guard import same_config
 from dim_jax.training.exporting import MEASURED, make_tokenizer, write_model, write_sheet
 from dim_jax.training.fingerprint import cached_parts, fingerprint
 from dim_jax.training.log import MetricWriter
+from dim_jax.training.metrics_buffer import MetricsBuffer
+from dim_jax.training.model_init import ModelInit, open_data
 from dim_jax.training.objectives import objective_kind, open_objective
 from dim_jax.training.objectives.cached import CachedPainterObjective
 from dim_jax.training.profiling import Profile
 from dim_jax.training.progress import Speed
-from dim_jax.training.recent import MetricsBuffer
 from dim_jax.training.resume import latest_step, training_states
-from dim_jax.training.same_config import same_config
-from dim_jax.training.start import ModelInit, open_data
 from dim_jax.training.step import State, make_step
 from dim_jax.training.supervision import STOPPED, Termination, Watchdog
 

@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the checkpoint, the tests' shared painter is taken for it."""
-    from dim_jax.painter import Sampler
+    from dim_jax.sampling import Sampler
     from tests.painter_fixtures import painter
 
     shared = painter()  # made before the patch, which it would call

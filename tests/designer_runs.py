@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dim_jax.designer.choice import Choice
 from dim_jax.designer.journal import Journal
-from dim_jax.designer.pace import Limits
+from dim_jax.designer.limits import Limits
 from dim_jax.designer.runner import Job, Report, run
 from tests.chat_server import ChatServer
 from tests.painter_fixtures import picture

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dim_jax.cli.main import main
-from dim_jax.painter import Sampler
+from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
 
 HERE = Path(__file__).parent

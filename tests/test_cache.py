@@ -27,9 +27,9 @@ from dim_jax.errors import InputError
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.paths import AnyPath, as_path, files_below, upload
 from dim_jax.training.fingerprint import cached_parts, fingerprint
+from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives import objective_kind, open_objective
 from dim_jax.training.objectives.cached import CachedPainterObjective
-from dim_jax.training.start import ModelInit
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.files import SafetensorsFile
 from tests.painter_fixtures import dim, tiny_checkpoint

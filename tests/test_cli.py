@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dim_jax.edit_result import read_metadata, sheet
 from dim_jax.errors import InputError
-from dim_jax.painter import Sampler
-from dim_jax.painting import read_metadata, sheet
 from dim_jax.pipeline import EditPipeline
+from dim_jax.sampling import Sampler
 from dim_jax.session import EditSession
 from tests.painter_fixtures import (
     QUICK,
@@ -173,7 +173,7 @@ def test_ctrl_c_is_one_line(monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dim_jax.painting.check_output", interrupt)
+    monkeypatch.setattr("dim_jax.edit_result.check_output", interrupt)
     assert dim(*generate()) == (130, "stopped by Ctrl-C\n")
 
 

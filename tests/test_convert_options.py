@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from dim_jax import checkpoint
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
-from dim_jax.painter import Sampler
+from dim_jax.sampling import Sampler
 from dim_jax.weights.convert import assemble, open_weights
 from dim_jax.weights.shards import parse_size
 from tests.painter_fixtures import dim, one_error, painter, tiny_checkpoint

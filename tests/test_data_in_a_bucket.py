@@ -10,9 +10,9 @@ import pytest
 
 from dim_jax.data.builders import build
 from dim_jax.data.chat import ChatTokenizer
-from dim_jax.data.facts import COLUMNS, RowCounter, RowStats, read_facts
 from dim_jax.data.indexing import index_source
 from dim_jax.data.pairs import SPLITS
+from dim_jax.data.row_stats import COLUMNS, RowCounter, RowStats, read_facts
 from dim_jax.data.sources import Kind, archives, kinds_of, open_source
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath, as_path, entries, upload

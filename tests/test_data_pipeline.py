@@ -21,7 +21,7 @@ from dim_jax.data.processor import Processor
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.errors import InputError
 from dim_jax.models.qwen import QwenConfig
-from dim_jax.training.start import open_data
+from dim_jax.training.model_init import open_data
 
 TOKENIZER = Path(__file__).parent / "tiny_tokenizer"
 LENGTHS = (320,)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dim_jax.data.blueprint import numbered
 from dim_jax.designer.local import LocalDesigner
-from dim_jax.painting import read_metadata
+from dim_jax.edit_result import read_metadata
 from dim_jax.pipeline import EditPipeline
 from dim_jax.settings import Settings
 from tests.chat_server import ChatServer, good, status

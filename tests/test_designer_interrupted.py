@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from dim_jax.designer.choice import Choice
 from dim_jax.designer.journal import Journal
-from dim_jax.designer.pace import Limits
+from dim_jax.designer.limits import Limits
 from dim_jax.designer.runner import Job, run
 url, number = sys.argv[1], int(sys.argv[2])
 jobs = (Job((Path("a.png"),), f"Edit number {i}.", {"id": str(i)}) for i in range(number))

@@ -138,7 +138,9 @@ def test_a_dropped_source_is_none(dim):
     config, real = dim.config.encoder, np.ones_like(ids, bool)
     inputs = encoder_inputs(ids, real, real, [], [], image_token_id=config.image_token_id, layout=config.vision.layout)
     how = partial(loss, flow_shift=1.0, draw="uniform", condition_dropout=0.0)
-    found = jax.jit(lambda dim, source, share: how(dim, dim.seen(inputs, target, source), key, source_dropout=share), static_argnums=2)
+    found = jax.jit(
+        lambda dim, source, share: how(dim, dim.encode_batch(inputs, target, source), key, source_dropout=share), static_argnums=2
+    )
     target, source, key = normal(2, 16, 24, 3), normal(2, 16, 24, 3, seed=1), jax.random.key(0)
     kept, dropped = (np.asarray(found(dim, source, share)) for share in (0.0, 1.0))
     np.testing.assert_allclose(dropped, found(dim, None, 0.0), rtol=1e-6)

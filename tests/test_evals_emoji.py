@@ -13,12 +13,12 @@ from PIL import Image
 from rich.console import Console
 
 from dim_jax.data.pairs import Example
+from dim_jax.edit_result import EditResult, read_metadata
 from dim_jax.errors import InputError
 from dim_jax.evals import emoji
 from dim_jax.evals.pictures import digest
-from dim_jax.painter import Sampler
-from dim_jax.painting import EditResult, read_metadata
 from dim_jax.pipeline import EditPipeline
+from dim_jax.sampling import Sampler
 from tests.painter_fixtures import QUICK, dim, one_error, painter, picture, tiny_checkpoint
 
 

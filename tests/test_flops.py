@@ -23,9 +23,9 @@ from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.qwen_vision import windowed
 from dim_jax.models.sana import KEPT, Sana
 from dim_jax.models.sana_config import SanaConfig
+from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives.painter import PainterObjective
-from dim_jax.training.start import ModelInit
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 from tests.test_train import CONFIGS
 
 ROWS, TOKENS, GRID, PATCHES = 2, 128, (8, 16), 128

@@ -74,13 +74,13 @@ ON_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from tests.test_fused import CASES
-from dim_jax.models.layers import ROWS_OVER
+from dim_jax.models.layers import BATCH_AXES
 for operation, arguments in (CASES[0], CASES[4]):
     arguments = jnp.concatenate([arguments[0]] * 4), *arguments[1:]  # 8 rows
     gradients = lambda *a: jax.grad(lambda *a: (operation("interpret", *a) ** 2).sum(), tuple(range(len(a))))(*a)
     expected = jax.jit(gradients)(*arguments)
-    mesh = Mesh(np.array(jax.devices()).reshape(1, 2, 4, 1), (*ROWS_OVER, "tensor"), axis_types=(AxisType.Auto,) * 4)
-    spread = jax.device_put(arguments[0], NamedSharding(mesh, P(ROWS_OVER)))
+    mesh = Mesh(np.array(jax.devices()).reshape(1, 2, 4, 1), (*BATCH_AXES, "tensor"), axis_types=(AxisType.Auto,) * 4)
+    spread = jax.device_put(arguments[0], NamedSharding(mesh, P(BATCH_AXES)))
     with jax.set_mesh(mesh):
         found = jax.jit(gradients)(spread, *arguments[1:])
     assert len(found[0].sharding.device_set) == 8 and not found[0].sharding.is_fully_replicated, found[0].sharding

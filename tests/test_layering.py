@@ -11,13 +11,13 @@ RANKS = {
     "dim_jax.errors": -3,
     "dim_jax": 0,  # the version
     "dim_jax.paths": -2,
-    "dim_jax.space": -1,
+    "dim_jax.disk": -1,
     "dim_jax.chips": 0,
     "dim_jax.console": 0,
     "dim_jax.locks": -1,
     "dim_jax.rng": 0,
     "dim_jax.folders": 0,
-    "dim_jax.kept": 1,
+    "dim_jax.local_cache": 1,
     "dim_jax.bundled": 1,
     "dim_jax.processes": 1,
     "dim_jax.sheets": 1,
@@ -31,10 +31,10 @@ RANKS = {
     "dim_jax.checkpoint": 4,  # our own format; the published ones convert to it and from it
     "dim_jax.weights": 5,
     "dim_jax.sharding": 6,
-    "dim_jax.painting": 6,
+    "dim_jax.edit_result": 6,
     "dim_jax.compositing": 6,
     "dim_jax.settings": 6,
-    "dim_jax.painter": 7,
+    "dim_jax.sampling": 7,
     "dim_jax.pipeline": 8,
     "dim_jax.designer.local": 8,  # runs an encoder, which it may share with a painter
     "dim_jax.session": 9,

@@ -20,11 +20,11 @@ from dim_jax import processes
 from dim_jax.config import read_config
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.sharding import Sharding
+from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives.autoencoder import AutoencoderObjective
 from dim_jax.training.resume import training_states
-from dim_jax.training.start import ModelInit
 from dim_jax.training.step import make_step
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 from tests.test_several import ROOT, several
 
 GIB = 2**30

@@ -7,7 +7,7 @@ import numpy as np
 from dim_jax.bundled import bundled_checkpoint
 from dim_jax.data.pictures import open_picture
 from dim_jax.designer.blueprint import parse
-from dim_jax.painting import read_metadata
+from dim_jax.edit_result import read_metadata
 from dim_jax.pipeline import EditPipeline
 from tests.painter_fixtures import dim
 

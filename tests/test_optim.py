@@ -10,7 +10,7 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import SanaConfig
 from dim_jax.training import optim
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 
 
 def test_five_steps_equal_torch():

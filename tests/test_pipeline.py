@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dim_jax import painter as module
+from dim_jax import sampling as module
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters
-from dim_jax.painter import Sampler, Source
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
+from dim_jax.sampling import Sampler, Source
 from dim_jax.settings import Settings
 from dim_jax.weights.convert import convert
 from tests.painter_fixtures import HERE, QUICK, largest_difference, painter, picture, tiny_checkpoint

@@ -12,7 +12,7 @@ from flax import nnx
 
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.models.dc_ae_config import DCAEConfig
-from dim_jax.models.dim import Dim, DimConfig, Seen, loss
+from dim_jax.models.dim import Dim, DimConfig, Features, loss
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
@@ -58,7 +58,7 @@ def test_every_product_of_float32_numbers_is_exact(dtype):
     def step(model: Dim, hidden: Any, target: Any) -> Any:
 
         return loss(
-            model, Seen(hidden, mask, target, target), jax.random.key(0), flow_shift=3.0, draw="uniform", condition_dropout=0.1
+            model, Features(hidden, mask, target, target), jax.random.key(0), flow_shift=3.0, draw="uniform", condition_dropout=0.1
         ).mean()
 
     assert not inexact(lambda model, x: model.autoencoder.encode(x), model, pixels)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from dim_jax.data import plan
 from dim_jax.rng import NULL_ROWS, key_seed, stream
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 
 PARTS = ("encoder", "connector", "sana", "autoencoder")
 STEPS = 60

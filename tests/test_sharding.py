@@ -28,11 +28,11 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.sharding import Sharding, logical_axes, make_global_array, validate_mesh
+from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives.painter import PainterObjective
 from dim_jax.training.resume import training_states
-from dim_jax.training.start import ModelInit
 from dim_jax.training.step import State, make_step
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 from tests.test_train import SMALL
 
 ROOT = Path(__file__).parents[1]

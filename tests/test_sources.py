@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from dim_jax.data.chat import ChatTokenizer
-from dim_jax.data.facts import RowCounter, read_facts, write_facts
 from dim_jax.data.indexing import index_source
 from dim_jax.data.pipeline import open_mixture
+from dim_jax.data.row_stats import RowCounter, read_facts, write_facts
 from dim_jax.data.sources import Source, archives, kinds_of, open_source
 from dim_jax.errors import InputError
 from tests.painter_fixtures import dim, one_error, picture
@@ -366,7 +366,7 @@ def test_an_index_of_something_else(edits, tmp_path):
 
 
 def test_counting_goes_on_where_it_stopped(edits, monkeypatch):
-    monkeypatch.setattr("dim_jax.data.facts.CHUNK", 4)
+    monkeypatch.setattr("dim_jax.data.row_stats.CHUNK", 4)
     extract(edits, files("image/{}.png"))
     source, path = train(edits), edits / "index/edit.npz"
     (edits / "image/12.png").rename(edits / "image/away.png")

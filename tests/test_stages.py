@@ -23,7 +23,7 @@ from dim_jax.training.objectives import objective_kind
 from dim_jax.training.objectives.painter import PainterObjective
 from dim_jax.training.step import Step, make_step
 from dim_jax.weights.convert import open_weights
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 from tests.painter_fixtures import dim, one_error, picture, tiny_checkpoint
 from tests.test_sources import ROWS, dim_edit, extract, files, image, png, ultra_edit
 from tests.test_train import CONFIGS, log

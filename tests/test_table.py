@@ -12,7 +12,7 @@ from dim_jax.models.sana_config import SanaConfig
 from dim_jax.weights import table
 from dim_jax.weights.arrays import contiguous, copy_into, is_finite, same_bits
 from dim_jax.weights.formats import DIM, FORMATS, NULL_TABLE
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.table import CONV, DEPTHWISE, LINEAR, PATCH_3D, POINTWISE, SAME, Row, Transform, from_hf, tensor_mappings, to_hf
 
 TINY = ModelConfig(QwenConfig.tiny(), SanaConfig(16, 8, 64, 3, 2, 32, 40, 7), DCAEConfig.tiny())

@@ -22,7 +22,7 @@ from dim_jax.pipeline import EditPipeline
 from dim_jax.training.objectives import autoencoder
 from dim_jax.training.objectives.autoencoder import AutoencoderObjective
 from dim_jax.weights.convert import open_weights
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 from tests.painter_fixtures import dim, one_error, picture
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -31,9 +31,9 @@ from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
 from dim_jax.models.flops import StepFlops
 from dim_jax.sharding import Sharding
+from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives import Objective, objective_kind, open_objective
 from dim_jax.training.objectives.cached import CachedPainterObjective
-from dim_jax.training.start import ModelInit
 from dim_jax.training.step import Step, make_step
 
 Say = Callable[[str], Any]

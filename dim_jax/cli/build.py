@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dim_jax.cli.asks import DesignerOptions, with_asks
+from dim_jax.cli.designer_options import DesignerOptions, with_asks
 from dim_jax.console import open_console
 from dim_jax.errors import require
 
@@ -117,13 +117,13 @@ def _check_stage(until: str, stages: Sequence[str]) -> None:
 
 
 def _asking(asks: DesignerOptions):
-    from dim_jax.construction.asking import StageRunner
+    from dim_jax.construction.stage_runner import StageRunner
 
     return StageRunner(asks.limits(), asks.retry_failed, console.is_terminal, lambda line: typer.echo(line, err=True))
 
 
 def _writer(spelling: str | None, asks: DesignerOptions):
-    from dim_jax.construction.asking import DesignerFactory
+    from dim_jax.construction.stage_runner import DesignerFactory
     from dim_jax.designer.choice import Choice
 
     if spelling is None:

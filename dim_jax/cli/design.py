@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dim_jax.cli.asks import DesignerOptions, with_asks
+from dim_jax.cli.designer_options import DesignerOptions, with_asks
 from dim_jax.console import open_console
 
 console = open_console()

@@ -18,8 +18,8 @@ from dim_jax.cli.paint import Checkpoint, Dtype, Overwrite, Precision, edit, gen
 from dim_jax.cli.train import cache, compile_step, index, require_training, train
 from dim_jax.cli.verify import verify
 from dim_jax.console import open_console
+from dim_jax.disk import may_be_made
 from dim_jax.errors import InputError
-from dim_jax.space import may_be_made
 
 app = Commands(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
 evaluate = Commands(no_args_is_help=True, help="Measure a painter on a benchmark.")

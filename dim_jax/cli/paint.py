@@ -135,7 +135,7 @@ def edit(
     how: SamplingOptions,
 ) -> None:
     """Edit a picture as the prompt says, and the result as each --then says."""
-    from dim_jax import painting
+    from dim_jax import edit_result
     from dim_jax.data.pictures import open_picture
     from dim_jax.designer.choice import Choice
     from dim_jax.designer.design import blueprint as written
@@ -155,7 +155,7 @@ def edit(
     result = as_path(output)
     sheet_path, paths = result.with_suffix(".sheet.png"), [result.with_suffix(f".{n}.png") for n in range(1, len(prompts) + 1) if rounds]
     for path in [result, *([sheet_path] if sheet else []), *paths]:
-        painting.check_output(path, overwrite=how.overwrite)
+        edit_result.check_output(path, overwrite=how.overwrite)
     file = local(as_path(image))
     picture = open_picture(file)
     text = read_text(blueprint) if blueprint else prompts[0]
@@ -189,7 +189,7 @@ def edit(
             painted.save(paths[number], overwrite=how.overwrite)
     session.rounds[-1].save(result, overwrite=how.overwrite)
     if sheet:
-        painting.save_sheet(session.rounds, sheet_path, overwrite=how.overwrite)
+        edit_result.save_sheet(session.rounds, sheet_path, overwrite=how.overwrite)
     typer.echo(f"wrote {output}" + (f" and {sheet_path}" if sheet else ""), err=True)
 
 
@@ -201,9 +201,9 @@ def generate(
     how: SamplingOptions,
 ) -> None:
     """Paint a picture from a prompt alone."""
-    from dim_jax import painting
+    from dim_jax import edit_result
 
-    painting.check_output(output, overwrite=how.overwrite)
+    edit_result.check_output(output, overwrite=how.overwrite)
     changes = how.changes([prompt])
     from dim_jax.pipeline import GeneratePipeline
 

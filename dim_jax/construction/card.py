@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dim_jax.construction.asking import Answers
 from dim_jax.construction.assess import VERDICTS, Assessment
 from dim_jax.construction.filtering import Scored
 from dim_jax.construction.scores import Scores
+from dim_jax.construction.stage_runner import Answers
 from dim_jax.folders import new_file
 
 PUBLISHED_T2I = {"pictures": 14_000_000, "words": 146.76}  # the same; some 6.3 million are released

@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from dim_jax.designer.clients import PASSING, retry_after
-from dim_jax.designer.pace import Limits
+from dim_jax.designer.limits import Limits
+from dim_jax.disk import NO_SPACE
 from dim_jax.errors import InputError, require
 from dim_jax.folders import new_file
-from dim_jax.space import NO_SPACE
 
 LONGEST_WAIT = 120.0  # seconds that a server may ask for before its file counts as failed
 

@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dim_jax.construction import card
-from dim_jax.construction.asking import DesignerFactory, StageRunner
 from dim_jax.construction.assess import ASSESSMENT, MISALIGNED
 from dim_jax.construction.assess import parse as assessed
 from dim_jax.construction.filtering import Scored, check_bounds, out_of_bounds, score
 from dim_jax.construction.pictures import store
 from dim_jax.construction.sources import Source
+from dim_jax.construction.stage_runner import DesignerFactory, StageRunner
 from dim_jax.designer.blueprint import BLUEPRINT_WITH_TARGET
 from dim_jax.designer.journal import Lines
 from dim_jax.designer.runner import Job

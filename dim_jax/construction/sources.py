@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dim_jax.data.jsonl import objects
+from dim_jax.data.raw_example import LazyImage, RawExample
 from dim_jax.data.sources import index_folder
 from dim_jax.data.sources.entry import Layout
 from dim_jax.data.sources.sharegpt4o import ShareGPT4o
 from dim_jax.data.sources.ultra_edit import UltraEdit
-from dim_jax.data.stored import LazyImage, RawExample
 from dim_jax.errors import InputError, check_unicode
 from dim_jax.paths import read_if_there, within
 

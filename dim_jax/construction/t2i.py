@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax.construction import card
-from dim_jax.construction.asking import DesignerFactory, StageRunner
 from dim_jax.construction.captions import caption_task
+from dim_jax.construction.download_images import take_pictures
 from dim_jax.construction.edit import open_folder, reject, without, write_rows
-from dim_jax.construction.taking import take_pictures
+from dim_jax.construction.stage_runner import DesignerFactory, StageRunner
 from dim_jax.construction.upstream import fetch_upstream
 from dim_jax.designer.runner import Job
 from dim_jax.errors import InputError, require

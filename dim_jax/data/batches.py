@@ -15,11 +15,11 @@ from PIL import Image
 
 from dim_jax.data.buckets import Bucket
 from dim_jax.data.cache import CachedExample, States
-from dim_jax.data.facts import RowStats, Texts
 from dim_jax.data.inputs import EncoderInputs, in_larger_batch
 from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import autoencoder_samples
 from dim_jax.data.processor import Processor
+from dim_jax.data.row_stats import RowStats, Texts
 from dim_jax.errors import InputError
 
 Text = Literal["instruction", "blueprint"]
@@ -68,7 +68,7 @@ class PaintBatch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CachedBatch:
-    """What the frozen parts of a painter made of turns and pictures, from a cache: `models.dim.Seen`, its states as they are stored.
+    """What the frozen parts of a painter made of turns and pictures, from a cache: `models.dim.Features`, its states as they are stored.
 
     Attributes:
         hidden: states of the user turns; whole numbers are multiples of `scale`.

@@ -22,8 +22,8 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Float, Num
 
-from dim_jax.data.facts import Countable, Texts
 from dim_jax.data.records import Records, new_records
+from dim_jax.data.row_stats import Countable, Texts
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
 from dim_jax.paths import AnyPath, entries

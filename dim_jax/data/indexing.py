@@ -5,7 +5,7 @@ import json
 from rich.console import Console
 
 from dim_jax.data.chat import ChatTokenizer
-from dim_jax.data.facts import RowCounter, read_facts, write_facts
+from dim_jax.data.row_stats import RowCounter, read_facts, write_facts
 from dim_jax.data.sources import KINDS, index_folder, kinds_of, open_source, open_split
 from dim_jax.data.sources.archives import MEMBERS, find_archives, index_archives
 from dim_jax.errors import InputError

@@ -23,10 +23,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from dim_jax.data.facts import Texts
 from dim_jax.data.pictures import read_picture
+from dim_jax.data.raw_example import LazyImage, RawExample
 from dim_jax.data.records import Records, new_records
-from dim_jax.data.stored import LazyImage, RawExample
+from dim_jax.data.row_stats import Texts
 from dim_jax.errors import InputError
 from dim_jax.folders import Kind
 from dim_jax.paths import AnyPath, as_path

@@ -21,16 +21,16 @@ from dim_jax.data.augment import Augment
 from dim_jax.data.batches import Batch, Reader, buckets
 from dim_jax.data.buckets import nearest_bucket
 from dim_jax.data.chat import ChatTokenizer
-from dim_jax.data.facts import UNUSABLE, RowCounter, RowStats, count, read_facts
 from dim_jax.data.pairs import Example, Split
 from dim_jax.data.plan import Component, Plan, Planned
+from dim_jax.data.row_stats import UNUSABLE, RowCounter, RowStats, count, read_facts
 from dim_jax.data.sources import Kind, Source, as_kind, index_folder, open_source
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.data.workers import live_as_long_as_the_run
+from dim_jax.disk import NO_SPACE, check_space, format_bytes
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath
 from dim_jax.rng import stream as random_stream
-from dim_jax.space import NO_SPACE, check_space, format_bytes
 
 # As people write them in a config, so `schedule` checks them.
 Mix = Mapping[str, Any]  # {PART: WEIGHT, ...}
@@ -273,6 +273,6 @@ def _through_shared_memory(stream: Iterable[Any], workers: int) -> Iterator[Any]
             raise
         free = shutil.disk_usage(SHARED)
         raise InputError(
-            f"{SHARED}: too small ({format_bytes(free.total)}, {format_bytes(free.free)} of it free) for the batches of {workers} processes that "
-            f"load data. {remedy}"
+            f"{SHARED}: too small ({format_bytes(free.total)}, {format_bytes(free.free)} of it free) for the batches of {workers} "
+            f"processes that load data. {remedy}"
         ) from error

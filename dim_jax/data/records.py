@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax.errors import InputError, require
-from dim_jax.kept import cached_path
+from dim_jax.local_cache import cached_path
 from dim_jax.paths import AnyPath
 
 

@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from dim_jax.data.facts import Texts
 from dim_jax.data.pairs import Example
+from dim_jax.data.row_stats import Texts
 
 SYNTHETIC = "synthetic"  # the name of this source in configs
 LENGTH = 1024

@@ -9,12 +9,12 @@ from dim_jax.designer.blueprint import PROMPT_VERSION, prompt
 from dim_jax.designer.choice import read_rows
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.journal import Journal, key_of
-from dim_jax.designer.pace import Limits, Price
+from dim_jax.designer.limits import Limits, Price
 from dim_jax.designer.picture import digest
 from dim_jax.designer.responses import replaced
 from dim_jax.designer.runner import Job, run, state
+from dim_jax.disk import may_be_made
 from dim_jax.errors import InputError, SignalError, check_unicode
-from dim_jax.space import may_be_made
 
 KEPT = "DIM_BLUEPRINTS"  # the environment variable that names the file of answers to single questions
 

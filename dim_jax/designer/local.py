@@ -21,8 +21,8 @@ from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.qwen import Qwen
-from dim_jax.painter import Sampler
 from dim_jax.paths import AnyPath
+from dim_jax.sampling import Sampler
 from dim_jax.settings import PromptMode, read_prompt_mode, read_settings
 from dim_jax.weights.convert import open_weights
 
@@ -58,7 +58,7 @@ class LocalDesigner:
     ) -> "LocalDesigner":
         """The encoder alone of a checkpoint in any format: a whole Draw-In-Mind, or a Qwen2.5-VL of any size.
 
-        `dtype` and `tokenizer` as for `Painter.from_pretrained`.
+        `dtype` and `tokenizer` as for `Sampler.from_pretrained`.
 
         Raises:
             InputError: the checkpoint is damaged, or has no encoder or no tokenizer.

@@ -18,7 +18,7 @@ from dim_jax.console import open_console
 from dim_jax.designer.blueprint import BLUEPRINT
 from dim_jax.designer.clients import TOKENS_OF_A_PICTURE, Designer, Request, Response, TransientError
 from dim_jax.designer.journal import Journal, key_of
-from dim_jax.designer.pace import Budget, Limits, OverBudgetError, Price, RateLimiter
+from dim_jax.designer.limits import Budget, Limits, OverBudgetError, Price, RateLimiter
 from dim_jax.designer.picture import digest, sent
 from dim_jax.designer.responses import words
 from dim_jax.designer.task import AnswerError, Task

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from dim_jax.data.pictures import open_picture
+from dim_jax.edit_result import read_metadata
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
-from dim_jax.painter import Sampler
-from dim_jax.painting import read_metadata
 from dim_jax.pipeline import EditPipeline
+from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
 
 

@@ -73,7 +73,7 @@ def scan(
 
 
 def shard_batch(x: Float[Array, "b *rest"]) -> Float[Array, "b *rest"]:
-    """`x` with its first axis (rows or pictures of a batch) spread over the axes ROWS_OVER of the mesh that is set; as it is where none is.
+    """`x` with its first axis (rows or pictures of a batch) over the axes BATCH_AXES of the mesh that is set; as it is where none is.
 
     Said of what goes from layer to layer. Without it the compiler, which sees rows and the parameters' widths cut by the same mesh axis,
     may as well cut activations by width, and every device computes the whole batch.

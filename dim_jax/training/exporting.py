@@ -16,16 +16,16 @@ from dim_jax.config import Config
 from dim_jax.data.pairs import Example
 from dim_jax.data.pipeline import MixtureComponent, evenly, evenly_spaced_examples
 from dim_jax.data.tokenizer import train_tokenizer
+from dim_jax.edit_result import save_picture
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file, writing
 from dim_jax.locks import lock_output
 from dim_jax.models.module import with_parameters
-from dim_jax.painting import save_picture
 from dim_jax.paths import AnyPath, as_path, is_remote
 from dim_jax.sharding import MESH_AXES, Sharding
+from dim_jax.training.model_init import ModelInit, open_data
 from dim_jax.training.objectives import Objective, objective_kind, open_objective
 from dim_jax.training.resume import read_notes, read_state
-from dim_jax.training.start import ModelInit, open_data
 from dim_jax.training.step import make_step
 from dim_jax.weights.convert import convert, tokenizer_in
 

@@ -10,11 +10,11 @@ from dim_jax.data.chat import render
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
-from dim_jax.kept import check_disk_space
+from dim_jax.local_cache import check_disk_space
 from dim_jax.paths import AnyPath
+from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives.cached import CACHED, CachedPainterObjective
 from dim_jax.training.objectives.painter import PainterObjective
-from dim_jax.training.start import ModelInit
 
 FORMAT = 1  # of the files
 # Of configs in published form: they change no value. Token ids follow from the tokenizer.

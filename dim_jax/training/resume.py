@@ -9,10 +9,10 @@ import jax
 import orbax.checkpoint.experimental.v1 as ocp
 
 from dim_jax.checkpoint import disk_error, orbax_path, quiet_orbax
+from dim_jax.disk import format_bytes, refusal
 from dim_jax.errors import InputError
 from dim_jax.folders import writing
 from dim_jax.paths import AnyPath, is_remote
-from dim_jax.space import format_bytes, refusal
 
 
 class Restored(NamedTuple):

@@ -67,7 +67,7 @@ def make_step(config: Config, objective: Objective, sharding: Sharding) -> Step:
         def loss(params: Tensors) -> tuple[Array, dict[str, Array]]:
             return objective.loss(with_parameters(objective.trainable_model, params | frozen), batch, key)
 
-        with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):  # where `layers.rows` looks
+        with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):  # where `layers.shard_batch` looks
             (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         assert grads.keys().isdisjoint(frozen), "a frozen parameter has a gradient"
         change, opt = optimizer.update(grads, state.opt, state.params)

@@ -19,7 +19,7 @@ from dim_jax.models.qwen import Qwen
 from dim_jax.models.sana import Condition, Sana
 from dim_jax.verify.case import Case
 from dim_jax.verify.stages import VELOCITIES, Stages, Tensors
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 
 _read, _connect, _encode, _decode = map(jax.jit, (Qwen.__call__, Connector.__call__, DCAE.encode, DCAE.decode))
 PADDING = 64  # the condition is padded to a multiple of it, as pictures are painted
@@ -73,10 +73,10 @@ class Ours:
         return with_parameters(nnx.eval_shape(lambda: make(nnx.Rngs(0))), found)
 
 
-Seen = tuple[Condition, Float[Array, "2 h w c"] | None]  # by the two branches: conditions, and the source
+Branches = tuple[Condition, Float[Array, "2 h w c"] | None]  # by the two branches: conditions, and the source
 
 
-def _branches(sana: Sana, condition: Array, mask: Array, source: Array | None) -> Seen:
+def _branches(sana: Sana, condition: Array, mask: Array, source: Array | None) -> Branches:
     both = sana.null_condition(mask) + sana.encode_condition(jnp.where(mask[..., None], condition, 0), mask)
     return both, None if source is None else jnp.concatenate([source, source])
 

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from dim_jax import checkpoint
 from dim_jax.console import open_console
+from dim_jax.disk import format_bytes
 from dim_jax.errors import InputError
 from dim_jax.folders import check_finished, new_folder
 from dim_jax.paths import AnyPath, as_path
-from dim_jax.space import format_bytes
 from dim_jax.weights import shards
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.cast import cast
@@ -25,8 +25,8 @@ from dim_jax.weights.files import NAMES, Info, SafetensorsFile, make_header, tot
 from dim_jax.weights.formats import NULL_TABLE
 from dim_jax.weights.manifest import Manifest
 from dim_jax.weights.mean import mean
+from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.published import Weights, null_rows, open_published, tokenizer_files
-from dim_jax.weights.sizes import ModelConfig
 
 TARGETS = ("orbax", "dim", "diffusers", "qwen")
 

@@ -16,8 +16,8 @@ from dim_jax.errors import InputError
 from dim_jax.weights.files import DTYPES, NAMES, Info, SafetensorsWriter, make_header
 from dim_jax.weights.formats import DIFFUSERS, DIM, EMBEDDING, NVLABS, QWEN, Format
 from dim_jax.weights.manifest import Manifest, checked_mappings
+from dim_jax.weights.model_config import sana_to_diffusers
 from dim_jax.weights.published import EXTRA_FILE, Weights
-from dim_jax.weights.sizes import sana_to_diffusers
 from dim_jax.weights.table import tensor_mappings, to_hf
 
 

@@ -31,8 +31,8 @@ from dim_jax.weights.files import (
 )
 from dim_jax.weights.formats import DIFFUSERS, NULL_TABLE, Format
 from dim_jax.weights.manifest import Manifest, common_dtypes, folder_of
+from dim_jax.weights.model_config import ModelConfig, sana_from_diffusers
 from dim_jax.weights.pth import TorchFile
-from dim_jax.weights.sizes import ModelConfig, sana_from_diffusers
 from dim_jax.weights.table import TensorMapping, from_hf, tensor_mappings
 
 EXTRA_FILE = "dim_extra.safetensors"

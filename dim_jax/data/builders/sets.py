@@ -19,8 +19,8 @@ from dim_jax.data.sources.dim import Dim
 from dim_jax.data.sources.entry import ExampleDataset
 from dim_jax.data.sources.sharegpt4o import ShareGPT4o
 from dim_jax.data.sources.ultra_edit import UltraEdit as UltraEditFiles
+from dim_jax.disk import check_space
 from dim_jax.errors import InputError
-from dim_jax.space import check_space
 
 SUMS = "SHA256SUMS"
 DESCRIBED = {"edit": "Edits: a source, an instruction, a target.", "caption": "Pictures and their captions."}

@@ -19,10 +19,10 @@ from rich.progress import track
 from dim_jax.data.builders.statistics import Tally
 from dim_jax.data.pairs import Pairs, PairSplit
 from dim_jax.data.pictures import read_picture
+from dim_jax.data.raw_example import LazyImage, RawExample
 from dim_jax.data.records import new_records
 from dim_jax.data.sources import Kind, open_source
 from dim_jax.data.sources.entry import ExampleDataset
-from dim_jax.data.stored import LazyImage, RawExample
 from dim_jax.data.workers import process_pool
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file

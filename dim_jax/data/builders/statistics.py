@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from dim_jax.data.stored import RawExample
+from dim_jax.data.raw_example import RawExample
 
 
 @dataclass

@@ -8,10 +8,10 @@ out, since a test pair needs two.
 
 from functools import cache
 
-from dim_jax.data.chance import stable_hash
 from dim_jax.data.emoji import rules, tables
 from dim_jax.data.emoji.names import Emoji
 from dim_jax.data.emoji.render import Drawn
+from dim_jax.data.hashing import stable_hash
 from dim_jax.data.pairs import Split
 
 SHARE = 0.1  # of the units, held out

@@ -14,10 +14,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from dim_jax.data.blueprint import numbered
-from dim_jax.data.chance import stable_hash
 from dim_jax.data.emoji import tables
 from dim_jax.data.emoji.packages import SETS
 from dim_jax.data.emoji.wording import INSTRUCTIONS, a
+from dim_jax.data.hashing import stable_hash
 from dim_jax.data.measures import PALETTE, extent, main_colours
 from dim_jax.data.pairs import DATASET, SPLITS, Pair, Picture, Split, decoded, read_pairs, read_pictures, webp, write_pairs
 from dim_jax.data.words import capital, listed

@@ -15,8 +15,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from dim_jax.data.facts import Countable
 from dim_jax.data.pairs import Pairs, Split
+from dim_jax.data.row_stats import Countable
 from dim_jax.data.sources.dim import Dim
 from dim_jax.data.sources.entry import ExampleDataset, Layout
 from dim_jax.data.sources.prepared import is_prepared, open_prepared

@@ -23,11 +23,11 @@ import numpy as np
 from rich.console import Console
 
 from dim_jax.data.index_files import open_index, write_index
+from dim_jax.data.raw_example import LazyImage
 from dim_jax.data.sources.rows import Joined, naming
-from dim_jax.data.stored import LazyImage
 from dim_jax.errors import InputError, require
 from dim_jax.folders import new_file
-from dim_jax.kept import cached_path
+from dim_jax.local_cache import cached_path
 from dim_jax.paths import AnyPath, entries, is_remote, read_if_there, unreadable, within
 
 ARCHIVE = re.compile(r"(?P<name>.+\.(tar|tar\.gz|tgz))(?P<part>\.part.*)?")

@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
+from dim_jax.data.raw_example import RawExample
 from dim_jax.data.sources.archives import ImageStore
 from dim_jax.data.sources.rows import JsonLines
-from dim_jax.data.stored import RawExample
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath, entries
 

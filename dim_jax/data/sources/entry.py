@@ -6,9 +6,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from dim_jax.data.facts import Texts
 from dim_jax.data.pairs import Example
-from dim_jax.data.stored import RawExample
+from dim_jax.data.raw_example import RawExample
+from dim_jax.data.row_stats import Texts
 
 
 @runtime_checkable

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from dim_jax.data.pairs import Split
+from dim_jax.data.raw_example import LazyImage, RawExample
 from dim_jax.data.sources.entry import ExampleDataset
-from dim_jax.data.stored import LazyImage, RawExample
 from dim_jax.errors import InputError, require
 from dim_jax.folders import Kind
-from dim_jax.kept import cached_path, check_disk_space
+from dim_jax.local_cache import cached_path, check_disk_space
 from dim_jax.paths import AnyPath, entries, resolved
 
 INFO = "dataset_info.json"

@@ -9,9 +9,9 @@ Source: huggingface.co/datasets/FreedomIntelligence/ShareGPT-4o-Image.
 
 from typing import Literal
 
+from dim_jax.data.raw_example import RawExample
 from dim_jax.data.sources.archives import ImageStore
 from dim_jax.data.sources.rows import JsonArray
-from dim_jax.data.stored import RawExample
 from dim_jax.errors import InputError
 from dim_jax.paths import AnyPath
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dim_jax.data.raw_example import LazyImage, RawExample
 from dim_jax.data.sources.rows import Joined, naming
-from dim_jax.data.stored import LazyImage, RawExample
 from dim_jax.errors import InputError, require
 from dim_jax.paths import AnyPath, files_below, open_regular
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dim_jax.data.chance import stable_hash
+from dim_jax.data.hashing import stable_hash
 from dim_jax.data.measures import PALETTE, main_colours
 from dim_jax.data.pairs import Split
 from dim_jax.data.pictures import cover_crop, open_picture

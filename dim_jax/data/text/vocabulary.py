@@ -3,7 +3,7 @@
 from functools import cache
 from random import Random
 
-from dim_jax.data.chance import stable_hash
+from dim_jax.data.hashing import stable_hash
 from dim_jax.data.pairs import Split
 
 SEED = 6022  # of what is held out

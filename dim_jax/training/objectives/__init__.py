@@ -19,11 +19,11 @@ from dim_jax.data.chat import ChatTokenizer
 from dim_jax.errors import InputError
 from dim_jax.models.sana import KEPT
 from dim_jax.paths import AnyPath
+from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives.autoencoder import AutoencoderObjective
 from dim_jax.training.objectives.cached import CachedPainterObjective, check_cacheable
 from dim_jax.training.objectives.encoder import EncoderObjective
 from dim_jax.training.objectives.painter import PainterObjective
-from dim_jax.training.start import ModelInit
 
 Objective = AutoencoderObjective | EncoderObjective | PainterObjective | CachedPainterObjective
 OBJECTIVES: dict[str, type[AutoencoderObjective] | type[EncoderObjective] | type[PainterObjective]] = {
@@ -57,7 +57,7 @@ def open_objective(config: Config, start: ModelInit, tokenizer: AnyPath | None) 
     """The objective over the parts of `start`; `tokenizer` is the folder of the encoder's, where there is an encoder.
 
     Raises:
-        InputError: as `objective_kind` and `Start.with_tokenizer`; or the tokenizer cannot be loaded.
+        InputError: as `objective_kind` and `ModelInit.with_tokenizer`; or the tokenizer cannot be loaded.
     """
     processor: Any = None
     if tokenizer is not None:

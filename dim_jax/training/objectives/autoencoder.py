@@ -24,7 +24,7 @@ from dim_jax.models import flops
 from dim_jax.models.precision import compute_dtype
 from dim_jax.processes import to_host
 from dim_jax.sheets import grid
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 
 AT_ONCE = 2**22  # pixels in one program at a run's end: the largest activation takes about 256 bytes of each
 

@@ -16,11 +16,11 @@ from dim_jax.data.batches import CachedBatch, CachedReader, PaintBatch
 from dim_jax.data.pairs import Example
 from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
-from dim_jax.models.dim import Seen, TrainableModel, loss
+from dim_jax.models.dim import Features, TrainableModel, loss
 from dim_jax.models.flops import StepFlops
 from dim_jax.models.precision import compute_dtype
 from dim_jax.training.objectives.painter import PainterObjective
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 
 CACHED = ("encoder", "autoencoder")  # the parts that a cache stands for
 
@@ -94,9 +94,9 @@ class CachedPainterObjective:
         return self.painter.finished(model, examples)
 
 
-def features(batch: CachedBatch) -> Seen:
+def features(batch: CachedBatch) -> Features:
     """The hidden states and latents that a batch of a cache stores."""
     hidden: Any = batch.hidden
     if batch.scale is not None:
         hidden = hidden.astype(jnp.float32) * batch.scale[:, None]
-    return Seen(hidden, batch.mask, batch.target, batch.source)
+    return Features(hidden, batch.mask, batch.target, batch.source)

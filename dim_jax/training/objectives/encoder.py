@@ -20,7 +20,7 @@ from dim_jax.models import flops
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.precision import compute_dtype
 from dim_jax.processes import to_host
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import cover_crop, signed_pixels
 from dim_jax.data.processor import Processor
 from dim_jax.models import flops
-from dim_jax.models.dim import Dim, DimConfig, Seen, loss
+from dim_jax.models.dim import Dim, DimConfig, Features, loss
 from dim_jax.models.precision import compute_dtype
-from dim_jax.painter import Request, Sampler, Source
+from dim_jax.sampling import Request, Sampler, Source
 from dim_jax.settings import IN_FILE, Settings
 from dim_jax.sheets import grid, labelled
-from dim_jax.weights.sizes import ModelConfig
+from dim_jax.weights.model_config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class PainterObjective:
             "source_dropout": flow.source_dropout, "remat": self.config.model.remat,
         }  # fmt: skip
 
-    def features(self, model: Any, batch: PaintBatch) -> Seen:
+    def features(self, model: Any, batch: PaintBatch) -> Features:
         """What the frozen parts make of a batch."""
         target, source = (None if samples is None else signed_pixels(samples) for samples in (batch.target, batch.source))
-        return model.seen(batch.inputs, target, source)
+        return model.encode_batch(batch.inputs, target, source)
 
     def loss(self, learner: Any, batch: PaintBatch, key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         return loss(learner, self.features(learner, batch), key, **self.loss_options).mean(), {}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from dim_jax.data.jsonl import objects
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.journal import Journal
-from dim_jax.designer.pace import Limits, Price
+from dim_jax.designer.limits import Limits, Price
 from dim_jax.designer.responses import replaced
 from dim_jax.designer.runner import Job, run, state
 from dim_jax.designer.task import Task

@@ -32,8 +32,8 @@ class DesignerOptions:
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again what failed before.")] = False
 
     def limits(self) -> Any:
-        """Of `dim_jax.designer.pace`."""
-        from dim_jax.designer.pace import Limits
+        """Of `dim_jax.designer.limits`."""
+        from dim_jax.designer.limits import Limits
 
         return Limits(
             self.concurrency, self.requests_per_minute, self.tokens_per_minute, self.budget_tokens, self.budget_dollars,
@@ -42,7 +42,7 @@ class DesignerOptions:
 
     def price(self, designer: str) -> Any:
         """Of a designer, or None without a table."""
-        from dim_jax.designer.pace import Price
+        from dim_jax.designer.limits import Price
 
         return Price.read(self.prices, designer) if self.prices else None
 

@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from dim_jax.errors import InputError
-from dim_jax.training.same_config import same_config
+from dim_jax.training.config_guard import same_config
 
 
 def config(rate: float, steps: int) -> ConfigDict:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from dim_jax.construction.download import DownloadError, Downloads
 from dim_jax.construction.edit import reject
 from dim_jax.construction.ledger import Ledger, Wanted
+from dim_jax.construction.locators import Found, locate
 from dim_jax.construction.pictures import store
-from dim_jax.construction.places import Found, locate
 from dim_jax.construction.sources import LazyImage
 from dim_jax.data.jsonl import objects
 from dim_jax.designer.journal import Lines

@@ -11,8 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dim_jax import __version__, folders
+from dim_jax.edit_result import EditResult, check_output, read_metadata, save_picture, save_sheet, sheet
 from dim_jax.errors import InputError
-from dim_jax.painting import EditResult, check_output, read_metadata, save_picture, save_sheet, sheet
 from dim_jax.sheets import GAP
 from tests.painter_fixtures import picture
 

@@ -91,7 +91,7 @@ class RowCounter(NamedTuple):
         }  # fmt: skip
 
     def facts(self, rows: Iterable[int]) -> tuple[np.ndarray, list[BadRow]]:
-        """The facts (n, 4) of some rows, in the order of `Facts`, and those that cannot be used."""
+        """The facts (n, 4) of some rows, in the order of `RowStats`, and those that cannot be used."""
         sizes, told, bad = [], [], []
         for row in rows:
             try:

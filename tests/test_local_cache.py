@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from etils import epath
 
-from dim_jax import kept as module
+from dim_jax import local_cache as module
 from dim_jax.errors import InputError
-from dim_jax.kept import cached_path, check_disk_space
+from dim_jax.local_cache import cached_path, check_disk_space
 from dim_jax.paths import as_path, storage
 from tests.bucket import counted_requests
 
@@ -46,9 +46,9 @@ def test_a_file_of_this_machine_is_itself(tmp_path, monkeypatch):
 
 OTHER = """
 import sys
-from dim_jax.kept import kept
+from dim_jax.local_cache import cached_path
 from dim_jax.paths import as_path
-print(kept(as_path(sys.argv[1])).stat().st_mtime_ns)
+print(cached_path(as_path(sys.argv[1])).stat().st_mtime_ns)
 """
 
 
@@ -104,7 +104,7 @@ def test_too_little_space_is_one_error(remote, tmp_path, monkeypatch):
     cached_path(remote)
     check_disk_space([remote])  # it is there already
     with monkeypatch.context() as patch:  # another process fills the disk
-        patch.setattr("dim_jax.kept.storage", lambda path: SimpleNamespace(info=storage(path).info, get_file=full))
+        patch.setattr("dim_jax.local_cache.storage", lambda path: SimpleNamespace(info=storage(path).info, get_file=full))
         with pytest.raises(InputError, match="two: no space"):
             cached_path(remote.parent / "two")
     with pytest.raises(InputError, match="cannot be reached"):
@@ -129,14 +129,14 @@ def test_where_copies_are_kept(monkeypatch):
 
 FORKED = """
 import os, signal, sys
-from dim_jax.kept import kept
+from dim_jax.local_cache import cached_path
 from dim_jax.paths import as_path, read_span
 path = as_path(sys.argv[1])
 read_span(path, 0, 1)
 if child := os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 signal.alarm(60)  # it would wait for ever
-os._exit(0 if read_span(path, 3, 3) == b"one" and len(kept(path).read_text()) == 3000 else 1)
+os._exit(0 if read_span(path, 3, 3) == b"one" and len(cached_path(path).read_text()) == 3000 else 1)
 """
 
 

@@ -27,8 +27,8 @@ from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.sharding import make_global_array
 from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.convert import open_weights
+from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.published import Weights
-from dim_jax.weights.sizes import ModelConfig
 
 PRESETS: dict[str, dict[str, Callable[[], Any]]] = {
     "encoder": {"qwen_3b": QwenConfig.qwen_3b, "qwen_7b": QwenConfig.qwen_7b, "nano": QwenConfig.nano, "tiny": QwenConfig.tiny},

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from dim_jax.errors import InputError
-from dim_jax.training.recent import MetricsBuffer
+from dim_jax.training.metrics_buffer import MetricsBuffer
 
 
 def metrics(loss: float, grad_norm: float = 1.0) -> dict:

@@ -67,10 +67,10 @@ class EditResult:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What `Painting.metadata` says, read from a saved picture; numbers and settings as they were, of earlier rounds too.
+    """What `EditResult.metadata` says, read from a saved picture; numbers and settings as they were, of earlier rounds too.
 
     Raises:
-        InputError: the file is no picture, or was not written by `Painting.save`.
+        InputError: the file is no picture, or was not written by `EditResult.save`.
     """
     # What pictures of the first versions do not say.
     since = {"designer": "none", "instruction": "", "changed": "null", "earlier": "[]"}
