@@ -27,13 +27,14 @@ from dim_jax import processes
 from dim_jax.config import Config
 from dim_jax.console import open_console
 from dim_jax.data import cache
-from dim_jax.data.batches import PaintReader, PictureBatch, buckets
+from dim_jax.data.batches import PictureBatch
 from dim_jax.data.cache import Layout, Storage, bad_record, row_records, store, write_shard
 from dim_jax.data.chunks import Chunk, ChunkLoader, LoadedChunk, chunks
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.pipeline import MixtureComponent, batches, evenly, make_plan
 from dim_jax.data.plan import Component
+from dim_jax.data.readers import PaintReader, buckets
 from dim_jax.disk import check_space, format_bytes
 from dim_jax.errors import InputError
 from dim_jax.models.connector import select_user_turn

@@ -12,7 +12,7 @@ device holds has a row that says so. The optimizer's moments and the averaged pa
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
@@ -25,13 +25,15 @@ from jax.tree_util import DictKey
 from jaxtyping import Int
 
 from dim_jax.config import Config
-from dim_jax.data.batches import ROW_AXES
+from dim_jax.data.inputs import BATCH_AXIS, EncoderInputs
 from dim_jax.errors import InputError
 from dim_jax.models.layers import BATCH_AXES
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.table import Shape
 
 MESH_AXES = (*BATCH_AXES, "tensor")
+# Arrays of a batch whose rows are not on their first axis, and where they are.
+LATER_AXES = {array.name: array.metadata[BATCH_AXIS] for array in fields(EncoderInputs) if BATCH_AXIS in array.metadata}
 
 # `*` is any run of characters. `width` enters and leaves a layer, `mlp` is inside of one; `small` is too small to be cut.
 _VECTOR, _VECTORS = ("small",), ("layers", "small")
@@ -184,7 +186,8 @@ class Sharding:
         """The batch with `place(array, sharding)` for each array; its rows (pictures) are spread over slices, data and fsdp together."""
 
         def one(keys: Sequence[Any], array: Any) -> Any:
-            spec = PartitionSpec(*(None,) * ROW_AXES[keys[-1].name], BATCH_AXES)
+            axis = LATER_AXES.get(keys[-1].name, 0)
+            spec = PartitionSpec(*(None,) * axis, BATCH_AXES)
             return place(array, NamedSharding(self.mesh, spec))
 
         return jax.tree_util.tree_map_with_path(one, batch)

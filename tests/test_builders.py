@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from dim_jax.data.batches import PaintReader
 from dim_jax.data.builders import SETS, build, shards
 from dim_jax.data.pairs import write_pairs
 from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture
 from dim_jax.data.processor import Processor
+from dim_jax.data.readers import PaintReader
 from dim_jax.data.sources import Source, kinds_of, open_source
 from dim_jax.errors import InputError
 from dim_jax.models.qwen import QwenConfig

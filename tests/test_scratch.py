@@ -55,6 +55,16 @@ def test_threads_and_processes_store_the_same_pictures(tmp_path):
     assert sum(path.is_file() for path in tmp_path.rglob("*")) == PICTURES
 
 
+def test_every_thread_has_written_before_the_first_renames(tmp_path, monkeypatch):
+    """With one scratch name for all, the first to rename takes it from the others."""
+    ready, replace, data = Barrier(THREADS), Path.replace, picture(0)
+    monkeypatch.setattr(Path, "replace", lambda path, target: (ready.wait(60), replace(path, target))[1])
+    with ThreadPoolExecutor(THREADS) as pool:
+        (path,) = set(pool.map(lambda _: store(tmp_path, data, Image.new("RGB", (8, 8))), range(THREADS)))
+    assert (tmp_path / path).read_bytes() == data
+    assert sum(found.is_file() for found in tmp_path.rglob("*")) == 1
+
+
 def test_writers_of_one_file_do_not_mix(tmp_path):
     """Each writes other bytes; the file is at any time one of them, whole."""
     path = tmp_path / ("x" * 250)  # a name that leaves no room for another beside it

@@ -180,8 +180,8 @@ def test_the_same_arguments_give_the_same_bytes(built, tmp_path):
 @pytest.mark.parametrize("side", [32, 96])
 def test_training_reads_it_at_any_resolution(built, side):
     pytest.importorskip("grain")
-    from dim_jax.data.batches import PictureReader
     from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture
+    from dim_jax.data.readers import PictureReader
 
     parts, reader = open_mixture(str(built), {"edit": 1.0}, split="train", side=side), PictureReader(((side, side),))
     plan = make_plan(parts, reader, None, batch_size=4, seed=0)

@@ -25,7 +25,7 @@ from dim_jax.aot.roofline import Roofline
 from dim_jax.aot.topology import Topology
 from dim_jax.chips import GIB, Chip
 from dim_jax.config import Config
-from dim_jax.data.batches import buckets
+from dim_jax.data.readers import buckets
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError

@@ -6,7 +6,7 @@ order, p patches of the largest picture (smaller ones are padded), w windows, m 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -40,6 +40,9 @@ class VisionLayout:
         return self.merge_size**2
 
 
+BATCH_AXIS = "batch_axis"  # in the metadata of a field: the axis of its rows, or pictures, where that is not the first one
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EncoderInputs:
@@ -50,7 +53,7 @@ class EncoderInputs:
 
     input_ids: Int[Any, "b t"]
     mask: Bool[Any, "b t"]  # False: padding
-    position_ids: Int[Any, "3 b t"]  # mRoPE: time, row, column
+    position_ids: Int[Any, "3 b t"] = field(metadata={BATCH_AXIS: 1})  # mRoPE: time, row, column
     user_turn: Bool[Any, "b t"]  # the tokens that become the condition
     picture_tokens: Int[Any, "b t"]  # row of the flattened merged features (i * p/4) that a picture token shows; -1: text
     patches: Num[Any, "i p c"]  # 8-bit samples, as they travel to the accelerator, or `normalised` already

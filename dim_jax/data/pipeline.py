@@ -18,11 +18,12 @@ from jaxtyping import Int
 from rich.console import Console
 
 from dim_jax.data.augment import Augment
-from dim_jax.data.batches import Batch, Reader, buckets
+from dim_jax.data.batches import Batch
 from dim_jax.data.buckets import nearest_bucket
 from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.pairs import Example, Split
 from dim_jax.data.plan import Component, Plan, Planned
+from dim_jax.data.readers import Reader, buckets
 from dim_jax.data.row_stats import UNUSABLE, RowCounter, RowStats, count, read_facts
 from dim_jax.data.sources import Kind, Source, as_kind, index_folder, open_source
 from dim_jax.data.synthetic import SYNTHETIC

@@ -12,9 +12,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from PIL import Image
 
 from dim_jax.config import Config
-from dim_jax.data.batches import CachedBatch, CachedReader, PaintBatch
+from dim_jax.data.batches import CachedBatch, PaintBatch
 from dim_jax.data.pairs import Example
 from dim_jax.data.processor import Processor
+from dim_jax.data.readers import CachedReader
 from dim_jax.errors import InputError
 from dim_jax.models.dim import Features, TrainableModel, loss
 from dim_jax.models.flops import StepFlops

@@ -12,10 +12,11 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dim_jax.config import Config
-from dim_jax.data.batches import AnswerBatch, AnswerReader
+from dim_jax.data.batches import AnswerBatch
 from dim_jax.data.chat import IM_END
 from dim_jax.data.pairs import Example
 from dim_jax.data.processor import Processor
+from dim_jax.data.readers import AnswerReader
 from dim_jax.models import flops
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.precision import compute_dtype

@@ -11,11 +11,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from PIL import Image
 
 from dim_jax.config import Config
-from dim_jax.data.batches import PaintBatch, PaintReader
+from dim_jax.data.batches import PaintBatch
 from dim_jax.data.buckets import aspect_buckets
 from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import cover_crop, signed_pixels
 from dim_jax.data.processor import Processor
+from dim_jax.data.readers import PaintReader
 from dim_jax.models import flops
 from dim_jax.models.dim import Dim, DimConfig, Features, loss
 from dim_jax.models.precision import compute_dtype
