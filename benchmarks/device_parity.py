@@ -103,7 +103,7 @@ def compared(compute: Callable[[str], dict[str, np.ndarray]], name: str, bounds:
 
 
 def epilogues() -> Iterator[Line]:
-    """Products with what a compiler may fuse behind them, many of them square, where a row is as long as a column. openxla#46110 and
+    """Products with what a compiler may fuse after them, many of them square, where a row is as long as a column. openxla#46110 and
     #46897 tell of silent miscompilations of such fusions."""
     rng = np.random.default_rng(0)
     after: dict[str, Callable[..., Any]] = {

@@ -3,7 +3,7 @@
     dim cache --config configs/edit_stage2.py --into caches/edit_stage2
     dim train --config configs/edit_stage2.py --workdir runs/edit_stage2 --set data.cache=caches/edit_stage2
 
-Finished shards are kept: the same call goes on behind a kill. Each process of several writes shards of its own, on its own devices.
+Finished shards are kept: the same call goes on after a kill. Each process of several writes shards of its own, on its own devices.
 dim_jax/data/cache.py says what lies in the folder, docs/cache.md what it costs.
 """
 

@@ -162,7 +162,7 @@ def locked(folder: AnyPath) -> AbstractContextManager[None]:
 class Vote:
     """Whether any process says yes, asked once a step.
 
-    Among several it is answered a step late: the votes of a step are counted on the devices behind that step, while the next one goes on,
+    Among several it is answered a step late: the votes of a step are counted on the devices after that step, while the next one goes on,
     so nobody waits for them.
     """
 

@@ -32,7 +32,7 @@ def labelled(pictures: Sequence[Image.Image], text: str, *, zoom: int = 1) -> Im
 
 
 def named_rows(rows: Mapping[str, Sequence[Shown]]) -> Image.Image:
-    """A row for each name: the name, and behind it some labelled pictures."""
+    """A row for each name: the name, and after it some labelled pictures."""
     return grid([[written(name, NAME), *(labelled(*one) for one in shown)] for name, shown in rows.items()])
 
 

@@ -58,7 +58,7 @@ def main(
     Raises:
         InputError: the config does not hold together, differs from the one that `workdir` began with, names files that cannot be used;
             or the loss is not finite.
-        SystemExit: SIGTERM came, to any process; the step under way is saved, and the same call goes on behind it.
+        SystemExit: SIGTERM came, to any process; the step under way is saved, and the same call goes on after it.
     """
     first = processes.is_first()
     console = console or open_console(quiet=not first)
@@ -156,10 +156,10 @@ def main(
                 if saving or stopping:
                     notes = {"config": config.to_dict(), "recent": recent.flush()}
                     if not training.finite(state):
-                        raise recent.not_finite("the loss is finite, but not every number of the state behind it")
+                        raise recent.not_finite("the loss is finite, but not every number of the state after it")
                     saved.save(step, state, notes)
                 if stopping:
-                    console.out(f"SIGTERM: saving step {step}; the same command goes on behind it", highlight=False)
+                    console.out(f"SIGTERM: saving step {step}; the same command goes on after it", highlight=False)
                     raise SystemExit(STOPPED)
                 if shown and how.show_every and (step % how.show_every == 0 or last):
                     watchdog.pause()

@@ -1,14 +1,14 @@
 # shellcheck shell=bash
 # What the launch scripts share; they source it.
 
-# Exit codes of `dim train` behind which the same command goes on (dim_jax/training/supervision.py).
+# Exit codes of `dim train` after which the same command goes on (dim_jax/training/supervision.py).
 readonly STUCK=70 STOPPED=75
 # More are those of signals: it was killed. Where several processes are one run, one may see first how JAX ends those whose peer is gone.
 readonly SIGNALS=128
 
 declare -A given=() # option -> value, or 1 for a switch
 words=()            # what is no option
-arguments=()        # what stands behind "--": the arguments of `dim train`
+arguments=()        # what stands after "--": the arguments of `dim train`
 
 # The comment at a script's head.
 show_help() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
@@ -67,7 +67,7 @@ need_run() {
       --workdir=*) workdir=${arguments[i]#*=} ;;
     esac
   done
-  [[ -n $config && -n $workdir ]] || fail "give the arguments of dim train behind --, with --config and --workdir."
+  [[ -n $config && -n $workdir ]] || fail "give the arguments of dim train after --, with --config and --workdir."
   [[ ${1-} != shared || $workdir == gs://* || $workdir == /* ]] ||
     fail "--workdir $workdir: it must outlive the machines: gs://BUCKET/..., or an absolute path of a file system that all of them mount."
 }
@@ -92,5 +92,5 @@ run() {
 # What a person should know, as a comment between commands.
 note() { printf '# %s\n' "$*"; }
 
-# Whether the same command goes on behind this exit code.
+# Whether the same command goes on after this exit code.
 goes_on() { (($1 == STUCK || $1 == STOPPED || $1 > SIGNALS)); }

@@ -10,7 +10,7 @@
 #   --max-restarts N   how often the run may be started again (100)
 #   --dry-run          only show the commands
 #
-# `dim train` is started again behind exit code 75 (stopped, saved), 70 (no step within train.watchdog_minutes) and a kill, and goes on from
+# `dim train` is started again after exit code 75 (stopped, saved), 70 (no step within train.watchdog_minutes) and a kill, and goes on from
 # its last checkpoint; any other code ends this script with it. SIGTERM and SIGINT are passed on, and then nothing is started again.
 set -euo pipefail
 # shellcheck source=launch/common.sh
@@ -18,7 +18,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 given[max-restarts]=100
 read_options "max-restarts" "" "$@"
-((${#words[@]} == 0)) || fail "${words[*]}: arguments of dim train stand behind --."
+((${#words[@]} == 0)) || fail "${words[*]}: arguments of dim train stand after --."
 need_number max-restarts
 need_run
 
@@ -38,7 +38,7 @@ train() {
 
 quoted dim train "${arguments[@]}"
 if dry; then
-  note "again behind exit code $STUCK or $STOPPED or a kill, up to ${given[max-restarts]} times"
+  note "again after exit code $STUCK or $STOPPED or a kill, up to ${given[max-restarts]} times"
   exit
 fi
 for ((restarts = 0; ; restarts++)); do

@@ -109,7 +109,7 @@ def hang(seconds: float) -> Reply:
 
 
 class Turnstile:
-    """Gives `reply` to the first `opened` requests; those behind wait until more are let in. However fast or slow, nobody gets further."""
+    """Gives `reply` to the first `opened` requests; those after wait until more are let in. However fast or slow, nobody gets further."""
 
     def __init__(self, reply: Reply, opened: int):
         self.opened = opened

@@ -78,7 +78,7 @@ WRAPPERS = {
     "a remark and a fence": "Sure! Here is the blueprint:\n\n```text\n{}\n```\nLet me know.",
     "a remark": "Certainly, here is the plan you asked for.\n\n{}",
     "a regret that is none": "Sorry for the wait. Here it is:\n\n{}",
-    "thoughts behind": "{}\n<think>Was that all right?",
+    "thoughts after": "{}\n<think>Was that all right?",
 }
 
 
@@ -146,7 +146,7 @@ REFUSED = {
     "cut off in a section": (CUT, 'within "Edit Area Localization"; Edited Image Imagination'),
     "cut off in a sentence": (GOOD[:-14], "in the middle of a sentence"),
     "cut off in bold": (GOOD.replace(TEXTS[4], "- A **blue"), "in the middle of a sentence"),
-    "cut off behind the last title": (GOOD.replace(TEXTS[4], ""), "is empty, the answer ends there"),
+    "cut off after the last title": (GOOD.replace(TEXTS[4], ""), "is empty, the answer ends there"),
     "cut off in a title": (GOOD[: GOOD.index("Image Imagination")], "Edited Image Imagination"),
     "an empty section": (GOOD.replace(TEXTS[2], "**"), '"Local Object Perception" is empty'),
     "a section left out": (GOOD.replace("3. Local Object Perception: ", ""), "missing: Local Object Perception"),

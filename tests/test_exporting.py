@@ -17,7 +17,7 @@ from tests.test_train import train
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Six steps of the painter, with states behind the second, the fourth and the last."""
+    """Six steps of the painter, with states after the second, the fourth and the last."""
     workdir = tmp_path_factory.mktemp("exporting") / "run"
     code, text = train("nano_t2i", workdir, 6, train__keep="3", optim__learning_rate="1e-2")
     assert code == 0, text

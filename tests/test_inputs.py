@@ -19,7 +19,7 @@ rows_of_grids = st.lists(st.lists(st.tuples(sides, sides), max_size=2), min_size
 
 
 def tokens(rows, extra=0):
-    """Right-padded ids and mask: two text tokens before, between and behind the pictures of each row."""
+    """Right-padded ids and mask: two text tokens before, between and after the pictures of each row."""
     lists = [[7, 8] + [i for h, w in grids for i in [PICTURE] * (h * w // 4) + [9, 9]] for grids in rows]
     width = max(map(len, lists)) + extra
     ids = np.array([row + [PAD] * (width - len(row)) for row in lists])
@@ -122,8 +122,8 @@ def test_the_published_square_picture():
         ({"grids": [(4, 2)], "patches": [np.zeros((8, C), np.float32)]}, "needs 2 picture tokens in a row from token 1"),
         ({"grids": [], "patches": []}, "token 1 shows a picture, but all 0"),
         ({"input_ids": np.array([[7, 8, 9]])}, "1 pictures were given, but the tokens show 0"),
-        ({"mask": np.array([[False, True, True]])}, "padding behind them"),
-        ({"mask": np.array([[True, False, True]])}, "padding behind them"),
+        ({"mask": np.array([[False, True, True]])}, "padding after them"),
+        ({"mask": np.array([[True, False, True]])}, "padding after them"),
     ],
 )
 def test_refused(change, message):

@@ -61,7 +61,7 @@ def exact(workdir: Path) -> list[dict[str, str]]:
 
 
 def test_a_run_that_is_stopped_again_and_again(tmp_path):
-    """Once by SIGTERM, which loses no step, then by SIGKILL, which loses those behind the last checkpoint that was whole."""
+    """Once by SIGTERM, which loses no step, then by SIGKILL, which loses those after the last checkpoint that was whole."""
     workdir, saves, rng = tmp_path / "stopped", tmp_path / "stopped/checkpoints", np.random.default_rng(KILLS)
     with running(workdir) as run:
         wait_for_lines(run, workdir, 2)

@@ -117,7 +117,7 @@ def test_every_script_says_how_it_is_used(script):
     [
         ("tpu_pod.sh", ("run", "--name=pod", *RUN), "missing: --project --zone."),
         ("tpu_pod.sh", ("run", *POD[:3], *RUN), "missing: --type --runtime."),
-        ("tpu_pod.sh", ("run", *POD), "give the arguments of dim train behind --, with --config and --workdir."),
+        ("tpu_pod.sh", ("run", *POD), "give the arguments of dim train after --, with --config and --workdir."),
         ("tpu_pod.sh", ("run", *POD, "--", "--config", "a", "--workdir", "runs/a"), "--workdir runs/a: it must outlive the machines"),
         ("tpu_pod.sh", ("run", *POD, "--spot", "--reserved", *RUN), "--spot and --reserved exclude each other."),
         ("tpu_pod.sh", ("run", *POD, "--slices=two", *RUN), "--slices two: give a number from 1 on."),
@@ -129,9 +129,9 @@ def test_every_script_says_how_it_is_used(script):
         ("xpk.sh", ("create", *GKE[:3], *RUN), "missing: --type --name."),
         ("xpk.sh", ("create", *GKE, "--", "--config", "a", "--workdir", "runs/a"), "--workdir runs/a: it must outlive the machines"),
         ("gpu_node.sh", ("--config", "a", "--workdir", "b"), "there is no option --config."),
-        ("gpu_node.sh", ("--", "--config", "a"), "give the arguments of dim train behind --, with --config and --workdir."),
+        ("gpu_node.sh", ("--", "--config", "a"), "give the arguments of dim train after --, with --config and --workdir."),
         ("slurm.sbatch", ("--nodes", "2", *RUN), "2: write options of sbatch as --OPTION=VALUE"),
-        ("slurm.sbatch", ("--nodes=2",), "give the arguments of dim train behind --, with --config and --workdir."),
+        ("slurm.sbatch", ("--nodes=2",), "give the arguments of dim train after --, with --config and --workdir."),
     ],
 )
 def test_what_is_wrong_is_named_before_anything_runs(programs, script, arguments, message):

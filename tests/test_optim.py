@@ -1,4 +1,4 @@
-"""AdamW behind a clip, against torch's on the same gradients."""
+"""AdamW after a clip, against torch's on the same gradients."""
 
 import jax
 import jax.numpy as jnp

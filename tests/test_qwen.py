@@ -71,7 +71,7 @@ def abstract(config):
 
 
 def batch_of(rows, config=TINY, *, extra=0, **options) -> EncoderInputs:
-    """Rows of grids, two text tokens before and behind each picture; a picture's pixels follow from its grid alone."""
+    """Rows of grids, two text tokens before and after each picture; a picture's pixels follow from its grid alone."""
     lists = [[1, 2] + [i for h, w in grids for i in [config.image_token_id] * (h * w // 4) + [3, 4]] for grids in rows]
     width = max(map(len, lists)) + extra
     ids = np.array([row + [0] * (width - len(row)) for row in lists])

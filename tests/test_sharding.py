@@ -185,7 +185,7 @@ class Run:
         self.shape = shape
 
     def steps(self, state: State, done: int, last: int) -> tuple[State, list[str]]:
-        """The steps up to `last`: the state behind them, and the losses, exactly."""
+        """The steps up to `last`: the state after them, and the losses, exactly."""
         found = []
         for loaded in itertools.islice(batches(self.loader, start=done, workers=0), last - done):
             batch = self.mesh.shard(loaded.batch, self.mesh.place_local_rows(self.loader.places, 8))
@@ -199,7 +199,7 @@ class Run:
 
 
 def curves(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Ten steps on each mesh, and some that change the mesh behind the fifth, where a state is saved and restored."""
+    """Ten steps on each mesh, and some that change the mesh after the fifth, where a state is saved and restored."""
     known: dict[str, np.ndarray] = {}
     half: dict[str, list[str]] = {}
 

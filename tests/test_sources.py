@@ -187,7 +187,7 @@ def test_parts_that_are_missing(edits, endings, lost):
     if len(endings) > 1 and lost >= 0 and (lost, endings) != (0, DIGITS):  # some count from 1
         assert f"part {endings[lost].removeprefix('.part')} is missing" in str(error.value)
     else:
-        assert "download what is missing before or behind" in str(error.value)
+        assert "download what is missing before or after" in str(error.value)
 
 
 def test_an_archive_that_was_extracted_is_not_read(cut_edits):

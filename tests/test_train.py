@@ -45,7 +45,7 @@ def train(config: str, workdir: AnyPath, steps: int, *more: str, **changes: str)
 
 
 def last_error(result: tuple[int, str]) -> str:
-    """The message with which a run ended, behind what it said before."""
+    """The message with which a run ended, after what it said before."""
     code, text = result
     assert code == 1, text
     *_, message = text.splitlines()

@@ -24,7 +24,7 @@ _IN_FAST_MEMORY = re.compile(r"S\([1-9]")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line: name, result, opcode, what stands in its brackets, and what stands behind them."""
+    """One line: name, result, opcode, what stands in its brackets, and what stands after them."""
 
     name: str
     result: str

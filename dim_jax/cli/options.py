@@ -36,7 +36,7 @@ class _Command(TyperCommand):
 
 
 def with_options(**shared: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator of commands: one that takes an argument `name` of a dataclass gets its fields as options behind its own ones."""
+    """A decorator of commands: one that takes an argument `name` of a dataclass gets its fields as options after its own ones."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         fields = {name: inspect.signature(kind).parameters for name, kind in shared.items()}

@@ -60,7 +60,7 @@ def designed(answers: Answers) -> dict[str, Any]:
 
 
 def by_reason(reasons: Iterable[str]) -> dict[str, int]:
-    """How often each; what stands behind the first colon differs from one to the next."""
+    """How often each; what stands after the first colon differs from one to the next."""
     return dict(Counter(reason.partition(":")[0] for reason in reasons).most_common())
 
 
@@ -134,7 +134,7 @@ def write_edit(
 
 
 def _kind(reject: Mapping[str, Any]) -> str:
-    """A reason without what differs from one pair to the next: the name of a file before it, details behind it."""
+    """A reason without what differs from one pair to the next: the name of a file before it, details after it."""
     reason = reject["reason"].partition(": ")[2] if reject["stage"] == "read" else reject["reason"]
     return re.split(r": | \(| as ", reason or reject["reason"])[0]
 

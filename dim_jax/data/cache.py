@@ -4,7 +4,7 @@
     edit-DIM-Edit/part.json                  a part of the mixture: its source, number of rows, rows of a shard
     edit-DIM-Edit/00003-of-00400.array_record
 
-A shard has for each of its rows a record with the latents, and behind it one with the hidden states of each wording; the last record says
+A shard has for each of its rows a record with the latents, and after it one with the hidden states of each wording; the last record says
 where each row begins. A record is laid out as a safetensors file.
 """
 

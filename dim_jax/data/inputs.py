@@ -148,9 +148,9 @@ def _check_pictures(patches: Sequence[np.ndarray], grids: Sequence[tuple[int, in
 
 
 def _check_padding(mask: np.ndarray) -> None:
-    """Causal attention needs no mask where padding stands behind every token; so it must stand there."""
+    """Causal attention needs no mask where padding stands after every token; so it must stand there."""
     for row in np.flatnonzero((mask[:, 1:] & ~mask[:, :-1]).any(1) | ~mask[:, 0]):
-        raise InputError(f"Row {row}: its tokens must stand first and its padding behind them (mask True, ..., True, False, ...).")
+        raise InputError(f"Row {row}: its tokens must stand first and its padding after them (mask True, ..., True, False, ...).")
 
 
 def _token_indices(
@@ -159,7 +159,7 @@ def _token_indices(
     """Position ids (3, b, t) and picture tokens (b, t).
 
     A text token's three positions are equal. A picture's tokens share the time, and count rows and columns from the next free
-    position; what follows goes on behind the longer side (Qwen2-VL, arXiv 2409.12191, section 2.1).
+    position; what follows goes on after the longer side (Qwen2-VL, arXiv 2409.12191, section 2.1).
     """
     position_ids = np.zeros((3, *mask.shape), np.int32)
     picture_tokens = np.full(mask.shape, -1, np.int32)

@@ -175,7 +175,7 @@ class Processor:
         lengths: Sequence[int] | None = None,
         patch_length: int | None = None,
     ) -> tuple[EncoderInputs, Bool[np.ndarray, "b t"]]:
-        """Turns with the assistant's answers behind them, and which tokens a writer is to predict: the answer and its end.
+        """Turns with the assistant's answers after them, and which tokens a writer is to predict: the answer and its end.
 
         Raises:
             InputError: the numbers of prompts and answers differ, or as for a call.

@@ -102,12 +102,12 @@ class RowCounter(NamedTuple):
                 sizes, told = [*sizes[: len(told)], (0, 0)], [*told, None]
         known = [one for one in told if one]
         texts = self._tokens({text for one in known for text in one.texts}, joined=True)
-        blueprints = self._tokens({one.blueprint or "" for one in known}, joined=False)  # only ever behind a picture
+        blueprints = self._tokens({one.blueprint or "" for one in known}, joined=False)  # only ever after a picture
         tokens = [(max(texts[text] for text in one.texts), blueprints[one.blueprint or ""]) if one else (UNUSABLE, 0) for one in told]
         return np.array([(*size, *counted) for size, counted in zip(sizes, tokens, strict=True)], np.int32).reshape(-1, len(COLUMNS)), bad
 
     def _tokens(self, texts: set[str], *, joined: bool) -> dict[str, int]:
-        """At most so many tokens does each text add to a turn: behind a picture, or also joined to the header itself."""
+        """At most so many tokens does each text add to a turn: after a picture, or also joined to the header itself."""
         if self.tokenizer is None:
             return dict.fromkeys(texts, 0)
         alone = dict(zip(texts, self.tokenizer.lengths(list(texts)), strict=True))

@@ -1,6 +1,6 @@
 """The one prompt that asks for a blueprint, and the one parser that reads what came back.
 
-Source: the four steps of Draw-In-Mind's blueprints (arXiv 2509.01986) behind the instruction; the wording of the prompt is ours.
+Source: the four steps of Draw-In-Mind's blueprints (arXiv 2509.01986) after the instruction; the wording of the prompt is ours.
 """
 
 import hashlib

@@ -54,7 +54,7 @@ class Features(NamedTuple):
     """What the frozen parts make of a batch, which is all of it that the others learn from.
 
     Attributes:
-        hidden: the encoder's states of the user turns, from the front on, zeros behind them.
+        hidden: the encoder's states of the user turns, from the front on, zeros after them.
         mask: which of them are real.
         target: latents of what to paint.
         source: latents of what to paint it from.
@@ -77,7 +77,7 @@ class Dim(nnx.Module):
         self.config = config
 
     def condition(self, inputs: EncoderInputs, length: int) -> tuple[Float[Array, "b length c"], Bool[Array, "b length"]]:
-        """Condition tokens of the user turn, zeros behind them up to `length`, and the mask of the real ones."""
+        """Condition tokens of the user turn, zeros after them up to `length`, and the mask of the real ones."""
         hidden, mask = self.turn(inputs, length)
         return jnp.where(mask[..., None], self.connector(hidden), 0), mask
 

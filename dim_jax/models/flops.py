@@ -79,7 +79,7 @@ def text(config: TextConfig, b: int, t: int) -> Work:
 
 
 def logits(config: TextConfig, b: int, t: int) -> Work:
-    """Scores of the next token behind every one of `t` tokens."""
+    """Scores of the next token after every one of `t` tokens."""
     return Work(2 * b * t * config.hidden_size * config.vocab_size)
 
 

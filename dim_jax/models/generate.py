@@ -21,7 +21,7 @@ class GenerationSettings:
     probability `top_p`.
 
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 leave all tokens in; `repetition_penalty` above 1 makes tokens rarer that
-    stand in the row already. A row ends with one of `stop_tokens`; behind it stands `pad_token`.
+    stand in the row already. A row ends with one of `stop_tokens`; after it stands `pad_token`.
 
     Raises:
         InputError: a value is out of its range; the message names the key.
@@ -91,7 +91,7 @@ def generate(model: Qwen, inputs: EncoderInputs, settings: GenerationSettings, s
 def _generate(model: Qwen, inputs: EncoderInputs, seeds: Array, settings: GenerationSettings) -> Generated:
     inputs = jax.tree.map(jnp.asarray, inputs)
     keys, sizes, rows = jax.vmap(jax.random.key)(seeds), inputs.mask.sum(1, dtype=jnp.int32), jnp.arange(len(seeds))
-    # Positions go on behind the largest one: pictures use up fewer positions than tokens.
+    # Positions go on after the largest one: pictures use up fewer positions than tokens.
     positions = jnp.where(inputs.mask, inputs.position_ids, -1).max((0, 2)) + 1
     hidden, cache = model.model.prefill(model.embed(inputs), inputs.position_ids, settings.max_new_tokens)
     seen = jnp.zeros((len(seeds), model.config.text.vocab_size), bool).at[rows[:, None], inputs.input_ids].max(inputs.mask)

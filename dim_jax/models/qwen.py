@@ -146,11 +146,11 @@ class Qwen(nnx.Module):
             self.lm_head = nnx.Linear(config.text.hidden_size, config.text.vocab_size, use_bias=False, rngs=rngs)
 
     def __call__(self, inputs: EncoderInputs) -> Float[Array, "b t d"]:
-        """The last hidden state of every token, behind the final norm: what the connector reads. Padding has no meaning."""
+        """The last hidden state of every token, after the final norm: what the connector reads. Padding has no meaning."""
         return self.model(self.embed(inputs), jnp.asarray(inputs.position_ids))
 
     def hidden_states(self, inputs: EncoderInputs) -> Float[Array, "states b t d"]:
-        """The embedding, then every decoder layer's output, the last one behind the final norm."""
+        """The embedding, then every decoder layer's output, the last one after the final norm."""
         return self.model.hidden_states(self.embed(inputs), jnp.asarray(inputs.position_ids))
 
     def embed(self, inputs: EncoderInputs) -> Float[Array, "b t d"]:
@@ -165,6 +165,6 @@ class Qwen(nnx.Module):
 
     @exact_products
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
-        """Scores of the next token, in float32, from hidden states behind the final norm."""
+        """Scores of the next token, in float32, from hidden states after the final norm."""
         table = self.model.embed_tokens.embedding[...].T if self.config.tie_word_embeddings else self.lm_head.kernel[...]
         return jnp.matmul(hidden, table.astype(self.dtype), preferred_element_type=jnp.float32)

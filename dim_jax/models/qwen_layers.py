@@ -33,5 +33,5 @@ class GatedMLP(nnx.Module):
 
 
 def rms_norm(d: int, eps: float, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    """RMSNorm (arXiv 1910.07467) in float32, float32 out: the projection behind it goes back to the compute dtype."""
+    """RMSNorm (arXiv 1910.07467) in float32, float32 out: the projection after it goes back to the compute dtype."""
     return nnx.RMSNorm(d, epsilon=eps, dtype=jnp.float32, rngs=rngs)

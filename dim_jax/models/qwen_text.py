@@ -74,7 +74,7 @@ class TextConfig:
 
 
 class Cache(NamedTuple):
-    """Keys and values of every layer; a row's tokens stand at the left, what lies behind them is not read."""
+    """Keys and values of every layer; a row's tokens stand at the left, what lies after them is not read."""
 
     keys: Float[Array, "layers b s m k"]
     values: Float[Array, "layers b s m k"]
@@ -126,16 +126,16 @@ class QwenText(nnx.Module):
         return self.embed_tokens.embedding[...][input_ids].astype(self.dtype)
 
     def __call__(self, x: Float[Array, "b t d"], position_ids: Int[Array, "3 b t"]) -> Float[Array, "b t d"]:
-        """The last hidden state, behind the final norm."""
+        """The last hidden state, after the final norm."""
         return self._run(x, position_ids, lambda x, k, v: None)[0]
 
     def hidden_states(self, x: Float[Array, "b t d"], position_ids: Int[Array, "3 b t"]) -> Float[Array, "states b t d"]:
-        """The embedding, then every layer's output; the last one behind the final norm (transformers' `hidden_states`)."""
+        """The embedding, then every layer's output; the last one after the final norm (transformers' `hidden_states`)."""
         last, outputs = self._run(x, position_ids, lambda x, k, v: x)
         return jnp.concatenate([x[None], outputs[:-1], last[None]])
 
     def prefill(self, x: Float[Array, "b t d"], position_ids: Int[Array, "3 b t"], room: int) -> tuple[Float[Array, "b t d"], Cache]:
-        """The last hidden state, and a cache with `room` free places behind the tokens."""
+        """The last hidden state, and a cache with `room` free places after the tokens."""
         last, (keys, values) = self._run(x, position_ids, lambda x, k, v: (k, v))
         pad = ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))
         return last, Cache(jnp.pad(keys, pad), jnp.pad(values, pad))

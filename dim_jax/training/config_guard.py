@@ -19,7 +19,7 @@ FREE_TO_CHANGE = (
 
 
 def same_config(config: Config, workdir: AnyPath, *, step: int, allow_changes: bool) -> None:
-    """Write `config` to config.json, and what differs from the one before, behind `step`, as a line of changes.jsonl.
+    """Write `config` to config.json, and what differs from the one before, after `step`, as a line of changes.jsonl.
 
     Raises:
         InputError: a key differs on which the curve depends, and `allow_changes` is not set.

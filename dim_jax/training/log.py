@@ -48,7 +48,7 @@ class MetricWriter:
 
 
 class Log:
-    """Appends to `path`; what was logged after step `after` (by a run that was killed behind its last checkpoint) is dropped."""
+    """Appends to `path`; what was logged after step `after` (by a run that was killed after its last checkpoint) is dropped."""
 
     def __init__(self, path: AnyPath, *, after: int):
         self.path = path

@@ -1,4 +1,4 @@
-"""The optimizer of every stage: AdamW behind a clip of the global gradient norm."""
+"""The optimizer of every stage: AdamW after a clip of the global gradient norm."""
 
 from collections.abc import Collection
 from typing import Any

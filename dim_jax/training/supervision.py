@@ -1,7 +1,7 @@
 """A run and the scheduler that watches over it: the signal that asks it to stop, the clock that ends one that hangs, exit codes.
 
     0   the run is done                           1   it cannot go on: what the user gave, or a loss that is not finite
-    75  stopped by SIGTERM, behind a checkpoint   70  no step within `train.watchdog_minutes`
+    75  stopped by SIGTERM, after a checkpoint   70  no step within `train.watchdog_minutes`
 
 After 75, 70 or a kill the same command goes on; after 1 it would only fail again.
 """

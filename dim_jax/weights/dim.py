@@ -1,4 +1,4 @@
-"""A Draw-In-Mind checkpoint: the rows of its parts behind the prefixes that it gives them."""
+"""A Draw-In-Mind checkpoint: the rows of its parts after the prefixes that it gives them."""
 
 from dim_jax.weights import dc_ae, qwen, sana
 from dim_jax.weights.table import LINEAR, SAME, Row, prefixed

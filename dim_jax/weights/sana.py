@@ -1,4 +1,4 @@
-"""SANA in the names of NVlabs (and of Draw-In-Mind, behind `decoder.model.`) and in those of diffusers."""
+"""SANA in the names of NVlabs (and of Draw-In-Mind, after `decoder.model.`) and in those of diffusers."""
 
 from dim_jax.weights.table import DEPTHWISE, LINEAR, POINTWISE, SAME, Row
 

@@ -66,7 +66,7 @@ class Tensors(Mapping[str, np.ndarray]):
         return sum(1 for _ in self)
 
     def under(self, prefix: str) -> "Tensors":
-        """The tensors behind one more prefix."""
+        """The tensors after one more prefix."""
         return Tensors(self.file, self.tensors, self.prefix + prefix, self.read)
 
     def pass_over(self, key: str) -> None:

@@ -69,7 +69,7 @@ def _case(model: Qwen, golden: Tensors, grids: list) -> Iterator[tuple[str, np.n
     for i, state in enumerate(states):
         yield f"hidden_states.{i}", state[mask], golden[f"hidden_states.{i}"][mask], False
     yield "logits", np.asarray(_logits(model, states[-1]))[mask], golden["logits"][mask], False
-    if len(mask) == 1:  # generation in transformers goes on behind the padding, so only single rows were kept
+    if len(mask) == 1:  # generation in transformers goes on after the padding, so only single rows were kept
         yield "greedy", *_greedy(model, inputs, golden["greedy"]), True
 
 

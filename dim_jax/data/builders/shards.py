@@ -28,7 +28,7 @@ from dim_jax.errors import InputError
 from dim_jax.folders import new_file
 
 SAMPLE = 32  # rows whose pictures are read to estimate the size of all
-NOTE = ".shard.json"  # behind a shard's name: what a worker elsewhere says of it
+NOTE = ".shard.json"  # after a shard's name: what a worker elsewhere says of it
 
 
 class Rows(NamedTuple):

@@ -147,7 +147,7 @@ class Archive:
         except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
             raise InputError(
                 f"{self.paths[-1]}: the archive {self.name} is damaged, or ends before its end ({error}). It was read from "
-                f"{len(self.paths)} file(s), the last of which this is: download what is missing before or behind, or all again."
+                f"{len(self.paths)} file(s), the last of which this is: download what is missing before or after, or all again."
             ) from error
 
     def read(self, offset: int, size: int) -> bytes:
