@@ -88,10 +88,10 @@ def training_step(dtype: str) -> dict[str, np.ndarray]:
         return value, clipped, change
 
     value, gradient, change = step(params, features)
-    # AdamW's first change is nearly the sign of the gradient: where that is rounding alone, so is the sign.
+    # AdamW's first change is nearly the sign of the gradient: where that is rounding alone, so is the sign. So changes count by gradient.
     flat = [np.concatenate([np.ravel(tree[path]) for path in sorted(tree)]) for tree in (gradient, change)]
-    large = np.abs(flat[0]) > 0.02 * np.abs(flat[0]).max()
-    return {"loss": np.asarray(value), "gradient": flat[0], "update": np.where(large, flat[1], 0)}
+    weighed = flat[1] * np.abs(flat[0]) / np.abs(flat[0]).max()
+    return {"loss": np.asarray(value), "gradient": flat[0], "update": weighed}
 
 
 def compared(compute: Callable[[str], dict[str, np.ndarray]], name: str, bounds: Bounds) -> Iterator[Line]:
