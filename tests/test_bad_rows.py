@@ -79,6 +79,9 @@ def test_they_are_counted_by_the_budget(edits):
     assert (code, "More than 4 rows cannot be used" in text) == (1, True), text
     code, text = dim(*command, "5")
     assert code == 0, text
+    assert f"unusable rows: 5, listed in {edits / 'index/edit.bad_samples.jsonl'}. The first: {TABLE}, line 1" in text.replace(
+        f"{edits}/{TABLE}", TABLE
+    )
     rows = [json.loads(line) for line in (edits / "index/edit.bad_samples.jsonl").read_text().splitlines()]
     assert [row["row"] for row in rows] == [1, 2, 3, 4, 5]
     assert all(f"{TABLE}, line {row['row']}" in row["error"] for row in rows)

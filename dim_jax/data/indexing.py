@@ -64,6 +64,9 @@ def index_source(
             with new_file(folder / f"{kind}{BAD}") as scratch:
                 lines = (json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in bad)
                 scratch.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+            if console is not None:
+                said = f"{kind}: unusable rows: {len(bad)}, listed in {folder / f'{kind}{BAD}'}. The first: {bad[0].error}"
+                console.out(said, highlight=False)
     if not found:
         raise InputError(f"{source}: holds no rows.")
     return found
