@@ -123,7 +123,7 @@ for slices in (1, 2):
     devices = get_topology_desc(platform="tpu", topology_name=topology.name, **more).devices
     sizes = {"sharding.slices": str(slices), "sharding.fsdp": "16", "data.batch_size": "32"}
     place = Sharding.open(read_config(ROOT / "configs/nano_autoencoder.py", sizes), MODELS["tiny"], devices)
-    print(place.rows(32).tolist())
+    print(place.local_batch_indices(32).tolist())
 """
 
 
