@@ -252,8 +252,9 @@ def test_no_budget_without_a_limit():
 # Waits
 
 
-@pytest.mark.parametrize("value", ["86400", "9" * 400, formatdate(253402300000, usegmt=True), formatdate(time.time() + 9000, usegmt=True)])
-def test_a_long_wait_is_told_and_not_waited_for(value):
+@pytest.mark.parametrize("wait", ["86400", "9" * 400, 253402300000, "2.5 hours"])
+def test_a_long_wait_is_told_and_not_waited_for(wait):
+    value = {253402300000: formatdate(253402300000, usegmt=True), "2.5 hours": formatdate(time.time() + 9000, usegmt=True)}.get(wait, wait)
     with ChatServer(good(), status(429, "daily quota reached", headers={"Retry-After": value})) as server:
         message = one_error(design(server))
         assert len(server.requests) == 2
