@@ -19,10 +19,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from dim_jax.checkpoint import TensorInfo
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
-from dim_jax.weights.files import DTYPES, Info, SafetensorsFile, SafetensorsWriter, make_header
+from dim_jax.weights.files import DTYPES, SafetensorsWriter, open_safetensors
 from dim_jax.weights.formats import DIM, NVLABS
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.table import tensor_mappings
@@ -37,12 +38,12 @@ CASES = {
 }
 
 
-def random_file(path: Path, tensors: Mapping[str, Info], seed: int = 0) -> None:
+def random_file(path: Path, tensors: Mapping[str, TensorInfo], seed: int = 0) -> None:
     """A safetensors file of normal numbers (times 0.02): each tensor a run of one long period of them, from its own offset."""
     rng = np.random.default_rng(seed)
-    period = (0.02 * rng.standard_normal(2**24 + 7, np.float32)).astype(DTYPES[next(iter(tensors.values())).dtype])
+    period = (0.02 * rng.standard_normal(2**24 + 7, np.float32)).astype(next(iter(tensors.values())).dtype)
     path.parent.mkdir(parents=True)
-    with SafetensorsWriter(path, make_header(tensors, {"format": "pt"})) as writer:
+    with SafetensorsWriter(path, tensors) as writer:
         for name, info in tensors.items():
             start = int(rng.integers(len(period)))
             writer.write(name, np.resize(np.roll(period, -start), info.shape))
@@ -50,9 +51,8 @@ def random_file(path: Path, tensors: Mapping[str, Info], seed: int = 0) -> None:
 
 def hashes(path: Path) -> Iterator[tuple[str, str]]:
     """Name and hash of every tensor of a file."""
-    file = SafetensorsFile(path)
-    for name in sorted(file.tensors):
-        yield name, hashlib.blake2b(file.read(name).reshape(-1).view(np.uint8).data).hexdigest()
+    for name, tensor in open_safetensors(path).read():
+        yield name, hashlib.blake2b(tensor.reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def measured(src: Path, dst: Path, to: str) -> tuple[float, float]:
@@ -89,7 +89,9 @@ def main() -> None:
         form, sizes, dtype = CASES[case]
         with tempfile.TemporaryDirectory(dir=args.folder) as name:
             folder = Path(name)
-            tensors = {name: Info(dtype, slot.shape) for name, slot in tensor_mappings(form.rows, sizes.shapes()).items()}
+            tensors = {
+                name: TensorInfo(mapping.shape, DTYPES[dtype]) for name, mapping in tensor_mappings(form.rows, sizes.shapes()).items()
+            }
             random_file(folder / "source" / "model.safetensors", tensors)
             before = dict(hashes(folder / "source" / "model.safetensors"))
             to_seconds, to_peak = measured(folder / "source", folder / "orbax", "orbax")

@@ -11,81 +11,31 @@ Everything that this package saves goes through Orbax's `experimental.v1` interf
 """
 
 import json
-import logging
 import math
 import os
-import re
-import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from flax import nnx
 
 from dim_jax.errors import InputError
-from dim_jax.folders import check_finished, check_name, new_folder, new_remote_folder
-from dim_jax.models.module import parameters, with_parameters
+from dim_jax.folders import check_finished, new_folder, new_remote_folder
+from dim_jax.models.module import parameters
+from dim_jax.orbax_io import disk_error, orbax_path, quiet_orbax
 from dim_jax.paths import AnyPath, absolute, as_path, local
 from dim_jax.processes import is_first, is_multiprocess, shared
 
-Module = TypeVar("Module", bound=nnx.Module)
 WEIGHTS, CONFIG, MANIFEST, EXTRAS, TOKENIZER = "weights", "config.json", "manifest.json", "extras.safetensors", "tokenizer"
 SETTINGS = "settings.json"
 CHUNK = 2**25  # bytes: smaller pieces save memory on the way out and let a sharded restore read only what it needs
 GROUP = 2**28  # bytes that are handed to Orbax at once; one larger tensor is a group of its own
 PARTIAL = "partial_save"  # ending of the folder that Orbax puts groups in until they are joined
-
-
-@contextmanager
-def quiet_orbax() -> Iterator[None]:
-    """Where Orbax fails, only the one error that it raises is heard: nothing of its threads and tasks, which go on failing for a while."""
-    ignore_late_callbacks()
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-def orbax_path(path: AnyPath) -> str:
-    """The path as Orbax takes it, from its root.
-
-    Raises:
-        InputError: TensorStore or gcsfs would take it for another one.
-    """
-    check_name(path)
-    text = os.fspath(absolute(path))
-    inside = text.removeprefix("gs://")
-    if "\\" in inside or re.search(r"(gs|s3|az|hf):/", inside) or text.encode(errors="ignore").decode() != text:
-        raise InputError(
-            f"{text!a}: checkpoints cannot lie in a folder with a backslash, bytes that are no UTF-8, or 'gs:' in its name. Rename it."
-        )
-    return text
-
-
-@cache
-def ignore_late_callbacks() -> None:
-    """From now on nothing is heard of what Orbax leaves behind: it closes its event loop while callbacks are still on their way to it, also
-    where all went well, and drops tasks whose error it has raised, which each of its threads logs as well."""
-    for name in ("asyncio", "absl"):
-        logging.getLogger(name).addFilter(_is_not_of_orbax)
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
-
-
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    failed = record.name == "absl" and record.levelno >= logging.ERROR and "/orbax/" in record.pathname
-    return not failed and "/orbax/" not in record.getMessage()
 
 
 @contextmanager
@@ -104,12 +54,6 @@ def _orbax(largest: int = 0) -> Iterator[None]:
         if (of_disk := disk_error(error)) is None:
             raise
         raise of_disk from error
-
-
-def disk_error(error: Exception) -> OSError | None:
-    """The error of a file system that Orbax reports in words; None: it is another one."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return OSError(int(code[1]), os.strerror(int(code[1]))) if code else None
 
 
 def _wait_for_quiet(folder: Path, *, quiet: float = 1.0, limit: float = 30.0) -> None:
@@ -156,20 +100,21 @@ def write_weights(folder: AnyPath, tensors: Iterable[tuple[str, Any]]) -> None:
             ocp.save(target, dict(tensors))
         return
     group: dict[str, Any] = {}
-    try:
-        with _orbax():
-            for path, tensor in tensors:
-                group[path] = tensor
-                del tensor  # or it would live on while the next one is put together
-                if sum(array.nbytes for array in group.values()) > GROUP:
+    with quiet_orbax():
+        try:
+            with _orbax():
+                for path, tensor in tensors:
+                    group[path] = tensor
+                    del tensor  # or it would live on while the next one is put together
+                    if sum(array.nbytes for array in group.values()) > GROUP:
+                        ocp.partial.save(target, group)
+                        group = {}
+                if group:
                     ocp.partial.save(target, group)
-                    group = {}
-            if group:
-                ocp.partial.save(target, group)
-            ocp.partial.finalize(target)
-    except (OSError, KeyboardInterrupt):
-        _wait_for_quiet(folder)
-        raise
+                ocp.partial.finalize(target)
+        except (OSError, KeyboardInterrupt):
+            _wait_for_quiet(folder)
+            raise
 
 
 def write(
@@ -266,9 +211,14 @@ class TensorInfo:
     dtype: np.dtype
 
     @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
         """Size of the data."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
 
 
 def abstract(path: AnyPath | str) -> dict[str, TensorInfo]:
@@ -289,12 +239,12 @@ def abstract(path: AnyPath | str) -> dict[str, TensorInfo]:
     weights = orbax_path(folder / WEIGHTS)
     try:
         with _orbax():
-            found = ocp.metadata(weights).metadata
+            listed = ocp.metadata(weights).metadata
     except (OSError, ValueError, KeyError, ocp.errors.InvalidLayoutError) as error:
         raise InputError(f"{folder / WEIGHTS}: is damaged ({str(error).splitlines()[0]}). Convert or copy it again.") from error
-    if not found:
+    if not listed:
         raise InputError(f"{folder / WEIGHTS}: is damaged (no tensors are listed in it). Convert or copy it again.")
-    return {name: TensorInfo(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in sorted(found.items())}
+    return {name: TensorInfo(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in sorted(listed.items())}
 
 
 def join(path: AnyPath | str) -> None:
@@ -305,67 +255,23 @@ def join(path: AnyPath | str) -> None:
         ocp.partial.finalize(orbax_path(weights))
 
 
-def _load(folder: AnyPath, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    largest = max((math.prod(leaf.shape) * 4 for leaf in wanted.values()), default=0)
+def _load(folder: AnyPath, tensors: Mapping[str, TensorInfo]) -> dict[str, np.ndarray]:
     try:
-        with _orbax(largest):
-            return ocp.load(orbax_path(folder / WEIGHTS), dict(wanted))
+        with _orbax(max(info.size * 4 for info in tensors.values())):
+            return ocp.load(orbax_path(folder / WEIGHTS), dict(tensors))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder / WEIGHTS}: cannot be read ({str(error).splitlines()[0]}). Convert or copy it again.") from error
 
 
-def read(path: AnyPath | str, only: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """Every stored tensor (path, array), or `only` some, a group at a time."""
+def read(path: AnyPath | str, names: Iterable[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Stored tensors (path, array) in this order, or all, a group at a time.
+
+    Raises:
+        InputError: `path` is no checkpoint folder, or it is damaged.
+    """
     folder = absolute(as_path(path))
-    stored = {name: leaf for name, leaf in abstract(folder).items() if only is None or name in only}
-    for group in groups({name: leaf.nbytes for name, leaf in stored.items()}):
+    stored = abstract(folder)
+    for group in groups({name: stored[name].nbytes for name in (stored if names is None else names)}):
         tensors = _load(folder, {name: stored[name] for name in group})
         for name in group:
             yield name, tensors.pop(name)
-
-
-def load(
-    path: AnyPath | str,
-    like: Module | Mapping[str, jax.ShapeDtypeStruct] | None = None,
-    *,
-    dtype: Any = None,
-    prefix: str = "",
-) -> Module | dict[str, Any]:
-    """Read a checkpoint's weights.
-
-    Args:
-        path: a checkpoint folder.
-        like: an (abstract) module, or path -> shape, dtype and sharding; without it, numpy arrays as stored.
-        dtype: of the result; as stored by default.
-        prefix: read only what is stored under it ("sana."); `like` names its tensors without it.
-
-    Returns:
-        `like` filled with arrays, sharded as it says (on the default device where it does not), or path -> array.
-
-    Raises:
-        InputError: `path` is no checkpoint, or tensors are missing, left over or misshapen: all of them are named.
-    """
-    folder = absolute(as_path(path))
-    stored = {name.removeprefix(prefix): leaf for name, leaf in abstract(folder).items() if name.startswith(prefix)}
-    if like is None:
-        tensors = _load(folder, {prefix + name: leaf for name, leaf in stored.items()})
-        return {name: tensors.pop(prefix + name).astype(dtype or leaf.dtype, copy=False) for name, leaf in stored.items()}
-    wanted = like if isinstance(like, Mapping) else parameters(like)
-    wrong = [f"{name} is missing" for name in wanted if name not in stored]
-    wrong += [f"{name} {stored[name].shape} is left over" for name in stored if name not in wanted]
-    wrong += [
-        f"{name} is {stored[name].shape} in the checkpoint, {tuple(leaf.shape)} in the model"
-        for name, leaf in wanted.items()
-        if name in stored and stored[name].shape != tuple(leaf.shape)
-    ]
-    if wrong:
-        raise InputError(f"{folder}: the weights do not fit the model: {'; '.join(wrong)}. Use the {CONFIG} that belongs to them.")
-    here = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)
-    leaves = {
-        prefix + name: jax.ShapeDtypeStruct(
-            leaf.shape, np.dtype(dtype or stored[name].dtype), sharding=getattr(leaf, "sharding", None) or here
-        )
-        for name, leaf in wanted.items()
-    }
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in _load(folder, leaves).items()}
-    return tensors if isinstance(like, Mapping) else with_parameters(like, tensors)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from dim_jax.errors import InputError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk that is full
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def format_bytes(size: int) -> str:
@@ -17,6 +19,19 @@ def format_bytes(size: int) -> str:
     while number >= 1024 and power < len(UNITS) - 1:
         power, number = power + 1, number / 1024
     return f"{number:.0f} {UNITS[power]}" if number >= 100 else f"{number:.3g} {UNITS[power]}"
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes of a size such as "16MiB" (2**20 bytes each) or "5GB" (10**9 bytes each); `option` is who asks for it.
+
+    Raises:
+        InputError: it is none, or less than a byte.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?i?B)", text.strip(), re.IGNORECASE | re.ASCII)
+    size = int(float(match[1]) * BYTES[match[2].upper()]) if match else 0
+    if size < 1:
+        raise InputError(f"{option} {text}: give a number above 0 with its unit, such as 16MiB or 5GB.")
+    return size
 
 
 def may_be_made(folder: Path) -> bool:

@@ -27,7 +27,7 @@ from dim_jax.models.sana_config import SanaConfig
 from dim_jax.paths import AnyPath
 from dim_jax.processes import to_host
 from dim_jax.settings import PromptMode, Settings, check_prompt, read_prompt_mode, read_settings
-from dim_jax.weights.convert import open_weights
+from dim_jax.weights.opening import open_weights
 from dim_jax.weights.published import Weights
 
 # Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
@@ -250,9 +250,9 @@ def open_dim(path: str | AnyPath, tokenizer: str | AnyPath | None = None) -> tup
         InputError: it is damaged or incomplete, or has parts that do not belong together; or there is no tokenizer.
     """
     weights = open_weights(path)
-    encoder, sana, autoencoder = weights.sizes.encoder, weights.sizes.sana, weights.sizes.autoencoder
+    encoder, sana, autoencoder = weights.config.encoder, weights.config.sana, weights.config.autoencoder
     if encoder is None or sana is None or autoencoder is None:
-        raise InputError(f"{path} holds only {', '.join(weights.sizes.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
+        raise InputError(f"{path} holds only {', '.join(weights.config.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
     if tokenizer is None and not weights.tokenizer:
         raise InputError(
             f"{path} has no tokenizer. Name one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T."

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,8 +45,15 @@ def sharded(folder: Path, goldens: Path) -> Path:
     return folder
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def files(folder: Path) -> dict[str, Any]:
+    """What is in a folder, by file: of weights names, dtypes, shapes and bits, of an index the file of each tensor, else bytes."""
+    return {str(path.relative_to(folder)): _content(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def _content(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return {name: (tensor.dtype, tensor.shape, tensor.tobytes()) for name, tensor in load_file(path).items()}
+    return json.loads(path.read_text())["weight_map"] if path.name.endswith(".index.json") else path.read_bytes()
 
 
 def quiet() -> Console:

@@ -30,8 +30,8 @@ from dim_jax.training.fingerprint import cached_parts, fingerprint
 from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives import objective_kind, open_objective
 from dim_jax.training.objectives.cached import CachedPainterObjective
+from dim_jax.weights import lazy
 from dim_jax.weights.convert import open_weights
-from dim_jax.weights.files import SafetensorsFile
 from tests.painter_fixtures import dim, tiny_checkpoint
 from tests.test_several import several
 from tests.test_train import CONFIGS, last_error, log
@@ -320,15 +320,17 @@ def test_every_tensor_is_read_once(place, tmp_path, monkeypatch, form):
     """Parameters that learn and those that are frozen may come from one large file, far away."""
     if form == "tiny-orbax" and not (place / form).exists():
         assert dim("convert", str(place / "tiny"), str(place / form))[0] == 0
-    counts, published, ours = Counter(), SafetensorsFile.read, checkpoint._load
-    monkeypatch.setattr(SafetensorsFile, "read", lambda file, name: (counts.update([name]), published(file, name))[1])
+    counts, published, ours = Counter(), lazy.each, checkpoint._load
+    monkeypatch.setattr(
+        "dim_jax.weights.files.each", lambda infos, load: published(infos, lambda name: (counts.update([name]), load(name))[1])
+    )
     monkeypatch.setattr(checkpoint, "_load", lambda folder, wanted: (counts.update(list(wanted)), ours(folder, wanted))[1])
     init = {f"init__{part}": str(place / form) for part in PARTS}
     code, text = dim(*command(place, "train", "--workdir", str(tmp_path / "run"), "--steps", "1", train__show_every="0", **init))
     assert code == 0, text
     assert set(counts.values()) == {1}
     before, after = counts.copy(), open_weights(tmp_path / "run/model")
-    assert len(before) >= len(after.stored)
+    assert len(before) >= len(after.tensors)
     counts.clear()
     code, text = dim(*command(place, "train", "--workdir", str(tmp_path / "run"), "--steps", "2", train__show_every="0", **init))
     assert code == 0, text

@@ -13,11 +13,11 @@ from safetensors.numpy import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from dim_jax import checkpoint
+from dim_jax.disk import parse_size
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
 from dim_jax.sampling import Sampler
 from dim_jax.weights.convert import assemble, open_weights
-from dim_jax.weights.shards import parse_size
 from tests.painter_fixtures import dim, one_error, painter, tiny_checkpoint
 from tests.published import dim_folder, files, quiet, qwen_folder, run, sana_pth, sharded, tensors_of
 
@@ -98,7 +98,7 @@ def test_mixed_dtypes_become_one(tmp_path, goldens, dtype):
     assert same(read(tmp_path / "out"), {name: tensor.astype(dtype) for name, tensor in tensors.items()})
 
 
-def test_the_dtype_that_is_there_changes_no_byte(tmp_path, goldens):
+def test_the_dtype_that_is_there_changes_nothing(tmp_path, goldens):
     source = sharded(tmp_path / "dim", goldens)
     run(source, tmp_path / "out", "dim", dtype="float32")
     assert files(tmp_path / "out") == files(source)
@@ -150,7 +150,7 @@ def test_tensors_that_become_infinite_are_all_named(tmp_path, goldens, to):
 
 def test_without_a_manifest_our_path_is_named(tmp_path, source):
     run(source, tmp_path / "orbax", "orbax")
-    tensors = dict(checkpoint.load(tmp_path / "orbax"))
+    tensors = dict(checkpoint.read(tmp_path / "orbax"))
     tensors["connector.fc1.bias"] = np.full_like(tensors["connector.fc1.bias"], 3.4e38)
     checkpoint.save(tmp_path / "trained", tensors, checkpoint.read_json(tmp_path / "orbax" / "config.json"))
     assert "infinite: connector.fc1.bias." in refused(tmp_path / "trained", dtype="bfloat16")
@@ -192,7 +192,7 @@ def test_shards_are_full_and_named_as_transformers_does(shards, goldens):
     assert same(read(shards), expected)
 
 
-def test_there_and_back_through_shards_is_the_same_to_the_byte(tmp_path, source, shards):
+def test_there_and_back_through_shards_is_the_same(tmp_path, source, shards):
     run(shards, tmp_path / "one", "dim", max_shard_size=10**9)
     assert files(tmp_path / "one") == files(source)
     run(shards, tmp_path / "orbax", "orbax")

@@ -18,6 +18,7 @@ RANKS = {
     "dim_jax.rng": 0,
     "dim_jax.folders": 0,
     "dim_jax.local_cache": 1,
+    "dim_jax.orbax_io": 1,
     "dim_jax.bundled": 1,
     "dim_jax.processes": 1,
     "dim_jax.sheets": 1,

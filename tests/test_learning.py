@@ -49,8 +49,8 @@ def test_build_train_kill_resume_evaluate(place, monkeypatch):
     assert "data.mirrored: no example has the rule hare. There are " in said["edit"]
     assert "data.mirrored" not in said["t2i"]
     t2i, edit = (open_weights(place / name / "model") for name in ("t2i", "colours"))
-    assert not t2i.sizes.sana.is_edit
-    assert edit.sizes.sana.is_edit
+    assert not t2i.config.sana.is_edit
+    assert edit.config.sana.is_edit
 
     result = place / "result.json"
     checkpoint = ("--checkpoint", str(place / "colours/model"))

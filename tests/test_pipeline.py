@@ -226,7 +226,7 @@ def test_a_text_to_image_checkpoint_does_not_edit(tmp_path, monkeypatch):
 
 def test_parts_with_other_latents_are_refused(tmp_path, monkeypatch):
     weights = module.open_weights(tiny_checkpoint(tmp_path / "tiny"))
-    sizes = replace(weights.sizes, autoencoder=DCAEConfig.f32c32())
+    sizes = replace(weights.config, autoencoder=DCAEConfig.f32c32())
     monkeypatch.setattr(module, "open_weights", lambda path: replace(weights, sizes=sizes))
     with pytest.raises(InputError, match=r"tiny: SANA has 8 latent channels, the autoencoder 32\."):
         EditPipeline.from_pretrained(tmp_path / "tiny")

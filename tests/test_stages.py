@@ -121,7 +121,7 @@ def test_from_raw_files_to_the_last_stage(tmp_path):
             assert changed or not path.startswith("connector."), path
             assert not changed or path.startswith(("connector.", "sana.")), path
         before, init = after, dict.fromkeys(("encoder", "connector", "sana", "autoencoder"), str(tmp_path / name / "model"))
-    sana = open_weights(tmp_path / "edit_stage2/model").sizes.sana
+    sana = open_weights(tmp_path / "edit_stage2/model").config.sana
     assert (sana.is_edit, sana.condition_length) == (True, 320)
     painted = EditPipeline.from_pretrained(tmp_path / "edit_stage2/model")(["Make it red."], [picture(64, 64)])[0]
     assert painted.image.size == (64, 64)

@@ -110,8 +110,8 @@ def test_a_resumed_run_logs_what_an_uninterrupted_one_does(tmp_path):
 def test_the_autoencoder_leaves_with_latents_of_unit_variance(tmp_path):
     assert train("nano_autoencoder", tmp_path / "run", 3)[0] == 0
     weights = open_weights(tmp_path / "run/model")
-    assert weights.sizes.parts == ("autoencoder",)
-    objective = AutoencoderObjective(read_config(CONFIGS / "nano_autoencoder.py", SMALL), weights.sizes, None)
+    assert weights.config.parts == ("autoencoder",)
+    objective = AutoencoderObjective(read_config(CONFIGS / "nano_autoencoder.py", SMALL), weights.config, None)
     model = with_parameters(objective.model, {path: jnp.asarray(tensor) for path, tensor in weights.stream()})
     pictures = [Synthetic("caption", 32)[i].target for i in range(256)]
     latents = model.autoencoder.encode(jnp.asarray(np.stack([autoencoder_pixels(one, (32, 32)) for one in pictures])))
@@ -127,7 +127,7 @@ def test_the_encoder_learns_to_write(tmp_path, monkeypatch):
     assert all(0 < line["mfu"] < 1 for line in log(tmp_path / "run", "speed.jsonl"))
     page = (tmp_path / "run/sheets/000003.md").read_text()
     assert page.count("written: ") == page.count("wanted: ") == 8
-    assert open_weights(tmp_path / "run/model").sizes.parts == ("encoder",)
+    assert open_weights(tmp_path / "run/model").config.parts == ("encoder",)
     assert log(tmp_path / "run")[-1]["loss"] < log(tmp_path / "run")[0]["loss"]
 
 

@@ -107,10 +107,10 @@ def convert(
         )
     if not any(parents) and len(paths) != 2:
         raise typer.BadParameter(f"Give SRC and DST; these are {len(paths)} paths.")
+    from dim_jax.disk import parse_size
     from dim_jax.paths import as_path
     from dim_jax.training.resume import is_state
     from dim_jax.weights import convert
-    from dim_jax.weights.shards import parse_size
 
     source = as_path(paths[0])
     trained = is_state(source)

@@ -83,8 +83,8 @@ def cache(
     """Store what the frozen parts of a painter make of every row, for training without them. Goes on where it was interrupted."""
     found = _config(config, change or [], what="Caching")
     from dim_jax import caching, processes
+    from dim_jax.disk import parse_size
     from dim_jax.paths import as_path
-    from dim_jax.weights.shards import parse_size
 
     size, folder = parse_size(shard_size, "--shard-size"), as_path(into)
     with processes.distributed(), processes.locked(folder):

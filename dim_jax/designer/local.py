@@ -24,7 +24,7 @@ from dim_jax.models.qwen import Qwen
 from dim_jax.paths import AnyPath
 from dim_jax.sampling import Sampler
 from dim_jax.settings import PromptMode, read_prompt_mode, read_settings
-from dim_jax.weights.convert import open_weights
+from dim_jax.weights.opening import open_weights
 
 # Each length of turn, and each multiple of PATCHES, compiles once.
 LENGTHS = (128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 4096, 8192, 2**15)
@@ -64,18 +64,18 @@ class LocalDesigner:
             InputError: the checkpoint is damaged, or has no encoder or no tokenizer.
         """
         weights = open_weights(path)
-        if weights.sizes.encoder is None:
-            raise InputError(f"{path} holds {', '.join(weights.sizes.parts)}, and no Qwen2.5-VL that could write. Name one that does.")
+        if weights.config.encoder is None:
+            raise InputError(f"{path} holds {', '.join(weights.config.parts)}, and no Qwen2.5-VL that could write. Name one that does.")
         if tokenizer is None and not weights.tokenizer:
             raise InputError(f"{path} has no tokenizer. Name one (--tokenizer).")
         chosen = compute_dtype(dtype)
-        config = weights.sizes.encoder
+        config = weights.config.encoder
         model = nnx.eval_shape(lambda: Qwen(config, dtype=chosen, rngs=nnx.Rngs(0)))
-        own = ((name.partition("."), tensor) for name, tensor in weights.stream())
-        tensors = {rest: jnp.asarray(tensor, chosen) for (part, _, rest), tensor in own if part == "encoder"}
+        own = [path for path in weights.parameters if path.startswith("encoder.")]
+        tensors = {path.removeprefix("encoder."): jnp.asarray(tensor, chosen) for path, tensor in weights.stream(own)}
         settings = read_settings(weights.settings)
         processor = Processor.from_pretrained(
-            tokenizer or weights.tokenizer[0].parent, layout=weights.sizes.encoder.vision.layout, resolution=settings.resolution
+            tokenizer or weights.tokenizer[0].parent, layout=weights.config.encoder.vision.layout, resolution=settings.resolution
         )
         return cls(with_parameters(model, tensors), processor, read_prompt_mode(weights.settings), name=f"local:{path}")
 

@@ -26,8 +26,8 @@ from dim_jax.models.sana_config import SanaConfig
 from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.sharding import make_global_array
 from dim_jax.weights.arrays import contiguous
-from dim_jax.weights.convert import open_weights
 from dim_jax.weights.model_config import ModelConfig
+from dim_jax.weights.opening import open_weights
 from dim_jax.weights.published import Weights
 
 PRESETS: dict[str, dict[str, Callable[[], Any]]] = {
@@ -58,18 +58,18 @@ class ModelInit:
         opened = {path: open_weights(path) for path in dict.fromkeys(init.values())}
         parents = {part: opened[path] for part, path in init.items()}
         for part, parent in parents.items():
-            if part not in parent.sizes.parts:
-                raise InputError(f"config.init.{part}: {parent.where} holds {', '.join(parent.sizes.parts)}. Give one that holds {part}.")
+            if part not in parent.config.parts:
+                raise InputError(f"config.init.{part}: {parent.where} holds {', '.join(parent.config.parts)}. Give one that holds {part}.")
         model, found = config.model, {}
         if "encoder" in parts:
-            known = parents["encoder"].sizes.encoder if "encoder" in parents else None
+            known = parents["encoder"].config.encoder if "encoder" in parents else None
             found["encoder"] = known or _preset("encoder", model.encoder)
         if "sana" in parts:
-            known = parents["sana"].sizes.sana if "sana" in parents else _preset("sana", model.sana)
+            known = parents["sana"].config.sana if "sana" in parents else _preset("sana", model.sana)
             assert known is not None
             found["sana"] = known.grown(edit=model.edit, condition_length=model.condition_length)
         if "autoencoder" in parts:
-            known = parents["autoencoder"].sizes.autoencoder if "autoencoder" in parents else None
+            known = parents["autoencoder"].config.autoencoder if "autoencoder" in parents else None
             found["autoencoder"] = known or _preset("autoencoder", model.autoencoder)
         return cls(ModelConfig(**found), parents)
 
@@ -121,12 +121,10 @@ class ModelInit:
         found: dict[str, jax.Array] = {}
         for weights in {parent.where: parent for part, parent in self.init_checkpoints.items() if part in wanted}.values():
             here = {path: place for part in wanted if self.init_checkpoints.get(part) is weights for path, place in places[part].items()}
-            found |= {
-                path: make_global_array(tensor, here[path], like[path].dtype) for path, tensor in weights.stream(only=here) if path in here
-            }
+            found |= {path: make_global_array(tensor, here[path], like[path].dtype) for path, tensor in weights.stream(here)}
         for part in (part for part in wanted if part not in self.init_checkpoints):
             found |= jax.jit(lambda part=part: cast(self.sizes.init(part, seed)), out_shardings=places[part])()
-        old = self.init_checkpoints["sana"].sizes.sana if "sana" in wanted and "sana" in self.init_checkpoints else None
+        old = self.init_checkpoints["sana"].config.sana if "sana" in wanted and "sana" in self.init_checkpoints else None
         if old is not None and old != self.sizes.sana:
             grow_it = jax.jit(lambda tensors: cast(self._grown(old, seed, tensors)), out_shardings=places["sana"])
             found |= grow_it({path: found[path] for path in places["sana"]})
@@ -139,13 +137,10 @@ class ModelInit:
         """
         hashes: dict[str, dict[str, str]] = {part: {} for part in parts if part in self.init_checkpoints}
         for weights in {self.init_checkpoints[part].where: self.init_checkpoints[part] for part in hashes}.values():
-            here = [
-                path for path in weights.stored if self.init_checkpoints.get(path.split(".")[0]) is weights and path.split(".")[0] in hashes
-            ]
-            for path, tensor in weights.stream(only=set(here)):
-                if path in here:
-                    data: Any = contiguous(tensor, np.dtype(np.float32))
-                    hashes[path.split(".")[0]][path] = hashlib.sha256(data).hexdigest()
+            here = {part for part in hashes if self.init_checkpoints[part] is weights}
+            for path, tensor in weights.stream([path for path in weights.parameters if path.split(".")[0] in here]):
+                data: Any = contiguous(tensor, np.dtype(np.float32))
+                hashes[path.split(".")[0]][path] = hashlib.sha256(data).hexdigest()
         named = {part: hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16] for part, found in hashes.items()}
         return {part: named.get(part, f"drawn anew with seed {seed}, each part from a stream of its own") for part in parts}
 

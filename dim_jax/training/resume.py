@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
 
-from dim_jax.checkpoint import disk_error, orbax_path, quiet_orbax
 from dim_jax.disk import format_bytes, refusal
 from dim_jax.errors import InputError
 from dim_jax.folders import writing
+from dim_jax.orbax_io import disk_error, orbax_path, quiet_orbax
 from dim_jax.paths import AnyPath, is_remote
 
 

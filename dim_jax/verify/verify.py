@@ -26,6 +26,7 @@ from dim_jax.verify.fingerprints import Fingerprint, Recording, Tally
 from dim_jax.verify.ours import Ours
 from dim_jax.verify.stages import STAGES, Stages, Tensors, blamed
 from dim_jax.weights.arrays import is_finite
+from dim_jax.weights.files import NAMES
 from dim_jax.weights.published import Weights
 
 TORCH = "torch"
@@ -81,7 +82,7 @@ def verify(
 
     say = console.out
 
-    dtypes = ", ".join(sorted({info.dtype for info in weights.stored.values()}))
+    dtypes = ", ".join(sorted({NAMES[weights.tensors[path].dtype] for path in weights.parameters}))
     say(f"{path} ({weights.title}): {sum(weights.counts.values())} tensors, {dtypes}, of the right shapes, all finite")
     say(f"here: dim_jax {__version__}, {dtype}, on {jax.devices()[0].device_kind}; beside it: {by}{f' ({against})' if recorded else ''}")
     if recorded and recorded.digest == tally.digest:
@@ -111,7 +112,7 @@ def _computed(weights: Weights, ours: Ours, reference, recorded: Recording | Non
     """
     tally, held, finite = Tally(), Tensors(), True
     mine, theirs = Stages(), Stages()
-    left = sum(path.startswith("encoder.") for path in weights.stored)
+    left = sum(path.startswith("encoder.") for path in weights.parameters)
 
     def check() -> None:
         changed = tally.differing(recorded.tensors, SAME_TENSOR[ours.dtype]) if recorded else {}

@@ -1,107 +1,149 @@
-"""Writing published checkpoints: the files that weights came from, to the byte, or the usual files of a format."""
+"""Writing published checkpoints: with the names, dtypes and files that weights came in, or those that are usual in a format."""
 
 import json
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+from huggingface_hub import split_state_dict_into_shards_factory
 
 from dim_jax import checkpoint
+from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError
-from dim_jax.weights.files import DTYPES, NAMES, Info, SafetensorsWriter, make_header
+from dim_jax.weights.files import DTYPES, EXTRA_FILE, NAMES, SafetensorsWriter
 from dim_jax.weights.formats import DIFFUSERS, DIM, EMBEDDING, NVLABS, QWEN, Format
-from dim_jax.weights.manifest import Manifest, checked_mappings
+from dim_jax.weights.manifest import Manifest, common_dtypes, folder_of
 from dim_jax.weights.model_config import sana_to_diffusers
-from dim_jax.weights.published import EXTRA_FILE, Weights
-from dim_jax.weights.table import tensor_mappings, to_hf
+from dim_jax.weights.published import Weights
+from dim_jax.weights.table import TensorMapping, by_path, tensor_mappings, to_hf
+
+SHARDED = ("dim", "qwen")  # all of their tensors stand in one file or its shards
 
 
-def layout(weights: Weights, to: str) -> Manifest:
-    """The files to write: those that the weights came from where the format is the same, else the usual ones.
+class Export(NamedTuple):
+    """What is to be written: how, where each published tensor lives here, what it is, and the file of each."""
+
+    manifest: Manifest
+    mappings: Mapping[str, TensorMapping]
+    tensors: Mapping[str, TensorInfo]
+    files: Mapping[str, str]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data."""
+        return sum(info.nbytes for info in self.tensors.values())
+
+
+def plan(weights: Weights, to: str, max_shard_size: int | None = None) -> Export:
+    """The tensors and files to write: those that the weights came in where the format is the same, else the usual ones.
 
     Raises:
-        InputError: the format cannot hold these weights, or their manifest is of other ones.
+        InputError: the format cannot hold these weights, their manifest is of other ones, or a tensor is larger than a shard.
     """
-    if weights.manifest is not None and weights.manifest.published.to == to:
-        return weights.manifest
-    sizes = weights.sizes
-    if to == "dim" and not sizes.is_whole and sizes.parts != ("sana",):
+    known = weights.manifest if weights.manifest and weights.manifest.published.to == to else None
+    manifest = known or _usual(weights, to)
+    form, shapes = manifest.published, {path: weights.tensors[path].shape for path in weights.parameters}
+    ours = [path for path in form.matching(shapes) if path not in manifest.initialized]
+    mappings = tensor_mappings(form.rows, {path: shapes[path] for path in ours})
+    tensors = {name: TensorInfo(mapping.shape, weights.tensors[mapping.path].dtype) for name, mapping in mappings.items()}
+    tensors |= {alias: tensors[name] for alias, name in manifest.aliases.items() if name in tensors}
+    tensors |= {name: weights.tensors[path] for name, path in manifest.kept.items() if path in weights.tensors}
+    files = {name: _usual_file(form, name) for name in tensors}
+    if known:
+        stated = known.tensors()
+        wrong = [f"{name} is not in these weights" for name in stated if name not in tensors]
+        wrong += [f"{name} is only in these weights" for name in tensors if name not in stated]
+        if not wrong:
+            dtypes = common_dtypes(mappings, {name: DTYPES[dtype] for name, (_, dtype) in stated.items()})
+            here = {path: weights.tensors[path].dtype for path in ours}
+            wrong = [f"{path} came as {NAMES[dtypes[path]]}, here it is {NAMES[here[path]]}" for path in ours if dtypes[path] != here[path]]
+        if wrong:
+            raise InputError(
+                f"{weights.where}: manifest.json belongs to other weights: {'; '.join(wrong)}. Remove it to export in the usual files."
+            )
+        tensors = {name: TensorInfo(tensors[name].shape, DTYPES[dtype]) for name, (_, dtype) in stated.items()}
+        files = {name: file for name, (file, _) in stated.items()}
+    if max_shard_size is not None:
+        if large := [f"{name} ({info.nbytes:,} bytes)" for name, info in sorted(tensors.items()) if info.nbytes > max_shard_size]:
+            raise InputError(
+                f"{weights.where}: a shard may hold {max_shard_size:,} bytes, less than a tensor: {', '.join(large)}. Allow larger shards."
+            )
+        files = split_state_dict_into_shards_factory(
+            dict(sorted(tensors.items())),
+            get_storage_size=lambda info: info.nbytes,
+            filename_pattern="model{suffix}.safetensors",
+            max_shard_size=max_shard_size,
+        ).tensor_to_filename
+    return Export(manifest, mappings, tensors, files)
+
+
+def _usual(weights: Weights, to: str) -> Manifest:
+    """A manifest without files for weights that come from elsewhere.
+
+    Raises:
+        InputError: the format cannot hold them.
+    """
+    config = weights.config
+    if to == "dim" and not config.is_whole and config.parts != ("sana",):
         raise InputError(
-            f"{weights.where} holds only {', '.join(sizes.parts)}, which is no Draw-In-Mind. Assemble one, or choose another format."
+            f"{weights.where} holds only {', '.join(config.parts)}, which is no Draw-In-Mind. Assemble one, or choose another format."
         )
-    if (to == "qwen" and sizes.encoder is None) or (to == "diffusers" and sizes.sana is None and sizes.autoencoder is None):
-        raise InputError(f"{weights.where} holds only {', '.join(sizes.parts)}, nothing that {to} can hold. Choose another format.")
-    form = {"dim": DIM if sizes.is_whole else NVLABS, "diffusers": DIFFUSERS, "qwen": QWEN}[to]
-    return Manifest(
-        form.name, *_usual_files(form, weights), kept={name: ours for name, ours in form.kept.items() if ours in weights.extras}
-    )
-
-
-def _usual_files(form: Format, weights: Weights) -> tuple[dict[str, str], dict[str, str]]:
-    """Headers and texts of the files in which we write a format."""
-    shapes = {path: info.shape for path, info in weights.stored.items()}
-    table = tensor_mappings(form.rows, {path: shapes[path] for path in form.matching(shapes)})
-    infos = {name: Info(weights.stored[slot.path].dtype, slot.shape) for name, slot in table.items()}
-    for name, ours in form.kept.items():
-        if ours in weights.extras:
-            infos[name] = Info(NAMES[weights.extras[ours].dtype], weights.extras[ours].shape)
-    groups: dict[str, dict[str, Info]] = {}
-    for name, info in infos.items():
-        folder, _, raw = name.rpartition("/")
-        file = f"{folder}/diffusion_pytorch_model.safetensors" if folder else EXTRA_FILE if form is DIFFUSERS else "model.safetensors"
-        groups.setdefault(file, {})[raw] = info
-    headers = {file: make_header(tensors, {"format": "pt"}) for file, tensors in groups.items()}
-    sizes = weights.sizes
-    encoder = sizes.encoder and replace(sizes.encoder, dtype=DTYPES[weights.stored[EMBEDDING].dtype].name).to_hf()
+    if (to == "qwen" and config.encoder is None) or (to == "diffusers" and config.sana is None and config.autoencoder is None):
+        raise InputError(f"{weights.where} holds only {', '.join(config.parts)}, nothing that {to} can hold. Choose another format.")
+    form = {"dim": DIM if config.is_whole else NVLABS, "diffusers": DIFFUSERS, "qwen": QWEN}[to]
+    encoder = config.encoder and replace(config.encoder, dtype=weights.tensors[EMBEDDING].dtype.name).to_hf()
+    sana, autoencoder = config.sana, config.autoencoder and config.autoencoder.to_hf()
     configs: dict[str, Any] = {}
     if form is QWEN:
         configs["config.json"] = encoder
-    if form is DIFFUSERS:
+    if form in (DIM, DIFFUSERS):
         configs["qwen.config.json"] = encoder
-        configs["transformer/config.json"] = sizes.sana and sana_to_diffusers(sizes.sana)
-        configs["vae/config.json"] = sizes.autoencoder and sizes.autoencoder.to_hf()
-    if form in (DIM, NVLABS) and sizes.sana:
-        configs["sana_edit.json" if sizes.sana.is_edit else "sana_t2i.json"] = sizes.sana.to_json()
+    if form is DIFFUSERS:
+        configs["transformer/config.json"], configs["vae/config.json"] = sana and sana_to_diffusers(sana), autoencoder
     if form is DIM:
-        configs["qwen.config.json"], configs["dc_ae.config.json"] = encoder, sizes.autoencoder and sizes.autoencoder.to_hf()
-    return headers, {file: json.dumps(config, indent=2) + "\n" for file, config in configs.items() if config}
+        configs["dc_ae.config.json"] = autoencoder
+    if form in (DIM, NVLABS) and sana:
+        configs["sana_edit.json" if sana.is_edit else "sana_t2i.json"] = sana.to_json()
+    return Manifest(
+        form.name,
+        files={},
+        configs={file: json.dumps(content, indent=2) + "\n" for file, content in configs.items() if content},
+        kept={name: path for name, path in form.kept.items() if path in weights.tensors},
+    )
 
 
-def write_published(folder: Path, weights: Weights, manifest: Manifest) -> None:
-    """Fill a folder with the files of a manifest."""
-    shapes = {path: info.shape for path, info in weights.stored.items()}
-    dtypes = {path: DTYPES[info.dtype] for path, info in weights.stored.items()}
-    table = checked_mappings(manifest, shapes, dtypes, weights.where)
-    by_path: dict[str, dict] = {}
-    for name, slot in table.items():
-        by_path.setdefault(slot.path, {})[name] = slot
-    repeats: dict[str, list[str]] = {}
-    for name, target in manifest.aliases.items():
-        repeats.setdefault(target, []).append(name)
-    for file in chain(manifest.headers, manifest.texts):
+def _usual_file(form: Format, name: str) -> str:
+    folder = folder_of(name)
+    return f"{folder}diffusion_pytorch_model.safetensors" if folder else EXTRA_FILE if form is DIFFUSERS else "model.safetensors"
+
+
+def write_published(folder: Path, weights: Weights, export: Export) -> None:
+    """Fill a folder with the files of a published checkpoint."""
+    manifest, members = export.manifest, by_path(export.mappings)
+    kept = {path: name for name, path in manifest.kept.items()}
+    aliases: dict[str, list[str]] = {}
+    for alias, name in manifest.aliases.items():
+        aliases.setdefault(name, []).append(alias)
+    files: dict[str, dict[str, TensorInfo]] = {}
+    for name, file in export.files.items():
+        files.setdefault(file, {})[name.removeprefix(folder_of(file))] = export.tensors[name]
+    for file in (*files, *manifest.configs):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        writers = {file: stack.enter_context(SafetensorsWriter(folder / file, header)) for file, header in manifest.headers.items()}
-        homes = {name: (writers[file], raw) for name, (file, raw, _) in manifest.tensors().items()}
-
-        def put(path: str, tensor: np.ndarray) -> None:
-            for name, part in to_hf(by_path.get(path, {}), {path: tensor}.__getitem__):
-                for target in (name, *repeats.get(name, ())):
-                    writer, raw = homes[target]
-                    writer.write(raw, part)
-
-        for path, tensor in weights.stream(folder):
-            put(path, tensor)
-            del tensor  # or it would live on while the next one is put together
-        for name, ours in manifest.kept.items():
-            writer, raw = homes[name]
-            writer.write(raw, weights.extras[ours])
-    for file, text in manifest.texts.items():
+        writers = {file: stack.enter_context(SafetensorsWriter(folder / file, tensors)) for file, tensors in files.items()}
+        for path, tensor in weights.tensors.read(scratch=folder):
+            parts = to_hf(members.get(path, {}), {path: tensor}.__getitem__) if path not in kept else [(kept[path], tensor)]
+            for name, part in parts:
+                for target in (name, *aliases.get(name, ())):
+                    file = export.files[target]
+                    writers[file].write(target.removeprefix(folder_of(file)), part)
+                del part
+            del tensor, parts  # or it would live on while the next one is put together
+    _write_indices(folder, files)
+    for file, text in manifest.configs.items():
         (folder / file).write_bytes(text.encode())
     place = folder if manifest.published.to == "qwen" else folder / checkpoint.TOKENIZER
     if weights.tokenizer:
@@ -112,8 +154,13 @@ def write_published(folder: Path, weights: Weights, manifest: Manifest) -> None:
         shutil.copyfile(weights.settings, folder / checkpoint.SETTINGS)
 
 
-def write_file(path: Path, header: str, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a safetensors file of tensors that are all at hand."""
-    with SafetensorsWriter(path, header) as writer:
-        for name, tensor in tensors.items():
-            writer.write(name, tensor)
+def _write_indices(folder: Path, files: Mapping[str, Mapping[str, TensorInfo]]) -> None:
+    """The index beside shards, as huggingface_hub writes it, for each folder that has several files."""
+    for prefix in {folder_of(file) for file in files}:
+        shards = {file.removeprefix(prefix): tensors for file, tensors in files.items() if folder_of(file) == prefix and file != EXTRA_FILE}
+        if len(shards) > 1:
+            stem = "diffusion_pytorch_model" if prefix else "model"
+            size = sum(info.nbytes for tensors in shards.values() for info in tensors.values())
+            index = {"metadata": {"total_size": size}, "weight_map": {name: file for file, tensors in shards.items() for name in tensors}}
+            text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+            (folder / prefix / f"{stem}.safetensors.index.json").write_text(text)

@@ -12,7 +12,7 @@ DIFFUSERS_PARTS = ("transformer", "vae")  # its folders of weights
 NULL_TABLE = "sana.y_embedder.y_embedding"
 EMBEDDING = "encoder.model.embed_tokens.embedding"
 # Of a checkpoint whose encoder was saved under the names that transformers uses since 4.52.
-NEW_DIM_ROWS = prefixed(qwen.NEW_ROWS, "mllm.", "encoder.") + tuple(row for row in dim.ROWS if not row.ours.startswith("encoder."))
+NEW_DIM_ROWS = prefixed(qwen.NEW_ROWS, "mllm.", "encoder.") + tuple(row for row in dim.ROWS if not row.jax.startswith("encoder."))
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Format:
         parts: of Draw-In-Mind that it can hold.
         rows: its tensors and ours.
         marks: a checkpoint is of this format if one of its tensors' names begins with one of these.
-        kept: known extra -> its name among the extras of a checkpoint folder.
+        kept: known extra -> its name in a checkpoint folder.
         head: the output layer of a language model that is tied to its embedding: an alias, if it is there at all.
         dropped: known extras begin with one of these; they are not part of the painter.
     """
@@ -43,7 +43,7 @@ class Format:
 
     def matching(self, paths: Iterable[str]) -> list[str]:
         """Those of our paths that have a row here."""
-        pattern = re.compile("|".join(re.escape(row.ours).replace(r"\*", r"\d+") for row in self.rows))
+        pattern = re.compile("|".join(re.escape(row.jax).replace(r"\*", r"\d+") for row in self.rows))
         return [path for path in paths if pattern.fullmatch(path)]
 
 

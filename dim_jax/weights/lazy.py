@@ -1,0 +1,88 @@
+"""Tensors by name that are read when they are asked for: what every format is opened as."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from dim_jax.checkpoint import TensorInfo
+from dim_jax.errors import InputError
+
+Reader = Callable[[Sequence[str], Path | None], Iterator[tuple[str, np.ndarray]]]
+
+
+class LazyTensors(Mapping[str, TensorInfo]):
+    """Name -> shape and dtype of each tensor, from headers; `read` reads the data, one tensor after the other.
+
+    `reader` gets names, and yields each with its tensor in this order. Large tensors that it must put together lie in a file in the
+    folder that it is given, if any, instead of in memory.
+    """
+
+    def __init__(self, infos: Mapping[str, TensorInfo], reader: Reader):
+        self._infos, self._reader = infos, reader
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        return self._infos[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all the data."""
+        return sum(info.nbytes for info in self.values())
+
+    def read(self, names: Iterable[str] | None = None, scratch: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
+        """These tensors in this order, or all."""
+        return self._reader(list(self if names is None else names), scratch)
+
+    def load(self, name: str) -> np.ndarray:
+        """One tensor."""
+        return next(self.read([name]))[1]
+
+
+def each(infos: Mapping[str, TensorInfo], load: Callable[[str], np.ndarray]) -> LazyTensors:
+    """Tensors that are loaded one by one."""
+    return LazyTensors(infos, lambda names, scratch: ((name, load(name)) for name in names))
+
+
+def merge(parts: Iterable[tuple[str, LazyTensors]]) -> LazyTensors:
+    """Several as one, each with a prefix before its names."""
+    homes = {prefix + name: (tensors, name) for prefix, tensors in parts for name in tensors}
+
+    def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
+        for _, group in groupby(names, lambda name: id(homes[name][0])):
+            wanted = list(group)
+            stream = homes[wanted[0]][0].read([homes[name][1] for name in wanted], scratch)
+            for name in wanted:
+                yield name, next(stream)[1]
+            next(stream, None)  # to its end, where it may complain
+
+    return LazyTensors({name: tensors[own] for name, (tensors, own) in homes.items()}, read)
+
+
+def check_finite(
+    tensors: LazyTensors, bad_names: Callable[[str, np.ndarray], list[str]], message: Callable[[list[str]], str]
+) -> LazyTensors:
+    """The same tensors, whose reading ends with an InputError if some were not finite.
+
+    Args:
+        tensors: what is read.
+        bad_names: what a tensor that is read is called in the message, once for each of its parts that are not finite.
+        message: of the error, from all these names.
+    """
+
+    def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
+        bad = []
+        for name, tensor in tensors.read(names, scratch):
+            bad += bad_names(name, tensor)
+            yield name, tensor
+            del tensor  # or it would live on while the next one is read
+        if bad:
+            raise InputError(message(bad))
+
+    return LazyTensors(tensors, read)

@@ -1,0 +1,57 @@
+"""Opening a checkpoint in any format, ours among them."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dim_jax import checkpoint
+from dim_jax.errors import InputError
+from dim_jax.folders import check_finished
+from dim_jax.paths import AnyPath, as_path
+from dim_jax.weights.files import NAMES, open_safetensors
+from dim_jax.weights.lazy import LazyTensors, check_finite, merge
+from dim_jax.weights.manifest import Manifest, not_finite
+from dim_jax.weights.model_config import ModelConfig
+from dim_jax.weights.published import Weights, mismatches, open_published
+
+
+def open_weights(path: AnyPath | str) -> Weights:
+    """Open a checkpoint in any format that we know: ours, or a published one.
+
+    Raises:
+        InputError: see `published.open_published`; or one of our folders is damaged.
+    """
+    path = as_path(path)
+    check_finished(path)
+    if not checkpoint.is_checkpoint(path):
+        return open_published(path)
+    config = ModelConfig.from_json(checkpoint.read_json(path / checkpoint.CONFIG))
+    stored = checkpoint.abstract(path)
+    for name, info in stored.items():
+        if info.dtype not in NAMES:
+            raise InputError(f"{path}: {name} is {info.dtype}; weights are {', '.join(NAMES.values())}. Save it in one of these.")
+    if wrong := mismatches(stored, config.shapes()):
+        raise InputError(f"{path}: {checkpoint.CONFIG} does not fit the weights: {'; '.join(wrong)}. Restore the one that belongs to them.")
+    known, extras = path / checkpoint.MANIFEST, path / checkpoint.EXTRAS
+    manifest = Manifest.from_json(checkpoint.read_json(known), known) if known.is_file() else None
+
+    def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
+        return checkpoint.read(path, names)  # tensors are stored as they are wanted
+
+    tensors = merge([("", LazyTensors(stored, read)), *([("", open_safetensors(extras))] if extras.is_file() else [])])
+    return Weights(
+        where=str(path),
+        title="checkpoint folder",
+        config=config,
+        tensors=check_finite(
+            tensors,
+            lambda name, tensor: not_finite(manifest, name, tensor),
+            lambda bad: f"{path}: not finite: {', '.join(bad)}. The checkpoint is damaged, or training diverged before it.",
+        ),
+        manifest=manifest,
+        tokenizer=checkpoint.tokenizer_files(path),
+        settings=checkpoint.settings_file(path),
+        counts=Counter(name.split(".")[0] for name in stored),
+    )

@@ -1,0 +1,79 @@
+"""Weights in another dtype, and the mean of two models, a tensor at a time on their way from one format to another."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dim_jax.checkpoint import TensorInfo
+from dim_jax.errors import InputError
+from dim_jax.weights.arrays import copy_into, empty
+from dim_jax.weights.lazy import LazyTensors, check_finite
+from dim_jax.weights.manifest import not_finite
+from dim_jax.weights.published import Weights
+
+CASTS = ("float32", "bfloat16")
+
+
+def cast(weights: Weights, dtype: str) -> Weights:
+    """The same weights with all tensors in `dtype`, one of `CASTS`, rounded to nearest, ties to even.
+
+    The manifest and the encoder's config speak of the new dtype as well: what is written from them is what the tensors are.
+    Reading all raises InputError at its end if tensors became infinite, naming all.
+
+    Raises:
+        InputError: `dtype` is another one.
+    """
+    if dtype not in CASTS:
+        raise InputError(f"--dtype {dtype}: choose one of {', '.join(CASTS)}.")
+    to = np.dtype(dtype)
+
+    def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
+        for name, tensor in weights.tensors.read(names, scratch):
+            if tensor.dtype != to:
+                result = empty(tensor.shape, to, scratch)
+                with np.errstate(over="ignore"):
+                    copy_into(result, tensor)
+                tensor = result
+                del result
+            yield name, tensor
+            del tensor  # or it would live on while the next one is read
+
+    encoder = weights.config.encoder
+    return replace(
+        weights,
+        config=replace(weights.config, encoder=encoder and replace(encoder, dtype=dtype)),
+        tensors=check_finite(
+            LazyTensors({name: TensorInfo(info.shape, to) for name, info in weights.tensors.items()}, read),
+            lambda name, tensor: not_finite(weights.manifest, name, tensor),
+            lambda bad: f"{weights.where}: too large for {dtype}, they become infinite: {', '.join(bad)}. Keep the dtype that they have.",
+        ),
+        manifest=weights.manifest and weights.manifest.cast(to),
+    )
+
+
+def mean(weights: Weights, other: Weights) -> Weights:
+    """Every parameter the mean of both, in the dtype that it has in `weights`, where all else comes from.
+
+    Of a model before and after it learned something new, it often does the new and forgets little (Wortsman et al., "Robust fine-tuning of
+    zero-shot models", arXiv 2109.01903).
+
+    Raises:
+        InputError: they have other parameters.
+    """
+    shapes, others = ({path: each.tensors[path].shape for path in each.parameters} for each in (weights, other))
+    if wrong := [path for path in sorted(shapes | others) if shapes.get(path) != others.get(path)]:
+        raise InputError(
+            f"{other.where}: {wrong[0]} is {others.get(wrong[0])}, in {weights.where} {shapes.get(wrong[0])}. Give one like it."
+        )
+
+    def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
+        second = other.tensors.read([name for name in names if name in others], scratch)
+        for name, tensor in weights.tensors.read(names, scratch):
+            if name in others:
+                tensor = ((tensor.astype(np.float32) + next(second)[1].astype(np.float32)) / 2).astype(tensor.dtype)
+            yield name, tensor
+        next(second, None)  # to its end, where it may complain
+
+    return replace(weights, tensors=LazyTensors(weights.tensors, read))
