@@ -31,10 +31,9 @@ def get_config() -> ConfigDict:
     config.init.autoencoder = ""
 
     config.data = ConfigDict()
-    config.data.source = "synthetic"  # a folder of `dim build-data` or of a published set (docs/data.md); or random pictures and words
+    config.data.source = "synthetic"  # a folder of `dim prepare` (docs/data.md); or random pictures and words
     config.data.mix = ConfigDict({"edit": 0.0, "caption": 1.0})  # weights by kind, of other sources by "KIND:SOURCE"; a batch is of one
     config.data.curriculum = ()  # ((STEP, {weights}), ...): what takes the place of mix after so many steps; the names are those of mix
-    config.data.index = ""  # the folder that `dim index --into` wrote to; "": beside each source
     config.data.cache = ""  # a folder of `dim cache`: what the frozen parts make of each row is read, not computed; "": computed
     config.data.bad_samples = 0  # rows that may be unusable before the run stops; others of their bucket stand in for them
     config.data.balance = 0.0  # how much more often rare rules of edits are seen: 0 as they are, 1 every rule alike

@@ -12,7 +12,7 @@ def get_config():
     config = common.get_config()
     config.objective, config.trainable, config.frozen = "autoencoder", ("autoencoder",), ()
     config.model.autoencoder, config.model.dtype = "nano", "float32"
-    config.data.source, config.data.resolution, config.data.batch_size = "data/emoji", 64, 128
+    config.data.source, config.data.resolution, config.data.batch_size = "data/prepared/emoji", 64, 128
     config.data.shift = 4
     config.autoencoder.latent_noise = 0.05
     config.optim.learning_rate, config.optim.warmup_steps, config.optim.cosine = 1e-3, 200, True

@@ -16,7 +16,7 @@ def get_config():
     config = nano_edit.get_config()
     config.model.dtype = "bfloat16"
     config.init.sana = config.init.connector = "runs/nano_edit/model"
-    config.data.mix = {"edit": 0.6, "caption": 0.1, "edit:data/tints": 0.3}
+    config.data.mix = {"edit": 0.6, "caption": 0.1, "edit:data/prepared/tints": 0.3}
     config.data.mirrored = (*PEOPLE, *FACES, "gender", "colour", "tint", "shape", "style")
     config.data.recoloured = (*FACES, *SIDED, "gender")
     config.optim.learning_rate = 5e-4

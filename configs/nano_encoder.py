@@ -12,7 +12,7 @@ def get_config():
     config = common.get_config()
     config.objective, config.trainable, config.frozen = "encoder", ("encoder",), ()
     config.model.encoder, config.model.dtype, config.model.condition_length = "nano", "float32", 256
-    config.data.source, config.data.resolution, config.data.batch_size = "data/emoji", 64, 128
+    config.data.source, config.data.resolution, config.data.batch_size = "data/prepared/emoji", 64, 128
     config.data.mix.edit, config.data.mix.caption, config.data.lengths = 0.7, 0.3, (96, 272)
     config.data.shift = 4
     config.optim.learning_rate, config.optim.warmup_steps, config.optim.cosine = 1e-3, 200, True

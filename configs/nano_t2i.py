@@ -13,7 +13,7 @@ def get_config():
     config.model.encoder = config.model.sana = config.model.autoencoder = "nano"
     config.model.dtype, config.model.condition_length, config.model.remat = "float32", 256, "none"
     config.init.encoder, config.init.autoencoder = "runs/nano_encoder/model", "runs/nano_autoencoder/model"
-    config.data.source, config.data.resolution, config.data.batch_size = "data/emoji", 64, 256
+    config.data.source, config.data.resolution, config.data.batch_size = "data/prepared/emoji", 64, 256
     config.data.text, config.data.lengths, config.data.shift = "instruction", (88,), 4
     config.flow.shift = 1.0
     config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 200

@@ -1,6 +1,6 @@
 """Stage one: text to image, from three parents and a fresh connector. The paper's values are marked in common.py and here.
 
-dim index data/DIM-T2I --tokenizer weights/Qwen2.5-VL-3B-Instruct --workers 16
+dim prepare data/DIM-T2I data/prepared/DIM-T2I --tokenizer weights/Qwen2.5-VL-3B-Instruct --workers 16
 dim train --config configs/t2i.py --workdir runs/t2i
 """
 
@@ -15,8 +15,8 @@ def get_config():
     config.init.encoder = "weights/Qwen2.5-VL-3B-Instruct"  # (paper) transformers' folder
     config.init.sana = "weights/SANA1.5_1.6B_1024px"  # (paper) NVlabs' folder or .pth; the connector is drawn anew
     config.init.autoencoder = "weights/dc-ae-f32c32-sana-1.1-diffusers"  # (paper)
-    config.data.source = "data/DIM-T2I"
-    config.data.mix = {"caption": 14.0, "caption:data/T2I-mix": 6.9}  # (paper) by their sizes; the second is yours to gather
+    config.data.source = "data/prepared/DIM-T2I"
+    config.data.mix = {"caption": 14.0, "caption:data/prepared/T2I-mix": 6.9}  # (paper) by their sizes; the second is yours to gather
     config.data.batch_size, config.data.workers = 256, 16  # (paper), ours
     config.data.lengths = (256, 512, 1024)  # captions come without a picture; the paper's mean is 147 words
     config.optim.learning_rate = 2e-5  # (paper)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageChops, ImageFilter
 
-from dim_jax.data.measures import max_filter
+from dim_jax.data.pictures import max_filter
 
 LEVELS = 12  # of 255; where an edit of the nano model leaves a picture alone, it is off by 0 to 8
 

@@ -19,7 +19,7 @@ from dim_jax.config import Config
 from dim_jax.console import open_console
 from dim_jax.data.augment import Augment
 from dim_jax.data.bad_samples import BadSamples
-from dim_jax.data.pairs import SPLITS
+from dim_jax.data.example import SPLITS
 from dim_jax.data.pipeline import Loader, MixtureComponent, batches, evenly_spaced_examples, make_plan
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError

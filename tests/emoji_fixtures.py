@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from dim_jax.data.emoji import tables
-from dim_jax.data.emoji.names import HAIR, PEOPLE, TONES
-from dim_jax.data.emoji.packages import NAMES, SETS
+from dim_jax.datasets.emoji import tables
+from dim_jax.datasets.emoji.names import HAIR, PEOPLE, TONES
+from dim_jax.datasets.emoji.packages import NAMES, SETS
 
 FEW = 40  # emoji that sets other than noto draw
 

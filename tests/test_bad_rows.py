@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dim_jax.data.indexing import index_source
-from dim_jax.data.pipeline import evenly_spaced_examples
-from dim_jax.data.sources.archives import follow_links
+from dim_jax.datasets.layouts.archives import follow_links
+from dim_jax.datasets.prepare import prepare
 from dim_jax.errors import InputError
 from dim_jax.paths import within
+from tests.layout_fixtures import ROWS, Rows, dim_edit, extract, files, image, png
 from tests.painter_fixtures import dim
-from tests.test_sources import ROWS, TOKENIZER, dim_edit, extract, files, image, png, train
 
 TABLE = "tos_dataset_edit.jsonl"
 
@@ -60,13 +59,13 @@ def of_a_kind(folder: Path) -> dict[str, tuple[str, str]]:
 def test_what_a_row_may_not_name(edits, monkeypatch):
     monkeypatch.chdir(edits)  # the name of a socket is short
     for name, says in of_a_kind(edits).values():
-        source = train(changed(edits, 2, image_path=name))
+        source = Rows(changed(edits, 2, image_path=name))
         with pytest.raises(InputError) as error:
             source[2]
         assert f"{TABLE}, line 3" in str(error.value)
         assert says in str(error.value)
     assert "image/.." not in os.fspath(within(edits, "image/../image/0.png"))
-    np.testing.assert_array_equal(train(changed(edits, 2, image_path="./image/../image/4.png"))[2].source, image(4))
+    np.testing.assert_array_equal(Rows(changed(edits, 2, image_path="./image/../image/4.png"))[2].source, image(4))
 
 
 def test_they_are_counted_by_the_budget(edits):
@@ -74,15 +73,13 @@ def test_they_are_counted_by_the_budget(edits):
         changed(edits, line, **fields)
     os.mkfifo(edits / "fifo")
     changed(edits, 4, image_path="fifo")
-    command = ("index", str(edits), "--tokenizer", str(TOKENIZER), "--bad-samples")
+    out = edits.parent / "out"
+    command = ("prepare", str(edits), str(out), "--bad-samples")
     code, text = dim(*command, "4")
-    assert (code, "More than 4 rows cannot be used" in text) == (1, True), text
+    assert (code, "5 rows so far cannot be used, but 4 may be" in text) == (1, True), text
     code, text = dim(*command, "5")
-    assert code == 0, text
-    assert f"unusable rows: 5, listed in {edits / 'index/edit.bad_samples.jsonl'}. The first: {TABLE}, line 1" in text.replace(
-        f"{edits}/{TABLE}", TABLE
-    )
-    rows = [json.loads(line) for line in (edits / "index/edit.bad_samples.jsonl").read_text().splitlines()]
+    assert (code, f"{ROWS - 6} rows of edit/train" in text) == (0, True), text
+    rows = [json.loads(line) for line in (out / "bad_rows.jsonl").read_text().splitlines()]
     assert [row["row"] for row in rows] == [1, 2, 3, 4, 5]
     assert all(f"{TABLE}, line {row['row']}" in row["error"] for row in rows)
 
@@ -91,13 +88,13 @@ def test_they_are_counted_by_the_budget(edits):
 def test_no_permission(edits):
     (edits / "image/4.png").chmod(0)
     with pytest.raises(InputError, match=rf"{TABLE}, line 3: .*image/4.png: cannot be read \(Permission denied\)"):
-        train(edits)[2]
+        Rows(edits)[2]
 
 
 def test_errors_of_a_disk(edits, monkeypatch):
     """A picture, a line of the table, a member of an archive: at one place the disk fails."""
     real = os.pread
-    source, line = train(edits), (edits / TABLE).read_text().splitlines(keepends=True)
+    source, line = Rows(edits), (edits / TABLE).read_text().splitlines(keepends=True)
     source[0]
 
     def pread(file: int, size: int, offset: int) -> bytes:
@@ -114,7 +111,7 @@ def test_errors_of_a_disk(edits, monkeypatch):
 def test_tables_that_are_no_files(edits):
     os.mkfifo(edits / "a.jsonl")
     with pytest.raises(InputError, match=r"a.jsonl: cannot be read \(it is no ordinary file\)"):
-        train(edits)
+        Rows(edits)
 
 
 def linked(path: Path, links: dict[str, tuple[bytes, str]], mode: str) -> None:
@@ -152,16 +149,15 @@ def test_links_in_archives(tmp_path, name, mode):
         "f": (hard, "/none"),
     }
     linked(folder / name, links | bad, mode)
-    index_source(str(folder), None)
     for row in range(ROWS - 1):
-        for one, number in ((train(folder)[row].source, 2 * row), (train(folder)[row].target, 2 * row + 1)):
+        for one, number in ((Rows(folder)[row].source, 2 * row), (Rows(folder)[row].target, 2 * row + 1)):
             np.testing.assert_array_equal(one, image(number))
     for key, says in (("a", "out of its archive"), ("b", "out of its archive"), ("c", "in circles"), ("d", "in circles"),
                       ("e", "is a link to none.png, which is in none of images"), ("f", "is a link to none, which")):  # fmt: skip
         with pytest.raises(InputError, match=rf"{TABLE}, line 1: {key} is a link.*"):
-            train(changed(folder, 0, image_path=key))[0]
+            Rows(changed(folder, 0, image_path=key))[0]
         with pytest.raises(InputError, match=says):
-            train(folder)[0]
+            Rows(folder)[0]
 
 
 def test_links_are_followed_as_a_file_system_does():
@@ -184,29 +180,18 @@ def windows(text: str) -> str:
 
 @pytest.mark.parametrize("change", [at_the_end, in_the_middle, windows])
 def test_a_blank_line_is_a_bad_row_also_where_it_is_held_out(edits, change):
-    path = edits / TABLE
+    path, out = edits / TABLE, edits.parent / "out"
     path.write_text(change(path.read_text()), newline="")
     number = next(number for number, line in enumerate(path.read_text().splitlines(), 1) if not line)
     with pytest.raises(InputError, match=rf"{TABLE}, line {number}: is no JSON"):
-        index_source(str(edits), None)
-    assert index_source(str(edits), None, allowed=1) == {"edit": ROWS}
-    (row,) = map(json.loads, (edits / "index/edit.bad_samples.jsonl").read_text().splitlines())
+        prepare(edits, out)
+    rows = {"edit/train": ROWS - 1, "edit/test": 1} if change is in_the_middle else {"edit/train": ROWS, "edit/test": 0}
+    assert prepare(edits, out, bad_samples=1) == rows
+    (row,) = map(json.loads, (out / "bad_rows.jsonl").read_text().splitlines())
     assert (row["row"], row["split"]) == ((1, "test") if change is not in_the_middle else (5, "train"))
 
 
 def test_a_first_line_that_is_blank(edits):
     path = edits / TABLE
     path.write_text("\n" + path.read_text())
-    assert index_source(str(edits), None, allowed=1) == {"edit": ROWS}
-
-
-def test_a_held_out_row_that_is_bad_counts_and_another_is_shown(edits):
-    from dim_jax.data.pipeline import open_mixture
-
-    (edits / f"image/{2 * ROWS - 1}.png").unlink()
-    held_out = open_mixture(str(edits), {"edit": 1.0}, split="test", side=8)
-    with pytest.raises(InputError, match=f"line {ROWS}"):
-        list(evenly_spaced_examples(held_out, 8))
-    bad = []
-    assert list(evenly_spaced_examples(held_out, 8, bad)) == []
-    assert [(one.row, f"line {ROWS}" in one.error) for one in bad] == [(1, True)]
+    assert prepare(edits, edits.parent / "out", bad_samples=1) == {"edit/train": ROWS - 1, "edit/test": 1}

@@ -20,9 +20,10 @@ from PIL import Image
 from dim_jax import caching, checkpoint
 from dim_jax.config import read_config
 from dim_jax.data import cache
-from dim_jax.data.pairs import Pair, Picture, webp, write_pairs
 from dim_jax.data.pipeline import Loader, make_plan, open_mixture
 from dim_jax.data.records import Records
+from dim_jax.datasets.layouts.pairs import Pair, Picture, webp, write_pairs
+from dim_jax.datasets.prepare import prepare
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.paths import AnyPath, as_path, files_below, upload
@@ -51,7 +52,7 @@ def place(tmp_path_factory) -> Path:
     """A folder with a checkpoint, data, and the cache of a run in float32, in shards of about four edits."""
     folder = tmp_path_factory.mktemp("cache")
     tiny_checkpoint(folder / "tiny")
-    (folder / "data").mkdir()
+    (folder / "raw").mkdir()
     rng = np.random.default_rng(0)
     pictures = [
         Picture("own", str(n), f"thing {n}", "test" if n % 6 == 5 else "train", (f"A {n}.", f"An own {n}."),
@@ -59,7 +60,8 @@ def place(tmp_path_factory) -> Path:
         for n in range(PICTURES)
     ]  # fmt: skip
     pairs = [Pair(n % 5, 6 + n % 4, "rule", tuple(f"Edit {n} {way}." for way in "abc"[: 1 + n % 3]), "") for n in range(PAIRS)]
-    write_pairs(folder / "data", pictures, [*pairs, Pair(5, 11, "rule", ("Edit.",), "")])
+    write_pairs(folder / "raw", pictures, [*pairs, Pair(5, 11, "rule", ("Edit.",), "")])
+    prepare(folder / "raw", folder / "data")
     write(folder, "made")
     return folder
 
@@ -299,10 +301,11 @@ def test_too_little_space_is_refused_before_anything_is_computed(place, monkeypa
 
 def test_a_call_that_wrote_nothing_binds_nobody(place, monkeypatch):
     """It was of other rows, another size and another way to store them."""
-    few, grey = place / "few" / "data", webp(np.full((32, 32, 3), 99, np.uint8))
-    few.mkdir(parents=True)
+    raw, few, grey = place / "few" / "raw", place / "few" / "data", webp(np.full((32, 32, 3), 99, np.uint8))
+    raw.mkdir(parents=True)
     pictures = [Picture("own", str(n), f"thing {n}", "train", (f"A {n}.",), grey) for n in range(6)]
-    write_pairs(few, pictures, [Pair(n, 5 - n, "rule", ("Edit.",), "") for n in range(3)])
+    write_pairs(raw, pictures, [Pair(n, 5 - n, "rule", ("Edit.",), "") for n in range(3)])
+    prepare(raw, few)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
         with pytest.raises(InputError, match="no space"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dim_jax.construction.assess import ASSESSMENT, Assessment, parse, prompt
+from dim_jax.datasets.construction.assess import ASSESSMENT, Assessment, parse, prompt
 from dim_jax.designer.blueprint import BLUEPRINT_WITH_TARGET, PROMPT_VERSION, TEMPLATE_WITH_TARGET, VERSION_WITH_TARGET
 from dim_jax.designer.task import AnswerError
 from tests.designer_answers import GOOD, TEXTS, lines

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dim_jax.construction.captions import caption_task, prose, rewriting_task
-from dim_jax.construction.config import read_config
+from dim_jax.datasets.construction.captions import caption_task, prose, rewriting_task
+from dim_jax.datasets.construction.config import read_config
 from dim_jax.designer.task import AnswerError
 from tests.chat_server import ChatServer, good
 from tests.painter_fixtures import dim, one_error

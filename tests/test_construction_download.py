@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from dim_jax.construction.download import DownloadError, Downloads
+from dim_jax.datasets.construction.download import DownloadError, Downloads
 from dim_jax.errors import InputError
 from tests.picture_server import PictureServer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dim_jax.construction.edit import DESIGNED, REJECTS, SCORES, TABLE
+from dim_jax.datasets.construction.edit import DESIGNED, REJECTS, SCORES, TABLE
 from tests.chat_server import ChatServer, Turnstile, good, status
 from tests.construction_fixtures import drawing, judging, own_config, own_pairs, tiny_models
 from tests.designer_answers import GOOD

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, ViTImageProcessorPil, ViTModel
 
-from dim_jax.construction import filtering
-from dim_jax.construction.config import read_config
-from dim_jax.construction.filtering import check_bounds, out_of_bounds, score
-from dim_jax.construction.scores import Scores, Similarity, ssim
-from dim_jax.construction.sources import open_source
+from dim_jax.datasets.construction import filtering
+from dim_jax.datasets.construction.config import read_config
+from dim_jax.datasets.construction.filtering import check_bounds, out_of_bounds, score
+from dim_jax.datasets.construction.scores import Scores, Similarity, ssim
+from dim_jax.datasets.construction.sources import open_source
 from dim_jax.errors import InputError
 from tests.construction_fixtures import drawing, own_pairs, tiny_models
 

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from dim_jax.construction.edit import TABLE
-from dim_jax.construction.sources import open_source
-from dim_jax.data.sources import open_source as open_examples
+from dim_jax.datasets.construction.edit import TABLE
+from dim_jax.datasets.construction.sources import open_source
 from dim_jax.errors import InputError
 from tests.chat_server import ChatServer
 from tests.construction_fixtures import judging, own_config, tiny_models
+from tests.layout_fixtures import ROWS, Rows, extract, files, image, png, share_gpt, ultra_edit
 from tests.painter_fixtures import dim
-from tests.test_sources import ROWS, extract, files, image, png, share_gpt, ultra_edit
 
 
 def test_ultra_edit_and_share_gpt_become_one_data_set(tmp_path, monkeypatch):
@@ -38,8 +37,8 @@ def test_ultra_edit_and_share_gpt_become_one_data_set(tmp_path, monkeypatch):
         assert row["id"].startswith("ultraedit:ue/" if number < ROWS else "sharegpt4o:sg/")
         for name, picture in (("image_path", 2 * (number % ROWS)), ("image_path_target", 2 * (number % ROWS) + 1)):
             assert (Path("out") / row[name]).read_bytes() == png(image(picture))
-    # What was written is what training reads.
-    assert len(open_examples("out", "edit", split="train", side=16)) == 2 * ROWS - 1
+    # What was written is what `dim prepare` reads.
+    assert len(Rows("out")) == 2 * ROWS - 1
 
 
 def test_sources_without_pairs(tmp_path):

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from dim_jax.construction.config import read_config
-from dim_jax.construction.download_images import FAILURES, PICTURES, take_pictures
-from dim_jax.construction.locators import PLACES
-from dim_jax.construction.t2i import CAPTIONS, REJECTS, TABLE
+from dim_jax.datasets.construction.config import read_config
+from dim_jax.datasets.construction.download_images import FAILURES, PICTURES, take_pictures
+from dim_jax.datasets.construction.locators import PLACES
+from dim_jax.datasets.construction.t2i import CAPTIONS, REJECTS, TABLE
 from tests.chat_server import ChatServer, Turnstile, good
 from tests.construction_fixtures import drawing
 from tests.painter_fixtures import dim, one_error

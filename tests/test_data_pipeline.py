@@ -45,7 +45,7 @@ def first(count: int, reader: Reader, parts: list[MixtureComponent], *, start: i
 
 
 def alone(source) -> list[MixtureComponent]:
-    return [MixtureComponent(f"{source.kind}:here", source.kind, source, {0: 1.0}, Path("none"))]
+    return [MixtureComponent(f"{source.kind}:here", source.kind, source, {0: 1.0})]
 
 
 def same(one, other) -> bool:
@@ -228,7 +228,7 @@ class Unsized(Broken):
 
 
 def test_bad_samples_that_are_met_while_rows_are_counted():
-    """Within the budget they are planned, so that loading lists them; an index would have left them out."""
+    """Within the budget they are planned, so that loading lists them."""
     reader, parts = PictureReader(((32, 32), (16, 32))), alone(Unsized("caption", 32))
     with pytest.raises(InputError, match=r"rows\.jsonl, line 1: is broken"):
         make_plan(parts, reader, None, batch_size=2, seed=0)
@@ -247,7 +247,7 @@ def test_a_source_of_which_nothing_can_be_used():
         def __getitem__(self, index: int):
             raise InputError("line 1: is broken.")
 
-    part = MixtureComponent("caption:nothing", "caption", Nothing("caption", 32), {0: 1.0}, Path("none"))
+    part = MixtureComponent("caption:nothing", "caption", Nothing("caption", 32), {0: 1.0})
     with pytest.raises(InputError, match=r"100 rows in a row cannot be used\. The last: line 1: is broken"):
         loader(PictureReader(SQUARE), [part], substitute=True)(0)
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.data.emoji.packages import NAMES, PACKAGES, SETS
-from dim_jax.data.pairs import Pairs
+from dim_jax.datasets.emoji.packages import NAMES, PACKAGES, SETS
+from dim_jax.datasets.layouts.pairs import Pairs
 from tests.emoji_fixtures import archives, write
 from tests.painter_fixtures import build_data, dim, one_error
 

@@ -5,15 +5,15 @@ import itertools
 import numpy as np
 import pytest
 
-from dim_jax.data.emoji import rules, tables
-from dim_jax.data.emoji.blueprint import AREAS, blueprint
-from dim_jax.data.emoji.names import read_emoji
-from dim_jax.data.emoji.packages import SETS, plain_code
-from dim_jax.data.emoji.render import Drawn
-from dim_jax.data.emoji.split import lot, split_of
-from dim_jax.data.emoji.wording import INSTRUCTIONS, a, captions, instructions, shown
-from dim_jax.data.measures import box, difference, main_colours
-from dim_jax.data.words import listed
+from dim_jax.datasets.emoji import rules, tables
+from dim_jax.datasets.emoji.blueprint import AREAS, blueprint
+from dim_jax.datasets.emoji.names import read_emoji
+from dim_jax.datasets.emoji.packages import SETS, plain_code
+from dim_jax.datasets.emoji.render import Drawn
+from dim_jax.datasets.emoji.split import lot, split_of
+from dim_jax.datasets.emoji.wording import INSTRUCTIONS, a, captions, instructions, shown
+from dim_jax.datasets.measures import box, difference, main_colours
+from dim_jax.datasets.words import listed
 from tests.emoji_fixtures import row, rows
 
 EMOJI = read_emoji(rows())

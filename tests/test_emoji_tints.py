@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from dim_jax.data.emoji import tables, tints
-from dim_jax.data.emoji.tints import NAMED, tinted
-from dim_jax.data.measures import PALETTE, extent
-from dim_jax.data.pairs import Pair, Pairs, Picture, read_pictures, webp, write_pairs
+from dim_jax.datasets.emoji import tables, tints
+from dim_jax.datasets.emoji.tints import NAMED, tinted
+from dim_jax.datasets.layouts.pairs import Pair, Pairs, Picture, read_pictures, webp, write_pairs
+from dim_jax.datasets.measures import PALETTE, extent
 from tests.painter_fixtures import build_data, dim, one_error
 
 pytest.importorskip("array_record")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from dim_jax.data.pairs import Example
+from dim_jax.data.example import Example
 from dim_jax.edit_result import EditResult, read_metadata
 from dim_jax.errors import InputError
 from dim_jax.evals import emoji
@@ -229,7 +229,9 @@ def test_nothing_to_measure():
 
 def test_the_command(loaded, monkeypatch):
     opened = []
-    monkeypatch.setattr("dim_jax.data.pairs.Pairs", lambda *args: opened.append(args) or (PAIRS if args[2] == "edit" else CAPTIONS))
+    monkeypatch.setattr(
+        "dim_jax.datasets.layouts.pairs.Pairs", lambda *args: opened.append(args) or (PAIRS if args[2] == "edit" else CAPTIONS)
+    )
     command = ("evaluate", "emoji", "--checkpoint", "C", "--data", "emoji", "-o", "out.json", "--pairs-per-rule", "2", "--batch-size", "2")
     assert dim(*command) == (0, "wrote out.json and out.png\n")
     assert opened == [(Path("emoji"), "test", "edit"), (Path("emoji"), "test", "caption")]

@@ -27,7 +27,7 @@ RANKS = {
     "dim_jax.diffusion": 2,
     "dim_jax.designer": 3,  # asks servers, without JAX
     "dim_jax.models": 3,
-    "dim_jax.construction": 4,  # data sets from files and answers, without JAX
+    "dim_jax.datasets": 4,  # data sets from files and answers, without JAX; training reads only what they write
     "dim_jax.models.dim": 4,  # the composition, and so the only model that knows of the diffusion
     "dim_jax.checkpoint": 4,  # our own format; the published ones convert to it and from it
     "dim_jax.weights": 5,
@@ -56,7 +56,7 @@ ENTRY_POINTS = {
     "dim_jax.evals",
     "dim_jax.demo",
     "dim_jax.verify",
-    "dim_jax.construction",
+    "dim_jax.datasets",
 }  # imported by the command alone
 
 

@@ -25,9 +25,12 @@ def place(tmp_path_factory):
 
 def test_build_train_kill_resume_evaluate(place, monkeypatch):
     monkeypatch.chdir(place)
-    code, text = dim("build-data", "tints", "data/tints", "--from", "emoji")
+    code, text = dim("build-data", "tints", "tints", "--from", "emoji")
     assert code == 0, text
-    options = EMOJI | {"data__source": str(place / "emoji")}
+    for name in ("emoji", "tints"):
+        code, text = dim("prepare", name, f"data/prepared/{name}")
+        assert code == 0, text
+    options = EMOJI | {"data__source": str(place / "data/prepared/emoji")}
     as_below = {"optim__cosine": "True", "train__log_every": "1", "train__save_every": "2"}
     with running(place / "autoencoder", **options, **as_below) as killed:
         wait_for_lines(killed, place / "autoencoder", 3)

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dim_jax.construction.pictures import store
-from dim_jax.data.pairs import decoded
+from dim_jax.data.example import LazyImage
 from dim_jax.data.pictures import ORIENTATION, as_rgb, autoencoder_samples, open_picture, picture_size, read_picture
 from dim_jax.data.processor import encoder_picture
-from dim_jax.data.raw_example import LazyImage
+from dim_jax.datasets.construction.pictures import store
+from dim_jax.datasets.layouts.pairs import decoded
 from dim_jax.designer.picture import sent
 from dim_jax.pipeline import EditPipeline
 from dim_jax.session import EditSession

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.data.pairs import DATASET, Pair, Pairs, Picture, write_pairs
+from dim_jax.datasets.layouts.pairs import DATASET, Pair, Pairs, Picture, write_pairs
 from dim_jax.errors import InputError
 from dim_jax.folders import new_folder
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dim_jax import folders
-from dim_jax.construction.pictures import store
+from dim_jax.datasets.construction.pictures import store
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file, new_folder
 

@@ -24,8 +24,8 @@ from dim_jax.training.objectives.painter import PainterObjective
 from dim_jax.training.step import Step, make_step
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.model_config import ModelConfig
+from tests.layout_fixtures import ROWS, dim_edit, extract, files, image, png, prepared, ultra_edit
 from tests.painter_fixtures import dim, one_error, picture, tiny_checkpoint
-from tests.test_sources import ROWS, dim_edit, extract, files, image, png, ultra_edit
 from tests.test_train import CONFIGS, log
 
 STAGES = {"t2i": (653_125, 2e-5, 256), "edit_stage1": (1_250_000, 1e-4, 32), "edit_stage2": (364_062, 1e-5, 32)}
@@ -101,6 +101,7 @@ def test_from_raw_files_to_the_last_stage(tmp_path):
     raw = {"t2i": captioned(tmp_path / "T2I", "blip3"), "mix": captioned(tmp_path / "mix", "own")}
     raw |= {"edit_stage1": ultra_edit(tmp_path / "UltraEdit"), "edit_stage2": dim_edit(tmp_path / "DIM-Edit")}
     extract(raw["edit_stage2"], files("image/{}.png"))
+    raw = {name: prepared(folder) for name, folder in raw.items()}
     init, before = parents(tmp_path), dict[str, np.ndarray]()
     for name in STAGES:
         changes = SMALL | {"data.source": raw[name]} | {f"init.{part}": path for part, path in init.items()}
@@ -109,7 +110,7 @@ def test_from_raw_files_to_the_last_stage(tmp_path):
             config = tmp_path / "configs/t2i.py"
             config.parent.mkdir()
             shutil.copy(CONFIGS / "common.py", config.parent)
-            config.write_text((CONFIGS / "t2i.py").read_text().replace("data/T2I-mix", str(raw["mix"])))
+            config.write_text((CONFIGS / "t2i.py").read_text().replace("data/prepared/T2I-mix", str(raw["mix"])))
         else:
             config = CONFIGS / f"{name}.py"
         code, text = dim("train", "--config", str(config), "--workdir", str(tmp_path / name), "--steps", "3", *options)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from dim_jax.data.pairs import Pairs
-from dim_jax.data.text import faces, grounds
-from dim_jax.data.text.build import Maker
-from dim_jax.data.text.rules import RULES, Stock, change
-from dim_jax.data.text.scenes import SIZES, box, invent, paint
-from dim_jax.data.text.vocabulary import WORDS, draw, split_of
-from dim_jax.data.text.wording import AT, instructions
+from dim_jax.datasets.layouts.pairs import Pairs
+from dim_jax.datasets.text import faces, grounds
+from dim_jax.datasets.text.build import Maker
+from dim_jax.datasets.text.rules import RULES, Stock, change
+from dim_jax.datasets.text.scenes import SIZES, box, invent, paint
+from dim_jax.datasets.text.vocabulary import WORDS, draw, split_of
+from dim_jax.datasets.text.wording import AT, instructions
 from dim_jax.designer.blueprint import parse
 from tests.painter_fixtures import build_data, dim, one_error, picture
 

@@ -39,9 +39,9 @@ def build_edit(
     ] = None,
 ) -> None:
     """Rebuild DIM-Edit: filter edit pairs, judge and mend their instructions, write blueprints. Goes on where it was stopped."""
-    from dim_jax.construction.config import read_config
-    from dim_jax.construction.edit import STAGES, build
-    from dim_jax.construction.sources import open_source
+    from dim_jax.datasets.construction.config import read_config
+    from dim_jax.datasets.construction.edit import STAGES, build
+    from dim_jax.datasets.construction.sources import open_source
     from dim_jax.locks import lock_output
 
     _check_stage(until, STAGES)
@@ -73,8 +73,8 @@ def build_t2i(
     until: Annotated[str, typer.Option(metavar="STAGE", help="The last stage to run: fetch, pictures, caption or write.")] = "write",
 ) -> None:
     """Rebuild DIM-T2I: find or download pictures by rule, check their size, caption them. Goes on where it was stopped."""
-    from dim_jax.construction.config import read_config
-    from dim_jax.construction.t2i import STAGES, build
+    from dim_jax.datasets.construction.config import read_config
+    from dim_jax.datasets.construction.t2i import STAGES, build
     from dim_jax.locks import lock_output
 
     _check_stage(until, STAGES)
@@ -96,8 +96,8 @@ def rewrite(
     config: Config = None,
 ) -> None:
     """Write short prompts out into long ones, as the painter was trained on."""
-    from dim_jax.construction.captions import rewriting_task
-    from dim_jax.construction.config import read_config
+    from dim_jax.datasets.construction.captions import rewriting_task
+    from dim_jax.datasets.construction.config import read_config
     from dim_jax.designer.choice import read_rows
     from dim_jax.designer.design import check_output
     from dim_jax.designer.runner import Job
@@ -117,13 +117,13 @@ def _check_stage(until: str, stages: Sequence[str]) -> None:
 
 
 def _asking(asks: DesignerOptions):
-    from dim_jax.construction.stage_runner import StageRunner
+    from dim_jax.datasets.construction.stage_runner import StageRunner
 
     return StageRunner(asks.limits(), asks.retry_failed, console.is_terminal, lambda line: typer.echo(line, err=True))
 
 
 def _writer(spelling: str | None, asks: DesignerOptions):
-    from dim_jax.construction.stage_runner import DesignerFactory
+    from dim_jax.datasets.construction.stage_runner import DesignerFactory
     from dim_jax.designer.choice import Choice
 
     if spelling is None:
@@ -141,7 +141,7 @@ def build_emoji(
     overwrite: Overwrite = False,
 ) -> None:
     """Make edit pairs, captions and blueprints of the emoji of four npm packages."""
-    from dim_jax.data.emoji.build import build
+    from dim_jax.datasets.emoji.build import build
     from dim_jax.paths import as_path
 
     _pairs(folder, build(as_path(folder), archives=packages, overwrite=overwrite, console=console))
@@ -153,7 +153,7 @@ def build_tints(
     overwrite: Overwrite = False,
 ) -> None:
     """Make edit pairs of emoji in other colours: by a colour's name, and such that keep a colour."""
-    from dim_jax.data.emoji.tints import build
+    from dim_jax.datasets.emoji.tints import build
     from dim_jax.paths import as_path
 
     _pairs(folder, build(as_path(source), as_path(folder), overwrite=overwrite))
@@ -169,36 +169,33 @@ def build_text(
     overwrite: Overwrite = False,
 ) -> None:
     """Make edit pairs, captions and blueprints of changed text: other words, typefaces, colours, sizes and places."""
-    from dim_jax.data.text.build import build
+    from dim_jax.datasets.text.build import build
     from dim_jax.paths import as_path
 
     options = {"scenes": scenes, "side": side, "pictures": pictures, "font_folder": fonts, "seed": seed}
     _pairs(folder, build(as_path(folder), **options, overwrite=overwrite, console=console))
 
 
-def build_tfds(
-    name: Annotated[str, typer.Argument(help="dim_t2i, dim_edit, ultra_edit, sharegpt4o_image or emoji.")],
-    data_dir: Annotated[str, typer.Argument(metavar="DATA_DIR", help="The folder of TFDS; NAME/KIND/VERSION is made in it.")],
-    source: Annotated[
-        str, typer.Option("--from", help="Folder of the data set as it was downloaded, also gs://BUCKET/...; of emoji, as built.")
-    ],
-    index: Annotated[str, typer.Option(help="Folder that `dim index --into` wrote to. Default: the source's own.")] = "",
+def prepare(
+    source: Annotated[str, typer.Argument(help="A data set as it was downloaded or built: a folder or a jsonl file, also gs://BUCKET/...")],
+    out: Annotated[str, typer.Argument(help="The folder to make, also gs://BUCKET/...; one that was begun is finished.")],
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the encoder's, to count the tokens of texts. Default: each run counts anew.")
+    ] = None,
+    layout: Annotated[str, typer.Option(help="Of the source, where several would fit: dim, pairs, sharegpt4o, ultra_edit.")] = "",
+    bad_samples: Annotated[int, typer.Option(min=0, help="Rows that may be unusable; they are listed in OUT/bad_rows.jsonl.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that write; 0: this one alone.")] = 0,
     shards: Annotated[int | None, typer.Option(min=1, help="Files of each split. Default: as many as keep each below 1 GiB.")] = None,
-    beam: Annotated[
-        str | None, typer.Option(metavar="OPTIONS", help='Write on workers of Apache Beam, such as "--runner=DirectRunner".')
-    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Write a data set as TFDS has it, in ArrayRecord. What is there already is left as it is."""
-    require("tensorflow_datasets", "importlib_resources", "array_record", extra="tfds", what="A data set of TFDS")
-    from dim_jax.data.builders import build
-    from dim_jax.locks import lock_output
+    """Write a data set in the format that training reads. Every picture is checked; an interrupted call goes on."""
+    require("tensorflow_datasets", "importlib_resources", "array_record", extra="data", what="A data set")
+    from dim_jax.datasets.prepare import prepare
     from dim_jax.paths import as_path
 
-    into, options = as_path(data_dir), None if beam is None else shlex.split(beam)
-    with lock_output(into / name):
-        counts = build(name, as_path(source), into, index=index, workers=workers, shards=shards, beam=options, console=console)
-    typer.echo(f"{into / name}: {', '.join(f'{count} rows of {split}' for split, count in counts.items())}", err=True)
+    options = {"tokenizer": tokenizer, "layout": layout, "bad_samples": bad_samples, "workers": workers, "shards": shards}
+    rows = prepare(as_path(source), as_path(out), **options, overwrite=overwrite, console=console)
+    typer.echo(f"{out}: {', '.join(f'{count:,} rows of {split}' for split, count in rows.items())}", err=True)
 
 
 def _pairs(folder: str, statistics: dict[str, Any]) -> None:

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from dim_jax import __version__
-from dim_jax.cli.build import build_edit, build_emoji, build_t2i, build_text, build_tfds, build_tints, rewrite
+from dim_jax.cli.build import build_edit, build_emoji, build_t2i, build_text, build_tints, prepare, rewrite
 from dim_jax.cli.design import design
 from dim_jax.cli.options import Commands
 from dim_jax.cli.paint import Checkpoint, Dtype, Overwrite, Precision, edit, generate, named_or_bundled
-from dim_jax.cli.train import cache, compile_step, index, require_training, train
+from dim_jax.cli.train import cache, compile_step, require_training, train
 from dim_jax.cli.verify import verify
 from dim_jax.console import open_console
 from dim_jax.disk import may_be_made
@@ -32,11 +32,10 @@ build_data.command("rewrite")(rewrite)
 build_data.command("emoji")(build_emoji)
 build_data.command("tints")(build_tints)
 build_data.command("text")(build_text)
-build_data.command("tfds")(build_tfds)
 app.command()(edit)
 app.command()(generate)
 app.command()(design)
-app.command()(index)
+app.command()(prepare)
 app.command()(cache)
 app.command()(train)
 app.command("compile")(compile_step)
@@ -147,7 +146,7 @@ def emoji(
     overwrite: Overwrite = False,
 ) -> None:
     """Edit held-out emoji pairs and measure how near the results come to the targets. Goes on where it was interrupted."""
-    from dim_jax.data.pairs import Pairs
+    from dim_jax.datasets.layouts.pairs import Pairs
     from dim_jax.evals import emoji
     from dim_jax.locks import lock_output
     from dim_jax.paths import as_path

@@ -1,4 +1,4 @@
-"""The commands `dim index`, `dim cache`, `dim train` and `dim compile`: options in, one call of the library."""
+"""The commands `dim cache`, `dim train` and `dim compile`: options in, one call of the library."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -20,24 +20,6 @@ class Storage(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     int8 = "int8"
-
-
-def index(
-    source: Annotated[str, typer.Argument(help="A folder of data, or a jsonl file, also gs://BUCKET/..., as in data.source.")],
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id of the encoder's. Without one, no texts are counted.")] = None,
-    into: Annotated[str, typer.Option(help="Folder for the index, as in data.index. Default: the source's own.")] = "",
-    bad_samples: Annotated[int, typer.Option(min=0, help="Rows of a kind that may be unusable; they are listed, and left out.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that count; 0: this one alone.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew.")] = False,
-) -> None:
-    """Note once of every row its picture's size and the length of its texts, and where the pictures lie in archives."""
-    from dim_jax.data.chat import ChatTokenizer
-    from dim_jax.data.indexing import index_source
-
-    chat = None if tokenizer is None else ChatTokenizer.from_pretrained(tokenizer)
-    console = open_console()
-    found = index_source(source, chat, into=into, allowed=bad_samples, workers=workers, overwrite=overwrite, console=console)
-    typer.echo(f"{source}: {', '.join(f'{count} rows of the kind {kind}' for kind, count in found.items())}", err=True)
 
 
 def train(

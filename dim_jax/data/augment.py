@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageOps
 
-from dim_jax.data.pairs import Example
+from dim_jax.data.example import Example
 from dim_jax.data.pictures import as_rgb, translate
 
 

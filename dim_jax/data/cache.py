@@ -15,15 +15,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Literal, NamedTuple, get_args
 
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
 from jaxtyping import Float, Num
 
+from dim_jax.data.chat import ChatTokenizer
+from dim_jax.data.dataset import Source
+from dim_jax.data.example import Texts
 from dim_jax.data.records import Records, new_records
-from dim_jax.data.row_stats import Countable, Texts
+from dim_jax.data.row_stats import RowStats
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
 from dim_jax.paths import AnyPath, entries
@@ -54,13 +57,6 @@ def store(hidden: Num[np.ndarray, "t d"], how: Storage) -> States:
 def bytes_of(tokens: int, width: int, how: Storage) -> int:
     """The bytes of the hidden states of a turn."""
     return tokens * width * {"float32": 4, "bfloat16": 2, "int8": 1}[how] + (4 * width if how == "int8" else 0)
-
-
-@runtime_checkable
-class Rows(Countable, Protocol):
-    """What a source must know of its rows, pictures aside."""
-
-    def rules(self) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -212,7 +208,7 @@ class CachedSource:
         InputError: in reading a row: its shard is missing or damaged; it could not be used when it was cached; or its text was another one.
     """
 
-    def __init__(self, layout: Layout, rows: Rows, edit: bool):
+    def __init__(self, layout: Layout, rows: Source, edit: bool):
         self._arguments = (layout, rows, edit)
         self._layout, self._rows, self._edit = self._arguments
         self._shard = lru_cache(maxsize=None)(self._opened)
@@ -228,6 +224,9 @@ class CachedSource:
 
     def rules(self) -> list[str]:
         return self._rows.rules()
+
+    def stats(self, tokenizer: ChatTokenizer | None) -> RowStats | None:
+        return self._rows.stats(tokenizer)
 
     def __getitem__(self, index: int) -> CachedExample:
         shard, place = divmod(index, self._layout.shard_rows)

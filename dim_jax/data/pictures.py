@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageFile
 
 from dim_jax.errors import InputError
@@ -339,6 +340,14 @@ def _columns(image: Image.Image, length: int, start: int, stop: int) -> Image.Im
 def translate(image: Image.Image, right: int, down: int) -> Image.Image:
     """The picture moved by whole pixels within its frame; white comes in."""
     return image.transform(image.size, Image.Transform.AFFINE, (1, 0, -right, 0, 1, -down), fillcolor="white")
+
+
+def max_filter(levels: UInt8[np.ndarray, "h w"], by: int) -> UInt8[np.ndarray, "h w"]:
+    """At every place the largest level that is at most `by` rows and columns away."""
+    for axis in (0, 1):
+        padded = np.pad(levels, [(by, by) if axis == other else (0, 0) for other in (0, 1)])
+        levels = sliding_window_view(padded, 2 * by + 1, axis).max(-1)
+    return levels
 
 
 def autoencoder_samples(image: Image.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,16 +21,15 @@ from dim_jax.data.augment import Augment
 from dim_jax.data.batches import Batch
 from dim_jax.data.buckets import nearest_bucket
 from dim_jax.data.chat import ChatTokenizer
-from dim_jax.data.pairs import Example, Split
+from dim_jax.data.dataset import Source, open_source
+from dim_jax.data.example import Example, Kind, Split, as_kind
 from dim_jax.data.plan import Component, Plan, Planned
 from dim_jax.data.readers import Reader, buckets
-from dim_jax.data.row_stats import UNUSABLE, RowCounter, RowStats, count, read_facts
-from dim_jax.data.sources import Kind, Source, as_kind, index_folder, open_source
+from dim_jax.data.row_stats import RowStats, count
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.data.workers import live_as_long_as_the_run
 from dim_jax.disk import NO_SPACE, check_space, format_bytes
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath
 from dim_jax.rng import stream as random_stream
 
 # As people write them in a config, so `schedule` checks them.
@@ -47,14 +46,13 @@ class MixtureComponent(NamedTuple):
     kind: Kind
     source: Source
     weights: Mapping[int, float]
-    index: AnyPath  # the folder where `dim index` keeps what it counted
 
 
-def open_mixture(source: str, mix: Mix, *, curriculum: Curriculum = (), split: Split, side: int, index: str = "") -> list[MixtureComponent]:
+def open_mixture(source: str, mix: Mix, *, curriculum: Curriculum = (), split: Split, side: int) -> list[MixtureComponent]:
     """The parts of a mixture, in order of their names; those that never have a weight are left out.
 
     `mix` has weights by KIND ("edit" or "caption"), which is of `source`, or by KIND:SOURCE; after each number of steps that `curriculum`
-    names, the weights there take their place. Sources and `index` are as in `open_source`; where `source` is synthetic, all are.
+    names, the weights there take their place. Sources are as in `open_source`; where `source` is synthetic, all are.
 
     Raises:
         InputError: as `schedule` and `open_source`.
@@ -63,9 +61,8 @@ def open_mixture(source: str, mix: Mix, *, curriculum: Curriculum = (), split: S
     for part, weights in schedule(mix, curriculum).items():
         said, _, other = part.partition(":")
         kind, name = as_kind(said), other or source
-        spelled = SYNTHETIC if source == SYNTHETIC else name
-        opened = open_source(spelled, kind, split=split, side=side, index=index)
-        parts.append(MixtureComponent(f"{kind}:{name}", kind, opened, weights, index_folder(spelled, index)))
+        opened = open_source(SYNTHETIC if source == SYNTHETIC else name, kind, split=split, side=side)
+        parts.append(MixtureComponent(f"{kind}:{name}", kind, opened, weights))
     return parts
 
 
@@ -126,13 +123,13 @@ def make_plan(
     allowed: int = 0,
     console: Console | None = None,
 ) -> Plan:
-    """The order of a mixture. Where a reader has more than one bucket, the rows must have been counted (`dim index`), or are so now.
+    """The order of a mixture. Where a reader has more than one bucket, rows that `dim prepare` did not count are counted now.
 
-    `balance` repeats each row of a rule (most / count)^balance times, rounded; `most` is the count of the largest rule. Rows that an
-    index knows to be unusable are left out; of those that are found so now, `allowed` are planned all the same, for a loader to list.
+    `balance` repeats each row of a rule (most / count)^balance times, rounded; `most` is the count of the largest rule. Of rows that
+    cannot be read, `allowed` are planned all the same, for a loader to list.
 
     Raises:
-        InputError: an index does not fit the source or the tokenizer, rows have more tokens than any bucket, or cannot be used.
+        InputError: rows have more tokens than any bucket, or more than `allowed` cannot be read.
     """
     components = []
     for part in parts:
@@ -141,10 +138,7 @@ def make_plan(
             rows = np.repeat(rows, repeats(part.source.rules(), balance))
         numbers = np.zeros(len(part.source), np.int64)
         if len(buckets(reader)) > 1:
-            numbers = _bucket_numbers(part, reader, _facts(part, reader, tokenizer, allowed, console))
-        rows = rows[numbers[rows] != UNUSABLE]
-        if not len(rows):
-            raise InputError(f"{part.name}: none of its {len(part.source)} rows can be used.")
+            numbers = _bucket_numbers(part, reader, _stats(part, tokenizer, allowed, console))
         # Small types: every worker gets a copy, and there may be millions.
         components.append(Component(part.name, part.weights, rows.astype(np.int32), numbers[rows].astype(np.int16)))
     return Plan(components, batch_size, seed)
@@ -157,22 +151,20 @@ def repeats(rules: Sequence[str], balance: float) -> list[int]:
     return [round((most / counts[rule]) ** balance) for rule in rules]
 
 
-def _facts(part: MixtureComponent, reader: Reader, tokenizer: ChatTokenizer | None, allowed: int, console: Console | None) -> RowStats:
-    counting = RowCounter(part.source, tokenizer, sized=len(reader.sizes) > 1)
-    path = part.index / f"{part.kind}.npz"
-    if path.exists():
-        return read_facts(path, counting)
+def _stats(part: MixtureComponent, tokenizer: ChatTokenizer | None, allowed: int, console: Console | None) -> RowStats:
+    known = part.source.stats(tokenizer)
+    if known is not None:
+        return known
     if console is not None:
-        console.out(f"counting the {len(part.source):,} rows of {part.name}; `dim index` does it once for all runs", highlight=False)
-    facts = count(counting, allowed=allowed)
-    return replace(facts, texts=np.maximum(facts.texts, 0))
+        said = f"counting the tokens of {len(part.source):,} rows of {part.name}; `dim prepare --tokenizer` does it once for all runs"
+        console.out(said, highlight=False)
+    return count(part.source, tokenizer, allowed=allowed)
 
 
-def _bucket_numbers(part: MixtureComponent, reader: Reader, facts: RowStats) -> Int[np.ndarray, " n"]:
-    """Number of each row's bucket, as `buckets` counts them; -1 where a row cannot be used."""
+def _bucket_numbers(part: MixtureComponent, reader: Reader, stats: RowStats) -> Int[np.ndarray, " n"]:
+    """Number of each row's bucket, as `buckets` counts them."""
     lengths = sorted(reader.lengths)
-    usable = facts.texts != UNUSABLE
-    tokens = np.where(usable, reader.tokens(facts, edit=part.kind == "edit"), 0)
+    tokens = reader.tokens(stats, edit=part.kind == "edit")
     numbers = np.searchsorted(lengths, tokens)
     if len(long := np.flatnonzero(numbers == len(lengths))):
         raise InputError(
@@ -180,10 +172,10 @@ def _bucket_numbers(part: MixtureComponent, reader: Reader, facts: RowStats) -> 
             f"{long[0] + 1} with {tokens[long[0]]:,}; the longest has {tokens.max():,}. Add a longer bucket to data.lengths."
         )
     if len(reader.sizes) > 1:
-        known, inverse = np.unique(np.stack([facts.width, facts.height], 1), axis=0, return_inverse=True)
+        known, inverse = np.unique(np.stack([stats.width, stats.height], 1), axis=0, return_inverse=True)
         nearest = [reader.sizes.index(nearest_bucket(w, h, reader.sizes)) if w else 0 for w, h in known.tolist()]
         numbers = np.array(nearest)[inverse.reshape(-1)] * len(lengths) + numbers
-    return np.where(usable, numbers, UNUSABLE)
+    return numbers
 
 
 class BadSample(NamedTuple):

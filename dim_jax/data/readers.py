@@ -15,11 +15,11 @@ from PIL import Image
 from dim_jax.data.batches import AnswerBatch, CachedBatch, PaintBatch, PictureBatch
 from dim_jax.data.buckets import Bucket
 from dim_jax.data.cache import CachedExample, States
+from dim_jax.data.example import Example, Texts
 from dim_jax.data.inputs import EncoderInputs, in_larger_batch
-from dim_jax.data.pairs import Example
 from dim_jax.data.pictures import autoencoder_samples
 from dim_jax.data.processor import Processor
-from dim_jax.data.row_stats import RowStats, Texts
+from dim_jax.data.row_stats import RowStats
 from dim_jax.errors import InputError
 
 Text = Literal["instruction", "blueprint"]

@@ -1,13 +1,13 @@
 """Examples without data: random pictures and words, so that any config runs on a bare machine (the first run of every team)."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from dim_jax.data.pairs import Example
-from dim_jax.data.row_stats import Texts
+from dim_jax.data.chat import ChatTokenizer
+from dim_jax.data.example import Example, Kind, Texts
+from dim_jax.data.row_stats import RowStats
 
 SYNTHETIC = "synthetic"  # the name of this source in configs
 LENGTH = 1024
@@ -21,7 +21,7 @@ class Synthetic:
     The target is the source with a random tint. The texts say nothing of it: what can be learned is the source, not the edit.
     """
 
-    kind: Literal["edit", "caption"]
+    kind: Kind
     side: int
 
     def __len__(self) -> int:
@@ -29,6 +29,9 @@ class Synthetic:
 
     def rules(self) -> list[str]:
         return ["synthetic"] * len(self)
+
+    def stats(self, tokenizer: ChatTokenizer | None) -> RowStats | None:
+        return None  # nobody counted them
 
     def row_texts(self, index: int) -> Texts:
         rng = self._rng(index, words=True)
@@ -44,8 +47,8 @@ class Synthetic:
         source = Image.fromarray(coarse).resize((self.side, self.side), Image.Resampling.BICUBIC)
         tint = Image.new("RGB", source.size, tuple(int(level) for level in rng.integers(0, 256, 3)))
         target = Image.blend(source, tint, 0.5)
-        told = self.row_texts(index)
-        return Example(source if self.kind == "edit" else None, target, "synthetic", told.texts, told.blueprint, f"synthetic/{index}")
+        said = self.row_texts(index)
+        return Example(source if self.kind == "edit" else None, target, "synthetic", said.texts, said.blueprint, f"synthetic/{index}")
 
     def _rng(self, index: int, *, words: bool) -> np.random.Generator:
         return np.random.default_rng((index, self.kind == "edit", words))

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
-from dim_jax.data.pairs import Example
+from dim_jax.data.example import Example
 from dim_jax.data.pictures import cover_crop
 from dim_jax.edit_result import check_output, save_picture
 from dim_jax.errors import InputError

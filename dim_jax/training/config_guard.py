@@ -13,7 +13,7 @@ from dim_jax.paths import AnyPath
 
 # Keys, and beginnings of keys: the curve does not depend on them, but for rounding.
 FREE_TO_CHANGE = (
-    "data.bad_samples", "data.index", "data.workers", "sharding.", "train.keep", "train.log_every", "train.save_every", "train.show_every",
+    "data.bad_samples", "data.workers", "sharding.", "train.keep", "train.log_every", "train.save_every", "train.show_every",
     "train.steps", "train.watchdog_minutes",
 )  # fmt: skip
 

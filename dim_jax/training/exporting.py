@@ -13,7 +13,7 @@ from PIL import Image
 
 from dim_jax import checkpoint, processes
 from dim_jax.config import Config
-from dim_jax.data.pairs import Example
+from dim_jax.data.example import Example
 from dim_jax.data.pipeline import MixtureComponent, evenly, evenly_spaced_examples
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.edit_result import save_picture

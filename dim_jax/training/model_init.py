@@ -13,7 +13,7 @@ from flax import nnx
 
 from dim_jax.config import Config
 from dim_jax.data.chat import VIDEO_PAD, VISION_END, VISION_START, ChatTokenizer
-from dim_jax.data.pairs import Split
+from dim_jax.data.example import Split
 from dim_jax.data.pipeline import MixtureComponent, open_mixture
 from dim_jax.data.processor import Processor
 from dim_jax.data.synthetic import SYNTHETIC
@@ -156,9 +156,7 @@ class ModelInit:
 def open_data(config: Config, split: Split) -> list[MixtureComponent]:
     """The parts of a run's mixture; raises as `open_mixture`."""
     data = config.data
-    return open_mixture(
-        data.source, data.mix.to_dict(), curriculum=data.curriculum, split=split, side=data.resolution, index=data.index
-    )  # fmt: skip
+    return open_mixture(data.source, data.mix.to_dict(), curriculum=data.curriculum, split=split, side=data.resolution)
 
 
 def _preset(part: str, name: str) -> Any:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from dim_jax.config import Config
 from dim_jax.data.batches import AnswerBatch
 from dim_jax.data.chat import IM_END
-from dim_jax.data.pairs import Example
+from dim_jax.data.example import Example
 from dim_jax.data.processor import Processor
 from dim_jax.data.readers import AnswerReader
 from dim_jax.models import flops

@@ -13,7 +13,7 @@ from PIL import Image
 from dim_jax.config import Config
 from dim_jax.data.batches import PaintBatch
 from dim_jax.data.buckets import aspect_buckets
-from dim_jax.data.pairs import Example
+from dim_jax.data.example import Example
 from dim_jax.data.pictures import cover_crop, signed_pixels
 from dim_jax.data.processor import Processor
 from dim_jax.data.readers import PaintReader

@@ -1,0 +1,174 @@
+"""The pictures of DIM-T2I's rows: found, downloaded where they have to be, checked, stored; each once, and what fails with a reason."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dim_jax.data.jsonl import objects
+from dim_jax.datasets.construction.download import DownloadError, Downloads
+from dim_jax.datasets.construction.edit import reject
+from dim_jax.datasets.construction.ledger import Ledger, Wanted
+from dim_jax.datasets.construction.locators import Found, locate
+from dim_jax.datasets.construction.pictures import store
+from dim_jax.datasets.construction.sources import LazyImage
+from dim_jax.designer.journal import Lines
+from dim_jax.errors import InputError, check_unicode
+
+PICTURES, FAILURES = "stages/pictures.jsonl", "stages/pictures.failures.jsonl"
+THREADS = 4
+
+
+class Row(NamedTuple):
+    """A line of the metadata: its key upstream, its published caption (or ""), the checksum of the picture if it is known."""
+
+    key: str
+    caption: str
+    sha256: str | None
+
+
+class Taken(NamedTuple):
+    """What became of the rows of the metadata, in their order; read anew each time, since millions of them do not fit into memory."""
+
+    ledger: Ledger
+    metadata: Path
+    rules: Mapping[str, Mapping[str, Any]]
+    field: str
+
+    def rows(self) -> Iterator[dict[str, str]]:
+        """Rows with `id`, `image_path` and the published caption as `prompt`."""
+        for row_id, row, path, _ in self._all():
+            if path:
+                yield {"id": row_id, "image_path": path, "prompt": row.caption}
+
+    def rejects(self) -> Iterator[dict[str, str]]:
+        """The others, with their reasons."""
+        for row_id, _, path, reason in self._all():
+            if not path:
+                yield reject({"id": row_id}, "pictures", reason)
+
+    def _all(self) -> Iterator[tuple[str, Row, str, str]]:
+        for name, rule in self.rules.items():
+            for number, row in enumerate(read_metadata(self.metadata, rule, self.field)):
+                first, path, reason = self.ledger.entry(name, row.key)
+                if number == first:  # of a key that occurs twice the first
+                    yield f"{name}/{row.key}", row, path, reason
+
+
+def take_pictures(
+    folder: Path,
+    metadata: Path,
+    upstream: Path,
+    rules: Mapping[str, Mapping[str, Any]],
+    config: Mapping[str, Any],
+    *,
+    retry_failed: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Taken:
+    """Find, download, check and store the pictures of sub-sources that are not there yet.
+
+    Raises:
+        InputError: as in `build`.
+    """
+    ledger, field = Ledger(), config["captions"]["field"]
+    lines, failures = Lines.locked(folder / PICTURES, wait=False), Lines(folder / FAILURES)
+    try:
+        for name, rule in rules.items():
+            ledger.add(name, ((row.key, row.sha256) for row in read_metadata(metadata, rule, field)))
+        for _, row in lines.read():
+            ledger.settle(*row["id"].split("/", 1), path=row["image_path"])
+        for _, row in failures.read() if not retry_failed else ():
+            ledger.settle(*row["id"].split("/", 1), reason=row["reason"])
+
+        def keep(name: str, key: str, path: str, reason: str) -> None:
+            row_id = f"{name}/{key}"
+            if path:
+                lines.append({"id": row_id, "image_path": path})
+            else:
+                failures.append({"id": row_id, "reason": reason})
+            ledger.settle(name, key, path=path, reason=reason)
+
+        for name, rule in rules.items():
+            wanted = Wanted(ledger, name)
+            if left := len(wanted):
+                tell(f"{name}: {left} pictures to find")
+                asyncio.run(_take(locate(rule, wanted, upstream / name), wanted, folder, config, partial(keep, name)))
+                for key in wanted:
+                    keep(name, key, "", "it does not lie upstream")
+    finally:
+        lines.close()
+        failures.close()
+    return Taken(ledger, metadata, rules, field)
+
+
+def read_metadata(folder: Path, rule: Mapping[str, Any], field: str) -> Iterator[Row]:
+    """The rows of a sub-source.
+
+    Raises:
+        InputError: a file is missing or damaged, or a line has no image_path, or several texts of which `field` names none.
+    """
+    for file in rule["metadata"]:
+        path = folder / file
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file. Get the metadata: hf download stdKonjac/DIM-T2I --repo-type dataset.")
+        for where, row in objects(path):
+            check_unicode(json.dumps(row, ensure_ascii=False), where)
+            yield Row(*_caption(row, field, where), row.get("sha256"))
+
+
+def _caption(row: Mapping[str, Any], field: str, where: str) -> tuple[str, str]:
+    key = row.get("image_path")
+    if not isinstance(key, str) or not key:
+        raise InputError(f"{where}: has no image_path. Mend the line.")
+    others = [name for name, value in row.items() if isinstance(value, str) and name not in ("image_path", "id", "sha256")]
+    if not field and len(others) > 1:
+        raise InputError(f"{where}: has several texts, {', '.join(others)}. Name the caption in the config (captions.field).")
+    return key, str(row.get(field, "")) if field else str(row[others[0]]) if others else ""
+
+
+async def _take(
+    places: Iterator[Found],
+    wanted: Wanted,
+    folder: Path,
+    config: Mapping[str, Any],
+    keep: Callable[[str, str, str], None],
+) -> None:
+    """Tell `keep` key, path and reason of each picture as it comes; one of the last two is empty."""
+    loop, limits, reading = asyncio.get_running_loop(), config["pictures"], asyncio.Lock()
+    # One thread writes, so that lines do not mix and a slow disk holds up nobody.
+    with ThreadPoolExecutor(THREADS) as pool, ThreadPoolExecutor(1) as writer:
+
+        async def work(downloads: Downloads) -> None:
+            while True:
+                async with reading:  # a table is read in another thread, by one at a time
+                    found = await loop.run_in_executor(pool, next, places, None)
+                if found is None:
+                    return
+                path, reason = "", ""
+                try:
+                    if isinstance(found.place, str):
+                        data = await downloads.get(found.place, limits["max_bytes"], wanted.sha256(found.key))
+                    else:
+                        data = await loop.run_in_executor(pool, found.place.read)
+                    path = await loop.run_in_executor(pool, accept, folder, data, limits["min_side"])
+                except (DownloadError, InputError) as error:
+                    reason = str(error)
+                await loop.run_in_executor(writer, keep, found.key, path, reason)
+
+        async with Downloads(config["download"]) as downloads:
+            await asyncio.gather(*(work(downloads) for _ in range(config["download"]["concurrency"])))
+
+
+def accept(folder: Path, data: bytes, min_side: int) -> str:
+    """Store a picture that is sound and large enough; returns its path from `folder`.
+
+    Raises:
+        InputError: it is not.
+    """
+    picture = LazyImage("the file", lambda: data).picture()
+    if min(picture.size) < min_side:
+        raise InputError(f"too small: {picture.width} x {picture.height} pixels, where each side needs {min_side}")
+    return store(folder, data, picture)

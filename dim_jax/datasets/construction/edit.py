@@ -1,0 +1,190 @@
+"""DIM-Edit rebuilt, stage by stage: score, keep, assess, design, write. Each goes on where it was killed.
+
+    tos_dataset_edit.jsonl    the data set, as DIM-Edit is published: id, image_path, image_path_target, prompt (the blueprint)
+    image/                    the pictures of all pairs that the filter kept
+    README.md                 counts, lengths, reasons; with statistics.json, statistics.png and scores.png
+    stages/scores.jsonl       SSIM, DINO and CLIP similarity of every pair
+    stages/pairs.jsonl        the pairs that the filter kept
+    stages/assess.jsonl       journal: is the instruction what was done?
+    stages/blueprints.jsonl   journal: blueprints, written with the target in sight
+    stages/rejects.jsonl      every pair that is not in the data set, with stage and reason
+
+What is read for training is every jsonl of a folder, so those of the stages lie apart.
+
+Source: the construction of DIM-Edit as Draw-In-Mind describes it (arXiv 2509.01986).
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from dim_jax.datasets.construction import card
+from dim_jax.datasets.construction.assess import ASSESSMENT, MISALIGNED
+from dim_jax.datasets.construction.assess import parse as assessed
+from dim_jax.datasets.construction.filtering import Scored, check_bounds, out_of_bounds, score
+from dim_jax.datasets.construction.pictures import store
+from dim_jax.datasets.construction.sources import Source
+from dim_jax.datasets.construction.stage_runner import DesignerFactory, StageRunner
+from dim_jax.designer.blueprint import BLUEPRINT_WITH_TARGET
+from dim_jax.designer.journal import Lines
+from dim_jax.designer.runner import Job
+from dim_jax.errors import InputError, require
+from dim_jax.folders import new_file
+
+STAGES = ("score", "keep", "assess", "design", "write")
+TABLE = "tos_dataset_edit.jsonl"
+SCORES, PAIRS, ASSESSED, DESIGNED, REJECTS = (f"stages/{name}.jsonl" for name in ("scores", "pairs", "assess", "blueprints", "rejects"))
+
+
+def build(
+    folder: Path,
+    sources: Sequence[Source],
+    config: Mapping[str, Any],
+    assessor: DesignerFactory | None,
+    designer: DesignerFactory | None,
+    asking: StageRunner,
+    *,
+    until: str = "write",
+    beam: Sequence[str] | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Build, or go on building, a data set folder.
+
+    Args:
+        folder: made if it is not there.
+        sources: the pairs to build from.
+        config: as dim_edit.toml.
+        assessor, designer: who judges instructions and who writes blueprints; not needed before their stages.
+        asking: limits and budget of both.
+        until: the last of `STAGES` to run.
+        beam: options of an Apache Beam pipeline that scores, instead of this process.
+        console: where a bar is shown, if it is a terminal.
+
+    Returns:
+        Counts so far, as in statistics.json.
+
+    Raises:
+        InputError: the folder holds something else, two sources have one name, the config has wrong bounds, a package or model is missing,
+            a designer is missing or can answer nothing, or a limit ended a stage. What was done is kept.
+    """
+    require("skimage", "matplotlib", extra="construction", what="Building DIM-Edit")
+    check_bounds(config["filter"])
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise InputError(f"Two sources have one name ({', '.join(names)}), and ids would mix. Rename a file or folder.")
+    stages = STAGES[: STAGES.index(until) + 1]
+    for stage, writer in (("assess", assessor), ("design", designer)):
+        if stage in stages and writer is None:
+            raise InputError(f"The stage {stage} needs somebody who writes. Name one (--designer), or stop before it (--until keep).")
+    open_folder(folder)
+    counts: dict[str, Any] = {}
+    if beam is not None:
+        require("apache_beam", extra="beam", what="Scoring on workers")
+        from dim_jax.datasets.construction.scaling import score_on_workers
+
+        score_on_workers(sources, config["scores"], folder / SCORES, beam)
+    scored = _score(folder, sources, config, console)
+    card.plot_scores(folder / "scores.png", scored, {source.name: source.kind for source in sources}, config["filter"])
+    kept, rejects = _filter(scored, sources, config["filter"])
+    counts["filter"] = card.filtered(scored, kept, rejects)
+    pairs = _keep(folder, kept, sources, rejects) if "keep" in stages else []
+    if assessor and "assess" in stages:
+        jobs = [_job(folder, row, row["prompt"]) for row in pairs]
+        answers = asking.stage(folder / ASSESSED, jobs, ASSESSMENT, assessor)
+        verdicts = {key: assessed(text) for key, text in answers.texts.items()}
+        counts["assess"] = card.assessed(verdicts, answers)
+        wrong = {key: f"misaligned: {found.reason}" for key, found in verdicts.items() if found.verdict == MISALIGNED}
+        pairs = without(pairs, "assess", answers.reasons | wrong, rejects)
+        if designer and "design" in stages:
+            jobs = [_job(folder, row, verdicts[row["id"]].instruction) for row in pairs]
+            answers = asking.stage(folder / DESIGNED, jobs, BLUEPRINT_WITH_TARGET, designer)
+            counts["design"] = card.designed(answers)
+            pairs = [{**row, "prompt": answers.texts[row["id"]]} for row in without(pairs, "design", answers.reasons, rejects)]
+    write_rows(folder / REJECTS, rejects)
+    if "write" in stages:
+        write_rows(folder / TABLE, pairs)
+        card.write_edit(folder, counts, pairs, rejects, config)
+    return counts
+
+
+def open_folder(folder: Path) -> None:
+    """Make a folder to build in, or take one that was built in before.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "stages").is_dir())):
+        raise InputError(f"{folder} is no folder that this command made. Choose another output.")
+    (folder / "stages").mkdir(parents=True, exist_ok=True)
+
+
+def _score(folder: Path, sources: Sequence[Source], config: Mapping[str, Any], console: Console | None) -> list[Scored]:
+    with Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("scoring pairs", total=sum(len(source.rows) for source in sources))
+        return list(score(sources, config["scores"], folder / SCORES, show=lambda done: bar.update(task, completed=done)))
+
+
+def _filter(scored: Sequence[Scored], sources: Sequence[Source], bounds: Mapping) -> tuple[list[Scored], list[dict]]:
+    kinds = {source.name: source.kind for source in sources}
+    kept, rejects = [], []
+    for pair in scored:
+        why = pair.reason if pair.scores is None else out_of_bounds(kinds[pair.source], pair.scores, bounds)
+        if why:
+            scores = {} if pair.scores is None else {"scores": pair.scores._asdict()}
+            rejects.append({"id": _id(pair), "stage": "read" if pair.scores is None else "filter", "reason": why} | scores)
+        else:
+            kept.append(pair)
+    return kept, rejects
+
+
+def _keep(folder: Path, kept: Sequence[Scored], sources: Sequence[Source], rejects: list[dict]) -> list[dict[str, str]]:
+    """A row for each pair that passed the filter, its pictures written; a pair that occurs twice with one instruction is kept once."""
+    rows = {source.name: source.rows for source in sources}
+    lines = Lines.locked(folder / PAIRS, wait=False)
+    try:
+        known = {row["id"]: row for _, row in lines.read()}
+        pairs, first = [], dict[tuple[str, ...], str]()
+        for pair in kept:
+            row = known.get(_id(pair))
+            if row is None:
+                entry = rows[pair.source].raw(pair.index)
+                assert entry.source is not None
+                source, target = (store(folder, picture.read(), picture.picture()) for picture in (entry.source, entry.target))
+                row = {"id": _id(pair), "image_path": source, "image_path_target": target, "prompt": entry.texts[0]}
+                lines.append(row)
+            same = first.setdefault((row["image_path"], row["image_path_target"], row["prompt"]), row["id"])
+            if same == row["id"]:
+                pairs.append(row)
+            else:
+                rejects.append(reject(row, "keep", f"the same pair and instruction as {same}"))
+        return pairs
+    finally:
+        lines.close()
+
+
+def _id(pair: Scored) -> str:
+    return f"{pair.source}/{pair.key}"
+
+
+def _job(folder: Path, row: Mapping[str, str], instruction: str) -> Job:
+    return Job((folder / row["image_path"], folder / row["image_path_target"]), instruction, dict(row))
+
+
+def without(pairs: Sequence[dict[str, str]], stage: str, reasons: Mapping[str, str], rejects: list[dict]) -> list[dict[str, str]]:
+    """The pairs that a stage did not reject; the others go to the rejects."""
+    rejects += [reject(row, stage, reasons[row["id"]]) for row in pairs if row["id"] in reasons]
+    return [row for row in pairs if row["id"] not in reasons]
+
+
+def reject(row: Mapping[str, str], stage: str, reason: str) -> dict[str, str]:
+    return {"id": row["id"], "stage": stage, "reason": reason}
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A jsonl, whole or not at all. Errors as in `new_file`."""
+    with new_file(path) as scratch, scratch.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

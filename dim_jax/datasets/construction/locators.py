@@ -1,0 +1,159 @@
+"""Where the picture of an image_path is: at an address, in a table, in a folder, in an archive. One way for each `place` of a rule."""
+
+import csv
+import os
+import tarfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dim_jax.datasets.construction.ledger import Wanted
+from dim_jax.datasets.construction.sources import LazyImage, read_named
+from dim_jax.errors import InputError, require
+from dim_jax.paths import within
+
+ROWS = 256  # of a table, read at once
+
+
+class Found(NamedTuple):
+    """The picture of a key: at an address, or stored."""
+
+    key: str
+    place: str | LazyImage
+
+
+def locate(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
+    """The places of the keys that have one, each once, in the order of what lies upstream.
+
+    Raises:
+        InputError: the files are missing or damaged, lack a column, or the rule is wrong.
+    """
+    place = rule.get("place")
+    if place not in PLACES:
+        raise InputError(f"place is {place!r}; it must be one of {', '.join(PLACES)}.")
+    yield from PLACES[place](rule, keys, upstream)
+
+
+def _url(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
+    yield from (Found(key, key) for key in keys if keys.take(key))
+
+
+def _table(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
+    value = rule.get("url") or rule.get("picture")
+    if not rule.get("key") or not value:
+        raise InputError('A rule with place = "table" needs `key`, and `url` or `picture`.')
+    for path in _files(rule, upstream):
+        rows = _csv_rows if path.suffix == ".csv" else _parquet_rows
+        for key, found in rows(path, rule["key"], value):
+            if keys.take(key):
+                yield Found(key, str(found) if "url" in rule else LazyImage(f"{path}, {key}", partial(_picture, found, f"{path}, {key}")))
+        if not len(keys):
+            return
+
+
+def _parquet_rows(path: Path, key: str, value: str) -> Iterator[tuple[str, Any]]:
+    require("pyarrow", extra="construction", what="Reading parquet files")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            _check_columns(path, file.schema_arrow.names, key, value)
+            for batch in file.iter_batches(ROWS, columns=[key, value]):
+                yield from zip(map(str, batch.column(key).to_pylist()), batch.column(value).to_pylist(), strict=True)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: is no parquet file, or damaged ({error}). Download it again.") from error
+
+
+def _csv_rows(path: Path, key: str, value: str) -> Iterator[tuple[str, Any]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        _check_columns(path, rows.fieldnames or [], key, value)
+        yield from ((row[key], row[value]) for row in rows)
+
+
+def _check_columns(path: Path, columns: Any, *needed: str) -> None:
+    if missing := [name for name in needed if name not in columns]:
+        raise InputError(f"{path}: has no column {' or '.join(missing)}, but {', '.join(columns)}. Correct the rule (--config).")
+
+
+def _picture(value: Any, where: str) -> bytes:
+    """The bytes in a cell, as they are or as the hub stores pictures: a struct with `bytes`."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(data, bytes):
+        raise InputError(f"{where}: the cell holds no bytes of a picture")
+    return data
+
+
+def _in_folder(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
+    """By its path, else by the one file whose path ends with it: archives are unpacked into folders of various names."""
+    root = upstream / rule.get("files", ".")
+    if not root.is_dir():
+        raise InputError(f"{root}: there is no such folder. Unpack the pictures there, or correct the rule (--config).")
+    missing = defaultdict[str, list[str]](list)
+    for key in keys:
+        if os.path.lexists(root / key) or _leaves(root, key):
+            keys.take(key)
+            yield Found(key, LazyImage(str(root / key), partial(read_named, root, key)))
+        else:
+            missing[Path(key).name].append(key)
+    candidates = defaultdict[str, list[Path]](list)
+    for path in root.rglob("*") if missing else ():
+        for key in missing.get(path.name, ()):
+            if path.is_file() and f"/{path.relative_to(root).as_posix()}".endswith(f"/{key}"):
+                candidates[key].append(path)
+    for key, paths in sorted(candidates.items()):
+        if len(paths) == 1 and keys.take(key):
+            yield Found(key, LazyImage(str(paths[0]), partial(read_named, root, str(paths[0].relative_to(root)))))
+
+
+def _leaves(root: Path, key: str) -> bool:
+    try:
+        within(root, key)
+    except InputError:
+        return True
+    return False
+
+
+def _tar(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
+    for path in _files(rule, upstream):
+        try:
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    stem, _, suffix = member.name.removeprefix("./").rpartition(".")
+                    if suffix.lower() in ("json", "txt") or member.isdir() or not keys.take(stem):
+                        continue
+                    yield Found(stem, LazyImage(f"{path}, {member.name}", _read_member(tar, member, f"{path}, {member.name}")))
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise InputError(f"{path}: the archive is damaged ({error}). Download it again.") from error
+
+
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> Callable[[], bytes]:
+    """What gives the bytes of a member, or of what it is a link to, which are read now: archives are read from end to end."""
+    data = None
+    with suppress(KeyError, RecursionError):  # a link to nothing in the archive, or in circles
+        file = tar.extractfile(member)
+        data = file and file.read()
+
+    def read() -> bytes:
+        if data is None:
+            raise InputError(
+                f"{where}: is a link to {member.linkname}, which is no file in the archive" if member.linkname else f"{where}: is no file"
+            )
+        return data
+
+    return read
+
+
+PLACES = {"url": _url, "table": _table, "files": _in_folder, "tar": _tar}
+
+
+def _files(rule: Mapping[str, Any], upstream: Path) -> list[Path]:
+    pattern = rule.get("files", "")
+    paths = sorted(upstream.glob(pattern)) if pattern else []
+    if not paths:
+        raise InputError(f"{upstream}: holds no {pattern or 'files'}. Get them (--fetch), or correct the rule (--config).")
+    return paths

@@ -1,0 +1,97 @@
+"""Edit pairs to build from, by number: what a row says, with its two pictures unread."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from dim_jax.data.example import LazyImage, RawExample
+from dim_jax.data.jsonl import objects
+from dim_jax.datasets.layouts import Rows
+from dim_jax.datasets.layouts.sharegpt4o import ShareGPT4oRows
+from dim_jax.datasets.layouts.ultra_edit import UltraEditRows
+from dim_jax.errors import InputError, check_unicode
+from dim_jax.paths import read_if_there, within
+
+NOTES = "index"  # in the folder: where the pictures lie in its archives
+FORM = '{"source": "before.png", "target": "after.png", "prompt": "Make it blue."}'
+
+
+class OwnPairs:
+    """A jsonl of `source`, `target` (files, from its folder) and `prompt`; with `id`, or numbered."""
+
+    def __init__(self, path: Path):
+        """
+        Raises:
+            InputError: the file cannot be read, or a line is no such object, or has the id of another.
+        """
+        self._folder = path.parent
+        self._rows: list[dict] = []
+        keys = set[str]()
+        for where, row in objects(path):
+            texts = [row.get(name) for name in ("source", "target", "prompt")]
+            if not all(isinstance(text, str) and text.strip() for text in texts):
+                raise InputError(f'{where}: needs the texts "source", "target" and "prompt": {FORM}')
+            check_unicode(json.dumps(row, ensure_ascii=False), where)
+            row["id"] = str(row.get("id", len(self._rows) + 1))
+            if row["id"] in keys:
+                raise InputError(f'{where}: the id "{row["id"]}" occurs before. Give each pair its own.')
+            keys.add(row["id"])
+            self._rows.append(row)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def raw(self, index: int) -> RawExample:
+        row = self._rows[index]
+        source, target = (LazyImage(row[name], partial(read_named, self._folder, row[name])) for name in ("source", "target"))
+        return RawExample(row["id"], (row["prompt"],), None, source, target)
+
+
+class Source(NamedTuple):
+    """Rows and what they are of: the `kind` chooses the filters, the `name` stands in ids, wherever the files lie.
+
+    `spelling` is what `open_source` opens again, in another process too.
+    """
+
+    name: str
+    kind: str
+    rows: Rows
+    spelling: str
+
+
+KINDS: dict[str, Callable[[Path], Rows]] = {
+    "ultraedit": lambda folder: UltraEditRows(folder, "edit", folder / NOTES),
+    "sharegpt4o": lambda folder: ShareGPT4oRows(folder, "edit", folder / NOTES),
+    "pairs": OwnPairs,
+}
+
+
+def open_source(spelling: str) -> Source:
+    """From `KIND:PATH`: `pairs:mine.jsonl`, or the folder of a published set. Where the pictures lie in its archives is noted there.
+
+    Raises:
+        InputError: the kind is unknown, or there are no pairs of it.
+    """
+    kind, _, path = spelling.partition(":")
+    if kind not in KINDS or not path:
+        raise InputError(f'"{spelling}" is no source of pairs. Write {", ".join(f"{name}:PATH" for name in KINDS)}.')
+    if not Path(path).exists():
+        raise InputError(f"{path}: cannot be read, since there is no such file or folder. Give the {kind} to build from.")
+    rows = KINDS[kind](Path(path))
+    if not len(rows):
+        raise InputError(f"{path} has no pairs of {kind}. Name another folder.")
+    return Source(f"{kind}:{Path(path).name}", kind, rows, f"{kind}:{Path(path).resolve()}")
+
+
+def read_named(folder: Path, name: str) -> bytes:
+    """The bytes of a picture that a data set names, from its folder.
+
+    Raises:
+        InputError: it lies elsewhere, or cannot be read.
+    """
+    data = read_if_there(path := within(folder, name))
+    if data is None:
+        raise InputError(f"{path}: the picture cannot be read, since there is no such file. Check its path.")
+    return data

@@ -1,0 +1,98 @@
+"""DIM-T2I rebuilt, stage by stage: fetch, pictures, caption, write. Each goes on where it was killed.
+
+    tos_dataset_t2i.jsonl   the data set: id, image_path, prompt (the caption)
+    image/                  the pictures that were found and are large enough
+    README.md               counts, lengths, reasons; with statistics.json and statistics.png
+    stages/pictures.jsonl   which these are; the others in stages/pictures.failures.jsonl with their reasons
+    stages/captions.jsonl   journal: captions along the dimensions, if somebody writes them
+    stages/rejects.jsonl    every row that is not in the data set, with stage and reason
+    UPSTREAM/NAME/          elsewhere: what lies upstream of a sub-source, tables, archives and what they hold
+
+Source: the dataset guide of DIM-T2I, whose rules are in dim_t2i.toml.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from dim_jax.datasets.construction import card
+from dim_jax.datasets.construction.captions import caption_task
+from dim_jax.datasets.construction.download_images import take_pictures
+from dim_jax.datasets.construction.edit import open_folder, reject, without, write_rows
+from dim_jax.datasets.construction.stage_runner import DesignerFactory, StageRunner
+from dim_jax.datasets.construction.upstream import fetch_upstream
+from dim_jax.designer.runner import Job
+from dim_jax.errors import InputError, require
+
+STAGES = ("fetch", "pictures", "caption", "write")
+CAPTIONS, TABLE, REJECTS = "stages/captions.jsonl", "tos_dataset_t2i.jsonl", "stages/rejects.jsonl"
+
+
+def build(
+    folder: Path,
+    metadata: Path,
+    upstream: Path,
+    names: Sequence[str],
+    config: Mapping[str, Any],
+    writer: DesignerFactory | None,
+    asking: StageRunner,
+    *,
+    fetch: bool = False,
+    until: str = "write",
+) -> dict[str, Any]:
+    """Build, or go on building, a data set folder.
+
+    Args:
+        folder: made if it is not there.
+        metadata: the folder with DIM-T2I's jsonl files, or your own.
+        upstream: the folder that holds, under the name of each sub-source, what lies upstream of it.
+        names: the sub-sources, out of config["sources"].
+        config: as dim_t2i.toml.
+        writer: who writes captions; None takes the published ones.
+        asking: limits and budget of the writer; `retry_failed` also tries pictures again.
+        fetch: download first what `repo` and `archives` of the sub-sources name.
+        until: the last of `STAGES` to run.
+
+    Returns:
+        Counts so far, as in statistics.json.
+
+    Raises:
+        InputError: the folder holds something else, a sub-source is unknown, metadata or upstream files are missing or damaged, a rule is
+            wrong, the writer can answer nothing, or a limit ended the stage. What was done is kept.
+    """
+    require("httpx2", "matplotlib", extra="construction", what="Building DIM-T2I")
+    if unknown := [name for name in names if name not in config["sources"]]:
+        raise InputError(f"There is no sub-source {', '.join(unknown)}. There are: {', '.join(config['sources'])}.")
+    open_folder(folder)
+    rules = {name: config["sources"][name] for name in names}
+    if fetch:
+        for name, rule in rules.items():
+            fetch_upstream(rule, upstream / name, config["download"])
+    counts: dict[str, Any] = {}
+    if until == "fetch":
+        return counts
+    taken = take_pictures(folder, metadata, upstream, rules, config, retry_failed=asking.retry_failed, tell=asking.tell)
+    counts["pictures"] = card.taken(rules, taken.rows(), taken.rejects())
+
+    def rows() -> Iterable[dict[str, str]]:
+        return (row for row in taken.rows() if row["prompt"])
+
+    def rejects() -> Iterable[dict[str, str]]:
+        return chain(taken.rejects(), (reject(row, "caption", "no published caption") for row in taken.rows() if not row["prompt"]))
+
+    if writer and until != "pictures":
+        captions = config["captions"]
+        task = caption_task(captions["dimensions"], captions["words"], captions["min_words"])
+        found, dropped = list(taken.rows()), list(taken.rejects())
+        jobs = [Job((folder / row["image_path"],), "", {"id": row["id"], "image_path": row["image_path"]}) for row in found]
+        answers = asking.stage(folder / CAPTIONS, jobs, task, writer)
+        counts["caption"] = card.designed(answers)
+        captioned = [{**row, "prompt": answers.texts[row["id"]]} for row in without(found, "caption", answers.reasons, dropped)]
+        rows, rejects = (lambda: captioned), (lambda: dropped)
+    write_rows(folder / REJECTS, rejects())
+    if until == "write":
+        write_rows(folder / TABLE, rows())
+        card.write_t2i(folder, counts, rows(), rejects())
+    taken.ledger.close()
+    return counts

@@ -1,0 +1,67 @@
+"""What lies upstream of a sub-source, downloaded and unpacked into its folder."""
+
+import asyncio
+import lzma
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from dim_jax.datasets.construction.download import Downloads
+from dim_jax.errors import InputError
+
+PACKED = (".zip", ".tar", ".tar.gz", ".tgz")
+
+
+def fetch_upstream(rule: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]) -> None:
+    """Download the repository and the archives of a sub-source into its folder, and unpack what is packed. What is there stays.
+
+    Raises:
+        InputError: something cannot be downloaded or unpacked.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if "repo" in rule:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            snapshot_download(rule["repo"], repo_type="dataset", allow_patterns=rule.get("patterns"), local_dir=folder)
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise InputError(f"{rule['repo']}: cannot be downloaded ({str(error).splitlines()[0]}). Run the same command again.") from error
+    for url in rule.get("archives", ()):
+        path = folder / os.path.basename(unquote(urlsplit(url).path))
+        if not path.exists():
+            asyncio.run(_fetch(url, path, settings))
+    for path in sorted(folder.rglob("*")) if rule.get("place") == "files" else ():
+        if path.name.endswith(PACKED) and path.is_file():
+            unpack(path)
+
+
+async def _fetch(url: str, path: Path, settings: Mapping[str, Any]) -> None:
+    async with Downloads(settings) as downloads:
+        await downloads.fetch(url, path)
+
+
+def unpack(path: Path) -> None:
+    """An archive into the folder where it lies, as published paths count on; a file beside it says that this was done.
+
+    Raises:
+        InputError: it is damaged, or would write outside of the folder.
+    """
+    mark = path.with_name(f".{path.name}.unpacked")
+    if mark.exists():
+        return
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(path.parent)
+        else:
+            with tarfile.open(path) as archive:
+                archive.extractall(path.parent, filter="data")
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot be unpacked ({error}). If it is damaged, remove it, and run the same command again.") from error
+    mark.touch()

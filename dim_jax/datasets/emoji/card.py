@@ -1,0 +1,128 @@
+"""What goes beside the data: counts, a sheet of examples, and the data card."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from PIL import Image
+
+from dim_jax.data.example import SPLITS
+from dim_jax.datasets.emoji.packages import NAMES, SETS
+from dim_jax.datasets.emoji.render import SIDE, Drawn
+from dim_jax.datasets.emoji.split import lot
+from dim_jax.datasets.layouts.pairs import PAIR_SPLITS, Pair, Picture, pair_split
+from dim_jax.datasets.words import lengths
+from dim_jax.sheets import named_rows
+
+PER_RULE = 4  # pairs on the sheet, from different sets where there are
+
+
+def statistics(pictures: Sequence[Picture], pairs: Sequence[Pair], *, found: Counter, dropped: Counter) -> dict:
+    """Counts by set, rule and split, and the lengths of texts in words."""
+    counts = Counter((pair.rule, pair_split(pictures[pair.source].split, pictures[pair.target].split)) for pair in pairs)
+    texts = {
+        "captions": [text for picture in pictures for text in picture.captions],
+        "instructions": [text for pair in pairs for text in pair.instructions],
+        "blueprints": [pair.blueprint for pair in pairs],
+    }
+    by_set = Counter((picture.set, picture.split) for picture in pictures)
+    return {
+        "pictures": {name: {split: by_set[name, split] for split in SPLITS} for name in SETS},
+        "pairs": {
+            rule: {"found": number, **{split: counts[rule, split] for split in PAIR_SPLITS}} for rule, number in sorted(found.items())
+        },
+        "total": {split: sum(number for (_, of), number in counts.items() if of == split) for split in PAIR_SPLITS},
+        "dropped": {why: dropped[why] for why in ("equal", "mixed")},
+        "words": {name: lengths(group) for name, group in texts.items()},
+    }  # fmt: skip
+
+
+def sheet(drawn: Sequence[Drawn], pairs: Sequence[Pair]) -> Image.Image:
+    """For every rule some pairs in a row, each with its instruction in another wording."""
+    pictures = [Image.fromarray(item.pixels) for item in drawn]
+    rows = {}
+    for rule in sorted({pair.rule for pair in pairs}):
+        shown = _examples(rule, drawn, pairs)
+        texts = [pair.instructions[number % len(pair.instructions)] for number, pair in enumerate(shown)]
+        rows[rule] = [((pictures[pair.source], pictures[pair.target]), text) for pair, text in zip(shown, texts, strict=True)]
+    return named_rows(rows)
+
+
+def _examples(rule: str, drawn: Sequence[Drawn], pairs: Sequence[Pair]) -> list[Pair]:
+    """Some pairs of a rule, the same ones every time: one of each set as far as there are."""
+    group = sorted((pair for pair in pairs if pair.rule == rule), key=lambda pair: lot(drawn[pair.source], drawn[pair.target]))
+    first = list({drawn[pair.target].set: pair for pair in reversed(group)}.values())
+    return (first + [pair for pair in group if pair not in first])[:PER_RULE]
+
+
+def text(statistics: dict, limits: dict[str, int]) -> str:
+    """The data card, in Markdown."""
+    sources = "\n".join(
+        f"| {name} | {item.title} | {item.author} | {item.licence} | `{item.name}` {item.version} | "
+        + " | ".join(str(statistics["pictures"][name][split]) for split in SPLITS)
+        + " |"
+        for name, item in SETS.items()
+    )
+    rules = "\n".join(
+        f"| {rule} | {row['found']} | {row['train']} | {row['test']} | {row['known']} | {limits.get(rule, '')} |"
+        for rule, row in statistics["pairs"].items()
+    )
+    words = "\n".join(f"| {name} | {row['mean']} | {row['longest']} |" for name, row in statistics["words"].items())
+    total, dropped = statistics["total"], statistics["dropped"]
+    return f"""# Emoji: pictures, captions, edit pairs and blueprints
+
+The emoji of Unicode as four teams drew them, at {SIDE} x {SIDE} pixels on white, and edits that follow from what emoji are: the same hand
+in another skin tone, the same clock at another time, the same thing in another style.
+There are {total["train"]} pairs to train on, {total["test"]} to test, and {total["known"]} to test whose targets were trained on.
+
+## Pictures
+
+| set | style | by | licence | npm package | train | test |
+|---|---|---|---|---|---|---|
+{sources}
+
+Names and features of emoji are read from `{NAMES.name}` {NAMES.version} (its names are Unicode's CLDR names); none of its drawings is here.
+
+**Attribution.** Noto Emoji, Google, Apache-2.0. Twemoji, Copyright Twitter, Inc and other contributors, graphics licensed under CC-BY 4.0
+(https://creativecommons.org/licenses/by/4.0/), rendered at {SIDE} x {SIDE} pixels here. Fluent Emoji, Copyright Microsoft Corporation, MIT.
+Keep this text with the pictures.
+
+## How it was made
+
+SVGs are rendered at {SIDE} pixels on white, the 3D pictures (256 pixels) are scaled down with Lanczos. Everything is deterministic.
+
+- **Pairs** join two pictures of one set by a rule, or one emoji in two sets (`style`).
+  {dropped["equal"]} pairs of equal pictures are dropped.
+- **Captions** name what is shown, the style, and colours measured on the picture.
+- **Instructions** are written by rule, in several wordings each.
+- **Blueprints** have Draw-In-Mind's five sections. They too are written by rule; positions, colours and sizes are measured on *both*
+  pictures. So they tell more than the instruction does: this designer has seen the target. A score with them is an upper bound.
+
+## Split
+
+By emoji, never by pair: an emoji in all its skin tones and in all sets is in one split, by a hash of its code points, so that it stays
+there when packages change. A test asks for combinations that were not trained on: the woman of an occupation whose man may have been, a
+heart in a colour that squares had. Two states of one thing, an animal and its face, both directions of a hand or a walker are held out
+together; of plain people, single skin tones. Where a rule joins emoji (genders, occupations, colours, clocks), more are held out, since a
+test pair needs two.
+A pair is in a split when both of its pictures are. Where only the source is held out, the pair is one of the *known*: an unseen picture,
+edited to something that may have been seen. {dropped["mixed"]} pairs the other way round are dropped.
+No picture of the test is in any training pair.
+
+## Counts
+
+Rules with a limit keep a seeded sample of so many in training and a tenth of that in each of the others.
+
+| rule | found | train | test | known | limit |
+|---|---|---|---|---|---|
+{rules}
+
+| texts, in words | mean | longest |
+|---|---|---|
+{words}
+
+## Known limits
+
+Texts are made by templates: short, regular English. Sets draw some emoji unlike the others, and an edit by name may redraw more than it
+says (a man and a woman of one occupation differ in their clothes, too). White things are drawn on white. Plain people of light skin tone
+are all in the test, so changing hair and taking up an occupation are trained on the other skin tones.
+"""

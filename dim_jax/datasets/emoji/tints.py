@@ -1,0 +1,199 @@
+"""Emoji in colours that nobody drew them in: edits by a colour's name, and edits that keep a colour, among things of any shape.
+
+From the emoji alone a model learns which hearts, circles, squares and books there are, and paints those whatever colour is asked for.
+"""
+
+import colorsys
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from dim_jax.data.blueprint import numbered
+from dim_jax.data.example import SPLITS, Split
+from dim_jax.datasets.emoji import tables
+from dim_jax.datasets.emoji.packages import SETS
+from dim_jax.datasets.emoji.wording import INSTRUCTIONS, a
+from dim_jax.datasets.hashing import stable_hash
+from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, decoded, read_pairs, read_pictures, webp, write_pairs
+from dim_jax.datasets.measures import PALETTE, extent, main_colours
+from dim_jax.datasets.words import capital, listed
+from dim_jax.errors import InputError
+from dim_jax.folders import new_folder
+from dim_jax.paths import AnyPath
+from dim_jax.sheets import named_rows
+
+Colour = Float[np.ndarray, "3"]  # RGB in [0, 255]
+Pixels = UInt8[np.ndarray, "h w 3"]
+
+SEED = 7
+SHADES = 5  # colours that a thing is given
+THINGS: Mapping[Split, int] = {"train": 600, "test": 60}
+# So many edits of the training are there in another colour: of shapes most, since little else tells that a shape keeps its colour.
+AGAIN = {"shape": 1500} | dict.fromkeys(("arrow", "clock", "keycap", "zodiac", "facing", "state"), 250)
+APART = 36  # levels, at least, in one channel between such a colour and all that have a name here
+DEPTH = 0.7  # of light and dark that a tinted drawing keeps
+PAPER = 0.15  # white up to here in its darkest channel is ground, or shows through
+NEEDS = 60 * 2**20  # bytes on disk
+SHOWN = 4  # pairs of a rule on the sheet
+COLOUR_OF = {code: word for colours in tables.COLOURS.values() for code, word in colours.items()}
+NAMED = set(COLOUR_OF.values())
+
+
+def build(source: AnyPath, target: AnyPath, *, overwrite: bool = False) -> dict:
+    """Make a data set folder of tinted pictures, whole or not at all; the same source gives the same bytes.
+
+    A thing is of the split that it has in `source`. Hearts, circles, squares and books are not tinted with the colours that they come
+    in, so no picture of the test comes back.
+
+    Args:
+        source: the folder that `dim build-data emoji` made.
+        target: the folder to make.
+        overwrite: replace a data set that is already there.
+
+    Returns:
+        Pairs of each split and rule, as statistics.json holds them.
+
+    Raises:
+        InputError: the target exists, or the source is no data set of emoji.
+    """
+    found = Tints(read_pictures(source))
+    found.recolour()
+    found.again(read_pairs(source, "train"))
+    counts = {split: Counter(pair.rule for pair in found.pairs if found.pictures[pair.source].split == split) for split in SPLITS}
+    statistics = {"pairs": counts, "total": {split: counts[split].total() for split in SPLITS}}
+    with new_folder(target, overwrite=overwrite, needs=NEEDS, kind=DATASET) as folder:
+        write_pairs(folder, found.pictures, found.pairs)
+        (folder / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n")
+        found.sheet().save(folder / "sheet.png")
+        (folder / "README.md").write_text(_card(statistics, source.name))
+    return statistics
+
+
+def tinted(pixels: Pixels, colour: Colour) -> Pixels:
+    """A drawing in one colour: its lights and darks stay lights and darks around it, and white stays white."""
+    levels = pixels / 255
+    cover = np.clip((1 - levels.min(-1, keepdims=True)) / PAPER, 0, 1)
+    light = levels @ np.array([0.299, 0.587, 0.114])  # luma, ITU-R BT.601
+    shades = np.clip(colour / 255 * (1 + DEPTH * (light - np.median(light[extent(pixels)])))[..., None], 0, 1)
+    return np.rint(255 * (cover * shades + 1 - cover)).astype(np.uint8)
+
+
+class Tints:
+    """The data set while it is made."""
+
+    def __init__(self, drawn: Sequence[Picture]):
+        self.pictures, self.pairs = list[Picture](), list[Pair]()
+        self._drawn, self._palettes = drawn, _palettes(drawn)
+
+    def recolour(self) -> None:
+        """Edits by a colour's name among things that have none, by the colours that their set gives hearts, circles, squares and books."""
+        for split, count in THINGS.items():
+            things = [one for one in self._drawn if one.split == split and _is_thing(one) and len(self._palettes[one.set]) >= SHADES]
+            for thing in sorted(things, key=lambda one: stable_hash(SEED, one.key))[:count]:
+                self._recolour(thing)
+
+    def _recolour(self, thing: Picture) -> None:
+        palette, pixels = self._palettes[thing.set], _pixels(thing)
+        words = sorted(palette, key=lambda word: stable_hash(SEED, f"{thing.key}/{word}"))[:SHADES]
+        places = {word: self._add(thing, word, f"{word} {thing.name}", tinted(pixels, palette[word])) for word in words}
+        itself, own = self._add(thing, "itself", thing.name, pixels), main_colours(pixels)[0]
+        edits = [(old, new, places[old]) for old, new in permutations(words, 2)]
+        edits += [(own, new, itself) for new in words if new != own]
+        for old, new, source in edits:
+            texts = tuple(text.format(thing=thing.name, old=old, new=new) for text in INSTRUCTIONS["colour"])
+            change = "Change the colour of the surface, everywhere. Keep shape, size and shading."
+            self._pair(source, places[new], "tint", texts, change)
+
+    def again(self, pairs: Sequence[Pair]) -> None:
+        """Some edits of the training (`AGAIN`) with both pictures in one colour, which is far from all that have a name here."""
+        shades = [np.array(shade, float) for word in NAMED & PALETTE.keys() for shade in PALETTE[word]]
+        shades += [colour for palette in self._palettes.values() for colour in palette.values()]
+        by_rule: dict[str, list[tuple[Pair, tuple[str, ...]]]] = defaultdict(list)
+        for pair in pairs:
+            if texts := tuple(text for text in pair.instructions if not NAMED & set(text.rstrip(".").split())):
+                by_rule[pair.rule].append((pair, texts))
+        for rule, count in AGAIN.items():
+            for turn in range(count if by_rule[rule] else 0):
+                chance = np.random.default_rng(stable_hash(SEED, f"{rule}/{turn}"))
+                (pair, texts), colour = by_rule[rule][chance.integers(len(by_rule[rule]))], _unnamed(shades, chance)
+                source, target = (
+                    self._add(one, f"{rule}-{turn}", one.name, tinted(_pixels(one), colour))
+                    for one in (self._drawn[pair.source], self._drawn[pair.target])
+                )
+                self._pair(source, target, rule, texts, "Change what the instruction names, and keep the colour.")
+
+    def _add(self, drawn: Picture, what: str, name: str, pixels: Pixels) -> int:
+        colours = listed(main_colours(pixels))
+        captions = (f"{capital(a(name))} in {colours}, {SETS[drawn.set].title} emoji style.",)
+        code = f"{drawn.code}-{what.replace(' ', '-')}"
+        self.pictures.append(Picture(drawn.set, code, name, drawn.split, captions, webp(pixels)))
+        return len(self.pictures) - 1
+
+    def _pair(self, source: int, target: int, rule: str, texts: tuple[str, ...], change: str) -> None:
+        before, after = (self.pictures[place].captions[0] for place in (source, target))
+        blueprint = numbered((texts[0], "One emoji on plain white.", before, change, after))
+        self.pairs.append(Pair(source, target, rule, texts, blueprint))
+
+    def sheet(self) -> Image.Image:
+        """For every rule a few pairs."""
+        rows = defaultdict(list)
+        for pair in sorted(self.pairs, key=lambda pair: stable_hash(SEED, f"{pair.rule}/{pair.source}>{pair.target}")):
+            if len(rows[pair.rule]) < SHOWN:
+                shown = tuple(decoded(self.pictures[place].webp) for place in (pair.source, pair.target))
+                rows[pair.rule].append((shown, pair.instructions[0]))
+        return named_rows(dict(sorted(rows.items())))
+
+
+def _palettes(drawn: Sequence[Picture]) -> Mapping[str, dict[str, Colour]]:
+    """Set -> word -> the colour of the things of the training that have it, the mean over them."""
+    found: dict[str, dict[str, list[Colour]]] = defaultdict(lambda: defaultdict(list))
+    for one in drawn:
+        if one.split == "train" and one.code in COLOUR_OF:
+            pixels = _pixels(one)
+            if extent(pixels).any():
+                found[one.set][COLOUR_OF[one.code]].append(np.median(pixels[extent(pixels)], axis=0))
+    if not found:
+        raise InputError("None of the pictures is a heart, circle, square or book. Give a folder that `dim build-data emoji` made.")
+    return defaultdict(dict, {name: {word: np.mean(some, axis=0) for word, some in of.items()} for name, of in found.items()})
+
+
+def _is_thing(one: Picture) -> bool:
+    """One code point (no skin tone, no gender, no flag), a short name, and no colour of its own."""
+    words = one.name.split()
+    plain = "-" not in one.code and one.code not in COLOUR_OF and len(words) <= 3 and not NAMED & set(words)
+    return plain and bool(extent(_pixels(one)).any())
+
+
+def _pixels(one: Picture) -> Pixels:
+    return np.asarray(decoded(one.webp))
+
+
+def _unnamed(shades: Sequence[Colour], chance: np.random.Generator) -> Colour:
+    while True:
+        hue, saturation, value = chance.random(), *chance.uniform(0.35, 0.95, 2)
+        colour = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
+        if min(abs(colour - shade).max() for shade in shades) > APART:
+            return colour
+
+
+def _card(statistics: Mapping[str, Mapping], source: str) -> str:
+    train, test = (statistics["pairs"][split] for split in SPLITS)
+    rows = "\n".join(f"| {rule} | {train[rule]} | {test[rule]} |" for rule in sorted(train))
+    return f"""# Emoji in other colours: edit pairs for training
+
+Made by rule from the pictures of the data set {source}, whose README says who drew them and under which licences; keep it with these.
+No team drew these colours.
+
+- `tint`: a thing in one colour and in another one that the instruction names. The colours are those that its set gives hearts, circles,
+  squares and books; those are not among the things. Things of the test are those that are held out there.
+- The other rules: pairs of the training there, both pictures in one colour, which is far from every colour that has a name.
+
+| rule | train | test |
+|---|---|---|
+{rows}
+"""

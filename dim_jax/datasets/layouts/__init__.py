@@ -1,0 +1,92 @@
+"""The layouts that `dim prepare` reads, one file each: adding a data set is one more file here.
+
+A file has a class `Layout`: how a folder of it is recognised, its splits, and its rows by number (`Layout` below says what each does).
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Int
+
+from dim_jax.data.example import Kind, RawExample
+from dim_jax.errors import InputError
+from dim_jax.paths import AnyPath
+
+HELD_OUT = 500  # one row of so many, where a data set has no test split of its own
+
+
+class Rows(Protocol):
+    """Rows of one kind, by number; `InputError`s name file and line."""
+
+    def __len__(self) -> int: ...
+
+    def raw(self, index: int) -> RawExample: ...
+
+
+class Layout(NamedTuple):
+    """A layout.
+
+    Attributes:
+        recognises: whether a folder (or a file) has this layout; it may only look at names.
+        open: the rows of one kind, maybe none, from the folder, the kind, and a folder in which to note what should not be found twice.
+            A layout with splits of its own takes the split too.
+        splits: its own splits; none: every 500th row is held out.
+        expects: what lies in such a folder, for people.
+    """
+
+    recognises: Callable[[AnyPath], bool]
+    open: Callable[..., Rows]
+    expects: str
+    splits: tuple[str, ...] = ()
+
+
+class SplitRows(NamedTuple):
+    """Some rows of a layout, in order."""
+
+    rows: Rows
+    numbers: Int[np.ndarray, " n"]
+
+    def raw(self, index: int) -> RawExample:
+        return self.rows.raw(int(self.numbers[index]))
+
+
+@cache
+def layouts() -> dict[str, Layout]:
+    """Every layout by its name, which is its file's."""
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    return {module.__name__.rpartition(".")[2]: module.LAYOUT for module in modules if hasattr(module, "LAYOUT")}
+
+
+def layout_of(path: AnyPath) -> str:
+    """The name of a folder's layout.
+
+    Raises:
+        InputError: there is no such folder, or it has none of the known layouts, or several.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: there is no such folder or file. Give the data set as it was downloaded.")
+    found = [name for name, layout in layouts().items() if layout.recognises(path)]
+    if not found:
+        known = "; ".join(f"{name} has {layout.expects}" for name, layout in layouts().items())
+        raise InputError(f"{path}: no layout that is known here. {known}.")
+    if len(found) > 1:
+        raise InputError(f"{path}: may be {' or '.join(found)}. Say which it is (--layout), or put them into folders of their own.")
+    return found[0]
+
+
+def open_splits(path: AnyPath, name: str, kind: Kind, notes: AnyPath) -> dict[str, SplitRows]:
+    """The rows of one kind by split; splits without rows are left out."""
+    layout = layouts()[name]
+    if layout.splits:
+        opened: dict[str, Any] = {split: layout.open(path, kind, notes, split) for split in layout.splits}
+        return {split: SplitRows(rows, np.arange(len(rows))) for split, rows in opened.items() if len(rows)}
+    rows = layout.open(path, kind, notes)
+    numbers, every = np.arange(len(rows)), min(HELD_OUT, len(rows))
+    held_out = numbers % max(every, 1) == every - 1
+    if every == 1:  # the only row is in both
+        return {"train": SplitRows(rows, numbers), "test": SplitRows(rows, numbers)}
+    return {"train": SplitRows(rows, numbers[~held_out]), "test": SplitRows(rows, numbers[held_out])} if len(rows) else {}

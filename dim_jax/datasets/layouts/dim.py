@@ -1,0 +1,73 @@
+"""The sets of Draw-In-Mind: jsonl files, one row a line, and pictures in folders or archives beside them.
+
+    tos_dataset_edit.jsonl   DIM-Edit: id, image_path (the source), image_path_target, prompt (the blueprint)
+    images.tar.gz.part*      its pictures, `image/...`; extracted or not
+    blip3.jsonl ...          DIM-T2I: image_path, and the caption as `prompt` or `caption`. The set brings no pictures: put them where
+                             image_path names them, from the folder of the jsonl file on
+
+    mine.jsonl               own edits: source, target, prompt (the instruction, or a list of its wordings); blueprint, if there is one
+
+A file is of edits if its first sound row has a target. Source: github.com/showlab/DIM, README and data/T2I_DATASET.md.
+"""
+
+from contextlib import suppress
+
+import numpy as np
+
+from dim_jax.data.example import Kind, LazyImage, RawExample
+from dim_jax.datasets.layouts import Layout
+from dim_jax.datasets.layouts.archives import ImageStore
+from dim_jax.datasets.layouts.rows import JsonLines
+from dim_jax.errors import InputError
+from dim_jax.paths import AnyPath, entries
+
+OWN, PUBLISHED = "target", "image_path_target"  # what only edits have
+
+
+class DimRows:
+    """The rows of one kind, of a jsonl file or of all that lie in a folder, in order of their names.
+
+    Raises:
+        InputError: a file is no jsonl; and when a row is read, with file and line: a field is missing, or a picture cannot be read.
+    """
+
+    def __init__(self, path: AnyPath, kind: Kind, notes: AnyPath):
+        self._edit = kind == "edit"
+        found = [JsonLines(file) for file in (entries(path, "*.jsonl") if path.is_dir() else [path])]
+        self._files = [lines for lines in found if len(lines) and _of_edits(lines) == self._edit]
+        self._starts = np.cumsum([0, *(len(lines) for lines in self._files)])
+        self._pictures = ImageStore(path if path.is_dir() else path.parent, notes)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def raw(self, index: int) -> RawExample:
+        file = int(np.searchsorted(self._starts, index, "right")) - 1
+        row = self._files[file][index - int(self._starts[file])]
+        key = f"{self._files[file].path.stem}/{row.fields.get('id', index)}"
+
+        def picture(name: str) -> LazyImage:
+            return self._pictures.stored(row.text(name), row.where)
+
+        if not self._edit:
+            return RawExample(key, (row.text("prompt", "caption"),), None, None, picture("image_path"))
+        if OWN in row.fields:
+            blueprint = row.text("blueprint") if row.fields.get("blueprint") is not None else None
+            return RawExample(key, row.texts("prompt"), blueprint, picture("source"), picture(OWN))
+        text = row.text("prompt", "caption")
+        return RawExample(key, (text,), text, picture("image_path"), picture(PUBLISHED))
+
+
+def _of_edits(lines: JsonLines) -> bool:
+    for number in range(len(lines)):
+        with suppress(InputError):
+            return not lines[number].fields.keys().isdisjoint((OWN, PUBLISHED))
+    lines[0]  # none is sound, as the first one says
+    return False
+
+
+LAYOUT = Layout(
+    lambda path: path.is_file() or (bool(entries(path, "*.jsonl")) and not entries(path, "*.array_record")),
+    DimRows,
+    "*.jsonl of image_path and prompt, with image_path_target or of source, target and prompt for edits",
+)

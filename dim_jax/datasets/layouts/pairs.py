@@ -1,0 +1,219 @@
+"""A folder of pictures and edit pairs on disk: each picture is stored once, and pairs refer to pictures by number.
+
+    pictures.array_record   record i: picture i, a lossless RGB WebP
+    pictures.jsonl          line i: what picture i is (`Picture` without its bytes)
+    train.array_record      records: one pair each, JSON: source, target (numbers of pictures), rule, instructions, blueprint
+    test.array_record       the same; a picture of one split is in no pair of the other
+    known.array_record      the same; the source is of the test split and the target, which can be known, of the training split
+
+Records are written one by one ("group_size:1"), so any of them is read alone, in any order, by any process.
+"""
+
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from dim_jax import folders
+from dim_jax.data.example import SPLITS, Example, Kind, LazyImage, RawExample, Split
+from dim_jax.data.pictures import read_picture
+from dim_jax.data.records import Records, new_records
+from dim_jax.datasets.layouts import Layout
+from dim_jax.errors import InputError
+from dim_jax.paths import AnyPath, as_path
+
+PairSplit = Literal["train", "test", "known"]
+PAIR_SPLITS: tuple[PairSplit, ...] = (*SPLITS, "known")
+PICTURES, ROWS = "pictures.array_record", "pictures.jsonl"
+FILES = (PICTURES, ROWS, *(f"{split}.array_record" for split in PAIR_SPLITS))
+
+DATASET = folders.Kind("data set folder", lambda folder: all((folder / name).is_file() for name in FILES))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and what is known of it.
+
+    Attributes:
+        set: whose drawing it is, such as "noto"; with `code` it names the picture.
+        code: what is drawn, such as the code points "1f44d-1f3fd".
+        name: what is drawn, in words.
+        split: "train" or "test".
+        captions: texts that describe the picture.
+        webp: the file, lossless.
+    """
+
+    set: str
+    code: str
+    name: str
+    split: Split
+    captions: tuple[str, ...]
+    webp: bytes
+
+    @property
+    def key(self) -> str:
+        return f"{self.set}/{self.code}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An edit: the numbers of two pictures, the rule that joins them, the instruction in several wordings, the blueprint."""
+
+    source: int
+    target: int
+    rule: str
+    instructions: tuple[str, ...]
+    blueprint: str
+
+
+def webp(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """The bytes of `Picture.webp` for RGB pixels: lossless, and the same every time."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", lossless=True, quality=50, method=3)  # half the time of the smallest, and 2 % larger
+    return file.getvalue()
+
+
+def decoded(webp: bytes) -> Image.Image:
+    """The RGB picture in `Picture.webp`."""
+    return read_picture(io.BytesIO(webp), "a picture of a data set")
+
+
+def pair_split(source: Split, target: Split) -> PairSplit | None:
+    """The split of a pair from those of its pictures; None: it is of none."""
+    if source == target:
+        return source
+    return "known" if source == "test" else None
+
+
+def write_pairs(folder: str | os.PathLike, pictures: Iterable[Picture], pairs: Iterable[Pair]) -> None:
+    """Write the files of this module into an existing folder. The same arguments give the same bytes.
+
+    Pictures are read one by one, and pairs after them: neither need all be in memory.
+
+    Raises:
+        ValueError: a pair is of no split: its source was trained on, its target is of the test.
+        InputError: the package `array_record` is missing.
+    """
+    folder, keys = Path(folder), list[tuple[str, Split]]()
+    with ExitStack() as opened:
+        pixels = opened.enter_context(new_records(folder / PICTURES))
+        with open(folder / ROWS, "w", encoding="utf-8") as file:
+            for picture in pictures:
+                pixels.write(picture.webp)
+                row = asdict(picture)
+                del row["webp"]
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                keys.append((picture.key, picture.split))
+        splits = {split: opened.enter_context(new_records(folder / f"{split}.array_record")) for split in PAIR_SPLITS}
+        for pair in pairs:
+            (source, of_source), (target, of_target) = keys[pair.source], keys[pair.target]
+            split = pair_split(of_source, of_target)
+            if split is None:
+                raise ValueError(f"{source} is of the {of_source} split, {target} of the {of_target} split; no pair goes that way.")
+            splits[split].write(json.dumps(asdict(pair), ensure_ascii=False).encode())
+
+
+def read_pictures(folder: str | os.PathLike) -> list[Picture]:
+    """Every picture of a folder, in order, its file as it is.
+
+    Raises:
+        InputError: a file is missing or damaged, or `array_record` is not installed.
+    """
+    folder = as_path(folder)
+    rows, files = _read_rows(folder / ROWS), _records(folder / PICTURES).all()
+    return [
+        Picture(row["set"], row["code"], row["name"], row["split"], tuple(row["captions"]), file)
+        for row, file in zip(rows, files, strict=True)
+    ]
+
+
+def read_pairs(folder: str | os.PathLike, split: PairSplit) -> list[Pair]:
+    """Every pair of a split, in order. Errors as in `read_pictures`."""
+    rows = map(json.loads, _records(as_path(folder) / f"{split}.array_record").all())
+    return [Pair(row["source"], row["target"], row["rule"], tuple(row["instructions"]), row["blueprint"]) for row in rows]
+
+
+class Pairs(Sequence[Example]):
+    """The examples of a folder: `pairs[i]` reads and decodes the i-th.
+
+    Args:
+        folder: what `write_pairs` wrote.
+        split: "train" or "test", of pairs "known" too.
+        kind: "edit" for pairs, "caption" for every picture of the split with its captions.
+
+    Raises:
+        InputError: a file is missing or damaged (also when reading an example), or `array_record` is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike, split: PairSplit, kind: Kind):
+        folder = as_path(folder)
+        self._rows = _read_rows(folder / ROWS)
+        self._pictures = _records(folder / PICTURES)
+        if len(self._pictures) != len(self._rows):
+            counts = f"{PICTURES} holds {len(self._pictures)} pictures, but {ROWS} has {len(self._rows)} lines"
+            raise InputError(f"{folder}: {counts}. Build the data set again.")
+        self._pairs = _records(folder / f"{split}.array_record") if kind == "edit" else None
+        self._of_split = [number for number, row in enumerate(self._rows) if row["split"] == split]
+
+    def __len__(self) -> int:
+        return len(self._of_split) if self._pairs is None else len(self._pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.raw(index).decoded()
+
+    def raw(self, index: int) -> RawExample:
+        """An example with its pictures unread."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Example {index} of {len(self)}.")
+        index = int(index) % len(self)
+        if self._pairs is None:
+            number = self._of_split[index]
+            return RawExample(self._key(number), tuple(self._rows[number]["captions"]), None, None, self._picture(number))
+        pair = json.loads(self._pairs[index])
+        source, target = pair["source"], pair["target"]
+        key = f"{self._key(source)}>{self._key(target)}"
+        pictures = self._picture(source), self._picture(target)
+        return RawExample(key, tuple(pair["instructions"]), pair["blueprint"], *pictures, pair["rule"])
+
+    def _key(self, number: int) -> str:
+        return f"{self._rows[number]['set']}/{self._rows[number]['code']}"
+
+    def _picture(self, number: int) -> LazyImage:
+        return LazyImage(f"{self._pictures.path}, picture {number}", partial(self._pictures.__getitem__, number))
+
+
+def _records(path: AnyPath) -> Records:
+    return Records(path, made_by="Give a folder that `dim build-data` made.", mend="Build the data set again.")
+
+
+def _read_rows(path: AnyPath) -> list[dict]:
+    rows = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                row = json.loads(line)
+                if not (isinstance(row, dict) and {"set", "code", "split", "captions"} <= row.keys()):
+                    raise InputError(f"{path}, line {number}: not the row of a picture. Build the data set again.")
+                rows.append(row)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file. Give a folder that `dim build-data` made.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}, line {len(rows) + 1}: damaged. Build the data set again.") from error
+    return rows
+
+
+LAYOUT = Layout(
+    lambda path: (path / PICTURES).exists(),
+    lambda path, kind, notes, split: Pairs(path, split, kind),
+    f"{PICTURES} and others of `dim build-data`",
+    PAIR_SPLITS,
+)

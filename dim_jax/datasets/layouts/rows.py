@@ -1,0 +1,179 @@
+"""Rows of text files by number, with the file and the line in every error; and bytes of files at any place, which all sources share."""
+
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from dim_jax.errors import InputError, check_unicode
+from dim_jax.local_cache import cached_path
+from dim_jax.paths import AnyPath, is_remote, open_regular, read_if_there, read_span, size_of, unreadable
+
+BLOCK = 2**24  # bytes that are searched for line ends at once
+
+
+class JsonLines:
+    """The objects of a jsonl file: where its lines begin is found once, when it is opened, and travels by pickle.
+
+    That takes the whole file, so one of a bucket is kept on this machine: a plan asks for every row, and each would be a request.
+    """
+
+    def __init__(self, path: AnyPath):
+        self.path = path
+        self._ends = _line_ends(path)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> "Row":
+        start = int(self._ends[index - 1]) + 1 if index else 0
+        where = f"{self.path}, line {index + 1}"
+        with naming(where):
+            line = read_at(cached_path(self.path), start, int(self._ends[index]) - start)
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{where}: is no JSON ({error}). Mend the line, or remove it.") from error
+        return Row(fields, where)
+
+
+class JsonArray:
+    """The objects of a JSON file that is one array, small enough to be held."""
+
+    def __init__(self, path: AnyPath):
+        self.path = path
+        try:
+            self._rows = json.loads(read_if_there(path) or b"")
+        except InputError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: is no JSON ({error}). Download it again.") from error
+        if not isinstance(self._rows, list):
+            raise InputError(f"{path}: is no JSON array of rows. Download it again.")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> "Row":
+        return Row(self._rows[index], f"{self.path}, row {index + 1}")
+
+
+class Row:
+    """The fields of one row; `where` names it in errors."""
+
+    def __init__(self, fields: object, where: str):
+        if not isinstance(fields, dict):
+            raise InputError(f"{where}: is no JSON object. Mend it, or remove it.")
+        check_unicode(json.dumps(fields, ensure_ascii=False), where)
+        self.fields, self.where = fields, where
+
+    def text(self, *names: str) -> str:
+        """The first of these fields that is there.
+
+        Raises:
+            InputError: none is, or it is no text or an empty one.
+        """
+        found = next((self.fields[name] for name in names if name in self.fields), None)
+        if not isinstance(found, str) or not found.strip():
+            raise InputError(f"{self.where}: {' or '.join(names)} is {found!r}, but must be a text. Mend the row, or remove it.")
+        return found
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A field that is one text or a list of them.
+
+        Raises:
+            InputError: it is neither, or one is empty.
+        """
+        found = self.fields.get(name)
+        texts = found if isinstance(found, list) else [found]
+        good = tuple(text for text in texts if isinstance(text, str) and text.strip())
+        if not good or len(good) < len(texts):
+            raise InputError(f"{self.where}: {name} is {found!r}, but must be a text, or a list of texts. Mend the row, or remove it.")
+        return good
+
+
+def read_at(path: AnyPath, start: int, size: int) -> bytes:
+    """Bytes of a file, of a bucket by one request; safe in threads and in forked processes, since nothing moves a position."""
+    if is_remote(path):
+        return read_span(path, start, size)
+    with unreadable(path):
+        return os.pread(_descriptor(Path(path)), size, start)
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """An error in the block also says which row it is of."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+@cache
+def _descriptor(path: Path) -> int:
+    """Open for as long as the process lives: a source has few files of this sort, and reads them all the time."""
+    with open_regular(path) as file:
+        return os.dup(file.fileno())
+
+
+def _line_ends(path: AnyPath) -> Int[np.ndarray, " lines"]:
+    """Place of each line's end: of its line feed, or of the end of the file."""
+    found, done = [], 0
+    with open_regular(cached_path(path)) as file, unreadable(path):
+        while block := file.read(BLOCK):
+            found.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + done)
+            done += len(block)
+            unfinished = not block.endswith(b"\n")
+    if done and unfinished:
+        found.append(np.array([done]))
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+class Joined(io.RawIOBase):
+    """Files read as one."""
+
+    def __init__(self, paths: Sequence[AnyPath]):
+        self._paths, self._place = paths, 0
+        self.sizes = [size_of(path) for path in paths]
+        self._starts = np.cumsum([0, *self.sizes])
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: int(self._starts[-1])}[whence]
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        found = self.pread(int(self._starts[-1]) if size is None or size < 0 else size, self._place)
+        self._place += len(found)
+        return found
+
+    def readinto(self, buffer: Any) -> int:
+        found = self.pread(min(len(buffer), 2**24), self._place)
+        buffer[: len(found)] = found
+        self._place += len(found)
+        return len(found)
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """So many bytes from a place on, fewer only at the end."""
+        pieces = []
+        while size and offset < self._starts[-1]:
+            file = int(np.searchsorted(self._starts, offset, "right")) - 1
+            piece = read_at(self._paths[file], offset - int(self._starts[file]), min(size, int(self._starts[file + 1]) - offset))
+            pieces.append(piece)
+            offset, size = offset + len(piece), size - len(piece)
+        return b"".join(pieces)

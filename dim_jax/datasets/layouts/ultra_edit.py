@@ -1,0 +1,114 @@
+"""UltraEdit: parquet files of edits, the pictures as encoded bytes in them.
+
+    source_image, edited_image    struct of `bytes` (the file) and `path`
+    edit_prompt                   the instruction
+
+A column is read by groups of rows, since its pages are as large (pyarrow puts all pictures of a group into one). A process holds one group
+of each column, so reading in order is quick; of a file in a bucket it is one request. Source: huggingface.co/datasets/BleachNick/UltraEdit.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from dim_jax.data.example import Kind, LazyImage, RawExample
+from dim_jax.datasets.layouts import Layout
+from dim_jax.datasets.layouts.rows import Joined, naming
+from dim_jax.errors import InputError, require
+from dim_jax.paths import AnyPath, files_below, open_regular
+
+AT_ONCE = 16  # files that are opened at a time: in a bucket each takes a few requests, one after the other
+SOURCE, TARGET, TEXT = "source_image", "edited_image", "edit_prompt"
+
+
+class UltraEditRows:
+    """The rows of all parquet files of a folder, in order of their paths. They are edits; there are no captions.
+
+    Raises:
+        InputError: `pyarrow` is missing, a file is damaged or lacks a column; and when a row is read, with its file and number: it has no
+            instruction, or a picture cannot be read.
+    """
+
+    def __init__(self, folder: AnyPath, kind: Kind, notes: AnyPath):
+        del notes  # parquet files have their own
+        require("pyarrow", extra="data", what="UltraEdit")
+        self._files = files_below(folder, "*.parquet") if kind == "edit" else []
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            self._groups = [np.cumsum([0, *groups]) for groups in pool.map(_group_sizes, self._files)]
+        self._starts = np.cumsum([0, *(int(groups[-1]) for groups in self._groups)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def raw(self, index: int) -> RawExample:
+        file = int(np.searchsorted(self._starts, index, "right")) - 1
+        row = index - int(self._starts[file])
+        group = int(np.searchsorted(self._groups[file], row, "right")) - 1
+        path, place = self._files[file], row - int(self._groups[file][group])
+        where = f"{path}, row {row + 1}"
+        with naming(where):
+            text = _value(path, group, TEXT, place)
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{where}: {TEXT} is {text!r}, but must be a text. Leave the row out (--bad-samples).")
+        source, target = (
+            LazyImage(f"{where}, {column}", partial(_picture, path, group, column, place, where)) for column in (SOURCE, TARGET)
+        )
+        return RawExample(f"{path.stem}/{row}", (text,), None, source, target)
+
+
+def _group_sizes(path: AnyPath) -> list[int]:
+    """Rows of each group."""
+    file = _opened(path)
+    columns = [file.schema.column(number).path for number in range(len(file.schema))]
+    if missing := [name for name in (f"{SOURCE}.bytes", f"{TARGET}.bytes", TEXT) if name not in columns]:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; its columns are {', '.join(columns)}. Give files of UltraEdit.")
+    return [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+
+
+def _picture(path: AnyPath, group: int, column: str, place: int, where: str) -> bytes:
+    with naming(where):
+        found = _value(path, group, f"{column}.bytes", place)  # that leaf of the struct alone
+    if not (isinstance(found, dict) and isinstance(found.get("bytes"), bytes)):
+        raise InputError(f"{where}: {column} holds no bytes of a picture. Leave the row out (--bad-samples).")
+    return found["bytes"]
+
+
+# Column -> the group of it that was read last. Threads that load take turns: each would hold a group.
+_last: dict[str, tuple[tuple[AnyPath, int], Any]] = {}
+_turn = Lock()
+
+
+def _value(path: AnyPath, group: int, column: str, place: int) -> Any:
+    from pyarrow import ArrowException
+
+    with _turn:
+        if column not in _last or _last[column][0] != (path, group):
+            _last.pop(column, None)  # before the next is read, or there would be two
+            try:
+                _last[column] = (path, group), _opened(path).read_row_group(group, columns=[column], use_threads=False).column(0)
+            except (ArrowException, OSError) as error:
+                raise InputError(f"{path}: group {group} of its rows is damaged ({error}). Download it again.") from error
+        try:
+            return _last[column][1][place].as_py()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{column} is no UTF-8 ({error}). Leave the row out (--bad-samples).") from error
+
+
+@lru_cache(64)
+def _opened(path: AnyPath) -> Any:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        if not isinstance(path, Path):
+            return parquet.ParquetFile(Joined([path]))
+        with open_regular(path):  # not mapped: where a part of a mapped file cannot be read, the process is killed
+            return parquet.ParquetFile(path, memory_map=False)
+    except (ArrowException, OSError) as error:
+        raise InputError(f"{path}: is no parquet file, or damaged ({error}). Download it again.") from error
+
+
+LAYOUT = Layout(lambda path: bool(files_below(path, "*.parquet")), UltraEditRows, "*.parquet of source_image, edited_image, edit_prompt")

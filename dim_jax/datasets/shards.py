@@ -1,0 +1,169 @@
+"""Files of records, each from a stretch of a layout's rows: what every worker of `dim prepare` does.
+
+A row becomes a `tf.train.Example` as TFDS reads it, its pictures the bytes of their files as they are: nothing is encoded anew. Every
+picture is decoded once all the same, since what is wrong should show now, and not in a training run. The same source gives the same bytes.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from dim_jax.data.chat import ChatTokenizer
+from dim_jax.data.example import Kind, LazyImage, RawExample, Texts
+from dim_jax.data.pictures import read_picture
+from dim_jax.data.records import new_records
+from dim_jax.data.row_stats import RowStats, token_counts
+from dim_jax.datasets.layouts import SplitRows, open_splits
+from dim_jax.datasets.statistics import Tally
+from dim_jax.errors import InputError
+from dim_jax.folders import new_file
+from dim_jax.paths import AnyPath
+
+SAMPLE = 32  # rows whose pictures are read to estimate the size of all
+
+
+class Rows(NamedTuple):
+    """How a worker finds the rows of a split, and the tokenizer that counts their texts."""
+
+    source: AnyPath
+    layout: str
+    kind: Kind
+    split: str
+    notes: AnyPath
+    tokenizer: str | None
+
+
+class Shard(NamedTuple):
+    """Rows from `start` to `stop` (exclusive), the file to make of them, and the one that says what is in it, which is written last."""
+
+    rows: Rows
+    start: int
+    stop: int
+    path: AnyPath
+    note: AnyPath
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be used, from 1 on in its split, and why."""
+
+    row: int
+    error: str
+
+
+class Written(NamedTuple):
+    """What is known of a shard: bytes of its records, SHA-256 of its file, counts, the numbers and rules of its rows, those left out."""
+
+    size: int
+    sha256: str
+    tally: Tally
+    stats: RowStats
+    rules: list[str]
+    bad: list[BadRow]
+
+
+def features_of(kind: Kind) -> Any:
+    """The features of a kind of rows, all of their pictures as RGB."""
+    found = {
+        "key": tfds.features.Text(doc="names the row"),
+        "texts": tfds.features.Sequence(tfds.features.Text(), doc="wordings of the instruction, or captions; each says it all"),
+        "target": tfds.features.Image(doc="the picture to paint"),
+    }
+    if kind == "edit":
+        found["source"] = tfds.features.Image(doc="the picture to edit")
+        found["blueprint"] = tfds.features.Text(doc="the edit as a designer writes it; empty without one")
+        found["rule"] = tfds.features.Text(doc="how the target follows from the source; empty without one")
+    return tfds.features.FeaturesDict(found)
+
+
+def estimate(rows: SplitRows) -> int:
+    """About how many bytes all rows take, from some of them; bad ones are passed over."""
+    count, sizes = len(rows.numbers), list[int]()
+    for number in range(0, count, -(-count // SAMPLE)):
+        with suppress(InputError):
+            sizes.append(sum(len(picture.read()) for picture in _pictures(rows.raw(number)).values()))
+    return sum(sizes) * count // max(len(sizes), 1)
+
+
+def write_shard(shard: Shard) -> None:
+    """Write one file, whole or not at all, and then its note. Rows that cannot be used are left out, and noted.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    rows = shard.rows
+    found, features = _opened(rows), features_of(rows.kind)
+    serializer, tally = tfds.core.ExampleSerializer(features.get_serialized_info()), Tally()
+    sizes, texts, rules, bad = list[tuple[int, int]](), list[Texts](), list[str](), list[BadRow]()
+    with new_file(shard.path) as scratch:
+        with new_records(scratch) as file:
+            for number in range(shard.start, shard.stop):
+                try:
+                    row = found.raw(number)
+                    pictures = {name: picture.read() for name, picture in _pictures(row).items()}
+                    known = {name: read_picture(io.BytesIO(pictures[name]), one.name).size for name, one in _pictures(row).items()}
+                except InputError as error:
+                    bad.append(BadRow(number + 1, str(error)))
+                    continue
+                example: dict[str, Any] = {"key": row.key, "texts": list(row.texts)}
+                example |= {name: io.BytesIO(picture) for name, picture in pictures.items()}  # arrays would need TensorFlow
+                example |= {"blueprint": row.blueprint or "", "rule": row.rule} if rows.kind == "edit" else {}
+                # A map of protobuf has no order of its own, and the checksum would be another every time.
+                record = serializer.get_tf_example(features.encode_example(example)).SerializeToString(deterministic=True)
+                file.write(record)
+                tally += Tally.of(row, known, len(record))
+                sizes.append(known.get("source", known["target"]))
+                texts.append(Texts(row.texts, row.blueprint))
+                rules.append(row.rule)
+        with scratch.open("rb") as whole:
+            digest = hashlib.file_digest(whole, "sha256").hexdigest()
+    columns = np.concatenate([np.array(sizes, np.int32).reshape(-1, 2).T, token_counts(texts, _tokenizer(rows.tokenizer)).T])
+    note = {
+        "size": tally.sums.get("bytes", 0),
+        "sha256": digest,
+        "tally": vars(tally),
+        "stats": columns.tolist(),
+        "rules": rules,
+        "bad": bad,
+    }
+    with new_file(shard.note) as scratch:
+        scratch.write_text(json.dumps(note, ensure_ascii=False), encoding="utf-8")
+
+
+def read_note(path: AnyPath) -> Written:
+    """What `write_shard` noted."""
+    note = json.loads(path.read_text(encoding="utf-8"))
+    stats = RowStats(*np.array(note["stats"], np.int32).reshape(4, -1))
+    return Written(note["size"], note["sha256"], Tally(**note["tally"]), stats, note["rules"], [BadRow(*bad) for bad in note["bad"]])
+
+
+@cache
+def _opened(rows: Rows) -> SplitRows:
+    """The rows of a split, opened once in each process."""
+    return open_splits(rows.source, rows.layout, rows.kind, rows.notes)[rows.split]
+
+
+@cache
+def _tokenizer(name: str | None) -> ChatTokenizer | None:
+    return None if name is None else ChatTokenizer.from_pretrained(name)
+
+
+def _pictures(row: RawExample) -> dict[str, LazyImage]:
+    return {"target": row.target} if row.source is None else {"source": row.source, "target": row.target}
+
+
+def cut(rows: Rows, count: int, number: int, folder: AnyPath, notes: AnyPath) -> Sequence[Shard]:
+    """A split of `count` rows as `number` shards of nearly equal length; fewer, if there are fewer rows."""
+    number = min(count, number)
+    ends = [count * part // number for part in range(number + 1)]
+    names = [f"{rows.kind}-{rows.split}.array_record-{part:05}-of-{number:05}" for part in range(number)]
+    return [
+        Shard(rows, start, stop, folder / name, notes / f"{name}.json")
+        for start, stop, name in zip(ends[:-1], ends[1:], names, strict=True)
+    ]

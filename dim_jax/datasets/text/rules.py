@@ -1,0 +1,68 @@
+"""The five changes of a text, each as another scene."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from dim_jax.data.example import Split
+from dim_jax.datasets.text.faces import Face, other
+from dim_jax.datasets.text.grounds import unlike
+from dim_jax.datasets.text.scenes import PLACES, SIZES, TRIES, Label, Scene
+from dim_jax.datasets.text.vocabulary import draw
+
+
+@dataclass(frozen=True)
+class Change:
+    """A scene before and after one of its labels changed by a rule."""
+
+    rule: str
+    source: Scene
+    target: Scene
+    index: int
+
+    @property
+    def old(self) -> Label:
+        return self.source.labels[self.index]
+
+    @property
+    def new(self) -> Label:
+        return self.target.labels[self.index]
+
+    @property
+    def others(self) -> tuple[Label, ...]:
+        """The labels that stay."""
+        return tuple(label for i, label in enumerate(self.source.labels) if i != self.index)
+
+    def back(self) -> "Change":
+        """The same the other way round."""
+        return replace(self, source=self.target, target=self.source)
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What changes may draw from."""
+
+    split: Split
+    faces: Sequence[Face]
+    colours: Sequence[str]
+
+
+RULES: dict[str, Callable[[Random, Label, Stock], Label]] = {
+    "word": lambda rng, label, stock: replace(label, text=draw(rng, stock.split, label.case)),
+    "font": lambda rng, label, stock: replace(label, face=rng.choice(other(stock.faces, label.face))),
+    "colour": lambda rng, label, stock: replace(label, colour=rng.choice(unlike(label.colour, stock.colours) or [label.colour])),
+    "size": lambda rng, label, stock: replace(label, size=rng.choice([size for size in range(len(SIZES)) if size != label.size])),
+    "position": lambda rng, label, stock: replace(label, place=rng.choice([place for place in PLACES if place != label.place])),
+}
+
+
+def change(rule: str, rng: Random, scene: Scene, stock: Stock, side: int) -> Change | None:
+    """A scene changed by a rule so that it can still be read; None where no try finds room."""
+    for _ in range(TRIES):
+        index = rng.randrange(len(scene.labels))
+        target = scene.with_label(index, RULES[rule](rng, scene.labels[index], stock))
+        texts = {label.text.lower() for label in target.labels}
+        told_apart = len(texts) == len(target.labels) and (rule != "word" or scene.labels[index].text.lower() not in texts)
+        if target != scene and told_apart and target.fits(side):
+            return Change(rule, scene, target, index)
+    return None

@@ -1,0 +1,126 @@
+"""A ground with one or two texts on it: where they stand, how they are drawn, how one is made up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from random import Random
+
+import numpy as np
+from PIL import Image
+
+from dim_jax.data.example import Split
+from dim_jax.data.pictures import max_filter
+from dim_jax.datasets.text.faces import Face, letters
+from dim_jax.datasets.text.grounds import RGB, Ground, contrast, luminance
+from dim_jax.datasets.text.vocabulary import CASES, draw
+
+SIZES = ("small", "medium-sized", "large")
+STEP = 1.5  # from one size to the next
+SMALLEST, FEWEST_PIXELS = 0.1, 11  # small letters: share of the side, and at least so many pixels
+MARGIN, WIDEST, HIGHEST = 0.06, 0.86, 0.3  # shares of the side
+WIDE = 0.55  # a text that is wider has no left and right
+RIM = 1 / 14  # of the size: the halo on pictures
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
+PLACES = tuple((row, column) for row in ROWS for column in COLUMNS)
+TRIES = 40
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
+
+@dataclass(frozen=True)
+class Label:
+    """A text with its look and place. `size` counts in `SIZES`; `place` is (row, column)."""
+
+    text: str
+    case: int
+    face: Face
+    colour: str
+    size: int
+    place: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture of this data set shows."""
+
+    ground: Ground
+    labels: tuple[Label, ...]
+
+    def with_label(self, index: int, label: Label) -> "Scene":
+        """The same with another label in the place of one."""
+        return replace(self, labels=(*self.labels[:index], label, *self.labels[index + 1 :]))
+
+    def fits(self, side: int) -> bool:
+        """Whether every text can be read: within the margins, in a colour that stands out, and none over another."""
+        boxes = [box(label, self.ground, side) for label in self.labels]
+        for (left, top, right, bottom), label in zip(boxes, self.labels, strict=True):
+            width, height = right - left, bottom - top
+            if width > WIDEST * side or height > HIGHEST * side or label.colour not in self.ground.readable:
+                return False
+            if width > WIDE * side and label.place[1] != "middle":
+                return False
+        return not any(_overlap(first, second) for i, first in enumerate(boxes) for second in boxes[:i])
+
+
+def pixels(size: int, side: int) -> int:
+    """The em of a size on a picture of `side` pixels."""
+    return round(max(SMALLEST * side, FEWEST_PIXELS) * STEP**size)
+
+
+def box(label: Label, ground: Ground, side: int) -> Box:
+    """Where a text is drawn, its halo included."""
+    mask, margin = _mask(label, ground, side), round(MARGIN * side)
+    row, column = label.place
+    left = {"left": margin, "middle": (side - mask.width) // 2, "right": side - margin - mask.width}[column]
+    top = {"top": margin, "middle": (side - mask.height) // 2, "bottom": side - margin - mask.height}[row]
+    return left, top, left + mask.width, top + mask.height
+
+
+def paint(scene: Scene, ground: Image.Image) -> Image.Image:
+    """The picture of a scene over its ground (`Ground.paint`)."""
+    picture = ground.copy()
+    for label in scene.labels:
+        rim, side = _rim(label, scene.ground, ground.width), ground.width
+        corner = box(label, scene.ground, side)[:2]
+        if rim:
+            around = max(("black", "white"), key=lambda name: contrast(luminance(RGB[name]), luminance(RGB[label.colour])))
+            picture.paste(RGB[around], corner, _mask(label, scene.ground, side))
+        bare = letters(label.face, label.text, pixels(label.size, side))
+        picture.paste(RGB[label.colour], (corner[0] + rim, corner[1] + rim), bare)
+    return picture
+
+
+def invent(rng: Random, split: Split, grounds: Sequence[Ground], faces: Sequence[Face], side: int) -> Scene:
+    """A scene that can be read, of grounds of the split and with its words."""
+    while True:
+        ground, count = rng.choice(grounds), rng.choice((1, 1, 2))
+        for _ in range(TRIES):
+            case, colours = rng.randrange(len(CASES)), ground.readable
+            labels = tuple(
+                Label(draw(rng, split, case), case, rng.choice(faces), rng.choice(colours), rng.randrange(len(SIZES)), rng.choice(PLACES))
+                for _ in range(count)
+            )
+            scene = Scene(ground, labels)
+            if len({label.text.lower() for label in labels}) == count and scene.fits(side):
+                return scene
+
+
+def _rim(label: Label, ground: Ground, side: int) -> int:
+    return max(1, round(RIM * pixels(label.size, side))) if ground.halo else 0
+
+
+def _mask(label: Label, ground: Ground, side: int) -> Image.Image:
+    return _ink(label.face, label.text, pixels(label.size, side), _rim(label, ground, side))
+
+
+@lru_cache(256)
+def _ink(face: Face, text: str, size: int, rim: int) -> Image.Image:
+    """The letters, grown by the rim on every side."""
+    bare = letters(face, text, size)
+    if not rim:
+        return bare
+    return Image.fromarray(max_filter(np.pad(np.asarray(bare), rim), rim))
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]

@@ -1,0 +1,72 @@
+"""Texts about texts: what a picture says and how, captions, and the instruction of a change in several wordings."""
+
+from dim_jax.datasets.text.rules import Change
+from dim_jax.datasets.text.scenes import SIZES, Label, Scene
+from dim_jax.datasets.words import capital, listed
+
+# Every wording says all that is to be known.
+INSTRUCTIONS = {
+    "word": (
+        'Change "{text}" to "{new_text}".', 'Replace the text "{text}" by "{new_text}".', 'Write "{new_text}" instead of "{text}".',
+        'Let it say "{new_text}" {at}, and not "{text}".', 'Rewrite "{text}" as "{new_text}" and keep everything else.',
+    ),
+    "font": (
+        'Write "{text}" in {new_face} letters.', 'Change the letters of "{text}" from {face} to {new_face}.',
+        'Set "{text}" in {new_face} letters instead of {face} ones.', 'Give the text {at} {new_face} letters.',
+    ),
+    "colour": (
+        'Make the text "{text}" {new_colour}.', 'Change the colour of "{text}" from {colour} to {new_colour}.',
+        'Recolour "{text}": {new_colour} instead of {colour}.', 'Write the text {at} in {new_colour}.',
+    ),
+    "size": (
+        'Make "{text}" {larger}.', 'Change the size of "{text}" from {size} to {new_size}.', 'Write "{text}" in {new_size} letters.',
+        'Make the letters {at} {larger}: {new_size} instead of {size}.',
+    ),
+    "position": (
+        'Move "{text}" {to}.', 'Put "{text}" {new_at}.', 'Move "{text}" from where it is, {at}, {to}.',
+        'The text "{text}" should stand {new_at} instead of {at}.',
+    ),
+}  # fmt: skip
+AT = {
+    ("top", "left"): "at the top left", ("top", "middle"): "at the top", ("top", "right"): "at the top right",
+    ("middle", "left"): "on the left", ("middle", "middle"): "in the middle", ("middle", "right"): "on the right",
+    ("bottom", "left"): "at the bottom left", ("bottom", "middle"): "at the bottom", ("bottom", "right"): "at the bottom right",
+}  # fmt: skip
+
+
+def to(place: tuple[str, str]) -> str:
+    """Where a text is moved: "to the top left"."""
+    return f"to {AT[place].partition(' ')[2]}"
+
+
+def instructions(change: Change) -> tuple[str, ...]:
+    """The instruction in every wording of its rule, the plainest first."""
+    old, new = change.old, change.new
+    steps = new.size - old.size
+    words = {
+        "text": old.text, "face": old.face.name, "colour": old.colour, "size": SIZES[old.size], "at": AT[old.place],
+        "new_text": new.text, "new_face": new.face.name, "new_colour": new.colour, "new_size": SIZES[new.size], "new_at": AT[new.place],
+        "larger": "much " * (abs(steps) > 1) + ("larger" if steps > 0 else "smaller"), "to": to(new.place),
+    }  # fmt: skip
+    return tuple(wording.format_map(words) for wording in INSTRUCTIONS[change.rule])
+
+
+def captions(scene: Scene, ground: str) -> tuple[str, ...]:
+    """Texts that describe a picture; `ground` says what is behind its texts."""
+    texts = listed(tuple(f'"{label.text}"' for label in scene.labels))
+    return (
+        f"{capital(ground)} with the text {listed(tuple(map(look, scene.labels)))}.",
+        f"The text {listed(tuple(map(look, scene.labels)))}, on {ground}.",
+        f"{texts} on {ground}.",
+        f"A picture that says {texts}.",
+    )
+
+
+def look(label: Label) -> str:
+    """A text with all that is to be seen of it: `"OPEN" in large red bold letters at the top`."""
+    return f'"{label.text}" in {SIZES[label.size]} {label.colour} {label.face.name} letters {AT[label.place]}'
+
+
+def spelled(text: str) -> str:
+    """A text letter by letter: "C-O-L-D D-R-I-N-K"."""
+    return " ".join("-".join(word) for word in text.split())
