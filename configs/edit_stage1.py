@@ -6,7 +6,7 @@ dim train --config configs/edit_stage1.py --workdir runs/edit_stage1
 
 from configs import common, t2i
 
-PAIRS = 4_000_000  # about what UltraEdit holds; `dim index` counts yours
+PAIRS = 4_000_000  # about what UltraEdit holds; `dim prepare` counts yours
 EPOCHS = 10  # (paper)
 
 

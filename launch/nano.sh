@@ -12,7 +12,7 @@ read_options "" "" "$@"
 if ((${#words[@]} < 2)); then show_help >&2; exit 2; fi
 data=${words[0]} runs=${words[1]}
 set=()
-for change in "data.source=$data" "${words[@]:2}"; do set+=(--set "$change"); done
+for change in "data.source=data/prepared/emoji" "${words[@]:2}"; do set+=(--set "$change"); done
 
 train() {  # NAME [KEY=VALUE ...]
   local name=$1 own=()
@@ -23,7 +23,9 @@ train() {  # NAME [KEY=VALUE ...]
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ ! -d $data ]]; then run dim build-data emoji "$data"; fi
-if [[ ! -d data/tints ]]; then run dim build-data tints data/tints --from "$data"; fi  # where configs/nano_colours.py has it
+if [[ ! -d data/tints ]]; then run dim build-data tints data/tints --from "$data"; fi
+run dim prepare "$data" data/prepared/emoji  # one that is there is left as it is
+run dim prepare data/tints data/prepared/tints  # where configs/nano_colours.py has it
 
 # The two share the card: each takes less than half of its memory.
 export XLA_PYTHON_CLIENT_MEM_FRACTION=0.45

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from dim_jax.data.example import KINDS, Kind
+from dim_jax.datasets import layouts
 from dim_jax.datasets.layouts import archives, layout_of, open_splits
+from dim_jax.datasets.prepare import prepare
 from dim_jax.errors import InputError
 from tests.layout_fixtures import ROWS, Rows, cut, dim_edit, extract, files, image, png, share_gpt, tar, ultra_edit
 
@@ -218,3 +220,19 @@ def test_a_folder_of_something_else(tmp_path):
     (tmp_path / "rows.parquet").touch()
     with pytest.raises(InputError, match=r"may be dim or ultra_edit. Say which it is \(--layout\)"):
         layout_of(tmp_path)
+
+
+def test_adding_a_layout_is_one_file(tmp_path, monkeypatch):
+    """The example of CONTRIBUTING.md, as written there."""
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    (tmp_path / "layouts").mkdir()
+    (tmp_path / "layouts/captions.py").write_text(text.split("```python\n", 1)[1].split("```", 1)[0])
+    monkeypatch.setattr(layouts, "__path__", [*layouts.__path__, str(tmp_path / "layouts")])
+    extract(tmp_path / "set", files("{}.png"))
+    (tmp_path / "set/captions.tsv").write_text("0.png\tA picture.\n1.png\tAnother.\n2.png\n3.png\tOne more.\n")
+    layouts.layouts.cache_clear()
+    assert layout_of(tmp_path / "set") == "captions"
+    with pytest.raises(InputError, match=r"captions.tsv, line 3: needs a file name, a tab and a caption"):
+        prepare(tmp_path / "set", tmp_path / "out")
+    assert prepare(tmp_path / "set", tmp_path / "out", bad_samples=1) == {"caption/train": 2, "caption/test": 1}
+    layouts.layouts.cache_clear()
