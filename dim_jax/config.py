@@ -16,8 +16,26 @@ Config = Any  # a ConfigDict, whose keys no type checker knows
 MIX = "data.mix"  # the one group whose keys a run chooses: it is changed as a whole too
 
 
+PACKAGE = Path(__file__).parent
+FOLDERS = (PACKAGE / "configs", PACKAGE.parent / "configs")  # of an installed package, and of a checkout
+
+
+def find_config(path: Path) -> Path:
+    """The file itself, or the config of that name which comes with the package, such as "nano_edit".
+
+    Raises:
+        InputError: there is no such config; names those that there are.
+    """
+    if path.is_file():
+        return path
+    known = {file.stem: file for folder in reversed(FOLDERS) for file in sorted(folder.glob("[!_]*.py"))}
+    if path.parent == Path() and path.name.removesuffix(".py") in known:
+        return known[path.name.removesuffix(".py")]
+    raise InputError(f"{path}: there is no such config. Give a file, or one of {', '.join(sorted(known))}.")
+
+
 def read_config(path: Path, changes: Mapping[str, str]) -> Config:
-    """The config of a file such as configs/nano_edit.py, whose folder's parent it may import from ("from configs import common").
+    """The config of a file (`find_config`), whose folder's parent it may import from ("from configs import common").
 
     `changes` are dotted keys with their values as text, in Python's notation or as bare words: {"data.source": "synthetic"}; all of
     data.mix is changed by a dict.
@@ -25,8 +43,7 @@ def read_config(path: Path, changes: Mapping[str, str]) -> Config:
     Raises:
         InputError: there is no such file, it has no `get_config`, or a change names an unknown key or gives another type of value.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such config. Those of this project lie in configs/.")
+    path = find_config(path)
     root = str(path.resolve().parent.parent)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None

@@ -23,7 +23,9 @@ class Storage(StrEnum):
 
 
 def train(
-    config: Annotated[Path, typer.Option(help="A file of configs/, such as configs/nano_edit.py.")],
+    config: Annotated[
+        Path, typer.Option(help="A file such as configs/nano_edit.py, or the name of one that comes with the package: nano_edit.")
+    ],
     workdir: Annotated[str, typer.Option(help="Where the run lives, a folder or gs://BUCKET/...; one that was stopped goes on there.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Train this many steps instead of the config's number.")] = None,
     change: Change = None,
@@ -50,7 +52,9 @@ def train(
 
 
 def cache(
-    config: Annotated[Path, typer.Option(help="A file of configs/, such as configs/nano_edit.py.")],
+    config: Annotated[
+        Path, typer.Option(help="A file such as configs/nano_edit.py, or the name of one that comes with the package: nano_edit.")
+    ],
     into: Annotated[
         str,
         typer.Option(help="Where the cache lives, a folder or gs://BUCKET/..., as in data.cache; one that is not finished is continued."),
@@ -74,7 +78,9 @@ def cache(
 
 
 def compile_step(
-    config: Annotated[Path, typer.Argument(help="A file of configs/, such as configs/nano_edit.py.")],
+    config: Annotated[
+        Path, typer.Argument(help="A file such as configs/nano_edit.py, or the name of one that comes with the package: nano_edit.")
+    ],
     topology: Annotated[str, typer.Option(metavar="KIND:AxB", help="The slice, such as v5e:4x4; also v4, v5p, v6e, tpu7x.")],
     change: Change = None,
     hlo: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the compiled program's text (HLO).")] = None,
