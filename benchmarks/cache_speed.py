@@ -18,23 +18,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
+from dim_jax.data.batches import CachedBatch, PaintBatch
 from dim_jax.data.cache import bytes_of, store
 from dim_jax.data.inputs import EncoderInputs, encoder_inputs
-from dim_jax.data.pictures import signed_pixels
 from dim_jax.models.dc_ae_config import DCAEConfig
-from dim_jax.models.dim import Dim, DimConfig, Features, TrainableModel, loss
+from dim_jax.models.dim import DimConfig
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import KEPT
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.training import optim
+from dim_jax.training.losses import Features, cached_features, encode_batch, painter_loss
+from dim_jax.training.objectives import abstract_model
+from dim_jax.weights.model_config import ModelConfig
 
 GIB = 2**30
 BEFORE_USER = 14  # tokens
 LENGTHS = (80, 320, 512, 768, 1024, 1600, 1792, 2048, 2560, 4096)
-HOW: dict[str, Any] = {"flow_shift": 3.0, "draw": "logit_normal", "condition_dropout": 0.1}
+OPTIONS: dict[str, Any] = {"shift": 3.0, "draw": "logit_normal", "condition_dropout": 0.1}
 
 
 def turns(config: DimConfig, side: int, batch: int, text_tokens: int) -> EncoderInputs:
@@ -88,8 +90,9 @@ def main() -> None:
     config = DimConfig.dim_4_6b(edit=True)
     if args.size == "nano":
         config = DimConfig(QwenConfig.nano(), SanaConfig.nano(edit=True), DCAEConfig.nano())
-    dim: Any = nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0)))
-    learner: Any = nnx.eval_shape(lambda: TrainableModel(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    model_config = ModelConfig(config.encoder, config.sana, config.autoencoder)
+    dim: Any = abstract_model(model_config, model_config.parts, dtype)
+    trainable: Any = abstract_model(model_config, ("connector", "sana"), dtype)
 
     # The batch of each way, in the host's memory.
     inputs = turns(config, args.side, args.batch, args.text_tokens)
@@ -101,29 +104,23 @@ def main() -> None:
     hidden[:, :tokens] = rng.normal(size=(args.batch, tokens, hidden.shape[2]))
     stored = [store(one, args.storage) for one in hidden]
     scale = None if stored[0].scale is None else np.stack([one.scale for one in stored if one.scale is not None])
-    cached = (np.stack([one.hidden for one in stored]), scale, np.arange(length) < np.full((args.batch, 1), tokens), *latents)
+    mask = np.arange(length) < np.full((args.batch, 1), tokens)
+    cached = CachedBatch(np.stack([one.hidden for one in stored]), scale, mask, *latents)
     sample = bytes_of(tokens, hidden.shape[2], args.storage) + latents[:, 0].nbytes
 
-    def features_online(frozen: dict[str, Any], params: dict[str, Any], batch: Any) -> tuple[Any, Features]:
-        model = with_parameters(dim, params | frozen)
-        read, target, source = batch
-        return model, model.encode_batch(read, signed_pixels(target), signed_pixels(source))
-
-    def features_cached(frozen: dict[str, Any], params: dict[str, Any], batch: Any) -> tuple[Any, Features]:
-        found, scale, mask, target, source = batch
-        found = found if scale is None else found.astype(jnp.float32) * scale[:, None]
-        return with_parameters(learner, params | frozen), Features(found, mask, target, source)
+    def online(model: Any, batch: PaintBatch) -> Features:
+        return encode_batch(model.encoder, model.autoencoder, batch, condition_length=config.sana.condition_length)
 
     optimizer = optim.adamw(2e-5, weight_decay=0.01, clip_global_norm=1.0)
 
-    def stepping(see: Any, frozen: dict[str, Any], batch: Any) -> Any:
+    def stepping(abstract: Any, features: Any, frozen: dict[str, Any], batch: Any) -> Any:
         def step(state: Any, frozen: dict[str, Any], batch: Any, key: Any) -> Any:
-            def mean(params: dict[str, Any]) -> Any:
-                model, seen = see(frozen, params, batch)
-                return loss(model, seen, key, remat=args.remat, **HOW).mean()
+            def loss(params: dict[str, Any]) -> Any:
+                model = with_parameters(abstract, params | frozen)
+                return painter_loss(model.connector, model.sana, features(model, batch), key, remat=args.remat, **OPTIONS)[0]
 
             params, average, opt = state
-            value, grads = jax.value_and_grad(mean)(params)
+            value, grads = jax.value_and_grad(loss)(params)
             change, opt = optimizer.update(grads, opt, params)
             params: Any = optax.apply_updates(params, change)
             return (params, optax.incremental_update(params, average, 1e-4), opt), value
@@ -131,15 +128,16 @@ def main() -> None:
         run = jax.jit(step, donate_argnums=0)
         return lambda state, number: run(state, frozen, jax.device_put(batch), jax.random.key(number))
 
-    params = drawn(parameters(learner))
+    params = drawn(parameters(trainable))
     state = (params, jax.tree.map(jnp.copy, params), optimizer.init(params))
     frozen = {path: leaf for path, leaf in parameters(dim).items() if path not in params}
-    for name, see, batch, still in (
-        ("cached", features_cached, cached, {}), ("online", features_online, (inputs, *pictures), frozen),
-    ):  # fmt: skip
+    for name, abstract, features, batch, still in (
+        ("cached", trainable, lambda model, batch: cached_features(batch), cached, {}),
+        ("online", dim, online, PaintBatch(inputs, *pictures), frozen),
+    ):
         if args.only not in (None, name):
             continue
-        seconds, state, value = measure(stepping(see, drawn(still, dtype), batch), state, args.repeats)
+        seconds, state, value = measure(stepping(abstract, features, drawn(still, dtype), batch), state, args.repeats)
         peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
         numbers = {"samples_per_s": round(args.batch / seconds, 3), "step_ms": round(1000 * seconds, 1), "loss": round(value, 3)}
         numbers |= {"peak_gib": round(peak / GIB, 2)} | ({"mb_a_sample": round(sample / 1e6, 3)} if not still else {})

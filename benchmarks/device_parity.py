@@ -23,20 +23,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 from dim_jax.bundled import bundled_checkpoint
 from dim_jax.models.dc_ae_config import DCAEConfig
-from dim_jax.models.dim import DimConfig, Features, TrainableModel, loss
+from dim_jax.models.dim import DimConfig
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.settings import read_settings
 from dim_jax.training import optim
+from dim_jax.training.losses import Features, painter_loss
+from dim_jax.training.objectives import abstract_model
 from dim_jax.verify.case import make_case, make_settings
 from dim_jax.verify.ours import Ours
 from dim_jax.verify.stages import STAGES
 from dim_jax.verify.verify import open_dim
+from dim_jax.weights.model_config import ModelConfig
 from tests.parity import check_goldens
 
 Bounds = dict[str, dict[str, float]]  # part -> dtype -> largest error
@@ -68,9 +70,9 @@ def edit_stages(dtype: str) -> dict[str, np.ndarray]:
 def training_step(dtype: str) -> dict[str, np.ndarray]:
     """Loss, gradient and update of connector and SANA at nano size, on random features; parameters are float32."""
     config = DimConfig(QwenConfig.nano(), SanaConfig.nano(edit=True), DCAEConfig.nano())
-    learner = nnx.eval_shape(lambda: TrainableModel(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+    abstract: Any = abstract_model(ModelConfig(config.encoder, config.sana), ("connector", "sana"), jnp.dtype(dtype))
     rng = np.random.default_rng(0)
-    params = {path: jnp.asarray(0.05 * rng.standard_normal(leaf.shape), jnp.float32) for path, leaf in parameters(learner).items()}
+    params = {path: jnp.asarray(0.05 * rng.standard_normal(leaf.shape), jnp.float32) for path, leaf in parameters(abstract).items()}
     hidden, cells = rng.standard_normal((4, 64, config.encoder.text.hidden_size)), rng.standard_normal((2, 4, 8, 8, 16))
     mask = np.arange(64) < np.array([[64], [50], [9], [1]])
     features = jax.tree.map(jnp.asarray, Features(hidden.astype(np.float32), mask, *cells.astype(np.float32)))
@@ -79,8 +81,8 @@ def training_step(dtype: str) -> dict[str, np.ndarray]:
     @jax.jit
     def step(params: Any, features: Any) -> tuple[Any, Any, Any]:
         def mean(params: Any) -> Any:
-            model = with_parameters(learner, params)
-            return loss(model, features, jax.random.key(0), flow_shift=3.0, draw="logit_normal", condition_dropout=0.1).mean()
+            model, options = with_parameters(abstract, params), {"shift": 3.0, "draw": "logit_normal", "condition_dropout": 0.1}
+            return painter_loss(model.connector, model.sana, features, jax.random.key(0), **options)[0]
 
         value, gradient = jax.value_and_grad(mean)(params)
         clipped = jax.tree.map(lambda x: x / jnp.maximum(1, optax.tree.norm(gradient)), gradient)

@@ -38,16 +38,16 @@ from dim_jax.data.readers import PaintReader, buckets
 from dim_jax.disk import check_space, format_bytes
 from dim_jax.errors import InputError
 from dim_jax.models.connector import select_user_turn
-from dim_jax.models.module import parameters, with_parameters
+from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.paths import AnyPath
 from dim_jax.sharding import Sharding, make_global_array
+from dim_jax.training.config_guard import check_cacheable, check_config
 from dim_jax.training.exporting import make_tokenizer
 from dim_jax.training.fingerprint import begin_cache, fingerprint
 from dim_jax.training.model_init import ModelInit, open_data
-from dim_jax.training.objectives import objective_kind, open_objective
-from dim_jax.training.objectives.cached import CACHED, check_cacheable
-from dim_jax.training.objectives.painter import PainterObjective
+from dim_jax.training.objectives import CACHED, Objective, open_objective
+from dim_jax.training.state import abstract_params
 from dim_jax.weights.model_config import ModelConfig
 
 SAMPLED = 1000  # rows of each part whose texts are counted for the estimate
@@ -76,25 +76,24 @@ def main(
     config = deepcopy(config)
     config.data.cache = ""
     check_cacheable(config)
-    start = ModelInit.open(config, objective_kind(config).PARTS)
-    sharding = Sharding.open(config, start.sizes, jax.local_devices())
+    model_init = ModelInit.open(config, check_config(config))
+    sharding = Sharding.open(config, model_init.model_config, jax.local_devices())
     data, size, how = config.data, config.data.batch_size, storage or cast(Storage, compute_dtype(config.model.dtype).name)
     parts = open_data(config, "train")
     folder.mkdir(parents=True, exist_ok=True)
     begun = any(True for _ in folder.glob("*/*.array_record"))  # else what lies there is of a call that was refused
     processes.barrier("what is there of the cache")
-    tokenizer = make_tokenizer(config, start, parts, folder, begun=begun)
+    tokenizer = make_tokenizer(config, model_init, parts, folder, begun=begun)
     processes.barrier("the tokenizer")
-    objective = open_objective(config, start, tokenizer)
-    assert isinstance(objective, PainterObjective)
-    reader, sizes = objective.reader, objective.sizes
+    objective = open_objective(config, model_init, tokenizer)
+    reader, sizes = objective.reader, objective.model_config
     plan = make_plan(
         parts, reader, objective.processor.tokenizer, batch_size=size, seed=config.seed, allowed=data.bad_samples, console=console,
     )  # fmt: skip
     places = cache.part_folders(folder, [part.name for part in parts])
     each = [bytes_of_row(part, component, reader, sizes, how) for part, component in zip(parts, plan.components, strict=True)]
     if processes.is_first():
-        begin_cache(folder, fingerprint(start, objective), how, begun=begun)
+        begin_cache(folder, fingerprint(model_init, objective), how, begun=begun)
         for part, place, one in zip(parts, places, each, strict=True):
             if not begun or cache.read_layout(place, len(part.source)) is None:
                 cache.begin_layout(place, part.name, len(part.source), max(1, shard_bytes // one))
@@ -122,7 +121,7 @@ def main(
     loader = ChunkLoader(parts, [piece for *_, some in todo for piece in some], reader, size, substitute=data.bad_samples > 0)
     stream = _within(data.bad_samples, batches(loader, start=0, stop=len(loader.pieces), workers=data.workers))
     shown = track(stream, "caching", len(loader.pieces), console=console, disable=not console.is_terminal)
-    computed = _ahead(map(_frozen(config, objective, start, sharding), shown)) if todo else iter(())
+    computed = _ahead(map(_frozen(config, objective, model_init, sharding), shown)) if todo else iter(())
     for layout, shard, some in todo:
         write_shard(layout, shard, _records(islice(computed, len(some)), how))
     processes.barrier("the end of the cache")
@@ -168,15 +167,13 @@ class _Computed(NamedTuple):
     states: list[Any]  # of each turn of `piece.turns`
 
 
-def _frozen(config: Config, objective: PainterObjective, start: ModelInit, sharding: Sharding) -> Callable[[LoadedChunk], _Computed]:
+def _frozen(config: Config, objective: Objective, model_init: ModelInit, sharding: Sharding) -> Callable[[LoadedChunk], _Computed]:
     """Encoder and autoencoder over the mesh, as a function of pieces."""
     model: Any = objective.model
-    shapes = {path: leaf for path, leaf in parameters(model).items() if path.split(".")[0] in CACHED}
     dtype = compute_dtype(config.model.dtype)  # as a step has them
-    like = {path: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding.param_sharding(path)) for path, leaf in shapes.items()}
-    tensors = start.tensors(config.seed, like)
+    params = model_init.init_params(config.seed, abstract_params(objective.model_config, sharding, CACHED, dtype))
     weights = {
-        part: {path.removeprefix(f"{part}."): tensor for path, tensor in tensors.items() if path.startswith(f"{part}.")} for part in CACHED
+        part: {path.removeprefix(f"{part}."): tensor for path, tensor in params.items() if path.startswith(f"{part}.")} for part in CACHED
     }
 
     def latents(weights: dict[str, Any], batch: PictureBatch) -> Any:

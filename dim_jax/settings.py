@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from dim_jax.diffusion import sampler
+from dim_jax.diffusion.sampler import SOLVERS
 from dim_jax.errors import InputError, check_unicode
 from dim_jax.models.hf_config import HFConfig
 
-SOLVERS = get_args(sampler.Solver)
 # What a checkpoint may name. The rest of `Settings` is a matter of one picture or of the machine.
 IN_FILE = {
     "num_steps": int, "guidance_scale": float, "image_guidance_scale": float, "flow_shift": float, "solver": str, "resolution": int,
@@ -34,7 +33,7 @@ class Settings:
     guidance_scale: float = 7.5
     image_guidance_scale: float = 1.0
     flow_shift: float = 3.0
-    solver: sampler.Solver = "dpm++2m"
+    solver: str = "dpm++2m"
     resolution: int = 1024
     size: tuple[int, int] | None = None
     negative_prompt: str | None = None
@@ -51,6 +50,8 @@ class Settings:
                 f"flow_shift {self.flow_shift} positive, guidance_scale {self.guidance_scale} and image_guidance_scale "
                 f"{self.image_guidance_scale} not negative."
             )
+        if self.solver not in SOLVERS:
+            raise InputError(f'There is no solver "{self.solver}". Solvers are {", ".join(SOLVERS)}.')
         if self.negative_prompt is not None:
             check_prompt(self.negative_prompt, "The negative prompt")
 
@@ -65,7 +66,6 @@ def read_settings(path: Path | None) -> Settings:
     file = HFConfig({} if path is None else path)
     if unknown := [key for key in file.values if key not in (*IN_FILE, BLUEPRINT_FROM)]:
         raise InputError(f"{path}: {', '.join(unknown)}: no setting of a checkpoint. Those are {', '.join((*IN_FILE, BLUEPRINT_FROM))}.")
-    file.only("solver", *SOLVERS)
     values = {key: file.get(key, kind) for key, kind in IN_FILE.items() if key in file}
     try:
         return Settings(**values)

@@ -60,6 +60,7 @@ def test_bad_values(loaded):
     assert "Resolution 100 " in one_error(dim(*edit("--resolution", "100")))
     assert "Size 100 x 100: " in one_error(dim(*generate("--resolution", "100")))
     assert "flow_shift nan" in one_error(dim(*edit("--flow-shift", "nan")))
+    assert "Solvers are dpm++2m, euler" in one_error(dim(*edit("--solver", "heun")))
     assert "Seed 99999999999" in one_error(dim(*edit(*QUICKLY, "--seed", "99999999999")))
     assert os.listdir() == ["in.png"]
 

@@ -18,6 +18,7 @@ import safetensors.numpy
 from PIL import Image
 
 from dim_jax import caching, checkpoint
+from dim_jax.aot.compiling import cached_batch
 from dim_jax.config import read_config
 from dim_jax.data import cache
 from dim_jax.data.pipeline import Loader, make_plan, open_mixture
@@ -27,10 +28,10 @@ from dim_jax.datasets.prepare import prepare
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.paths import AnyPath, as_path, files_below, upload
+from dim_jax.training.config_guard import check_config
 from dim_jax.training.fingerprint import cached_parts, fingerprint
 from dim_jax.training.model_init import ModelInit
-from dim_jax.training.objectives import objective_kind, open_objective
-from dim_jax.training.objectives.cached import CachedPainterObjective
+from dim_jax.training.objectives import open_objective
 from dim_jax.weights import lazy
 from dim_jax.weights.convert import open_weights
 from tests.painter_fixtures import dim, tiny_checkpoint
@@ -91,16 +92,16 @@ class Run:
 
     def __init__(self, place: Path, **more: str):
         now = config(place, **more)
-        start = ModelInit.open(now, objective_kind(now).PARTS)
-        self.objective: Any = open_objective(now, start, start.tokenizer)
+        model_init = ModelInit.open(now, check_config(now))
+        self.objective = objective = open_objective(now, model_init, model_init.tokenizer)
         parts = open_mixture(now.data.source, now.data.mix.to_dict(), split="train", side=32)
-        if isinstance(self.objective, CachedPainterObjective):
-            parts = cached_parts(as_path(now.data.cache), parts, fingerprint(start, self.objective))
-        plan = make_plan(parts, self.objective.reader, self.objective.processor.tokenizer, batch_size=4, seed=0)
-        self.loader = Loader(parts, plan, self.objective.reader, np.arange(4), substitute=now.data.bad_samples > 0)
-        whole, learner = dict(open_weights(place / "tiny").stream()), self.objective.trainable_model
-        self.model = with_parameters(learner, {path: whole[path] for path in parameters(learner)})
-        self.loss = jax.jit(self.objective.loss)
+        if now.data.cache:
+            parts = cached_parts(as_path(now.data.cache), parts, fingerprint(model_init, objective))
+        plan = make_plan(parts, objective.reader, objective.processor.tokenizer, batch_size=4, seed=0)
+        self.loader = Loader(parts, plan, objective.reader, np.arange(4), substitute=now.data.bad_samples > 0)
+        params = dict(open_weights(place / "tiny").stream())
+        self.model = with_parameters(objective.model, {path: params[path] for path in parameters(objective.model)})
+        self.loss = jax.jit(lambda model, batch, key: objective.loss(model, objective.features(model, batch), key))
 
     def losses(self) -> np.ndarray:
         """Of batches of which some hold rows of two rounds."""
@@ -162,7 +163,7 @@ def test_a_run_from_a_cache(place, bucket):
 
 def test_the_compiler_sees_the_shapes_of_a_cache(place):
     cached, run = Run(place, data__cache=str(place / "made")), Run(place)
-    batches = cached.objective.abstract_batch(run.loader(0).batch), cached.loader(0).batch
+    batches = cached_batch(run.objective, run.loader(0).batch), cached.loader(0).batch
     shapes = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)] for batch in batches]
     assert shapes[0] == shapes[1]
 

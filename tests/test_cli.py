@@ -184,7 +184,7 @@ def test_ctrl_c_is_one_line(monkeypatch):
     "arguments",
     [
         ("paint",), edit("--nonsense"), edit("--steps", "0"), edit("--steps", "many"), edit("--guidance", "-1"),
-        edit("--image-guidance-scale", "-1"), edit("--size", "64"), edit("--size", "64x-64"), edit("--solver", "heun"),
+        edit("--image-guidance-scale", "-1"), edit("--size", "64"), edit("--size", "64x-64"),
         edit("--dtype", "int8"), edit()[:-2], edit("--rounds"),
         edit("--then", "cut", "--blueprint", "in.png"), ("convert", "only"),
         ("convert", "a", "b", "c"), ("convert", "out", "--sana", "s"), ("convert", "a", "b", "--to", "gguf"),

@@ -13,7 +13,7 @@ from dim_jax.data.inputs import encoder_inputs
 from dim_jax.errors import InputError
 from dim_jax.models import module
 from dim_jax.models.dc_ae_config import DCAEConfig
-from dim_jax.models.dim import Dim, DimConfig, loss
+from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.sana_config import SanaConfig
 from tests.parity import dim_goldens
 from tests.sana_fixtures import normal
@@ -130,21 +130,6 @@ def test_condition_is_the_user_turn_padded_with_zeros(dim):
     np.testing.assert_allclose(long[:, :4], short, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(long_mask[:, :4], short_mask)
     assert not long[:, 4:].any()
-
-
-def test_a_dropped_source_is_none(dim):
-    """On the channels; the encoder reads the same turn."""
-    ids = np.array([[3, 4, 5, 6], [9, 8, 7, 6]])
-    config, real = dim.config.encoder, np.ones_like(ids, bool)
-    inputs = encoder_inputs(ids, real, real, [], [], image_token_id=config.image_token_id, layout=config.vision.layout)
-    how = partial(loss, flow_shift=1.0, draw="uniform", condition_dropout=0.0)
-    found = jax.jit(
-        lambda dim, source, share: how(dim, dim.encode_batch(inputs, target, source), key, source_dropout=share), static_argnums=2
-    )
-    target, source, key = normal(2, 16, 24, 3), normal(2, 16, 24, 3, seed=1), jax.random.key(0)
-    kept, dropped = (np.asarray(found(dim, source, share)) for share in (0.0, 1.0))
-    np.testing.assert_allclose(dropped, found(dim, None, 0.0), rtol=1e-6)
-    assert np.abs(kept / dropped - 1).min() > 1e-3
 
 
 def test_full_size():

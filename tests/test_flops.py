@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dim_jax.bundled import NANO
 from dim_jax.config import read_config
 from dim_jax.data.batches import PaintBatch
-from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.inputs import encoder_inputs
 from dim_jax.models import flops
 from dim_jax.models.connector import Connector
@@ -23,8 +21,7 @@ from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.qwen_vision import windowed
 from dim_jax.models.sana import KEPT, Sana
 from dim_jax.models.sana_config import SanaConfig
-from dim_jax.training.model_init import ModelInit
-from dim_jax.training.objectives.painter import PainterObjective
+from dim_jax.training.step_flops import step_flops
 from dim_jax.weights.model_config import ModelConfig
 from tests.test_train import CONFIGS
 
@@ -120,15 +117,14 @@ def test_what_a_sample_of_the_full_size_costs():
     b, pixels, inputs = 2, 1024, turns(2, 1600, (74, 74))
     picture = np.zeros((b, pixels, pixels, 3), np.uint8)
     config = read_config(CONFIGS / "edit_stage2.py", {})
-    start = ModelInit(ModelConfig(QWEN, SANA.grown(edit=True, condition_length=8192), DC_AE), {})
-    objective = PainterObjective(config, start.sizes, start.processor(ChatTokenizer.from_pretrained(NANO / "tokenizer"), config))
-    edit = objective.step_flops(PaintBatch(inputs, picture, picture))
+    model_config = ModelConfig(QWEN, SANA.grown(edit=True, condition_length=8192), DC_AE)
+    edit = step_flops(config, model_config, PaintBatch(inputs, picture, picture))
     parts = {part: size / b / 1e12 for part, size in edit.parts.items()}
     assert parts["encoder"] == pytest.approx(17.3, abs=0.1)
     assert parts["connector"] + parts["sana"] == pytest.approx(11.3, abs=0.1)
     assert parts["autoencoder"] == pytest.approx(10.3, abs=0.1)
     assert edit.hardware - edit.model == edit.recomputed == pytest.approx(3.72e12 * b, rel=0.01)
-    caption = objective.step_flops(PaintBatch(inputs, picture, None))
+    caption = step_flops(config, model_config, PaintBatch(inputs, picture, None))
     assert 2 * caption.parts["autoencoder"] == edit.parts["autoencoder"]
     config.trainable, config.frozen = ("connector", "sana", "encoder"), ("autoencoder",)
-    assert objective.step_flops(PaintBatch(inputs, picture, picture)).parts["encoder"] == 3 * edit.parts["encoder"]
+    assert step_flops(config, model_config, PaintBatch(inputs, picture, picture)).parts["encoder"] == 3 * edit.parts["encoder"]

@@ -21,9 +21,8 @@ from dim_jax.config import read_config
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.sharding import Sharding
 from dim_jax.training.model_init import ModelInit
-from dim_jax.training.objectives.autoencoder import AutoencoderObjective
 from dim_jax.training.resume import training_states
-from dim_jax.training.step import make_step
+from dim_jax.training.state import abstract_state, init_state
 from dim_jax.weights.model_config import ModelConfig
 from tests.test_several import ROOT, several
 
@@ -51,18 +50,19 @@ def main(what: str, folder: Path) -> None:
     """One of two processes with the training state of an autoencoder that is as wide as the published one, and half as deep."""
     with processes.distributed():
         config = read_config(ROOT / "configs/nano_autoencoder.py", {"sharding.fsdp": "2", "data.batch_size": "2"})
-        start = ModelInit(ModelConfig(autoencoder=replace(DCAEConfig.f32c32(), encoder=STAGES, decoder=STAGES)), {})
-        training = make_step(config, AutoencoderObjective(config, start.sizes, None), Sharding.open(config, start.sizes))
+        model_config = ModelConfig(autoencoder=replace(DCAEConfig.f32c32(), encoder=STAGES, decoder=STAGES))
+        abstract = abstract_state(config, model_config, Sharding.open(config, model_config))
         with training_states(folder, keep=1, keep_every=0) as saved:
             if what == "draw":
                 with anonymous() as seen:
-                    state = jax.block_until_ready(training.init_state(start.tensors(config.seed, training.abstract_state.params)))
+                    params = ModelInit(model_config, {}).init_params(config.seed, abstract.params)
+                    state = jax.block_until_ready(init_state(config, params, abstract))
                 saved.save(1, state, {})
             else:
                 with anonymous() as seen:
-                    restored = saved.restore(training.abstract_state)
+                    restored = saved.restore(abstract)
                 assert restored is not None
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(training.abstract_state))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
         sys.stdout.write(json.dumps({"state": size, "peak": max(seen)}) + "\n")  # whole: the other process writes to the same file
 
 

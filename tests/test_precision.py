@@ -12,10 +12,11 @@ from flax import nnx
 
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.models.dc_ae_config import DCAEConfig
-from dim_jax.models.dim import Dim, DimConfig, Features, loss
+from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
+from dim_jax.training.losses import Features, painter_loss
 from tests.painter_fixtures import painter
 
 CONFIG = DimConfig(QwenConfig.tiny(), SanaConfig.tiny(edit=True), DCAEConfig.tiny())
@@ -56,10 +57,8 @@ def test_every_product_of_float32_numbers_is_exact(dtype):
     hidden, mask = jnp.zeros((2, 8, d)), jnp.ones((2, 8), bool)
 
     def step(model: Dim, hidden: Any, target: Any) -> Any:
-
-        return loss(
-            model, Features(hidden, mask, target, target), jax.random.key(0), flow_shift=3.0, draw="uniform", condition_dropout=0.1
-        ).mean()
+        features, key = Features(hidden, mask, target, target), jax.random.key(0)
+        return painter_loss(model.connector, model.sana, features, key, shift=3.0, draw="uniform", condition_dropout=0.1)[0]
 
     assert not inexact(lambda model, x: model.autoencoder.encode(x), model, pixels)
     assert not inexact(lambda model, x: model.autoencoder.decode(x), model, latents)

@@ -36,8 +36,8 @@ def test_impossible_schedules_are_refused(values):
 def test_data_weights_of_every_step_add_up():
     """x' = a x + b data + c previous: for data = x and noise = 0 nothing but the level of noise may change."""
     sigma = sampler.sigmas(20, 3.0)
-    for solver in ("euler", "dpm++2m"):
-        a, b, c = sampler.coefficients(sigma, solver).astype(np.float64).T
+    for solver in sampler.SOLVERS.values():
+        a, b, c = solver(sigma.astype(np.float64)).T
         np.testing.assert_allclose(a + b + c, 1, atol=1e-6)
         np.testing.assert_allclose(a, sigma[1:].astype(np.float64) / sigma[:-1], atol=1e-7)
         assert c[0] == c[-1] == 0
@@ -45,7 +45,7 @@ def test_data_weights_of_every_step_add_up():
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7])
-@pytest.mark.parametrize("solver", ["euler", "dpm++2m"])
+@pytest.mark.parametrize("solver", sampler.SOLVERS)
 def test_a_straight_path_is_followed_exactly(num_steps, solver):
     """The velocity noise - data of one picture is constant: any number of steps ends at the picture."""
     data = jnp.asarray(np.random.default_rng(1).normal(size=NOISE.shape), jnp.float32)

@@ -53,7 +53,7 @@ def test_keys_that_are_not_there_are_as_published():
         ('{"num_steps": "3"}', "num_steps is '3'"), ('{"num_steps": 2.5}', "num_steps is 2.5"),
         ('{"num_steps": true}', "num_steps is True"),
         ('{"num_steps": 0}', "num_steps 0"), ('{"guidance_scale": [1]}', "guidance_scale is [1]"), ('{"flow_shift": 0}', "flow_shift 0.0"),
-        ('{"flow_shift": NaN}', "flow_shift nan"), ('{"solver": "heun"}', "solver is 'heun'"),
+        ('{"flow_shift": NaN}', "flow_shift nan"), ('{"solver": "heun"}', 'no solver "heun"'),
         ('{"resolution": 64.0}', "resolution is 64.0"),
         ('{"resolution": -64}', "resolution -64"), ("[64]", "not a JSON object"), ('{"resolution": ', "not a JSON file"),
     ],

@@ -20,7 +20,6 @@ from jax.sharding import AbstractMesh
 
 from dim_jax import sharding
 from dim_jax.config import read_config
-from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture
 from dim_jax.errors import InputError
 from dim_jax.models import layers
@@ -28,10 +27,12 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.sharding import Sharding, logical_axes, make_global_array, validate_mesh
+from dim_jax.train import make_train_step
+from dim_jax.training.config_guard import check_config
 from dim_jax.training.model_init import ModelInit
-from dim_jax.training.objectives.painter import PainterObjective
+from dim_jax.training.objectives import open_objective
 from dim_jax.training.resume import training_states
-from dim_jax.training.step import State, make_step
+from dim_jax.training.state import State, abstract_frozen, abstract_state, init_state
 from dim_jax.weights.model_config import ModelConfig
 from tests.test_train import SMALL
 
@@ -170,18 +171,19 @@ class Run:
     def __init__(self, shape: tuple[int, int, int], known: dict[str, np.ndarray], devices: Sequence[Any] | None = None):
         sizes = dict(zip(("sharding.data", "sharding.fsdp", "sharding.tensor"), map(str, shape), strict=True))
         config = read_config(ROOT / "configs/nano_edit.py", SMALL | sizes | EDITS)
-        start = ModelInit.open(config, PainterObjective.PARTS)
-        chat = ChatTokenizer.from_pretrained(ROOT / "tests/tiny_tokenizer")
-        start = start.with_tokenizer(chat)
-        self.objective = PainterObjective(config, start.sizes, start.processor(chat, config))
-        self.mesh = Sharding.open(config, start.sizes, devices or jax.devices()[: math.prod(shape)])
-        self.training = make_step(config, self.objective, self.mesh)
-        parts, reader = open_mixture("synthetic", {"edit": 1.0}, split="train", side=32), self.objective.reader
-        self.loader = Loader(parts, make_plan(parts, reader, chat, batch_size=8, seed=0), reader, self.mesh.local_batch_indices(8))
+        model_init = ModelInit.open(config, check_config(config))
+        objective = open_objective(config, model_init, ROOT / "tests/tiny_tokenizer")
+        self.mesh = Sharding.open(config, objective.model_config, devices or jax.devices()[: math.prod(shape)])
+        self.train_step = make_train_step(config, objective, self.mesh)
+        self.abstract_state = abstract_state(config, objective.model_config, self.mesh)
+        frozen, _ = abstract_frozen(objective, self.mesh)
+        parts, reader = open_mixture("synthetic", {"edit": 1.0}, split="train", side=32), objective.reader
+        plan = make_plan(parts, reader, objective.processor.tokenizer, batch_size=8, seed=0)
+        self.loader = Loader(parts, plan, reader, self.mesh.local_batch_indices(8))
         if not known:  # drawing them takes longest
-            known |= {path: np.asarray(tensor) for path, tensor in start.tensors(0, self.training.frozen).items()}
-        self.frozen = {path: make_global_array(tensor, self.training.frozen[path].sharding) for path, tensor in known.items()}
-        self.first = self.training.init_state(start.tensors(0, self.training.abstract_state.params))
+            known |= {path: np.asarray(tensor) for path, tensor in model_init.init_params(0, frozen).items()}
+        self.frozen = {path: make_global_array(tensor, frozen[path].sharding) for path, tensor in known.items()}
+        self.first = init_state(config, model_init.init_params(0, self.abstract_state.params), self.abstract_state)
         self.shape = shape
 
     def steps(self, state: State, done: int, last: int) -> tuple[State, list[str]]:
@@ -189,7 +191,7 @@ class Run:
         found = []
         for loaded in itertools.islice(batches(self.loader, start=done, workers=0), last - done):
             batch = self.mesh.shard(loaded.batch, self.mesh.place_local_rows(self.loader.places, 8))
-            state, metrics = self.training.train_step(state, self.frozen, batch)
+            state, metrics = self.train_step(state, self.frozen, batch)
             found.append(float(metrics["loss"]).hex())
         kernel = "sana.blocks.attn.qkv.kernel"  # (2, 64, 192)
         for tensor in (state.params[kernel], state.ema[kernel], state.opt[1][0].mu[kernel]):
@@ -205,7 +207,7 @@ def curves(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
     def changed(name: str, run: Run) -> list[str]:
         with training_states(folder / name, keep=1, keep_every=0) as saved:
-            restored = saved.restore(run.training.abstract_state)
+            restored = saved.restore(run.abstract_state)
         assert restored is not None
         return half[name] + run.steps(restored.state, 5, 10)[1]
 

@@ -19,9 +19,9 @@ from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.pipeline import EditPipeline
 from dim_jax.sharding import Sharding
-from dim_jax.training.objectives import objective_kind
-from dim_jax.training.objectives.painter import PainterObjective
-from dim_jax.training.step import Step, make_step
+from dim_jax.training.config_guard import check_config
+from dim_jax.training.objectives import make_objective
+from dim_jax.training.state import abstract_frozen, abstract_state
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.model_config import ModelConfig
 from tests.layout_fixtures import ROWS, dim_edit, extract, files, image, png, prepared, ultra_edit
@@ -29,6 +29,7 @@ from tests.painter_fixtures import dim, one_error, picture, tiny_checkpoint
 from tests.test_train import CONFIGS, log
 
 STAGES = {"t2i": (653_125, 2e-5, 256), "edit_stage1": (1_250_000, 1e-4, 32), "edit_stage2": (364_062, 1e-5, 32)}
+PARTS = ("encoder", "connector", "sana", "autoencoder")
 SMALL = {
     "data.batch_size": 2, "data.resolution": 64, "data.lengths": "(320,)", "data.workers": 0, "model.condition_length": 320,
     "model.dtype": "float32", "optim.warmup_steps": 1, "train.log_every": 1, "train.save_every": 2, "train.keep_every": 0,
@@ -40,39 +41,35 @@ SMALL = {
 def test_the_numbers_of_the_paper(name):
     config = read_config(CONFIGS / f"{name}.py", {})
     assert (config.train.steps, config.optim.learning_rate, config.data.batch_size) == STAGES[name]
-    assert sorted([*config.trainable, *config.frozen]) == sorted(objective_kind(config).PARTS)
+    assert check_config(config) == PARTS
     assert config.train.keep_every % config.train.save_every == 0
     picture = (config.data.resolution // 28) ** 2  # tokens of a source
     assert (config.data.lengths[0] > picture) == (name != "t2i")
 
 
-def step_of(name: str, **changes: tuple[str, ...]) -> tuple[Step, set[str]]:
-    """The step of a stage over tiny parts, abstractly, and the paths of all parameters of its model."""
-    config = read_config(CONFIGS / f"{name}.py", {"sharding.fsdp": "1"})
-    config.update(changes)
-    sizes = ModelConfig(QwenConfig.tiny(), SanaConfig.tiny(edit=config.model.edit), DCAEConfig.tiny())
-    layout = QwenConfig.tiny().vision.layout
-    processor = Processor.from_pretrained(CONFIGS.parent / "tests/tiny_tokenizer", resolution=64, condition_length=256, layout=layout)
-    objective = PainterObjective(config, sizes, processor)
-    return make_step(config, objective, Sharding.open(config, sizes, jax.devices()[:1])), set(parameters(objective.model))
-
-
 @pytest.mark.parametrize("name", STAGES)
 def test_every_parameter_is_trainable_or_frozen(name):
     """Frozen ones are in no part of the state, so nothing of the optimizer is of them and no gradient is asked for."""
-    training, paths = step_of(name)
-    learns, rests = set(training.abstract_state.params), set(training.frozen)
-    assert (learns | rests, learns & rests) == (paths, set())
+    config = read_config(CONFIGS / f"{name}.py", {"sharding.fsdp": "1"})
+    sizes = ModelConfig(QwenConfig.tiny(), SanaConfig.tiny(edit=config.model.edit), DCAEConfig.tiny())
+    layout = QwenConfig.tiny().vision.layout
+    processor = Processor.from_pretrained(CONFIGS.parent / "tests/tiny_tokenizer", resolution=64, condition_length=256, layout=layout)
+    objective, sharding = make_objective(config, sizes, processor), Sharding.open(config, sizes, jax.devices()[:1])
+    state, (frozen, cached) = abstract_state(config, sizes, sharding), abstract_frozen(objective, sharding)
+    learns, rests = set(state.params), set(frozen)
+    assert (learns | rests, learns & rests, cached) == (set(parameters(objective.model)), set(), {})
     assert {path.split(".")[0] for path in learns} == {"connector", "sana"}
     assert {path.split(".")[0] for path in rests} == {"encoder", "autoencoder"}
-    keys = [entry.key for path, _ in jax.tree.leaves_with_path(training.abstract_state) for entry in path if isinstance(entry, DictKey)]
+    keys = [entry.key for path, _ in jax.tree.leaves_with_path(state) for entry in path if isinstance(entry, DictKey)]
     assert Counter(keys) == dict.fromkeys(learns, 4)  # itself, its average, two moments
 
 
 @pytest.mark.parametrize("frozen", [("encoder",), ("encoder", "autoencoder", "sana")])
-def test_a_parameter_that_is_declared_never_or_twice(frozen):
-    with pytest.raises(InputError, match=r"^(autoencoder|sana)\..*name its part once, in config\.trainable or in config\.frozen"):
-        step_of("edit_stage2", frozen=frozen)
+def test_a_component_that_is_declared_never_or_twice(frozen):
+    config = read_config(CONFIGS / "edit_stage2.py", {})
+    config.frozen = frozen
+    with pytest.raises(InputError, match=r"config\.frozen .*: name each of encoder, connector, sana, autoencoder once"):
+        check_config(config)
 
 
 def parents(folder: Path) -> dict[str, str]:
@@ -121,7 +118,7 @@ def test_from_raw_files_to_the_last_stage(tmp_path):
             changed = after[path].shape != tensor.shape or not np.array_equal(after[path], tensor)
             assert changed or not path.startswith("connector."), path
             assert not changed or path.startswith(("connector.", "sana.")), path
-        before, init = after, dict.fromkeys(("encoder", "connector", "sana", "autoencoder"), str(tmp_path / name / "model"))
+        before, init = after, dict.fromkeys(PARTS, str(tmp_path / name / "model"))
     sana = open_weights(tmp_path / "edit_stage2/model").config.sana
     assert (sana.is_edit, sana.condition_length) == (True, 320)
     painted = EditPipeline.from_pretrained(tmp_path / "edit_stage2/model")(["Make it red."], [picture(64, 64)])[0]

@@ -19,8 +19,8 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import with_parameters
 from dim_jax.paths import AnyPath
 from dim_jax.pipeline import EditPipeline
-from dim_jax.training.objectives import autoencoder
-from dim_jax.training.objectives.autoencoder import AutoencoderObjective
+from dim_jax.training import held_out
+from dim_jax.training.objectives import make_objective
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.model_config import ModelConfig
 from tests.painter_fixtures import dim, one_error, picture
@@ -111,7 +111,7 @@ def test_the_autoencoder_leaves_with_latents_of_unit_variance(tmp_path):
     assert train("nano_autoencoder", tmp_path / "run", 3)[0] == 0
     weights = open_weights(tmp_path / "run/model")
     assert weights.config.parts == ("autoencoder",)
-    objective = AutoencoderObjective(read_config(CONFIGS / "nano_autoencoder.py", SMALL), weights.config, None)
+    objective = make_objective(read_config(CONFIGS / "nano_autoencoder.py", SMALL), weights.config, None)
     model = with_parameters(objective.model, {path: jnp.asarray(tensor) for path, tensor in weights.stream()})
     pictures = [Synthetic("caption", 32)[i].target for i in range(256)]
     latents = model.autoencoder.encode(jnp.asarray(np.stack([autoencoder_pixels(one, (32, 32)) for one in pictures])))
@@ -237,13 +237,12 @@ def test_pictures_are_measured_a_few_at_a_time(monkeypatch):
     """At the end of a run 256 of 1024 x 1024 pixels would be one program otherwise; the factor is the same."""
     config = read_config(CONFIGS / "nano_autoencoder.py", SMALL)
     sizes = ModelConfig(autoencoder=DCAEConfig.tiny())
-    objective = AutoencoderObjective(config, sizes, None)
-    tensors = sizes.init("autoencoder", 0)
-    model = with_parameters(objective.model, tensors)
+    objective, params = make_objective(config, sizes, None), sizes.init("autoencoder", 0)
     examples = [Synthetic("caption", 32)[n] for n in range(7)]
-    whole = objective.finished(model, iter(examples)).autoencoder
-    seen, encode = [], autoencoder._encode
-    monkeypatch.setattr(autoencoder, "_encode", lambda module, pixels: (seen.append(len(pixels)), encode(module, pixels))[1])
-    monkeypatch.setattr(autoencoder, "AT_ONCE", 3 * 32**2 + 5)
-    assert objective.finished(model, iter(examples)).autoencoder.scaling_factor == pytest.approx(whole.scaling_factor, rel=1e-5)
+    whole = held_out.with_scaling_factor(objective, params, iter(examples)).autoencoder
+    seen, encode = [], held_out._encode
+    monkeypatch.setattr(held_out, "_encode", lambda module, pixels: (seen.append(len(pixels)), encode(module, pixels))[1])
+    monkeypatch.setattr(held_out, "BATCH_PIXELS", 3 * 32**2 + 5)
+    found = held_out.with_scaling_factor(objective, params, iter(examples)).autoencoder
+    assert found.scaling_factor == pytest.approx(whole.scaling_factor, rel=1e-5)
     assert seen == [3, 3, 1]

@@ -25,16 +25,20 @@ from dim_jax.aot.roofline import Roofline
 from dim_jax.aot.topology import Topology
 from dim_jax.chips import GIB, Chip
 from dim_jax.config import Config
+from dim_jax.data.batches import CachedBatch, PaintBatch
 from dim_jax.data.readers import buckets
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
 from dim_jax.models.flops import StepFlops
 from dim_jax.sharding import Sharding
+from dim_jax.train import make_train_step
+from dim_jax.training.config_guard import check_config
+from dim_jax.training.losses import Features
 from dim_jax.training.model_init import ModelInit
-from dim_jax.training.objectives import Objective, objective_kind, open_objective
-from dim_jax.training.objectives.cached import CachedPainterObjective
-from dim_jax.training.step import Step, make_step
+from dim_jax.training.objectives import Objective, make_objective, open_objective
+from dim_jax.training.state import abstract_frozen, abstract_state
+from dim_jax.training.step_flops import step_flops
 
 Say = Callable[[str], Any]
 DOES_NOT_FIT = (
@@ -57,20 +61,21 @@ def main(config: Config, topology: Topology, console: Console, *, keep: Path | N
     config.data.lengths = (max(config.data.lengths),)
     devices = _devices(topology)
     chip = topology.chip
-    start = ModelInit.open(config, objective_kind(config).PARTS)
-    sharding = Sharding.open(config, start.sizes, devices)
+    model_init = ModelInit.open(config, check_config(config))
+    sharding = Sharding.open(config, model_init.model_config, devices)
     mesh = " x ".join(f"{axis} {size}" for axis, size in sharding.mesh.shape.items())
     say(f"{topology.name}: {len(devices)} devices of {chip.memory / GIB:.0f} GiB as {mesh}")
-    objective, training, batch = _abstract(config, start, sharding)
-    learn, still = (sum(leaf.size for leaf in tensors.values()) for tensors in (training.abstract_state.params, training.frozen))
-    say(f"{config.objective}: {learn:,} parameters learn, {still:,} are frozen")
-    tokens = f", {config.data.lengths[0]} tokens" if start.sizes.encoder is not None else ""
+    objective, batch = _abstract(config, model_init, sharding)
+    state, (frozen, _) = abstract_state(config, objective.model_config, sharding), abstract_frozen(objective, sharding)
+    num_trainable, num_frozen = (sum(leaf.size for leaf in params.values()) for params in (state.params, frozen))
+    say(f"{config.objective}: {num_trainable:,} parameters learn, {num_frozen:,} are frozen")
+    tokens = f", {config.data.lengths[0]} tokens" if objective.processor else ""
     pixels = config.data.resolution
     say(f"batch: {config.data.batch_size} rows of {pixels} x {pixels} pixels{tokens}")
 
     since = time.perf_counter()
     try:
-        compiled = training.train_step.lower(training.abstract_state, training.frozen, batch).compile()
+        compiled = make_train_step(config, objective, sharding).lower(state, frozen, batch).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -80,7 +85,7 @@ def main(config: Config, topology: Topology, console: Console, *, keep: Path | N
     if keep is not None:
         keep.write_text(text)
     peak = _tell_memory(compiled.memory_analysis(), chip, say)
-    _tell_time(objective.step_flops(batch), hlo.Program.parse(text), chip, say)
+    _tell_time(step_flops(config, objective.model_config, batch), hlo.Program.parse(text), chip, say)
     say(f"compiled in {seconds:.0f} s")
     if peak > chip.memory:
         raise InputError(f"{DOES_NOT_FIT} (Its peak is {peak / GIB:.1f} GiB.)")
@@ -124,28 +129,36 @@ def _devices(topology: Topology) -> Sequence[Any]:
         ) from error
 
 
-def _abstract(config: Config, start: ModelInit, sharding: Sharding) -> tuple[Objective, Step, Any]:
-    """The objective, its step and its batch: one synthetic example shows the shapes, the batch has as many of it as the config says."""
+def _abstract(config: Config, model_init: ModelInit, sharding: Sharding) -> tuple[Objective, Any]:
+    """The objective and its batch: one synthetic example shows the shapes, the batch has as many of it as the config says."""
     source = Synthetic("edit" if has_edits(config) else "caption", config.data.resolution)
+    online = deepcopy(config)
+    online.data.cache = ""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = None
-        if start.sizes.encoder is not None:
+        if model_init.model_config.encoder is not None:
             tokenizer = Path(folder) / "tokenizer"
             texts = (text for i in range(100) for text in (*source[i].texts, source[i].blueprint or ""))
-            train_tokenizer(texts, start.sizes.encoder.text.vocab_size, tokenizer)
-        objective = open_objective(config, start, tokenizer)
-    cached = isinstance(objective, CachedPainterObjective)
-    reader: Any = objective.painter.reader if cached else objective.reader
-    one = reader.collate([reader.choose(source[0], np.random.default_rng(0))], buckets(reader)[-1])
-    if cached:
-        one = objective.abstract_batch(one)
+            train_tokenizer(texts, model_init.model_config.encoder.text.vocab_size, tokenizer)
+        objective = open_objective(online, model_init, tokenizer)
+    reader = objective.reader
+    batch = reader.collate([reader.choose(source[0], np.random.default_rng(0))], buckets(reader)[-1])
+    if config.data.cache:
+        batch = cached_batch(objective, batch)
+        objective = make_objective(config, objective.model_config, objective.processor)
 
     def many(array: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
         rows = len(place.spec) - 1  # the axis that is spread comes last in the spec
         shape = tuple(size * config.data.batch_size if axis == rows else size for axis, size in enumerate(array.shape))
         return jax.ShapeDtypeStruct(shape, array.dtype, sharding=place)
 
-    return objective, make_step(config, objective, sharding), sharding.shard(one, many)
+    return objective, sharding.shard(batch, many)
+
+
+def cached_batch(objective: Objective, batch: PaintBatch) -> CachedBatch:
+    """Shapes and dtypes of what a cache holds of a batch, its hidden states stored as they are computed."""
+    features: Features = jax.eval_shape(objective.features, objective.model, batch)
+    return CachedBatch(features.hidden, None, features.mask, features.target, features.source)
 
 
 def has_edits(config: Config) -> bool:

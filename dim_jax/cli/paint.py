@@ -14,13 +14,6 @@ AS_SAID = "Default: as the checkpoint says, else"
 console = open_console()
 
 
-class Solver(StrEnum):
-    """How the flow is followed."""
-
-    dpm = "dpm++2m"
-    euler = "euler"
-
-
 class Precision(StrEnum):
     """The dtype of stored tensors."""
 
@@ -67,7 +60,7 @@ class SamplingOptions:
     size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Exact size, instead of one by resolution and aspect ratio.")] = (
         None
     )
-    solver: Annotated[Solver | None, typer.Option(help=f"The sampler. {AS_SAID} dpm++2m.")] = None
+    solver: Annotated[str | None, typer.Option(metavar="NAME", help=f"The sampler; a wrong name lists all. {AS_SAID} dpm++2m.")] = None
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")] = False
     dtype: Dtype = None
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id of a tokenizer, instead of the checkpoint's own.")] = None
@@ -82,7 +75,7 @@ class SamplingOptions:
             check_prompt(prompt, "The prompt" if len(prompts) == 1 else f"The prompt of round {number}")
         options = {
             "num_steps": self.steps, "guidance_scale": self.guidance, "image_guidance_scale": image_guidance,
-            "flow_shift": self.flow_shift, "solver": self.solver and self.solver.value, "resolution": self.resolution, "size": exact,
+            "flow_shift": self.flow_shift, "solver": self.solver, "resolution": self.resolution, "size": exact,
             "negative_prompt": self.negative_prompt, "overflow": "keep_last" if self.keep_last else None,
         }  # fmt: skip
         changes = {name: value for name, value in options.items() if value is not None}

@@ -39,7 +39,7 @@ class PaintBatch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CachedBatch:
-    """What the frozen parts of a painter made of turns and pictures, from a cache: `models.dim.Features`, its states as they are stored.
+    """What the frozen parts of a painter made of turns and pictures, as a cache stores it (`training.losses.Features`).
 
     Attributes:
         hidden: states of the user turns; whole numbers are multiples of `scale`.

@@ -1,12 +1,10 @@
 """From noise to data along a velocity field: DPM-Solver++ 2M and Euler, with classifier-free guidance.
 
 Every solver here is linear in the latents and in its last two predictions of the data, so a solver is a table of coefficients,
-computed once in float64, and all share one loop. DPM-Solver++ (arXiv 2211.01095, algorithm 2) with alpha = 1 - sigma; for a
-straight flow its first-order step is Euler's.
+computed once in float64 (`SOLVERS`), and all share one loop.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from dim_jax.diffusion import flow
 from dim_jax.errors import InputError
 
-Solver = Literal["dpm++2m", "euler"]
+Table = Float[np.ndarray, "levels-1 3"]
 Velocity = Callable[[Float[Array, "b h w c"], Float[Array, ""]], Float[Array, "b h w c"]]
 StepCallback = Callable[[Int[np.ndarray, ""], Float[np.ndarray, "b h w c"]], None]
 
@@ -38,21 +36,28 @@ def sigmas(num_steps: int, flow_shift: float) -> Float[np.ndarray, " {num_steps}
     return (shift * s / (one + more * s))[::-1]
 
 
-def coefficients(sigma: Float[np.ndarray, " levels"], solver: Solver) -> Float[np.ndarray, "levels-1 3"]:
-    """a, b, c of x' = a x + b data + c previous_data for every step, where data = x - sigma * velocity; float32.
-
-    The first and the last step are of first order: the one has no past, the other ends where log(alpha / sigma) is infinite.
-    """
-    sigma = sigma.astype(np.float64)
+def euler(sigma: Float[np.ndarray, " levels"]) -> Table:
+    """Coefficients a, b, c of x' = a x + b data + c previous_data for every step, where data = x - sigma * velocity; float64."""
     ratio = sigma[1:] / sigma[:-1]
-    table = np.stack([ratio, 1 - ratio, np.zeros_like(ratio)], 1)
-    if solver == "dpm++2m":
-        log_snr = np.log(1 - sigma[:-1]) - np.log(sigma[:-1])
-        step = np.diff(log_snr)  # h_1 .. h_{n-1}; the last step's is infinite
-        second = table[1:-1, 1] * step[1:] / (2 * step[:-1])
-        table[1:-1, 1] += second
-        table[1:-1, 2] -= second
-    return table.astype(np.float32)
+    return np.stack([ratio, 1 - ratio, np.zeros_like(ratio)], 1)
+
+
+def dpm_solver_2m(sigma: Float[np.ndarray, " levels"]) -> Table:
+    """The coefficients of DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2) with alpha = 1 - sigma.
+
+    The first and the last step are of first order, which is Euler's for a straight flow: the one has no past, the other ends where
+    log(alpha / sigma) is infinite.
+    """
+    table = euler(sigma)
+    log_snr = np.log(1 - sigma[:-1]) - np.log(sigma[:-1])
+    step = np.diff(log_snr)  # h_1 .. h_{n-1}; the last step's is infinite
+    second = table[1:-1, 1] * step[1:] / (2 * step[:-1])
+    table[1:-1, 1] += second
+    table[1:-1, 2] -= second
+    return table
+
+
+SOLVERS = {"dpm++2m": dpm_solver_2m, "euler": euler}  # a new solver is a function and its name here
 
 
 def noise(seeds: Int[Array | np.ndarray, " b"], shape: tuple[int, int, int]) -> Float[Array, "b h w c"]:
@@ -68,7 +73,7 @@ def sample(
     guidance_scale: Float[Array, ""] | float | None = None,
     image_guidance_scale: Float[Array, ""] | float | None = None,
     flow_shift: float = 3.0,
-    solver: Solver = "dpm++2m",
+    solver: str = "dpm++2m",
     callback: StepCallback | None = None,
 ) -> Float[Array, "b h w c"]:
     """Latents at sigma = 0. `callback(step, latents)` sees the latents before each step, in order.
@@ -104,6 +109,7 @@ def sample(
         data = (x - sigma * predict_noise(x, sigma)) / (1 - sigma)
         return (a * x + b * data + c * previous, data), None
 
-    steps = (jnp.arange(num_steps), jnp.asarray(sigma[:-1]), jnp.asarray(coefficients(sigma, solver)))
+    table = SOLVERS[solver](sigma.astype(np.float64)).astype(np.float32)
+    steps = (jnp.arange(num_steps), jnp.asarray(sigma[:-1]), jnp.asarray(table))
     (x, _), _ = jax.lax.scan(step, (noise, jnp.zeros_like(noise)), steps)
     return x

@@ -8,22 +8,20 @@ Source: Draw-In-Mind (arXiv 2509.01986). A checkpoint calls the parts `mllm`, `p
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.diffusion import flow, sampler
 from dim_jax.errors import InputError
-from dim_jax.models import layers
 from dim_jax.models.connector import Connector, select_user_turn
 from dim_jax.models.dc_ae import DCAE, DCAEConfig
 from dim_jax.models.qwen import Qwen, QwenConfig
-from dim_jax.models.sana import Condition, Remat, Sana
+from dim_jax.models.sana import Condition, Sana
 from dim_jax.models.sana_config import SanaConfig
 
 
@@ -50,24 +48,8 @@ class DimConfig:
         return cls(QwenConfig.qwen_3b(), SanaConfig.sana_1600m(edit=edit), DCAEConfig.f32c32())
 
 
-class Features(NamedTuple):
-    """What the frozen parts make of a batch, which is all of it that the others learn from.
-
-    Attributes:
-        hidden: the encoder's states of the user turns, from the front on, zeros after them.
-        mask: which of them are real.
-        target: latents of what to paint.
-        source: latents of what to paint it from.
-    """
-
-    hidden: Float[Array, "b t d"]
-    mask: Bool[Array, "b t"]
-    target: Float[Array, "b h w c"]
-    source: Float[Array, "b h w c"] | None
-
-
 class Dim(nnx.Module):
-    """The painter. `condition`, then `paint`; `encode_source` in between for edits."""
+    """The painter. `condition`, then `paint`; for edits, `autoencoder.encode` of the source in between."""
 
     def __init__(self, config: DimConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.encoder = Qwen(config.encoder, dtype=dtype, rngs=rngs)
@@ -78,23 +60,8 @@ class Dim(nnx.Module):
 
     def condition(self, inputs: EncoderInputs, length: int) -> tuple[Float[Array, "b length c"], Bool[Array, "b length"]]:
         """Condition tokens of the user turn, zeros after them up to `length`, and the mask of the real ones."""
-        hidden, mask = self.turn(inputs, length)
+        hidden, mask = select_user_turn(self.encoder(inputs), jnp.asarray(inputs.user_turn), length)
         return jnp.where(mask[..., None], self.connector(hidden), 0), mask
-
-    def turn(self, inputs: EncoderInputs, length: int) -> tuple[Float[Array, "b length d"], Bool[Array, "b length"]]:
-        """The encoder's states of the user turn, which the connector reads (`select_user_turn`)."""
-        return select_user_turn(self.encoder(inputs), jnp.asarray(inputs.user_turn), length)
-
-    def encode_batch(
-        self, inputs: EncoderInputs, target: Float[Array, "b height width 3"], source: Float[Array, "b height width 3"] | None
-    ) -> Features:
-        """What encoder and autoencoder make of turns and pictures (pixels in [-1, 1]).
-
-        The condition is as long as the turns, so that their bucket is its bucket.
-        """
-        clean = self.autoencoder.encode(target)
-        known = None if source is None else self.autoencoder.encode(source)
-        return Features(*self.turn(inputs, min(inputs.input_ids.shape[1], self.config.sana.condition_length)), clean, known)
 
     def paint(
         self,
@@ -108,7 +75,7 @@ class Dim(nnx.Module):
         image_guidance_scale: Float[Array, ""] | float | None = None,
         num_steps: int = 30,
         flow_shift: float = 3.0,
-        solver: sampler.Solver = "dpm++2m",
+        solver: str = "dpm++2m",
     ) -> Float[Array, "b h w c"]:
         """Latents of `size` (rows, columns), each from the noise of its seed.
 
@@ -134,40 +101,3 @@ class Dim(nnx.Module):
             velocity, noise, num_steps=num_steps, guidance_scale=scale, image_guidance_scale=image_scale, flow_shift=flow_shift,
             solver=solver,
         )  # fmt: skip
-
-
-class TrainableModel(nnx.Module):
-    """The connector and SANA alone, named as in `Dim`: all that learns from what the frozen parts made before."""
-
-    def __init__(self, config: DimConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        self.connector = Connector(config.encoder.text.hidden_size, config.sana.caption_channels, dtype=dtype, rngs=rngs)
-        self.sana = Sana(config.sana, dtype=dtype, rngs=rngs)
-
-
-def loss(
-    model: Dim | TrainableModel,
-    seen: Features,
-    key: PRNGKeyArray,
-    *,
-    flow_shift: float,
-    draw: flow.Draw,
-    condition_dropout: float,
-    source_dropout: float = 0.0,
-    remat: Remat = "none",
-) -> Float[Array, " b"]:
-    """Flow-matching loss of painting the target from the source as the turns say.
-
-    Noise, time and dropout come from `key`; a row is painted without its condition with probability `condition_dropout`, and, drawn
-    independently, without its source's latents with probability `source_dropout`, as image guidance needs it (InstructPix2Pix,
-    arXiv 2211.09800, section 3.2.1); the encoder reads the source all the same.
-    """
-    sana, clean, known = model.sana, seen.target, seen.source
-    chance = flow.draw_noise(key, clean.shape, draw, condition_dropout=condition_dropout, source_dropout=source_dropout)
-    if known is not None and source_dropout:
-        known = sana.drop_source(known, chance.drop_source)
-    condition = jnp.where(seen.mask[..., None], model.connector(seen.hidden), 0)
-    encoded = sana.embed_condition(sana.drop_condition(condition, chance.drop_condition), seen.mask)
-    sigma, timestep = flow.training_times(chance.s, flow_shift)
-    noise = layers.shard_batch(chance.noise)
-    velocity = sana(flow.interpolate(clean, noise, sigma), timestep, encoded, known, remat=remat)
-    return flow.loss(velocity, clean, noise)

@@ -1,15 +1,20 @@
-"""The config that a working directory began with: a run goes on with the same one, or says that it shall change.
-
-A start that left no state binds nobody: it may have been refused, and the next one begins at step 0 all the same.
-"""
+"""Checks of a run's config: whether its options hold together, and whether it is the one that the working directory began with."""
 
 import json
+from collections.abc import Sequence
 
+from rich.console import Console
+
+from dim_jax import processes
 from dim_jax.checkpoint import read_json
 from dim_jax.config import Config, flat
+from dim_jax.data.pipeline import MixtureComponent
+from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
 from dim_jax.folders import append, new_file
+from dim_jax.models.sana import KEPT
 from dim_jax.paths import AnyPath
+from dim_jax.training.objectives import CACHED, COMPONENTS
 
 # Keys, and beginnings of keys: the curve does not depend on them, but for rounding.
 FREE_TO_CHANGE = (
@@ -18,8 +23,55 @@ FREE_TO_CHANGE = (
 )  # fmt: skip
 
 
+def check_config(config: Config) -> tuple[str, ...]:
+    """The components that `config.objective` needs, once the config is known to hold together; its data and checkpoints are not opened.
+
+    Raises:
+        InputError: there is no such objective or `config.model.remat`; `config.trainable` and `config.frozen` do not name each component
+            once; it cannot be trained from a cache, which `config.data.cache` names; or a number of `config.train` is too small.
+    """
+    if config.objective not in COMPONENTS:
+        raise InputError(f'config.objective is "{config.objective}", but objectives are {", ".join(COMPONENTS)}.')
+    components = COMPONENTS[config.objective]
+    if sorted([*config.trainable, *config.frozen]) != sorted(components):
+        names = f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}"
+        raise InputError(f"{names}: name each of {', '.join(components)} once.")
+    if config.model.remat not in KEPT:
+        raise InputError(f"config.model.remat is {config.model.remat!r}, but must be one of {', '.join(KEPT)}.")
+    if config.data.cache:
+        check_cacheable(config)
+    options = config.train
+    if low := [f"{name} {options[name]}" for name in ("steps", "log_every", "save_every", "keep") if options[name] < 1]:
+        raise InputError(f"config.train: {', '.join(low)}: must be at least 1.")
+    if options.keep_every < 0 or options.keep_every % options.save_every:
+        raise InputError(f"config.train: keep_every {options.keep_every} must be a multiple of save_every {options.save_every}, or 0.")
+    for name in ("show_every", "watchdog_minutes"):
+        if options[name] < 0:
+            raise InputError(f"config.train: {name} {options[name]} must be positive, or 0.")
+    return components
+
+
+def check_cacheable(config: Config) -> None:
+    """Refuse what no cache can hold.
+
+    Raises:
+        InputError: it is not the painter that is trained, a component whose results are cached learns, or pictures are changed at random.
+    """
+    if config.objective != "painter" or (learn := [name for name in CACHED if name not in config.frozen]):
+        reason = f'config.objective "{config.objective}"' if config.objective != "painter" else f"config.trainable has {', '.join(learn)}"
+        raise InputError(f"{reason}: a cache is of the painter's {' and '.join(CACHED)}, which must be frozen.")
+    for key in ("shift", "mirrored", "recoloured"):
+        if value := config.data[key]:
+            raise InputError(
+                f"config.data.{key} is {value!r}: a cache holds each picture once, so it cannot change pictures at random. Set "
+                f"data.{key} to {type(value)()!r}."
+            )
+
+
 def same_config(config: Config, workdir: AnyPath, *, step: int, allow_changes: bool) -> None:
     """Write `config` to config.json, and what differs from the one before, after `step`, as a line of changes.jsonl.
+
+    A start that left no state (`step` 0) binds nobody: it may have been refused.
 
     Raises:
         InputError: a key differs on which the curve depends, and `allow_changes` is not set.
@@ -40,3 +92,15 @@ def same_config(config: Config, workdir: AnyPath, *, step: int, allow_changes: b
         append(workdir / "changes.jsonl", json.dumps({"step": step, "changed": changed}) + "\n")
     with new_file(path) as scratch:
         scratch.write_text(json.dumps(now, indent=1) + "\n")
+
+
+def report_unknown_rules(config: Config, components: Sequence[MixtureComponent], console: Console) -> None:
+    """Name the rules to augment that no example has, once: perhaps they are misspelt, perhaps of other data."""
+    if config.data.source == SYNTHETIC or not processes.is_first():
+        return
+    named = {key: set(config.data[key]) for key in ("mirrored", "recoloured") if config.data[key]}
+    known = {rule for component in components for rule in component.source.rules()} if named else set()
+    for key, rules in named.items():
+        if unknown := sorted(rules - known):
+            message = f"data.{key}: no example has the rule {', '.join(unknown)}. There are {', '.join(sorted(known))}."
+            console.out(message, highlight=False)

@@ -9,27 +9,26 @@ from typing import Any, Literal
 
 import jax
 from ml_collections import ConfigDict
-from PIL import Image
 
 from dim_jax import checkpoint, processes
 from dim_jax.config import Config
 from dim_jax.data.example import Example
 from dim_jax.data.pipeline import MixtureComponent, evenly, evenly_spaced_examples
 from dim_jax.data.tokenizer import train_tokenizer
-from dim_jax.edit_result import save_picture
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file, writing
+from dim_jax.folders import new_file
 from dim_jax.locks import lock_output
-from dim_jax.models.module import with_parameters
 from dim_jax.paths import AnyPath, as_path, is_remote
 from dim_jax.sharding import MESH_AXES, Sharding
+from dim_jax.training.config_guard import check_config
+from dim_jax.training.held_out import with_scaling_factor
 from dim_jax.training.model_init import ModelInit, open_data
-from dim_jax.training.objectives import Objective, objective_kind, open_objective
+from dim_jax.training.objectives import Objective, open_objective
 from dim_jax.training.resume import read_notes, read_state
-from dim_jax.training.step import make_step
+from dim_jax.training.state import abstract_params, abstract_state
 from dim_jax.weights.convert import convert, tokenizer_in
 
-MEASURED = 256  # held-out examples that `finished` may measure
+MEASURED = 256  # held-out examples that an autoencoder is measured on
 READ = 20_000  # examples of each source whose texts make a tokenizer
 Which = Literal["ema", "raw"]
 
@@ -38,22 +37,25 @@ def write_model(
     folder: AnyPath,
     config: Config,
     objective: Objective,
-    tensors: Mapping[str, Any],
+    params: Mapping[str, Any],
     examples: Iterable[Example],
     tokenizer: AnyPath | None,
 ) -> None:
-    """Write all parameters of an objective's model as a checkpoint folder; a painter's has settings.json. All processes must ask, with
-    the same arrays: each writes its shards.
+    """Write all parameters of a run as a checkpoint folder, with the settings.json of a painter or the scaling factor of an autoencoder.
+
+    All processes must call this, with the same arrays: each writes its shards.
 
     Args:
         folder: what to make, or to replace.
         config: of the run.
         objective: what was trained.
-        tensors: path -> array.
-        examples: held-out ones, for an objective that measures something at the end.
+        params: path -> array.
+        examples: held-out ones, which the autoencoder is measured on.
         tokenizer: the folder that the tokenizer lies in, if there is one.
     """
-    sizes = objective.finished(with_parameters(objective.model, tensors), examples)
+    model_config = objective.model_config
+    if config.objective == "autoencoder":
+        model_config = with_scaling_factor(objective, params, examples)
     settings = None
     if config.objective == "painter":
         settings = folder.with_name(checkpoint.SETTINGS)
@@ -61,21 +63,7 @@ def write_model(
             with new_file(settings) as scratch:
                 scratch.write_text(json.dumps(config.sample.to_dict() | {"resolution": config.data.resolution}, indent=1) + "\n")
     files = tokenizer_in(tokenizer) if tokenizer else ()
-    checkpoint.save(folder, tensors, sizes.to_json(), tokenizer=files, settings=settings, overwrite=True)
-
-
-def write_sheet(path: AnyPath, shown: Image.Image | str) -> AnyPath:
-    """Write what an objective shows as `path` with its own suffix (the first process does), and return where it is."""
-    path = path.with_suffix(".md" if isinstance(shown, str) else ".png")
-    if processes.is_first():
-        with writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(shown, str):
-            with new_file(path) as scratch:
-                scratch.write_text(shown, encoding="utf-8")
-        else:
-            save_picture(shown, path, overwrite=True)
-    return path
+    checkpoint.save(folder, params, model_config.to_json(), tokenizer=files, settings=settings, overwrite=True)
 
 
 def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
@@ -92,16 +80,17 @@ def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
     config: Config = ConfigDict(read_notes(state)["config"])
     for axis in MESH_AXES:
         config.sharding[axis] = 1
-    start = ModelInit.open(config, objective_kind(config).PARTS)
-    tokenizer = run_tokenizer(config, start, state.parent.parent)
+    model_init = ModelInit.open(config, check_config(config))
+    tokenizer = run_tokenizer(config, model_init, state.parent.parent)
     if tokenizer is not None and not tokenizer.exists():
         raise InputError(f"{tokenizer}: the tokenizer of this run is missing. Restore the folder.")
-    objective = open_objective(config, start, tokenizer)
+    objective = open_objective(config, model_init, tokenizer)
     # The host's memory holds what many devices may have shared, wherever this runs.
-    training = make_step(config, objective, Sharding.open(config, start.sizes, jax.devices("cpu")[:1]))
-    found, frozen = read_state(state, training.abstract_state), start.tensors(config.seed, training.exported)
-    tensors = (found.ema if which == "ema" else found.params) | frozen
-    write_model(folder, config, objective, tensors, _held_out(config), tokenizer)
+    sharding = Sharding.open(config, model_init.model_config, jax.devices("cpu")[:1])
+    restored = read_state(state, abstract_state(config, objective.model_config, sharding))
+    frozen = model_init.init_params(config.seed, abstract_params(objective.model_config, sharding, config.frozen))
+    params = (restored.ema if which == "ema" else restored.params) | frozen
+    write_model(folder, config, objective, params, _held_out(config), tokenizer)
 
 
 def _held_out(config: Config) -> Iterator[Example]:
@@ -119,20 +108,22 @@ def convert_state(state: AnyPath, dst: AnyPath, to: str, which: Which, **options
         convert(Path(scratch) / "model", dst, to, **options)
 
 
-def run_tokenizer(config: Config, start: ModelInit, workdir: AnyPath) -> AnyPath | None:
+def run_tokenizer(config: Config, model_init: ModelInit, workdir: AnyPath) -> AnyPath | None:
     """Where a run's tokenizer is, or is to be: named, the encoder's own, or one trained for it; None: it has no encoder."""
-    if start.sizes.encoder is None:
+    if model_init.model_config.encoder is None:
         return None
-    return as_path(config.data.tokenizer) if config.data.tokenizer else start.tokenizer or workdir / "tokenizer"
+    return as_path(config.data.tokenizer) if config.data.tokenizer else model_init.tokenizer or workdir / "tokenizer"
 
 
-def make_tokenizer(config: Config, start: ModelInit, parts: Sequence[MixtureComponent], workdir: AnyPath, *, begun: bool) -> AnyPath | None:
+def make_tokenizer(
+    config: Config, model_init: ModelInit, parts: Sequence[MixtureComponent], workdir: AnyPath, *, begun: bool
+) -> AnyPath | None:
     """`run_tokenizer`; the first process trains one for the run, in `workdir`/tokenizer, where there is none yet. What lies there before
     anything has `begun` is of a start that was refused, perhaps with other texts."""
-    tokenizer = run_tokenizer(config, start, workdir)
+    tokenizer = run_tokenizer(config, model_init, workdir)
     if processes.is_first() and tokenizer is not None and tokenizer == workdir / "tokenizer" and not (begun and tokenizer.exists()):
-        assert start.sizes.encoder is not None
-        train_tokenizer(_texts(parts), start.sizes.encoder.text.vocab_size, tokenizer)
+        assert model_init.model_config.encoder is not None
+        train_tokenizer(_texts(parts), model_init.model_config.encoder.text.vocab_size, tokenizer)
     return tokenizer
 
 

@@ -13,23 +13,22 @@ from dim_jax.folders import new_file
 from dim_jax.local_cache import check_disk_space
 from dim_jax.paths import AnyPath
 from dim_jax.training.model_init import ModelInit
-from dim_jax.training.objectives.cached import CACHED, CachedPainterObjective
-from dim_jax.training.objectives.painter import PainterObjective
+from dim_jax.training.objectives import CACHED, Objective
 
 FORMAT = 1  # of the files
 # Of configs in published form: they change no value. Token ids follow from the tokenizer.
 NAMES = ("architectures", "model_type", "torch_dtype", "_class_name", "bos_token_id", "eos_token_id")
 
 
-def fingerprint(start: ModelInit, objective: PainterObjective | CachedPainterObjective) -> dict[str, Any]:
+def fingerprint(model_init: ModelInit, objective: Objective) -> dict[str, Any]:
     """All that a cache's values depend on but its rows. Reads the frozen parts' weights once, a tensor at a time.
 
     Which buckets and batches there are is not in it: padding changes nothing but rounding.
     """
-    config, processor, sizes = objective.config, objective.processor, objective.sizes.to_json()
+    config, processor, sizes = objective.config, objective.processor, objective.model_config.to_json()
     return {
         "format": FORMAT,
-        **{f"{part} weights": digest for part, digest in start.digests(config.seed, CACHED).items()},
+        **{f"{part} weights": digest for part, digest in model_init.digests(config.seed, CACHED).items()},
         **{f"{part}.{key}": value for part in CACHED for key, value in sizes[part].items() if key not in NAMES},
         "tokenizer": processor.tokenizer.digest,
         "chat": render("PROMPT", [1]),

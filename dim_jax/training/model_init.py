@@ -1,8 +1,8 @@
-"""Where a run starts: the sizes of the parts, the tokenizer, the data, and every parameter, from checkpoints or drawn anew."""
+"""Where a run starts: the sizes of its components, the tokenizer, the data, and every parameter, from checkpoints or drawn anew."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,45 +39,41 @@ PRESETS: dict[str, dict[str, Callable[[], Any]]] = {
 
 @dataclass(frozen=True)
 class ModelInit:
-    """The parts of a run: `parents` are the checkpoints that parts come from, by part; the others are drawn anew."""
+    """Sizes and first parameters of a run's components: `init_checkpoints` are those that components come from; others are drawn anew."""
 
-    sizes: ModelConfig
+    model_config: ModelConfig
     init_checkpoints: Mapping[str, Weights]
 
     @classmethod
-    def open(cls, config: Config, parts: tuple[str, ...]) -> "ModelInit":
-        """Open the checkpoints in `config.init`; the sizes of the other parts are the presets that `config.model` names.
+    def open(cls, config: Config, components: tuple[str, ...]) -> "ModelInit":
+        """Open the checkpoints in `config.init`; the sizes of the other components are the presets that `config.model` names.
 
         A SANA of a checkpoint grows to what `config.model` asks for: source channels for edits, rows of the null table. A run on
-        synthetic data reads no file: every part is drawn anew.
+        synthetic data reads no file: every component is drawn anew.
 
         Raises:
-            InputError: a checkpoint cannot be used or lacks the part; a preset is unknown; or SANA would shrink.
+            InputError: a checkpoint cannot be used or lacks the component; a preset is unknown; or SANA would shrink.
         """
-        init = {} if config.data.source == SYNTHETIC else {part: config.init[part] for part in parts if config.init[part]}
+        init = {} if config.data.source == SYNTHETIC else {name: config.init[name] for name in components if config.init[name]}
         opened = {path: open_weights(path) for path in dict.fromkeys(init.values())}
-        parents = {part: opened[path] for part, path in init.items()}
-        for part, parent in parents.items():
-            if part not in parent.config.parts:
-                raise InputError(f"config.init.{part}: {parent.where} holds {', '.join(parent.config.parts)}. Give one that holds {part}.")
-        model, found = config.model, {}
-        if "encoder" in parts:
-            known = parents["encoder"].config.encoder if "encoder" in parents else None
-            found["encoder"] = known or _preset("encoder", model.encoder)
-        if "sana" in parts:
-            known = parents["sana"].config.sana if "sana" in parents else _preset("sana", model.sana)
-            assert known is not None
-            found["sana"] = known.grown(edit=model.edit, condition_length=model.condition_length)
-        if "autoencoder" in parts:
-            known = parents["autoencoder"].config.autoencoder if "autoencoder" in parents else None
-            found["autoencoder"] = known or _preset("autoencoder", model.autoencoder)
-        return cls(ModelConfig(**found), parents)
+        checkpoints = {name: opened[path] for name, path in init.items()}
+        for name, weights in checkpoints.items():
+            if name not in weights.config.parts:
+                raise InputError(f"config.init.{name}: {weights.where} holds {', '.join(weights.config.parts)}. Give one that holds {name}.")
+
+        def size(name: str) -> Any:
+            return getattr(checkpoints[name].config, name) if name in checkpoints else _preset(name, config.model[name])
+
+        sizes = {name: size(name) for name in PRESETS if name in components}
+        if "sana" in sizes:
+            sizes["sana"] = sizes["sana"].grown(edit=config.model.edit, condition_length=config.model.condition_length)
+        return cls(ModelConfig(**sizes), checkpoints)
 
     @property
     def tokenizer(self) -> Path | None:
         """The folder of the tokenizer that the encoder's checkpoint brings."""
-        parent = self.init_checkpoints.get("encoder")
-        return parent.tokenizer[0].parent if parent is not None and parent.tokenizer else None
+        weights = self.init_checkpoints.get("encoder")
+        return weights.tokenizer[0].parent if weights is not None and weights.tokenizer else None
 
     def with_tokenizer(self, tokenizer: ChatTokenizer) -> "ModelInit":
         """The same with the special tokens' ids of `tokenizer` in an encoder that is drawn anew.
@@ -85,7 +81,7 @@ class ModelInit:
         Raises:
             InputError: the encoder's vocabulary is too small, or its checkpoint was trained with other ids.
         """
-        encoder = self.sizes.encoder
+        encoder = self.model_config.encoder
         assert encoder is not None
         if tokenizer.largest_id >= encoder.text.vocab_size:
             raise InputError(f"{tokenizer.name}: ids up to {tokenizer.largest_id}, but the encoder has {encoder.text.vocab_size}.")
@@ -98,59 +94,65 @@ class ModelInit:
         ids = {"image_token_id": tokenizer.image_id, "video_token_id": tokenizer.id_of(VIDEO_PAD)}
         ids |= {"vision_start_token_id": tokenizer.ids[VISION_START], "vision_end_token_id": tokenizer.ids[VISION_END]}
         ids |= {"bos_token_id": None, "eos_token_id": None}
-        return replace(self, sizes=replace(self.sizes, encoder=replace(encoder, **ids)))
+        return replace(self, model_config=replace(self.model_config, encoder=replace(encoder, **ids)))
 
     def processor(self, tokenizer: ChatTokenizer, config: Config) -> Processor:
         """What reads prompts and pictures of `config.data.resolution` for this encoder."""
-        assert self.sizes.encoder is not None
+        assert self.model_config.encoder is not None
         return Processor(
             tokenizer,
             resolution=config.data.resolution,
             condition_length=config.model.condition_length,
-            layout=self.sizes.encoder.vision.layout,
+            layout=self.model_config.encoder.vision.layout,
         )
 
-    def tensors(self, seed: int, like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-        """Path -> array of every parameter that `like` names, drawn or read directly into its place and dtype there."""
-        wanted = dict.fromkeys(path.split(".")[0] for path in like)  # in order: the same program on every process
-        places = {part: {path: leaf.sharding for path, leaf in like.items() if path.startswith(f"{part}.")} for part in wanted}
+    def init_params(self, seed: int, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        """The first value of every parameter in `abstract`, drawn or read directly into its sharding and dtype there."""
+        components = dict.fromkeys(path.split(".")[0] for path in abstract)  # in order: the same program on every process
+        shardings = {name: {path: leaf.sharding for path, leaf in abstract.items() if path.startswith(f"{name}.")} for name in components}
 
-        def cast(tensors: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            return {path: tensor.astype(like[path].dtype) for path, tensor in tensors.items()}
+        def cast(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            return {path: param.astype(abstract[path].dtype) for path, param in params.items()}
 
-        found: dict[str, jax.Array] = {}
-        for weights in {parent.where: parent for part, parent in self.init_checkpoints.items() if part in wanted}.values():
-            here = {path: place for part in wanted if self.init_checkpoints.get(part) is weights for path, place in places[part].items()}
-            found |= {path: make_global_array(tensor, here[path], like[path].dtype) for path, tensor in weights.stream(here)}
-        for part in (part for part in wanted if part not in self.init_checkpoints):
-            found |= jax.jit(lambda part=part: cast(self.sizes.init(part, seed)), out_shardings=places[part])()
-        old = self.init_checkpoints["sana"].config.sana if "sana" in wanted and "sana" in self.init_checkpoints else None
-        if old is not None and old != self.sizes.sana:
-            grow_it = jax.jit(lambda tensors: cast(self._grown(old, seed, tensors)), out_shardings=places["sana"])
-            found |= grow_it({path: found[path] for path in places["sana"]})
-        return {path: found[path] for path in like}
+        params: dict[str, jax.Array] = {}
+        for weights, names in self._by_checkpoint(components):
+            wanted = {path: sharding for name in names for path, sharding in shardings[name].items()}
+            params |= {path: make_global_array(tensor, wanted[path], abstract[path].dtype) for path, tensor in weights.stream(wanted)}
+        for name in components:
+            if name not in self.init_checkpoints:
+                params |= jax.jit(lambda name=name: cast(self.model_config.init(name, seed)), out_shardings=shardings[name])()
+        old = self.init_checkpoints["sana"].config.sana if "sana" in components and "sana" in self.init_checkpoints else None
+        if old is not None and old != self.model_config.sana:
+            grow_sana = jax.jit(lambda params: cast(self._grow(old, seed, params)), out_shardings=shardings["sana"])
+            params |= grow_sana({path: params[path] for path in shardings["sana"]})
+        return {path: params[path] for path in abstract}
 
-    def digests(self, seed: int, parts: Iterable[str]) -> dict[str, str]:
-        """Part -> a digest of all its parameters as float32, which no format or dtype of the same values changes; or that it is drawn anew.
-
-        A tensor is read at a time.
+    def digests(self, seed: int, components: Iterable[str]) -> dict[str, str]:
+        """Component -> a digest of all its parameters as float32, which no format or dtype of the same values changes; or that it is drawn
+        anew. A tensor is read at a time.
         """
-        hashes: dict[str, dict[str, str]] = {part: {} for part in parts if part in self.init_checkpoints}
-        for weights in {self.init_checkpoints[part].where: self.init_checkpoints[part] for part in hashes}.values():
-            here = {part for part in hashes if self.init_checkpoints[part] is weights}
-            for path, tensor in weights.stream([path for path in weights.parameters if path.split(".")[0] in here]):
+        hashes: dict[str, dict[str, str]] = {}
+        for weights, names in self._by_checkpoint(components):
+            hashes |= {name: {} for name in names}
+            for path, tensor in weights.stream([path for path in weights.parameters if path.split(".")[0] in names]):
                 data: Any = contiguous(tensor, np.dtype(np.float32))
                 hashes[path.split(".")[0]][path] = hashlib.sha256(data).hexdigest()
-        named = {part: hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16] for part, found in hashes.items()}
-        return {part: named.get(part, f"drawn anew with seed {seed}, each part from a stream of its own") for part in parts}
+        found = {name: hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16] for name, of in hashes.items()}
+        return {name: found.get(name, f"drawn anew with seed {seed}, each part from a stream of its own") for name in components}
 
-    def _grown(self, old: SanaConfig, seed: int, tensors: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        new = self.sizes.sana
+    def _by_checkpoint(self, components: Iterable[str]) -> Iterator[tuple[Weights, list[str]]]:
+        """Each checkpoint once, with those of the components that come from it."""
+        names = [name for name in components if name in self.init_checkpoints]
+        for weights in {id(weights): weights for weights in map(self.init_checkpoints.__getitem__, names)}.values():
+            yield weights, [name for name in names if self.init_checkpoints[name] is weights]
+
+    def _grow(self, old: SanaConfig, seed: int, params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        new = self.model_config.sana
         assert new is not None
         abstract = nnx.eval_shape(lambda: Sana(old, rngs=nnx.Rngs(0)))
-        sana = with_parameters(abstract, {path: tensors[f"sana.{path}"] for path in parameters(abstract)})
+        sana = with_parameters(abstract, {path: params[f"sana.{path}"] for path in parameters(abstract)})
         larger = grow(sana, edit=new.is_edit, condition_length=new.condition_length, key=jax.random.key(key_seed(seed, NULL_ROWS)))
-        return {f"sana.{path}": tensor for path, tensor in parameters(larger).items()}
+        return {f"sana.{path}": param for path, param in parameters(larger).items()}
 
 
 def open_data(config: Config, split: Split) -> list[MixtureComponent]:

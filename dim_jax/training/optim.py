@@ -3,9 +3,39 @@
 from collections.abc import Collection
 from typing import Any
 
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int
+
+from dim_jax.config import Config
+from dim_jax.errors import InputError
 
 UNDECAYED = ("scale", "bias", "scale_shift_table", "y_embedding")  # last names of parameters
+
+
+def make_optimizer(config: Config) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer of a run, and the learning rate of each of its updates.
+
+    Raises:
+        InputError: more batches make an update than there are steps.
+    """
+    options = config.optim
+    if not 1 <= options.accumulate <= config.train.steps:
+        raise InputError(f"config.optim.accumulate is {options.accumulate}: it must be from 1 to train.steps, {config.train.steps}.")
+    updates = config.train.steps // options.accumulate
+    learning_rate = schedule(options.learning_rate, warmup_steps=options.warmup_steps, cosine=options.cosine, steps=updates)
+    optimizer = adamw(
+        learning_rate, weight_decay=options.weight_decay, clip_global_norm=options.clip_global_norm, betas=tuple(options.betas),
+        eps=options.eps, accumulate=options.accumulate, undecayed=tuple(options.undecayed),
+    )  # fmt: skip
+    return optimizer, learning_rate
+
+
+def ema_decay(config: Config, step: Int[Array, ""]) -> Float[Array, ""]:
+    """How much of the averages a step keeps: config.optim.ema_decay, less in the first updates, and all of them between two updates."""
+    update = step // config.optim.accumulate
+    decay = jnp.minimum(config.optim.ema_decay, (1 + update) / (10 + update))
+    return jnp.where((step + 1) % config.optim.accumulate == 0, decay, 1.0)
 
 
 def adamw(

@@ -1,0 +1,66 @@
+"""The state of a training run, and where and in which dtype its parameters lie."""
+
+from collections.abc import Collection
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Int
+
+from dim_jax.config import Config
+from dim_jax.models.precision import compute_dtype
+from dim_jax.sharding import Sharding
+from dim_jax.training.objectives import Objective
+from dim_jax.training.optim import make_optimizer
+from dim_jax.weights.model_config import ModelConfig
+
+Params = dict[str, Any]  # path -> array, or an abstract one
+
+
+class State(NamedTuple):
+    """What a step changes; of the parameters the trainable ones alone."""
+
+    step: Int[Any, ""]
+    params: Params
+    ema: Params
+    opt: Any
+
+
+def abstract_params(model_config: ModelConfig, sharding: Sharding, components: Collection[str], dtype: DTypeLike = jnp.float32) -> Params:
+    """Shape, dtype and sharding of every parameter of some components."""
+    shapes = {path: shape for path, shape in model_config.shapes().items() if path.split(".")[0] in components}
+    return {path: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.param_sharding(path)) for path, shape in shapes.items()}
+
+
+def abstract_frozen(objective: Objective, sharding: Sharding) -> tuple[Params, Params]:
+    """The frozen parameters in the dtype of computation: those that a step reads beside the state, and those that a cache stands for."""
+    config, model_config = objective.config, objective.model_config
+    frozen = abstract_params(model_config, sharding, config.frozen, compute_dtype(config.model.dtype))
+    cached = {path: frozen.pop(path) for path in list(frozen) if path.split(".")[0] not in objective.components}
+    return frozen, cached
+
+
+def abstract_state(config: Config, model_config: ModelConfig, sharding: Sharding) -> State:
+    """Shapes, dtypes and shardings of a run's state: its moments and averages lie as their parameter does."""
+    state = jax.eval_shape(partial(_init, config), abstract_params(model_config, sharding, config.trainable))
+    shardings = sharding.state_shardings(state)
+    return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, shardings)
+
+
+def init_state(config: Config, params: Params, abstract: State) -> State:
+    """The first state of a run, laid out as `abstract`. It takes `params` over."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(partial(_init, config), out_shardings=shardings, donate_argnums=0)(params)
+
+
+def _init(config: Config, params: Params) -> State:
+    optimizer, _ = make_optimizer(config)
+    return State(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+
+
+@jax.jit
+def is_finite(state: State) -> Bool[Array, ""]:
+    """Whether every number of a state is finite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()

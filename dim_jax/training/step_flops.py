@@ -1,0 +1,38 @@
+"""What a training step computes, by the formulas of `models.flops`."""
+
+from dim_jax.config import Config
+from dim_jax.data.batches import AnswerBatch, Batch, CachedBatch, PictureBatch
+from dim_jax.models import flops
+from dim_jax.models.flops import StepFlops
+from dim_jax.training.objectives import dim_config
+from dim_jax.weights.model_config import ModelConfig
+
+
+def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepFlops:
+    """What a step on a batch computes; only shapes are read."""
+    if isinstance(batch, PictureBatch):
+        autoencoder, size = model_config.autoencoder, batch.samples.shape[:3]
+        assert autoencoder is not None
+        work = flops.dc_ae_encoder(autoencoder, *size) + flops.dc_ae_decoder(autoencoder, *size)
+        return StepFlops({"autoencoder": work.step(learns=True)})
+    if isinstance(batch, AnswerBatch):
+        encoder, (b, t) = model_config.encoder, batch.inputs.input_ids.shape
+        assert encoder is not None
+        work = flops.encoder(encoder, batch.inputs) + flops.logits(encoder.text, b, t - 1)
+        return StepFlops({"encoder": work.step(learns=True)})
+
+    sizes, learns, parts = dim_config(model_config), set(config.trainable), dict[str, int]()
+    encoder, sana, autoencoder = sizes.encoder, sizes.sana, sizes.autoencoder
+    b, h, w, _ = batch.target.shape
+    if isinstance(batch, CachedBatch):
+        latents, tokens = h * w, batch.hidden.shape[1]
+    else:
+        latents, tokens = h * w // autoencoder.factor**2, batch.inputs.input_ids.shape[1]
+        pictures = b if batch.source is None else 2 * b
+        parts["encoder"] = flops.encoder(encoder, batch.inputs).step(learns="encoder" in learns)
+        parts["autoencoder"] = flops.dc_ae_encoder(autoencoder, pictures, h, w).step(learns="autoencoder" in learns)
+    t = min(tokens, sana.condition_length)
+    connector = flops.connector(encoder.text.hidden_size, sana.caption_channels, b, t)
+    parts["connector"] = connector.step(learns="connector" in learns, passes="encoder" in learns)
+    parts["sana"] = flops.sana(sana, b, latents, t).step(learns="sana" in learns, passes=bool(learns - {"sana"}))
+    return StepFlops(parts, flops.sana_recomputed(sana, b, latents, t, config.model.remat))
