@@ -59,7 +59,9 @@ class ModelInit:
         checkpoints = {name: opened[path] for name, path in init.items()}
         for name, weights in checkpoints.items():
             if name not in weights.config.parts:
-                raise InputError(f"config.init.{name}: {weights.where} holds {', '.join(weights.config.parts)}. Give one that holds {name}.")
+                raise InputError(
+                    f"config.init.{name}: {weights.where} holds {', '.join(weights.config.parts)}. Give one that holds {name}."
+                )
 
         def size(name: str) -> Any:
             return getattr(checkpoints[name].config, name) if name in checkpoints else _preset(name, config.model[name])
