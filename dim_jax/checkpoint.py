@@ -179,20 +179,6 @@ def is_checkpoint(path: AnyPath) -> bool:
     return (path / WEIGHTS).is_dir() and (path / CONFIG).is_file()
 
 
-def read_json(path: AnyPath) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_bytes())  # in any encoding that JSON may have
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no JSON ({error}). Restore it, or fetch it again.") from error
-
-
 def tokenizer_files(path: AnyPath) -> tuple[Path, ...]:
     """The tokenizer files of a checkpoint folder, by name, on this machine."""
     return tuple(sorted(local(path / TOKENIZER).iterdir())) if (path / TOKENIZER).is_dir() else ()

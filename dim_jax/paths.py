@@ -8,6 +8,7 @@ written by `dim_jax.folders`.
 import atexit
 import errno
 import glob
+import json
 import os
 import posixpath
 import re
@@ -171,6 +172,20 @@ def read_if_there(path: AnyPath) -> bytes | None:
             return storage(path).cat_file(os.fspath(path))
         except FileNotFoundError:
             return None
+
+
+def read_json(path: AnyPath) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())  # in any encoding that JSON may have
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not a JSON file ({error}). Restore it, or fetch it again.") from error
 
 
 def open_regular(path: Path) -> BufferedReader:

@@ -18,7 +18,7 @@ from dim_jax import checkpoint
 from dim_jax.errors import InputError
 from dim_jax.models import module
 from dim_jax.orbax_io import quiet_orbax
-from dim_jax.paths import as_path
+from dim_jax.paths import as_path, read_json
 
 
 class Net(nnx.Module):
@@ -57,7 +57,7 @@ def test_a_module_comes_back(net, saved):
     infos = checkpoint.abstract(saved)
     assert {path: (info.shape, info.dtype) for path, info in infos.items()} == {p: (a.shape, a.dtype) for p, a in arrays.items()}
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "weights"]
-    assert checkpoint.read_json(saved / "config.json") == {"d": 4}
+    assert read_json(saved / "config.json") == {"d": 4}
     assert checkpoint.is_checkpoint(saved)
     assert not checkpoint.is_checkpoint(saved / "weights")
 
@@ -96,12 +96,12 @@ def test_damaged_checkpoints_are_refused(saved):
         load(saved)
 
 
-@pytest.mark.parametrize(("text", "message"), [(None, "cannot be read"), ("{", "is no JSON"), ("\xff", "is no JSON")])
+@pytest.mark.parametrize(("text", "message"), [(None, "cannot be read"), ("{", "is not a JSON file"), ("\xff", "is not a JSON file")])
 def test_damaged_json_is_refused(tmp_path, text, message):
     if text is not None:
         (tmp_path / "x.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=rf"x.json: {message}"):
-        checkpoint.read_json(tmp_path / "x.json")
+        read_json(tmp_path / "x.json")
 
 
 def test_an_existing_output_stays(saved, net):

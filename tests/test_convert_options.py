@@ -16,6 +16,7 @@ from dim_jax import checkpoint
 from dim_jax.disk import parse_size
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
+from dim_jax.paths import read_json
 from dim_jax.sampling import Sampler
 from dim_jax.weights.convert import assemble, open_weights
 from tests.painter_fixtures import dim, one_error, painter, tiny_checkpoint
@@ -70,7 +71,7 @@ def test_values_are_the_casts_of_numpy(tmp_path, goldens, source, through, monke
         run(source, tmp_path / "orbax", "orbax", dtype="bfloat16")
         assert {leaf.dtype for leaf in checkpoint.abstract(tmp_path / "orbax").values()} == {BF16}
         assert load_file(tmp_path / "orbax" / "extras.safetensors")["sana.pos_embed"].dtype == BF16
-        assert checkpoint.read_json(tmp_path / "orbax" / "config.json")["encoder"]["torch_dtype"] == "bfloat16"
+        assert read_json(tmp_path / "orbax" / "config.json")["encoder"]["torch_dtype"] == "bfloat16"
         run(tmp_path / "orbax", tmp_path / "out", "dim")
     else:
         printed = run(source, tmp_path / "out", "dim", dtype="bfloat16")
@@ -152,7 +153,7 @@ def test_without_a_manifest_our_path_is_named(tmp_path, source):
     run(source, tmp_path / "orbax", "orbax")
     tensors = dict(checkpoint.read(tmp_path / "orbax"))
     tensors["connector.fc1.bias"] = np.full_like(tensors["connector.fc1.bias"], 3.4e38)
-    checkpoint.save(tmp_path / "trained", tensors, checkpoint.read_json(tmp_path / "orbax" / "config.json"))
+    checkpoint.save(tmp_path / "trained", tensors, read_json(tmp_path / "orbax" / "config.json"))
     assert "infinite: connector.fc1.bias." in refused(tmp_path / "trained", dtype="bfloat16")
 
 

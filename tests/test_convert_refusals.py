@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from dim_jax import checkpoint
 from dim_jax.errors import InputError
+from dim_jax.paths import read_json
 from dim_jax.weights.convert import assemble, convert, open_weights
 from tests.published import CONFIGS, dim_folder, files, quiet, qwen_folder, run, sana_pth, tensors_of
 
@@ -74,7 +75,7 @@ def test_numbers_that_are_not_finite_are_all_named(tmp_path, goldens, to):
 def test_a_checkpoint_folder_with_a_bad_number_is_refused(tmp_path, orbax):
     tensors = dict(checkpoint.read(orbax))
     tensors["connector.fc1.bias"] = np.full_like(tensors["connector.fc1.bias"], np.nan)
-    checkpoint.save(tmp_path / "bad", tensors, checkpoint.read_json(orbax / "config.json"))
+    checkpoint.save(tmp_path / "bad", tensors, read_json(orbax / "config.json"))
     assert "not finite: connector.fc1.bias" in refused(tmp_path / "bad", tmp_path / "out", "dim")
 
 
@@ -82,7 +83,7 @@ def test_a_checkpoint_folder_that_does_not_fit_its_config_is_refused(tmp_path, o
     tensors = dict(checkpoint.read(orbax))
     tensors["connector.fc3.bias"] = tensors.pop("connector.fc1.bias")
     tensors["connector.fc2.bias"] = np.zeros(3, np.float32)
-    config = checkpoint.read_json(orbax / "config.json")
+    config = read_json(orbax / "config.json")
     checkpoint.save(tmp_path / "bad", tensors, config)
     message = refused(tmp_path / "bad", tmp_path / "out", "dim")
     for part in (
@@ -105,7 +106,7 @@ def test_a_manifest_of_other_weights_is_refused(tmp_path, orbax):
         ('{"format": "new", "files": {}}', "is no manifest"),
         ('{"format": "dim", "headers": {}}', "is no manifest"),
         ('{"format": "dim", "files": {"model.safetensors": {"a": "I8"}}}', "is no manifest"),
-        ("[", "is no JSON"),
+        ("[", "is not a JSON file"),
     ):
         (tmp_path / "other" / "manifest.json").write_text(text)
         with pytest.raises(InputError, match=f"manifest.json.*{message}"):
@@ -266,6 +267,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path, goldens, to
     code = f"""
 import resource
 from dim_jax.errors import InputError
+from dim_jax.paths import read_json
 from dim_jax.weights.convert import convert
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 try:

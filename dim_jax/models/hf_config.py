@@ -1,12 +1,11 @@
 """Reading transformers' JSON files: every error names the file and the key."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath, as_path
+from dim_jax.paths import AnyPath, as_path, read_json
 
 Source = str | AnyPath | Mapping[str, Any]
 KINDS = {
@@ -24,7 +23,9 @@ class HFConfig:
 
     def __init__(self, source: Source, name: str = "config"):
         self.name = name if isinstance(source, Mapping) else str(source)
-        values = source if isinstance(source, Mapping) else _read(as_path(source))
+        values = source if isinstance(source, Mapping) else read_json(as_path(source))
+        if not isinstance(values, Mapping):
+            raise InputError(f"{self.name} is not a JSON object.")
         self.values = {key: value for key, value in values.items() if value is not None}
 
     def __contains__(self, key: str) -> bool:
@@ -82,15 +83,3 @@ def check(rule: bool, message: str) -> None:
     """Raise InputError with `message` where the sizes of a config break a rule."""
     if not rule:
         raise InputError(message)
-
-
-def _read(path: AnyPath) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not a JSON file: {error}.") from error
-    if not isinstance(values, Mapping):
-        raise InputError(f"{path} is not a JSON object.")
-    return values

@@ -26,7 +26,8 @@ from dim_jax.training.model_init import ModelInit, open_data
 from dim_jax.training.objectives import Objective, open_objective
 from dim_jax.training.resume import read_notes, read_state
 from dim_jax.training.state import abstract_params, abstract_state
-from dim_jax.weights.convert import convert, tokenizer_in
+from dim_jax.weights.convert import convert
+from dim_jax.weights.published import tokenizer_in
 
 MEASURED = 256  # held-out examples that an autoencoder is measured on
 READ = 20_000  # examples of each source whose texts make a tokenizer

@@ -4,14 +4,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dim_jax.checkpoint import read_json
 from dim_jax.data.cache import CACHE, CachedSource, Layout, Storage, part_folders, read_layout
 from dim_jax.data.chat import render
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.errors import InputError
 from dim_jax.folders import new_file
 from dim_jax.local_cache import check_disk_space
-from dim_jax.paths import AnyPath
+from dim_jax.paths import AnyPath, read_json
 from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives import CACHED, Objective
 

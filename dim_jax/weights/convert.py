@@ -16,14 +16,14 @@ from dim_jax.disk import format_bytes
 from dim_jax.errors import InputError
 from dim_jax.folders import new_folder
 from dim_jax.orbax_io import orbax_path
-from dim_jax.paths import AnyPath, as_path
+from dim_jax.paths import AnyPath, as_path, read_json
 from dim_jax.weights import export
 from dim_jax.weights.files import NAMES, SafetensorsWriter
 from dim_jax.weights.formats import NULL_TABLE
 from dim_jax.weights.lazy import LazyTensors, each, merge
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.opening import open_weights
-from dim_jax.weights.published import Weights, null_rows, tokenizer_files
+from dim_jax.weights.published import Weights, null_rows, tokenizer_in
 from dim_jax.weights.transforms import cast, mean
 
 TARGETS = ("orbax", "dim", "diffusers", "qwen")
@@ -199,20 +199,6 @@ def _write_ours(folder: Path, weights: Weights) -> None:
                 writer.write(path, tensor)
 
 
-def tokenizer_in(folder: AnyPath) -> tuple[Path, ...]:
-    """The tokenizer's files in a folder that may hold others, on this machine.
-
-    Raises:
-        InputError: there are none.
-    """
-    files = tokenizer_files(folder)
-    if not any(file.name.startswith(("tokenizer", "vocab")) for file in files):
-        raise InputError(
-            f"{folder}: no tokenizer in it (tokenizer.json, or vocab.json and merges.txt). Give the folder of the encoder's tokenizer."
-        )
-    return files
-
-
 def _print(weights: Weights, console: Console) -> None:
     """The table of what was read."""
     console.out(f"{weights.where} ({weights.title})", highlight=False)
@@ -234,4 +220,4 @@ def _print(weights: Weights, console: Console) -> None:
     if weights.tokenizer:
         console.out(f"tokenizer: {', '.join(file.name for file in weights.tokenizer)}", highlight=False)
     if weights.settings:
-        console.out(f"settings: {json.dumps(checkpoint.read_json(weights.settings))}", highlight=False)
+        console.out(f"settings: {json.dumps(read_json(weights.settings))}", highlight=False)

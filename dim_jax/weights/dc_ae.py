@@ -1,13 +1,12 @@
 """Rows of DC-AE: diffusers' `AutoencoderDC` <-> `dim_jax.models.dc_ae.DCAE`. A `*` is a stage or a block; none is stacked."""
 
-from dim_jax.weights.table import CONV, DEPTHWISE, LINEAR, POINTWISE, SAME, Row, prefixed
+from dim_jax.weights.table import CONV, DEPTHWISE, LINEAR, POINTWISE, SAME, Row, biased, prefixed
 
 NORM = (Row("weight", "scale", SAME), Row("bias", "bias", SAME))  # (d,)
-CONV_3X3 = (Row("weight", "kernel", CONV), Row("bias", "bias", SAME))  # (out, in, 3, 3) <-> (3, 3, in, out)
 
 BLOCK = (
     # ResBlock
-    *prefixed(CONV_3X3, "conv1.", "conv1."),
+    *biased("conv1", "conv1", CONV),
     Row("conv2.weight", "conv2.kernel", CONV),
     *prefixed(NORM, "norm.", "norm."),
     # EfficientViTBlock: the three projections are one of ours, (3d, d) <-> (d, 3d)
@@ -16,23 +15,21 @@ BLOCK = (
     Row("attn.to_qkv_multiscale.*.proj_out.weight", "attn.to_qkv_multiscale.*.proj_out.kernel", POINTWISE),  # (3d, k, 1, 1) <-> (k, 3d)
     Row("attn.to_out.weight", "attn.to_out.kernel", LINEAR),
     *prefixed(NORM, "attn.norm_out.", "attn.norm_out."),
-    Row("conv_out.conv_inverted.weight", "conv_out.conv_inverted.kernel", POINTWISE),
-    Row("conv_out.conv_inverted.bias", "conv_out.conv_inverted.bias", SAME),
-    Row("conv_out.conv_depth.weight", "conv_out.conv_depth.kernel", DEPTHWISE),
-    Row("conv_out.conv_depth.bias", "conv_out.conv_depth.bias", SAME),
+    *biased("conv_out.conv_inverted", "conv_out.conv_inverted", POINTWISE),
+    *biased("conv_out.conv_depth", "conv_out.conv_depth", DEPTHWISE),
     Row("conv_out.conv_point.weight", "conv_out.conv_point.kernel", POINTWISE),
     *prefixed(NORM, "conv_out.norm.", "conv_out.norm."),
     # Down and Up
-    *prefixed(CONV_3X3, "conv.", "conv."),
+    *biased("conv", "conv", CONV),
 )
 
 ROWS = (
-    *prefixed(CONV_3X3, "encoder.conv_in.", "encoder.conv_in."),
+    *biased("encoder.conv_in", "encoder.conv_in", CONV),
     *prefixed(BLOCK, "encoder.down_blocks.*.*.", "encoder.down_blocks.*.*."),
-    *prefixed(CONV_3X3, "encoder.conv_out.", "encoder.conv_out."),
-    *prefixed(CONV_3X3, "decoder.conv_in.", "decoder.conv_in."),
+    *biased("encoder.conv_out", "encoder.conv_out", CONV),
+    *biased("decoder.conv_in", "decoder.conv_in", CONV),
     *prefixed(BLOCK, "decoder.up_blocks.*.*.", "decoder.up_blocks.*.*."),
     *prefixed(NORM, "decoder.norm_out.", "decoder.norm_out."),
-    *prefixed(CONV_3X3, "decoder.conv_out.", "decoder.conv_out."),
-    *prefixed(CONV_3X3, "decoder.conv_out.conv.", "decoder.conv_out.conv."),  # where the last layer doubles the side
+    *biased("decoder.conv_out", "decoder.conv_out", CONV),
+    *biased("decoder.conv_out.conv", "decoder.conv_out.conv", CONV),  # where the last layer doubles the side
 )

@@ -1,14 +1,9 @@
 """A Draw-In-Mind checkpoint: the rows of its parts after the prefixes that it gives them."""
 
 from dim_jax.weights import dc_ae, qwen, sana
-from dim_jax.weights.table import LINEAR, SAME, Row, prefixed
+from dim_jax.weights.table import biased, prefixed
 
-CONNECTOR = (
-    Row("0.weight", "fc1.kernel", LINEAR),
-    Row("0.bias", "fc1.bias", SAME),
-    Row("2.weight", "fc2.kernel", LINEAR),
-    Row("2.bias", "fc2.bias", SAME),
-)
+CONNECTOR = (*biased("0", "fc1"), *biased("2", "fc2"))
 
 ROWS = (
     prefixed(qwen.ROWS, "mllm.", "encoder.")

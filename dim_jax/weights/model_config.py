@@ -58,26 +58,26 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads: each part's config in its published form."""
-        found = {
+        configs = {
             "encoder": self.encoder and self.encoder.to_hf(),
             "sana": self.sana and self.sana.to_json(),
             "autoencoder": self.autoencoder and self.autoencoder.to_hf(),
         }
-        return {name: config for name, config in found.items() if config is not None}
+        return {name: config for name, config in configs.items() if config is not None}
 
     def modules(self, *, dtype: DTypeLike = jnp.float32) -> dict[str, Callable[[nnx.Rngs], nnx.Module]]:
         """Part -> how to make it with fresh parameters, as training starts it; `dtype` is that of its computation."""
         encoder, sana, autoencoder = self.encoder, self.sana, self.autoencoder
-        made: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {}
+        makers: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {}
         if encoder is not None:
-            made["encoder"] = lambda rngs: Qwen(encoder, dtype=dtype, rngs=rngs)
+            makers["encoder"] = lambda rngs: Qwen(encoder, dtype=dtype, rngs=rngs)
         if encoder is not None and sana is not None:
-            made["connector"] = lambda rngs: Connector(encoder.text.hidden_size, sana.caption_channels, dtype=dtype, rngs=rngs)
+            makers["connector"] = lambda rngs: Connector(encoder.text.hidden_size, sana.caption_channels, dtype=dtype, rngs=rngs)
         if sana is not None:
-            made["sana"] = lambda rngs: Sana(sana, dtype=dtype, rngs=rngs)
+            makers["sana"] = lambda rngs: Sana(sana, dtype=dtype, rngs=rngs)
         if autoencoder is not None:
-            made["autoencoder"] = lambda rngs: DCAE(autoencoder, dtype=dtype, rngs=rngs)
-        return made
+            makers["autoencoder"] = lambda rngs: DCAE(autoencoder, dtype=dtype, rngs=rngs)
+        return makers
 
     def init(self, part: str, seed: int) -> dict[str, jax.Array]:
         """Path -> float32 array of every parameter of a part as training starts it."""
@@ -90,12 +90,24 @@ class ModelConfig:
 
 
 @cache
-def _shapes(sizes: ModelConfig) -> dict[str, Shape]:
-    found: dict[str, Shape] = {}
-    for part, make in sizes.modules().items():
+def _shapes(config: ModelConfig) -> dict[str, Shape]:
+    paths: dict[str, Shape] = {}
+    for part, make in config.modules().items():
         module = nnx.eval_shape(lambda make=make: make(nnx.Rngs(0)))
-        found |= {f"{part}.{path}": shape for path, shape in shapes(module).items()}
-    return found
+        paths |= {f"{part}.{path}": shape for path, shape in shapes(module).items()}
+    return paths
+
+
+# The config.json of diffusers' SanaTransformer2DModel: what is the same in every SANA 1.5, and sizes with diffusers' defaults.
+SAME_IN_DIFFUSERS = {
+    "_class_name": "SanaTransformer2DModel", "dropout": 0.0, "attention_bias": False, "patch_size": 1, "norm_elementwise_affine": False,
+    "norm_eps": 1e-6, "guidance_embeds": False, "qk_norm": "rms_norm_across_heads", "timestep_scale": 1.0,
+}  # fmt: skip
+SIZES_IN_DIFFUSERS = {
+    "in_channels": 32, "out_channels": 32, "num_attention_heads": 70, "attention_head_dim": 32, "num_layers": 20,
+    "num_cross_attention_heads": 20, "cross_attention_head_dim": 112, "cross_attention_dim": 2240, "caption_channels": 2304,
+    "mlp_ratio": 2.5,
+}  # fmt: skip
 
 
 def sana_from_diffusers(source: Any, condition_length: int) -> SanaConfig:
@@ -105,58 +117,30 @@ def sana_from_diffusers(source: Any, condition_length: int) -> SanaConfig:
         InputError: the file cannot be read, or asks for what no SANA 1.5 has; the message names the key.
     """
     values = HFConfig(source, "transformer/config.json")
-    values.only("_class_name", "SanaTransformer2DModel")
-    only = {"patch_size": 1, "attention_bias": False, "norm_elementwise_affine": False, "norm_eps": 1e-6, "dropout": 0.0}
-    only |= {"guidance_embeds": False, "qk_norm": "rms_norm_across_heads", "timestep_scale": 1.0}
-    for key, value in only.items():
+    for key, value in SAME_IN_DIFFUSERS.items():
         values.only(key, value)
     if "interpolation_scale" in values or "qk_norm" not in values:
         raise InputError(
             f"{values.name}: interpolation_scale {values.values.get('interpolation_scale')} and qk_norm {values.values.get('qk_norm')}: "
             "only SANA 1.5 is supported, which has no positional embedding (null) and normalised queries (rms_norm_across_heads)."
         )
-    head_dim, cross_heads = values.get("attention_head_dim", int, 32), values.get("num_cross_attention_heads", int, 20)
-    width = values.get("num_attention_heads", int, 70) * head_dim
-    if cross_heads * values.get("cross_attention_head_dim", int, 112) != width or values.get("cross_attention_dim", int, 2240) != width:
+    sizes = {key: values.get(key, type(default), default) for key, default in SIZES_IN_DIFFUSERS.items()}
+    width = sizes["num_attention_heads"] * sizes["attention_head_dim"]
+    if {sizes["num_cross_attention_heads"] * sizes["cross_attention_head_dim"], sizes["cross_attention_dim"]} != {width}:
         raise InputError(f"{values.name}: the cross-attention's heads and width do not make {width}, the width of the linear attention.")
-    channels = {
-        "in_channels": values.get("in_channels", int, 32),
-        "config": {
-            "latent_channels": values.get("out_channels", int, 32),
-            "width": width,
-            "depth": values.get("num_layers", int, 20),
-            "cross_heads": cross_heads,
-            "linear_head_dim": head_dim,
-            "caption_channels": values.get("caption_channels", int, 2304),
-            "condition_length": condition_length,
-            "mlp_ratio": values.get("mlp_ratio", float, 2.5),
-        },
-    }
-    return SanaConfig.from_json(channels)
+    config = {
+        "latent_channels": sizes["out_channels"], "width": width, "depth": sizes["num_layers"],
+        "cross_heads": sizes["num_cross_attention_heads"], "linear_head_dim": sizes["attention_head_dim"],
+        "caption_channels": sizes["caption_channels"], "condition_length": condition_length, "mlp_ratio": sizes["mlp_ratio"],
+    }  # fmt: skip
+    return SanaConfig.from_json({"in_channels": sizes["in_channels"], "config": config})
 
 
 def sana_to_diffusers(config: SanaConfig) -> dict[str, Any]:
     """The content of a config.json that diffusers' `SanaTransformer2DModel` loads."""
-    return {
-        "_class_name": "SanaTransformer2DModel",
-        "in_channels": config.in_channels,
-        "out_channels": config.latent_channels,
-        "num_attention_heads": config.width // config.linear_head_dim,
-        "attention_head_dim": config.linear_head_dim,
-        "num_layers": config.depth,
-        "num_cross_attention_heads": config.cross_heads,
-        "cross_attention_head_dim": config.width // config.cross_heads,
-        "cross_attention_dim": config.width,
-        "caption_channels": config.caption_channels,
-        "mlp_ratio": config.mlp_ratio,
-        "dropout": 0.0,
-        "attention_bias": False,
-        "sample_size": 32,
-        "patch_size": 1,
-        "norm_elementwise_affine": False,
-        "norm_eps": 1e-6,
-        "interpolation_scale": None,
-        "guidance_embeds": False,
-        "qk_norm": "rms_norm_across_heads",
-        "timestep_scale": 1.0,
-    }
+    width, heads, head_dim = config.width, config.cross_heads, config.linear_head_dim
+    sizes = (
+        config.in_channels, config.latent_channels, width // head_dim, head_dim, config.depth, heads, width // heads, width,
+        config.caption_channels, config.mlp_ratio,
+    )  # fmt: skip
+    return {**SAME_IN_DIFFUSERS, **dict(zip(SIZES_IN_DIFFUSERS, sizes, strict=True)), "sample_size": 32, "interpolation_scale": None}

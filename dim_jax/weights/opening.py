@@ -9,7 +9,7 @@ import numpy as np
 from dim_jax import checkpoint
 from dim_jax.errors import InputError
 from dim_jax.folders import check_finished
-from dim_jax.paths import AnyPath, as_path
+from dim_jax.paths import AnyPath, as_path, read_json
 from dim_jax.weights.files import NAMES, open_safetensors
 from dim_jax.weights.lazy import LazyTensors, check_finite, merge
 from dim_jax.weights.manifest import Manifest, not_finite
@@ -27,7 +27,7 @@ def open_weights(path: AnyPath | str) -> Weights:
     check_finished(path)
     if not checkpoint.is_checkpoint(path):
         return open_published(path)
-    config = ModelConfig.from_json(checkpoint.read_json(path / checkpoint.CONFIG))
+    config = ModelConfig.from_json(read_json(path / checkpoint.CONFIG))
     stored = checkpoint.abstract(path)
     for name, info in stored.items():
         if info.dtype not in NAMES:
@@ -35,7 +35,7 @@ def open_weights(path: AnyPath | str) -> Weights:
     if wrong := mismatches(stored, config.shapes()):
         raise InputError(f"{path}: {checkpoint.CONFIG} does not fit the weights: {'; '.join(wrong)}. Restore the one that belongs to them.")
     known, extras = path / checkpoint.MANIFEST, path / checkpoint.EXTRAS
-    manifest = Manifest.from_json(checkpoint.read_json(known), known) if known.is_file() else None
+    manifest = Manifest.from_json(read_json(known), known) if known.is_file() else None
 
     def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
         return checkpoint.read(path, names)  # tensors are stored as they are wanted

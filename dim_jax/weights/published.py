@@ -15,7 +15,7 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
-from dim_jax.paths import AnyPath, entries, local
+from dim_jax.paths import AnyPath, entries, local, read_json
 from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.weights import formats
 from dim_jax.weights.arrays import same_bits
@@ -140,7 +140,9 @@ def open_published(path: AnyPath) -> Weights:
             lambda bad: f"{path}: {'; '.join(f'{name} is not finite' for name in bad)}. {DAMAGED}",
         ),
         manifest=manifest,
-        tokenizer=_tokenizer(where) if config.encoder else (),
+        tokenizer=(tokenizer_in(own) if (own := where / checkpoint.TOKENIZER).is_dir() else tokenizer_files(where))
+        if config.encoder
+        else (),
         settings=checkpoint.settings_file(where),
         counts=Counter(mapping.path.split(".")[0] for mapping in mappings.values()),
         notes=_notes(manifest, dropped, shapes),
@@ -199,24 +201,22 @@ def tokenizer_files(folder: AnyPath) -> tuple[Path, ...]:
         check_beginning(file)
         if file.suffix == ".json":
             try:
-                checkpoint.read_json(file)
+                read_json(file)
             except InputError as error:
                 raise InputError(f"{folder}: no tokenizer could be loaded ({error})") from error
     return files
 
 
-def _tokenizer(where: AnyPath) -> tuple[Path, ...]:
-    """The tokenizer files beside weights: in a folder of their own, or with them.
+def tokenizer_in(folder: AnyPath) -> tuple[Path, ...]:
+    """The same of a folder that must hold a tokenizer.
 
     Raises:
-        InputError: there is such a folder, and no tokenizer in it.
+        InputError: there is none, or one of its files is damaged.
     """
-    if not (folder := where / checkpoint.TOKENIZER).is_dir():
-        return tokenizer_files(where)
     files = tokenizer_files(folder)
     names = {file.name for file in files}
     if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
-        there = ", ".join(path.name for path in entries(folder)) or "nothing"
+        there = ", ".join(path.name for path in entries(folder)[:8]) or "nothing"
         raise InputError(f"{folder}: no tokenizer in it (tokenizer.json, or vocab.json and merges.txt), only {there}. Fetch it.")
     return files
 
@@ -242,12 +242,12 @@ def _find(path: AnyPath) -> dict[str, LazyTensors]:
     if lacking and (not files or len(lacking) < len(parts)):
         raise no_weights(path / lacking[0])
     if len(lacking) < len(parts):
-        found = {f"{part}/{file}": tensors for part in parts for file, tensors in parts[part].items()}
+        files = {f"{part}/{file}": tensors for part in parts for file, tensors in parts[part].items()}
         if (path / EXTRA_FILE).is_file():
-            return found | {EXTRA_FILE: open_safetensors(path / EXTRA_FILE)}
+            return files | {EXTRA_FILE: open_safetensors(path / EXTRA_FILE)}
         if (path / "qwen.config.json").is_file():
             raise InputError(f"{path / EXTRA_FILE}: is missing; encoder, connector and null table stand in it. Fetch it.")
-        return found
+        return files
     if files:
         return files
     pickles = sorted((*path.glob("*.pth"), *path.glob("checkpoints/*.pth")))

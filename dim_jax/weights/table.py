@@ -77,6 +77,11 @@ def prefixed(rows: Iterable[Row], hf: str, jax: str) -> tuple[Row, ...]:
     return tuple(replace(row, hf=tuple(hf + part for part in row.parts), jax=jax + row.jax) for row in rows)
 
 
+def biased(hf: str, jax: str, transform: Transform = LINEAR) -> tuple[Row, Row]:
+    """The rows of a layer's kernel and bias."""
+    return Row(f"{hf}.weight", f"{jax}.kernel", transform), Row(f"{hf}.bias", f"{jax}.bias", SAME)
+
+
 def _pattern(name: str) -> re.Pattern:
     return re.compile(re.escape(name).replace(r"\*", r"(\d+)"))
 
