@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from dim_jax.errors import InputError
 from dim_jax.folders import check_name
 from dim_jax.paths import AnyPath, absolute
+
+THREADS_END = 10  # seconds that a thread of Orbax may go on after an error, which it logs at its end
 
 
 def orbax_path(path: AnyPath) -> str:
@@ -44,6 +47,11 @@ def quiet_orbax() -> Iterator[None]:
     asyncio.set_event_loop_policy(_Policy())
     try:
         yield
+    except BaseException:
+        for thread in threading.enumerate():
+            if type(thread).__module__.startswith("orbax."):
+                threading.Thread.join(thread, THREADS_END)  # its own `join` raises the error once more
+        raise
     finally:
         asyncio.set_event_loop_policy(policy)
         log.setLevel(level)
