@@ -14,7 +14,6 @@ import optax
 from rich.console import Console
 
 from dim_jax import processes
-from dim_jax.checkpoint import orbax_path
 from dim_jax.chips import peak_flops
 from dim_jax.config import Config
 from dim_jax.console import open_console
@@ -24,6 +23,7 @@ from dim_jax.data.example import SPLITS
 from dim_jax.data.pipeline import Loader, batches, evenly_spaced_examples, make_plan
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
+from dim_jax.orbax_io import orbax_path
 from dim_jax.paths import AnyPath, as_path
 from dim_jax.rng import key_seed
 from dim_jax.sharding import Sharding
