@@ -23,7 +23,6 @@ class Format:
         name: as it stands in a manifest.
         title: for people.
         to: what `convert(..., to=...)` calls it.
-        parts: of Draw-In-Mind that it can hold.
         rows: its tensors and ours.
         marks: a checkpoint is of this format if one of its tensors' names begins with one of these.
         kept: known extra -> its name in a checkpoint folder.
@@ -34,7 +33,6 @@ class Format:
     name: str
     title: str
     to: str
-    parts: tuple[str, ...]
     rows: tuple[Row, ...]
     marks: tuple[str, ...]
     kept: Mapping[str, str] = field(default_factory=dict)
@@ -48,50 +46,34 @@ class Format:
 
 
 def _dim(name: str, rows: tuple[Row, ...], marks: tuple[str, ...]) -> Format:
-    parts = ("encoder", "connector", "sana", "autoencoder")
     kept = {"decoder.model.pos_embed": POS_EMBED}
-    return Format(name, "Draw-In-Mind", "dim", parts, rows, marks, kept, "mllm.lm_head.weight", ("decoder.text_encoder.",))
+    return Format(name, "Draw-In-Mind", "dim", rows, marks, kept, "mllm.lm_head.weight", ("decoder.text_encoder.",))
 
 
 def _qwen(name: str, rows: tuple[Row, ...], marks: tuple[str, ...]) -> Format:
-    return Format(name, "transformers Qwen2.5-VL", "qwen", ("encoder",), prefixed(rows, "", "encoder."), marks, {}, "lm_head.weight")
+    return Format(name, "transformers Qwen2.5-VL", "qwen", prefixed(rows, "", "encoder."), marks, head="lm_head.weight")
 
 
 DIM = _dim("dim", dim.ROWS, ("mllm.", "projector.", "decoder.model.", "decoder.vae."))
 DIM_NEW = _dim("dim-new-names", NEW_DIM_ROWS, ("mllm.model.language_model.", "mllm.model.visual."))
-NVLABS = Format(
-    "nvlabs", "NVlabs SANA", "dim", ("sana",), prefixed(sana.ROWS, "", "sana."), ("x_embedder.", "y_embedder."), {"pos_embed": POS_EMBED}
-)
+SANA, DC_AE = prefixed(sana.DIFFUSERS_ROWS, "", "sana."), prefixed(dc_ae.ROWS, "", "autoencoder.")
+NVLABS = Format("nvlabs", "NVlabs SANA", "dim", prefixed(sana.ROWS, "", "sana."), ("x_embedder.", "y_embedder."), {"pos_embed": POS_EMBED})
 QWEN = _qwen("qwen", qwen.ROWS, ("visual.", "model.layers.", "model.embed_tokens."))
 QWEN_NEW = _qwen("qwen-new-names", qwen.NEW_ROWS, ("model.language_model.", "model.visual."))
-DIFFUSERS_SANA = Format(
-    "diffusers-sana",
-    "diffusers SANA",
-    "diffusers",
-    ("sana",),
-    prefixed(sana.DIFFUSERS_ROWS, "", "sana."),
-    ("transformer_blocks.", "patch_embed."),
-)
+DIFFUSERS_SANA = Format("diffusers-sana", "diffusers SANA", "diffusers", SANA, ("transformer_blocks.", "patch_embed."))
 DIFFUSERS_DC_AE = Format(
-    "diffusers-dc-ae",
-    "diffusers DC-AE",
-    "diffusers",
-    ("autoencoder",),
-    prefixed(dc_ae.ROWS, "", "autoencoder."),
-    ("encoder.conv_in.", "decoder.conv_in.", "encoder.down_blocks."),
+    "diffusers-dc-ae", "diffusers DC-AE", "diffusers", DC_AE, ("encoder.conv_in.", "decoder.conv_in.", "encoder.down_blocks.")
 )
 # What diffusers cannot hold lies beside its folders under the names of Draw-In-Mind.
 DIFFUSERS = Format(
     "diffusers",
     "diffusers",
     "diffusers",
-    ("encoder", "connector", "sana", "autoencoder"),
     (
-        *prefixed(sana.DIFFUSERS_ROWS, "transformer/", "sana."),
-        *prefixed(dc_ae.ROWS, "vae/", "autoencoder."),
+        *prefixed(SANA, "transformer/", ""),
+        *prefixed(DC_AE, "vae/", ""),
         Row("decoder.model.y_embedder.y_embedding", NULL_TABLE, SAME),
-        *prefixed(qwen.ROWS, "mllm.", "encoder."),
-        *prefixed(dim.CONNECTOR, "projector.", "connector."),
+        *(row for row in dim.ROWS if row.jax.startswith(("encoder.", "connector."))),
     ),
     ("transformer/", "vae/"),
     {"decoder.model.pos_embed": POS_EMBED},

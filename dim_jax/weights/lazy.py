@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError
 
 Reader = Callable[[Sequence[str], Path | None], Iterator[tuple[str, np.ndarray]]]
 
@@ -63,26 +62,3 @@ def merge(parts: Iterable[tuple[str, LazyTensors]]) -> LazyTensors:
             next(stream, None)  # to its end, where it may complain
 
     return LazyTensors({name: tensors[own] for name, (tensors, own) in homes.items()}, read)
-
-
-def check_finite(
-    tensors: LazyTensors, bad_names: Callable[[str, np.ndarray], list[str]], message: Callable[[list[str]], str]
-) -> LazyTensors:
-    """The same tensors, whose reading ends with an InputError if some were not finite.
-
-    Args:
-        tensors: what is read.
-        bad_names: what a tensor that is read is called in the message, once for each of its parts that are not finite.
-        message: of the error, from all these names.
-    """
-
-    def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
-        bad = []
-        for name, tensor in tensors.read(names, scratch):
-            bad += bad_names(name, tensor)
-            yield name, tensor
-            del tensor  # or it would live on while the next one is read
-        if bad:
-            raise InputError(message(bad))
-
-    return LazyTensors(tensors, read)

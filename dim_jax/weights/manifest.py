@@ -1,8 +1,9 @@
 """What must be known to write a published checkpoint again: the names, dtypes and files of its tensors, its configs, aliases and extras."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from dim_jax.paths import AnyPath
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.files import DTYPES, NAMES, DTypeName
 from dim_jax.weights.formats import DIFFUSERS_PARTS, FORMATS, Format
+from dim_jax.weights.lazy import LazyTensors
 from dim_jax.weights.table import TensorMapping, tensor_mappings, to_hf
 
 
@@ -94,10 +96,27 @@ def common_dtypes(mappings: Mapping[str, TensorMapping], dtypes: Mapping[str, np
     return {path: kinds.pop() if len(kinds) == 1 else DTYPES["F32"] for path, kinds in sets.items()}
 
 
-def not_finite(manifest: Manifest | None, path: str, tensor: np.ndarray) -> list[str]:
+def check_finite(tensors: LazyTensors, manifest: Manifest | None, message: Callable[[list[str]], str]) -> LazyTensors:
+    """The same tensors of ours, whose reading ends with an InputError if some were not finite.
+
+    `message` makes its text from the names of all: the published ones where there is a manifest.
+    """
+
+    def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
+        bad = []
+        for path, tensor in tensors.read(names, scratch):
+            if not is_finite(tensor):
+                bad += _bad_names(manifest, path, tensor)
+            yield path, tensor
+            del tensor  # or it would live on while the next one is read
+        if bad:
+            raise InputError(message(bad))
+
+    return LazyTensors(tensors, read)
+
+
+def _bad_names(manifest: Manifest | None, path: str, tensor: np.ndarray) -> list[str]:
     """The published tensors in one of ours that are not finite, by name; our path where no name is known."""
-    if is_finite(tensor):
-        return []
     names = {ours: name for name, ours in manifest.kept.items()} if manifest else {}
     if manifest is None or not manifest.published.matching([path]):
         return [names.get(path, path)]

@@ -11,8 +11,8 @@ from dim_jax.errors import InputError
 from dim_jax.folders import check_finished
 from dim_jax.paths import AnyPath, as_path, read_json
 from dim_jax.weights.files import NAMES, open_safetensors
-from dim_jax.weights.lazy import LazyTensors, check_finite, merge
-from dim_jax.weights.manifest import Manifest, not_finite
+from dim_jax.weights.lazy import LazyTensors, merge
+from dim_jax.weights.manifest import Manifest, check_finite
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.published import Weights, mismatches, open_published
 
@@ -47,7 +47,7 @@ def open_weights(path: AnyPath | str) -> Weights:
         config=config,
         tensors=check_finite(
             tensors,
-            lambda name, tensor: not_finite(manifest, name, tensor),
+            manifest,
             lambda bad: f"{path}: not finite: {', '.join(bad)}. The checkpoint is damaged, or training diverged before it.",
         ),
         manifest=manifest,

@@ -20,9 +20,9 @@ from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.weights import formats
 from dim_jax.weights.arrays import same_bits
 from dim_jax.weights.files import EXTRA_FILE, NAMES, check_beginning, find_safetensors, no_weights, open_safetensors, read_text
-from dim_jax.weights.formats import DIFFUSERS, NULL_TABLE, Format
-from dim_jax.weights.lazy import LazyTensors, check_finite, merge
-from dim_jax.weights.manifest import Manifest, common_dtypes, folder_of, not_finite
+from dim_jax.weights.formats import DIFFUSERS, EMBEDDING, NULL_TABLE, Format
+from dim_jax.weights.lazy import LazyTensors, merge
+from dim_jax.weights.manifest import Manifest, check_finite, common_dtypes, folder_of
 from dim_jax.weights.model_config import ModelConfig, sana_from_diffusers
 from dim_jax.weights.pth import open_pth
 from dim_jax.weights.table import Shape, TensorMapping, by_path, from_hf, tensor_mappings
@@ -105,7 +105,8 @@ def open_published(path: AnyPath) -> Weights:
     shapes = config.shapes()
     initialized = [NULL_TABLE] if NULL_TABLE in shapes and _lacks_null_table(form, hf) else []
     mappings = tensor_mappings(form.rows, {name: shape for name, shape in shapes.items() if name not in initialized})
-    aliases = _aliases(form, config, hf, mappings)
+    tied = config.encoder is not None and form.head in hf and form.head not in mappings  # the output layer repeats the embedding
+    aliases = {str(form.head): next(name for name, mapping in mappings.items() if mapping.path == EMBEDDING)} if tied else {}
     dropped = [name for name in hf if form.dropped and name.startswith(form.dropped)]
     kept = {name: ours for name, ours in form.kept.items() if name in hf}
     expected = {name: mapping.shape for name, mapping in mappings.items()}
@@ -136,7 +137,7 @@ def open_published(path: AnyPath) -> Weights:
         config=config,
         tensors=check_finite(
             _in_our_layout(hf, mappings, manifest, shapes, path),
-            lambda name, tensor: not_finite(manifest, name, tensor),
+            manifest,
             lambda bad: f"{path}: {'; '.join(f'{name} is not finite' for name in bad)}. {DAMAGED}",
         ),
         manifest=manifest,
@@ -320,13 +321,6 @@ def _published_sana(where: AnyPath, hf: LazyTensors, prefix: str) -> SanaConfig:
             f"{where}: the tensors have {channels} input channels and {rows} null rows, but {stated}. Use the json of this checkpoint."
         )
     return SanaConfig.sana_1600m(edit=channels == 64, condition_length=rows or 8192)
-
-
-def _aliases(form: Format, config: ModelConfig, hf: LazyTensors, mappings: Mapping[str, TensorMapping]) -> dict[str, str]:
-    """The tied output layer, where the checkpoint holds it."""
-    if form.head is None or form.head not in hf or form.head in mappings or config.encoder is None:
-        return {}
-    return {form.head: next(name for name, mapping in mappings.items() if mapping.path == formats.EMBEDDING)}
 
 
 def _notes(manifest: Manifest, dropped: list[str], shapes: Mapping[str, Shape]) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ import numpy as np
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError
 from dim_jax.weights.arrays import copy_into, empty
-from dim_jax.weights.lazy import LazyTensors, check_finite
-from dim_jax.weights.manifest import not_finite
+from dim_jax.weights.lazy import LazyTensors
+from dim_jax.weights.manifest import check_finite
 from dim_jax.weights.published import Weights
 
 CASTS = ("float32", "bfloat16")
@@ -46,7 +46,7 @@ def cast(weights: Weights, dtype: str) -> Weights:
         config=replace(weights.config, encoder=encoder and replace(encoder, dtype=dtype)),
         tensors=check_finite(
             LazyTensors({name: TensorInfo(info.shape, to) for name, info in weights.tensors.items()}, read),
-            lambda name, tensor: not_finite(weights.manifest, name, tensor),
+            weights.manifest,
             lambda bad: f"{weights.where}: too large for {dtype}, they become infinite: {', '.join(bad)}. Keep the dtype that they have.",
         ),
         manifest=weights.manifest and weights.manifest.cast(to),
@@ -74,6 +74,7 @@ def mean(weights: Weights, other: Weights) -> Weights:
             if name in others:
                 tensor = ((tensor.astype(np.float32) + next(second)[1].astype(np.float32)) / 2).astype(tensor.dtype)
             yield name, tensor
+            del tensor  # or it would live on while the next one is read
         next(second, None)  # to its end, where it may complain
 
     return replace(weights, tensors=LazyTensors(weights.tensors, read))
