@@ -97,7 +97,10 @@ def assemble(
         dst: the folder to make.
         condition_length: rows of the null table, the longest condition.
         seed: of the connector and of the new rows.
-        dtype, tokenizer, overwrite, console: as in `convert`.
+        dtype: as in `convert`.
+        tokenizer: as in `convert`.
+        overwrite: as in `convert`.
+        console: as in `convert`.
 
     Raises:
         InputError: a parent lacks its part or has the wrong form, or as in `convert`.
