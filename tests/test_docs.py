@@ -170,3 +170,12 @@ def test_every_block_is_fenced(page):
     text = (ROOT / page).read_text()
     assert text.count("\n```") == 2 * len(blocks(ROOT / page))
     assert not re.search(r"\n\n(?:    |\t)", BLOCK.sub("", text))
+
+
+def test_files_that_are_named_exist():
+    """But in reports, which are of their day."""
+    for page in PAGES:
+        if page.parent.name != "reports":
+            named = re.findall(r"`(\w+/[\w/]+\.(?:py|sh|sbatch|svg|md))`", BLOCK.sub("", page.read_text()))
+            places = (ROOT, ROOT / "dim_jax", ROOT / "dim_jax/datasets/construction")
+            assert not [name for name in named if not any((place / name).is_file() for place in places)], page
