@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import socket
 import tarfile
 from pathlib import Path
@@ -14,8 +15,9 @@ from dim_jax.datasets.layouts.archives import follow_links
 from dim_jax.datasets.prepare import prepare
 from dim_jax.errors import InputError
 from dim_jax.paths import within
-from tests.layout_fixtures import ROWS, Rows, dim_edit, extract, files, image, png
+from tests.layout_fixtures import ROWS, Rows, captions, dim_edit, extract, files, image, png, prepared
 from tests.painter_fixtures import dim
+from tests.test_train import train as run
 
 TABLE = "tos_dataset_edit.jsonl"
 
@@ -195,3 +197,20 @@ def test_a_first_line_that_is_blank(edits):
     path = edits / TABLE
     path.write_text("\n" + path.read_text())
     assert prepare(edits, edits.parent / "out", bad_samples=1) == {"edit/train": ROWS - 1, "edit/test": 1}
+
+
+def test_a_record_that_is_damaged_while_training(tmp_path):
+    """The run names it and stops; within the budget another row stands in, and it is listed once."""
+    folder = prepared(captions(tmp_path / "set"), shards=1)
+    path = folder / "caption/caption-train.array_record-00000-of-00001"
+    data = bytearray(path.read_bytes())
+    data[3000:3040] = bytes(40)
+    path.write_bytes(data)
+    options = {"data__source": str(folder), "data__mix__edit": "0.0", "data__mix__caption": "1.0"}
+    code, text = run("nano_autoencoder", tmp_path / "none", 8, **options)
+    assert code == 1
+    assert re.search(rf"{folder}/caption, train, row \d+: damaged", text), text
+    code, text = run("nano_autoencoder", tmp_path / "one", 8, **options, data__bad_samples="1")
+    assert code == 0, text
+    (row,) = map(json.loads, (tmp_path / "one/bad_samples.jsonl").read_text().splitlines())
+    assert (row["source"], f"row {row['row']}: damaged" in row["error"]) == (f"caption:{folder}", True)
