@@ -29,7 +29,7 @@ from dim_jax.console import open_console
 from dim_jax.data import cache
 from dim_jax.data.batches import PictureBatch
 from dim_jax.data.cache import Layout, Storage, bad_record, row_records, store, write_shard
-from dim_jax.data.chunks import Chunk, ChunkLoader, LoadedChunk, chunks
+from dim_jax.data.chunks import Chunk, ChunkLoader, LoadedChunk, shard_chunks
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.pipeline import MixtureComponent, batches, evenly, make_plan
@@ -108,7 +108,7 @@ def main(
         left = [one * len(layout.of(shard)) for shard in missing]
         needed += left
         mine = [shard for shard in missing if shard % jax.process_count() == jax.process_index()]
-        todo += [(layout, shard, chunks(number, component, layout, shard, size)) for shard in mine]
+        todo += [(layout, shard, shard_chunks(number, component, layout, shard, size)) for shard in mine]
         console.out(
             f"{part.name}: {layout.rows:,} rows, about {format_bytes(one)} each: {format_bytes(one * layout.rows)} in {layout.shards} "
             f"shards; {len(missing)} shards ({format_bytes(sum(left))}) are missing",
@@ -118,9 +118,9 @@ def main(
     _check_space(folder, needed)
 
     # The work.
-    loader = ChunkLoader(parts, [piece for *_, some in todo for piece in some], reader, size, substitute=data.bad_samples > 0)
-    stream = _within(data.bad_samples, batches(loader, start=0, stop=len(loader.pieces), workers=data.workers))
-    shown = track(stream, "caching", len(loader.pieces), console=console, disable=not console.is_terminal)
+    loader = ChunkLoader(parts, [chunk for *_, some in todo for chunk in some], reader, size, substitute=data.bad_samples > 0)
+    stream = _within(data.bad_samples, batches(loader, start=0, stop=len(loader.chunks), workers=data.workers))
+    shown = track(stream, "caching", len(loader.chunks), console=console, disable=not console.is_terminal)
     computed = _ahead(map(_frozen(config, objective, model_init, sharding), shown)) if todo else iter(())
     for layout, shard, some in todo:
         write_shard(layout, shard, _records(islice(computed, len(some)), how))
@@ -159,16 +159,16 @@ def bytes_of_row(part: MixtureComponent, component: Component, reader: PaintRead
 
 
 class _Computed(NamedTuple):
-    """What the frozen parts made of a piece; on the devices, perhaps not yet done."""
+    """What the frozen parts made of a chunk; on the devices, perhaps not yet done."""
 
-    piece: LoadedChunk
+    chunk: LoadedChunk
     target: Any
     source: Any
-    states: list[Any]  # of each turn of `piece.turns`
+    states: list[Any]  # of each turn of `chunk.turns`
 
 
 def _frozen(config: Config, objective: Objective, model_init: ModelInit, sharding: Sharding) -> Callable[[LoadedChunk], _Computed]:
-    """Encoder and autoencoder over the mesh, as a function of pieces."""
+    """Encoder and autoencoder over the mesh, as a function of chunks."""
     model: Any = objective.model
     dtype = compute_dtype(config.model.dtype)  # as a step has them
     params = model_init.init_params(config.seed, abstract_params(objective.model_config, sharding, CACHED, dtype))
@@ -187,26 +187,26 @@ def _frozen(config: Config, objective: Objective, model_init: ModelInit, shardin
 
     encode, read = jax.jit(latents), jax.jit(states)
 
-    def compute(piece: LoadedChunk) -> _Computed:
+    def compute(chunk: LoadedChunk) -> _Computed:
         target, source = (
             None if pixels is None else encode(weights["autoencoder"], sharding.shard(PictureBatch(pixels), make_global_array))
-            for pixels in (piece.target, piece.source)
+            for pixels in (chunk.target, chunk.source)
         )
-        return _Computed(piece, target, source, [read(weights["encoder"], sharding.shard(turn, make_global_array)) for turn in piece.turns])
+        return _Computed(chunk, target, source, [read(weights["encoder"], sharding.shard(turn, make_global_array)) for turn in chunk.turns])
 
     return compute
 
 
 def _within(budget: int, stream: Iterator[LoadedChunk]) -> Iterator[LoadedChunk]:
-    """The same pieces; their bad rows are shown, and one more than the budget of a call and process is an error."""
+    """The same chunks; their bad rows are shown, and one more than the budget of a call and process is an error."""
     count, console = 0, open_console()
-    for piece in stream:
-        for bad in piece.bad:
+    for chunk in stream:
+        for bad in chunk.bad:
             count += 1
             if count > budget:
                 raise InputError(f"{count} rows cannot be used, but data.bad_samples allows {budget}. The last: {bad.error}")
             console.out(f"{bad.source}, row {bad.row}: {bad.error}", highlight=False)
-        yield piece
+        yield chunk
 
 
 def _ahead(items: Iterator[_Computed]) -> Iterator[_Computed]:
@@ -223,11 +223,11 @@ def _ahead(items: Iterator[_Computed]) -> Iterator[_Computed]:
 def _records(results: Iterator[_Computed], storage: Storage) -> Iterator[tuple[int, list[bytes]]]:
     """Number and records of each row."""
     for result in results:
-        for bad in result.piece.bad:
+        for bad in result.chunk.bad:
             yield bad.row - 1, [bad_record(bad.error)]
         target, source = (None if latents is None else np.asarray(latents) for latents in (result.target, result.source))
         turns = _turns(result)
-        for place, row in enumerate(result.piece.rows):
+        for place, row in enumerate(result.chunk.rows):
             assert target is not None
             wordings = {text: store(next(turns), storage) for text in row.wordings}
             yield row.number, row_records(row.key, wordings, target[place], None if source is None else source[place])
@@ -235,6 +235,6 @@ def _records(results: Iterator[_Computed], storage: Storage) -> Iterator[tuple[i
 
 def _turns(result: _Computed) -> Iterator[Num[np.ndarray, "t d"]]:
     """The hidden states of each turn, without padding."""
-    for inputs, states in zip(result.piece.turns, result.states, strict=True):
+    for inputs, states in zip(result.chunk.turns, result.states, strict=True):
         for hidden, tokens in zip(np.asarray(states), inputs.user_turn.sum(1).tolist(), strict=True):
             yield hidden[:tokens]

@@ -1,4 +1,4 @@
-"""The work of `dim cache` in pieces: rows of one shard and one bucket, loaded as arrays whose shapes are the same for every such piece."""
+"""The work of `dim cache` in chunks: rows of one shard and one bucket, loaded as arrays whose shapes are the same for every such chunk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,13 +34,13 @@ class Row(NamedTuple):
 
 
 class LoadedChunk(NamedTuple):
-    """What the frozen parts are to read of a piece.
+    """What the frozen parts are to read of a chunk.
 
     Attributes:
         rows: of the first of `pixels`, in order.
-        target: pictures of `rows`, filled up to the size of every piece with repeats. So are those of `source`.
+        target: pictures of `rows`, filled up to the size of every chunk with repeats. So are those of `source`.
         turns: all wordings of the first row, then of the second and so on; the last ones are filled up too.
-        bad: rows of the piece that cannot be used.
+        bad: rows of the chunk that cannot be used.
     """
 
     rows: tuple[Row, ...]
@@ -50,8 +50,8 @@ class LoadedChunk(NamedTuple):
     bad: tuple[BadSample, ...]
 
 
-def chunks(part: int, component: Component, layout: Layout, shard: int, size: int) -> list[Chunk]:
-    """The pieces of a shard: the rows of each bucket, `size` at a time."""
+def shard_chunks(part: int, component: Component, layout: Layout, shard: int, size: int) -> list[Chunk]:
+    """The chunks of a shard: the rows of each bucket, `size` at a time."""
     of = layout.of(shard)
     here = (component.rows >= of.start) & (component.rows < of.stop)
     found = []
@@ -63,7 +63,7 @@ def chunks(part: int, component: Component, layout: Layout, shard: int, size: in
 
 @dataclass(frozen=True)
 class ChunkLoader:
-    """The piece of a number; workers get a copy.
+    """The chunk of a number; workers get a copy.
 
     Attributes:
         size: rows and turns that are computed at once.
@@ -71,16 +71,16 @@ class ChunkLoader:
     """
 
     parts: Sequence[MixtureComponent]
-    pieces: Sequence[Chunk]
+    chunks: Sequence[Chunk]
     reader: PaintReader
     size: int
     substitute: bool = False
 
     def __call__(self, number: int) -> LoadedChunk:
-        piece = self.pieces[number]
-        part, bucket = self.parts[piece.part], buckets(self.reader)[piece.bucket]
+        chunk = self.chunks[number]
+        part, bucket = self.parts[chunk.part], buckets(self.reader)[chunk.bucket]
         rows, samples, bad = list[Row](), list[Sample](), list[BadSample]()
-        for row in piece.rows.tolist():
+        for row in chunk.rows.tolist():
             try:
                 example: Example = part.source[row]
             except InputError as error:
