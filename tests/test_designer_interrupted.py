@@ -84,3 +84,17 @@ def test_in_another_thread():
         thread.start()
         thread.join()
     assert len(rows()) == 1
+
+
+def test_whoever_heard_signals_before_hears_them_after():
+    heard = []
+    before = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with ChatServer(good()) as server:
+            assert go(server, [job(0)]).answered == 1
+        for number in before:
+            signal.raise_signal(number)
+        assert heard == list(before)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

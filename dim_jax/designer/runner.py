@@ -330,21 +330,24 @@ class _Asker:
 
 @contextmanager
 def _signals(loop: asyncio.AbstractEventLoop, stop: Callable[[signal.Signals], None]) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM stops the run cleanly; a second one ends it at once."""
+    """The first Ctrl-C or SIGTERM stops the run cleanly; a second one, and any after the run, is heard by whoever heard it before."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals = signal.SIGINT, signal.SIGTERM
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)  # which puts Python's own in its place
+            signal.signal(number, handler)
 
     def hear(number: signal.Signals) -> None:
         stop(number)
-        for other in signals:
-            loop.remove_signal_handler(other)
+        restore()
 
-    for number in signals:
+    for number in before:
         loop.add_signal_handler(number, hear, number)
     try:
         yield
     finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
+        restore()
