@@ -1,0 +1,150 @@
+"""Our side of `speed.py`."""
+
+import math
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from benchmarks import speed_cases as cases
+from benchmarks.speed_cases import GIB, measure, report
+from dim_jax.data.batches import CachedBatch, PaintBatch
+from dim_jax.data.cache import store
+from dim_jax.models.dim import Dim
+from dim_jax.models.module import parameters, with_parameters
+from dim_jax.sampling import LENGTHS
+from dim_jax.training import optim
+from dim_jax.training.losses import Features, cached_features, encode_batch, painter_loss
+from dim_jax.training.objectives import abstract_model
+from dim_jax.weights.model_config import ModelConfig
+
+PARTS = ("encoder", "condition keys", "source latents", "sampler", "picture")
+FLOW: dict[str, Any] = {"shift": 3.0, "draw": "logit_normal", "condition_dropout": 0.1}
+
+
+def main(args: Namespace) -> None:
+    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    edit(args, dtype) if args.work == "edit" else train(args, dtype)
+
+
+def edit(args: Namespace, dtype: Any) -> None:
+    """An edit part by part, each a compiled program, and all of them one after the other."""
+    config = cases.dim_config(args.size)
+    dim: Any = _random(nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0))), dtype)
+    found = cases.turns(config, args.side, args.batch, args.text_tokens)
+    inputs = jax.tree.map(jnp.asarray, cases.padded(config, found))
+    length = min(length for length in (*LENGTHS, config.sana.condition_length) if length >= found.user[0].sum())
+    pixels = jax.random.uniform(jax.random.key(1), (args.batch, args.side, args.side, 3), minval=-1)
+    seeds, cells = jnp.arange(args.batch), args.side // config.autoencoder.factor
+
+    def keys(sana: Any, condition: Any, mask: Any) -> Any:
+        return sana.encode_condition(condition, mask), sana.null_condition(mask)
+
+    def sample(dim: Any, keys: Any, source: Any) -> Any:
+        options = {"guidance_scale": cases.GUIDANCE, "num_steps": args.steps}
+        return dim.paint(keys[0], seeds, (cells, cells), source, unconditional=keys[1], **options)
+
+    autoencoder = type(dim.autoencoder)
+    functions = dict(
+        zip(PARTS, (lambda dim, x: dim.condition(x, length), keys, autoencoder.encode, sample, autoencoder.decode), strict=True)
+    )
+    programs: dict[str, Any] = {}
+
+    def whole(run: Callable[..., Any]) -> Any:
+        condition = run("condition keys", dim.sana, *run("encoder", dim, inputs))
+        source = run("source latents", dim.autoencoder, pixels)
+        return run("picture", dim.autoencoder, run("sampler", dim, condition, source))
+
+    def compile_and_measure(part: str, *arguments: Any) -> Any:
+        start = time.perf_counter()
+        programs[part] = jax.jit(functions[part]).lower(*arguments).compile()
+        compile_s = time.perf_counter() - start
+        times, result = measure(lambda: programs[part](*arguments), jax.block_until_ready, args.repeats)
+        report(args, "dim_jax", part, times, compile_s=round(compile_s, 1))
+        return result
+
+    if not bool(jnp.isfinite(whole(compile_and_measure)).all()):
+        raise SystemExit("The picture has values that are not finite: the times would mean nothing.")
+    times, _ = measure(lambda: whole(lambda part, *arguments: programs[part](*arguments)), jax.block_until_ready, args.repeats)
+    report(args, "dim_jax", "whole edit", times, tokens=found.ids.shape[1], condition=length, **_machine())
+
+
+def train(args: Namespace, dtype: Any) -> None:
+    """Training steps of the edit painter: from cached states, and online, where the frozen parts run in every step.
+
+    Parameters are float32, computation and frozen parts are `dtype`; AdamW, clip and averages are as in `dim train`. A step begins with its
+    batch in the host's memory, as a loader leaves it.
+    """
+    config = cases.dim_config(args.size)
+    model_config = ModelConfig(config.encoder, config.sana, config.autoencoder)
+    dim, trainable = (abstract_model(model_config, parts, dtype) for parts in (model_config.parts, ("connector", "sana")))
+    found, rng = cases.turns(config, args.side, args.batch, args.text_tokens), np.random.default_rng(1)
+    inputs, tokens = cases.padded(config, found), int(found.user[0].sum())
+    length, cells = min(inputs.input_ids.shape[1], config.sana.condition_length), args.side // config.autoencoder.factor
+    pictures = rng.integers(0, 256, (2, args.batch, args.side, args.side, 3), dtype=np.uint8)
+    latents = rng.normal(size=(2, args.batch, cells, cells, config.autoencoder.latent_channels)).astype(np.float32)
+    hidden = np.zeros((args.batch, length, config.encoder.text.hidden_size), np.float32)
+    hidden[:, :tokens] = rng.normal(size=(args.batch, tokens, hidden.shape[2]))
+    states = np.stack([store(one, "float32" if dtype == jnp.float32 else "bfloat16").hidden for one in hidden])
+    cached = CachedBatch(states, None, np.arange(length) < np.full((args.batch, 1), tokens), *latents)
+
+    def online(model: Any, batch: PaintBatch) -> Features:
+        return encode_batch(model.encoder, model.autoencoder, batch, condition_length=config.sana.condition_length)
+
+    optimizer = optim.adamw(cases.LEARNING_RATE, weight_decay=cases.WEIGHT_DECAY, clip_global_norm=cases.CLIP)
+    params = parameters(_random(trainable, jnp.float32))
+    state = (params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+    others = {path: leaf for path, leaf in parameters(dim).items() if path not in params}
+    for part, abstract, features, batch, frozen in (
+        ("cached", trainable, lambda model, batch: cached_features(batch), cached, {}),
+        ("online", dim, online, PaintBatch(inputs, *pictures), others),
+    ):
+        if args.part not in (None, part):
+            continue
+
+        def step(state: Any, frozen: Any, batch: Any, key: Any, abstract: Any = abstract, features: Any = features) -> Any:
+            def loss(params: Any) -> Any:
+                model: Any = with_parameters(abstract, params | frozen)
+                return painter_loss(model.connector, model.sana, features(model, batch), key, remat=args.remat, **FLOW)[0]
+
+            params, average, opt = state
+            value, grads = jax.value_and_grad(loss)(params)
+            change, opt = optimizer.update(grads, opt, params)
+            params: Any = optax.apply_updates(params, change)
+            return (params, optax.incremental_update(params, average, 1 - cases.EMA), opt), value
+
+        run, frozen, box = jax.jit(step, donate_argnums=0), _drawn(frozen, dtype), [state]
+
+        def once(run: Any = run, frozen: Any = frozen, batch: Any = batch, box: Any = box) -> Any:
+            box[0], value = run(box[0], frozen, jax.device_put(batch), jax.random.key(len(box)))
+            return value
+
+        times, value = measure(once, jax.block_until_ready, args.repeats)
+        (state,) = box
+        if not np.isfinite(value):
+            raise SystemExit("The loss is not finite: the times would mean nothing.")
+        report(args, "dim_jax", part, times, remat=args.remat, tokens=tokens, **_machine())
+
+
+def _drawn(shapes: dict[str, Any], dtype: Any) -> dict[str, jax.Array]:
+    """Random parameters as views of one pool: drawing each would compile a program for each shape."""
+    if not shapes:
+        return {}
+    pool = 0.02 * jax.random.normal(jax.random.key(0), (max(math.prod(leaf.shape) for leaf in shapes.values()),), dtype)
+    return {path: pool[: math.prod(leaf.shape)].reshape(leaf.shape) for path, leaf in shapes.items()}
+
+
+def _random(abstract: Any, dtype: Any) -> Any:
+    return with_parameters(abstract, _drawn(parameters(abstract), dtype))
+
+
+def _machine() -> dict[str, Any]:
+    device = jax.devices()[0]
+    peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
+    return {"peak_gib": round(peak / GIB, 2), "device": device.device_kind, "version": f"jax {jax.__version__}"}
