@@ -78,7 +78,7 @@ def main() -> None:
     if bool(args.pictures) == bool(args.data):
         parser.error("give pictures, or --data")
     pipeline = EditPipeline.from_pretrained(args.checkpoint)
-    painter = pipeline.painter
+    painter = pipeline.sampler
     side = args.resolution or painter.settings.resolution
     settings = replace(painter.settings, resolution=side)
     if args.data:

@@ -70,7 +70,7 @@ def paint(pipeline: EditPipeline, samples: Sequence[Sample], *, progress: bool =
     """
     edits = {i: sample.source for i, sample in enumerate(samples) if sample.source is not None}
     texts = [i for i in range(len(samples)) if i not in edits]
-    settings = replace(pipeline.painter.settings, batch_size=len(samples))
+    settings = replace(pipeline.sampler.settings, batch_size=len(samples))
     found: dict[int, EditResult] = {}
     if edits:
         prompts, seeds = [samples[i].prompt for i in edits], [samples[i].seed for i in edits]
@@ -78,7 +78,7 @@ def paint(pipeline: EditPipeline, samples: Sequence[Sample], *, progress: bool =
         found |= zip(edits, edited, strict=True)
     if texts:
         prompts, seeds = [samples[i].prompt for i in texts], [samples[i].seed for i in texts]
-        painted = GeneratePipeline(pipeline.painter)(prompts, seeds=seeds, settings=settings, progress=progress)
+        painted = GeneratePipeline(pipeline.sampler)(prompts, seeds=seeds, settings=settings, progress=progress)
         found |= zip(texts, painted, strict=True)
     return [found[i] for i in range(len(samples))]
 

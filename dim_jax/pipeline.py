@@ -1,8 +1,8 @@
 """Pictures in, pictures out: what the command line, the evaluation and users call.
 
 pipeline = EditPipeline.from_pretrained("checkpoint")
-painting = pipeline(["Make the sky red."], [open_picture("photo.jpg")])[0]
-painting.save("red.png")
+result = pipeline(["Make the sky red."], [open_picture("photo.jpg")])[0]
+result.save("red.png")
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,10 +23,10 @@ from dim_jax.settings import Settings
 class EditPipeline:
     """Edits pictures as prompts say; a painter that cannot is an `InputError`."""
 
-    painter: Sampler
+    sampler: Sampler
 
     def __post_init__(self):
-        check_edits(self.painter.dim.config.sana, self.painter.name)
+        check_edits(self.sampler.dim.config.sana, self.sampler.name)
 
     @classmethod
     def from_pretrained(cls, path: str | AnyPath, **kwargs) -> "EditPipeline":
@@ -42,14 +42,14 @@ class EditPipeline:
         settings: Settings | None = None,
         progress: bool = False,
     ) -> list[EditResult]:
-        """One painting per prompt and picture; by default every seed is 0 and the settings are the painter's own. A picture does not
-        depend on the rest of its batch. A `Source` with latents keeps its size; to edit a painting further, `EditSession` gives them.
+        """One result per prompt and picture; by default every seed is 0 and the settings are the painter's own. A picture does not
+        depend on the rest of its batch. A `Source` with latents keeps its size; to edit a result further, `EditSession` gives them.
 
         Raises:
             InputError: the numbers of prompts, pictures and seeds differ, or as in `Sampler.paint`.
         """
         seeds = [0] * len(prompts) if seeds is None else seeds
-        return _in_order(self.stream(prompts, pictures, seeds=seeds, settings=settings or self.painter.settings, progress=progress))
+        return _in_order(self.stream(prompts, pictures, seeds=seeds, settings=settings or self.sampler.settings, progress=progress))
 
     def stream(
         self,
@@ -60,18 +60,18 @@ class EditPipeline:
         settings: Settings,
         progress: bool = False,
     ) -> Iterator[tuple[int, EditResult]]:
-        """Index and painting, each as soon as its batch is painted: for a long run that keeps what it has. Errors as in a call."""
+        """Index and result, each as soon as its batch is painted: for a long run that keeps what it has. Errors as in a call."""
         _same_number(prompts=prompts, pictures=pictures, seeds=seeds)
         sources = [picture if isinstance(picture, Source) else Source(as_rgb(picture)) for picture in pictures]
         requests = [
             Request(prompt, seed, settings.size or self._size(source, settings), source)
             for prompt, source, seed in zip(prompts, sources, seeds, strict=True)
         ]
-        yield from _run(self.painter, requests, settings, progress)
+        yield from _run(self.sampler, requests, settings, progress)
 
     def _size(self, source: Source, settings: Settings) -> tuple[int, int]:
         """(height, width) in pixels: that of the latents, else the nearest in aspect ratio."""
-        factor = self.painter.dim.config.autoencoder.factor
+        factor = self.sampler.dim.config.autoencoder.factor
         if source.latents is not None:
             return source.latents.shape[0] * factor, source.latents.shape[1] * factor
         return nearest_bucket(*source.picture.size, aspect_buckets(settings.resolution, factor))
@@ -81,7 +81,7 @@ class EditPipeline:
 class GeneratePipeline:
     """Paints pictures from prompts alone, with a text-to-image or an edit model."""
 
-    painter: Sampler
+    sampler: Sampler
 
     @classmethod
     def from_pretrained(cls, path: str | AnyPath, **kwargs) -> "GeneratePipeline":
@@ -96,30 +96,30 @@ class GeneratePipeline:
         settings: Settings | None = None,
         progress: bool = False,
     ) -> list[EditResult]:
-        """One painting per prompt; by default every seed is 0 and the settings are the painter's own.
+        """One result per prompt; by default every seed is 0 and the settings are the painter's own.
 
         Raises:
             InputError: the numbers of prompts and seeds differ, or as in `Sampler.paint`.
         """
         seeds = [0] * len(prompts) if seeds is None else seeds
         _same_number(prompts=prompts, seeds=seeds)
-        settings = settings or self.painter.settings
+        settings = settings or self.sampler.settings
         size = settings.size or (settings.resolution, settings.resolution)
         requests = [Request(prompt, seed, size) for prompt, seed in zip(prompts, seeds, strict=True)]
-        return _in_order(_run(self.painter, requests, settings, progress))
+        return _in_order(_run(self.sampler, requests, settings, progress))
 
 
-def _run(painter: Sampler, requests: Sequence[Request], settings: Settings, progress: bool) -> Iterator[tuple[int, EditResult]]:
+def _run(sampler: Sampler, requests: Sequence[Request], settings: Settings, progress: bool) -> Iterator[tuple[int, EditResult]]:
     used = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
-    for i, (picture, latents) in painter.paint(requests, settings, progress=progress):
+    for i, (picture, latents) in sampler.paint(requests, settings, progress=progress):
         request = requests[i]
         source = None if request.source is None else request.source.picture
         chosen = used | {"size": request.size}
-        yield i, EditResult(picture, request.prompt, request.seed, chosen, painter.name, painter.dtype, source, latents=latents)
+        yield i, EditResult(picture, request.prompt, request.seed, chosen, sampler.name, sampler.dtype, source, latents=latents)
 
 
-def _in_order(paintings: Iterable[tuple[int, EditResult]]) -> list[EditResult]:
-    found = dict(paintings)
+def _in_order(results: Iterable[tuple[int, EditResult]]) -> list[EditResult]:
+    found = dict(results)
     return [found[i] for i in sorted(found)]
 
 

@@ -70,10 +70,12 @@ class DecodedImage(NamedTuple):
 class Sampler:
     """A model, its processor, the settings that it is meant to paint with, and its compiled steps. One painter serves both pipelines."""
 
-    def __init__(self, dim: Dim, processor: Processor, name: str = "model", settings: Settings | None = None, asked: PromptMode = "prompt"):
-        """`asked`: what the encoder writes blueprints from, for a designer that shares it."""
+    def __init__(
+        self, dim: Dim, processor: Processor, name: str = "model", settings: Settings | None = None, prompt_mode: PromptMode = "prompt"
+    ):
+        """`prompt_mode`: what the encoder writes blueprints from, for a designer that shares it."""
         self.dim, self.processor, self.name, self.settings = dim, processor, name, settings or Settings()
-        self.asked: PromptMode = asked
+        self.prompt_mode: PromptMode = prompt_mode
         self._null: dict[int, Condition] = {}
         self._condition = jax.jit(_condition, static_argnums=2)
         self._null_row = jax.jit(_null_row, static_argnums=1)
@@ -95,14 +97,14 @@ class Sampler:
                 is no tokenizer.
         """
         weights, config, processor = open_dim(path, tokenizer)
-        settings, asked = read_settings(weights.settings), read_prompt_mode(weights.settings)
+        settings, prompt_mode = read_settings(weights.settings), read_prompt_mode(weights.settings)
         if edits:
             check_edits(config.sana, path)
         chosen = compute_dtype(dtype)
         model = nnx.eval_shape(lambda: Dim(config, dtype=chosen, rngs=nnx.Rngs(0)))
         with _enough_memory(f"{path}: loading it as {chosen.name}", "Take --dtype bfloat16, or a device with more."):
             tensors = {name: jnp.asarray(tensor, chosen) for name, tensor in weights.stream()}
-        return cls(with_parameters(model, tensors), processor, str(path), settings, asked)
+        return cls(with_parameters(model, tensors), processor, str(path), settings, prompt_mode)
 
     @property
     def dtype(self) -> str:

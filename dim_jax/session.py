@@ -33,7 +33,7 @@ class EditSession:
     """A picture and what was made of it, round by round.
 
     Attributes:
-        rounds: the paintings, the last one on top. A painting is never changed, and remembers the rounds before it (`earlier`).
+        rounds: the results, the last one on top. A result is never changed, and remembers the rounds before it (`earlier`).
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class EditSession:
         self._first, self._file = Source(as_rgb(picture)), file
         self._name = name or (file.stem if file else "picture")
         self.pipeline, self.designer, self.keep_unchanged = pipeline, designer, keep_unchanged
-        self.settings = settings or pipeline.painter.settings
+        self.settings = settings or pipeline.sampler.settings
         self.rounds: tuple[EditResult, ...] = ()
 
     @property
     def source(self) -> Source:
-        """What the next round edits: the last painting with its latents, or the first picture."""
+        """What the next round edits: the last result with its latents, or the first picture."""
         return Source(self.rounds[-1].image, self.rounds[-1].latents) if self.rounds else self._first
 
     def edit(
@@ -90,13 +90,13 @@ class EditSession:
             check_prompt(instruction, "The instruction")
             blueprint, written_by = (instruction, "none") if self.designer is None else (self._written(instruction), self.designer.name)
         source = self.source
-        (painting,) = self.pipeline([blueprint], [source], seeds=[seed], settings=self.settings, progress=progress)
+        (result,) = self.pipeline([blueprint], [source], seeds=[seed], settings=self.settings, progress=progress)
         if self.keep_unchanged:
-            painting = self._composited(painting, source)
+            result = self._composited(result, source)
         told = "" if blueprint == instruction else instruction
-        painting = replace(painting, designer=written_by, instruction=told, earlier=self.rounds)
-        self.rounds += (painting,)
-        return painting
+        result = replace(result, designer=written_by, instruction=told, earlier=self.rounds)
+        self.rounds += (result,)
+        return result
 
     def undo(self) -> EditResult:
         """Go back to before the last round, and return it.
@@ -127,16 +127,16 @@ class EditSession:
             # What costs is kept: the same rounds with another seed begin with the same question.
             return written(file, instruction, self.designer, row_id=name, keep=isinstance(self.designer, ChatDesigner))
 
-    def _composited(self, painting: EditResult, source: Source) -> EditResult:
-        """The painting with all that it left alone as it was, in pixels and in latents."""
-        painter, size = self.pipeline.painter, painting.settings["size"]
-        cell, latents = painter.dim.config.autoencoder.factor, painting.latents
+    def _composited(self, result: EditResult, source: Source) -> EditResult:
+        """The result with all that it left alone as it was, in pixels and in latents."""
+        sampler, size = self.pipeline.sampler, result.settings["size"]
+        cell, latents = sampler.dim.config.autoencoder.factor, result.latents
         assert latents is not None
-        before = np.asarray(painter.encode([source.picture], size))[0] if source.latents is None else source.latents
-        share = opacity(painter.decode(before[None])[0], painting.image, cell)
+        before = np.asarray(sampler.encode([source.picture], size))[0] if source.latents is None else source.latents
+        share = opacity(sampler.decode(before[None])[0], result.image, cell)
         return replace(
-            painting,
-            image=composite(Image.fromarray(autoencoder_samples(source.picture, size)), painting.image, share),
+            result,
+            image=composite(Image.fromarray(autoencoder_samples(source.picture, size)), result.image, share),
             latents=np.where(cells(share, cell)[..., None], latents, before),
             changed=float((share > 0).mean()),
         )

@@ -36,7 +36,7 @@ def ask(server: ChatServer | None, *questions: Request, spelling: str = "openai:
     async def all_of_them() -> list[Response]:
         designer = Choice.read(spelling).open(base_url=server and server.url, **options)
         try:
-            return [await designer.ask(question) for question in questions or (QUESTION,)]
+            return [await designer.complete(question) for question in questions or (QUESTION,)]
         finally:
             await designer.close()
 

@@ -56,7 +56,7 @@ def test_it_answers_questions_as_servers_do():
     file = io.BytesIO()
     picture(80, 60).save(file, "PNG")
     question = Request("1", INSTRUCTION, prompt(INSTRUCTION), (Sent(file.getvalue(), "image/png"),))
-    assert [asyncio.run(designer().ask(question))] == designer().write([picture(80, 60)], [INSTRUCTION])
+    assert [asyncio.run(designer().complete(question))] == designer().write([picture(80, 60)], [INSTRUCTION])
 
 
 def test_from_a_checkpoint_alone(tmp_path):

@@ -213,7 +213,7 @@ def test_from_text(tmp_path):
     assert (model.image.size, model.source, model.seed) == ((64, 64), None, 0)
     assert largest_difference(model.image, edit_model.image) <= 1
     with pytest.raises(InputError, match=r"t2i paints from text only .* `dim generate`"):
-        EditPipeline(pipeline.painter)
+        EditPipeline(pipeline.sampler)
 
 
 def test_a_text_to_image_checkpoint_does_not_edit(tmp_path, monkeypatch):
@@ -234,7 +234,7 @@ def test_parts_with_other_latents_are_refused(tmp_path, monkeypatch):
 
 def test_the_converted_checkpoint_paints_the_same(tmp_path):
     convert(tiny_checkpoint(tmp_path / "dim"), tmp_path / "orbax", "orbax")
-    converted = EditPipeline.from_pretrained(tmp_path / "orbax").painter
+    converted = EditPipeline.from_pretrained(tmp_path / "orbax").sampler
     ours, theirs = parameters(painter().dim), parameters(converted.dim)
     assert ours.keys() == theirs.keys()
     for path, tensor in ours.items():

@@ -38,7 +38,7 @@ class Writer:
     def __init__(self, text: str = GOOD):
         self.text, self.asked = text, list[Request]()
 
-    async def ask(self, question: Request) -> Response:
+    async def complete(self, question: Request) -> Response:
         self.asked.append(question)
         return Response(self.text)
 

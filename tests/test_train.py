@@ -68,8 +68,8 @@ def painter_run(tmp_path_factory) -> Path:
 
 def test_a_trained_painter_paints(painter_run):
     pipeline = EditPipeline.from_pretrained(painter_run / "model")
-    assert pipeline.painter.settings.num_steps == 2
-    assert pipeline.painter.settings.resolution == 32
+    assert pipeline.sampler.settings.num_steps == 2
+    assert pipeline.sampler.settings.resolution == 32
     painted = pipeline(["make the sky red."], [picture(32, 32)])[0]
     assert painted.image.size == (32, 32)
     assert len(list((painter_run / "sheets").glob("*.png"))) == 1

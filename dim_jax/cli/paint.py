@@ -161,14 +161,14 @@ def edit(
     from dim_jax.session import EditSession
 
     pipeline = EditPipeline.from_pretrained(named_or_bundled(how.checkpoint), dtype=how.dtype, tokenizer=how.tokenizer)
-    settings = replace(pipeline.painter.settings, **changes)
+    settings = replace(pipeline.sampler.settings, **changes)
     if choice.kind == "local":
         from dim_jax.designer.local import LocalDesigner
 
         if choice.name:
             writer = LocalDesigner.from_pretrained(choice.name, dtype=how.dtype)
         else:
-            writer = LocalDesigner.of(pipeline.painter, settings.resolution)
+            writer = LocalDesigner.of(pipeline.sampler, settings.resolution)
     session = EditSession(
         pipeline, picture, designer=writer, settings=settings, keep_unchanged=keep_unchanged, file=file, name=row_id
     )  # fmt: skip
@@ -201,7 +201,7 @@ def generate(
     from dim_jax.pipeline import GeneratePipeline
 
     pipeline = GeneratePipeline.from_pretrained(named_or_bundled(how.checkpoint), dtype=how.dtype, tokenizer=how.tokenizer)
-    settings = replace(pipeline.painter.settings, **changes)
+    settings = replace(pipeline.sampler.settings, **changes)
     paintings = pipeline([prompt], seeds=[how.seed], settings=settings, progress=console.is_terminal)
     paintings[0].save(output, overwrite=how.overwrite)
     typer.echo(f"wrote {output}", err=True)

@@ -74,7 +74,7 @@ class ReadyBlueprints:
                 raise InputError(f'{where}: id "{row["id"]}" has another blueprint before. Remove one of them.')
         return cls(f"file:{path}", texts)
 
-    async def ask(self, question: Request) -> Response:
+    async def complete(self, question: Request) -> Response:
         if question.id not in self.texts:
             return Response("", f'{self.name.partition(":")[2]} has no id "{question.id}"')
         return Response(self.texts[question.id])

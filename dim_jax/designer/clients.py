@@ -125,7 +125,7 @@ class Designer(Protocol):
         """The most that an answer may have; 0 if answers cost nothing."""
         ...
 
-    async def ask(self, question: Request) -> Response:
+    async def complete(self, question: Request) -> Response:
         """The answer.
 
         Raises:
@@ -199,7 +199,7 @@ class ChatDesigner:
                 "SSL_CERT_FILE and SSL_CERT_DIR."
             ) from error
 
-    async def ask(self, question: Request) -> Response:
+    async def complete(self, question: Request) -> Response:
         import openai
 
         urls = (f"data:{picture.mime};base64,{base64.b64encode(picture.data).decode()}" for picture in question.pictures)

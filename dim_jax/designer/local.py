@@ -37,20 +37,20 @@ REPETITION_PENALTY = 1.05  # of its generation_config.json
 class LocalDesigner:
     """Writes with `encoder`, whose arrays it shares with whoever else holds them.
 
-    `asked` is what the encoder was trained to answer: any prompt, with the picture in its own proportions; or, as the nano model, the
+    `prompt_mode` is what the encoder was trained to answer: any prompt, with the picture in its own proportions; or, as the nano model, the
     bare instruction, with the picture as the painter sees it, `processor.resolution` squared.
     """
 
     encoder: Qwen
     processor: Processor
-    asked: PromptMode = "prompt"
+    prompt_mode: PromptMode = "prompt"
     max_tokens: int = 1024
     name: str = "local"
 
     @classmethod
     def of(cls, painter: Sampler, resolution: int) -> "LocalDesigner":
         """The painter's own encoder, which sees pictures of this resolution if it was trained to write from what the painter sees."""
-        return cls(painter.dim.encoder, replace(painter.processor, resolution=resolution), painter.asked)
+        return cls(painter.dim.encoder, replace(painter.processor, resolution=resolution), painter.prompt_mode)
 
     @classmethod
     def from_pretrained(
@@ -79,13 +79,13 @@ class LocalDesigner:
         )
         return cls(with_parameters(model, tensors), processor, read_prompt_mode(weights.settings), name=f"local:{path}")
 
-    async def ask(self, question: Request) -> Response:
+    async def complete(self, question: Request) -> Response:
         # Beside the event loop, which shows the progress meanwhile.
         return await asyncio.to_thread(self._ask, question)
 
     def _ask(self, question: Request) -> Response:
         pictures = [read_picture(io.BytesIO(picture.data), "the picture") for picture in question.pictures]
-        (answer,) = self._write([pictures], [question.text if self.asked == "prompt" else question.instruction])
+        (answer,) = self._write([pictures], [question.text if self.prompt_mode == "prompt" else question.instruction])
         return answer
 
     async def close(self) -> None:
@@ -97,12 +97,12 @@ class LocalDesigner:
         Raises:
             InputError: a picture or instruction cannot be read, or is too long for the encoder.
         """
-        texts = [prompt(instruction) for instruction in instructions] if self.asked == "prompt" else list(instructions)
+        texts = [prompt(instruction) for instruction in instructions] if self.prompt_mode == "prompt" else list(instructions)
         return self._write([[picture] for picture in pictures], texts)
 
     def _write(self, pictures: list[list[Image.Image]], texts: list[str]) -> list[Response]:
         """The greedy answer to each turn of pictures and text."""
-        processor, tokenizer, free = self.processor, self.processor.tokenizer, self.asked == "prompt"
+        processor, tokenizer, free = self.processor, self.processor.tokenizer, self.prompt_mode == "prompt"
         # Its own limit, not that of the painter's condition.
         longest = self.encoder.config.text.max_position_embeddings - self.max_tokens
         processor = replace(processor, condition_length=longest)

@@ -272,7 +272,7 @@ class _Asker:
             await self._until(max(self._requests.reserve(1.0), self._tokens.reserve(self._expected)))
             expected, self._report.calls = self._expected, self._report.calls + 1
             try:
-                answer = await self._designer.ask(question)
+                answer = await self._designer.complete(question)
             except TransientError as error:
                 reason, now = str(error), asyncio.get_running_loop().time()
                 self._reached = self._reached or not error.unreached

@@ -122,7 +122,7 @@ def evaluate(
             f"{data}: {len(edits)} pairs and {len(captions)} pictures to measure with, {pairs_per_rule or PAIRS_PER_RULE} pairs a rule in "
             f"batches of {batch_size}. Each must be at least 1: give another data set, or other numbers."
         )
-    painter = pipeline.painter
+    painter = pipeline.sampler
     settings, weights = replace(painter.settings, batch_size=batch_size), kept.digest(painter)
     chosen = [edits[i] for i in sample([example.rule for example in edits], pairs_per_rule, seed=seed)]
     tasks = [_edit(example, seed) for example in chosen]

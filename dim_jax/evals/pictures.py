@@ -47,7 +47,7 @@ def paint(
         InputError: as in `EditPipeline`, or a picture cannot be written.
     """
     files = [folder / f"{edit.name}.png" for edit in edits]
-    found = [_kept(file, edit, settings, weights, pipeline.painter.dtype) for file, edit in zip(files, edits, strict=True)]
+    found = [_kept(file, edit, settings, weights, pipeline.sampler.dtype) for file, edit in zip(files, edits, strict=True)]
     missing = [i for i, picture in enumerate(found) if picture is None]
     if missing:
         prompts, sources, seeds = zip(*((edits[i].prompt, edits[i].source, edits[i].seed) for i in missing), strict=True)
