@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dim_jax.bundled import bundled_checkpoint
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.dim import DimConfig
 from dim_jax.models.module import parameters, with_parameters
@@ -38,6 +37,7 @@ from dim_jax.verify.case import make_case, make_settings
 from dim_jax.verify.ours import Ours
 from dim_jax.verify.stages import STAGES
 from dim_jax.verify.verify import open_dim
+from dim_jax.weights.bundled import bundled_checkpoint
 from dim_jax.weights.model_config import ModelConfig
 from tests.parity import check_goldens
 

@@ -35,13 +35,13 @@ from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.pipeline import MixtureComponent, batches, evenly, make_plan
 from dim_jax.data.plan import Component
 from dim_jax.data.readers import PaintReader, buckets
-from dim_jax.disk import check_space, format_bytes
 from dim_jax.errors import InputError
 from dim_jax.models.connector import select_user_turn
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
-from dim_jax.paths import AnyPath
 from dim_jax.sharding import Sharding, make_global_array
+from dim_jax.storage.disk import check_space, format_bytes
+from dim_jax.storage.paths import AnyPath
 from dim_jax.training.config_guard import check_cacheable, check_config
 from dim_jax.training.exporting import make_tokenizer
 from dim_jax.training.fingerprint import begin_cache, fingerprint

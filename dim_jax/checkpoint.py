@@ -25,11 +25,11 @@ import orbax.checkpoint.experimental.v1 as ocp
 from flax import nnx
 
 from dim_jax.errors import InputError
-from dim_jax.folders import check_finished, new_folder, new_remote_folder
 from dim_jax.models.module import parameters
-from dim_jax.orbax_io import disk_error, orbax_path, quiet_orbax
-from dim_jax.paths import AnyPath, absolute, as_path, local
 from dim_jax.processes import is_first, is_multiprocess, shared
+from dim_jax.storage.folders import check_finished, new_folder, new_remote_folder
+from dim_jax.storage.orbax import disk_error, orbax_path, quiet_orbax
+from dim_jax.storage.paths import AnyPath, absolute, as_path, local
 
 WEIGHTS, CONFIG, MANIFEST, EXTRAS, TOKENIZER = "weights", "config.json", "manifest.json", "extras.safetensors", "tokenizer"
 SETTINGS = "settings.json"

@@ -14,9 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from dim_jax import __version__
 from dim_jax.errors import InputError
-from dim_jax.folders import check_file, new_file
-from dim_jax.paths import AnyPath, as_path
 from dim_jax.sheets import grid
+from dim_jax.storage.folders import check_file, new_file
+from dim_jax.storage.paths import AnyPath, as_path
 
 ROUND = ("prompt", "seed", "settings", "designer", "instruction", "changed")
 

@@ -14,9 +14,9 @@ from dim_jax.data.buckets import aspect_buckets, nearest_bucket
 from dim_jax.data.pictures import as_rgb
 from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath
 from dim_jax.sampling import Request, Sampler, Source, check_edits
 from dim_jax.settings import Settings
+from dim_jax.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dim_jax.errors import InputError
-from dim_jax.locks import lock_folder
-from dim_jax.paths import AnyPath, as_path
+from dim_jax.storage.locks import lock_folder
+from dim_jax.storage.paths import AnyPath, as_path
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 FAILED = "dim_jax/failed"  # the key under which a process says why it ended

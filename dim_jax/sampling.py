@@ -24,9 +24,9 @@ from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.sana import Condition
 from dim_jax.models.sana_config import SanaConfig
-from dim_jax.paths import AnyPath
 from dim_jax.processes import to_host
 from dim_jax.settings import PromptMode, Settings, check_prompt, read_prompt_mode, read_settings
+from dim_jax.storage.paths import AnyPath
 from dim_jax.weights.opening import open_weights
 from dim_jax.weights.published import Weights
 

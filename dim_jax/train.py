@@ -14,19 +14,19 @@ import optax
 from rich.console import Console
 
 from dim_jax import processes
-from dim_jax.chips import peak_flops
 from dim_jax.config import Config
 from dim_jax.console import open_console
 from dim_jax.data.augment import Augment
 from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.example import SPLITS
 from dim_jax.data.pipeline import Loader, batches, evenly_spaced_examples, make_plan
+from dim_jax.models.chips import peak_flops
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
-from dim_jax.orbax_io import orbax_path
-from dim_jax.paths import AnyPath, as_path
 from dim_jax.rng import key_seed
 from dim_jax.sharding import Sharding
+from dim_jax.storage.orbax import orbax_path
+from dim_jax.storage.paths import AnyPath, as_path
 from dim_jax.training.config_guard import check_config, report_unknown_rules, same_config
 from dim_jax.training.exporting import MEASURED, make_tokenizer, write_model
 from dim_jax.training.fingerprint import cached_parts, fingerprint

@@ -13,7 +13,7 @@ from dim_jax.data.example import Example, Kind
 from dim_jax.datasets.layouts import layout_of, open_splits
 from dim_jax.datasets.layouts.pairs import write_pairs
 from dim_jax.datasets.prepare import prepare
-from dim_jax.paths import AnyPath, as_path
+from dim_jax.storage.paths import AnyPath, as_path
 from tests.painter_fixtures import picture
 from tests.test_pairs import PAIRS, PICTURES
 

@@ -14,7 +14,7 @@ import pytest
 from dim_jax.datasets.layouts.archives import follow_links
 from dim_jax.datasets.prepare import prepare
 from dim_jax.errors import InputError
-from dim_jax.paths import within
+from dim_jax.storage.paths import within
 from tests.layout_fixtures import ROWS, Rows, captions, dim_edit, extract, files, image, png, prepared
 from tests.painter_fixtures import dim
 from tests.test_train import train as run

@@ -27,7 +27,7 @@ from dim_jax.datasets.layouts.pairs import Pair, Picture, webp, write_pairs
 from dim_jax.datasets.prepare import prepare
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters, with_parameters
-from dim_jax.paths import AnyPath, as_path, files_below, upload
+from dim_jax.storage.paths import AnyPath, as_path, files_below, upload
 from dim_jax.training.config_guard import check_config
 from dim_jax.training.fingerprint import cached_parts, fingerprint
 from dim_jax.training.model_init import ModelInit

@@ -17,8 +17,8 @@ from flax import nnx
 from dim_jax import checkpoint
 from dim_jax.errors import InputError
 from dim_jax.models import module
-from dim_jax.orbax_io import quiet_orbax
-from dim_jax.paths import as_path, read_json
+from dim_jax.storage.orbax import quiet_orbax
+from dim_jax.storage.paths import as_path, read_json
 
 
 class Net(nnx.Module):

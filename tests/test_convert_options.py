@@ -13,11 +13,11 @@ from safetensors.numpy import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from dim_jax import checkpoint
-from dim_jax.disk import parse_size
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
-from dim_jax.paths import read_json
 from dim_jax.sampling import Sampler
+from dim_jax.storage.disk import parse_size
+from dim_jax.storage.paths import read_json
 from dim_jax.weights.convert import assemble, open_weights
 from tests.painter_fixtures import dim, one_error, painter, tiny_checkpoint
 from tests.published import dim_folder, files, quiet, qwen_folder, run, sana_pth, sharded, tensors_of

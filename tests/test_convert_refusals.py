@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from dim_jax import checkpoint
 from dim_jax.errors import InputError
-from dim_jax.paths import read_json
+from dim_jax.storage.paths import read_json
 from dim_jax.weights.convert import assemble, convert, open_weights
 from tests.published import CONFIGS, dim_folder, files, quiet, qwen_folder, run, sana_pth, tensors_of
 
@@ -267,7 +267,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path, goldens, to
     code = f"""
 import resource
 from dim_jax.errors import InputError
-from dim_jax.paths import read_json
+from dim_jax.storage.paths import read_json
 from dim_jax.weights.convert import convert
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 try:

@@ -13,7 +13,7 @@ from dim_jax.data.example import KINDS, Kind
 from dim_jax.datasets.layouts import archives, layout_of, open_splits
 from dim_jax.datasets.prepare import prepare
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath, as_path, entries, upload
+from dim_jax.storage.paths import AnyPath, as_path, entries, upload
 from tests.bucket import counted_requests
 from tests.layout_fixtures import (
     ROWS,

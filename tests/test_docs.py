@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dim_jax.bundled import bundled_checkpoint
 from dim_jax.config import read_config
 from dim_jax.sampling import Sampler
+from dim_jax.weights.bundled import bundled_checkpoint
 from tests.chat_server import ChatServer, good
 from tests.painter_fixtures import dim, parse
 

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dim_jax import __version__, folders
+from dim_jax import __version__
 from dim_jax.edit_result import EditResult, check_output, read_metadata, save_picture, save_sheet, sheet
 from dim_jax.errors import InputError
 from dim_jax.sheets import GAP
+from dim_jax.storage import folders
 from tests.painter_fixtures import picture
 
 PROMPT = 'Fuchs 🦊 im "Schnee"\nZeile zwei: 日本語, e\u0301, \u202eRTL'

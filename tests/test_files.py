@@ -18,7 +18,7 @@ from safetensors.torch import load_file as load_torch
 
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError
-from dim_jax.folders import new_folder
+from dim_jax.storage.folders import new_folder
 from dim_jax.weights.arrays import same_bits
 from dim_jax.weights.files import DTYPES, SafetensorsWriter, find_safetensors, open_safetensors
 from dim_jax.weights.pth import open_pth

@@ -12,7 +12,7 @@ import pytest
 
 from dim_jax.data import pipeline
 from dim_jax.errors import InputError
-from dim_jax.folders import append
+from dim_jax.storage.folders import append
 from dim_jax.training.log import Board
 from dim_jax.training.resume import latest_step
 from tests.started import started
@@ -97,6 +97,6 @@ def test_a_worker_that_shared_memory_ends():
 
 def test_shared_memory_that_is_full_from_the_start(monkeypatch, tmp_path):
     monkeypatch.setattr(pipeline, "SHARED", tmp_path)
-    monkeypatch.setattr("dim_jax.disk._free", lambda place: 16384 if place == Path(tmp_path) else 2**40)
+    monkeypatch.setattr("dim_jax.storage.disk._free", lambda place: 16384 if place == Path(tmp_path) else 2**40)
     with pytest.raises(InputError, match=r"no space in .* \(1 MiB are needed, 16 KiB are free\).* set data\.workers to 0"):
         next(pipeline.batches(end_as_where_shared_memory_is_full, start=0, workers=1))

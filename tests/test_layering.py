@@ -10,16 +10,9 @@ PACKAGE = Path(__file__).parents[1] / "dim_jax"
 RANKS = {
     "dim_jax.errors": -3,
     "dim_jax": 0,  # the version
-    "dim_jax.paths": -2,
-    "dim_jax.disk": -1,
-    "dim_jax.chips": 0,
+    "dim_jax.storage": -2,
     "dim_jax.console": 0,
-    "dim_jax.locks": -1,
     "dim_jax.rng": 0,
-    "dim_jax.folders": 0,
-    "dim_jax.local_cache": 1,
-    "dim_jax.orbax_io": 1,
-    "dim_jax.bundled": 1,
     "dim_jax.processes": 1,
     "dim_jax.sheets": 1,
     "dim_jax.config": 1,
@@ -106,6 +99,6 @@ def test_data_and_diffusion_know_nothing_of_each_other():
 
 def test_the_command_starts_quickly():
     """Nothing at the top of errors, folders and bundled needs JAX."""
-    for module in ("dim_jax", "dim_jax.errors", "dim_jax.folders", "dim_jax.bundled"):
+    for module in ("dim_jax", "dim_jax.errors", "dim_jax.storage.folders", "dim_jax.weights.bundled"):
         text = MODULES[module].read_text()
         assert not any(name in text for name in ("import jax", "import flax", "from flax", "from jax"))

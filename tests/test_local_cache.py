@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from etils import epath
 
-from dim_jax import local_cache as module
 from dim_jax.errors import InputError
-from dim_jax.local_cache import cached_path, check_disk_space
-from dim_jax.paths import as_path, storage
+from dim_jax.storage import local_cache as module
+from dim_jax.storage.local_cache import cached_path, check_disk_space
+from dim_jax.storage.paths import as_path, storage
 from tests.bucket import counted_requests
 
 
@@ -46,8 +46,8 @@ def test_a_file_of_this_machine_is_itself(tmp_path, monkeypatch):
 
 OTHER = """
 import sys
-from dim_jax.local_cache import cached_path
-from dim_jax.paths import as_path
+from dim_jax.storage.local_cache import cached_path
+from dim_jax.storage.paths import as_path
 print(cached_path(as_path(sys.argv[1])).stat().st_mtime_ns)
 """
 
@@ -104,7 +104,7 @@ def test_too_little_space_is_one_error(remote, tmp_path, monkeypatch):
     cached_path(remote)
     check_disk_space([remote])  # it is there already
     with monkeypatch.context() as patch:  # another process fills the disk
-        patch.setattr("dim_jax.local_cache.storage", lambda path: SimpleNamespace(info=storage(path).info, get_file=full))
+        patch.setattr("dim_jax.storage.local_cache.storage", lambda path: SimpleNamespace(info=storage(path).info, get_file=full))
         with pytest.raises(InputError, match="two: no space"):
             cached_path(remote.parent / "two")
     with pytest.raises(InputError, match="cannot be reached"):
@@ -129,8 +129,8 @@ def test_where_copies_are_kept(monkeypatch):
 
 FORKED = """
 import os, signal, sys
-from dim_jax.local_cache import cached_path
-from dim_jax.paths import as_path, read_span
+from dim_jax.storage.local_cache import cached_path
+from dim_jax.storage.paths import as_path, read_span
 path = as_path(sys.argv[1])
 read_span(path, 0, 1)
 if child := os.fork():

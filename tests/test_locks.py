@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from dim_jax import locks
 from dim_jax.errors import InputError
-from dim_jax.folders import new_folder
-from dim_jax.locks import lock_folder, lock_output
-from dim_jax.paths import as_path
+from dim_jax.storage import locks
+from dim_jax.storage.folders import new_folder
+from dim_jax.storage.locks import lock_folder, lock_output
+from dim_jax.storage.paths import as_path
 from tests.painter_fixtures import dim, tiny_checkpoint
 from tests.started import Started, started
 
 HOLDS = """
 import sys, time
-from dim_jax import locks
-from dim_jax.paths import as_path
+from dim_jax.storage import locks
+from dim_jax.storage.paths import as_path
 locks.REFRESH = 0.3
 with locks.lock_folder(as_path(sys.argv[1])):
     print("held", flush=True)

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 
-from dim_jax.bundled import bundled_checkpoint
 from dim_jax.data.pictures import open_picture
 from dim_jax.designer.blueprint import parse
 from dim_jax.edit_result import read_metadata
 from dim_jax.pipeline import EditPipeline
+from dim_jax.weights.bundled import bundled_checkpoint
 from tests.painter_fixtures import dim
 
 MIB = 2**20

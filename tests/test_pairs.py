@@ -13,7 +13,7 @@ from PIL import Image
 
 from dim_jax.datasets.layouts.pairs import DATASET, Pair, Pairs, Picture, write_pairs
 from dim_jax.errors import InputError
-from dim_jax.folders import new_folder
+from dim_jax.storage.folders import new_folder
 
 pytest.importorskip("array_record")
 

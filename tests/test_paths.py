@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from dim_jax import folders
 from dim_jax.errors import InputError
-from dim_jax.folders import append, new_folder
 from dim_jax.models.module import parameters
-from dim_jax.paths import as_path, local, upload
 from dim_jax.pipeline import Sampler
+from dim_jax.storage import folders
+from dim_jax.storage.folders import append, new_folder
+from dim_jax.storage.paths import as_path, local, upload
 from dim_jax.weights.convert import convert, open_weights
 from tests.painter_fixtures import QUICKLY, dim, edit, one_error, painter, picture, tiny_checkpoint
 from tests.published import dim_folder, files, quiet, sana_pth, sharded

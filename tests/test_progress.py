@@ -7,7 +7,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from dim_jax.chips import peak_flops
+from dim_jax.models.chips import peak_flops
 from dim_jax.training.progress import ProgressBar, Speed
 
 MEANS = {"loss": 0.51234, "learning_rate": 1e-4, "grad_norm": 1.5}

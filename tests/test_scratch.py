@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax import folders
 from dim_jax.datasets.construction.pictures import store
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file, new_folder
+from dim_jax.storage import folders
+from dim_jax.storage.folders import new_file, new_folder
 
 THREADS, PICTURES = 16, 12
 
@@ -95,7 +95,7 @@ def test_a_failure_leaves_nothing(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from dim_jax.folders import new_file, new_folder
+from dim_jax.storage.folders import new_file, new_folder
 folder = Path(sys.argv[1])
 with new_file(folder / "a") as file, new_folder(folder / "b") as scratch:
     file.write_text("half")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from dim_jax import bundled
 from dim_jax.edit_result import read_metadata
 from dim_jax.errors import InputError
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.sampling import Sampler
 from dim_jax.settings import IN_FILE, Settings, read_settings
+from dim_jax.weights import bundled
 from dim_jax.weights.convert import convert
 from tests.painter_fixtures import dim, edit, generate, largest_difference, one_error, painter, picture, tiny_checkpoint
 

@@ -22,7 +22,7 @@ from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.batches import PictureBatch
 from dim_jax.data.pipeline import BadSample, Loaded
 from dim_jax.errors import InputError
-from dim_jax.paths import as_path, local, upload
+from dim_jax.storage.paths import as_path, local, upload
 from dim_jax.training.metrics_buffer import MetricsBuffer
 from dim_jax.training.resume import latest_step
 from dim_jax.training.supervision import STOPPED

@@ -17,8 +17,8 @@ from dim_jax.data.pictures import autoencoder_pixels
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import with_parameters
-from dim_jax.paths import AnyPath
 from dim_jax.pipeline import EditPipeline
+from dim_jax.storage.paths import AnyPath
 from dim_jax.training import held_out
 from dim_jax.training.objectives import make_objective
 from dim_jax.weights.convert import open_weights

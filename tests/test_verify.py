@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dim_jax.bundled import NANO
 from dim_jax.cli.main import main
 from dim_jax.verify import ours
 from dim_jax.verify.stages import STAGES
+from dim_jax.weights.bundled import NANO
 from tests.painter_fixtures import one_error, tiny_checkpoint
 from tests.published import run as convert
 

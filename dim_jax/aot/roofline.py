@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dim_jax.chips import Chip
+from dim_jax.models.chips import Chip
 
 
 @dataclass(frozen=True)

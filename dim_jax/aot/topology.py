@@ -5,8 +5,8 @@ import os
 import re
 from dataclasses import dataclass
 
-from dim_jax.chips import TPUS, Chip
 from dim_jax.errors import InputError
+from dim_jax.models.chips import TPUS, Chip
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def build_edit(
     from dim_jax.datasets.construction.config import read_config
     from dim_jax.datasets.construction.edit import STAGES, build
     from dim_jax.datasets.construction.sources import open_source
-    from dim_jax.locks import lock_output
+    from dim_jax.storage.locks import lock_output
 
     _check_stage(until, STAGES)
     settings = read_config("dim_edit.toml", config)
@@ -75,7 +75,7 @@ def build_t2i(
     """Rebuild DIM-T2I: find or download pictures by rule, check their size, caption them. Goes on where it was stopped."""
     from dim_jax.datasets.construction.config import read_config
     from dim_jax.datasets.construction.t2i import STAGES, build
-    from dim_jax.locks import lock_output
+    from dim_jax.storage.locks import lock_output
 
     _check_stage(until, STAGES)
     settings = read_config("dim_t2i.toml", config)
@@ -142,7 +142,7 @@ def build_emoji(
 ) -> None:
     """Make edit pairs, captions and blueprints of the emoji of four npm packages."""
     from dim_jax.datasets.emoji.build import build
-    from dim_jax.paths import as_path
+    from dim_jax.storage.paths import as_path
 
     _pairs(folder, build(as_path(folder), archives=packages, overwrite=overwrite, console=console))
 
@@ -154,7 +154,7 @@ def build_tints(
 ) -> None:
     """Make edit pairs of emoji in other colours: by a colour's name, and such that keep a colour."""
     from dim_jax.datasets.emoji.tints import build
-    from dim_jax.paths import as_path
+    from dim_jax.storage.paths import as_path
 
     _pairs(folder, build(as_path(source), as_path(folder), overwrite=overwrite))
 
@@ -170,7 +170,7 @@ def build_text(
 ) -> None:
     """Make edit pairs, captions and blueprints of changed text: other words, typefaces, colours, sizes and places."""
     from dim_jax.datasets.text.build import build
-    from dim_jax.paths import as_path
+    from dim_jax.storage.paths import as_path
 
     options = {"scenes": scenes, "side": side, "pictures": pictures, "font_folder": fonts, "seed": seed}
     _pairs(folder, build(as_path(folder), **options, overwrite=overwrite, console=console))
@@ -191,7 +191,7 @@ def prepare(
     """Write a data set in the format that training reads. Every picture is checked; an interrupted call goes on."""
     require("tensorflow_datasets", "importlib_resources", "array_record", extra="data", what="A data set")
     from dim_jax.datasets.prepare import prepare
-    from dim_jax.paths import as_path
+    from dim_jax.storage.paths import as_path
 
     options = {"tokenizer": tokenizer, "layout": layout, "bad_samples": bad_samples, "workers": workers, "shards": shards}
     rows = prepare(as_path(source), as_path(out), **options, overwrite=overwrite, console=console)

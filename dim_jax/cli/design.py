@@ -31,7 +31,7 @@ def design(
     """Write blueprints: for one picture, or for the rows of a jsonl."""
     from dim_jax.designer import design as library
     from dim_jax.designer.choice import Choice
-    from dim_jax.folders import check_file, new_file
+    from dim_jax.storage.folders import check_file, new_file
 
     choice = Choice.read(designer)
     if choice.kind == "none":
@@ -58,7 +58,7 @@ def design(
 
 
 def _local(folder: str | Path | None) -> Any:
-    from dim_jax.bundled import bundled_checkpoint
     from dim_jax.designer.local import LocalDesigner  # imports JAX
+    from dim_jax.weights.bundled import bundled_checkpoint
 
     return LocalDesigner.from_pretrained(folder or bundled_checkpoint())

@@ -18,8 +18,8 @@ from dim_jax.cli.paint import Checkpoint, Dtype, Overwrite, Precision, edit, gen
 from dim_jax.cli.train import cache, compile_step, require_training, train
 from dim_jax.cli.verify import verify
 from dim_jax.console import open_console
-from dim_jax.disk import may_be_made
 from dim_jax.errors import InputError
+from dim_jax.storage.disk import may_be_made
 
 app = Commands(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
 evaluate = Commands(no_args_is_help=True, help="Measure a painter on a benchmark.")
@@ -106,8 +106,8 @@ def convert(
         )
     if not any(parents) and len(paths) != 2:
         raise typer.BadParameter(f"Give SRC and DST; these are {len(paths)} paths.")
-    from dim_jax.disk import parse_size
-    from dim_jax.paths import as_path
+    from dim_jax.storage.disk import parse_size
+    from dim_jax.storage.paths import as_path
     from dim_jax.training.resume import is_state
     from dim_jax.weights import convert
 
@@ -148,9 +148,9 @@ def emoji(
     """Edit held-out emoji pairs and measure how near the results come to the targets. Goes on where it was interrupted."""
     from dim_jax.datasets.layouts.pairs import Pairs
     from dim_jax.evals import emoji
-    from dim_jax.locks import lock_output
-    from dim_jax.paths import as_path
     from dim_jax.pipeline import EditPipeline
+    from dim_jax.storage.locks import lock_output
+    from dim_jax.storage.paths import as_path
 
     emoji.check_outputs(output, overwrite=overwrite)
     split, folder = "known" if known_targets else "test", as_path(data)
@@ -172,8 +172,8 @@ def demo(
 ) -> None:
     """Edit the sample pictures that come with the bundled model, and paint from text."""
     from dim_jax import demo
-    from dim_jax.bundled import bundled_checkpoint
-    from dim_jax.paths import as_path
+    from dim_jax.storage.paths import as_path
+    from dim_jax.weights.bundled import bundled_checkpoint
 
     sheet = demo.run(bundled_checkpoint(), as_path(folder), overwrite=overwrite, progress=console.is_terminal)
     typer.echo(f"wrote {sheet} and the paintings on it", err=True)

@@ -13,7 +13,7 @@ from dim_jax.errors import InputError
 
 
 class Commands(typer.Typer):
-    """Commands whose options of type Path are of this machine; those that may name a bucket are texts, for `dim_jax.paths.as_path`.
+    """Commands whose options of type Path are of this machine; those that may name a bucket are texts, for `dim_jax.storage.paths.as_path`.
 
     Their help and errors are plain lines: panels would break names, and take what stands in brackets for markup.
     """
@@ -27,7 +27,7 @@ class Commands(typer.Typer):
 
 class _Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
-        from dim_jax.paths import scheme_of
+        from dim_jax.storage.paths import scheme_of
 
         for value in ctx.params.values():
             if isinstance(value, Path) and scheme_of(value):

@@ -133,7 +133,7 @@ def edit(
     from dim_jax.designer.choice import Choice
     from dim_jax.designer.design import blueprint as written
     from dim_jax.designer.design import read_text
-    from dim_jax.paths import as_path, local
+    from dim_jax.storage.paths import as_path, local
 
     choice = Choice.read(designer)
     if (prompt is None and not blueprint) or (blueprint and choice.kind != "none"):
@@ -211,7 +211,7 @@ def named_or_bundled(chosen: str | None) -> str | Path:
     """What was named, else the bundled folder, with a word about it."""
     if chosen is not None:
         return chosen
-    from dim_jax.bundled import bundled_checkpoint
+    from dim_jax.weights.bundled import bundled_checkpoint
 
     folder = bundled_checkpoint()
     typer.echo("using the bundled nano model, 64 px emoji; --checkpoint takes another", err=True)

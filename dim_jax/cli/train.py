@@ -44,7 +44,7 @@ def train(
         raise typer.BadParameter(f"{profile}: write START:STOP, such as 100:110.", param_hint="--profile")
     found = _config(config, [*(change or []), *([] if steps is None else [f"train.steps={steps}"])], what="Training")
     from dim_jax import processes, train
-    from dim_jax.paths import as_path
+    from dim_jax.storage.paths import as_path
 
     place = as_path(workdir)
     with processes.distributed(), processes.locked(place):
@@ -69,8 +69,8 @@ def cache(
     """Store what the frozen parts of a painter make of every row, for training without them. Goes on where it was interrupted."""
     found = _config(config, change or [], what="Caching")
     from dim_jax import caching, processes
-    from dim_jax.disk import parse_size
-    from dim_jax.paths import as_path
+    from dim_jax.storage.disk import parse_size
+    from dim_jax.storage.paths import as_path
 
     size, folder = parse_size(shard_size, "--shard-size"), as_path(into)
     with processes.distributed(), processes.locked(folder):

@@ -24,7 +24,7 @@ def verify(
     """Check a checkpoint: its tensors, and each stage of an edit with PyTorch. Exit code 1: something is off, the last line says what."""
     if against != "torch" and (record is not None or resolution is not None):
         raise typer.BadParameter("--record and --resolution go with --against torch; a file has PyTorch's results and its resolution.")
-    from dim_jax.paths import as_path
+    from dim_jax.storage.paths import as_path
     from dim_jax.verify.verify import verify
 
     place = None if record is None else as_path(record)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dim_jax import processes
 from dim_jax.data.pipeline import BadSample, Loaded
 from dim_jax.errors import InputError
-from dim_jax.folders import append
-from dim_jax.paths import AnyPath
+from dim_jax.storage.folders import append
+from dim_jax.storage.paths import AnyPath
 
 
 class BadSamples:

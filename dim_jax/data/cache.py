@@ -28,8 +28,8 @@ from dim_jax.data.example import Texts
 from dim_jax.data.records import Records, new_records
 from dim_jax.data.row_stats import RowStats
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file
-from dim_jax.paths import AnyPath, entries
+from dim_jax.storage.folders import new_file
+from dim_jax.storage.paths import AnyPath, entries
 
 Storage = Literal["float32", "bfloat16", "int8"]
 STORAGES: tuple[Storage, ...] = get_args(Storage)

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from dim_jax.errors import InputError, check_unicode
-from dim_jax.paths import as_path, local
+from dim_jax.storage.paths import as_path, local
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"

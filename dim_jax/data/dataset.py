@@ -26,9 +26,9 @@ from dim_jax.data.pictures import read_picture
 from dim_jax.data.row_stats import COLUMNS, Countable, RowStats
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.errors import InputError, require
-from dim_jax.folders import new_file
-from dim_jax.local_cache import cached_path, check_disk_space
-from dim_jax.paths import AnyPath, as_path, entries
+from dim_jax.storage.folders import new_file
+from dim_jax.storage.local_cache import cached_path, check_disk_space
+from dim_jax.storage.paths import AnyPath, as_path, entries
 
 INFO = "dataset_info.json"
 SMALL = 2**14  # bytes of a picture file; smaller ones are decoded once and kept, since few pictures are in many edits

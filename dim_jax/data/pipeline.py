@@ -28,9 +28,9 @@ from dim_jax.data.readers import Reader, buckets
 from dim_jax.data.row_stats import RowStats, count
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.data.workers import live_as_long_as_the_run
-from dim_jax.disk import NO_SPACE, check_space, format_bytes
 from dim_jax.errors import InputError
 from dim_jax.rng import stream as random_stream
+from dim_jax.storage.disk import NO_SPACE, check_space, format_bytes
 
 # As people write them in a config, so `schedule` checks them.
 Mix = Mapping[str, Any]  # {PART: WEIGHT, ...}

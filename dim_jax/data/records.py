@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax.errors import InputError, require
-from dim_jax.local_cache import cached_path
-from dim_jax.paths import AnyPath
+from dim_jax.storage.local_cache import cached_path
+from dim_jax.storage.paths import AnyPath
 
 
 def check_installed() -> None:

@@ -26,11 +26,11 @@ from dim_jax.data.workers import process_pool
 from dim_jax.datasets.layouts import archives, layout_of, layouts, open_splits
 from dim_jax.datasets.shards import Rows, Shard, Written, cut, estimate, features_of, read_note, write_shard
 from dim_jax.datasets.statistics import Tally
-from dim_jax.disk import check_space
 from dim_jax.errors import InputError, require
-from dim_jax.folders import new_file, writing
-from dim_jax.locks import lock_folder
-from dim_jax.paths import AnyPath, absolute, entries, upload
+from dim_jax.storage.disk import check_space
+from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.locks import lock_folder
+from dim_jax.storage.paths import AnyPath, absolute, entries, upload
 
 SHARD_BYTES = 2**30
 NOTES, PLAN, BAD, SUMS = ".prepare", "plan.json", "bad_rows.jsonl", "SHA256SUMS"

@@ -23,8 +23,8 @@ from dim_jax.data.row_stats import RowStats, token_counts
 from dim_jax.datasets.layouts import SplitRows, open_splits
 from dim_jax.datasets.statistics import Tally
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file
-from dim_jax.paths import AnyPath
+from dim_jax.storage.folders import new_file
+from dim_jax.storage.paths import AnyPath
 
 SAMPLE = 32  # rows whose pictures are read to estimate the size of all
 

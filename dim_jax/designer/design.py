@@ -13,8 +13,8 @@ from dim_jax.designer.limits import Limits, Price
 from dim_jax.designer.picture import digest
 from dim_jax.designer.responses import replaced
 from dim_jax.designer.runner import Job, run, state
-from dim_jax.disk import may_be_made
 from dim_jax.errors import InputError, SignalError, check_unicode
+from dim_jax.storage.disk import may_be_made
 
 KEPT = "DIM_BLUEPRINTS"  # the environment variable that names the file of answers to single questions
 

@@ -21,9 +21,9 @@ from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.qwen import Qwen
-from dim_jax.paths import AnyPath
 from dim_jax.sampling import Sampler
 from dim_jax.settings import PromptMode, read_prompt_mode, read_settings
+from dim_jax.storage.paths import AnyPath
 from dim_jax.weights.opening import open_weights
 
 # Each length of turn, and each multiple of PATCHES, compiles once.

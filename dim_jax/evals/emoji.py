@@ -24,11 +24,11 @@ from dim_jax.edit_result import check_output, save_picture
 from dim_jax.errors import InputError
 from dim_jax.evals import pictures as kept
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
-from dim_jax.folders import check_file, new_file
 from dim_jax.pipeline import EditPipeline
 from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
 from dim_jax.sheets import grid, labelled
+from dim_jax.storage.folders import check_file, new_file
 
 PAIRS_PER_RULE, PAIRS = 24, 200
 RECONSTRUCTIONS = 500

@@ -5,7 +5,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath, as_path, read_json
+from dim_jax.storage.paths import AnyPath, as_path, read_json
 
 Source = str | AnyPath | Mapping[str, Any]
 KINDS = {

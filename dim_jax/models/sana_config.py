@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 
 from dim_jax.errors import InputError
 from dim_jax.models.hf_config import HFConfig
-from dim_jax.paths import AnyPath
+from dim_jax.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dim_jax.config import Config, flat
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
-from dim_jax.folders import append, new_file
 from dim_jax.models.sana import KEPT
-from dim_jax.paths import AnyPath, read_json
+from dim_jax.storage.folders import append, new_file
+from dim_jax.storage.paths import AnyPath, read_json
 from dim_jax.training.objectives import CACHED, COMPONENTS
 
 # Keys, and beginnings of keys: the curve does not depend on them, but for rounding.

@@ -16,10 +16,10 @@ from dim_jax.data.example import Example
 from dim_jax.data.pipeline import MixtureComponent, evenly, evenly_spaced_examples
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file
-from dim_jax.locks import lock_output
-from dim_jax.paths import AnyPath, as_path, is_remote
 from dim_jax.sharding import MESH_AXES, Sharding
+from dim_jax.storage.folders import new_file
+from dim_jax.storage.locks import lock_output
+from dim_jax.storage.paths import AnyPath, as_path, is_remote
 from dim_jax.training.config_guard import check_config
 from dim_jax.training.held_out import with_scaling_factor
 from dim_jax.training.model_init import ModelInit, open_data

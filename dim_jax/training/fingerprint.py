@@ -8,9 +8,9 @@ from dim_jax.data.cache import CACHE, CachedSource, Layout, Storage, part_folder
 from dim_jax.data.chat import render
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file
-from dim_jax.local_cache import check_disk_space
-from dim_jax.paths import AnyPath, read_json
+from dim_jax.storage.folders import new_file
+from dim_jax.storage.local_cache import check_disk_space
+from dim_jax.storage.paths import AnyPath, read_json
 from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives import CACHED, Objective
 

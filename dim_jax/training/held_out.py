@@ -20,16 +20,16 @@ from dim_jax.data.chat import IM_END
 from dim_jax.data.example import Example
 from dim_jax.data.pictures import autoencoder_pixels, cover_crop, to_picture
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file, writing
 from dim_jax.models.dim import Dim
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
-from dim_jax.paths import AnyPath
 from dim_jax.processes import to_host
 from dim_jax.sampling import Request, Sampler, Source
 from dim_jax.settings import IN_FILE, Settings
 from dim_jax.sheets import grid, labelled
+from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.paths import AnyPath
 from dim_jax.training.objectives import Objective, dim_config, paint_reader
 from dim_jax.weights.model_config import ModelConfig
 

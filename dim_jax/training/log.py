@@ -12,8 +12,8 @@ from tensorboardX.summary import scalar
 
 from dim_jax import processes
 from dim_jax.errors import InputError
-from dim_jax.folders import append, filled, new_file, writing
-from dim_jax.paths import AnyPath, is_remote, upload
+from dim_jax.storage.folders import append, filled, new_file, writing
+from dim_jax.storage.paths import AnyPath, is_remote, upload
 from dim_jax.training.progress import ProgressBar
 
 

@@ -9,8 +9,8 @@ import jax
 
 from dim_jax import processes
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file
-from dim_jax.paths import AnyPath
+from dim_jax.storage.folders import new_file
+from dim_jax.storage.paths import AnyPath
 
 Metrics = dict[str, float]
 

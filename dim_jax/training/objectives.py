@@ -24,7 +24,7 @@ from dim_jax.data.processor import Processor
 from dim_jax.data.readers import AnswerReader, CachedReader, PaintReader, PictureReader
 from dim_jax.models.dim import DimConfig
 from dim_jax.models.precision import compute_dtype
-from dim_jax.paths import AnyPath
+from dim_jax.storage.paths import AnyPath
 from dim_jax.training.losses import Features, Loss, autoencoder_loss, cached_features, encode_batch, encoder_loss, painter_loss
 from dim_jax.training.model_init import ModelInit
 from dim_jax.weights.model_config import ModelConfig

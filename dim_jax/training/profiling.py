@@ -7,8 +7,8 @@ import jax
 
 from dim_jax import processes
 from dim_jax.errors import InputError
-from dim_jax.folders import filled
-from dim_jax.paths import AnyPath
+from dim_jax.storage.folders import filled
+from dim_jax.storage.paths import AnyPath
 
 
 class Profile:

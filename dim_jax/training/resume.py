@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
 
-from dim_jax.disk import format_bytes, refusal
 from dim_jax.errors import InputError
-from dim_jax.folders import writing
-from dim_jax.orbax_io import disk_error, orbax_path, quiet_orbax
-from dim_jax.paths import AnyPath, is_remote
+from dim_jax.storage.disk import format_bytes, refusal
+from dim_jax.storage.folders import writing
+from dim_jax.storage.orbax import disk_error, orbax_path, quiet_orbax
+from dim_jax.storage.paths import AnyPath, is_remote
 
 
 class Restored(NamedTuple):

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from dim_jax.bundled import bundled_checkpoint
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pictures import open_picture
 from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.models.dim import DimConfig
 from dim_jax.settings import Settings
+from dim_jax.weights.bundled import bundled_checkpoint
 
 PROMPT = "White hair."
 STEPS, RESOLUTION = 30, 256

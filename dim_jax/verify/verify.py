@@ -16,10 +16,10 @@ from rich.table import Table
 from dim_jax import __version__
 from dim_jax.console import open_console
 from dim_jax.errors import InputError
-from dim_jax.folders import check_file, new_file
-from dim_jax.paths import AnyPath, as_path, read_json
 from dim_jax.sampling import open_dim
 from dim_jax.settings import read_settings
+from dim_jax.storage.folders import check_file, new_file
+from dim_jax.storage.paths import AnyPath, as_path, read_json
 from dim_jax.verify.case import make_case, make_settings
 from dim_jax.verify.fingerprints import Fingerprint, Recording, Tally
 from dim_jax.verify.ours import Ours

@@ -12,11 +12,11 @@ from rich.table import Table
 from dim_jax import checkpoint
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.console import open_console
-from dim_jax.disk import format_bytes
 from dim_jax.errors import InputError
-from dim_jax.folders import new_folder
-from dim_jax.orbax_io import orbax_path
-from dim_jax.paths import AnyPath, as_path, read_json
+from dim_jax.storage.disk import format_bytes
+from dim_jax.storage.folders import new_folder
+from dim_jax.storage.orbax import orbax_path
+from dim_jax.storage.paths import AnyPath, as_path, read_json
 from dim_jax.weights import export
 from dim_jax.weights.files import NAMES, SafetensorsWriter
 from dim_jax.weights.formats import NULL_TABLE

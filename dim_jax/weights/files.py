@@ -16,7 +16,7 @@ import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath, entries, read_span, size_of
+from dim_jax.storage.paths import AnyPath, entries, read_span, size_of
 from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.lazy import LazyTensors, each
 

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath
+from dim_jax.storage.paths import AnyPath
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.files import DTYPES, NAMES, DTypeName
 from dim_jax.weights.formats import DIFFUSERS_PARTS, FORMATS, Format

@@ -8,8 +8,8 @@ import numpy as np
 
 from dim_jax import checkpoint
 from dim_jax.errors import InputError
-from dim_jax.folders import check_finished
-from dim_jax.paths import AnyPath, as_path, read_json
+from dim_jax.storage.folders import check_finished
+from dim_jax.storage.paths import AnyPath, as_path, read_json
 from dim_jax.weights.files import NAMES, open_safetensors
 from dim_jax.weights.lazy import LazyTensors, merge
 from dim_jax.weights.manifest import Manifest, check_finite

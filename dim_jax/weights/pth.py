@@ -7,7 +7,7 @@ import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath, local
+from dim_jax.storage.paths import AnyPath, local
 from dim_jax.weights.files import DTYPES, check_beginning
 from dim_jax.weights.lazy import LazyTensors, each
 

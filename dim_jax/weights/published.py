@@ -15,8 +15,8 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
-from dim_jax.paths import AnyPath, entries, local, read_json
 from dim_jax.rng import NULL_ROWS, key_seed
+from dim_jax.storage.paths import AnyPath, entries, local, read_json
 from dim_jax.weights import formats
 from dim_jax.weights.arrays import same_bits
 from dim_jax.weights.files import EXTRA_FILE, NAMES, check_beginning, find_safetensors, no_weights, open_safetensors, read_text

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from dim_jax.designer.clients import PASSING, retry_after
 from dim_jax.designer.limits import Limits
-from dim_jax.disk import NO_SPACE
 from dim_jax.errors import InputError, require
-from dim_jax.folders import new_file
+from dim_jax.storage.disk import NO_SPACE
+from dim_jax.storage.folders import new_file
 
 LONGEST_WAIT = 120.0  # seconds that a server may ask for before its file counts as failed
 

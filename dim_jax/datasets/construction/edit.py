@@ -33,7 +33,7 @@ from dim_jax.designer.blueprint import BLUEPRINT_WITH_TARGET
 from dim_jax.designer.journal import Lines
 from dim_jax.designer.runner import Job
 from dim_jax.errors import InputError, require
-from dim_jax.folders import new_file
+from dim_jax.storage.folders import new_file
 
 STAGES = ("score", "keep", "assess", "design", "write")
 TABLE = "tos_dataset_edit.jsonl"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dim_jax.datasets.construction.ledger import Wanted
 from dim_jax.datasets.construction.sources import LazyImage, read_named
 from dim_jax.errors import InputError, require
-from dim_jax.paths import within
+from dim_jax.storage.paths import within
 
 ROWS = 256  # of a table, read at once
 

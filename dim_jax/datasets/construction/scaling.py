@@ -17,7 +17,7 @@ from dim_jax.datasets.construction.filtering import score_batch, scores_version
 from dim_jax.datasets.construction.scores import Similarity
 from dim_jax.datasets.construction.sources import Source, open_source
 from dim_jax.designer.journal import Lines
-from dim_jax.folders import new_file
+from dim_jax.storage.folders import new_file
 
 BATCHES = 16  # of one stretch: what is lost when a worker dies
 

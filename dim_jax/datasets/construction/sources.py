@@ -12,7 +12,7 @@ from dim_jax.datasets.layouts import Rows
 from dim_jax.datasets.layouts.sharegpt4o import ShareGPT4oRows
 from dim_jax.datasets.layouts.ultra_edit import UltraEditRows
 from dim_jax.errors import InputError, check_unicode
-from dim_jax.paths import read_if_there, within
+from dim_jax.storage.paths import read_if_there, within
 
 NOTES = "index"  # in the folder: where the pictures lie in its archives
 FORM = '{"source": "before.png", "target": "after.png", "prompt": "Make it blue."}'

@@ -22,8 +22,8 @@ from dim_jax.datasets.emoji.wording import captions, instructions
 from dim_jax.datasets.layouts.pairs import DATASET, PAIR_SPLITS, Pair, PairSplit, Picture, pair_split, webp, write_pairs
 from dim_jax.datasets.measures import main_colours
 from dim_jax.errors import InputError, require
-from dim_jax.folders import new_folder
-from dim_jax.paths import AnyPath
+from dim_jax.storage.folders import new_folder
+from dim_jax.storage.paths import AnyPath
 
 # The most pairs of a rule in training; a tenth of it in the test. Whatever has no row here is kept whole.
 LIMITS = {"skin_tone": 15_000, "expression": 20_000, "style": 20_000, "occupation_swap": 10_000, "flag": 8_000}

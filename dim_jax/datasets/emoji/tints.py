@@ -23,9 +23,9 @@ from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, decoded, read
 from dim_jax.datasets.measures import PALETTE, extent, main_colours
 from dim_jax.datasets.words import capital, listed
 from dim_jax.errors import InputError
-from dim_jax.folders import new_folder
-from dim_jax.paths import AnyPath
 from dim_jax.sheets import named_rows
+from dim_jax.storage.folders import new_folder
+from dim_jax.storage.paths import AnyPath
 
 Colour = Float[np.ndarray, "3"]  # RGB in [0, 255]
 Pixels = UInt8[np.ndarray, "h w 3"]

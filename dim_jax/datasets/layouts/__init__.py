@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from dim_jax.data.example import Kind, RawExample
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath
+from dim_jax.storage.paths import AnyPath
 
 HELD_OUT = 500  # one row of so many, where a data set has no test split of its own
 

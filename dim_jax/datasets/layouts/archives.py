@@ -25,9 +25,9 @@ from rich.console import Console
 from dim_jax.data.example import LazyImage
 from dim_jax.datasets.layouts.rows import Joined, naming
 from dim_jax.errors import InputError, require
-from dim_jax.folders import new_file, writing
-from dim_jax.local_cache import cached_path
-from dim_jax.paths import AnyPath, entries, is_remote, read_if_there, unreadable, within
+from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.local_cache import cached_path
+from dim_jax.storage.paths import AnyPath, entries, is_remote, read_if_there, unreadable, within
 
 ARCHIVE = re.compile(r"(?P<name>.+\.(tar|tar\.gz|tgz))(?P<part>\.part.*)?")
 NUMBERED = re.compile(r"(?P<name>.+_part_)(?P<number>\d+)\.tar")

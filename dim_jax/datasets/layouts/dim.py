@@ -19,7 +19,7 @@ from dim_jax.datasets.layouts import Layout
 from dim_jax.datasets.layouts.archives import ImageStore
 from dim_jax.datasets.layouts.rows import JsonLines
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath, entries
+from dim_jax.storage.paths import AnyPath, entries
 
 OWN, PUBLISHED = "target", "image_path_target"  # what only edits have
 

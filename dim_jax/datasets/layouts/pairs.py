@@ -23,13 +23,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from dim_jax import folders
 from dim_jax.data.example import SPLITS, Example, Kind, LazyImage, RawExample, Split
 from dim_jax.data.pictures import read_picture
 from dim_jax.data.records import Records, new_records
 from dim_jax.datasets.layouts import Layout
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath, as_path
+from dim_jax.storage import folders
+from dim_jax.storage.paths import AnyPath, as_path
 
 PairSplit = Literal["train", "test", "known"]
 PAIR_SPLITS: tuple[PairSplit, ...] = (*SPLITS, "known")

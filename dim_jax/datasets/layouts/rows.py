@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Int
 
 from dim_jax.errors import InputError, check_unicode
-from dim_jax.local_cache import cached_path
-from dim_jax.paths import AnyPath, is_remote, open_regular, read_if_there, read_span, size_of, unreadable
+from dim_jax.storage.local_cache import cached_path
+from dim_jax.storage.paths import AnyPath, is_remote, open_regular, read_if_there, read_span, size_of, unreadable
 
 BLOCK = 2**24  # bytes that are searched for line ends at once
 

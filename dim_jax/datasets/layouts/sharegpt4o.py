@@ -12,7 +12,7 @@ from dim_jax.datasets.layouts import Layout
 from dim_jax.datasets.layouts.archives import ImageStore
 from dim_jax.datasets.layouts.rows import JsonArray
 from dim_jax.errors import InputError
-from dim_jax.paths import AnyPath
+from dim_jax.storage.paths import AnyPath
 
 FILES = {"edit": "text_and_image_to_image.json", "caption": "text_to_image.json"}
 

@@ -19,7 +19,7 @@ from dim_jax.data.example import Kind, LazyImage, RawExample
 from dim_jax.datasets.layouts import Layout
 from dim_jax.datasets.layouts.rows import Joined, naming
 from dim_jax.errors import InputError, require
-from dim_jax.paths import AnyPath, files_below, open_regular
+from dim_jax.storage.paths import AnyPath, files_below, open_regular
 
 AT_ONCE = 16  # files that are opened at a time: in a bucket each takes a few requests, one after the other
 SOURCE, TARGET, TEXT = "source_image", "edited_image", "edit_prompt"

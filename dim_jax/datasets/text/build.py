@@ -28,9 +28,9 @@ from dim_jax.datasets.text.scenes import Scene, invent, paint
 from dim_jax.datasets.text.vocabulary import WORDS, split_of
 from dim_jax.datasets.text.wording import captions, instructions
 from dim_jax.errors import InputError
-from dim_jax.folders import new_folder
-from dim_jax.paths import AnyPath
 from dim_jax.sheets import Shown, named_rows
+from dim_jax.storage.folders import new_folder
+from dim_jax.storage.paths import AnyPath
 
 TEST = 10  # every so many scenes one is of the test
 SMALLEST, LARGEST = 64, 2048

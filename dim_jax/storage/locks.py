@@ -23,7 +23,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from dim_jax.errors import InputError
-from dim_jax.paths import GS, AnyPath, absolute, is_remote, storage, storage_errors
+from dim_jax.storage.paths import GS, AnyPath, absolute, is_remote, storage, storage_errors
 
 REFRESH, STALE = 10.0, 60.0  # seconds
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that cannot lock

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from dim_jax.errors import InputError
-from dim_jax.folders import check_name
-from dim_jax.paths import AnyPath, absolute
+from dim_jax.storage.folders import check_name
+from dim_jax.storage.paths import AnyPath, absolute
 
 THREADS_END = 10  # seconds that a thread of Orbax may go on after an error, which it logs at its end
 

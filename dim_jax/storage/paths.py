@@ -2,7 +2,7 @@
 
 Local ones are pathlib's, those of a bucket epath's (of etils), which reaches it through gcsfs. What needs a file of this machine (a mapped
 one, a library that opens it itself) takes `local` for the life of a process, or a copy that stays (`local_cache`); whole outputs are
-written by `dim_jax.folders`.
+written by `dim_jax.storage.folders`.
 """
 
 import atexit

@@ -20,10 +20,10 @@ from typing import NamedTuple, TypeVar
 
 from etils import epath
 
-from dim_jax.disk import NO_SPACE, check_space, refusal
 from dim_jax.errors import InputError
-from dim_jax.locks import lock_output
-from dim_jax.paths import AnyPath, absolute, is_remote, move, upload
+from dim_jax.storage.disk import NO_SPACE, check_space, refusal
+from dim_jax.storage.locks import lock_output
+from dim_jax.storage.paths import AnyPath, absolute, is_remote, move, upload
 
 REMEDY = "Free some space, or choose an output on another disk."
 UNFINISHED = "unfinished"

@@ -15,10 +15,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from dim_jax.disk import NO_SPACE, check_space
 from dim_jax.errors import InputError
-from dim_jax.folders import new_file
-from dim_jax.paths import GS, AnyPath, bucket_of, is_remote, storage, storage_errors
+from dim_jax.storage.disk import NO_SPACE, check_space
+from dim_jax.storage.folders import new_file
+from dim_jax.storage.paths import GS, AnyPath, bucket_of, is_remote, storage, storage_errors
 
 FOLDER = "DIM_JAX_CACHE"
 
