@@ -109,6 +109,21 @@ def test_diffusers_and_back_is_the_published_file(diffusers, orbax, tmp_path):
     ]
 
 
+def test_a_manifest_of_the_first_form(orbax, tmp_path):
+    """Checkpoint folders of an earlier version: their manifests held whole headers, and the index of shards."""
+    shutil.copytree(orbax, tmp_path / "old")
+    path = tmp_path / "old/manifest.json"
+    now = json.loads(path.read_text())
+    headers = {
+        file: json.dumps({"__metadata__": {}} | {name: {"dtype": dtype, "shape": []} for name, dtype in names.items()})
+        for file, names in now.pop("files").items()
+    }
+    texts = now.pop("configs") | {"model.safetensors.index.json": "{}"}
+    path.write_text(json.dumps({"drawn": now.pop("initialized")} | now | {"headers": headers, "texts": texts, "dropped": ["x"]}))
+    run(tmp_path / "old", tmp_path / "dim", "dim")
+    assert files(tmp_path / "dim") == files(orbax.parent / "dim")
+
+
 def test_without_a_manifest_the_usual_files_are_written(orbax, tmp_path):
     shutil.copytree(orbax, tmp_path / "trained")
     (tmp_path / "trained" / "manifest.json").unlink()

@@ -1,5 +1,6 @@
 """What must be known to write a published checkpoint again: the names, dtypes and files of its tensors, its configs, aliases and extras."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -45,16 +46,16 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Any, path: AnyPath) -> "Manifest":
-        """Read what `to_json` returns; `path` is for messages.
+        """Read what `to_json` returns, or the form before it, which held whole headers; `path` is for messages.
 
         Raises:
             InputError: it is no manifest.
         """
         try:
-            manifest = TypeAdapter(cls).validate_python(data)
+            manifest = TypeAdapter(cls).validate_python(_without_headers(data) if "headers" in data else data)
             if manifest.format in FORMATS:
                 return manifest
-        except ValidationError:
+        except (ValidationError, ValueError, KeyError, TypeError, AttributeError):
             pass
         raise InputError(
             f"{path}: is no manifest of this version with a known format ({', '.join(FORMATS)}). Restore it, or remove it to export in the "
@@ -77,6 +78,15 @@ class Manifest:
             files={file: dict.fromkeys(names, NAMES[dtype]) for file, names in self.files.items()},
             configs={file: stated.sub(rf'\1"{dtype.name}"', text) for file, text in self.configs.items()},
         )
+
+
+def _without_headers(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest of the first form as one of today's: of each header the names and dtypes, of the texts all but the indices of shards."""
+    headers = {file: json.loads(header) for file, header in data["headers"].items()}
+    files = {file: {name: info["dtype"] for name, info in header.items() if name != "__metadata__"} for file, header in headers.items()}
+    configs = {file: text for file, text in data.get("texts", {}).items() if not re.search(r"\.index(\.[^.]+)?\.json$", file)}
+    same = {name: data[name] for name in ("format", "aliases", "kept") if name in data}
+    return {**same, "files": files, "configs": configs, "initialized": data.get("drawn", [])}
 
 
 def folder_of(file: str) -> str:

@@ -44,7 +44,7 @@ def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = Fa
     """Make the data set folder, whole or not at all; the same archives give the same bytes.
 
     Args:
-        target: the folder to make (`dim_jax/data/pairs.py` says what is in it), with statistics.json, sheet.png and README.md.
+        target: the folder to make (`datasets/layouts/pairs.py` says what is in it), with statistics.json, sheet.png and README.md.
         archives: a folder with the packages' .tgz files; None fetches them through npm.
         overwrite: replace a data set that is already there.
         console: where bars are shown, if it is a terminal; None shows none.

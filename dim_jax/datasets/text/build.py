@@ -95,7 +95,7 @@ def build(
     """Make the data set folder, whole or not at all; the same arguments give the same bytes.
 
     Args:
-        target: the folder to make (`dim_jax/data/pairs.py` says what is in it), with statistics.json, sheet.png and README.md.
+        target: the folder to make (`datasets/layouts/pairs.py` says what is in it), with statistics.json, sheet.png and README.md.
         scenes: up to six pictures and ten pairs each.
         side: of the pictures, in pixels; training scales them as it needs.
         pictures: a folder with pictures to write on, instead of plain colours and patterns.
