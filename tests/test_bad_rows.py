@@ -81,6 +81,7 @@ def test_they_are_counted_by_the_budget(edits):
     assert (code, "5 rows so far cannot be used, but 4 may be" in text) == (1, True), text
     code, text = dim(*command, "5")
     assert (code, f"{ROWS - 6} rows of edit/train" in text) == (0, True), text
+    assert f"5 rows cannot be used, and are listed in {out / 'bad_rows.jsonl'}. The first: {edits / TABLE}, line 1" in text
     rows = [json.loads(line) for line in (out / "bad_rows.jsonl").read_text().splitlines()]
     assert [row["row"] for row in rows] == [1, 2, 3, 4, 5]
     assert all(f"{TABLE}, line {row['row']}" in row["error"] for row in rows)

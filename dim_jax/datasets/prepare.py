@@ -157,6 +157,10 @@ def _write(todo: list[Shard], out: AnyPath, allowed: int, workers: int, console:
         for shard in track(missing, "writing shards", **options):
             write_shard(shard)
             check(shard)
+    if bad and console is not None:
+        console.out(
+            f"{len(bad)} rows cannot be used, and are listed in {out / BAD}. The first: {json.loads(bad[0])['error']}", highlight=False
+        )
 
 
 def _finish(todo: list[Shard], out: AnyPath, plan: dict[str, Any]) -> None:
