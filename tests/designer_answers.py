@@ -1,6 +1,6 @@
 """Answers as designers write them, shared by the tests of the designer."""
 
-from dim_jax.data.blueprint import SECTIONS
+from dim_jax.designer.sections import SECTIONS
 
 TEXTS = (
     "Paint the cup on the saucer blue.",

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dim_jax.data.blueprint import SECTIONS, numbered
 from dim_jax.designer.blueprint import ASKED, Blueprint, parse, prompt
+from dim_jax.designer.sections import SECTIONS, numbered
 from dim_jax.designer.task import AnswerError
 from dim_jax.errors import InputError
 from tests.designer_answers import GOOD, TEXTS, lines

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dim_jax.data.blueprint import numbered
 from dim_jax.designer.local import LocalDesigner
+from dim_jax.designer.sections import numbered
 from dim_jax.edit_result import read_metadata
 from dim_jax.pipeline import EditPipeline
 from dim_jax.settings import Settings

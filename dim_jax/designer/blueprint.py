@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
-from dim_jax.data.blueprint import SECTIONS
+from dim_jax.designer.sections import SECTIONS
 from dim_jax.designer.task import AnswerError, Task
 from dim_jax.errors import InputError
 

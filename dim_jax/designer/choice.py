@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dim_jax.data.jsonl import values
 from dim_jax.designer.clients import MAX_TOKENS, SERVERS, ChatDesigner, Designer, Request, Response
 from dim_jax.designer.responses import replaced
 from dim_jax.errors import InputError
+from dim_jax.storage.jsonl import values
 
 ONLINE = (*SERVERS, "azure")
 KINDS = {**dict.fromkeys(SERVERS, "MODEL"), "azure": "DEPLOYMENT", "file": "BLUEPRINTS.jsonl", "local": "[FOLDER]", "none": ""}

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dim_jax.data.jsonl import objects
 from dim_jax.datasets.construction.download import DownloadError, Downloads
 from dim_jax.datasets.construction.edit import reject
 from dim_jax.datasets.construction.ledger import Ledger, Wanted
@@ -17,6 +16,7 @@ from dim_jax.datasets.construction.pictures import store
 from dim_jax.datasets.construction.sources import LazyImage
 from dim_jax.designer.journal import Lines
 from dim_jax.errors import InputError, check_unicode
+from dim_jax.storage.jsonl import objects
 
 PICTURES, FAILURES = "stages/pictures.jsonl", "stages/pictures.failures.jsonl"
 THREADS = 4

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dim_jax.data.example import LazyImage, RawExample
-from dim_jax.data.jsonl import objects
 from dim_jax.datasets.layouts import Rows
 from dim_jax.datasets.layouts.sharegpt4o import ShareGPT4oRows
 from dim_jax.datasets.layouts.ultra_edit import UltraEditRows
 from dim_jax.errors import InputError, check_unicode
+from dim_jax.storage.jsonl import objects
 from dim_jax.storage.paths import read_if_there, within
 
 NOTES = "index"  # in the folder: where the pictures lie in its archives

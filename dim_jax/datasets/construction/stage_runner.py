@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from dim_jax.data.jsonl import objects
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.journal import Journal
 from dim_jax.designer.limits import Limits, Price
@@ -13,6 +12,7 @@ from dim_jax.designer.responses import replaced
 from dim_jax.designer.runner import Job, run, state
 from dim_jax.designer.task import Task
 from dim_jax.errors import InputError, SignalError
+from dim_jax.storage.jsonl import objects
 
 
 class DesignerFactory(NamedTuple):

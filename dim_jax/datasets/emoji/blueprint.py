@@ -4,13 +4,13 @@ They play the designer's part: what to keep and what to change comes from the ru
 So this designer has seen the target, and tells more than the instruction does.
 """
 
-from dim_jax.data.blueprint import numbered
 from dim_jax.datasets.emoji.packages import SETS
 from dim_jax.datasets.emoji.render import Drawn
 from dim_jax.datasets.emoji.rules import Edit
 from dim_jax.datasets.emoji.wording import a, shown
 from dim_jax.datasets.measures import Mask, Pixels, box, difference, extent, third
 from dim_jax.datasets.words import capital, listed
+from dim_jax.designer.sections import numbered
 
 # What changes, and what must stay as it is.
 AREAS = {

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from dim_jax.data.blueprint import numbered
 from dim_jax.data.example import SPLITS, Split
 from dim_jax.datasets.emoji import tables
 from dim_jax.datasets.emoji.packages import SETS
@@ -22,6 +21,7 @@ from dim_jax.datasets.hashing import stable_hash
 from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, decoded, read_pairs, read_pictures, webp, write_pairs
 from dim_jax.datasets.measures import PALETTE, extent, main_colours
 from dim_jax.datasets.words import capital, listed
+from dim_jax.designer.sections import numbered
 from dim_jax.errors import InputError
 from dim_jax.sheets import named_rows
 from dim_jax.storage.folders import new_folder

@@ -1,11 +1,11 @@
 """Blueprints of text changes, written by rule in Draw-In-Mind's five sections (arXiv 2509.01986). They have seen the target."""
 
-from dim_jax.data.blueprint import numbered
 from dim_jax.datasets.measures import third
 from dim_jax.datasets.text.rules import Change
 from dim_jax.datasets.text.scenes import Box, Scene, box
 from dim_jax.datasets.text.wording import AT, look, spelled
 from dim_jax.datasets.words import capital, listed
+from dim_jax.designer.sections import numbered
 
 # What changes, and what of the text stays.
 AREAS = {
