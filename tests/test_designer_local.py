@@ -43,10 +43,11 @@ def test_it_shares_the_painters_arrays():
 
 
 @pytest.mark.parametrize(
-    ("asked", "text", "mode", "penalty"), [("prompt", prompt(INSTRUCTION), "native", 1.05), ("instruction", INSTRUCTION, "square", 1.0)]
+    ("prompt_mode", "text", "mode", "penalty"),
+    [("prompt", prompt(INSTRUCTION), "native", 1.05), ("instruction", INSTRUCTION, "square", 1.0)],
 )
-def test_it_writes_what_generation_writes(asked, text, mode, penalty):
-    (answer,) = designer(asked=asked).write([picture(80, 60)], [INSTRUCTION])
+def test_it_writes_what_generation_writes(prompt_mode, text, mode, penalty):
+    (answer,) = designer(prompt_mode=prompt_mode).write([picture(80, 60)], [INSTRUCTION])
     assert answer.text == expected(text, mode, penalty)
     assert answer.tokens_in > 20
     assert (answer.trouble is not None) == (answer.tokens_out == 12)
@@ -63,9 +64,9 @@ def test_from_a_checkpoint_alone(tmp_path):
     folder = tiny_checkpoint(tmp_path / "tiny")
     (folder / "settings.json").write_text(json.dumps({"resolution": 64, "blueprint_from": "instruction"}))
     found = LocalDesigner.from_pretrained(folder)
-    assert (found.asked, found.processor.resolution, found.name) == ("instruction", 64, f"local:{folder}")
+    assert (found.prompt_mode, found.processor.resolution, found.name) == ("instruction", 64, f"local:{folder}")
     ours = replace(found, max_tokens=12).write([picture(80, 60)], [INSTRUCTION])
-    assert ours == designer(asked="instruction").write([picture(80, 60)], [INSTRUCTION])
+    assert ours == designer(prompt_mode="instruction").write([picture(80, 60)], [INSTRUCTION])
     assert read_settings(folder / "settings.json").resolution == 64
     (folder / "settings.json").write_text('{"blueprint_from": "dreams"}')
     with pytest.raises(InputError, match="blueprint_from"):

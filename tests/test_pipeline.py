@@ -19,6 +19,7 @@ from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.sampling import Sampler, Source
 from dim_jax.settings import Settings
 from dim_jax.weights.convert import convert
+from dim_jax.weights.published import Weights
 from tests.painter_fixtures import HERE, QUICK, largest_difference, painter, picture, tiny_checkpoint
 
 PROMPTS = ("red", "a hat on it", "cut")
@@ -218,16 +219,16 @@ def test_from_text(tmp_path):
 
 def test_a_text_to_image_checkpoint_does_not_edit(tmp_path, monkeypatch):
     """It is refused before its weights are read."""
-    weights = module.open_weights(text_to_image(tmp_path / "t2i"))
-    monkeypatch.setattr(module, "open_weights", lambda path: replace(weights, stream=lambda: pytest.fail("weights were read")))
+    text_to_image(tmp_path / "t2i")
+    monkeypatch.setattr(Weights, "stream", lambda self, **options: pytest.fail("weights were read"))
     with pytest.raises(InputError, match=r"t2i paints from text only .* `dim generate`"):
         EditPipeline.from_pretrained(tmp_path / "t2i")
 
 
 def test_parts_with_other_latents_are_refused(tmp_path, monkeypatch):
     weights = module.open_weights(tiny_checkpoint(tmp_path / "tiny"))
-    sizes = replace(weights.config, autoencoder=DCAEConfig.f32c32())
-    monkeypatch.setattr(module, "open_weights", lambda path: replace(weights, sizes=sizes))
+    config = replace(weights.config, autoencoder=DCAEConfig.f32c32())
+    monkeypatch.setattr(module, "open_weights", lambda path: replace(weights, config=config))
     with pytest.raises(InputError, match=r"tiny: SANA has 8 latent channels, the autoencoder 32\."):
         EditPipeline.from_pretrained(tmp_path / "tiny")
 

@@ -78,7 +78,7 @@ def main(count: int, port: int, folder: Path, goes_on: str, number: int) -> dict
         saved.save(HALF, state, {})
     if goes_on:
         with training_states(folder / goes_on, keep=1, keep_every=0) as saved:
-            restored = saved.restore(mine.training.abstract_state)
+            restored = saved.restore(mine.abstract_state)
         assert restored is not None
         state = restored.state
     losses += mine.steps(state, HALF, WHOLE)[1]

@@ -127,7 +127,7 @@ def test_conversions_carry_the_file_along(capsys):
     convert("nano", "encoder", "qwen")
     assert not Path("encoder/settings.json").exists(), "an encoder alone does not paint"
     (source / "settings.json").write_text("{")
-    with pytest.raises(InputError, match=r"nano/settings\.json: is no JSON"):
+    with pytest.raises(InputError, match=r"nano/settings\.json: is not a JSON file"):
         convert("nano", "never", "orbax")
     assert not Path("never").exists()
 

@@ -21,6 +21,7 @@ from dim_jax.datasets.text.scenes import SIZES, box, invent, paint
 from dim_jax.datasets.text.vocabulary import WORDS, draw, split_of
 from dim_jax.datasets.text.wording import AT, instructions
 from dim_jax.designer.blueprint import parse
+from tests.layout_fixtures import prepared
 from tests.painter_fixtures import build_data, dim, one_error, picture
 
 pytest.importorskip("array_record")
@@ -183,7 +184,8 @@ def test_training_reads_it_at_any_resolution(built, side):
     from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture
     from dim_jax.data.readers import PictureReader
 
-    parts, reader = open_mixture(str(built), {"edit": 1.0}, split="train", side=side), PictureReader(((side, side),))
+    source, reader = prepared(built), PictureReader(((side, side),))
+    parts = open_mixture(str(source), {"edit": 1.0}, split="train", side=side)
     plan = make_plan(parts, reader, None, batch_size=4, seed=0)
     batch = next(batches(Loader(parts, plan, reader, np.arange(4)), start=0, workers=0))
     assert batch.batch.samples.shape == (4, side, side, 3)
