@@ -1,7 +1,7 @@
 """What a plan must know of every row of a data set: how large its picture is, and how many tokens its texts have."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -29,10 +29,6 @@ class RowStats:
 
     def __len__(self) -> int:
         return len(self.texts)
-
-    def __add__(self, other: "RowStats") -> "RowStats":
-        """The rows of both."""
-        return RowStats(*map(np.concatenate, zip(astuple(self), astuple(other), strict=True)))
 
 
 COLUMNS = tuple(field.name for field in fields(RowStats))

@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,17 @@ from rich.progress import track
 
 from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.dataset import INFO, StoredStats, stats_path, write_stats
-from dim_jax.data.example import KINDS
+from dim_jax.data.example import KINDS, Kind
 from dim_jax.data.row_stats import COLUMNS, RowStats
 from dim_jax.data.workers import process_pool
-from dim_jax.datasets.layouts import archives, layout_of, layouts, open_splits
-from dim_jax.datasets.shards import Rows, Shard, Written, cut, estimate, features_of, read_note, write_shard
+from dim_jax.datasets.layouts import archives, layout_of, layouts
+from dim_jax.datasets.shards import Rows, Shard, Written, cut, estimate, features_of, open_rows, read_note, write_shard
 from dim_jax.datasets.statistics import Tally
 from dim_jax.errors import InputError, require
 from dim_jax.storage.disk import check_space
 from dim_jax.storage.folders import new_file, writing
 from dim_jax.storage.locks import lock_folder
-from dim_jax.storage.paths import AnyPath, absolute, entries, upload
+from dim_jax.storage.paths import AnyPath, absolute, entries
 
 SHARD_BYTES = 2**30
 NOTES, PLAN, BAD, SUMS = ".prepare", "plan.json", "bad_rows.jsonl", "SHA256SUMS"
@@ -89,51 +90,58 @@ def prepare(
             notes.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             archives.index_archives(source, notes, console)
-        todo, plan = _planned(source, name, tokenizer, notes, out, known or plan, shards)
+        done = {path.name for path in entries(notes)}
+        shards_to_write, plan = _plan_shards(source, name, tokenizer, notes, out, done, known or plan, shards)
         with new_file(notes / PLAN) as scratch:
             scratch.write_text(json.dumps(plan, indent=1) + "\n")
-        for folder in {shard.path.parent for shard in todo}:
+        for folder in {shard.path.parent for shard in shards_to_write}:
             with writing(folder):
                 folder.mkdir(exist_ok=True)
-        _write(todo, out, bad_samples, workers, console)
-        _finish(todo, out, plan)
+        written = _write(shards_to_write, out, done, bad_samples, workers, console)
+        plan["rows"] = _finish(written, out, plan)
         _remove_folder(notes)
         return plan["rows"]
 
 
-def _planned(
-    source: AnyPath, name: str, tokenizer: str | None, notes: AnyPath, out: AnyPath, plan: dict[str, Any], shards: int | None
+def _plan_shards(
+    source: AnyPath,
+    name: str,
+    tokenizer: str | None,
+    notes: AnyPath,
+    out: AnyPath,
+    done: set[str],
+    plan: dict[str, Any],
+    shards: int | None,
 ) -> tuple[list[Shard], dict[str, Any]]:
-    """Every shard of the data set, and the plan with their numbers; one that was begun keeps its own."""
-    found, counts, rows = list[Shard](), dict[str, int](plan.get("shards", {})), dict[str, int]()
-    written, missing = {path.name for path in entries(notes)}, 0
+    """Every shard of the data set, and the plan with their numbers; one that was begun keeps its own. `done` names the notes there are."""
+    planned, counts, rows, missing = list[Shard](), dict[str, int](plan.get("shards", {})), dict[str, int](), 0
+    open_rows.cache_clear()  # the source may have changed since an earlier call of this process
     for kind in KINDS:
-        splits = open_splits(source, name, kind, notes)
-        for split, some in splits.items():
-            key, size = f"{kind}/{split}", estimate(some)
+        for split, split_rows in open_rows(source, name, kind, notes).items():
+            key, size, count = f"{kind}/{split}", estimate(split_rows), len(split_rows.numbers)
             counts.setdefault(key, shards or -(-size // SHARD_BYTES) or 1)
-            here = cut(Rows(source, name, kind, split, notes, tokenizer), len(some.numbers), counts[key], out / kind, notes)
-            missing += size * sum(shard.note.name not in written for shard in here) // len(here)
-            found += here
-            rows[key] = len(some.numbers)
-    if not found:
+            here = cut(Rows(source, name, kind, split, notes, tokenizer), count, counts[key], out / kind, notes)
+            missing += size * sum(shard.note.name not in done for shard in here) // len(here)
+            planned += here
+            rows[key] = count
+    if not planned:
         raise InputError(f"{source}: has no rows. Give a data set of the layout {name}: {layouts()[name].expects}.")
     if plan.get("planned", rows) != rows:
         raise InputError(f"{out}: was begun when {source} had other rows ({plan['planned']}, now {rows}). Begin anew (--overwrite).")
     if isinstance(out, Path):
         check_space(out, missing, what=os.fspath(out), remedy="Free some space, or choose another folder.")
-    return found, {**plan, "shards": counts, "planned": rows}
+    return planned, {**plan, "shards": counts, "planned": rows}
 
 
-def _write(todo: list[Shard], out: AnyPath, allowed: int, workers: int, console: Console | None) -> None:
-    """Write the shards that are missing; stop where more rows are bad than `allowed`."""
-    bad = list[str]()
+def _write(shards: list[Shard], out: AnyPath, done: set[str], allowed: int, workers: int, console: Console | None) -> dict[Shard, Written]:
+    """Write the shards that are missing, and return what is noted of all; stop where more rows are bad than `allowed`."""
+    written, bad = dict[Shard, Written](), list[str]()
 
-    def check(shard: Shard) -> None:
-        rows, new = shard.rows, read_note(shard.note).bad
-        fields = ({"kind": rows.kind, "split": rows.split, **one._asdict()} for one in new)
-        bad.extend(json.dumps(one, ensure_ascii=False) for one in fields)
-        if new:
+    def keep(shard: Shard) -> None:
+        written[shard] = note = read_note(shard.note)
+        if note.bad:
+            fields = ({"kind": shard.rows.kind, "split": shard.rows.split, **row._asdict()} for row in note.bad)
+            bad.extend(json.dumps(row, ensure_ascii=False) for row in fields)
             with new_file(out / BAD) as scratch:
                 scratch.write_text("".join(f"{line}\n" for line in bad), encoding="utf-8")
         if len(bad) > allowed:
@@ -142,85 +150,77 @@ def _write(todo: list[Shard], out: AnyPath, allowed: int, workers: int, console:
                 f"listed in {out / BAD}. The same command goes on."
             )
 
-    written = {path.name for path in entries(out / NOTES)}
-    for shard in todo:
-        if shard.note.name in written:
-            check(shard)
-    missing = [shard for shard in todo if shard.note.name not in written]
+    missing = [shard for shard in shards if shard.note.name not in done]
+    for shard in shards:
+        if shard.note.name in done:
+            keep(shard)
     shown = console is not None and console.is_terminal
-    options: dict[str, Any] = {"total": len(missing), "console": console, "disable": not shown, "transient": True}
-    if workers:
-        with process_pool(workers) as pool:
-            for shard, _ in track(zip(missing, pool.map(write_shard, missing), strict=True), "writing shards", **options):
-                check(shard)
-    else:
-        for shard in track(missing, "writing shards", **options):
-            write_shard(shard)
-            check(shard)
+    with process_pool(workers) if workers else nullcontext() as pool:
+        ended = pool.map(write_shard, missing) if pool else map(write_shard, missing)
+        progress = track(ended, "writing shards", len(missing), console=console, disable=not shown, transient=True)
+        for shard, _ in zip(missing, progress, strict=True):
+            keep(shard)
     if bad and console is not None:
-        console.out(
-            f"{len(bad)} rows cannot be used, and are listed in {out / BAD}. The first: {json.loads(bad[0])['error']}", highlight=False
-        )
+        first = json.loads(bad[0])["error"]
+        console.out(f"{len(bad)} rows cannot be used, and are listed in {out / BAD}. The first: {first}", highlight=False)
+    return {shard: written[shard] for shard in shards}
 
 
-def _finish(todo: list[Shard], out: AnyPath, plan: dict[str, Any]) -> None:
-    """What is said of each kind's shards: statistics of rows, checksums, and what TFDS reads, which comes last."""
-    plan["rows"] = {}
-    for kind in dict.fromkeys(shard.rows.kind for shard in todo):
-        here = [shard for shard in todo if shard.rows.kind == kind]
-        written = {shard: read_note(shard.note) for shard in here}
-        by_split = {split: [shard for shard in here if shard.rows.split == split] for split in dict.fromkeys(s.rows.split for s in here)}
-        for split, some in by_split.items():
-            plan["rows"][f"{kind}/{split}"] = count = sum(len(written[shard].stats) for shard in some)
-            if not count and split == "train":
-                raise InputError(f"{out}: none of the rows of {kind}/{split} can be used. The first: {written[some[0]].bad[0].error}")
-            write_stats(stats_path(out / kind, split), _joined([written[shard] for shard in some], plan["tokenizer"]))
-        with new_file(out / kind / SUMS) as scratch:
-            scratch.write_text(
-                "".join(f"{written[shard].sha256}  {shard.path.name}\n" for shard in here)
-            )  # as `sha256sum --check` reads it
-    for kind in dict.fromkeys(shard.rows.kind for shard in todo):
-        _describe(out / kind, [shard for shard in todo if shard.rows.kind == kind], plan)
+def _finish(written: Mapping[Shard, Written], out: AnyPath, plan: Mapping[str, Any]) -> dict[str, int]:
+    """Write what is said of the shards: statistics of rows, checksums, and what TFDS reads, which comes last. Return the rows by split.
+
+    Raises:
+        InputError: no row that is to be trained on can be used.
+    """
+    kinds: dict[Kind, dict[str, list[Written]]] = {}
+    for shard, note in written.items():
+        kinds.setdefault(shard.rows.kind, {}).setdefault(shard.rows.split, []).append(note)
+    rows = {f"{kind}/{split}": sum(len(note.stats) for note in notes) for kind, splits in kinds.items() for split, notes in splits.items()}
+    for kind, splits in kinds.items():
+        if not rows[f"{kind}/train"]:
+            raise InputError(f"{out}: none of the rows of {kind}/train can be used. The first: {splits['train'][0].bad[0].error}")
+        for split, notes in splits.items():
+            write_stats(stats_path(out / kind, split), _joined(notes, plan["tokenizer"]))
+        with new_file(out / kind / SUMS) as scratch:  # as `sha256sum --check` reads it
+            lines = (f"{note.sha256}  {shard.path.name}\n" for shard, note in written.items() if shard.rows.kind == kind)
+            scratch.write_text("".join(lines))
+    for kind, splits in kinds.items():
+        _describe(out / kind, kind, splits, {**plan, "rows": rows})
+    return rows
 
 
-def _joined(written: Iterable[Written], tokenizer: str) -> StoredStats:
+def _joined(notes: Sequence[Written], tokenizer: str) -> StoredStats:
     """The numbers of a split from those of its shards."""
-    some = list(written)
-    columns = RowStats(*(np.concatenate([getattr(one.stats, name) for one in some]) for name in COLUMNS))
-    rules, numbers = np.unique([rule for one in some for rule in one.rules], return_inverse=True)
+    columns = RowStats(*(np.concatenate([getattr(note.stats, name) for note in notes]) for name in COLUMNS))
+    rules, numbers = np.unique([rule for note in notes for rule in note.rules], return_inverse=True)
     return StoredStats(columns, tuple(map(str, rules)), numbers.astype(np.int16), tokenizer)
 
 
-def _describe(folder: AnyPath, shards: list[Shard], plan: Mapping[str, Any]) -> None:
-    """Write what TFDS reads of one kind: features, splits, counts, and the plan."""
+def _describe(folder: AnyPath, kind: Kind, splits: Mapping[str, Sequence[Written]], plan: Mapping[str, Any]) -> None:
+    """Write what TFDS reads of one kind: features, splits (which are never empty), counts, and the plan."""
     from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
+    splits = {split: notes for split, notes in splits.items() if plan["rows"][f"{kind}/{split}"]}
     with tempfile.TemporaryDirectory(prefix="dim_jax-") as scratch:
-        rows = shards[0].rows
-        identity = DatasetIdentity(name=rows.kind, version=tfds.core.Version("1.0.0"), data_dir=scratch, module_name="")
-        splits, statistics = [], {}
-        for split in dict.fromkeys(shard.rows.split for shard in shards):
-            written = [read_note(shard.note) for shard in shards if shard.rows.split == split]
-            if not plan["rows"][f"{rows.kind}/{split}"]:  # TFDS has no empty splits
-                continue
-            files: dict[str, Any] = {"data_dir": scratch, "dataset_name": rows.kind, "split": split, "filetype_suffix": "array_record"}
-            lengths, size = [len(one.stats) for one in written], sum(one.size for one in written)
+        infos = []
+        for split, notes in splits.items():
+            files: dict[str, Any] = {"data_dir": scratch, "dataset_name": kind, "split": split, "filetype_suffix": "array_record"}
             template = tfds.core.ShardedFileTemplate(template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", **files)
-            splits.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
-            statistics[split] = sum((one.tally for one in written), Tally()).report()
+            lengths, size = [len(note.stats) for note in notes], sum(note.size for note in notes)
+            infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
+        statistics = {split: sum((note.tally for note in notes), Tally()).report() for split, notes in splits.items()}
         info = tfds.core.DatasetInfo(
-            builder=identity, features=features_of(rows.kind), description=DESCRIPTIONS[rows.kind],
+            builder=DatasetIdentity(name=kind, version=tfds.core.Version("1.0.0"), data_dir=scratch, module_name=""),
+            features=features_of(kind),
+            description=DESCRIPTIONS[kind],
             metadata=tfds.core.MetadataDict(statistics=statistics, prepared=dict(plan)),
-        )  # fmt: skip
+        )
         info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD)
-        info.set_splits(tfds.core.SplitDict(splits))
+        info.set_splits(tfds.core.SplitDict(infos))
         info.write_to_directory(scratch)
         for path in sorted(Path(scratch).iterdir(), key=lambda path: path.name == INFO):
-            if isinstance(folder, Path):
-                with new_file(folder / path.name) as target:
-                    target.write_bytes(path.read_bytes())
-            else:
-                upload(path, folder / path.name)
+            with new_file(folder / path.name) as target:
+                target.write_bytes(path.read_bytes())
 
 
 def _read_plan(out: AnyPath) -> dict[str, Any] | None:

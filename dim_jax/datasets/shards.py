@@ -19,13 +19,14 @@ from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.example import Kind, LazyImage, RawExample, Texts
 from dim_jax.data.pictures import read_picture
 from dim_jax.data.records import new_records
-from dim_jax.data.row_stats import RowStats, token_counts
+from dim_jax.data.row_stats import COLUMNS, RowStats, token_counts
 from dim_jax.datasets.layouts import SplitRows, open_splits
 from dim_jax.datasets.statistics import Tally
 from dim_jax.errors import InputError
 from dim_jax.storage.folders import new_file
 from dim_jax.storage.paths import AnyPath
 
+open_rows = cache(open_splits)  # once in each process: to find where lines begin, a file is read to its end
 SAMPLE = 32  # rows whose pictures are read to estimate the size of all
 
 
@@ -87,7 +88,7 @@ def estimate(rows: SplitRows) -> int:
     count, sizes = len(rows.numbers), list[int]()
     for number in range(0, count, -(-count // SAMPLE)):
         with suppress(InputError):
-            sizes.append(sum(len(picture.read()) for picture in _pictures(rows.raw(number)).values()))
+            sizes.append(sum(len(image.read()) for image in _images(rows.raw(number)).values()))
     return sum(sizes) * count // max(len(sizes), 1)
 
 
@@ -98,40 +99,35 @@ def write_shard(shard: Shard) -> None:
         InputError: a file cannot be written.
     """
     rows = shard.rows
-    found, features = _opened(rows), features_of(rows.kind)
+    opened, features = open_rows(rows.source, rows.layout, rows.kind, rows.notes)[rows.split], features_of(rows.kind)
     serializer, tally = tfds.core.ExampleSerializer(features.get_serialized_info()), Tally()
     sizes, texts, rules, bad = list[tuple[int, int]](), list[Texts](), list[str](), list[BadRow]()
     with new_file(shard.path) as scratch:
         with new_records(scratch) as file:
             for number in range(shard.start, shard.stop):
                 try:
-                    row = found.raw(number)
-                    pictures = {name: picture.read() for name, picture in _pictures(row).items()}
-                    known = {name: read_picture(io.BytesIO(pictures[name]), one.name).size for name, one in _pictures(row).items()}
+                    row = opened.raw(number)
+                    images = _images(row)
+                    files = {name: image.read() for name, image in images.items()}
+                    pixels = {name: read_picture(io.BytesIO(files[name]), image.name).size for name, image in images.items()}
                 except InputError as error:
                     bad.append(BadRow(number + 1, str(error)))
                     continue
                 example: dict[str, Any] = {"key": row.key, "texts": list(row.texts)}
-                example |= {name: io.BytesIO(picture) for name, picture in pictures.items()}  # arrays would need TensorFlow
+                example |= {name: io.BytesIO(data) for name, data in files.items()}  # arrays would need TensorFlow
                 example |= {"blueprint": row.blueprint or "", "rule": row.rule} if rows.kind == "edit" else {}
                 # A map of protobuf has no order of its own, and the checksum would be another every time.
                 record = serializer.get_tf_example(features.encode_example(example)).SerializeToString(deterministic=True)
                 file.write(record)
-                tally += Tally.of(row, known, len(record))
-                sizes.append(known.get("source", known["target"]))
+                tally += Tally.of(row, pixels, len(record))
+                sizes.append(pixels.get("source", pixels["target"]))
                 texts.append(Texts(row.texts, row.blueprint))
                 rules.append(row.rule)
         with scratch.open("rb") as whole:
             digest = hashlib.file_digest(whole, "sha256").hexdigest()
     columns = np.concatenate([np.array(sizes, np.int32).reshape(-1, 2).T, token_counts(texts, _tokenizer(rows.tokenizer)).T])
-    note = {
-        "size": tally.sums.get("bytes", 0),
-        "sha256": digest,
-        "tally": vars(tally),
-        "stats": columns.tolist(),
-        "rules": rules,
-        "bad": bad,
-    }
+    note = {"size": tally.sums.get("bytes", 0), "sha256": digest, "tally": vars(tally), "rules": rules, "bad": bad}
+    note["stats"] = columns.tolist()
     with new_file(shard.note) as scratch:
         scratch.write_text(json.dumps(note, ensure_ascii=False), encoding="utf-8")
 
@@ -139,14 +135,8 @@ def write_shard(shard: Shard) -> None:
 def read_note(path: AnyPath) -> Written:
     """What `write_shard` noted."""
     note = json.loads(path.read_text(encoding="utf-8"))
-    stats = RowStats(*np.array(note["stats"], np.int32).reshape(4, -1))
+    stats = RowStats(*np.array(note["stats"], np.int32).reshape(len(COLUMNS), -1))
     return Written(note["size"], note["sha256"], Tally(**note["tally"]), stats, note["rules"], [BadRow(*bad) for bad in note["bad"]])
-
-
-@cache
-def _opened(rows: Rows) -> SplitRows:
-    """The rows of a split, opened once in each process."""
-    return open_splits(rows.source, rows.layout, rows.kind, rows.notes)[rows.split]
 
 
 @cache
@@ -154,7 +144,7 @@ def _tokenizer(name: str | None) -> ChatTokenizer | None:
     return None if name is None else ChatTokenizer.from_pretrained(name)
 
 
-def _pictures(row: RawExample) -> dict[str, LazyImage]:
+def _images(row: RawExample) -> dict[str, LazyImage]:
     return {"target": row.target} if row.source is None else {"source": row.source, "target": row.target}
 
 

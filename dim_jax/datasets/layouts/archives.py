@@ -99,6 +99,7 @@ def index_archives(folder: AnyPath, index: AnyPath, console: Console | None = No
     table = np.array(places, np.int64).reshape(-1, 3)
     with new_file(index / MEMBERS) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, places=table, names=np.array(json.dumps(names)), links=np.array(json.dumps(links)))
+    _opened.cache_clear()
     _is_indexed.cache_clear()
 
 
