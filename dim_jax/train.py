@@ -47,8 +47,9 @@ from dim_jax.training.supervision import STOPPED, Termination, Watchdog
 NUM_EXAMPLES = 8  # held-out examples on a sheet
 
 
-def make_train_step(config: Config, objective: Objective, sharding: Sharding) -> Any:
-    """The compiled step: (state, frozen, batch) -> (state, metrics). It takes the state over; frozen parameters get no gradient."""
+def make_train_step(config: Config, objective: Objective, sharding: Sharding, abstract: State) -> Any:
+    """The compiled step: (state, frozen, batch) -> (state, metrics), for states laid out as `abstract`. It takes the state over; frozen
+    parameters get no gradient."""
     optimizer, learning_rate = make_optimizer(config)
 
     def train_step(state: State, frozen: Params, batch: Any) -> tuple[State, Metrics]:
@@ -69,7 +70,7 @@ def make_train_step(config: Config, objective: Objective, sharding: Sharding) ->
         return State(state.step + 1, params, ema, opt), metrics
 
     # The new state lies as the old one. Else the compiler would choose, and the second step would be another program than the first.
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, objective.model_config, sharding))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(train_step, out_shardings=(shardings, sharding.replicated), donate_argnums=0)
 
 
@@ -122,7 +123,7 @@ def main(
     # Step.
     model_config = objective.model_config
     state_like, (frozen_like, cached_like) = abstract_state(config, model_config, sharding), abstract_frozen(objective, sharding)
-    train_step = make_train_step(config, objective, sharding)
+    train_step = make_train_step(config, objective, sharding, state_like)
     num_trainable, num_frozen = (sum(leaf.size for leaf in params.values()) for params in (state_like.params, frozen_like))
     console.out(f"{config.objective}: {num_trainable:,} parameters learn, {num_frozen:,} are frozen", highlight=False)
 

@@ -174,8 +174,8 @@ class Run:
         model_init = ModelInit.open(config, check_config(config))
         objective = open_objective(config, model_init, ROOT / "tests/tiny_tokenizer")
         self.mesh = Sharding.open(config, objective.model_config, devices or jax.devices()[: math.prod(shape)])
-        self.train_step = make_train_step(config, objective, self.mesh)
         self.abstract_state = abstract_state(config, objective.model_config, self.mesh)
+        self.train_step = make_train_step(config, objective, self.mesh, self.abstract_state)
         frozen, _ = abstract_frozen(objective, self.mesh)
         parts, reader = open_mixture("synthetic", {"edit": 1.0}, split="train", side=32), objective.reader
         plan = make_plan(parts, reader, objective.processor.tokenizer, batch_size=8, seed=0)

@@ -75,7 +75,7 @@ def main(config: Config, topology: Topology, console: Console, *, keep: Path | N
 
     since = time.perf_counter()
     try:
-        compiled = make_train_step(config, objective, sharding).lower(state, frozen, batch).compile()
+        compiled = make_train_step(config, objective, sharding, state).lower(state, frozen, batch).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

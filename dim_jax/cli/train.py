@@ -9,6 +9,7 @@ import typer
 from dim_jax.console import open_console
 from dim_jax.errors import require
 
+CONFIG_HELP = "A file such as configs/nano_edit.py, or the name of one that comes with the package: nano_edit."
 Change = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, such as data.source=synthetic.")
 ]
@@ -23,9 +24,7 @@ class Storage(StrEnum):
 
 
 def train(
-    config: Annotated[
-        Path, typer.Option(help="A file such as configs/nano_edit.py, or the name of one that comes with the package: nano_edit.")
-    ],
+    config: Annotated[Path, typer.Option(help=CONFIG_HELP)],
     workdir: Annotated[str, typer.Option(help="Where the run lives, a folder or gs://BUCKET/...; one that was stopped goes on there.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Train this many steps instead of the config's number.")] = None,
     change: Change = None,
@@ -52,9 +51,7 @@ def train(
 
 
 def cache(
-    config: Annotated[
-        Path, typer.Option(help="A file such as configs/nano_edit.py, or the name of one that comes with the package: nano_edit.")
-    ],
+    config: Annotated[Path, typer.Option(help=CONFIG_HELP)],
     into: Annotated[
         str,
         typer.Option(help="Where the cache lives, a folder or gs://BUCKET/..., as in data.cache; one that is not finished is continued."),
@@ -78,9 +75,7 @@ def cache(
 
 
 def compile_step(
-    config: Annotated[
-        Path, typer.Argument(help="A file such as configs/nano_edit.py, or the name of one that comes with the package: nano_edit.")
-    ],
+    config: Annotated[Path, typer.Argument(help=CONFIG_HELP)],
     topology: Annotated[str, typer.Option(metavar="KIND:AxB", help="The slice, such as v5e:4x4; also v4, v5p, v6e, tpu7x.")],
     change: Change = None,
     hlo: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the compiled program's text (HLO).")] = None,

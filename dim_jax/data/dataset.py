@@ -110,10 +110,7 @@ class Dataset:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Example:
-        raw = self.raw(index)
-        source = None if raw.source is None else _decoded(raw.source)
-        rule = raw.rule or ("caption" if source is None else "edit")
-        return Example(source, _decoded(raw.target), rule, raw.texts, raw.blueprint, raw.key)
+        return self.raw(index).decoded(_decoded)
 
     def raw(self, index: int) -> RawExample:
         """An example, its pictures still files."""

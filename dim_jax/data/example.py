@@ -79,9 +79,8 @@ class RawExample(NamedTuple):
     target: LazyImage
     rule: str = ""
 
-    def decoded(self) -> Example:
+    def decoded(self, decode: Callable[[LazyImage], Image.Image] = LazyImage.picture) -> Example:
         """The example with its pictures read; raises InputError where one cannot be."""
-        source = None if self.source is None else self.source.picture()
-        return Example(
-            source, self.target.picture(), self.rule or ("caption" if source is None else "edit"), self.texts, self.blueprint, self.key
-        )
+        source = None if self.source is None else decode(self.source)
+        rule = self.rule or ("caption" if source is None else "edit")
+        return Example(source, decode(self.target), rule, self.texts, self.blueprint, self.key)

@@ -19,6 +19,7 @@ from dim_jax import processes
 from dim_jax.data.chat import IM_END
 from dim_jax.data.example import Example
 from dim_jax.data.pictures import autoencoder_pixels, cover_crop, to_picture
+from dim_jax.edit_result import save_picture
 from dim_jax.errors import InputError
 from dim_jax.models.dim import Dim
 from dim_jax.models.generate import GenerationSettings, generate
@@ -47,11 +48,11 @@ def write_sheet(path: AnyPath, objective: Objective, params: Mapping[str, Any], 
     if processes.is_first():
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as scratch:
-            if isinstance(sheet, str):
+        if isinstance(sheet, str):
+            with new_file(path) as scratch:
                 scratch.write_text(sheet, encoding="utf-8")
-            else:
-                sheet.save(scratch, "PNG")
+        else:
+            save_picture(sheet, path, overwrite=True)
     return path
 
 

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from dim_jax.errors import InputError
 from dim_jax.storage.paths import AnyPath
 from dim_jax.weights.arrays import is_finite
-from dim_jax.weights.files import DTYPES, NAMES, DTypeName
+from dim_jax.weights.files import DTYPES, INDEX, NAMES, DTypeName
 from dim_jax.weights.formats import DIFFUSERS_PARTS, FORMATS, Format
 from dim_jax.weights.lazy import LazyTensors
 from dim_jax.weights.table import TensorMapping, tensor_mappings, to_hf
@@ -84,7 +84,7 @@ def _without_headers(data: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest of the first form as one of today's: of each header the names and dtypes, of the texts all but the indices of shards."""
     headers = {file: json.loads(header) for file, header in data["headers"].items()}
     files = {file: {name: info["dtype"] for name, info in header.items() if name != "__metadata__"} for file, header in headers.items()}
-    configs = {file: text for file, text in data.get("texts", {}).items() if not re.search(r"\.index(\.[^.]+)?\.json$", file)}
+    configs = {file: text for file, text in data.get("texts", {}).items() if not INDEX.search(file)}
     same = {name: data[name] for name in ("format", "aliases", "kept") if name in data}
     return {**same, "files": files, "configs": configs, "initialized": data.get("drawn", [])}
 
