@@ -4,28 +4,29 @@ import math
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from benchmarks import speed_cases as cases
 from benchmarks.speed_cases import GIB, measure, report
+from dim_jax.config import read_config
 from dim_jax.data.batches import CachedBatch, PaintBatch
 from dim_jax.data.cache import store
 from dim_jax.models.dim import Dim
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.sampling import LENGTHS
-from dim_jax.training import optim
-from dim_jax.training.losses import Features, cached_features, encode_batch, painter_loss
-from dim_jax.training.objectives import abstract_model
+from dim_jax.sharding import Sharding, make_global_array
+from dim_jax.train import make_train_step
+from dim_jax.training.objectives import make_objective
+from dim_jax.training.state import abstract_frozen, abstract_state, init_state
 from dim_jax.weights.model_config import ModelConfig
 
 PARTS = ("encoder", "condition keys", "source latents", "sampler", "picture")
-FLOW: dict[str, Any] = {"shift": 3.0, "draw": "logit_normal", "condition_dropout": 0.1}
 
 
 def main(args: Namespace) -> None:
@@ -76,58 +77,43 @@ def edit(args: Namespace, dtype: Any) -> None:
 
 
 def train(args: Namespace, dtype: Any) -> None:
-    """Training steps of the edit painter: from cached states, and online, where the frozen parts run in every step.
+    """The step of `dim train` (stage II): from cached states, and online, where the frozen parts run in every step.
 
-    Parameters are float32, computation and frozen parts are `dtype`; AdamW, clip and averages are as in `dim train`. A step begins with its
-    batch in the host's memory, as a loader leaves it.
+    It begins with its batch in the host's memory, as a loader leaves it.
     """
-    config = cases.dim_config(args.size)
-    model_config = ModelConfig(config.encoder, config.sana, config.autoencoder)
-    dim, trainable = (abstract_model(model_config, parts, dtype) for parts in (model_config.parts, ("connector", "sana")))
-    found, rng = cases.turns(config, args.side, args.batch, args.text_tokens), np.random.default_rng(1)
-    inputs, tokens = cases.padded(config, found), int(found.user[0].sum())
-    length, cells = min(inputs.input_ids.shape[1], config.sana.condition_length), args.side // config.autoencoder.factor
+    dim = cases.dim_config(args.size)
+    model_config = ModelConfig(dim.encoder, dim.sana, dim.autoencoder)
+    config = read_config(Path("edit_stage2"), {"data.source": "synthetic", "model.remat": args.remat})
+    config.optim.update(
+        learning_rate=cases.LEARNING_RATE, weight_decay=cases.WEIGHT_DECAY, clip_global_norm=cases.CLIP, ema_decay=cases.EMA
+    )
+    sharding = Sharding.open(config, model_config, jax.devices()[:1])
+    found, rng = cases.turns(dim, args.side, args.batch, args.text_tokens), np.random.default_rng(1)
+    inputs, tokens = cases.padded(dim, found), int(found.user[0].sum())
+    length, cells = min(inputs.input_ids.shape[1], dim.sana.condition_length), args.side // dim.autoencoder.factor
     pictures = rng.integers(0, 256, (2, args.batch, args.side, args.side, 3), dtype=np.uint8)
-    latents = rng.normal(size=(2, args.batch, cells, cells, config.autoencoder.latent_channels)).astype(np.float32)
-    hidden = np.zeros((args.batch, length, config.encoder.text.hidden_size), np.float32)
+    latents = rng.normal(size=(2, args.batch, cells, cells, dim.autoencoder.latent_channels)).astype(np.float32)
+    hidden = np.zeros((args.batch, length, dim.encoder.text.hidden_size), np.float32)
     hidden[:, :tokens] = rng.normal(size=(args.batch, tokens, hidden.shape[2]))
     states = np.stack([store(one, "float32" if dtype == jnp.float32 else "bfloat16").hidden for one in hidden])
     cached = CachedBatch(states, None, np.arange(length) < np.full((args.batch, 1), tokens), *latents)
 
-    def online(model: Any, batch: PaintBatch) -> Features:
-        return encode_batch(model.encoder, model.autoencoder, batch, condition_length=config.sana.condition_length)
-
-    optimizer = optim.adamw(cases.LEARNING_RATE, weight_decay=cases.WEIGHT_DECAY, clip_global_norm=cases.CLIP)
-    params = parameters(_random(trainable, jnp.float32))
-    state = (params, jax.tree.map(jnp.copy, params), optimizer.init(params))
-    others = {path: leaf for path, leaf in parameters(dim).items() if path not in params}
-    for part, abstract, features, batch, frozen in (
-        ("cached", trainable, lambda model, batch: cached_features(batch), cached, {}),
-        ("online", dim, online, PaintBatch(inputs, *pictures), others),
-    ):
+    for part, batch in (("cached", cached), ("online", PaintBatch(inputs, *pictures))):
         if args.part not in (None, part):
             continue
+        config.data.cache = "cache" if part == "cached" else ""  # only says that there is one
+        objective = make_objective(config, model_config, None)
+        abstract, (frozen, _) = abstract_state(config, model_config, sharding), abstract_frozen(objective, sharding)
+        step, frozen = make_train_step(config, objective, sharding, abstract), _drawn(frozen, dtype)
+        current = [init_state(config, _drawn(abstract.params, jnp.float32), abstract)]
 
-        def step(state: Any, frozen: Any, batch: Any, key: Any, abstract: Any = abstract, features: Any = features) -> Any:
-            def loss(params: Any) -> Any:
-                model: Any = with_parameters(abstract, params | frozen)
-                return painter_loss(model.connector, model.sana, features(model, batch), key, remat=args.remat, **FLOW)[0]
+        def once(step: Any = step, frozen: Any = frozen, batch: Any = batch, current: list[Any] = current) -> Any:
+            state, metrics = step(current.pop(), frozen, sharding.shard(batch, make_global_array))
+            current.append(state)
+            return metrics["loss"]
 
-            params, average, opt = state
-            value, grads = jax.value_and_grad(loss)(params)
-            change, opt = optimizer.update(grads, opt, params)
-            params: Any = optax.apply_updates(params, change)
-            return (params, optax.incremental_update(params, average, 1 - cases.EMA), opt), value
-
-        run, frozen, box = jax.jit(step, donate_argnums=0), _drawn(frozen, dtype), [state]
-
-        def once(run: Any = run, frozen: Any = frozen, batch: Any = batch, box: Any = box) -> Any:
-            box[0], value = run(box[0], frozen, jax.device_put(batch), jax.random.key(len(box)))
-            return value
-
-        times, value = measure(once, jax.block_until_ready, args.repeats)
-        (state,) = box
-        if not np.isfinite(value):
+        times, loss = measure(once, jax.block_until_ready, args.repeats)
+        if not np.isfinite(loss):
             raise SystemExit("The loss is not finite: the times would mean nothing.")
         report(args, "dim_jax", part, times, remat=args.remat, tokens=tokens, **_machine())
 
