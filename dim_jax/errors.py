@@ -1,5 +1,6 @@
 """The one exception for input that a user can mend."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 
@@ -32,6 +33,12 @@ def check_unicode(text: str, name: str) -> None:
     except UnicodeEncodeError as error:
         half = f"U+{ord(text[error.start]):04X}"
         raise InputError(f"{name} is not valid Unicode text (half a character, {half}, at {error.start}). Give it as UTF-8.") from error
+
+
+def listed(items: Sequence[str], separator: str = ", ", most: int = 12) -> str:
+    """The items in one line; after the first `most` only how many there are, since a checkpoint can have a thousand wrong tensors."""
+    more = len(items) - most
+    return separator.join([*items[:most], f"and {more:,} more"] if more > 0 else items)
 
 
 def require(*packages: str, extra: str, what: str) -> None:

@@ -104,7 +104,8 @@ def test_a_manifest_of_other_weights_is_refused(tmp_path, orbax):
         (manifest.replace('"projector.0.bias": "F32"', '"projector.0.bias": "F16"'), "connector.fc1.bias came as F16, here it is F32"),
         ("{}", "is no manifest"),
         ('{"format": "new", "files": {}}', "is no manifest"),
-        ('{"format": "dim", "headers": {}}', "is no manifest"),
+        ('{"format": "dim", "headers": []}', "is no manifest"),
+        ('{"format": "dim", "headers": {}}', "is only in these weights; .*; and [0-9]+ more"),
         ('{"format": "dim", "files": {"model.safetensors": {"a": "I8"}}}', "is no manifest"),
         ("[", "is not a JSON file"),
     ):
@@ -135,7 +136,10 @@ def test_another_size_without_its_configs_says_which_are_needed(tmp_path, golden
         (source / name).unlink()
     message = refused(source, tmp_path / "out")
     assert all(name in message for name in CONFIGS)
-    assert "decoder.model.blocks.19.attn.qkv.weight (6720, 2240) is missing" in message
+    # What differs from the published size is a thousand tensors: some are named, the others counted.
+    assert re.search(r"decoder\S+ \([0-9, ]+\) is unknown", message)
+    assert re.search(r"and [0-9,]+ more\.", message)
+    assert len(message) < 2500
 
 
 @pytest.mark.parametrize("part", ["transformer/config.json", "vae/config.json", "qwen.config.json"])

@@ -12,7 +12,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 
 from dim_jax import checkpoint
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, listed
 from dim_jax.weights.files import DTYPES, EXTRA_FILE, NAMES, SafetensorsWriter
 from dim_jax.weights.formats import DIFFUSERS, DIM, EMBEDDING, NVLABS, QWEN, Format
 from dim_jax.weights.manifest import Manifest, common_dtypes, folder_of
@@ -62,14 +62,14 @@ def plan(weights: Weights, to: str, max_shard_size: int | None = None) -> Export
             wrong = [f"{path} came as {NAMES[dtypes[path]]}, here it is {NAMES[here[path]]}" for path in ours if dtypes[path] != here[path]]
         if wrong:
             raise InputError(
-                f"{weights.where}: manifest.json belongs to other weights: {'; '.join(wrong)}. Remove it to export in the usual files."
+                f"{weights.where}: manifest.json belongs to other weights: {listed(wrong, '; ')}. Remove it to export in the usual files."
             )
         tensors = {name: TensorInfo(tensors[name].shape, DTYPES[dtype]) for name, (_, dtype) in stated.items()}
         files = {name: file for name, (file, _) in stated.items()}
     if max_shard_size is not None:
         if large := [f"{name} ({info.nbytes:,} bytes)" for name, info in sorted(tensors.items()) if info.nbytes > max_shard_size]:
             raise InputError(
-                f"{weights.where}: a shard may hold {max_shard_size:,} bytes, less than a tensor: {', '.join(large)}. Allow larger shards."
+                f"{weights.where}: a shard may hold {max_shard_size:,} bytes, less than a tensor: {listed(large)}. Allow larger shards."
             )
         files = split_state_dict_into_shards_factory(
             dict(sorted(tensors.items())),

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, listed
 from dim_jax.storage.paths import AnyPath, entries, read_span, size_of
 from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.lazy import LazyTensors, each
@@ -87,7 +87,7 @@ def _no_duplicates(path: AnyPath):
     def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
         keys = [key for key, _ in pairs]
         if twice := sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []:
-            raise InputError(f"{path}: it names these twice: {', '.join(twice)}. The file is damaged; fetch it again.")
+            raise InputError(f"{path}: it names these twice: {listed(twice)}. The file is damaged; fetch it again.")
         return dict(pairs)
 
     return build
@@ -139,9 +139,7 @@ def _spans(path: AnyPath, header: bytes) -> dict[str, tuple[TensorInfo, int]]:
         listed.pop("__metadata__", None)
         unsupported = [f"{name} ({entry['dtype']})" for name, entry in listed.items() if entry["dtype"] not in DTYPES]
         if unsupported:
-            raise InputError(
-                f"{path}: dtypes other than {', '.join(DTYPES)} are not supported: {', '.join(unsupported)}. Convert them first."
-            )
+            raise InputError(f"{path}: dtypes other than {', '.join(DTYPES)} are not supported: {listed(unsupported)}. Convert them first.")
         spans, end = {}, 0
         for name, entry in sorted(listed.items(), key=lambda item: tuple(item[1]["data_offsets"])):
             info, (start, stop) = TensorInfo(tuple(entry["shape"]), DTYPES[entry["dtype"]]), entry["data_offsets"]
@@ -183,9 +181,9 @@ def find_safetensors(folder: AnyPath) -> dict[str, LazyTensors]:
     if missing := [shard for shard in names if not (folder / shard).is_file()]:
         unfinished = [path.name for path in entries(folder) if path.name.endswith(UNFINISHED)]
         beside = f" (not finished: {', '.join(unfinished)})" if unfinished else ""
-        raise InputError(f"{index} names shards that are missing: {', '.join(missing)}{beside}. Fetch them.")
+        raise InputError(f"{index} names shards that are missing: {listed(missing)}{beside}. Fetch them.")
     if unnamed := [file for file in files if file not in names]:
-        raise InputError(f"{index} does not name {', '.join(unnamed)}. Remove what is not part of this checkpoint.")
+        raise InputError(f"{index} does not name {listed(unnamed)}. Remove what is not part of this checkpoint.")
     shards = {shard: open_safetensors(folder / shard) for shard in names}
     homes: dict[str, list[str]] = {}
     for shard, tensors in shards.items():
@@ -199,7 +197,7 @@ def find_safetensors(folder: AnyPath) -> dict[str, LazyTensors]:
     ]
     wrong += [f"{name} in {home[0]} is not in the index" for name, home in homes.items() if name not in weight_map]
     if wrong:
-        raise InputError(f"{index} and its shards disagree: {'; '.join(wrong)}. Fetch the checkpoint again.")
+        raise InputError(f"{index} and its shards disagree: {listed(wrong, '; ')}. Fetch the checkpoint again.")
     return shards
 
 
@@ -220,7 +218,7 @@ def _read_index(index: AnyPath) -> dict[str, str]:
             f'{index}: no index of shards (a JSON object whose "weight_map" has the file of each tensor is expected). Fetch it again.'
         ) from error
     if outside := sorted({shard for shard in weight_map.values() if shard.startswith("/") or ".." in shard.split("/")}):
-        raise InputError(f"{index}: names shards outside of its folder: {', '.join(outside)}. Fetch it again, and put them beside it.")
+        raise InputError(f"{index}: names shards outside of its folder: {listed(outside)}. Fetch it again, and put them beside it.")
     return weight_map
 
 

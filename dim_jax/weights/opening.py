@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax import checkpoint
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, listed
 from dim_jax.storage.folders import check_finished
 from dim_jax.storage.paths import AnyPath, as_path, read_json
 from dim_jax.weights.files import NAMES, open_safetensors
@@ -33,7 +33,9 @@ def open_weights(path: AnyPath | str) -> Weights:
         if info.dtype not in NAMES:
             raise InputError(f"{path}: {name} is {info.dtype}; weights are {', '.join(NAMES.values())}. Save it in one of these.")
     if wrong := mismatches(stored, config.shapes()):
-        raise InputError(f"{path}: {checkpoint.CONFIG} does not fit the weights: {'; '.join(wrong)}. Restore the one that belongs to them.")
+        raise InputError(
+            f"{path}: {checkpoint.CONFIG} does not fit the weights: {listed(wrong, '; ')}. Restore the one that belongs to them."
+        )
     known, extras = path / checkpoint.MANIFEST, path / checkpoint.EXTRAS
     manifest = Manifest.from_json(read_json(known), known) if known.is_file() else None
 
@@ -48,7 +50,7 @@ def open_weights(path: AnyPath | str) -> Weights:
         tensors=check_finite(
             tensors,
             manifest,
-            lambda bad: f"{path}: not finite: {', '.join(bad)}. The checkpoint is damaged, or training diverged before it.",
+            lambda bad: f"{path}: not finite: {listed(bad)}. The checkpoint is damaged, or training diverged before it.",
         ),
         manifest=manifest,
         tokenizer=checkpoint.tokenizer_files(path),

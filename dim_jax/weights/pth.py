@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, listed
 from dim_jax.storage.paths import AnyPath, local
 from dim_jax.weights.files import DTYPES, check_beginning
 from dim_jax.weights.lazy import LazyTensors, each
@@ -40,11 +40,11 @@ def open_pth(path: AnyPath) -> LazyTensors:
         raise InputError(f'{path}: a dictionary of tensors is expected, or one under "state_dict"; found {type(tensors).__name__}.')
     strange = [f"{name} ({type(value).__name__})" for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
     if strange:
-        raise InputError(f"{path}: these are no tensors: {', '.join(strange)}. Keep only tensors in the dictionary.")
+        raise InputError(f"{path}: these are no tensors: {listed(strange)}. Keep only tensors in the dictionary.")
     dtypes = {torch.float32: DTYPES["F32"], torch.bfloat16: DTYPES["BF16"], torch.float16: DTYPES["F16"]}
     unsupported = [f"{name} ({value.dtype})" for name, value in tensors.items() if value.dtype not in dtypes]
     if unsupported:
-        raise InputError(f"{path}: dtypes other than {', '.join(DTYPES)} are not supported: {', '.join(unsupported)}. Convert them first.")
+        raise InputError(f"{path}: dtypes other than {', '.join(DTYPES)} are not supported: {listed(unsupported)}. Convert them first.")
     tensors = {str(name): value.detach() for name, value in tensors.items()}
 
     def load(name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dim_jax import checkpoint
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, listed
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.qwen import QwenConfig
@@ -112,8 +112,8 @@ def open_published(path: AnyPath) -> Weights:
     expected = {name: mapping.shape for name, mapping in mappings.items()}
     if wrong := mismatches({name: info for name, info in hf.items() if name not in {*aliases, *kept, *dropped}}, expected):
         raise InputError(
-            f"{path} ({form.title}): {'; '.join(wrong)}. Fetch the checkpoint again; one of another size than the published one needs its "
-            f"configs beside it ({', '.join(CONFIG_FILES)})."
+            f"{path} ({form.title}): {listed(wrong, '; ')}. Fetch the checkpoint again; one of another size than the published one needs "
+            f"its configs beside it ({', '.join(CONFIG_FILES)})."
         )
     manifest = Manifest(
         form.name,
@@ -138,7 +138,7 @@ def open_published(path: AnyPath) -> Weights:
         tensors=check_finite(
             _in_our_layout(hf, mappings, manifest, shapes, path),
             manifest,
-            lambda bad: f"{path}: {'; '.join(f'{name} is not finite' for name in bad)}. {DAMAGED}",
+            lambda bad: f"{path}: {listed([f'{name} is not finite' for name in bad], '; ')}. {DAMAGED}",
         ),
         manifest=manifest,
         tokenizer=(tokenizer_in(own) if (own := where / checkpoint.TOKENIZER).is_dir() else tokenizer_files(where))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, listed
 from dim_jax.weights.arrays import copy_into, empty
 from dim_jax.weights.lazy import LazyTensors
 from dim_jax.weights.manifest import check_finite
@@ -47,7 +47,7 @@ def cast(weights: Weights, dtype: str) -> Weights:
         tensors=check_finite(
             LazyTensors({name: TensorInfo(info.shape, to) for name, info in weights.tensors.items()}, read),
             weights.manifest,
-            lambda bad: f"{weights.where}: too large for {dtype}, they become infinite: {', '.join(bad)}. Keep the dtype that they have.",
+            lambda bad: f"{weights.where}: too large for {dtype}, they become infinite: {listed(bad)}. Keep the dtype that they have.",
         ),
         manifest=weights.manifest and weights.manifest.cast(to),
     )
