@@ -1,0 +1,186 @@
+"""What a benchmark is: its cases, the layout that its makers' scorer expects, and what it is scored by.
+
+A file of `evals/benchmarks/` with a `BENCHMARK` is one; `dim evaluate NAME` finds it (docs/evaluation.md has one in ten lines). What an
+evaluation writes lies in one folder:
+
+    run.json                                     what was painted, by whom, from what (`evals.run`)
+    TRACK/cases.jsonl                            a line for each finished case, see below
+    TRACK/pictures/CATEGORY/ID.png               its picture; ID.K.png: of several, from 0; ID.tK.png: of turn K, from 1
+    TRACK/blueprints.jsonl                       the designer's answers (`designer.journal`)
+    TRACK/metrics.json                           by case, and means
+    TRACK/official/...                           the pictures where the makers' scorer looks for them
+    TRACK/judge/MODEL.jsonl, report.{json,md,html}
+
+A line of cases.jsonl: id, category, prompt (the bare instruction), painted_prompt (what the painter read), pictures (paths from the folder
+of the track; of several turns all, in order), seconds, rounds (of the reflected track).
+"""
+
+import importlib
+import json
+import pkgutil
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import quote
+
+import numpy as np
+
+from dim_jax.errors import InputError
+from dim_jax.storage.jsonl import objects
+
+# direct: the painter reads the instruction; designed: a blueprint; reflected: the designer looks at the result and may ask again.
+Track = Literal["direct", "designed", "reflected"]
+TRACKS: tuple[Track, ...] = get_args(Track)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to paint.
+
+    Attributes:
+        id: its name, unique in the benchmark.
+        category: its kind, as the makers name it.
+        prompt: the instruction, or what to paint; of several turns the first.
+        source: the picture to edit; None for text to image.
+        target: what an edit should arrive at, where the makers ship it.
+        turns: the instructions of an edit in several rounds, in order; empty for one.
+        mask: the region of the edit, where the makers ship it.
+        facts: what scorers need besides, as the makers name it.
+    """
+
+    id: str
+    category: str
+    prompt: str
+    source: Path | None
+    target: Path | None = None
+    turns: tuple[str, ...] = ()
+    mask: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def file(self) -> str:
+        """The path of its pictures without the suffix, below `pictures`; what a file name cannot hold is percent-encoded."""
+        return f"{quote(self.category, safe=' ') or '_'}/{quote(self.id, safe=' ')}"
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """Scores as somebody published them, by the names that the report uses; `judge` is who judged, `source` the paper or address."""
+
+    model: str
+    scores: Mapping[str, float]
+    source: str
+    judge: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark.
+
+    Attributes:
+        name, title: as on the command line, and in full.
+        kind: edits of a source, or text to image.
+        read: the cases in a folder (or file) as the makers ship it. Raises InputError.
+        official: where the makers' scorer looks for picture k of a case, from `official` on.
+        protocol: the name of the judging protocol in `evals.protocols`; None: it has metrics alone.
+        metrics: names of `evals.metrics.METRICS`, and "fid".
+        pictures_per_case: how many are painted of each, with seeds of their own.
+        published: rows to compare with.
+        size: how many cases there are in all.
+        subsets: those that are scored by themselves, by name; a case is of one if the function says so.
+        official_files: what else the makers' scorer reads of a case: texts by path, or pictures to put there.
+    """
+
+    name: str
+    title: str
+    kind: Literal["edit", "generate"]
+    read: Callable[[Path], list[Case]]
+    official: Callable[[Case, int], str]
+    protocol: str | None = None
+    metrics: tuple[str, ...] = ()
+    pictures_per_case: int = 1
+    published: tuple[PublishedRow, ...] = ()
+    size: int | None = None
+    subsets: Mapping[str, Callable[[Case], bool]] = field(default_factory=dict)
+    official_files: Callable[[Case], Mapping[str, str | Path]] = lambda case: {}
+
+    def cases(self, data: Path, *, limit: int | None = None, seed: int = 0) -> tuple[list[Case], list[str]]:
+        """The cases of a folder, `limit` of them at most, and notes such as that the set is not complete.
+
+        With a limit they are spread evenly over the categories and drawn by the seed; a larger limit of the same seed holds the smaller.
+
+        Raises:
+            InputError: the folder has another layout, or an id occurs twice.
+        """
+        cases = self.read(data)
+        if not cases:
+            raise InputError(f"{data}: there is no case of {self.title} in it. Give the benchmark as it was downloaded.")
+        ids = [case.id for case in cases]
+        if twice := sorted({one for one in ids if ids.count(one) > 1} if len(set(ids)) < len(ids) else ()):
+            raise InputError(f'{data}: id "{twice[0]}" occurs more than once, {len(twice)} ids do. Each case needs one of its own.')
+        notes = []
+        if self.size is not None and len(cases) != self.size:
+            notes.append(f"{data}: {len(cases)} cases; all of {self.title} are {self.size}, so the scores are not those of the whole.")
+        return (cases if limit is None else spread(cases, limit, seed)), notes
+
+
+def spread(cases: Sequence[Case], limit: int, seed: int) -> list[Case]:
+    """At most `limit` cases, as evenly over categories as they have, in the order that they came in."""
+    groups: dict[str, list[int]] = {}
+    for i, case in enumerate(cases):
+        groups.setdefault(case.category, []).append(i)
+    ranked = []
+    for category, group in groups.items():
+        order = np.random.default_rng([seed, zlib.crc32(category.encode())]).permutation(len(group))
+        ranked += [(place, category, group[i]) for place, i in enumerate(order)]
+    return [cases[i] for i in sorted(i for _, _, i in sorted(ranked)[:limit])]
+
+
+@cache
+def benchmarks() -> dict[str, Benchmark]:
+    """Every benchmark by its name."""
+    from dim_jax.evals import benchmarks as package
+
+    modules = [importlib.import_module(f"{package.__name__}.{found.name}") for found in pkgutil.iter_modules(package.__path__)]
+    return {module.BENCHMARK.name: module.BENCHMARK for module in modules if hasattr(module, "BENCHMARK")}
+
+
+def benchmark(name: str) -> Benchmark:
+    """A benchmark by its name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in benchmarks():
+        raise InputError(f'There is no benchmark "{name}". There are: {", ".join(sorted(benchmarks()))}.')
+    return benchmarks()[name]
+
+
+def read_finished(track: Path) -> dict[str, dict[str, Any]]:
+    """The finished cases of a track by id, in the order in which they were finished; what a kill has torn off the end is left out.
+
+    Raises:
+        InputError: cases.jsonl cannot be read, or a line was not written by `dim evaluate`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(track.glob("cases*.jsonl")):
+        text = path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if not whole:
+            continue
+        for where, row in objects(path) if whole == text else _lines(path, whole):
+            if not isinstance(row.get("id"), str) or not isinstance(row.get("pictures"), list):
+                raise InputError(f"{where} was not written by `dim evaluate`. Remove the line, or choose another output.")
+            found[row["id"]] = row
+    return found
+
+
+def _lines(path: Path, text: bytes):
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            yield f"{path}, line {number}", json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: no JSON ({error}). Remove the line, or choose another output.") from error

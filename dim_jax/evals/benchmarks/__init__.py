@@ -1,0 +1,1 @@
+"""The benchmarks, one file each; adding one is one more file here."""

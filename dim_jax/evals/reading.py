@@ -1,0 +1,114 @@
+"""Reading what a benchmark's makers ship: where a file says what, and every missing picture at once."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dim_jax.designer.choice import read_rows
+from dim_jax.errors import InputError
+from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.local_cache import FOLDER
+from dim_jax.storage.paths import read_json
+
+
+def find_file(data: Path, names: Sequence[str], title: str) -> Path:
+    """The file that lists the cases: `data` itself, or the first of `names` in that folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    if data.is_file():
+        return data
+    if not data.is_dir():
+        raise InputError(f"{data}: there is no such folder. Give {title} as it was downloaded.")
+    for name in names:
+        if (data / name).is_file():
+            return data / name
+    raise InputError(f"{data}: has none of {', '.join(names)}. Give {title} as it was downloaded.")
+
+
+def read_table(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Where, key and value of each entry of a JSON object of objects.
+
+    Raises:
+        InputError: the file is damaged, or no such object.
+    """
+    table = read_json(path)
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: must be an object with an entry for each case. Download it again.")
+    for key, value in table.items():
+        if not isinstance(value, dict):
+            raise InputError(f'{path}, entry "{key}": is no object. Download it again.')
+        yield f'{path}, entry "{key}"', key, value
+
+
+def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
+    """A text of a row.
+
+    Raises:
+        InputError: it is missing, no text, or empty.
+    """
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f'{where}: needs a text "{key}", not {value!r}. Mend the line, or download it again.')
+    return value
+
+
+class Pictures:
+    """The pictures of a benchmark, by the names that its files give them."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._missing, self._total = folder, list[Path](), 0
+
+    def find(self, name: str, where: str) -> Path:
+        """The file of a name. Of a path from elsewhere, such as ./cache/ImgEdit/animal/1.jpg, as much of its end counts as is there.
+
+        Raises:
+            InputError: the name leads out of the folder.
+        """
+        parts = [part for part in PurePosixPath(name).parts if part != "."]
+        if not parts or ".." in parts:
+            raise InputError(f'{where}: "{name}" is no name of a picture. Mend the line.')
+        self._total += 1
+        for start in range(len(parts)):
+            if (path := self._folder.joinpath(*parts[start:])).is_file():
+                return path
+        self._missing.append(self._folder.joinpath(*parts))
+        return self._missing[-1]
+
+    def check(self) -> None:
+        """Refuses a benchmark of which pictures are missing.
+
+        Raises:
+            InputError: how many, and one of them.
+        """
+        if self._missing:
+            raise InputError(
+                f"{len(self._missing)} of {self._total} pictures are missing, such as {self._missing[0]}. Put them below {self._folder}."
+            )
+
+
+def read_prompts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a jsonl as Draw-In-Mind's authors ship them (id, image_path, prompt), and where each stands. Errors as in `read_rows`."""
+    for where, row in read_rows(path):
+        text_of(row, "prompt", where)
+        yield where, row
+
+
+def picture_file(data: bytes, suffix: str) -> Path:
+    """The bytes of a picture as a file that stays: of the same bytes always the same one. It lies in the folder that DIM_JAX_CACHE names,
+    by default ~/.cache/dim_jax.
+
+    Raises:
+        InputError: nothing can be kept there.
+    """
+    folder = Path(os.environ.get(FOLDER) or Path("~/.cache/dim_jax").expanduser()) / "pictures"
+    path = folder / f"{hashlib.sha256(data).hexdigest()}{suffix}"
+    if not path.is_file():
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with new_file(path) as scratch:
+            scratch.write_bytes(data)
+    return path
