@@ -36,8 +36,8 @@ from dim_jax.training.objectives import abstract_model
 from dim_jax.verify.case import make_case, make_settings
 from dim_jax.verify.ours import Ours
 from dim_jax.verify.stages import STAGES
-from dim_jax.verify.verify import open_dim
 from dim_jax.weights.bundled import bundled_checkpoint
+from dim_jax.weights.loading import open_dim
 from dim_jax.weights.model_config import ModelConfig
 from tests.parity import check_goldens
 

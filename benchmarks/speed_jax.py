@@ -19,8 +19,9 @@ from dim_jax.data.batches import CachedBatch, PaintBatch
 from dim_jax.data.cache import store
 from dim_jax.models.dim import Dim
 from dim_jax.models.module import parameters, with_parameters
+from dim_jax.processes import make_global_array
 from dim_jax.sampling import LENGTHS
-from dim_jax.sharding import Sharding, make_global_array
+from dim_jax.sharding import Sharding
 from dim_jax.train import make_train_step
 from dim_jax.training.objectives import make_objective
 from dim_jax.training.state import abstract_frozen, abstract_state, init_state

@@ -39,7 +39,8 @@ from dim_jax.errors import InputError
 from dim_jax.models.connector import select_user_turn
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
-from dim_jax.sharding import Sharding, make_global_array
+from dim_jax.processes import make_global_array
+from dim_jax.sharding import Sharding
 from dim_jax.storage.disk import check_space, format_bytes
 from dim_jax.storage.paths import AnyPath
 from dim_jax.training.config_guard import check_cacheable, check_config

@@ -140,6 +140,11 @@ def to_host(array: Any) -> Any:
     return array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True)
 
 
+def make_global_array(array: Any, where: Any, dtype: Any = None) -> jax.Array:
+    """An array over many devices from one that this process has whole: each of its devices gets the part that the sharding names."""
+    return jax.make_array_from_callback(array.shape, where, lambda index: np.asarray(array[index], dtype or array.dtype))
+
+
 @contextmanager
 def shared(opened: AbstractContextManager[AnyPath]) -> Iterator[AnyPath]:
     """The folder that the first process opens, for all of them to write into; it closes it when all are done, and all wait for that."""

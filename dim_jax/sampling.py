@@ -1,63 +1,35 @@
 """A model that paints: its compiled steps, its batches, its null condition. The pipelines and the training sheets call it."""
 
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from dim_jax.batching import Request, Source, batches
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pictures import autoencoder_pixels, to_picture
 from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
-from dim_jax.models.dim import Dim, DimConfig
-from dim_jax.models.module import with_parameters
+from dim_jax.memory import enough_memory
+from dim_jax.models.dim import Dim
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.sana import Condition
-from dim_jax.models.sana_config import SanaConfig
 from dim_jax.processes import to_host
 from dim_jax.settings import PromptMode, Settings, check_prompt, read_prompt_mode, read_settings
 from dim_jax.storage.paths import AnyPath
-from dim_jax.weights.opening import open_weights
-from dim_jax.weights.published import Weights
+from dim_jax.weights.loading import check_edits, load_module, open_dim
 
 # Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
 LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
 REMEDY = "Take a smaller --resolution or batch_size, or --dtype bfloat16."
 TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is edited.
-
-    Attributes:
-        picture: what the encoder reads.
-        latents: what SANA sees beside the noise, where they are known, as those of a painting that is edited further are; else the
-            picture is encoded.
-    """
-
-    picture: Image.Image
-    latents: Float[np.ndarray, "h w c"] | None = None
-
-
-@dataclass(frozen=True)
-class Request:
-    """One picture to paint: without `source`, from the text alone."""
-
-    prompt: str
-    seed: int
-    size: tuple[int, int]
-    source: Source | None = None
 
 
 class DecodedImage(NamedTuple):
@@ -101,10 +73,8 @@ class Sampler:
         if edits:
             check_edits(config.sana, path)
         chosen = compute_dtype(dtype)
-        model = nnx.eval_shape(lambda: Dim(config, dtype=chosen, rngs=nnx.Rngs(0)))
-        with _enough_memory(f"{path}: loading it as {chosen.name}", "Take --dtype bfloat16, or a device with more."):
-            tensors = {name: jnp.asarray(tensor, chosen) for name, tensor in weights.stream()}
-        return cls(with_parameters(model, tensors), processor, str(path), settings, prompt_mode)
+        dim = load_module(lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen)
+        return cls(dim, processor, str(path), settings, prompt_mode)
 
     @property
     def dtype(self) -> str:
@@ -118,41 +88,36 @@ class Sampler:
             InputError: a size does not fit the autoencoder, or latents do not fit the size; a prompt, picture or seed cannot be used; or
                 there is not enough memory.
         """
-        factor, channels = self.dim.config.autoencoder.factor, self.dim.config.sana.latent_channels
         for i, request in enumerate(requests):
-            check_prompt(request.prompt, f"Prompt {i + 1}")
-            if any(side < factor or side % factor for side in request.size):
-                raise InputError(f"Size {request.size[0]} x {request.size[1]}: height and width must be multiples of {factor} pixels.")
-            if not -(2**31) <= request.seed < 2**31:
-                raise InputError(f"Seed {request.seed}: seeds are 32-bit integers. Choose one from 0 to {2**31 - 1}.")
-            latents, fitting = request.source and request.source.latents, (*(side // factor for side in request.size), channels)
-            if latents is not None and latents.shape != fitting:
-                raise InputError(
-                    f"Source {i + 1}: its latents have the shape {latents.shape}, but {request.size[0]} x {request.size[1]} pixels need "
-                    f"{fitting}. Leave the size out, or give the picture without latents."
-                )
-        groups: dict[tuple[tuple[int, int], bool, bool], list[int]] = {}
-        for i, request in enumerate(requests):
-            kind = request.source is None, request.source is not None and request.source.latents is None
-            groups.setdefault((request.size, *kind), []).append(i)
-        batches = []
-        for group in groups.values():
-            width = min(settings.batch_size, len(group))
-            batches += [(group[i : i + width], width) for i in range(0, len(group), width)]
+            self._check(i + 1, request)
         # The bar counts pictures, not steps: JAX keeps no program that calls back in its cache on disk.
         columns = SpinnerColumn(), TextColumn("painting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, disable=not progress, transient=True) as bar:
             task = bar.add_task("painting", total=len(requests))
-            for batch, width in batches:
-                # A short last batch is filled up: another batch size would be compiled anew.
-                filled = [requests[i] for i in batch + batch[-1:] * (width - len(batch))]
-                what = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {width}"
-                with _enough_memory(what, REMEDY):
+            for batch in batches([request.kind for request in requests], settings.batch_size):
+                filled = batch.fill(requests)
+                what = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {batch.rows}"
+                with enough_memory(what, REMEDY):
                     latents = self._batch(filled, settings)
                     pixels, latents = (np.asarray(to_host(array)) for array in (self._decode(self.dim, latents), latents))
-                bar.advance(task, len(batch))
-                for i, one, cells in zip(batch, pixels, latents, strict=False):
+                bar.advance(task, len(batch.indices))
+                for i, one, cells in zip(batch.indices, pixels, latents, strict=False):
                     yield i, DecodedImage(to_picture(one), cells)
+
+    def _check(self, number: int, request: Request) -> None:
+        """Refuses a request that this model cannot paint; `number` counts from 1."""
+        factor, channels = self.dim.config.autoencoder.factor, self.dim.config.sana.latent_channels
+        check_prompt(request.prompt, f"Prompt {number}")
+        if any(side < factor or side % factor for side in request.size):
+            raise InputError(f"Size {request.size[0]} x {request.size[1]}: height and width must be multiples of {factor} pixels.")
+        if not -(2**31) <= request.seed < 2**31:
+            raise InputError(f"Seed {request.seed}: seeds are 32-bit integers. Choose one from 0 to {2**31 - 1}.")
+        latents, fitting = request.source and request.source.latents, (*(side // factor for side in request.size), channels)
+        if latents is not None and latents.shape != fitting:
+            raise InputError(
+                f"Source {number}: its latents have the shape {latents.shape}, but {request.size[0]} x {request.size[1]} pixels need "
+                f"{fitting}. Leave the size out, or give the picture without latents."
+            )
 
     def encode(self, pictures: Sequence[Image.Image], size: tuple[int, int]) -> Float[Array, "b h w c"]:
         """Latents of pictures, each scaled and cropped to `size` (height, width) in pixels.
@@ -160,7 +125,7 @@ class Sampler:
         Raises:
             InputError: there is not enough memory.
         """
-        with _enough_memory(f"{self.name}: the autoencoder on {len(pictures)} pictures of {size[0]} x {size[1]}", REMEDY):
+        with enough_memory(f"{self.name}: the autoencoder on {len(pictures)} pictures of {size[0]} x {size[1]}", REMEDY):
             return self._encode(self.dim, np.stack([autoencoder_pixels(picture, size) for picture in pictures]))
 
     def decode(self, latents: Float[Array | np.ndarray, "b h w c"]) -> list[Image.Image]:
@@ -169,7 +134,7 @@ class Sampler:
         Raises:
             InputError: there is not enough memory.
         """
-        with _enough_memory(f"{self.name}: the autoencoder on {len(latents)} latents of {latents.shape[1]} x {latents.shape[2]}", REMEDY):
+        with enough_memory(f"{self.name}: the autoencoder on {len(latents)} latents of {latents.shape[1]} x {latents.shape[2]}", REMEDY):
             return [to_picture(one) for one in np.asarray(self._decode(self.dim, latents))]
 
     def reconstruct(self, pictures: Sequence[Image.Image], settings: Settings) -> list[Image.Image]:
@@ -230,62 +195,6 @@ class Sampler:
         if length not in self._null:
             self._null[length] = self._null_row(self.dim, length)
         return self._null[length]
-
-
-@contextmanager
-def _enough_memory(what: str, remedy: str) -> Iterator[None]:
-    """Running out of memory inside becomes an `InputError`."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        # What XLA says on accelerators, and on the CPU.
-        if isinstance(error, jax.errors.JaxRuntimeError) and not re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):
-            raise
-        reason = next(iter(str(error).splitlines()), "out of memory").rstrip(".")
-        raise InputError(f"{what} takes more memory than this device has ({reason}). {remedy}") from error
-
-
-def open_dim(path: str | AnyPath, tokenizer: str | AnyPath | None = None) -> tuple[Weights, DimConfig, Processor]:
-    """A checkpoint in any format that holds all of Draw-In-Mind, not read yet, its sizes, and its processor (or one with `tokenizer`).
-
-    Raises:
-        InputError: it is damaged or incomplete, or has parts that do not belong together; or there is no tokenizer.
-    """
-    weights = open_weights(path)
-    encoder, sana, autoencoder = weights.config.encoder, weights.config.sana, weights.config.autoencoder
-    if encoder is None or sana is None or autoencoder is None:
-        raise InputError(f"{path} holds only {', '.join(weights.config.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
-    if tokenizer is None and not weights.tokenizer:
-        raise InputError(
-            f"{path} has no tokenizer. Name one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T."
-        )
-    try:
-        config = DimConfig(encoder, sana, autoencoder)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    processor = Processor.from_pretrained(
-        tokenizer or weights.tokenizer[0].parent,
-        condition_length=sana.condition_length,
-        layout=encoder.vision.layout,
-    )
-    vocabulary, image = encoder.text.vocab_size, encoder.image_token_id
-    if processor.tokenizer.image_id != image or processor.tokenizer.largest_id >= vocabulary:
-        raise InputError(
-            f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id} and ids up to "
-            f"{processor.tokenizer.largest_id}, the encoder {image} and room for {vocabulary} ids. "
-            "Use the tokenizer that the encoder was trained with."
-        )
-    return weights, config, processor
-
-
-def check_edits(sana: SanaConfig, name: str | AnyPath) -> None:
-    """Refuses a model that reads no source.
-
-    Raises:
-        InputError: its SANA has no source channels.
-    """
-    if not sana.is_edit:
-        raise InputError(f"{name} paints from text only (its SANA has no source channels). Use `dim generate`, or an edit checkpoint.")
 
 
 def _condition(dim: Dim, inputs: EncoderInputs, length: int) -> Condition:

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
+from dim_jax.batching import Source
 from dim_jax.compositing import cells, composite, opacity
 from dim_jax.data.pictures import as_rgb, autoencoder_samples
 from dim_jax.designer.clients import ChatDesigner, Designer
@@ -25,7 +26,6 @@ from dim_jax.designer.design import blueprint as written
 from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
 from dim_jax.pipeline import EditPipeline
-from dim_jax.sampling import Source
 from dim_jax.settings import Settings, check_prompt
 
 

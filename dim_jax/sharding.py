@@ -193,11 +193,6 @@ class Sharding:
         return jax.tree_util.tree_map_with_path(one, batch)
 
 
-def make_global_array(array: Any, where: NamedSharding, dtype: Any = None) -> jax.Array:
-    """An array over the mesh from one that this process has whole: each of its devices gets the part that the sharding names."""
-    return jax.make_array_from_callback(array.shape, where, lambda index: np.asarray(array[index], dtype or array.dtype))
-
-
 def validate_mesh(config: Config, sizes: ModelConfig, devices: int) -> dict[str, int]:
     """Mesh axis -> size for a number of devices, by `config.sharding`; nothing is computed.
 

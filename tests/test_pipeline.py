@@ -12,12 +12,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dim_jax import sampling as module
+from dim_jax.batching import Source
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
-from dim_jax.sampling import Sampler, Source
+from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
+from dim_jax.weights import loading
 from dim_jax.weights.convert import convert
 from dim_jax.weights.published import Weights
 from tests.painter_fixtures import HERE, QUICK, largest_difference, painter, picture, tiny_checkpoint
@@ -226,9 +228,9 @@ def test_a_text_to_image_checkpoint_does_not_edit(tmp_path, monkeypatch):
 
 
 def test_parts_with_other_latents_are_refused(tmp_path, monkeypatch):
-    weights = module.open_weights(tiny_checkpoint(tmp_path / "tiny"))
+    weights = loading.open_weights(tiny_checkpoint(tmp_path / "tiny"))
     config = replace(weights.config, autoencoder=DCAEConfig.f32c32())
-    monkeypatch.setattr(module, "open_weights", lambda path: replace(weights, config=config))
+    monkeypatch.setattr(loading, "open_weights", lambda path: replace(weights, config=config))
     with pytest.raises(InputError, match=r"tiny: SANA has 8 latent channels, the autoencoder 32\."):
         EditPipeline.from_pretrained(tmp_path / "tiny")
 

@@ -26,7 +26,8 @@ from dim_jax.models import layers
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
-from dim_jax.sharding import Sharding, logical_axes, make_global_array, validate_mesh
+from dim_jax.processes import make_global_array
+from dim_jax.sharding import Sharding, logical_axes, validate_mesh
 from dim_jax.train import make_train_step
 from dim_jax.training.config_guard import check_config
 from dim_jax.training.model_init import ModelInit

@@ -5,9 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import DTypeLike
 from PIL import Image
 
@@ -18,12 +16,12 @@ from dim_jax.designer.blueprint import prompt
 from dim_jax.designer.clients import Request, Response
 from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, generate
-from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.qwen import Qwen
 from dim_jax.sampling import Sampler
 from dim_jax.settings import PromptMode, read_prompt_mode, read_settings
 from dim_jax.storage.paths import AnyPath
+from dim_jax.weights.loading import load_module
 from dim_jax.weights.opening import open_weights
 
 # Each length of turn, and each multiple of PATCHES, compiles once.
@@ -70,14 +68,12 @@ class LocalDesigner:
             raise InputError(f"{path} has no tokenizer. Name one (--tokenizer).")
         chosen = compute_dtype(dtype)
         config = weights.config.encoder
-        model = nnx.eval_shape(lambda: Qwen(config, dtype=chosen, rngs=nnx.Rngs(0)))
-        own = [path for path in weights.parameters if path.startswith("encoder.")]
-        tensors = {path.removeprefix("encoder."): jnp.asarray(tensor, chosen) for path, tensor in weights.stream(own)}
+        encoder = load_module(lambda rngs: Qwen(config, dtype=chosen, rngs=rngs), weights, chosen, "encoder")
         settings = read_settings(weights.settings)
         processor = Processor.from_pretrained(
             tokenizer or weights.tokenizer[0].parent, layout=weights.config.encoder.vision.layout, resolution=settings.resolution
         )
-        return cls(with_parameters(model, tensors), processor, read_prompt_mode(weights.settings), name=f"local:{path}")
+        return cls(encoder, processor, read_prompt_mode(weights.settings), name=f"local:{path}")
 
     async def complete(self, question: Request) -> Response:
         # Beside the event loop, which shows the progress meanwhile.

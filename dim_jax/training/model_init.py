@@ -24,8 +24,8 @@ from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import Sana, grow
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.rng import NULL_ROWS, key_seed
-from dim_jax.sharding import make_global_array
 from dim_jax.weights.arrays import contiguous
+from dim_jax.weights.loading import load_params
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.opening import open_weights
 from dim_jax.weights.published import Weights
@@ -118,8 +118,7 @@ class ModelInit:
 
         params: dict[str, jax.Array] = {}
         for weights, names in self._by_checkpoint(components):
-            wanted = {path: sharding for name in names for path, sharding in shardings[name].items()}
-            params |= {path: make_global_array(tensor, wanted[path], abstract[path].dtype) for path, tensor in weights.stream(wanted)}
+            params |= load_params(weights, {path: abstract[path] for name in names for path in shardings[name]})
         for name in components:
             if name not in self.init_checkpoints:
                 params |= jax.jit(lambda name=name: cast(self.model_config.init(name, seed)), out_shardings=shardings[name])()

@@ -16,7 +16,6 @@ from rich.table import Table
 from dim_jax import __version__
 from dim_jax.console import open_console
 from dim_jax.errors import InputError
-from dim_jax.sampling import open_dim
 from dim_jax.settings import read_settings
 from dim_jax.storage.folders import check_file, new_file
 from dim_jax.storage.paths import AnyPath, as_path, read_json
@@ -26,6 +25,7 @@ from dim_jax.verify.ours import Ours
 from dim_jax.verify.stages import STAGES, Stages, Tensors, blamed
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.files import NAMES
+from dim_jax.weights.loading import open_dim
 from dim_jax.weights.published import Weights
 
 TORCH = "torch"

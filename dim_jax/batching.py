@@ -1,0 +1,62 @@
+"""What is painted, and what of it is painted together."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is edited.
+
+    Attributes:
+        picture: what the encoder reads.
+        latents: what SANA sees beside the noise, where they are known, as those of a painting that is edited further are; else the
+            picture is encoded.
+    """
+
+    picture: Image.Image
+    latents: Float[np.ndarray, "h w c"] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to paint: without `source`, from the text alone."""
+
+    prompt: str
+    seed: int
+    size: tuple[int, int]
+    source: Source | None = None
+
+    @property
+    def kind(self) -> Hashable:
+        """Requests of one kind can be painted together: they have one size, and sources of one sort or none."""
+        return self.size, self.source is None, self.source is not None and self.source.latents is None
+
+
+class Batch(NamedTuple):
+    """Which requests are painted together, and how many rows the batch has: it is filled up, for another number compiles anew."""
+
+    indices: list[int]
+    rows: int
+
+    def fill(self, items: Sequence) -> list:
+        """The batch's items, the last one again in the rows that are left."""
+        found = [items[i] for i in self.indices]
+        return found + found[-1:] * (self.rows - len(found))
+
+
+def batches(kinds: Sequence[Hashable], batch_size: int) -> list[Batch]:
+    """Batches of up to `batch_size` items of one kind, all of a kind with the same number of rows."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(i)
+    found = []
+    for group in groups.values():
+        rows = min(batch_size, len(group))
+        found += [Batch(group[i : i + rows], rows) for i in range(0, len(group), rows)]
+    return found

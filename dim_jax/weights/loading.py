@@ -1,0 +1,86 @@
+"""From a checkpoint to modules that compute: a whole Draw-In-Mind or one part, its parameters read one after the other."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dim_jax.data.processor import Processor
+from dim_jax.errors import InputError
+from dim_jax.memory import enough_memory
+from dim_jax.models.dim import DimConfig
+from dim_jax.models.module import with_parameters
+from dim_jax.models.sana_config import SanaConfig
+from dim_jax.processes import make_global_array
+from dim_jax.storage.paths import AnyPath
+from dim_jax.weights.opening import open_weights
+from dim_jax.weights.published import Weights
+
+Module = TypeVar("Module", bound=nnx.Module)
+
+
+def open_dim(path: str | AnyPath, tokenizer: str | AnyPath | None = None) -> tuple[Weights, DimConfig, Processor]:
+    """A checkpoint in any format that holds all of Draw-In-Mind, not read yet, its sizes, and its processor (or one with `tokenizer`).
+
+    Raises:
+        InputError: it is damaged or incomplete, or has parts that do not belong together; or there is no tokenizer.
+    """
+    weights = open_weights(path)
+    encoder, sana, autoencoder = weights.config.encoder, weights.config.sana, weights.config.autoencoder
+    if encoder is None or sana is None or autoencoder is None:
+        raise InputError(f"{path} holds only {', '.join(weights.config.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
+    if tokenizer is None and not weights.tokenizer:
+        raise InputError(
+            f"{path} has no tokenizer. Name one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T."
+        )
+    try:
+        config = DimConfig(encoder, sana, autoencoder)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    processor = Processor.from_pretrained(
+        tokenizer or weights.tokenizer[0].parent,
+        condition_length=sana.condition_length,
+        layout=encoder.vision.layout,
+    )
+    vocabulary, image = encoder.text.vocab_size, encoder.image_token_id
+    if processor.tokenizer.image_id != image or processor.tokenizer.largest_id >= vocabulary:
+        raise InputError(
+            f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id} and ids up to "
+            f"{processor.tokenizer.largest_id}, the encoder {image} and room for {vocabulary} ids. "
+            "Use the tokenizer that the encoder was trained with."
+        )
+    return weights, config, processor
+
+
+def check_edits(sana: SanaConfig, name: str | AnyPath) -> None:
+    """Refuses a model that reads no source.
+
+    Raises:
+        InputError: its SANA has no source channels.
+    """
+    if not sana.is_edit:
+        raise InputError(f"{name} paints from text only (its SANA has no source channels). Use `dim generate`, or an edit checkpoint.")
+
+
+def load_module(make: Callable[[nnx.Rngs], Module], weights: Weights, dtype: np.dtype, part: str = "") -> Module:
+    """The module that `make` makes, with the parameters of a checkpoint, or of its `part` ("encoder"), in `dtype`.
+
+    Raises:
+        InputError: the checkpoint is damaged, or there is not enough memory.
+    """
+    module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    prefix = f"{part}." if part else ""
+    names = [path for path in weights.parameters if path.startswith(prefix)]
+    with enough_memory(f"{weights.where}: loading it as {dtype.name}", "Take --dtype bfloat16, or a device with more."):
+        tensors = {path.removeprefix(prefix): jnp.asarray(tensor, dtype) for path, tensor in weights.stream(names)}
+    return with_parameters(module, tensors)
+
+
+def load_params(weights: Weights, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """The parameters in `abstract` that a checkpoint holds, each read directly into its sharding and dtype there."""
+    return {
+        path: make_global_array(tensor, abstract[path].sharding, abstract[path].dtype) for path, tensor in weights.stream(abstract.keys())
+    }
