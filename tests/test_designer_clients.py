@@ -49,7 +49,7 @@ def ask(server: ChatServer | None, *questions: Request, spelling: str = "openai:
 def test_a_question_and_its_answer():
     with ChatServer(good()) as server:
         (answer,) = ask(server, max_tokens=900)
-    assert answer == Response(GOOD, None, 1000, 100, ())
+    assert answer == Response(GOOD, None, 1000, 100, (), "m")
     (request,) = server.requests
     assert request.path == "/v1/chat/completions"
     assert request.headers["authorization"] == f"Bearer {KEY}"

@@ -43,6 +43,7 @@ def test_rows_are_kept_with_their_blueprints():
         assert row == {"id": row["id"], "prompt": GOOD, "task": "any"}
         assert len(design.pop("key")) == 64
         assert design.pop("prompt_version") == PROMPT_VERSION
+        assert design.pop("model") == "m", "as the server names it"
         assert design == {"designer": "openai:m", "instruction": f"Edit number {row['id']}.", "tokens_in": 1000, "tokens_out": 100}
     assert not FAILURES.exists()
     assert 1 < server.most_at_once <= QUICK.concurrency

@@ -117,14 +117,14 @@ def _check_stage(until: str, stages: Sequence[str]) -> None:
 
 
 def _asking(asks: DesignerOptions):
-    from dim_jax.datasets.construction.stage_runner import StageRunner
+    from dim_jax.designer.stage_runner import StageRunner
 
     return StageRunner(asks.limits(), asks.retry_failed, console.is_terminal, lambda line: typer.echo(line, err=True))
 
 
 def _writer(spelling: str | None, asks: DesignerOptions):
-    from dim_jax.datasets.construction.stage_runner import DesignerFactory
     from dim_jax.designer.choice import Choice
+    from dim_jax.designer.stage_runner import DesignerFactory
 
     if spelling is None:
         return None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_TOKENS = 2048  # real blueprints have some 330 tokens; models that think first need more
 TOKENS_OF_A_PICTURE = 1500  # where a server does not count: about what 1024 x 1024 pixels are to GPT-4o and Qwen2.5-VL
 LETTERS_PER_TOKEN = 4
+ANEW = 0.7  # the temperature of an answer that is asked for again
 AZURE_VERSION = "2024-10-21"
 # A parameter that a server does not take is left out; the limit of tokens has two names.
 CAPS = ("max_tokens", "max_completion_tokens")
@@ -84,6 +85,7 @@ class Request:
     """What a designer is asked: pictures in formats that every server reads, and a text about them.
 
     `id` names the edit; the text was made of the `instruction`. `capped`: it may only be asked with a limit to the answer's tokens.
+    `attempt`: how many answers to it could not be used; those after the first are drawn at random, or the same would come again.
     """
 
     id: str
@@ -91,6 +93,7 @@ class Request:
     text: str
     pictures: tuple[Sent, ...]
     capped: bool = False
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Response:
         trouble: why this is no answer, whatever the text (refused, filtered, cut off); None if nothing is known against it.
         tokens_in, tokens_out: as the server counts them, or estimated where it does not; never negative.
         dropped: parameters that the server refused, and which were left out.
+        model: who answered, as the server names it; None if it does not.
     """
 
     text: str
@@ -109,6 +113,7 @@ class Response:
     tokens_in: int = 0
     tokens_out: int = 0
     dropped: tuple[str, ...] = ()
+    model: str | None = None
 
 
 @runtime_checkable
@@ -207,6 +212,8 @@ class ChatDesigner:
         message: Any = {"role": "user", "content": content}
         while True:
             parameters = dict(self._parameters)
+            if question.attempt:
+                parameters |= {name: value for name, value in (("temperature", ANEW), ("seed", question.attempt)) if name in parameters}
             if question.capped and not set(CAPS) & set(parameters):
                 raise InputError(
                     f"{self.name}: the server takes no limit to an answer's tokens ({' or '.join(CAPS)}), so that no budget can be kept. "
@@ -247,7 +254,7 @@ class ChatDesigner:
             trouble = f"the answer was cut off at {self.max_tokens} tokens; allow more (--max-tokens)"
         tokens_in = found.tokens_in or TOKENS_OF_A_PICTURE * len(asked.pictures) + len(asked.text) // LETTERS_PER_TOKEN
         tokens_out = found.tokens_out or len(found.text) // LETTERS_PER_TOKEN
-        return Response(found.text, trouble, tokens_in, tokens_out, tuple(self._dropped))
+        return Response(found.text, trouble, tokens_in, tokens_out, tuple(self._dropped), found.model)
 
     def _drop(self, status: int, value: Any, sent: dict[str, Any]) -> bool:
         """Whether the error is about a parameter that the server does not take, which is then left out from now on.

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -111,7 +112,8 @@ class Lines:
 class Journal:
     """Answers in `path`, failures with their reasons beside it in `*.failures.jsonl`. Use it in a `with` statement.
 
-    A row of either is the row that was asked for, with `design`: key, designer, prompt version, instruction, tokens, dropped parameters.
+    A row of either is the row that was asked for, with `design`: key, designer, prompt version, instruction, tokens, dropped parameters,
+    and the model's name where the server says one.
     In answers `prompt` is what was written, such as the blueprint; in failures it is as it was, and `design` holds `reason` and the
     answer's `text`.
     """
@@ -122,7 +124,7 @@ class Journal:
         self._places: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
         self._answered: set[tuple[str, str]] = set()
-        self._failed: set[tuple[str, str]] = set()
+        self._failed: dict[str, Counter[str]] = {}
         self.tokens_in = self.tokens_out = 0
 
     def __enter__(self) -> "Journal":
@@ -154,7 +156,11 @@ class Journal:
 
     def failed(self, key: str, row_id: str) -> bool:
         """Whether this very row failed."""
-        return (key, row_id) in self._failed
+        return row_id in self._failed.get(key, ())
+
+    def attempts(self, key: str) -> int:
+        """How often a question failed that was asked under one id."""
+        return max(self._failed.get(key, {"": 0}).values())
 
     def answer(self, key: str) -> str | None:
         """The answer to a question, under whatever id it was asked."""
@@ -174,7 +180,7 @@ class Journal:
         key = design["key"]
         if "reason" in design:
             self._reasons[key] = design["reason"]
-            self._failed.add((key, row_id))
+            self._failed.setdefault(key, Counter())[row_id] += 1
         else:
             self._places.setdefault(key, place)
             self._answered.add((key, row_id))

@@ -13,7 +13,7 @@ from dim_jax.data.chat import END_OF_TEXT, IM_END
 from dim_jax.data.pictures import read_picture
 from dim_jax.data.processor import Processor
 from dim_jax.designer.blueprint import prompt
-from dim_jax.designer.clients import Request, Response
+from dim_jax.designer.clients import ANEW, Request, Response
 from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.precision import compute_dtype
@@ -81,7 +81,8 @@ class LocalDesigner:
 
     def _ask(self, question: Request) -> Response:
         pictures = [read_picture(io.BytesIO(picture.data), "the picture") for picture in question.pictures]
-        (answer,) = self._write([pictures], [question.text if self.prompt_mode == "prompt" else question.instruction])
+        text = question.text if self.prompt_mode == "prompt" else question.instruction
+        (answer,) = self._write([pictures], [text], question.attempt)
         return answer
 
     async def close(self) -> None:
@@ -96,8 +97,8 @@ class LocalDesigner:
         texts = [prompt(instruction) for instruction in instructions] if self.prompt_mode == "prompt" else list(instructions)
         return self._write([[picture] for picture in pictures], texts)
 
-    def _write(self, pictures: list[list[Image.Image]], texts: list[str]) -> list[Response]:
-        """The greedy answer to each turn of pictures and text."""
+    def _write(self, pictures: list[list[Image.Image]], texts: list[str], attempt: int = 0) -> list[Response]:
+        """The answer to each turn of pictures and text: greedy, but for a further attempt drawn at random."""
         processor, tokenizer, free = self.processor, self.processor.tokenizer, self.prompt_mode == "prompt"
         # Its own limit, not that of the painter's condition.
         longest = self.encoder.config.text.max_position_embeddings - self.max_tokens
@@ -115,11 +116,12 @@ class LocalDesigner:
         )
         settings = GenerationSettings(
             max_new_tokens=self.max_tokens,
+            temperature=ANEW if attempt else 0.0,
             repetition_penalty=REPETITION_PENALTY if free else 1.0,
             stop_tokens=(tokenizer.ids[IM_END], tokenizer.ids[END_OF_TEXT]),
             pad_token=tokenizer.pad_id,
         )
-        written = generate(self.encoder, inputs, settings)
+        written = generate(self.encoder, inputs, settings, [attempt] * len(texts))
         turns = np.asarray(inputs.mask).sum(1)
         return [
             self._answer(tokens[:length].tolist(), int(turn))

@@ -30,6 +30,7 @@ class Completion(NamedTuple):
         trouble: why this is no whole answer, if the server says so, or sends something else than text.
         finish: the server's word for how it ended, if it has one.
         tokens_in, tokens_out: as the server counts them; None if it does not, or not in whole, positive numbers.
+        model: as the server names it.
     """
 
     text: str = ""
@@ -37,6 +38,7 @@ class Completion(NamedTuple):
     finish: str | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
+    model: str | None = None
 
 
 def read_completion(body: bytes) -> Completion:
@@ -46,18 +48,23 @@ def read_completion(body: bytes) -> Completion:
         ResponseError: it is none, and nothing says that it was paid for.
     """
     value = _events(body) or load(body)
+    found, model = _completion(value), value.get("model") if isinstance(value, dict) else None
+    return found._replace(model=words(model) if isinstance(model, str) and model else None)
+
+
+def _completion(value: Any) -> Completion:
     usage = value.get("usage") if isinstance(value, dict) else None
-    counts = [count(usage.get(name)) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+    tokens_in, tokens_out = (count(usage.get(name)) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens"))
     choices = value.get("choices") if isinstance(value, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict) or choice.get("message") is None:
         reason = f"the answer is no chat completion{', not JSON' if isinstance(value, str) else ''}: {words(value)}"
-        if not any(counts):
+        if not (tokens_in or tokens_out):
             raise ResponseError(reason, value)
-        return Completion("", reason, None, *counts)
+        return Completion("", reason, None, tokens_in, tokens_out)
     message = choice["message"]
     if not isinstance(message, dict):
-        return Completion("", f"the answer's message is no object: {words(message)}", None, *counts)
+        return Completion("", f"the answer's message is no object: {words(message)}", None, tokens_in, tokens_out)
     content, finish, trouble = message.get("content"), choice.get("finish_reason"), None
     text = _text(content)
     if refusal := message.get("refusal"):
@@ -66,7 +73,7 @@ def read_completion(body: bytes) -> Completion:
         trouble = f"the server broke off: {words(error)}"
     elif text is None:
         trouble = f"the answer's content is no text: {words(content)}"
-    return Completion(text or "", trouble, finish if isinstance(finish, str) else None, *counts)
+    return Completion(text or "", trouble, finish if isinstance(finish, str) else None, tokens_in, tokens_out)
 
 
 def _text(content: Any) -> str | None:
@@ -96,7 +103,8 @@ def _events(body: bytes) -> dict[str, Any] | None:
     whole = {"message": message} | {name: one[name] for one in (*events, *choices) for name in ("error", "finish_reason") if one.get(name)}
     if "finish_reason" not in whole:
         whole.setdefault("error", "its stream ends in the middle")
-    return {"choices": [whole], "usage": next((event["usage"] for event in reversed(events) if event.get("usage")), None)}
+    last = {name: next((event[name] for event in reversed(events) if event.get(name)), None) for name in ("usage", "model")}
+    return {"choices": [whole], **last}
 
 
 def load(body: bytes) -> Any:

@@ -33,11 +33,13 @@ TOKENS_OF_A_TEXT, TOKENS_OF_AN_ANSWER = 400, 400
 
 @dataclass(frozen=True)
 class Job:
-    """A question, such as an edit to write a blueprint for. `row` is what is kept of it beside the answer; it holds `id`."""
+    """A question, such as an edit to write a blueprint for. `row` is what is kept of it beside the answer; it holds `id`. `task` is its
+    own, if it has another one than the run."""
 
     pictures: tuple[Path, ...]
     instruction: str
     row: dict[str, Any]
+    task: Task | None = None
 
 
 @dataclass
@@ -95,7 +97,7 @@ def run(
     if limits.budget_dollars is not None and price is None:
         raise InputError("A budget in dollars needs a table of prices (--prices).")
     costs = TextColumn("{task.description}", markup=False)
-    columns = TextColumn("designing"), BarColumn(), MofNCompleteColumn(), costs, TimeElapsedColumn(), TimeRemainingColumn()
+    columns = TextColumn("asking"), BarColumn(), MofNCompleteColumn(), costs, TimeElapsedColumn(), TimeRemainingColumn()
     console = open_console()
     with Progress(*columns, console=console, disable=not progress, transient=True) as bar:
         line = bar.add_task("", total=total)
@@ -146,58 +148,65 @@ async def _run(
     )
     asking: dict[str, asyncio.Event] = {}
 
-    async def keep(job: Job, key: str, answer: Response) -> None:
-        text, reason = None, answer.trouble
+    async def keep(job: Job, key: str, answer: Response, *, final: bool = True) -> bool:
+        own, text, reason = job.task or task, None, answer.trouble
         if reason is None:
             try:
-                text = task.read(answer.text)
+                text = own.read(answer.text)
             except AnswerError as error:
                 reason = str(error)
-        used = {key: value for key, value in asdict(answer).items() if key.startswith("tokens") or (key == "dropped" and value)}
+        used = {key: value for key, value in asdict(answer).items() if key.startswith("tokens") or (key in ("dropped", "model") and value)}
         why = {} if reason is None else {"reason": reason, "text": answer.text}
-        about = {"key": key, "designer": designer.name, "prompt_version": task.version, "instruction": job.instruction}
+        about = {"key": key, "designer": designer.name, "prompt_version": own.version, "instruction": job.instruction}
         await loop.run_in_executor(writer, journal.add, job.row, text, about | used | why)
         report.tokens += answer.tokens_in + answer.tokens_out
         budget.learn(answer.tokens_in, answer.tokens_out)
-        if text is None:
+        if text is not None:
+            report.answered += 1
+        elif final:
             report.failed += 1
             report.example = report.example or words(f'"{job.row["id"]}": {reason}')
-        else:
-            report.answered += 1
+        return text is not None
 
     async def one(job: Job) -> None:
-        row_id, damage = job.row["id"], None
+        row_id, damage, own = job.row["id"], None, job.task or task
         try:
             check_unicode(row_id, "the id")
             check_unicode(job.instruction, "the instruction")
             found = [await loop.run_in_executor(readers, digest, picture) for picture in job.pictures]
         except InputError as error:
             found, damage = [str(picture) for picture in job.pictures], str(error)
-        key = key_of(found, job.instruction, designer.name, task.version)
+        key = key_of(found, job.instruction, designer.name, own.version)
         while other := asking.get(key):
             await other.wait()
-        if journal.answered(key, row_id) or (journal.failed(key, row_id) and not retry_failed):
+        given_up = journal.attempts(key) >= own.asks and not retry_failed
+        if journal.answered(key, row_id) or (given_up and journal.failed(key, row_id)):
             report.skipped += 1
             return
         asking[key] = asyncio.Event()
         try:
-            known, reason = journal.answer(key), None if retry_failed else journal.reason(key)
-            if known is not None or (reason := damage or reason):
-                await keep(job, key, Response(known or "", reason))
+            known, reason = journal.answer(key), damage or (journal.reason(key) if given_up else None)
+            if known is not None or reason:
+                await keep(job, key, Response(known or "", None if known is not None else reason))
             else:
-                await ask(job, key)
+                await ask(job, key, own)
         finally:
             asking.pop(key).set()
 
-    async def ask(job: Job, key: str) -> None:
+    async def ask(job: Job, key: str, own: Task) -> None:
         try:
             pictures = tuple([await loop.run_in_executor(readers, sent, picture) for picture in job.pictures])
-            text = task.ask(job.instruction)
+            text = own.ask(job.instruction)
         except InputError as error:
             await keep(job, key, Response("", str(error)))
             return
-        async with budget.reserved():
-            await keep(job, key, await asker.answer(Request(job.row["id"], job.instruction, text, pictures, capped=limits.budgeted)))
+        first = journal.attempts(key)
+        last = (first if retry_failed else 0) + own.asks
+        for attempt in range(first, last):
+            question = Request(job.row["id"], job.instruction, text, pictures, limits.budgeted, attempt % own.asks)
+            async with budget.reserved():
+                if await keep(job, key, await asker.answer(question), final=attempt + 1 == last):
+                    return
 
     async def work() -> None:
         try:

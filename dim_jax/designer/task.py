@@ -19,9 +19,11 @@ class Task:
         read: what is kept of an answer. Of what was kept it gives the same again. Raises AnswerError.
         version: of the wording; answers to another one are not taken for answers to this one.
         pictures: how many pictures a question has.
+        asks: how often a question is asked whose answers are refusals or cannot be read, before it counts as failed.
     """
 
     ask: Callable[[str], str]
     read: Callable[[str], str]
     version: str
     pictures: int = 1
+    asks: int = 1

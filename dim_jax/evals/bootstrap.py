@@ -87,3 +87,16 @@ def _resampled(sample: Float[np.ndarray, " n"], seed: int) -> Float[np.ndarray, 
 def _bounds(means: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def stratified(groups: Sequence[Sequence[float]], *, seed: int = 0) -> tuple[float, float, float]:
+    """The mean of the groups' means, and the bounds of its 95 % interval: each resample draws from every group as many as it has. One group
+    is `interval`.
+
+    Raises:
+        InputError: there is no group, a group is empty, or a score is not finite.
+    """
+    samples = [_finite(values) for values in groups] or [_finite([])]
+    means = np.mean([_resampled(sample, seed + i) for i, sample in enumerate(samples)], axis=0)
+    low, high = _bounds(means)
+    return float(np.mean([sample.mean() for sample in samples])), low, high

@@ -12,7 +12,7 @@ from typing import Any
 from dim_jax.datasets.construction.assess import VERDICTS, Assessment
 from dim_jax.datasets.construction.filtering import Scored
 from dim_jax.datasets.construction.scores import Scores
-from dim_jax.datasets.construction.stage_runner import Answers
+from dim_jax.designer.stage_runner import Answers
 from dim_jax.storage.folders import new_file
 
 PUBLISHED_T2I = {"pictures": 14_000_000, "words": 146.76}  # the same; some 6.3 million are released

@@ -28,10 +28,10 @@ from dim_jax.datasets.construction.assess import parse as assessed
 from dim_jax.datasets.construction.filtering import Scored, check_bounds, out_of_bounds, score
 from dim_jax.datasets.construction.pictures import store
 from dim_jax.datasets.construction.sources import Source
-from dim_jax.datasets.construction.stage_runner import DesignerFactory, StageRunner
 from dim_jax.designer.blueprint import BLUEPRINT_WITH_TARGET
 from dim_jax.designer.journal import Lines
 from dim_jax.designer.runner import Job
+from dim_jax.designer.stage_runner import DesignerFactory, StageRunner
 from dim_jax.errors import InputError, require
 from dim_jax.storage.folders import new_file
 

@@ -20,9 +20,9 @@ from dim_jax.datasets.construction import card
 from dim_jax.datasets.construction.captions import caption_task
 from dim_jax.datasets.construction.download_images import take_pictures
 from dim_jax.datasets.construction.edit import open_folder, reject, without, write_rows
-from dim_jax.datasets.construction.stage_runner import DesignerFactory, StageRunner
 from dim_jax.datasets.construction.upstream import fetch_upstream
 from dim_jax.designer.runner import Job
+from dim_jax.designer.stage_runner import DesignerFactory, StageRunner
 from dim_jax.errors import InputError, require
 
 STAGES = ("fetch", "pictures", "caption", "write")

@@ -94,12 +94,12 @@ class Answers(NamedTuple):
     @classmethod
     def read(cls, path: Path, jobs: Sequence[Job], task: Task, designer: str, tokens: tuple[int, int]) -> "Answers":
         """Of these jobs alone: answers of another designer, to another prompt or to another instruction lie in the same file."""
-        asked = {job.row["id"]: job.instruction for job in jobs}
+        asked = {job.row["id"]: (designer, (job.task or task).version, job.instruction) for job in jobs}
 
         def found(file: Path):
             for _, row in objects(file) if file.exists() else ():
                 design = row["design"]
-                if (design["designer"], design["prompt_version"], design["instruction"]) == (designer, task.version, asked.get(row["id"])):
+                if (design["designer"], design["prompt_version"], design["instruction"]) == asked.get(row["id"]):
                     yield row
 
         texts = {row["id"]: replaced(row["prompt"]) for row in found(path)}
