@@ -1,5 +1,6 @@
 """Processes that a test starts, watches and never leaves behind."""
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +11,12 @@ from typing import NamedTuple
 import psutil
 
 ROOT = Path(__file__).parents[1]
+
+
+def with_devices(count: int) -> dict[str, str]:
+    """The environment of a process that has so many devices on its CPU: their number is fixed when JAX starts."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    return os.environ | {"XLA_FLAGS": flags.strip()}
 
 
 class Started(NamedTuple):

@@ -208,10 +208,10 @@ def test_a_record_that_is_damaged_while_training(tmp_path):
     data[3000:3040] = bytes(40)
     path.write_bytes(data)
     options = {"data__source": str(folder), "data__mix__edit": "0.0", "data__mix__caption": "1.0"}
-    code, text = run("nano_autoencoder", tmp_path / "none", 8, **options)
+    code, text = run("nano_encoder", tmp_path / "none", 8, **options)
     assert code == 1
     assert re.search(rf"{folder}/caption, train, row \d+: damaged", text), text
-    code, text = run("nano_autoencoder", tmp_path / "one", 8, **options, data__bad_samples="1")
+    code, text = run("nano_encoder", tmp_path / "one", 8, **options, data__bad_samples="1")
     assert code == 0, text
     (row,) = map(json.loads, (tmp_path / "one/bad_samples.jsonl").read_text().splitlines())
     assert (row["source"], f"row {row['row']}: damaged" in row["error"]) == (f"caption:{folder}", True)

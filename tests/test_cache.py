@@ -145,7 +145,7 @@ def test_int8_is_within_half_a_step_of_its_channel():
 
 def test_a_run_from_a_cache(place, bucket):
     """In a bucket. Its model has all parts, though no step had the frozen ones."""
-    how = {"data__mix__caption": "0.0", "train__show_every": "0"}
+    how = {"data__mix__caption": "0.0"}
     cached = {"data__cache": f"{bucket}/made"}
     upload(place / "made", as_path(f"{bucket}/made"))
     code, text = dim(*command(place, "train", "--workdir", str(place / "run"), "--steps", "2", **how, **cached))
@@ -330,13 +330,13 @@ def test_every_tensor_is_read_once(place, tmp_path, monkeypatch, form):
     )
     monkeypatch.setattr(checkpoint, "_load", lambda folder, wanted: (counts.update(list(wanted)), ours(folder, wanted))[1])
     init = {f"init__{part}": str(place / form) for part in PARTS}
-    code, text = dim(*command(place, "train", "--workdir", str(tmp_path / "run"), "--steps", "1", train__show_every="0", **init))
+    code, text = dim(*command(place, "train", "--workdir", str(tmp_path / "run"), "--steps", "1", **init))
     assert code == 0, text
     assert set(counts.values()) == {1}
     before, after = counts.copy(), open_weights(tmp_path / "run/model")
     assert len(before) >= len(after.tensors)
     counts.clear()
-    code, text = dim(*command(place, "train", "--workdir", str(tmp_path / "run"), "--steps", "2", train__show_every="0", **init))
+    code, text = dim(*command(place, "train", "--workdir", str(tmp_path / "run"), "--steps", "2", **init))
     assert code == 0, text
     assert set(counts.values()) == {1}
     assert len(counts) < len(before)  # what learns is in the state

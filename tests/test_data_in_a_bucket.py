@@ -135,7 +135,7 @@ def test_a_run_logs_the_same(there, tmp_path, monkeypatch):
     remote, logs = there(here), []
     for source, workers in ((str(here), "0"), (remote, "1")):
         workdir, mix = tmp_path / f"run{workers}", {"data__mix__edit": "0.0", "data__mix__caption": "1.0"}
-        code, text = run("nano_autoencoder", workdir, 3, data__source=source, data__workers=workers, **mix)
+        code, text = run("nano_encoder", workdir, 3, data__source=source, data__workers=workers, **mix)
         assert code == 0, text
         logs.append(log(workdir))
     assert logs[0] == logs[1]

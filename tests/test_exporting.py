@@ -1,7 +1,6 @@
 """Any state of a training run as a checkpoint: averaged or as it was, in every format."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from dim_jax.pipeline import GeneratePipeline
 from dim_jax.weights.convert import open_weights
 from tests.painter_fixtures import dim, one_error
+from tests.started import with_devices
 from tests.test_train import train
 
 
@@ -31,8 +31,7 @@ def tensors(folder) -> dict[str, np.ndarray]:
 def test_the_averages_of_the_last_state_are_the_model(run, tmp_path):
     """On a machine with more devices than the run had, too."""
     command = [sys.executable, "-m", "dim_jax.cli", "convert", str(run / "checkpoints/6"), str(tmp_path / "out"), "--to", "orbax"]
-    eight = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, env=os.environ | eight, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=with_devices(8), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     expected, found = tensors(run / "model"), tensors(tmp_path / "out")
     assert found.keys() == expected.keys()

@@ -46,16 +46,16 @@ def files_of_at_most(size: int):
 
 def test_a_state_that_does_not_fit(tmp_path):
     workdir = tmp_path / "run"
-    assert train("nano_autoencoder", workdir, 2, **CHANGES)[0] == 0
-    command = [sys.executable, "-c", LIMITED, *arguments("nano_autoencoder", workdir, 8, **CHANGES)]
+    assert train("nano_encoder", workdir, 2, **CHANGES)[0] == 0
+    command = [sys.executable, "-c", LIMITED, *arguments("nano_encoder", workdir, 8, **CHANGES)]
     with started(tmp_path / "said", command) as run:
         code, said = run.ended()
     assert code == 1, said
-    lines = [line for line in said.splitlines() if not line.startswith(("step ", "autoencoder: ", "going on "))]
+    lines = [line for line in said.splitlines() if not line.startswith(("step ", "encoder: ", "going on "))]
     (message,) = lines
     assert message.startswith(f"error: {workdir / 'checkpoints'}: a state cannot be written (File too large; a state takes ")
     assert latest_step(workdir / "checkpoints") == 2
-    assert train("nano_autoencoder", workdir, 8, **CHANGES)[0] == 0
+    assert train("nano_encoder", workdir, 8, **CHANGES)[0] == 0
     assert [line["step"] for line in log(workdir)] == [*range(1, 9)]
 
 

@@ -1,6 +1,5 @@
 """The kernels, run step by step on the CPU, beside the same formulae: values and gradients, shapes that fit no tile, rows over devices."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from dim_jax.models import fused
+from tests.started import with_devices
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,6 +91,5 @@ print("equal")
 
 
 def test_on_a_mesh_every_device_runs_the_kernel_on_its_rows():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    run = subprocess.run([sys.executable, "-c", ON_DEVICES], capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    run = subprocess.run([sys.executable, "-c", ON_DEVICES], capture_output=True, text=True, cwd=ROOT, env=with_devices(8), check=False)
     assert run.stdout.strip() == "equal", run.stderr[-3000:]

@@ -18,7 +18,7 @@ import pytest
 
 from dim_jax.training.resume import latest_step
 from dim_jax.training.supervision import STOPPED
-from tests.started import Started, started
+from tests.started import Started, started, with_devices
 from tests.test_train import CONFIGS, arguments, log, train
 
 KILLS = int(os.environ.get("DIM_KILLS", "3"))
@@ -28,7 +28,7 @@ HOW = {"optim__cosine": "False", "train__save_every": str(EVERY), "train__log_ev
 
 def running(workdir: Path, **changes: str) -> AbstractContextManager[Started]:
     """A run in a process of its own, which would go on for long and is killed at the end."""
-    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_autoencoder", workdir, 100_000, **HOW | changes)]
+    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_encoder", workdir, 100_000, **HOW | changes)]
     return started(workdir.with_suffix(".output"), command)
 
 
@@ -89,10 +89,10 @@ def test_a_run_that_is_stopped_again_and_again(tmp_path):
             file.write('{"step"')  # as a kill may cut off a line
 
     total = 2 * (saved // 2) + 4  # where a line is due
-    code, said = train("nano_autoencoder", workdir, total, **HOW)
+    code, said = train("nano_encoder", workdir, total, **HOW)
     assert code == 0, said
     assert f"going on after step {saved}\n" in said
-    assert train("nano_autoencoder", tmp_path / "whole", total, **HOW | {"train__save_every": str(total)})[0] == 0
+    assert train("nano_encoder", tmp_path / "whole", total, **HOW | {"train__save_every": str(total)})[0] == 0
     assert exact(workdir) == exact(tmp_path / "whole")
     assert len(exact(workdir)) == total // 2
     print(f"\n{KILLS} kills, {sum(during for *_, during in kills)} of them during a save; (logged, saved) steps: {kills}")
@@ -104,9 +104,8 @@ FLOAT32 |= {"train__save_every": "3"}
 
 def on_eight_devices(workdir: Path, steps: int) -> None:
     """Train with every parameter cut into eight, in a process of its own: the number of devices is fixed when JAX starts."""
-    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_autoencoder", workdir, steps, sharding__fsdp="8", **FLOAT32)]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    run = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS.parent, env=environment, check=False)
+    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_encoder", workdir, steps, sharding__fsdp="8", **FLOAT32)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS.parent, env=with_devices(8), check=False)
     assert run.returncode == 0, run.stderr
 
 
@@ -114,12 +113,12 @@ def on_eight_devices(workdir: Path, steps: int) -> None:
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     """From one to eight and from eight to one: the losses are those of a run that stayed on one, but for rounding."""
     one, fewer, more = (tmp_path / name for name in ("one", "fewer", "more"))
-    assert train("nano_autoencoder", one, 6, **FLOAT32)[0] == 0
+    assert train("nano_encoder", one, 6, **FLOAT32)[0] == 0
     shutil.copytree(one, more)
     shutil.rmtree(more / "checkpoints/6")
     on_eight_devices(more, 6)
     on_eight_devices(fewer, 3)
-    code, text = train("nano_autoencoder", fewer, 6, **FLOAT32)
+    code, text = train("nano_encoder", fewer, 6, **FLOAT32)
     assert code == 0, text
     assert "going on after step 3" in text
     wanted = [line["loss"] for line in log(one)]

@@ -163,9 +163,9 @@ def runs(tmp_path_factory, bucket) -> tuple[Path, epath.Path]:
     """Four steps of the encoder here; and in the bucket, where the last state is as a kill during its save leaves it: they go on from 2."""
     here, there = tmp_path_factory.mktemp("encoder") / "run", as_path(f"{bucket}/encoder/run")
     for workdir in (here, there):
-        assert train("nano_encoder", workdir, 4, "--profile", "4:4")[0] == 0
+        assert train("nano_encoder", workdir, 4, "--profile", "4:4", train__show_every="4")[0] == 0
     (there / "checkpoints" / "4" / "commit_success.txt").unlink()
-    code, text = train("nano_encoder", there, 4, "--profile", "4:4")
+    code, text = train("nano_encoder", there, 4, "--profile", "4:4", train__show_every="4")
     assert code == 0, text
     assert "going on after step 2" in text
     return here, there

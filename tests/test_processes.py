@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.local_server import free_port
-from tests.started import started
+from tests.started import started, with_devices
 
 HALF, WHOLE = 3, 5  # steps
 MESH = (2, 2, 1)
@@ -24,11 +24,10 @@ MOST = int(os.environ.get("DIM_PROCESSES", "2"))  # `make soak` takes four
 
 def run(count: int, folder: Path, goes_on: str) -> list[dict[str, Any]]:
     """What each of `count` processes found. They save in a folder of their number, and go on from the states in `goes_on`."""
-    flags = f"--xla_force_host_platform_device_count={4 // count}"
     arguments = [sys.executable, "-m", "tests.test_processes", str(count), str(free_port()), str(folder), goes_on]
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(started(folder / f"{count}-{number}.output", [*arguments, str(number)], os.environ | {"XLA_FLAGS": flags}))
+            stack.enter_context(started(folder / f"{count}-{number}.output", [*arguments, str(number)], with_devices(4 // count)))
             for number in range(count)
         ]
         ended = [process.ended() for process in processes]

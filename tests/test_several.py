@@ -141,7 +141,7 @@ def test_one_of_two_is_stopped_and_one_alone_goes_on(tmp_path):
     """Two slices of four devices log what one device does; SIGTERM to the second process saves one step and ends both with 75."""
     changes = SAME | {"sharding__slices": "2", "sharding__fsdp": "4"}
     parts, whole = tmp_path / "parts", tmp_path / "whole"
-    command = ["-m", "dim_jax.cli", *arguments("nano_autoencoder", parts, 100_000, **changes)]
+    command = ["-m", "dim_jax.cli", *arguments("nano_encoder", parts, 100_000, **changes)]
     with several(tmp_path / "output", 2, 4, *command) as launched:
         launched.wait_until(lambda: lines(parts) >= 10)
         os.kill(second_of(launched.process.pid), signal.SIGTERM)
@@ -152,10 +152,10 @@ def test_one_of_two_is_stopped_and_one_alone_goes_on(tmp_path):
     assert [line["step"] for line in log(parts)] == list(range(1, saved + 1))
     assert not list(parts.glob("model"))
 
-    code, said = train("nano_autoencoder", parts, saved + 2, **SAME)
+    code, said = train("nano_encoder", parts, saved + 2, **SAME)
     assert code == 0, said
     assert f"going on after step {saved}\n" in said
-    assert train("nano_autoencoder", whole, saved + 2, **SAME)[0] == 0
+    assert train("nano_encoder", whole, saved + 2, **SAME)[0] == 0
     found, wanted = ([line["loss"] for line in log(run)] for run in (parts, whole))
     assert len(set(wanted)) == saved + 2 >= 12
     assert found != wanted  # it was another program
@@ -167,7 +167,7 @@ def test_one_of_two_is_stopped_and_one_alone_goes_on(tmp_path):
 def test_two_paint_and_write_the_whole_model(tmp_path, bucket, remote):
     """As one does, from the same checkpoint, though its parameters are spread over both; here and in a bucket."""
     one, two = tmp_path / "one", as_path(f"{bucket}/two") if remote else tmp_path / "two"
-    changes = SAME | {"model__dtype": "float32", "sample__num_steps": "2"}
+    changes = SAME | {"model__dtype": "float32", "sample__num_steps": "2", "train__show_every": "2"}
     assert train("nano_edit", one, 1, **changes)[0] == 0
     upload(one, two) if remote else shutil.copytree(one, two)
     assert train("nano_edit", one, 2, **changes)[0] == 0

@@ -61,7 +61,7 @@ def test_a_watchdog_that_was_paused_and_then_bites():
 def test_a_run_whose_data_hangs(tmp_path):
     """Compiling takes longer than the watchdog waits, and is not taken for hanging."""
     changes = {"optim__cosine": "False", "train__watchdog_minutes": "0.2"}
-    process = ended(HANGS, *arguments("nano_autoencoder", tmp_path / "run", 100_000, **changes))
+    process = ended(HANGS, *arguments("nano_encoder", tmp_path / "run", 100_000, **changes))
     assert process.returncode == STUCK, process.stderr
     assert (tmp_path / "run/log.jsonl").read_text().startswith('{"step": 1, ')
     assert "in hanging_data\n" in process.stderr

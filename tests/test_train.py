@@ -28,7 +28,7 @@ from tests.painter_fixtures import dim, one_error, picture
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMALL = {
     "data.source": "synthetic", "data.batch_size": "2", "data.resolution": "32", "data.lengths": "(96, 192)", "model.encoder": "tiny",
-    "model.sana": "tiny", "model.autoencoder": "tiny", "train.log_every": "1", "train.save_every": "2", "train.show_every": "100",
+    "model.sana": "tiny", "model.autoencoder": "tiny", "train.log_every": "1", "train.save_every": "2", "train.show_every": "0",
     "optim.warmup_steps": "2", "sample.num_steps": "2",
 }  # fmt: skip
 
@@ -61,7 +61,7 @@ def log(workdir: Path, name: str = "log.jsonl") -> list[dict]:
 def painter_run(tmp_path_factory) -> Path:
     """Four steps of the edit painter, two of them traced."""
     workdir = tmp_path_factory.mktemp("painter") / "run"
-    code, text = train("nano_edit", workdir, 4, "--profile", "2:3")
+    code, text = train("nano_edit", workdir, 4, "--profile", "2:3", train__show_every="4")
     assert code == 0, text
     return workdir
 
@@ -121,7 +121,7 @@ def test_the_autoencoder_leaves_with_latents_of_unit_variance(tmp_path):
 def test_the_encoder_learns_to_write(tmp_path, monkeypatch):
     """On devices of which a peak is known, what each step computes is told as a share of it."""
     monkeypatch.setattr("dim_jax.train.peak_flops", lambda kind: 1e12)
-    code, text = train("nano_encoder", tmp_path / "run", 3)
+    code, text = train("nano_encoder", tmp_path / "run", 3, train__show_every="100")
     assert code == 0, text
     assert text.count("% MFU") == 3
     assert all(0 < line["mfu"] < 1 for line in log(tmp_path / "run", "speed.jsonl"))
@@ -169,9 +169,9 @@ def test_a_workdir_belongs_to_one_config(painter_run):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     """The batch is named, and the run goes on from the last good state with another config, which it is told and notes."""
     workdir = tmp_path / "run"
-    assert train("nano_autoencoder", workdir, 2, optim__cosine="False")[0] == 0
+    assert train("nano_encoder", workdir, 2, optim__cosine="False")[0] == 0
     broken = {"optim__cosine": "False", "optim__learning_rate": "1e30", "optim__clip_global_norm": "1e30"}
-    text = last_error(train("nano_autoencoder", workdir, 30, "--allow-changes", **broken))
+    text = last_error(train("nano_encoder", workdir, 30, "--allow-changes", **broken))
     found = json.loads((workdir / "non_finite.json").read_text())
     assert f"Step {found['step']}: the loss is {found['metrics']['loss']}" in text
     assert found["metrics"]["loss"] in ("nan", "inf")
@@ -179,8 +179,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert [line["step"] for line in log(workdir)] == list(range(1, found["step"]))
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["2"]
 
-    assert "optim.learning_rate was 1e+30, is 0.001" in last_error(train("nano_autoencoder", workdir, 4, optim__cosine="False"))
-    code, text = train("nano_autoencoder", workdir, 4, "--allow-changes", optim__cosine="False")
+    assert "optim.learning_rate was 1e+30, is 0.001" in last_error(train("nano_encoder", workdir, 4, optim__cosine="False"))
+    code, text = train("nano_encoder", workdir, 4, "--allow-changes", optim__cosine="False")
     assert code == 0, text
     assert "going on after step 2" in text
     changes = [json.loads(line) for line in (workdir / "changes.jsonl").read_text().splitlines()]
@@ -207,11 +207,11 @@ def test_without_the_packages_of_training_it_says_what_to_install(tmp_path, monk
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
-    assert train("nano_autoencoder", tmp_path / "run", 2)[0] == 0
+    assert train("nano_encoder", tmp_path / "run", 2)[0] == 0
     for file in (tmp_path / "run/checkpoints/2/state/d").iterdir():
         file.write_bytes(file.read_bytes()[:100])
     # In a process of its own: Orbax leaves coroutines behind that nobody awaits, and Python says so whenever it finds them.
-    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_autoencoder", tmp_path / "run", 2)]
+    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_encoder", tmp_path / "run", 2)]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS.parent, check=False)
     assert ended.returncode == 1
     message = next(line for line in ended.stderr.splitlines() if line.startswith("error: "))

@@ -94,7 +94,7 @@ def compile_step(
 
 def require_training(what: str) -> None:
     """Refuse where the packages of the extra `train` are missing."""
-    require("absl", "grain", "ml_collections", "tensorboardX", extra="train", what=what)
+    require("absl", "grain", "ml_collections", "tensorboard", extra="train", what=what)
 
 
 def _config(path: Path, changes: list[str], *, what: str) -> Any:

@@ -1,14 +1,15 @@
 """What a run logs: one JSON object a line, which a resumed run continues as if it had never stopped, and the same for TensorBoard."""
 
 import json
+import socket
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 
 from rich.console import Console
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboardX.summary import scalar
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from dim_jax import processes
 from dim_jax.errors import InputError
@@ -71,7 +72,7 @@ class Board:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values of a step."""
         for name, value in values.items():
-            self._add(Event(step=step, summary=scalar(name, value)))
+            self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)])))
         self._add()
         if is_remote(self._folder):
             upload(self._place, self._folder)
@@ -80,8 +81,10 @@ class Board:
         with ExitStack() as opened:
             self._place = opened.enter_context(filled(self._folder))
             with writing(self._folder):
-                self._events = EventsWriter(str(self._place / "events"))  # not its SummaryWriter, whose thread fails unheard
+                name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"  # TensorBoard reads them in this order
+                self._events = RecordWriter((self._place / name).open("wb"))  # not its EventFileWriter, whose thread fails unheard
             opened.callback(self._events.close)
+            self._add(Event(file_version="brain.Event:2"))
             self._add(Event(step=self._after + 1, session_log=SessionLog(status=SessionLog.START)))
             self._opened = opened.pop_all()
         return self
@@ -95,7 +98,7 @@ class Board:
         with writing(self._folder):
             for event in events:
                 event.wall_time = time.time()
-                self._events.write_event(event)
+                self._events.write(event.SerializeToString())
             if not events:
                 self._events.flush()
 
