@@ -29,6 +29,7 @@ from dim_jax.weights.loading import check_edits, load_module, open_dim
 # Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
 LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
 REMEDY = "Take a smaller --resolution or batch_size, or --dtype bfloat16."
+SCHEDULE = ("num_steps", "flow_shift", "solver", "guidance_start", "guidance_stop", "cache_interval")  # settings that a program depends on
 TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
 
 
@@ -53,7 +54,7 @@ class Sampler:
         self._null_row = jax.jit(_null_row, static_argnums=1)
         self._encode = jax.jit(lambda dim, pixels: dim.autoencoder.encode(pixels))
         self._decode = jax.jit(lambda dim, latents: dim.autoencoder.decode(latents))
-        self._paint = jax.jit(Dim.paint, static_argnames=("size", "num_steps", "flow_shift", "solver"))
+        self._paint = jax.jit(Dim.paint, static_argnames=("size", *SCHEDULE))
 
     @classmethod
     def from_pretrained(
@@ -171,7 +172,7 @@ class Sampler:
             self.dim, condition, jnp.asarray([request.seed for request in requests]), size=(size[0] // factor, size[1] // factor),
             source=self._source(sources, size), unconditional=unconditional, guidance_scale=jnp.float32(settings.guidance_scale),
             image_guidance_scale=None if image_scale == 1 else jnp.float32(image_scale),
-            num_steps=settings.num_steps, flow_shift=settings.flow_shift, solver=settings.solver,
+            **{name: getattr(settings, name) for name in SCHEDULE},
         )  # fmt: skip
 
     def _source(self, sources: Sequence[Source], size: tuple[int, int]) -> Float[Array, "b h w c"] | None:

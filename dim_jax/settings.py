@@ -12,6 +12,7 @@ from dim_jax.models.hf_config import HFConfig
 # What a checkpoint may name. The rest of `Settings` is a matter of one picture or of the machine.
 IN_FILE = {
     "num_steps": int, "guidance_scale": float, "image_guidance_scale": float, "flow_shift": float, "solver": str, "resolution": int,
+    "guidance_start": float, "guidance_stop": float, "cache_interval": int,
 }  # fmt: skip
 # What the encoder of a checkpoint was trained to write blueprints from: any prompt, as Qwen2.5-VL, or the bare instruction.
 PromptMode = Literal["prompt", "instruction"]
@@ -26,12 +27,17 @@ class Settings:
     ratio is nearest to the source's, and a picture from text is square. `negative_prompt` replaces the learned null condition.
     `image_guidance_scale` guides an edit by its source as well (`sampler.sample`), with three evaluations a step instead of two: more
     than 1 stays nearer to the source, 1 is off. It means something for models that were trained with source dropout alone.
+    Guidance is on from the fraction `guidance_start` of the steps to `guidance_stop`; of the steps after the first fifth one in
+    `cache_interval` is evaluated, others take the velocity before (`sampler.evaluations`).
     `overflow="keep_last"` admits prompts that are longer than the condition and loses their first tokens.
     """
 
     num_steps: int = 30
     guidance_scale: float = 7.5
     image_guidance_scale: float = 1.0
+    guidance_start: float = 0.0
+    guidance_stop: float = 1.0
+    cache_interval: int = 1
     flow_shift: float = 3.0
     solver: str = "dpm++2m"
     resolution: int = 1024
@@ -49,6 +55,11 @@ class Settings:
                 f"num_steps {self.num_steps}, resolution {self.resolution} and batch_size {self.batch_size} must be at least 1, "
                 f"flow_shift {self.flow_shift} positive, guidance_scale {self.guidance_scale} and image_guidance_scale "
                 f"{self.image_guidance_scale} not negative."
+            )
+        if not 0 <= self.guidance_start <= self.guidance_stop <= 1 or self.cache_interval < 1:
+            raise InputError(
+                f"guidance_start {self.guidance_start} and guidance_stop {self.guidance_stop} are fractions of the steps, from 0 to 1, the "
+                f"first not after the second; cache_interval {self.cache_interval} must be at least 1."
             )
         if self.solver not in SOLVERS:
             raise InputError(f'There is no solver "{self.solver}". Solvers are {", ".join(SOLVERS)}.')

@@ -59,13 +59,15 @@ def test_edit_in_a_process_of_its_own():
 
 
 def test_options_reach_the_pipeline(loaded):
-    options = ("--seed", "3", "--guidance", "2", "--flow-shift", "2.5", "--negative-prompt", "no", "--solver", "euler")
+    schedule = ("--guidance-start", "0.25", "--guidance-stop", "0.5", "--cache-interval", "2")
+    options = (*schedule, "--seed", "3", "--guidance", "2", "--flow-shift", "2.5", "--negative-prompt", "no", "--solver", "euler")
     assert dim(*edit(*options, *QUICKLY, "--size", "64X64", "--keep-last")) == (0, "wrote out.png\n")
     metadata = read_metadata("out.png")
     assert metadata["seed"] == 3
     assert metadata["settings"] == {
         "num_steps": 3, "guidance_scale": 2.0, "image_guidance_scale": 1.0, "flow_shift": 2.5, "solver": "euler", "resolution": 64,
         "size": (64, 64), "negative_prompt": "no", "overflow": "keep_last",
+        "guidance_start": 0.25, "guidance_stop": 0.5, "cache_interval": 2,
     }  # fmt: skip
 
 

@@ -294,7 +294,8 @@ def test_refused(changes, message):
     [
         {"num_steps": 0}, {"batch_size": 0}, {"flow_shift": 0.0}, {"flow_shift": float("nan")}, {"flow_shift": float("inf")},
         {"guidance_scale": -1.0}, {"guidance_scale": float("nan")}, {"image_guidance_scale": -0.1},
-        {"image_guidance_scale": float("inf")}, {"negative_prompt": " "},
+        {"image_guidance_scale": float("inf")}, {"negative_prompt": " "}, {"guidance_start": 0.6, "guidance_stop": 0.5},
+        {"guidance_stop": 1.1}, {"cache_interval": 0},
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be(changes):

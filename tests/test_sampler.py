@@ -44,14 +44,40 @@ def test_data_weights_of_every_step_add_up():
     assert sampler.dpm_solver_2m(sigma)[:, 2].any()
 
 
+def test_what_each_step_evaluates():
+    """Guidance in an interval; one of three steps after the first fifth, and the last."""
+    guided, conditional, cached = sampler.GUIDED, sampler.CONDITIONAL, sampler.CACHED
+    table = sampler.evaluations(10, guided=True, start=0.2, stop=0.7, cache_interval=1)
+    assert table.tolist() == [conditional] * 2 + [guided] * 5 + [conditional] * 3
+    table = sampler.evaluations(10, guided=True, start=0.0, stop=1.0, cache_interval=3)
+    assert table.tolist() == [guided] * 3 + [cached, cached, guided, cached, cached, guided, guided]
+    assert set(sampler.evaluations(10, guided=False, start=0.0, stop=1.0, cache_interval=1)) == {conditional}
+
+
+def test_a_step_takes_what_its_table_says():
+    """Euler adds up the velocities. This one is the number of latents it is called on, plus sigma: the sum shows each call."""
+    num_steps, sigma = 10, sampler.sigmas(10, 1.0)
+
+    def velocity(x, sigma):
+        return jnp.full_like(x, len(x)) + sigma
+
+    options = {"num_steps": num_steps, "guidance_scale": 3.0, "flow_shift": 1.0, "solver": "euler"}
+    out = sampler.sample(velocity, NOISE, **options, guidance_start=0.2, guidance_stop=0.7, cache_interval=3)
+    rows = np.where((np.arange(num_steps) >= 2) & (np.arange(num_steps) < 7), 2 * len(NOISE), len(NOISE))
+    evaluated = np.array([0, 1, 2, 2, 2, 5, 5, 5, 8, 9])
+    expected = NOISE + ((rows + sigma[:-1])[evaluated] * np.diff(sigma)).sum()
+    np.testing.assert_allclose(out, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("cache_interval", [1, 3])
 @pytest.mark.parametrize("num_steps", [1, 2, 7])
 @pytest.mark.parametrize("solver", sampler.SOLVERS)
-def test_a_straight_path_is_followed_exactly(num_steps, solver):
+def test_a_straight_path_is_followed_exactly(num_steps, solver, cache_interval):
     """The velocity noise - data of one picture is constant: any number of steps ends at the picture."""
     data = jnp.asarray(np.random.default_rng(1).normal(size=NOISE.shape), jnp.float32)
     start = sampler.sigmas(num_steps, 3.0)[0]
     x = (1 - start) * data + start * NOISE
-    out = sampler.sample(lambda x, sigma: NOISE - data, x, num_steps=num_steps, solver=solver)
+    out = sampler.sample(lambda x, sigma: NOISE - data, x, num_steps=num_steps, solver=solver, cache_interval=cache_interval)
     np.testing.assert_allclose(out, data, atol=2e-3)
 
 

@@ -15,6 +15,7 @@ from dim_jax.weights.convert import convert
 from tests.painter_fixtures import dim, edit, generate, largest_difference, one_error, painter, picture, tiny_checkpoint
 
 NANO = {"num_steps": 2, "guidance_scale": 3, "image_guidance_scale": 1.5, "flow_shift": 1.0, "solver": "euler", "resolution": 64}
+NANO |= {"guidance_start": 0.1, "guidance_stop": 0.9, "cache_interval": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +37,9 @@ def nano(folder: str, **values) -> Path:
 def test_every_key():
     Path("settings.json").write_text(json.dumps(NANO))
     assert read_settings(Path("settings.json")) == Settings(
-        num_steps=2, guidance_scale=3.0, image_guidance_scale=1.5, flow_shift=1.0, solver="euler", resolution=64
-    )
+        num_steps=2, guidance_scale=3.0, image_guidance_scale=1.5, flow_shift=1.0, solver="euler", resolution=64,
+        guidance_start=0.1, guidance_stop=0.9, cache_interval=2,
+    )  # fmt: skip
     assert NANO.keys() == IN_FILE.keys(), "a key that this test does not know"
 
 
@@ -52,7 +54,9 @@ def test_keys_that_are_not_there_are_as_published():
         ('{"steps": 3}', "steps: no setting"), ('{"batch_size": 3}', "batch_size: no setting"), ('{"size": [64, 64]}', "size: no setting"),
         ('{"num_steps": "3"}', "num_steps is '3'"), ('{"num_steps": 2.5}', "num_steps is 2.5"),
         ('{"num_steps": true}', "num_steps is True"),
-        ('{"num_steps": 0}', "num_steps 0"), ('{"guidance_scale": [1]}', "guidance_scale is [1]"), ('{"flow_shift": 0}', "flow_shift 0.0"),
+        ('{"num_steps": 0}', "num_steps 0"),
+        ('{"cache_interval": 0}', "cache_interval 0"),
+        ('{"guidance_scale": [1]}', "guidance_scale is [1]"), ('{"flow_shift": 0}', "flow_shift 0.0"),
         ('{"flow_shift": NaN}', "flow_shift nan"), ('{"solver": "heun"}', 'no solver "heun"'),
         ('{"resolution": 64.0}', "resolution is 64.0"),
         ('{"resolution": -64}', "resolution -64"), ("[64]", "not a JSON object"), ('{"resolution": ', "not a JSON file"),
@@ -80,7 +84,7 @@ def test_the_pipelines_paint_as_the_painter_is_meant_to(own):
     edited = EditPipeline(own)(["red"], [picture(40, 40)])[0]
     assert edited.settings == {
         "num_steps": 2, "guidance_scale": 3.0, "image_guidance_scale": 1.0, "flow_shift": 3.0, "solver": "dpm++2m", "resolution": 64,
-        "size": (64, 64), "negative_prompt": None, "overflow": "error",
+        "size": (64, 64), "negative_prompt": None, "overflow": "error", "guidance_start": 0.0, "guidance_stop": 1.0, "cache_interval": 1,
     }  # fmt: skip
     painted = GeneratePipeline(own)(["red"])[0]
     assert painted.settings == edited.settings

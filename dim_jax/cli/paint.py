@@ -54,6 +54,11 @@ class SamplingOptions:
     guidance: Annotated[
         float | None, typer.Option(min=0, help=f"How far to move from the unconditional picture; 1 turns guidance off. {AS_SAID} 7.5.")
     ] = None
+    guidance_start: Annotated[float | None, typer.Option(help=f"Fraction of the steps before which guidance is off. {AS_SAID} 0.")] = None
+    guidance_stop: Annotated[float | None, typer.Option(help=f"Fraction of the steps after which guidance is off. {AS_SAID} 1.")] = None
+    cache_interval: Annotated[
+        int | None, typer.Option(min=1, help=f"Evaluate the network in one of so many steps, after the first fifth. {AS_SAID} 1.")
+    ] = None
     flow_shift: Annotated[float | None, typer.Option(help=f"More than 1 spends more steps on high noise. {AS_SAID} 3.")] = None
     negative_prompt: Annotated[str | None, typer.Option(help="What to move away from, instead of the learned null condition.")] = None
     resolution: Annotated[int | None, typer.Option(min=1, help=f"The picture has about this x this pixels. {AS_SAID} 1024.")] = None
@@ -75,6 +80,7 @@ class SamplingOptions:
             check_prompt(prompt, "The prompt" if len(prompts) == 1 else f"The prompt of round {number}")
         options = {
             "num_steps": self.steps, "guidance_scale": self.guidance, "image_guidance_scale": image_guidance,
+            "guidance_start": self.guidance_start, "guidance_stop": self.guidance_stop, "cache_interval": self.cache_interval,
             "flow_shift": self.flow_shift, "solver": self.solver, "resolution": self.resolution, "size": exact,
             "negative_prompt": self.negative_prompt, "overflow": "keep_last" if self.keep_last else None,
         }  # fmt: skip

@@ -73,6 +73,9 @@ class Dim(nnx.Module):
         unconditional: Condition | None = None,
         guidance_scale: Float[Array, ""] | float = 7.5,
         image_guidance_scale: Float[Array, ""] | float | None = None,
+        guidance_start: float = 0.0,
+        guidance_stop: float = 1.0,
+        cache_interval: int = 1,
         num_steps: int = 30,
         flow_shift: float = 3.0,
         solver: str = "dpm++2m",
@@ -81,23 +84,26 @@ class Dim(nnx.Module):
 
         `unconditional` (the learned null or a negative prompt) turns guidance on; without it, one branch runs and `guidance_scale` is
         not used. `image_guidance_scale` adds a branch that is unconditional but for the source, between the two (`sampler.sample`).
+        `guidance_start`, `guidance_stop` and `cache_interval` leave evaluations out (`sampler.evaluations`).
         An edit model without `source` latents paints from the text alone; `image_guidance_scale` is not used then.
         """
         noise = sampler.noise(seeds, (*size, self.config.sana.latent_channels))
         scale = image_scale = None
+        conditional = self._velocity(condition, source)
         if unconditional is not None:
             scale, condition = guidance_scale, unconditional + condition
             source = None if source is None else jnp.concatenate([source, source])
         if unconditional is not None and source is not None and image_guidance_scale is not None:
             image_scale, condition = image_guidance_scale, unconditional + condition
             source = jnp.concatenate([jnp.zeros_like(noise), source])
-
-        unrolled = self.sana.unroll(condition) if jax.default_backend() == "gpu" else None
-
-        def velocity(x: Array, sigma: Array) -> Array:
-            return self.sana(x, jnp.full(len(x), flow.model_timestep(sigma)), condition, source, unrolled=unrolled)
-
+        guided = self._velocity(condition, source)
         return sampler.sample(
-            velocity, noise, num_steps=num_steps, guidance_scale=scale, image_guidance_scale=image_scale, flow_shift=flow_shift,
-            solver=solver,
+            lambda x, sigma: (conditional if len(x) == len(noise) else guided)(x, sigma), noise, num_steps=num_steps,
+            guidance_scale=scale, image_guidance_scale=image_scale, guidance_start=guidance_start, guidance_stop=guidance_stop,
+            cache_interval=cache_interval, flow_shift=flow_shift, solver=solver,
         )  # fmt: skip
+
+    def _velocity(self, condition: Condition, source: Float[Array, "b h w c"] | None) -> sampler.Velocity:
+        """The velocity of as many latents as `condition` and `source` have rows."""
+        unrolled = self.sana.unroll(condition) if jax.default_backend() == "gpu" else None
+        return lambda x, sigma: self.sana(x, jnp.full(len(x), flow.model_timestep(sigma)), condition, source, unrolled=unrolled)
