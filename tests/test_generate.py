@@ -122,7 +122,7 @@ def test_settings_of_a_published_file(tmp_path):
     [
         ({"temperature": -1.0, "do_sample": True}, "temperature is -1.0"),
         ({"top_p": 1.5}, "top_p is 1.5"),
-        ({"top_k": "many"}, "top_k is 'many', expected an integer"),
+        ({"top_k": "many"}, "top_k is 'many'. Input should be a valid integer."),
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"eos_token_id": ["<eos>"]}, "eos_token_id"),

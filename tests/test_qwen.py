@@ -141,7 +141,7 @@ def test_config_read_and_written_by_transformers():
     [
         ("", {"model_type": "qwen2_vl"}, "model_type is 'qwen2_vl'"),
         ("", {"hidden_size": None}, "'hidden_size' is missing"),
-        ("", {"hidden_size": "2048"}, "hidden_size is '2048', expected an integer"),
+        ("", {"hidden_size": "2048"}, "hidden_size is '2048'. Input should be a valid integer."),
         ("", {"num_attention_heads": 15}, "multiple of 2 \\* num_attention_heads"),
         ("", {"num_key_value_heads": 3}, "multiple of num_key_value_heads"),
         ("", {"num_hidden_layers": 0}, "num_hidden_layers is 0"),
@@ -157,7 +157,7 @@ def test_config_read_and_written_by_transformers():
         ("vision_config", {"out_hidden_size": 3584}, "out_hidden_size"),
         ("vision_config", {"num_heads": 7}, "num_heads"),
         ("vision_config", {"fullatt_block_indexes": [7, 32]}, "fullatt_block_indexes has 32"),
-        ("vision_config", {"fullatt_block_indexes": 7}, "expected a list of integers"),
+        ("vision_config", {"fullatt_block_indexes": 7}, "fullatt_block_indexes is 7. Input should be a valid"),
         ("vision_config", {"window_size": 14}, "window_size"),
         ("vision_config", {"rope_parameters": {"rope_theta": 5000.0}}, "rope_theta"),
         ("vision_config", {"depth": True}, "depth"),

@@ -1,21 +1,16 @@
 """Reading transformers' JSON files: every error names the file and the key."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from dim_jax.errors import InputError
 from dim_jax.storage.paths import AnyPath, as_path, read_json
 
 Source = str | AnyPath | Mapping[str, Any]
-KINDS = {
-    int: "an integer",
-    int | None: "an integer",
-    float: "a number",
-    bool: "true or false",
-    str: "a string",
-    tuple[int, ...]: "a list of integers",
-}
 
 
 class HFConfig:
@@ -39,7 +34,7 @@ class HFConfig:
         return HFConfig(value, f"{self.name}: {key}")
 
     def get(self, key: str, kind: Any, default: Any = MISSING) -> Any:
-        """The value of `key` as `kind` (a key of KINDS).
+        """The value of `key` as `kind`, a type. Nothing is converted, but an integer is a float as well and a list a tuple.
 
         Raises:
             InputError: the key is missing and has no default, or its value is of another kind.
@@ -49,13 +44,10 @@ class HFConfig:
                 raise InputError(f"{self.name}: the key '{key}' is missing.")
             return default
         value = self.values[key]
-        if kind is float and type(value) in (int, float):
-            return float(value)
-        if kind == tuple[int, ...] and isinstance(value, list | tuple) and all(type(item) is int for item in value):
-            return tuple(value)
-        if type(value) is not (int if kind == int | None else kind):
-            raise InputError(f"{self.name}: {key} is {value!r}, expected {KINDS[kind]}.")
-        return value
+        try:
+            return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            raise InputError(f"{self.name}: {key} is {value!r}. {error.errors()[0]['msg']}.") from error
 
     def only(self, key: str, *allowed: Any) -> None:
         """Check a key that may be missing but has no other value than `allowed` in the published models.
