@@ -1,10 +1,10 @@
-"""`dim cache`: what the frozen parts of a painter make of every row, computed once, for training without them.
+"""`dim cache`: the outputs of the frozen parts for every row, computed once, so that training runs without those parts.
 
     dim cache --config configs/edit_stage2.py --into caches/edit_stage2
     dim train --config configs/edit_stage2.py --workdir runs/edit_stage2 --set data.cache=caches/edit_stage2
 
-Finished shards are kept: the same call goes on after a kill. Each process of several writes shards of its own, on its own devices.
-dim_jax/data/cache.py says what lies in the folder, docs/cache.md what it costs.
+Finished shards are kept, so the same call resumes after a kill. Each of several processes writes its own shards, on its own devices.
+dim_jax/data/cache.py describes the folder, docs/cache.md the cost.
 """
 
 import math
@@ -59,19 +59,19 @@ OVERHEAD = 400  # bytes of a record around its arrays, as measured
 def main(
     config: Config, folder: AnyPath, *, storage: Storage | None = None, shard_bytes: int = SHARD, console: Console | None = None
 ) -> None:
-    """Write the cache of a run, or what is missing of it.
+    """Write the cache of a run, or the shards that it lacks.
 
     Args:
         config: of the run; `data.batch_size` rows are computed at once.
-        folder: where the cache lives. `data.cache` is not looked at.
+        folder: of the cache. `data.cache` is ignored.
         storage: of hidden states; None: the dtype that they are computed in. Latents are float32.
-        shard_bytes: about the size of a file. A kill loses what was computed of one.
-        console: what shows the progress; None: stderr, of the first of several processes. Rows that cannot be used go to stderr, from
-            whichever process has them.
+        shard_bytes: about the size of a file. A kill loses the unfinished one.
+        console: shows the progress; None: stderr, of the first process alone. Rows that cannot be used are printed to stderr by the
+            process that loads them.
 
     Raises:
-        InputError: the run cannot be cached, or the cache in `folder` was made by something else; there is too little space; a row cannot
-            be used, and more than `data.bad_samples` are so; or the config names what cannot be used.
+        InputError: the run cannot be cached; the cache in `folder` is of another run; there is too little space; more than
+            `data.bad_samples` rows cannot be used; or the config is wrong.
     """
     console = console or open_console(quiet=not processes.is_first())
     config = deepcopy(config)
@@ -79,88 +79,88 @@ def main(
     check_cacheable(config)
     model_init = ModelInit.open(config, check_config(config))
     sharding = Sharding.open(config, model_init.model_config, jax.local_devices())
-    data, size, how = config.data, config.data.batch_size, storage or cast(Storage, compute_dtype(config.model.dtype).name)
+    data, size = config.data, config.data.batch_size
+    storage = storage or cast(Storage, compute_dtype(config.model.dtype).name)
     parts = open_data(config, "train")
     folder.mkdir(parents=True, exist_ok=True)
-    begun = any(True for _ in folder.glob("*/*.array_record"))  # else what lies there is of a call that was refused
-    processes.barrier("what is there of the cache")
-    tokenizer = make_tokenizer(config, model_init, parts, folder, begun=begun)
+    has_shards = any(True for _ in folder.glob("*/*.array_record"))  # else a call that was refused left what is there
+    processes.barrier("the files of the cache")
+    tokenizer = make_tokenizer(config, model_init, parts, folder, begun=has_shards)
     processes.barrier("the tokenizer")
     objective = open_objective(config, model_init, tokenizer)
     reader, sizes = objective.reader, objective.model_config
     plan = make_plan(
         parts, reader, objective.processor.tokenizer, batch_size=size, seed=config.seed, allowed=data.bad_samples, console=console,
     )  # fmt: skip
-    places = cache.part_folders(folder, [part.name for part in parts])
-    each = [bytes_of_row(part, component, reader, sizes, how) for part, component in zip(parts, plan.components, strict=True)]
+    folders = cache.part_folders(folder, [part.name for part in parts])
+    row_bytes = [bytes_of_row(part, component, reader, sizes, storage) for part, component in zip(parts, plan.components, strict=True)]
     if processes.is_first():
-        begin_cache(folder, fingerprint(model_init, objective), how, begun=begun)
-        for part, place, one in zip(parts, places, each, strict=True):
-            if not begun or cache.read_layout(place, len(part.source)) is None:
-                cache.begin_layout(place, part.name, len(part.source), max(1, shard_bytes // one))
+        begin_cache(folder, fingerprint(model_init, objective), storage, begun=has_shards)
+        for part, part_folder, nbytes in zip(parts, folders, row_bytes, strict=True):
+            if not has_shards or cache.read_layout(part_folder, len(part.source)) is None:
+                cache.begin_layout(part_folder, part.name, len(part.source), max(1, shard_bytes // nbytes))
     processes.barrier("the layout of the cache")
 
-    # What is to be done, and the space for it.
-    todo, needed = list[tuple[Layout, int, list[Chunk]]](), list[int]()
-    for number, (part, component, place, one) in enumerate(zip(parts, plan.components, places, each, strict=True)):
-        layout = cache.read_layout(place, len(part.source))
+    # The missing shards, and the space for them.
+    work, needed = list[tuple[Layout, int, list[Chunk]]](), list[int]()
+    for number, (part, component, part_folder, nbytes) in enumerate(zip(parts, plan.components, folders, row_bytes, strict=True)):
+        layout = cache.read_layout(part_folder, len(part.source))
         assert layout is not None
         missing = layout.missing()
-        left = [one * len(layout.of(shard)) for shard in missing]
-        needed += left
-        mine = [shard for shard in missing if shard % jax.process_count() == jax.process_index()]
-        todo += [(layout, shard, shard_chunks(number, component, layout, shard, size)) for shard in mine]
+        missing_bytes = [nbytes * len(layout.of(shard)) for shard in missing]
+        needed += missing_bytes
+        own_shards = [shard for shard in missing if shard % jax.process_count() == jax.process_index()]
+        work += [(layout, shard, shard_chunks(number, component, layout, shard, size)) for shard in own_shards]
         console.out(
-            f"{part.name}: {layout.rows:,} rows, about {format_bytes(one)} each: {format_bytes(one * layout.rows)} in {layout.shards} "
-            f"shards; {len(missing)} shards ({format_bytes(sum(left))}) are missing",
+            f"{part.name}: {layout.rows:,} rows, about {format_bytes(nbytes)} each: {format_bytes(nbytes * layout.rows)} in "
+            f"{layout.shards} shards; {len(missing)} shards ({format_bytes(sum(missing_bytes))}) are missing",
             highlight=False,
         )  # fmt: skip
-    processes.barrier("what is missing of the cache")  # before anybody writes any of it
+    processes.barrier("the missing shards of the cache")  # before anybody writes any of it
     _check_space(folder, needed)
 
-    # The work.
-    loader = ChunkLoader(parts, [chunk for *_, some in todo for chunk in some], reader, size, substitute=data.bad_samples > 0)
+    loader = ChunkLoader(parts, [chunk for *_, chunks in work for chunk in chunks], reader, size, substitute=data.bad_samples > 0)
     stream = _within(data.bad_samples, batches(loader, start=0, stop=len(loader.chunks), workers=data.workers))
     shown = track(stream, "caching", len(loader.chunks), console=console, disable=not console.is_terminal)
-    computed = _ahead(map(_frozen(config, objective, model_init, sharding), shown)) if todo else iter(())
-    for layout, shard, some in todo:
-        write_shard(layout, shard, _records(islice(computed, len(some)), how))
+    computed = _ahead(map(_frozen(config, objective, model_init, sharding), shown)) if work else iter(())
+    for layout, shard, chunks in work:
+        write_shard(layout, shard, _records(islice(computed, len(chunks)), storage))
     processes.barrier("the end of the cache")
     console.out(f"wrote {folder}", highlight=False)
 
 
 def _check_space(folder: AnyPath, shards: list[int]) -> None:
-    """Refuse where shards of so many bytes do not fit; those of a bucket are put together on this machine, one at a time."""
+    """Refuse shards of these sizes in bytes if there is no space. Those of a bucket are written on this machine first, one at a time."""
     if isinstance(folder, Path):
-        place, needed = folder, sum(shards)
-        what, other = f"what is missing of {folder}", "another folder (--into)"
+        disk, needed = folder, sum(shards)
+        what, other = f"the missing shards of {folder}", "another folder (--into)"
     else:
-        place, needed = Path(tempfile.gettempdir()), max(shards, default=0)
+        disk, needed = Path(tempfile.gettempdir()), max(shards, default=0)
         what, other = f"a shard of {folder}, put together on this machine", "another folder (TMPDIR) or smaller shards (--shard-size)"
     remedy = f"Free some space, choose {other}, store less (--dtype int8) or make the pictures smaller (data.resolution)."
-    check_space(place, needed, what=what, remedy=remedy)
+    check_space(disk, needed, what=what, remedy=remedy)
 
 
 def bytes_of_row(part: MixtureComponent, component: Component, reader: PaintReader, sizes: ModelConfig, storage: Storage) -> int:
-    """The bytes that a row takes, as a mean over some rows of a part: their wordings are counted."""
+    """Mean bytes of a row, estimated from sampled rows and the tokens of their wordings."""
     encoder, autoencoder = sizes.encoder, sizes.autoencoder
     assert encoder is not None
     assert autoencoder is not None
     edit, total = part.kind == "edit", 0
-    chosen = evenly(len(component.rows), SAMPLED)
-    for place in chosen:
-        bucket = buckets(reader)[component.buckets[place]]
+    sampled = evenly(len(component.rows), SAMPLED)
+    for index in sampled:
+        bucket = buckets(reader)[component.buckets[index]]
         area = bucket.height * bucket.width // autoencoder.factor**2
         total += 4 * area * autoencoder.latent_channels * (1 + edit) + OVERHEAD
         tokens = []
-        with suppress(InputError):  # a row that cannot be used is said, and counted, when it is loaded
-            tokens = reader.condition_tokens(part.source.row_texts(int(component.rows[place])), edit=edit)
+        with suppress(InputError):  # a row that cannot be used is reported when it is loaded
+            tokens = reader.condition_tokens(part.source.row_texts(int(component.rows[index])), edit=edit)
         total += sum(cache.bytes_of(count, encoder.text.hidden_size, storage) + OVERHEAD for count in tokens)
-    return math.ceil(total / len(chosen))
+    return math.ceil(total / len(sampled))
 
 
 class _Computed(NamedTuple):
-    """What the frozen parts made of a chunk; on the devices, perhaps not yet done."""
+    """The outputs of the frozen parts for a chunk, on the devices; their computation may still run."""
 
     chunk: LoadedChunk
     target: Any
@@ -169,37 +169,39 @@ class _Computed(NamedTuple):
 
 
 def _frozen(config: Config, objective: Objective, model_init: ModelInit, sharding: Sharding) -> Callable[[LoadedChunk], _Computed]:
-    """Encoder and autoencoder over the mesh, as a function of chunks."""
+    """A function from a chunk to the outputs of encoder and autoencoder, on the mesh."""
     model: Any = objective.model
-    dtype = compute_dtype(config.model.dtype)  # as a step has them
+    dtype = compute_dtype(config.model.dtype)  # as in a training step
     params = model_init.init_params(config.seed, abstract_params(objective.model_config, sharding, CACHED, dtype))
     weights = {
         part: {path.removeprefix(f"{part}."): tensor for path, tensor in params.items() if path.startswith(f"{part}.")} for part in CACHED
     }
 
-    def latents(weights: dict[str, Any], batch: PictureBatch) -> Any:
+    def _latents(weights: dict[str, Any], batch: PictureBatch) -> Any:
         with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):
             return with_parameters(model.autoencoder, weights).encode(signed_pixels(batch.samples))
 
-    def states(weights: dict[str, Any], inputs: EncoderInputs) -> Any:
+    def _states(weights: dict[str, Any], inputs: EncoderInputs) -> Any:
         with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):
             length = min(inputs.input_ids.shape[1], config.model.condition_length)
             return select_user_turn(with_parameters(model.encoder, weights)(inputs), jnp.asarray(inputs.user_turn), length)[0]
 
-    encode, read = jax.jit(latents), jax.jit(states)
+    encode_pictures, encode_text = jax.jit(_latents), jax.jit(_states)
 
     def compute(chunk: LoadedChunk) -> _Computed:
         target, source = (
-            None if pixels is None else encode(weights["autoencoder"], sharding.shard(PictureBatch(pixels), make_global_array))
+            None if pixels is None else encode_pictures(weights["autoencoder"], sharding.shard(PictureBatch(pixels), make_global_array))
             for pixels in (chunk.target, chunk.source)
         )
-        return _Computed(chunk, target, source, [read(weights["encoder"], sharding.shard(turn, make_global_array)) for turn in chunk.turns])
+        return _Computed(
+            chunk, target, source, [encode_text(weights["encoder"], sharding.shard(turn, make_global_array)) for turn in chunk.turns]
+        )
 
     return compute
 
 
 def _within(budget: int, stream: Iterator[LoadedChunk]) -> Iterator[LoadedChunk]:
-    """The same chunks; their bad rows are shown, and one more than the budget of a call and process is an error."""
+    """The same chunks. Prints their bad rows; more than `budget` of them in this process is an error."""
     count, console = 0, open_console()
     for chunk in stream:
         for bad in chunk.bad:
@@ -211,14 +213,14 @@ def _within(budget: int, stream: Iterator[LoadedChunk]) -> Iterator[LoadedChunk]
 
 
 def _ahead(items: Iterator[_Computed]) -> Iterator[_Computed]:
-    """The same items, each once the next one is begun, so that devices compute while files are written."""
-    before = None
+    """The same items, each yielded after the next one is started, so that devices compute while files are written."""
+    previous = None
     for item in items:
-        if before is not None:
-            yield before
-        before = item
-    if before is not None:
-        yield before
+        if previous is not None:
+            yield previous
+        previous = item
+    if previous is not None:
+        yield previous
 
 
 def _records(results: Iterator[_Computed], storage: Storage) -> Iterator[tuple[int, list[bytes]]]:
@@ -228,10 +230,10 @@ def _records(results: Iterator[_Computed], storage: Storage) -> Iterator[tuple[i
             yield bad.row - 1, [bad_record(bad.error)]
         target, source = (None if latents is None else np.asarray(latents) for latents in (result.target, result.source))
         turns = _turns(result)
-        for place, row in enumerate(result.chunk.rows):
+        for index, row in enumerate(result.chunk.rows):
             assert target is not None
             wordings = {text: store(next(turns), storage) for text in row.wordings}
-            yield row.number, row_records(row.key, wordings, target[place], None if source is None else source[place])
+            yield row.number, row_records(row.key, wordings, target[index], None if source is None else source[index])
 
 
 def _turns(result: _Computed) -> Iterator[Num[np.ndarray, "t d"]]:

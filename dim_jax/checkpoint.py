@@ -1,11 +1,11 @@
-"""Checkpoint folders: weights in Orbax, and beside them the config, the tokenizer and a manifest of where the weights came from.
+"""Checkpoint folders: weights in Orbax, the config, the tokenizer, and a manifest of the published checkpoint they came from.
 
     weights/            Orbax, a flat dictionary path -> array, in chunks of 32 MiB
     config.json         the sizes of each part
     manifest.json       keys, dtypes, files and extras of the published checkpoint that this was read from, if any
-    extras.safetensors  published tensors that no network uses, kept for the way back, if any
+    extras.safetensors  published tensors that no network uses, kept for export, if any
     tokenizer/          tokenizer files, if there were any
-    settings.json       how the model is meant to paint, if it is not as published
+    settings.json       sampling settings, if they are not the published ones
 
 Everything that this package saves goes through Orbax's `experimental.v1` interface: `Context`, `partial.save` and `load`.
 """
@@ -33,14 +33,14 @@ from dim_jax.storage.paths import AnyPath, absolute, as_path, local
 
 WEIGHTS, CONFIG, MANIFEST, EXTRAS, TOKENIZER = "weights", "config.json", "manifest.json", "extras.safetensors", "tokenizer"
 SETTINGS = "settings.json"
-CHUNK = 2**25  # bytes: smaller pieces save memory on the way out and let a sharded restore read only what it needs
+CHUNK = 2**25  # bytes; smaller chunks save memory while saving, and let a sharded restore read only what it needs
 GROUP = 2**28  # bytes that are handed to Orbax at once; one larger tensor is a group of its own
 PARTIAL = "partial_save"  # ending of the folder that Orbax puts groups in until they are joined
 
 
 @contextmanager
 def _orbax(largest: int = 0) -> Iterator[None]:
-    """Orbax's options for saving and for loading tensors of up to `largest` bytes; a disk error in it becomes an OSError."""
+    """Orbax with our options for saving and for loading tensors of up to `largest` bytes; its disk errors become OSErrors."""
     context = ocp.Context()
     context.array.saving.storage_options.chunk_byte_size = CHUNK
     context.memory.deepcopy_host_arrays = False  # nobody changes them while they are saved
@@ -51,27 +51,27 @@ def _orbax(largest: int = 0) -> Iterator[None]:
         with quiet_orbax(), context:
             yield
     except ValueError as error:
-        if (of_disk := disk_error(error)) is None:
+        if (os_error := disk_error(error)) is None:
             raise
-        raise of_disk from error
+        raise os_error from error
 
 
-def _wait_for_quiet(folder: Path, *, quiet: float = 1.0, limit: float = 30.0) -> None:
-    """Return once nothing in a folder has changed for `quiet` seconds, or after `limit`.
+def _wait_until_unchanged(folder: Path, *, seconds: float = 1.0, limit: float = 30.0) -> None:
+    """Return once nothing in a folder has changed for `seconds`, or after `limit` seconds.
 
-    Where one of Orbax's writes fails, others go on in threads that nobody can join. They make again whatever folder was removed.
+    If one of Orbax's writes fails, others go on in threads that nobody can join, and create a removed folder again.
     """
     start = since = time.monotonic()
-    before: dict[str, int] = {}
-    while (now := time.monotonic()) < min(since + quiet, start + limit):
+    previous: dict[str, int] = {}
+    while (now := time.monotonic()) < min(since + seconds, start + limit):
         sizes = {}
-        for place, _, names in os.walk(folder):
-            for file in (os.path.join(place, name) for name in names):
+        for directory, _, names in os.walk(folder):
+            for file in (os.path.join(directory, name) for name in names):
                 with suppress(FileNotFoundError):  # renamed since it was listed
                     sizes[file] = os.path.getsize(file)
-        if sizes != before:
-            before, since = sizes, now
-        time.sleep(quiet / 20)
+        if sizes != previous:
+            previous, since = sizes, now
+        time.sleep(seconds / 20)
 
 
 def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
@@ -89,13 +89,13 @@ def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
 
 
 def write_weights(folder: AnyPath, tensors: Iterable[tuple[str, Any]]) -> None:
-    """Save tensors (path, array) as `folder`/weights; no more than one group of them is held at a time, but in a bucket all of them.
+    """Save tensors (path, array) as `folder`/weights; at most one group of them is in memory at a time, in a bucket all of them.
 
     Raises:
         OSError: the disk is full. Nothing writes into `folder` any more, so it can be removed.
     """
     target = orbax_path(folder / WEIGHTS)
-    if not isinstance(folder, Path):  # where Orbax saves nothing in parts
+    if not isinstance(folder, Path):  # Orbax cannot save in parts to a bucket
         with _orbax():
             ocp.save(target, dict(tensors))
         return
@@ -105,7 +105,7 @@ def write_weights(folder: AnyPath, tensors: Iterable[tuple[str, Any]]) -> None:
             with _orbax():
                 for path, tensor in tensors:
                     group[path] = tensor
-                    del tensor  # or it would live on while the next one is put together
+                    del tensor  # free it before the next one is assembled
                     if sum(array.nbytes for array in group.values()) > GROUP:
                         ocp.partial.save(target, group)
                         group = {}
@@ -113,7 +113,7 @@ def write_weights(folder: AnyPath, tensors: Iterable[tuple[str, Any]]) -> None:
                     ocp.partial.save(target, group)
                 ocp.partial.finalize(target)
         except (OSError, KeyboardInterrupt):
-            _wait_for_quiet(folder)
+            _wait_until_unchanged(folder)
             raise
 
 
@@ -129,7 +129,7 @@ def write(
     """Fill an empty folder with a checkpoint; see the module for its files. Of several processes each writes its shards.
 
     Raises:
-        InputError: what was written is not there.
+        InputError: tensors that were written cannot be read back.
     """
     written = set[str]()
     write_weights(folder, (written.add(name) or (name, tensor) for name, tensor in tensors))
@@ -144,8 +144,8 @@ def write(
             (folder / TOKENIZER / file.name).write_bytes(file.read_bytes())
     if settings is not None:
         (folder / SETTINGS).write_bytes(settings.read_bytes())
-    if lost := sorted(written - abstract(folder).keys()):
-        raise InputError(f"{folder}: {len(lost)} tensors were written and are not there ({lost[0]} ...). Choose another output.")
+    if missing := sorted(written - abstract(folder).keys()):
+        raise InputError(f"{folder}: {len(missing)} written tensors cannot be read back ({missing[0]} ...). Choose another output.")
 
 
 def save(
@@ -158,14 +158,14 @@ def save(
     settings: AnyPath | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Save a module (or tensors by path) as a checkpoint folder, which appears whole or not at all. All processes must ask.
+    """Save a module (or tensors by path) as a checkpoint folder, which appears complete or not at all. All processes must call it.
 
     Raises:
         InputError: `path` exists and may not be overwritten, or the disk is full.
     """
     tensors = parameters(weights) if isinstance(weights, nnx.Module) else weights
     target = as_path(path)
-    # Each of several processes writes its shards: into one folder of a file system that they share, or of a bucket.
+    # Several processes write their shards into one folder, of a shared file system or of a bucket.
     if is_multiprocess() and not isinstance(target, Path):
         opened = new_remote_folder(target, overwrite=overwrite)
     else:
@@ -211,26 +211,26 @@ def abstract(path: AnyPath | str) -> dict[str, TensorInfo]:
     """Path -> shape and dtype of every stored tensor, without reading any.
 
     Raises:
-        InputError: `path` is no checkpoint folder, or it is damaged.
+        InputError: `path` is not a checkpoint folder, or it is damaged.
     """
     folder = absolute(as_path(path))
     check_finished(folder)
     if not is_checkpoint(folder):
-        raise InputError(f"{folder}: is no checkpoint folder ({WEIGHTS}/ and {CONFIG} are expected). Give one, or convert yours first.")
+        raise InputError(f"{folder}: is not a checkpoint folder (it needs {WEIGHTS}/ and {CONFIG}). Give one, or convert yours first.")
     if any((folder / WEIGHTS).glob(f"{WEIGHTS}.{PARTIAL}.pending*")):
         raise InputError(
-            f"{folder / WEIGHTS}: its tensors are there, but were never joined, as happened in folders with brackets in their names. Join "
+            f"{folder / WEIGHTS}: its tensors were never joined, which once happened in folders with brackets in their names. Join "
             f"them: python -c 'import sys; from dim_jax import checkpoint; checkpoint.join(sys.argv[1])' '{folder}'"
         )
     weights = orbax_path(folder / WEIGHTS)
     try:
         with _orbax():
-            listed = ocp.metadata(weights).metadata
+            metadata = ocp.metadata(weights).metadata
     except (OSError, ValueError, KeyError, ocp.errors.InvalidLayoutError) as error:
         raise InputError(f"{folder / WEIGHTS}: is damaged ({str(error).splitlines()[0]}). Convert or copy it again.") from error
-    if not listed:
+    if not metadata:
         raise InputError(f"{folder / WEIGHTS}: is damaged (no tensors are listed in it). Convert or copy it again.")
-    return {name: TensorInfo(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in sorted(listed.items())}
+    return {name: TensorInfo(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in sorted(metadata.items())}
 
 
 def join(path: AnyPath | str) -> None:
@@ -253,7 +253,7 @@ def read(path: AnyPath | str, names: Iterable[str] | None = None) -> Iterator[tu
     """Stored tensors (path, array) in this order, or all, a group at a time.
 
     Raises:
-        InputError: `path` is no checkpoint folder, or it is damaged.
+        InputError: `path` is not a checkpoint folder, or it is damaged.
     """
     folder = absolute(as_path(path))
     stored = abstract(folder)

@@ -1,13 +1,13 @@
-"""What an edit changed in a picture, and what it left alone, which is then taken from the picture before.
+"""Finds what an edit changed in a picture, and takes the rest from the picture before.
 
 Two pictures are compared as the autoencoder decodes them, before and after, so that its own error counts for nothing. In pixels, with
 `cell` pixels to a latent:
 
 1. the difference is the largest of the three channels, smoothed (Gaussian, deviation cell / 8): single pixels do not count;
 2. what differs by more than `LEVELS` is changed, and grown by cell / 2 on every side, for soft edges and shadows;
-3. towards the rim of what is changed the picture after fades into the picture before (Gaussian, deviation cell / 6).
+3. at the rim of what is changed, the picture after fades into the picture before (Gaussian, deviation cell / 6).
 
-Outside of it nothing is computed: those pixels stay as they were, to the bit.
+Pixels outside stay as they were, to the bit.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ LEVELS = 12  # of 255; where an edit of the nano model leaves a picture alone, i
 
 
 def opacity(before: Image.Image, after: Image.Image, cell: int) -> Float[np.ndarray, "h w"]:
-    """How much of the picture after counts at each pixel, in [0, 1]; 0 is unchanged.
+    """The weight of the picture after at each pixel, in [0, 1]; 0 is unchanged.
 
     Args:
         before, after: RGB, of one size.
@@ -30,17 +30,17 @@ def opacity(before: Image.Image, after: Image.Image, cell: int) -> Float[np.ndar
     difference = ImageChops.lighter(ImageChops.lighter(*channels[:2]), channels[2])
     smooth = np.asarray(difference.filter(ImageFilter.GaussianBlur(cell / 8)))
     changed = max_filter(smooth, cell // 2) > LEVELS
-    # A blurred edge is at a half: from there to the whole, the rim fades inwards and nothing outside is touched.
+    # A blurred edge has the value 0.5 where the edge was. Rescaling [0.5, 1] to [0, 1] fades the rim inwards and touches nothing outside.
     blurred = Image.fromarray(changed.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(cell / 6))
     faded = np.asarray(blurred, np.float32) / 255
     return np.where(changed, np.clip(2 * faded - 1, 0, 1), 0).astype(np.float32)
 
 
-def composite(source: Image.Image, painted: Image.Image, opacity: Float[np.ndarray, "h w"]) -> Image.Image:
-    """`painted` over `source`, both RGB and of one size."""
-    below, above = np.asarray(source, np.float32), np.asarray(painted, np.float32)
-    mixed = below + opacity[..., None] * (above - below)
-    return Image.fromarray(np.where(opacity[..., None] > 0, np.rint(mixed), below).astype(np.uint8))
+def composite(source: Image.Image, edited: Image.Image, opacity: Float[np.ndarray, "h w"]) -> Image.Image:
+    """`edited` over `source`, both RGB and of one size."""
+    before, after = np.asarray(source, np.float32), np.asarray(edited, np.float32)
+    mixed = before + opacity[..., None] * (after - before)
+    return Image.fromarray(np.where(opacity[..., None] > 0, np.rint(mixed), before).astype(np.uint8))
 
 
 def cells(opacity: Float[np.ndarray, "h w"], cell: int) -> Bool[np.ndarray, "h//{cell} w//{cell}"]:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from dim_jax.errors import InputError
 
 Config = Any  # a ConfigDict, whose keys no type checker knows
-MIX = "data.mix"  # the one group whose keys a run chooses: it is changed as a whole too
+MIX = "data.mix"  # the one group whose keys a run chooses, so it may be replaced by a dict
 
 
 PACKAGE = Path(__file__).parent
@@ -24,14 +24,14 @@ def find_config(path: Path) -> Path:
     """The file itself, or the config of that name which comes with the package, such as "nano_edit".
 
     Raises:
-        InputError: there is no such config; names those that there are.
+        InputError: there is no such config; names those that exist.
     """
     if path.is_file():
         return path
-    known = {file.stem: file for folder in reversed(FOLDERS) for file in sorted(folder.glob("[!_]*.py"))}
-    if path.parent == Path() and path.name.removesuffix(".py") in known:
-        return known[path.name.removesuffix(".py")]
-    raise InputError(f"{path}: there is no such config. Give a file, or one of {', '.join(sorted(known))}.")
+    configs = {file.stem: file for folder in reversed(FOLDERS) for file in sorted(folder.glob("[!_]*.py"))}
+    if path.parent == Path() and path.name.removesuffix(".py") in configs:
+        return configs[path.name.removesuffix(".py")]
+    raise InputError(f"{path}: there is no such config. Give a file, or one of {', '.join(sorted(configs))}.")
 
 
 def read_config(path: Path, changes: Mapping[str, str]) -> Config:
@@ -80,19 +80,19 @@ def flat(config: Config) -> dict[str, Any]:
 
 def _change(config: Config, key: str, text: str) -> None:
     *parents, last = key.split(".")
-    place = config
+    node = config
     for name in parents:
-        place = place[name] if isinstance(place, ConfigDict) and name in place else None
-    if not isinstance(place, ConfigDict) or last not in place:
+        node = node[name] if isinstance(node, ConfigDict) and name in node else None
+    if not isinstance(node, ConfigDict) or last not in node:
         raise InputError(f"{key}: there is no such key. configs/common.py lists all.")
-    value, group = _value(text), place[last]
-    if isinstance(group, ConfigDict) and not (key == MIX and isinstance(value, dict)):
-        how = "Change one of these, or give a dict." if key == MIX else "Change one of these."
-        raise InputError(f"{key}={text}: {key} is a group, of {', '.join(group)}. {how}")
+    value, old = _value(text), node[last]
+    if isinstance(old, ConfigDict) and not (key == MIX and isinstance(value, dict)):
+        remedy = "Change one of these, or give a dict." if key == MIX else "Change one of these."
+        raise InputError(f"{key}={text}: {key} is a group of keys ({', '.join(old)}). {remedy}")
     try:
-        place[last] = value
+        node[last] = value
     except TypeError as error:
-        raise InputError(f"{key}={text}: {last} is {place[last]!r} in the config; give another {type(place[last]).__name__}.") from error
+        raise InputError(f"{key}={text}: {last} is {node[last]!r} in the config; give another {type(node[last]).__name__}.") from error
 
 
 def _value(text: str) -> Any:

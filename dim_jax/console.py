@@ -1,6 +1,6 @@
-"""What is shown to people: names and texts exactly as they are. `[draft]` is no markup, `:fire:` no emoji; nothing is coloured or broken.
+"""Consoles that print texts exactly as they are: `[draft]` is not markup, `:fire:` is not an emoji, nothing is coloured or wrapped.
 
-A console is made here. What is said on one that may come from a caller goes through `Console.out`, which changes nothing on any console.
+Code that may get its console from a caller prints with `Console.out`, which changes nothing on any console.
 """
 
 from rich.console import Console

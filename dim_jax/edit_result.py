@@ -1,4 +1,4 @@
-"""A painted picture with the settings that made it, and the files it is saved to."""
+"""The picture that a model made, with the settings that made it, and the file that keeps both."""
 
 import json
 import os
@@ -23,11 +23,11 @@ ROUND = ("prompt", "seed", "settings", "designer", "instruction", "changed")
 
 @dataclass(frozen=True)
 class EditResult:
-    """A result and all that made it: `Settings(**settings)` paints it again.
+    """A result and all that made it: `Settings(**settings)` makes it again.
 
-    `prompt` is what the painter read; where a designer wrote it from an `instruction`, `designer` names who. `source` is the picture
-    that was edited, `earlier` the rounds that led to it, in order. `changed` is the share of pixels in [0, 1] that were painted, where
-    the others were kept from the source. `latents` are what `image` was decoded from; a file does not keep them.
+    `prompt` is what the encoder read. If a designer wrote it from an `instruction`, `designer` is its name. `source` is the picture
+    that was edited, `earlier` the rounds that led to it, in order. `changed` is the share of pixels in [0, 1] that
+    changed; the others were taken from the source. `latents` are what `image` was decoded from; a file does not keep them.
     """
 
     image: Image.Image
@@ -56,9 +56,9 @@ class EditResult:
         save_picture(self.image, path, overwrite=overwrite, info=info)
 
     def metadata(self) -> dict[str, str]:
-        """What a saved picture says of itself."""
+        """The text chunks of a saved picture."""
         text = {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in self._round().items()}
-        earlier = json.dumps([painting._round() for painting in self.earlier], ensure_ascii=False)
+        earlier = json.dumps([result._round() for result in self.earlier], ensure_ascii=False)
         return {"Software": f"dim_jax {__version__}", "checkpoint": self.checkpoint, "dtype": self.dtype} | text | {"earlier": earlier}
 
     def _round(self) -> dict[str, Any]:
@@ -67,39 +67,43 @@ class EditResult:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What `EditResult.metadata` says, read from a saved picture; numbers and settings as they were, of earlier rounds too.
+    """`EditResult.metadata` read from a saved picture; numbers and settings have their types again, those of earlier rounds too.
 
     Raises:
-        InputError: the file is no picture, or was not written by `EditResult.save`.
+        InputError: the file is not a picture, or was not written by `EditResult.save`.
     """
-    # What pictures of the first versions do not say.
-    since = {"designer": "none", "instruction": "", "changed": "null", "earlier": "[]"}
+    # Pictures of the first versions lack these.
+    defaults = {"designer": "none", "instruction": "", "changed": "null", "earlier": "[]"}
     try:
         with Image.open(path) as image:
-            found: dict[str, Any] = {key: str(image.info[key]) for key in ("Software", "prompt", "seed", "settings", "checkpoint", "dtype")}
-            found |= {key: str(image.info.get(key, default)) for key, default in since.items()}
-        found |= {key: json.loads(found[key]) for key in ("seed", "settings", "changed", "earlier")}
-        for one in (found, *found["earlier"]):
-            one["settings"]["size"] = tuple(one["settings"]["size"])
-        return found
+            metadata: dict[str, Any] = {
+                key: str(image.info[key]) for key in ("Software", "prompt", "seed", "settings", "checkpoint", "dtype")
+            }
+            metadata |= {key: str(image.info.get(key, default)) for key, default in defaults.items()}
+        metadata |= {key: json.loads(metadata[key]) for key in ("seed", "settings", "changed", "earlier")}
+        for result in (metadata, *metadata["earlier"]):
+            result["settings"]["size"] = tuple(result["settings"]["size"])
+        return metadata
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: no picture that was painted here ({error}). Some programs drop the text of a PNG.") from error
+        raise InputError(
+            f"{path}: is not a picture that dim_jax saved ({error}). Some programs remove the text of a PNG; give the original file."
+        ) from error
 
 
-def sheet(paintings: Sequence[EditResult]) -> Image.Image:
-    """Source and result side by side, one row a painting; the source is scaled to the result's height, or to four times its width."""
+def sheet(results: Sequence[EditResult]) -> Image.Image:
+    """Source and result side by side, one row a result; the source is scaled to the result's height, or to four times its width."""
     rows = []
-    for painting in paintings:
-        rows.append([painting.image])
-        if (source := painting.source) is not None:
-            scale = min(painting.image.height / source.height, 4 * painting.image.width / source.width)
+    for result in results:
+        rows.append([result.image])
+        if (source := result.source) is not None:
+            scale = min(result.image.height / source.height, 4 * result.image.width / source.width)
             rows[-1].insert(0, source.resize((max(1, round(source.width * scale)), max(1, round(source.height * scale)))))
     return grid(rows)
 
 
-def save_sheet(paintings: Sequence[EditResult], path: str | os.PathLike, *, overwrite: bool = False) -> None:
+def save_sheet(results: Sequence[EditResult], path: str | os.PathLike, *, overwrite: bool = False) -> None:
     """Write `sheet` as a PNG. Errors as in `save_picture`."""
-    save_picture(sheet(paintings), path, overwrite=overwrite)
+    save_picture(sheet(results), path, overwrite=overwrite)
 
 
 def save_picture(image: Image.Image, path: str | os.PathLike, *, overwrite: bool = False, info: PngInfo | None = None) -> None:

@@ -23,10 +23,10 @@ class SignalError(InputError):
 
 
 def check_unicode(text: str, name: str) -> None:
-    """Refuses a text with half a character (a lone surrogate): JSON can hold one, and so does an argument that is no UTF-8.
+    """Refuse a text with half a character (a lone surrogate). JSON can hold one, and so can an argument that is not UTF-8.
 
     Raises:
-        InputError: naming `name`, the half and where it stands.
+        InputError: names `name`, the half character and its position.
     """
     try:
         text.encode()
@@ -35,17 +35,17 @@ def check_unicode(text: str, name: str) -> None:
         raise InputError(f"{name} is not valid Unicode text (half a character, {half}, at {error.start}). Give it as UTF-8.") from error
 
 
-def listed(items: Sequence[str], separator: str = ", ", most: int = 12) -> str:
-    """The items in one line; after the first `most` only how many there are, since a checkpoint can have a thousand wrong tensors."""
-    more = len(items) - most
-    return separator.join([*items[:most], f"and {more:,} more"] if more > 0 else items)
+def listed(items: Sequence[str], separator: str = ", ", limit: int = 12) -> str:
+    """The items in one line; after the first `limit` only their number, since a checkpoint can have a thousand wrong tensors."""
+    more = len(items) - limit
+    return separator.join([*items[:limit], f"and {more:,} more"] if more > 0 else items)
 
 
 def require(*packages: str, extra: str, what: str) -> None:
-    """Refuse early, rather than at the end of long work, where optional packages are missing.
+    """Refuse to start if optional packages are missing, rather than fail at the end of long work.
 
     Raises:
-        InputError: `what` needs packages that are not there; it names them and the extra that brings them.
+        InputError: `what` needs packages that are not installed; names them and the extra that installs them.
     """
     missing = [name for name in packages if find_spec(name) is None]
     if missing:

@@ -1,17 +1,17 @@
-"""Random numbers by name: what is drawn for one purpose never comes from the key of another."""
+"""Random numbers by name: each purpose has a key of its own."""
 
 from zlib import crc32
 
 import numpy as np
 
-NULL_ROWS = "null_rows"  # the name of what a null table grows by
+NULL_ROWS = "null_rows"  # the new rows of a null table that grows
 
 
 def stream(seed: int, name: str, *numbers: int) -> np.random.SeedSequence:
-    """The source of the random numbers of a purpose, such as "params/sana", and of `numbers` (a step, a place) within it."""
+    """The seed of a purpose, such as "params/sana", and of `numbers` within it (a step, a position in the batch)."""
     return np.random.SeedSequence(seed % 2**64, spawn_key=(crc32(name.encode()), *numbers))
 
 
 def key_seed(seed: int, name: str) -> int:
-    """The same for `jax.random.key`."""
+    """The same as a seed for `jax.random.key`."""
     return int(stream(seed, name).generate_state(1)[0])

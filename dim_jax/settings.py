@@ -1,4 +1,4 @@
-"""How to paint: the published numbers, and those that a checkpoint names in its settings.json."""
+"""Sampling settings: the published values, and those that a checkpoint sets in its settings.json."""
 
 import math
 from dataclasses import dataclass
@@ -9,27 +9,27 @@ from dim_jax.diffusion.sampler import SOLVERS
 from dim_jax.errors import InputError, check_unicode
 from dim_jax.models.hf_config import HFConfig
 
-# What a checkpoint may name. The rest of `Settings` is a matter of one picture or of the machine.
+# What a checkpoint may set. The other fields of `Settings` depend on the picture or on the machine.
 IN_FILE = {
     "num_steps": int, "guidance_scale": float, "image_guidance_scale": float, "flow_shift": float, "solver": str, "resolution": int,
     "guidance_start": float, "guidance_stop": float, "cache_interval": int,
 }  # fmt: skip
-# What the encoder of a checkpoint was trained to write blueprints from: any prompt, as Qwen2.5-VL, or the bare instruction.
+# What the encoder of a checkpoint was trained to write blueprints from: any prompt, as Qwen2.5-VL was, or the instruction alone.
 PromptMode = Literal["prompt", "instruction"]
 BLUEPRINT_FROM = "blueprint_from"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to paint; the defaults are the published ones.
+    """Sampling settings; the defaults are the published ones.
 
     `size` is (height, width) in pixels: by default an edit takes the size of about `resolution` x `resolution` pixels whose aspect
     ratio is nearest to the source's, and a picture from text is square. `negative_prompt` replaces the learned null condition.
     `image_guidance_scale` guides an edit by its source as well (`sampler.sample`), with three evaluations a step instead of two: more
-    than 1 stays nearer to the source, 1 is off. It means something for models that were trained with source dropout alone.
-    Guidance is on from the fraction `guidance_start` of the steps to `guidance_stop`; of the steps after the first fifth one in
-    `cache_interval` is evaluated, others take the velocity before (`sampler.evaluations`).
-    `overflow="keep_last"` admits prompts that are longer than the condition and loses their first tokens.
+    than 1 stays nearer to the source, 1 is off. It only helps models that were trained with source dropout.
+    Guidance is on from the fraction `guidance_start` of the steps to `guidance_stop`. After the first fifth of the steps, one step in
+    `cache_interval` is evaluated; the others reuse its velocity (`sampler.evaluations`).
+    `overflow="keep_last"` accepts prompts that are longer than the condition and drops their first tokens.
     """
 
     num_steps: int = 30
@@ -68,15 +68,15 @@ class Settings:
 
 
 def read_settings(path: Path | None) -> Settings:
-    """The settings in a checkpoint's settings.json: any of the keys of `IN_FILE`; the published defaults for the others, and
-    where there is no such file (None). `blueprint_from` may stand there as well (`read_prompt_mode`).
+    """The settings in a checkpoint's settings.json. Keys of `IN_FILE` that it lacks, or all of them without a file (None), have their
+    published defaults. The file may also have `blueprint_from` (`read_prompt_mode`).
 
     Raises:
-        InputError: the file is damaged, or a key is unknown or has a value that it cannot take.
+        InputError: the file is damaged, or a key is unknown or has an invalid value.
     """
     file = HFConfig({} if path is None else path)
     if unknown := [key for key in file.values if key not in (*IN_FILE, BLUEPRINT_FROM)]:
-        raise InputError(f"{path}: {', '.join(unknown)}: no setting of a checkpoint. Those are {', '.join((*IN_FILE, BLUEPRINT_FROM))}.")
+        raise InputError(f"{path}: unknown settings: {', '.join(unknown)}. Settings are {', '.join((*IN_FILE, BLUEPRINT_FROM))}.")
     values = {key: file.get(key, kind) for key, kind in IN_FILE.items() if key in file}
     try:
         return Settings(**values)
@@ -85,10 +85,10 @@ def read_settings(path: Path | None) -> Settings:
 
 
 def read_prompt_mode(path: Path | None) -> PromptMode:
-    """What blueprints are written from, in a checkpoint's settings.json: a prompt, unless there is one that names the instruction.
+    """What the encoder writes blueprints from, by a checkpoint's settings.json: a prompt, unless the file names the instruction.
 
     Raises:
-        InputError: the file is damaged, or names something else.
+        InputError: the file is damaged, or has another value.
     """
     file = HFConfig({} if path is None else path)
     file.only(BLUEPRINT_FROM, *get_args(PromptMode))
@@ -96,10 +96,10 @@ def read_prompt_mode(path: Path | None) -> PromptMode:
 
 
 def check_prompt(prompt: str, name: str = "The prompt") -> None:
-    """Refuses a prompt that says nothing, or is no text; `name` says which.
+    """Refuse an empty or invalid prompt; `name` is what the error calls it.
 
     Raises:
-        InputError: there is nothing but white space in it, or half a character.
+        InputError: it has only white space, or half a character.
     """
     check_unicode(prompt, name)
     if not prompt.strip():

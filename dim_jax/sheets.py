@@ -1,4 +1,4 @@
-"""Pictures and texts laid out on one picture, to look at: what data sets, training runs and evaluations show."""
+"""Sheets of pictures and texts, for people to look at: of data sets, training runs and evaluations."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 GAP = 8  # white pixels between the pictures of a sheet
 TEXT = 11  # height of its letters, pixels
 NAME = 130  # width of the column with the names of rows, pixels
-Shown = tuple[Sequence[Image.Image], str]  # pictures side by side, and the text below them
+Captioned = tuple[Sequence[Image.Image], str]  # pictures side by side, and the text below them
 
 
 def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
@@ -28,16 +28,16 @@ def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
 def labelled(pictures: Sequence[Image.Image], text: str, *, zoom: int = 1) -> Image.Image:
     """Pictures side by side, every pixel as `zoom` x `zoom`, and below them a text in lines of their width."""
     large = [image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST) for image in pictures]
-    return grid([large, [written(text, sum(image.width for image in large) + GAP * (len(large) - 1))]])
+    return grid([large, [text_image(text, sum(image.width for image in large) + GAP * (len(large) - 1))]])
 
 
-def named_rows(rows: Mapping[str, Sequence[Shown]]) -> Image.Image:
-    """A row for each name: the name, and after it some labelled pictures."""
-    return grid([[written(name, NAME), *(labelled(*one) for one in shown)] for name, shown in rows.items()])
+def named_rows(rows: Mapping[str, Sequence[Captioned]]) -> Image.Image:
+    """A row for each name: the name, then its captioned pictures."""
+    return grid([[text_image(name, NAME), *(labelled(pictures, text) for pictures, text in row)] for name, row in rows.items()])
 
 
-def written(text: str, width: int) -> Image.Image:
-    """A text in lines of a width in pixels, as high as it needs."""
+def text_image(text: str, width: int) -> Image.Image:
+    """A text on white, wrapped to a width in pixels; as high as it needs."""
     font = ImageFont.load_default(TEXT)
     lines = textwrap.wrap(text, max(1, int(width / font.getlength("n"))))
     canvas = Image.new("RGB", (width, round(1.5 * TEXT * len(lines)) + 1), "white")

@@ -116,7 +116,7 @@ BAD_CHECKPOINTS = {
     "no weights": (lambda: Path("tiny/model.safetensors").unlink(), ["no checkpoint"]),
     "config of another size": (lambda: change_json("qwen.config.json", vocab_size=400), ["expected", "embed_tokens"]),
     "config without a key": (lambda: Path("tiny/sana_edit.json").write_text("{}"), ["sana_edit.json", "in_channels"]),
-    "config that is no JSON": (lambda: Path("tiny/sana_edit.json").write_text('{"in_channels'), ["sana_edit.json", "JSON"]),
+    "config that is not JSON": (lambda: Path("tiny/sana_edit.json").write_text('{"in_channels'), ["sana_edit.json", "JSON"]),
     "binary config": (lambda: Path("tiny/dc_ae.config.json").write_bytes(b"\xff\x00"), ["dc_ae.config.json", "JSON"]),
     "no tokenizer": (lambda: [file.unlink() for file in Path("tiny").glob("tokenizer*")], ["no tokenizer", "--tokenizer"]),
     "damaged tokenizer": (lambda: Path("tiny/tokenizer.json").write_text("{"), ["no tokenizer could be loaded"]),

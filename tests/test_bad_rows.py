@@ -38,7 +38,7 @@ def edits(tmp_path) -> Path:
 
 
 def of_a_kind(folder: Path) -> dict[str, tuple[str, str]]:
-    """Makes what is no file to read; name in the row, what is said of it."""
+    """Makes what is not a file to read; name in the row, what is said of it."""
     os.mkfifo(folder / "fifo")
     (folder / "loop").symlink_to("loop")
     (folder / "gone").symlink_to("nowhere")
@@ -48,13 +48,13 @@ def of_a_kind(folder: Path) -> dict[str, tuple[str, str]]:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(os.path.relpath(folder / "socket"))
     return {
-        "fifo": ("fifo", "no ordinary file"), "socket": ("socket", "cannot be read"), "folder": ("image", "it is a folder"),
+        "fifo": ("fifo", "not an ordinary file"), "socket": ("socket", "cannot be read"), "folder": ("image", "it is a folder"),
         "below a file": (f"{TABLE}/a.png", "there is no"), "long": ("x" * 300, "there is no"), "loop": ("loop", "cannot be read"),
-        "gone": ("gone", "there is no"), "EIO": ("memory", "out of"), "absolute": ("/proc/self/mem", "no path within"),
-        "up": ("../outside.png", "no path within"), "up in the middle": ("image/../../outside.png", "no path within"),
-        "by a link": ("out/outside.png", "is a link to"), "backslashes": ("..\\outside.png", "no path within"),
-        "drive": ("C:\\outside.png", "no path within"), "NUL": ("image/0.png\0", "no path within"),
-        "address": ("file:///etc/passwd", "no path within"), "half": ("image/\ud83d.png", "U+D83D"),
+        "gone": ("gone", "there is no"), "EIO": ("memory", "out of"), "absolute": ("/proc/self/mem", "not a path within"),
+        "up": ("../outside.png", "not a path within"), "up in the middle": ("image/../../outside.png", "not a path within"),
+        "by a link": ("out/outside.png", "is a link to"), "backslashes": ("..\\outside.png", "not a path within"),
+        "drive": ("C:\\outside.png", "not a path within"), "NUL": ("image/0.png\0", "not a path within"),
+        "address": ("file:///etc/passwd", "not a path within"), "half": ("image/\ud83d.png", "U+D83D"),
     }  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_errors_of_a_disk(edits, monkeypatch):
 
 def test_tables_that_are_no_files(edits):
     os.mkfifo(edits / "a.jsonl")
-    with pytest.raises(InputError, match=r"a.jsonl: cannot be read \(it is no ordinary file\)"):
+    with pytest.raises(InputError, match=r"a.jsonl: cannot be read \(it is not an ordinary file\)"):
         Rows(edits)
 
 
@@ -186,7 +186,7 @@ def test_a_blank_line_is_a_bad_row_also_where_it_is_held_out(edits, change):
     path, out = edits / TABLE, edits.parent / "out"
     path.write_text(change(path.read_text()), newline="")
     number = next(number for number, line in enumerate(path.read_text().splitlines(), 1) if not line)
-    with pytest.raises(InputError, match=rf"{TABLE}, line {number}: is no JSON"):
+    with pytest.raises(InputError, match=rf"{TABLE}, line {number}: is not JSON"):
         prepare(edits, out)
     rows = {"edit/train": ROWS - 1, "edit/test": 1} if change is in_the_middle else {"edit/train": ROWS, "edit/test": 0}
     assert prepare(edits, out, bad_samples=1) == rows

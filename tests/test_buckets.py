@@ -46,7 +46,7 @@ def test_a_picture_on_its_side_takes_the_bucket_on_its_side(width, height):
 
 
 def test_errors():
-    with pytest.raises(InputError, match=r"1000 is no multiple of 32. Take 992"):
+    with pytest.raises(InputError, match=r"1000 is not a multiple of 32. Take 992"):
         aspect_buckets(1000)
     with pytest.raises(InputError, match="at least 1"):
         aspect_buckets(512, max_ratio=0.5)

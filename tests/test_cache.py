@@ -295,7 +295,7 @@ def test_rows_with_other_texts_are_refused(place):
 
 def test_too_little_space_is_refused_before_anything_is_computed(place, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(InputError, match=r"missing of .*: no space .*4\d\d KiB are needed, 1000 B are free.*--dtype int8"):
+    with pytest.raises(InputError, match=r"missing shards of .*: no space .*4\d\d KiB are needed, 1000 B are free.*--dtype int8"):
         write(place, "full")
     assert not list((place / "full").rglob("*.array_record"))
 

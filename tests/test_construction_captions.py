@@ -50,7 +50,7 @@ def test_the_dimensions_are_asked_for_and_make_the_version():
     assert all(f"- {name}: {what}" in asked for name, what in captions["dimensions"])
     assert "about 150 words" in asked
     assert task.version != caption_task(captions["dimensions"][1:], 150, 60).version
-    assert task.version == caption_task(captions["dimensions"], 150, 10).version  # what is taken for an answer is no question
+    assert task.version == caption_task(captions["dimensions"], 150, 10).version  # what is taken for an answer is not a question
     assert (task.pictures, rewriting_task(150, 60).pictures) == (1, 0)
 
 

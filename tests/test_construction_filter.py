@@ -140,7 +140,7 @@ def test_the_config_and_changes_to_it(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "line 1: no JSON"), ('{"source": "a.png", "target": "b.png"}', "line 1: needs"), ("", "no pairs"),
+        ("{", "line 1: is not JSON"), ('{"source": "a.png", "target": "b.png"}', "line 1: needs"), ("", "no pairs"),
         ('{"source": "a", "target": "b", "prompt": "x", "id": 1}\n' * 2, "line 2: the id"),
     ],
 )  # fmt: skip
@@ -151,5 +151,5 @@ def test_own_pairs_that_are_wrong(tmp_path, text, words):
         open_source(f"pairs:{path}")
     with pytest.raises(InputError, match="cannot be read"):
         open_source(f"pairs:{tmp_path}/none.jsonl")
-    with pytest.raises(InputError, match="no source of pairs"):
+    with pytest.raises(InputError, match="not a source of pairs"):
         open_source(f"zip:{path}")

@@ -154,7 +154,7 @@ def test_pictures_in_tables(kind, found):
     assert "holds no *.csv" in build("--retry-failed")[1]
     Path("up/mine/a.parquet").write_bytes(b"PAR1")
     config({"mine": rule})
-    assert "a.parquet: is no parquet file, or damaged" in build("--retry-failed")[1]
+    assert "a.parquet: is not a parquet file, or damaged" in build("--retry-failed")[1]
 
 
 def test_addresses_in_a_csv_that_is_fetched_first():

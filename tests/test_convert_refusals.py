@@ -102,11 +102,11 @@ def test_a_manifest_of_other_weights_is_refused(tmp_path, orbax):
     for text, message in (
         (manifest.replace("projector.0.bias", "projector.9.bias"), "projector.9.bias is not in these weights; projector.0.bias is only in"),
         (manifest.replace('"projector.0.bias": "F32"', '"projector.0.bias": "F16"'), "connector.fc1.bias came as F16, here it is F32"),
-        ("{}", "is no manifest"),
-        ('{"format": "new", "files": {}}', "is no manifest"),
-        ('{"format": "dim", "headers": []}', "is no manifest"),
+        ("{}", "is not a manifest"),
+        ('{"format": "new", "files": {}}', "is not a manifest"),
+        ('{"format": "dim", "headers": []}', "is not a manifest"),
         ('{"format": "dim", "headers": {}}', "is only in these weights; .*; and [0-9]+ more"),
-        ('{"format": "dim", "files": {"model.safetensors": {"a": "I8"}}}', "is no manifest"),
+        ('{"format": "dim", "files": {"model.safetensors": {"a": "I8"}}}', "is not a manifest"),
         ("[", "is not a JSON file"),
     ):
         (tmp_path / "other" / "manifest.json").write_text(text)

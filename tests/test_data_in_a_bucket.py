@@ -160,11 +160,11 @@ def cut_off(path: AnyPath) -> None:
     ("make", "harm", "name", "says"),
     [
         (edits, lose, "image/4.png", r"tos_dataset_edit.jsonl, line 3: there is no gs://\S*/image/4.png, and no archive in gs://"),
-        (edits, spoil, "tos_dataset_edit.jsonl", r"tos_dataset_edit.jsonl, line \d+: is no JSON"),
+        (edits, spoil, "tos_dataset_edit.jsonl", r"tos_dataset_edit.jsonl, line \d+: is not JSON"),
         (cut_edits, lose, "images.tar.gz.part02", r"images.tar.gz: part 02 is missing"),
         (cut_edits, spoil, "images.tar.gz.part02", r"images.tar.gz.part04: the archive images.tar.gz is damaged"),
-        (tars, spoil, "text_to_image.json", r"text_to_image.json: is no JSON"),
-        (ultra_edit, cut_off, "data/FreeForm-00001-of-00002.parquet", r"data/FreeForm-00001-of-00002.parquet: is no parquet file"),
+        (tars, spoil, "text_to_image.json", r"text_to_image.json: is not JSON"),
+        (ultra_edit, cut_off, "data/FreeForm-00001-of-00002.parquet", r"data/FreeForm-00001-of-00002.parquet: is not a parquet file"),
         (emoji, lose, "pictures.jsonl", r"pictures.jsonl: no such file. Give a folder that `dim build-data` made"),
         (emoji, spoil, "pictures.array_record", r"pictures.array_record.*damaged"),
     ],
@@ -191,7 +191,10 @@ def test_what_is_no_data_set(bucket, tmp_path):
     (as_path(f"{bucket}/{tmp_path.name}") / "file.txt").write_text("")
     assert f"{bucket}/{tmp_path.name}: no layout that is known here" in one_error(dim("prepare", f"{bucket}/{tmp_path.name}", "out"))
     code, text = run("nano_autoencoder", tmp_path / "run", 1, data__source="gs:/bucket/emoji")
-    assert (code, 'gs:/bucket/emoji: paths are of this machine, or of Google Cloud Storage ("gs://BUCKET/...")' in text) == (1, True), text
+    assert (
+        code,
+        'gs:/bucket/emoji: gs is not supported. Give a path of this machine, or of Google Cloud Storage ("gs://BUCKET/...")' in text,
+    ) == (1, True), text
 
 
 def test_a_data_set_is_built_in_a_bucket(bucket, tmp_path):

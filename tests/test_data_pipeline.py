@@ -69,7 +69,7 @@ def test_the_order_follows_from_seed_and_number(processor, mixture):
 
 @pytest.fixture
 def _unchecked():
-    """Grain takes batches apart and puts placeholders in, which are no arrays."""
+    """Grain takes batches apart and puts placeholders in, which are not arrays."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -223,7 +223,7 @@ def test_a_wrong_key_is_one_error():
 
 ROW = {"id": "1", "image_path": "in.png", "prompt": "x"}
 BAD_ROWS = {
-    "no json": ("{", "line 1: no JSON"),
+    "no json": ("{", "line 1: is not JSON"),
     "no object": ("[1]", "line 1: each line must be"),
     "no id": (json.dumps({**ROW, "id": None}), '"id"'),
     "no picture": (json.dumps({"id": "1", "prompt": "x"}), "image_path"),

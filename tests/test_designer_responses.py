@@ -327,7 +327,7 @@ def test_a_picture_whose_name_is_no_text():
 @pytest.mark.parametrize("line", ["[" * 100_000, "9" * 5000, '{"id": "1", "prompt": "x", "n": ' + "9" * 5000 + "}"])
 def test_lines_that_no_reader_takes(line):
     Path("rows.jsonl").write_text(line + "\n")
-    assert "rows.jsonl, line 1: no JSON" in one_error(design("http://localhost:1/v1"))
+    assert "rows.jsonl, line 1: is not JSON" in one_error(design("http://localhost:1/v1"))
 
 
 def test_half_characters_in_an_answer_are_replaced():

@@ -81,7 +81,7 @@ def test_damaged_rounds(tmp_path, earlier):
     for key, value in (example().metadata() | {"earlier": earlier}).items():
         info.add_itxt(key, value)
     save_picture(example().image, tmp_path / "a.png", info=info)
-    with pytest.raises(InputError, match=r"a\.png: no picture that was painted here"):
+    with pytest.raises(InputError, match=r"a\.png: is not a picture that dim_jax saved"):
         read_metadata(tmp_path / "a.png")
 
 
@@ -143,11 +143,11 @@ def test_places_that_cannot_be_written_to(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"nowhere/a\.png: the folder .*nowhere does not exist"):
         check_output(tmp_path / "nowhere" / "a.png", overwrite=True)
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(InputError, match=r"folder\.png is no file"):
+    with pytest.raises(InputError, match=r"folder\.png is not a file, so it is not overwritten"):
         check_output(tmp_path / "folder.png", overwrite=True)
     # Root may write everywhere, so the answer of the system is replaced.
     monkeypatch.setattr(folders.os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match=r"a\.png: nothing may be written to the folder"):
+    with pytest.raises(InputError, match=r"a\.png: the folder .* is not writable"):
         check_output(tmp_path / "a.png", overwrite=True)
 
 

@@ -145,7 +145,7 @@ def test_a_truncated_archive_is_named(copy, tmp_path, package):
     ("archive", "files", "message"),
     [
         (NAMES.archive, {"index.js": ""}, "no data/openmoji.json in it"),
-        (NAMES.archive, {"data/openmoji.json": "[1, 2]"}, "data/openmoji.json is no list of emoji"),
+        (NAMES.archive, {"data/openmoji.json": "[1, 2]"}, "data/openmoji.json is not a list of emoji"),
         (NAMES.archive, {"data/openmoji.json": "{half"}, "data/openmoji.json is damaged"),
         (SETS["twemoji"].archive, {"icons.json": "{}", "chars.json": '{"2764": "heart"}'}, "icon 'heart' is not in Iconify's form"),
         (SETS["noto"].archive, {"icons.json": "{}", "chars.json": "{}"}, "no drawing in it"),
@@ -165,7 +165,7 @@ def test_wrong_folders(packages, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")
     assert "exists" in refused(tmp_path, packages)
-    assert "no data set folder, so it is not overwritten" in refused(tmp_path, packages, "--overwrite")
+    assert "not a data set folder, so it is not overwritten" in refused(tmp_path, packages, "--overwrite")
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
 
 

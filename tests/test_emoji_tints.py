@@ -1,4 +1,4 @@
-"""`dim build-data tints`: colours by name, colours that are kept, nothing of the test, one error for what is no data set of emoji."""
+"""`dim build-data tints`: colours by name, colours that are kept, nothing of the test, one error for what is not a data set of emoji."""
 
 import io
 import os

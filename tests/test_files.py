@@ -97,7 +97,7 @@ def with_header(path: Path, header: bytes, data: bytes = b"") -> Path:
     [
         (b'{"a": [', "header is damaged"),
         (b"[1, 2]", "header is damaged"),
-        (b"\xff\xfe", "header is no text"),
+        (b"\xff\xfe", "header is not text"),
         (b'{"a":{"dtype":"F32","shape":[2]}}', "header is damaged"),
         (b'{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}', r"a \(F8_E4M3\)"),
         (
@@ -352,7 +352,7 @@ def test_an_existing_output_is_only_replaced_when_asked_and_when_it_is_a_checkpo
     with new_folder(target, overwrite=True) as folder:
         (folder / "new").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
-    with pytest.raises(InputError, match=r"no checkpoint folder, so it is not overwritten"), new_folder(target, overwrite=True):
+    with pytest.raises(InputError, match=r"not a checkpoint folder, so it is not overwritten"), new_folder(target, overwrite=True):
         pass
     assert (target / "new").exists()
 

@@ -117,7 +117,7 @@ def test_the_published_square_picture():
         ({"patches": []}, "0 pictures came with 1 grids"),
         ({"grids": [(2, 3)], "patches": [np.zeros((6, C), np.float32)]}, "must be multiples of 2"),
         ({"patches": [np.zeros((8, C), np.float32)]}, "8 patches do not fill its grid 2 x 2"),
-        ({"patch_length": 6}, "no multiple of 4"),
+        ({"patch_length": 6}, "not a multiple of 4"),
         ({"grids": [(4, 2)], "patches": [np.zeros((8, C), np.float32)], "patch_length": 4}, "more than patch_length 4"),
         ({"grids": [(4, 2)], "patches": [np.zeros((8, C), np.float32)]}, "needs 2 picture tokens in a row from token 1"),
         ({"grids": [], "patches": []}, "token 1 shows a picture, but all 0"),

@@ -158,16 +158,16 @@ def test_ultra_edit_that_is_none(tmp_path):
     bad = ultra_edit(tmp_path / "bad")
     path = bad / "data/FreeForm-00001-of-00002.parquet"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match=r"FreeForm-00001-of-00002.parquet: is no parquet file, or damaged"):
+    with pytest.raises(InputError, match=r"FreeForm-00001-of-00002.parquet: is not a parquet file, or damaged"):
         Rows(bad)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda line: "{half", r"edit.jsonl, line 3: is no JSON"),
-        (lambda line: "[1]", r"edit.jsonl, line 3: is no JSON object"),
-        (lambda line: "", r"edit.jsonl, line 3: is no JSON"),
+        (lambda line: "{half", r"edit.jsonl, line 3: is not JSON"),
+        (lambda line: "[1]", r"edit.jsonl, line 3: is not a JSON object"),
+        (lambda line: "", r"edit.jsonl, line 3: is not JSON"),
         (lambda line: line.replace('"prompt"', '"text"'), r"edit.jsonl, line 3: prompt or caption is None, but must be a text"),
         (lambda line: line.replace("image/4.png", ""), r"edit.jsonl, line 3: image_path is '', but must be a text"),
         (lambda line: line.replace("image/4.png", "image/none.png"), r"edit.jsonl, line 3: there is no .*image/none.png"),
@@ -193,7 +193,7 @@ def test_bad_rows_of_share_gpt(tmp_path):
         Rows(folder)[2]
     for text in ("[half", "{}"):
         path.write_text(text)
-        with pytest.raises(InputError, match=r"text_and_image_to_image.json: is no JSON"):
+        with pytest.raises(InputError, match=r"text_and_image_to_image.json: is not JSON"):
             Rows(folder)
 
 

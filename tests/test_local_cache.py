@@ -114,7 +114,7 @@ def test_too_little_space_is_one_error(remote, tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_made_is_one_error(remote, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DIM_JAX_CACHE", str(tmp_path / "file"))
-    with pytest.raises(InputError, match=r"file: nothing can be kept there .* DIM_JAX_CACHE=FOLDER"):
+    with pytest.raises(InputError, match=r"file: copies cannot be written there .* DIM_JAX_CACHE=FOLDER"):
         cached_path(remote)
 
 

@@ -156,7 +156,10 @@ def test_only_a_data_set_is_overwritten_by_one(folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "model.safetensors").write_bytes(b"weights")
-    with pytest.raises(InputError, match="no data set folder, so it is not overwritten"), new_folder(other, overwrite=True, kind=DATASET):
+    with (
+        pytest.raises(InputError, match="not a data set folder, so it is not overwritten"),
+        new_folder(other, overwrite=True, kind=DATASET),
+    ):
         pass
     with new_folder(folder, overwrite=True, kind=DATASET) as scratch:
         write_pairs(scratch, PICTURES[:1], [])

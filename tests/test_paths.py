@@ -39,7 +39,7 @@ def test_paths_are_of_this_machine_or_of_a_bucket(bucket):
     assert str(as_path(f"{bucket}/runs//a/")) == f"{bucket}/runs/a"
     assert str(as_path(as_path(f"{bucket}/runs"))) == f"{bucket}/runs"
     for wrong in ("s3://bucket/a", "gs:/bucket/a"):
-        with pytest.raises(InputError, match=rf'{wrong}: paths are of this machine, or .* \("gs://BUCKET'):
+        with pytest.raises(InputError, match=rf'{wrong}: \w+ is not supported. Give a path of this machine, or .* \("gs://BUCKET'):
             as_path(wrong)
 
 
@@ -77,7 +77,7 @@ def test_a_folder_in_a_bucket_appears_whole(bucket):
     assert {path.name for path in target.iterdir()} == {"sub", "2"}
     assert (target / "sub" / "one").read_text() == "2"
     assert [path.name for path in target.parent.iterdir()] == ["a"]
-    for overwrite, message in ((False, "exists"), (True, "is no checkpoint folder, so it is not overwritten")):
+    for overwrite, message in ((False, "exists"), (True, "is not a checkpoint folder, so it is not overwritten")):
         with pytest.raises(InputError, match=f"{target} {message}"), new_folder(target, overwrite=overwrite):
             pass
 
@@ -92,10 +92,10 @@ def test_a_folder_whose_copying_was_cut_off_is_refused_and_can_be_written_again(
         patch.setattr(folders, "move", cut)
         with pytest.raises(KeyboardInterrupt):
             convert(source, target, "orbax", console=quiet())
-    with pytest.raises(InputError, match=rf"{target}: its copying was cut off.*The whole folder is (\S+);") as caught:
+    with pytest.raises(InputError, match=rf"{target}: its copy was interrupted.*The complete folder is (\S+);") as caught:
         open_weights(target)
-    whole = str(caught.value).split("The whole folder is ")[1].split(";")[0]
-    assert open_weights(whole).config == open_weights(source).config
+    complete = str(caught.value).split("The complete folder is ")[1].split(";")[0]
+    assert open_weights(complete).config == open_weights(source).config
     convert(source, target, "orbax", overwrite=True, console=quiet())
     assert open_weights(target).config == open_weights(source).config
 

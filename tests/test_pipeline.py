@@ -281,7 +281,7 @@ def test_50000_words_are_refused_at_once():
         ({"size": (0, 64)}, "^Size 0 x 64: "),
         ({"sources": [Source(SOURCES[0], np.zeros((8, 8, 8), np.float32))], "size": (64, 32)}, r"^Source 1: .*\(8, 8, 8\), .*\(8, 4, 8\)"),
         ({"sources": [Source(SOURCES[0], np.zeros((8, 8, 3), np.float32))]}, r"^Source 1: .*\(8, 8, 3\), .*\(8, 8, 8\)"),
-        ({"resolution": 100}, "^Resolution 100 is no multiple of 8. Take 96"),
+        ({"resolution": 100}, "^Resolution 100 is not a multiple of 8. Take 96"),
     ],
 )
 def test_refused(changes, message):

@@ -133,7 +133,7 @@ def test_an_interrupted_call_goes_on(place, tmp_path, monkeypatch):
     monkeypatch.setattr(preparing, "write_shard", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare(source, out, shards=3)
-    with pytest.raises(InputError, match="out: is no prepared data set"):
+    with pytest.raises(InputError, match="out: is not a prepared data set"):
         open_source(str(out), "edit", split="train", side=0)
     (source / "image/1.png").unlink()  # of a row that was written
     monkeypatch.setattr(preparing, "write_shard", write)
@@ -199,7 +199,7 @@ def test_what_is_refused(place, tmp_path, monkeypatch):
 
 def test_what_is_no_prepared_data_set(place, tmp_path):
     for source, message in (
-        (place / "dim_edit", r"dim_edit: is no prepared data set. Make one of it \(dim prepare .*dim_edit OUT\), and give that"),
+        (place / "dim_edit", r"dim_edit: is not a prepared data set. Make one of it \(dim prepare .*dim_edit OUT\), and give that"),
         (tmp_path / "none", "none: there is no such data set"),
     ):
         with pytest.raises(InputError, match=message):

@@ -32,7 +32,7 @@ def picture(number: int) -> bytes:
 def store_by_threads(folder: Path) -> list[str]:
     """Each picture by all threads at once; paths in the order of the pictures."""
     data = [picture(number) for number in range(PICTURES)]
-    decoded = Image.new("RGB", (8, 8))  # only what is no PNG is written anew
+    decoded = Image.new("RGB", (8, 8))  # only what is not a PNG is written anew
     together = Barrier(THREADS)
 
     def work(thread: int) -> tuple[str, ...]:

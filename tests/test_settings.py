@@ -51,7 +51,8 @@ def test_keys_that_are_not_there_are_as_published():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"steps": 3}', "steps: no setting"), ('{"batch_size": 3}', "batch_size: no setting"), ('{"size": [64, 64]}', "size: no setting"),
+        ('{"steps": 3}', "unknown settings: steps"), ('{"batch_size": 3}', "unknown settings: batch_size"),
+        ('{"size": [64, 64]}', "unknown settings: size"),
         ('{"num_steps": "3"}', "num_steps is '3'"), ('{"num_steps": 2.5}', "num_steps is 2.5"),
         ('{"num_steps": true}', "num_steps is True"),
         ('{"num_steps": 0}', "num_steps 0"),
@@ -116,7 +117,7 @@ def test_the_command_needs_no_numbers_and_options_win():
 
 def test_a_broken_file_is_one_error():
     nano("nano", guidance="much")
-    assert "nano/settings.json: guidance: no setting of a checkpoint" in one_error(dim(*edit(checkpoint="nano")))
+    assert "nano/settings.json: unknown settings: guidance." in one_error(dim(*edit(checkpoint="nano")))
     assert not Path("out.png").exists()
 
 

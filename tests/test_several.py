@@ -68,7 +68,7 @@ def test_what_is_missing_in_the_environment():
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")} | {"JAX_NUM_PROCESSES": "2"}
     command = [sys.executable, "-c", "from dim_jax import processes; processes.start()"]
     said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False).stderr
-    assert "InputError: JAX_NUM_PROCESSES=2: several processes need JAX_COORDINATOR_ADDRESS" in said
+    assert "InputError: JAX_NUM_PROCESSES=2: a run of several processes needs JAX_COORDINATOR_ADDRESS" in said
 
 
 def test_they_know_the_same_and_end_together(tmp_path, bucket):

@@ -261,7 +261,7 @@ def test_wrong_numbers_and_folders(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("kept")
     assert "exists" in refused(tmp_path)
-    assert "no data set folder, so it is not overwritten" in refused(tmp_path, "--overwrite")
+    assert "not a data set folder, so it is not overwritten" in refused(tmp_path, "--overwrite")
 
 
 def test_damaged_files_are_named(tmp_path):

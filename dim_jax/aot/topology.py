@@ -26,7 +26,7 @@ class Topology:
         """
         found = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
         if found is None or found[1] not in TPUS:
-            raise InputError(f'"{name}" is no topology. Write KIND:AxB or KIND:AxBxC, such as v5e:4x4; kinds are {", ".join(TPUS)}.')
+            raise InputError(f'"{name}" is not a topology. Write KIND:AxB or KIND:AxBxC, such as v5e:4x4; kinds are {", ".join(TPUS)}.')
         chip = TPUS[found[1]]
         return cls(name, f"{chip.slice_name}-{math.prod(map(int, found[2].split('x')))}", chip)
 

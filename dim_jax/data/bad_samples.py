@@ -64,4 +64,4 @@ def _read(path: AnyPath) -> Iterator[tuple[str, int]]:
             fields = json.loads(line)
             yield fields["source"], fields["row"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {number}: is no bad sample ({error}). Remove the line.") from error
+            raise InputError(f"{path}, line {number}: is not a bad sample ({error}). Remove the line.") from error

@@ -23,10 +23,12 @@ def aspect_buckets(resolution: int, multiple: int = 32, max_ratio: float = 4.0) 
     differs from resolution^2 by less than half of multiple / longer side. Sorted from the widest to the highest.
 
     Raises:
-        InputError: `resolution` is no multiple of `multiple`, or `max_ratio` is under 1.
+        InputError: `resolution` is not a multiple of `multiple`, or `max_ratio` is under 1.
     """
     if resolution < multiple or resolution % multiple:
-        raise InputError(f"Resolution {resolution} is no multiple of {multiple}. Take {max(1, round(resolution / multiple)) * multiple}.")
+        raise InputError(
+            f"Resolution {resolution} is not a multiple of {multiple}. Take {max(1, round(resolution / multiple)) * multiple}."
+        )
     if max_ratio < 1:
         raise InputError(f"The largest aspect ratio is {max_ratio}, but must be at least 1 (longer over shorter side).")
     sizes = set()

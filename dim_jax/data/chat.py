@@ -145,7 +145,7 @@ class ChatTokenizer:
         and finds no turn there.)
 
         Raises:
-            InputError: there is neither a picture nor any prompt but white space, or the prompt is no valid Unicode.
+            InputError: there is neither a picture nor any prompt but white space, or the prompt is not valid Unicode.
         """
         check_unicode(prompt, "The prompt")
         if not picture_tokens and not prompt.strip():

@@ -67,7 +67,7 @@ def open_source(source: str, kind: Kind, *, split: Split, side: int) -> Source:
     if not path.exists():
         raise InputError(f'{path}: there is no such data set. Give a folder that `dim prepare` made, or "{SYNTHETIC}".')
     if not is_dataset(path):
-        raise InputError(f"{path}: is no prepared data set. Make one of it (dim prepare {path} OUT), and give that.")
+        raise InputError(f"{path}: is not a prepared data set. Make one of it (dim prepare {path} OUT), and give that.")
     if not (path / kind / INFO).exists():
         raise InputError(f"{source}: holds no rows of the kind {kind}. Give its weight in data.mix to another kind.")
     return Dataset(path / kind, split)
@@ -120,7 +120,7 @@ class Dataset:
             key, rule, blueprint = (row[name].decode() if name in row else "" for name in ("key", "rule", "blueprint"))
             texts = tuple(text.decode() for text in row["texts"])
         except UnicodeDecodeError as error:
-            raise InputError(f"{where}: a text is no UTF-8 ({error}). Leave the row out (data.bad_samples).") from error
+            raise InputError(f"{where}: a text is not UTF-8 ({error}). Leave the row out (data.bad_samples).") from error
         return RawExample(key, texts, blueprint or None, pictures.get("source"), pictures["target"], rule)
 
     def row_texts(self, index: int) -> Texts:

@@ -17,7 +17,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def as_kind(name: str) -> Kind:
-    """Refuse what is no kind of example.
+    """Refuse what is not a kind of example.
 
     Raises:
         InputError: `name` is none of `KINDS`.

@@ -89,7 +89,7 @@ def encoder_inputs(
 
     Raises:
         InputError: picture tokens and pictures do not agree, a picture has more patches than `patch_length`, a grid or
-            `patch_length` is no multiple of the merge size, or a row is not padded on the right.
+            `patch_length` is not a multiple of the merge size, or a row is not padded on the right.
     """
     largest = max((rows * columns for rows, columns in grids), default=layout.group)
     length = largest if patch_length is None else patch_length
@@ -144,7 +144,7 @@ def _check_pictures(patches: Sequence[np.ndarray], grids: Sequence[tuple[int, in
         if len(pixels) > length:
             raise InputError(f"Picture {picture}: {len(pixels)} patches are more than patch_length {length}. Make the picture smaller.")
     if length % layout.group:
-        raise InputError(f"patch_length {length} is no multiple of {layout.group}, the patches of one picture token. Round it up.")
+        raise InputError(f"patch_length {length} is not a multiple of {layout.group}, the patches of one picture token. Round it up.")
 
 
 def _check_padding(mask: np.ndarray) -> None:

@@ -115,7 +115,7 @@ def read_header(file: BufferedReader | BytesIO, name: str) -> Header:
     """What the header of a picture in an open file says.
 
     Raises:
-        InputError: it is no picture, or one of a size that `open_picture` refuses.
+        InputError: it is not a picture, or one of a size that `open_picture` refuses.
     """
     with _decoding(name):
         image = _open_header(file)
@@ -130,7 +130,7 @@ def read_header(file: BufferedReader | BytesIO, name: str) -> Header:
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """Every failure of the decoders becomes an `InputError`. Damaged metadata (EXIF, TIFF tags) beside sound pixels is no failure:
+    """Every failure of the decoders becomes an `InputError`. Damaged metadata (EXIF, TIFF tags) beside sound pixels is not a failure:
     Pillow warns and goes on, and so do we."""
     try:
         with warnings.catch_warnings():

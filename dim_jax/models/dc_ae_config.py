@@ -83,14 +83,14 @@ class DCAEConfig:
                 fewest = 0 if may_be_empty else 1
                 check(stage.depth >= fewest, f"{side}_layers_per_block: stage {i} has {stage.depth} layers, not {fewest} or more.")
                 whole_heads = stage.block != VIT_BLOCK or stage.d % head == 0
-                check(whole_heads, f"{widths}: {stage.d} is no multiple of attention_head_dim {head}.")
+                check(whole_heads, f"{widths}: {stage.d} is not a multiple of attention_head_dim {head}.")
                 odd = all(size > 0 and size % 2 for size in stage.scales)
                 check(odd, f"{side}_qkv_multiscales: stage {i} has kernel sizes {stage.scales}, only odd ones are supported.")
             for fine, coarse in pairwise(stage.d for stage in stages):
                 # The residual paths average or repeat whole channels when four pixels become one.
-                check((4 * fine) % coarse == 0, f"{widths}: four times {fine} is no multiple of the next width {coarse}.")
+                check((4 * fine) % coarse == 0, f"{widths}: four times {fine} is not a multiple of the next width {coarse}.")
             last, latent = stages[-1].d, self.latent_channels
-            check(last % latent == 0, f"{widths}: {last} is no multiple of latent_channels {latent}.")
+            check(last % latent == 0, f"{widths}: {last} is not a multiple of latent_channels {latent}.")
         mine, other = len(self.decoder), len(self.encoder)
         check(mine == other, f"decoder_block_out_channels: {mine} stages, but the encoder has {other}.")
 

@@ -41,7 +41,7 @@ class SanaConfig:
         """Read `sana_edit.json` or `sana_t2i.json`: the sizes under "config", the input channels beside it.
 
         Raises:
-            InputError: the file is no JSON, a key is missing, unknown or of another kind, or the sizes do not fit together.
+            InputError: the file is not JSON, a key is missing, unknown or of another kind, or the sizes do not fit together.
         """
         read = HFConfig(source, "the SANA config")
         sizes = read.child("config")

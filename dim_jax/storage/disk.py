@@ -1,4 +1,4 @@
-"""Bytes in words, and room for them on a disk, which is asked before anything is written."""
+"""Sizes in bytes as text, and checks of disk space before anything is written."""
 
 import errno
 import os
@@ -22,10 +22,10 @@ def format_bytes(size: int) -> str:
 
 
 def parse_size(text: str, option: str) -> int:
-    """Bytes of a size such as "16MiB" (2**20 bytes each) or "5GB" (10**9 bytes each); `option` is who asks for it.
+    """Bytes of a size such as "16MiB" (2**20 bytes each) or "5GB" (10**9 bytes each); `option` is named in errors.
 
     Raises:
-        InputError: it is none, or less than a byte.
+        InputError: it is not a size, or less than a byte.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?i?B)", text.strip(), re.IGNORECASE | re.ASCII)
     size = int(float(match[1]) * BYTES[match[2].upper()]) if match else 0
@@ -35,33 +35,33 @@ def parse_size(text: str, option: str) -> int:
 
 
 def may_be_made(folder: Path) -> bool:
-    """Whether an absolute folder is there, or can be made, and files can be written to it."""
-    there = next(one for one in (folder, *folder.parents) if one.exists())
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    """Whether an absolute folder exists or can be made, and files can be written to it."""
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
-def refusal(error: OSError, place: Path) -> str:
-    """Why a file system takes no more, with what is free where it is full."""
+def describe_os_error(error: OSError, folder: Path) -> str:
+    """The reason of a failed write; with the free space if the disk is full."""
     reason = error.strerror or str(error)
-    return f"{reason}; {format_bytes(_free(place))} are free" if error.errno == errno.ENOSPC else reason
+    return f"{reason}; {format_bytes(_free(folder))} are free" if error.errno == errno.ENOSPC else reason
 
 
-def check_space(place: Path, needs: int, *, what: str, remedy: str) -> None:
-    """Refuse to write more bytes than there is room for.
+def check_space(folder: Path, needs: int, *, what: str, remedy: str) -> None:
+    """Refuse to write more bytes than there is space for.
 
     Args:
-        place: the folder that they are to be written in, which need not be there yet.
-        needs: how many.
-        what: they are, for the error.
+        folder: to write to; it need not exist yet.
+        needs: bytes.
+        what: is to be written, for the error.
         remedy: what to do about it, as a sentence.
 
     Raises:
-        InputError: the disk has less room.
+        InputError: the disk has less space.
     """
-    free = _free(place)
+    free = _free(folder)
     if needs > free:
-        raise InputError(f"{what}: no space in {place} ({format_bytes(needs)} are needed, {format_bytes(free)} are free). {remedy}")
+        raise InputError(f"{what}: no space in {folder} ({format_bytes(needs)} are needed, {format_bytes(free)} are free). {remedy}")
 
 
-def _free(place: Path) -> int:
-    return shutil.disk_usage(next(folder for folder in (place, *place.absolute().parents) if folder.exists())).free
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())).free

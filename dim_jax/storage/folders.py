@@ -1,8 +1,8 @@
-"""Output folders and files that appear whole or not at all, on this machine and in a bucket.
+"""Output folders and files that appear complete or not at all, on this machine and in a bucket.
 
-A local one is written under a temporary name beside its place, which no other writer has, and renamed. A bucket has no rename: there a
-folder is written to this machine, uploaded under a temporary name and copied from it within the bucket, and while that lasts a file
-`UNFINISHED` lies in it; a file is uploaded in one piece.
+A local output is written under a temporary name of its own beside the target, and renamed. A bucket has no rename: a folder is written on
+this machine, uploaded under a temporary name and copied within the bucket; during the copy it has a file `UNFINISHED`. A file is uploaded
+in one piece.
 """
 
 import errno
@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 from etils import epath
 
 from dim_jax.errors import InputError
-from dim_jax.storage.disk import NO_SPACE, check_space, refusal
+from dim_jax.storage.disk import NO_SPACE, check_space, describe_os_error
 from dim_jax.storage.locks import lock_output
 from dim_jax.storage.paths import AnyPath, absolute, is_remote, move, upload
 
@@ -37,10 +37,10 @@ def is_checkpoint(folder: AnyPath) -> bool:
 
 
 class Kind(NamedTuple):
-    """What a folder is for: its name in errors, and how one is recognized. Only a folder of the same kind is overwritten."""
+    """A kind of output folder: its name in errors, and a test for it. Only a folder of the same kind is overwritten."""
 
     name: str
-    fits: Callable[[AnyPath], bool]
+    matches: Callable[[AnyPath], bool]
 
 
 CHECKPOINT = Kind("checkpoint folder", is_checkpoint)
@@ -48,17 +48,17 @@ CHECKPOINT = Kind("checkpoint folder", is_checkpoint)
 
 @contextmanager
 def new_folder(target: AnyPath, *, overwrite: bool = False, needs: int = 0, kind: Kind = CHECKPOINT) -> Iterator[Path]:
-    """An empty folder of this machine to write into, which becomes `target` at the end, and is removed if anything goes wrong.
+    """An empty folder of this machine to write into. It becomes `target` at the end, and is removed after an error.
 
     Args:
         target: the folder to make; its parents are made as well.
-        overwrite: replace a folder of this kind that is already there, once the new one is whole.
-        needs: bytes that will be written; less free space than that is an error before anything is written.
+        overwrite: replace an existing folder of this kind, once the new one is complete.
+        needs: bytes that will be written; checked before anything is written.
         kind: what the folder will be.
 
     Raises:
-        InputError: `target` exists (and may not be overwritten, or is of another kind), another run makes it, the disk is full, or
-            a bucket is out of reach.
+        InputError: `target` exists (and may not be overwritten, or is of another kind), another run writes it, the disk is full, or
+            the bucket cannot be reached.
     """
     target = absolute(target)
     with lock_output(target):
@@ -69,25 +69,27 @@ def new_folder(target: AnyPath, *, overwrite: bool = False, needs: int = 0, kind
 
 @contextmanager
 def new_remote_folder(target: epath.Path, *, overwrite: bool = False, kind: Kind = CHECKPOINT) -> Iterator[epath.Path]:
-    """The same of a bucket, but written to there: for what several machines write together. Only one of them opens it."""
+    """The same for several machines that write to one folder of a bucket. Only one of them calls this."""
     with lock_output(target):
         _check_new(target, overwrite, kind)
-        whole = _beside(target)
+        staged = _sibling(target)
         with ExitStack() as failed:
-            failed.callback(whole.rmtree, missing_ok=True)
-            yield whole
-            failed.pop_all()  # from here on it is not removed: where moving it is cut off, it is all there is
-        _replace(target, whole)
+            failed.callback(staged.rmtree, missing_ok=True)
+            yield staged
+            failed.pop_all()  # keep it from here on: if the move is interrupted, it is the only copy
+        _replace(target, staged)
 
 
 def check_name(folder: AnyPath) -> None:
-    """Refuse a folder of a bucket that gcsfs would take for a pattern, and remove others with it.
+    """Refuse a folder name in a bucket that gcsfs would read as a pattern, and so delete other folders too.
 
     Raises:
-        InputError: naming the characters.
+        InputError: names the characters.
     """
-    if is_remote(folder) and (found := sorted(set(re.findall(r"[*?\[#\x00-\x1f]", os.fspath(folder))))):
-        raise InputError(f"{folder}: folders that are written in a bucket may not have {' '.join(map(ascii, found))}. Choose another name.")
+    if is_remote(folder) and (forbidden := sorted(set(re.findall(r"[*?\[#\x00-\x1f]", os.fspath(folder))))):
+        raise InputError(
+            f"{folder}: the name of an output folder in a bucket may not contain {' '.join(map(ascii, forbidden))}. Choose another name."
+        )
 
 
 def _check_new(target: AnyPath, overwrite: bool, kind: Kind) -> None:
@@ -96,13 +98,13 @@ def _check_new(target: AnyPath, overwrite: bool, kind: Kind) -> None:
         if not overwrite:
             raise InputError(f"{target} exists. Choose another output, or overwrite it (--overwrite).")
         if not _may_be_replaced(target, kind):
-            raise InputError(f"{target} is no {kind.name}, so it is not overwritten. Remove it, or choose another output.")
+            raise InputError(f"{target} is not a {kind.name}, so it is not overwritten. Remove it, or choose another output.")
 
 
 def _may_be_replaced(target: AnyPath, kind: Kind) -> bool:
     if not target.is_dir() or (isinstance(target, Path) and target.is_symlink()):
         return False
-    return not any(target.iterdir()) or kind.fits(target) or (target / UNFINISHED).exists()
+    return not any(target.iterdir()) or kind.matches(target) or (target / UNFINISHED).exists()
 
 
 @contextmanager
@@ -117,7 +119,7 @@ def _local_folder(target: Path, needs: int) -> Iterator[Path]:
         with _no_full_disk(target):
             yield scratch
             if os.path.lexists(target):
-                old = _beside(target, "old")
+                old = _sibling(target, "old")
                 target.rename(old)
                 scratch.rename(target)
                 shutil.rmtree(old)
@@ -127,19 +129,19 @@ def _local_folder(target: Path, needs: int) -> Iterator[Path]:
 
 @contextmanager
 def _remote_folder(target: epath.Path, needs: int) -> Iterator[Path]:
-    whole = _beside(target)
+    staged = _sibling(target)
     with tempfile.TemporaryDirectory(prefix="dim_jax-") as folder:
         check_space(Path(folder), needs, what=f"{target}, which is put together on this machine", remedy="Free some space, or set TMPDIR.")
         scratch = Path(folder) / target.name
         scratch.mkdir()
         with _no_full_disk(target):
             yield scratch
-        upload(scratch, whole)
-    _replace(target, whole)
+        upload(scratch, staged)
+    _replace(target, staged)
 
 
-def _beside(target: PathT, ending: str = "partial") -> PathT:
-    """A name beside `target` that nobody else takes, however many write to it at once, and that is not too long where its own is not."""
+def _sibling(target: PathT, ending: str = "partial") -> PathT:
+    """A unique name beside `target`; not too long, if the name of `target` is not."""
     return target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}.{ending}")
 
 
@@ -147,14 +149,14 @@ def _beside(target: PathT, ending: str = "partial") -> PathT:
 def _scratch(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """A file or folder beside `target`, for this writer alone; gone at the end, unless it was renamed.
 
-    It is locked meanwhile, so what is not locked was left by a process that was killed, and is removed by the next one that writes there.
+    It is locked meanwhile. So an unlocked one is of a process that was killed; the next writer in that folder removes it.
     """
     with suppress(OSError):  # a folder that may not be listed
-        _remove_left(target.parent.absolute())
+        _remove_stale(target.parent.absolute())
     while True:
-        scratch = _beside(target)
+        scratch = _sibling(target)
         make(scratch)
-        with suppress(FileNotFoundError):  # another process took it for left, before it was locked
+        with suppress(FileNotFoundError):  # another process removed it as stale, before it was locked
             lock = os.open(scratch, os.O_RDONLY)
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(lock, fcntl.LOCK_SH)
@@ -169,15 +171,15 @@ def _scratch(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 
 
 @lru_cache(4096)
-def _remove_left(folder: Path) -> None:
-    """Once a process and folder: it may have many entries."""
-    for left in folder.iterdir():
-        if SCRATCH.fullmatch(left.name):
+def _remove_stale(folder: Path) -> None:
+    """Remove outputs of killed processes. Cached, since a folder may have many entries."""
+    for path in folder.iterdir():
+        if SCRATCH.fullmatch(path.name):
             with suppress(OSError):  # it is locked, gone, somebody else's, or of a file system without locks
-                lock = os.open(left, os.O_RDONLY)
+                lock = os.open(path, os.O_RDONLY)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _remove(left)
+                    _remove(path)
                 finally:
                     os.close(lock)
 
@@ -186,23 +188,23 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _replace(target: epath.Path, whole: epath.Path) -> None:
-    """Move a whole folder of a bucket to its place, where another may be."""
+def _replace(target: epath.Path, staged: epath.Path) -> None:
+    """Move a complete folder of a bucket to `target`, in place of the one that may be there."""
     old = [path for path in target.iterdir() if path.name != UNFINISHED] if target.exists() else []
-    (target / UNFINISHED).write_text(f"{whole}\n")
+    (target / UNFINISHED).write_text(f"{staged}\n")
     for path in old:
         path.rmtree() if path.is_dir() else path.unlink()
-    move(whole, target)
+    move(staged, target)
     (target / UNFINISHED).unlink()
 
 
 @contextmanager
 def filled(folder: AnyPath) -> Iterator[Path]:
-    """A folder of this machine to put files in, for libraries that write where they are told: `folder`, which is made, or one whose files
-    are uploaded to it at the end. What lies there stays.
+    """A folder of this machine for libraries that write files themselves: `folder`, which is made, or one whose files are uploaded to it at
+    the end. Existing files stay.
 
     Raises:
-        InputError: the bucket is out of reach.
+        InputError: the bucket cannot be reached.
     """
     if isinstance(folder, Path):
         with writing(folder):
@@ -215,18 +217,18 @@ def filled(folder: AnyPath) -> Iterator[Path]:
 
 
 def check_finished(folder: AnyPath) -> None:
-    """Refuse a folder of a bucket that was not yet, or never, copied to its end.
+    """Refuse a folder of a bucket whose copy is not finished.
 
     Raises:
-        InputError: naming where the whole folder is.
+        InputError: names the complete folder.
     """
     if is_remote(folder) and (folder / UNFINISHED).exists():
-        whole = (folder / UNFINISHED).read_text().strip()
-        raise InputError(f"{folder}: its copying was cut off, or is still going on. The whole folder is {whole}; move it here.")
+        staged = (folder / UNFINISHED).read_text().strip()
+        raise InputError(f"{folder}: its copy was interrupted, or is still running. The complete folder is {staged}; move it here.")
 
 
 def append(path: AnyPath, text: str) -> None:
-    """Add text to a file's end, all of it or nothing. A bucket cannot do that: there the file is read and written anew, in one piece.
+    """Append text to a file, all of it or nothing. Buckets cannot append: there the whole file is written again.
 
     Raises:
         InputError: as `writing`.
@@ -235,7 +237,7 @@ def append(path: AnyPath, text: str) -> None:
         with writing(path), path.open("ab", buffering=0) as file:
             size, data = os.fstat(file.fileno()).st_size, text.encode(errors="backslashreplace")
             try:
-                if file.write(data) < len(data):  # what a disk had room for
+                if file.write(data) < len(data):  # the disk had no space for all
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
                 file.truncate(size)
@@ -245,7 +247,7 @@ def append(path: AnyPath, text: str) -> None:
 
 
 def check_file(path: AnyPath, *, overwrite: bool) -> None:
-    """Refuses a path where no file may be written.
+    """Refuse a path where no file may be written.
 
     Raises:
         InputError: its folder is missing or closed, or it exists and may not be overwritten.
@@ -254,18 +256,16 @@ def check_file(path: AnyPath, *, overwrite: bool) -> None:
         if not path.parent.is_dir():
             raise InputError(f"{path}: the folder {path.parent} does not exist. Make it first, or choose another output.")
         if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise InputError(
-                f"{path}: nothing may be written to the folder {path.parent}. Change its permissions, or choose another output."
-            )
+            raise InputError(f"{path}: the folder {path.parent} is not writable. Change its permissions, or choose another output.")
     if path.exists() and not path.is_file():
-        raise InputError(f"{path} is no file that could be overwritten. Choose another output.")
+        raise InputError(f"{path} is not a file, so it is not overwritten. Choose another output.")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists. Choose another output, or overwrite it (--overwrite).")
 
 
 @contextmanager
 def new_file(path: AnyPath) -> Iterator[Path]:
-    """A name on this machine to write to, which becomes `path` at the end, replacing what was there; removed if anything goes wrong.
+    """A file of this machine to write to. It replaces `path` at the end, and is removed after an error.
 
     Raises:
         InputError: it cannot be written, such as on a full disk.
@@ -282,14 +282,14 @@ def new_file(path: AnyPath) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(place: AnyPath) -> Iterator[None]:
-    """Where a file system refuses what is done within it, one InputError that names the place and says what to do."""
+def writing(path: AnyPath) -> Iterator[None]:
+    """Turn OSErrors of writing into one InputError that names the path and says what to do."""
     try:
         yield
     except OSError as error:
-        reason = refusal(error, place) if isinstance(place, Path) else error.strerror or error
+        reason = describe_os_error(error, path) if isinstance(path, Path) else error.strerror or error
         raise InputError(
-            f"{place}: cannot be written ({reason}). Free some space there, make it writable, or choose another output."
+            f"{path}: cannot be written ({reason}). Free some space there, make it writable, or choose another output."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Lines of JSON that people write, with the file and the number of the line in every error."""
+"""jsonl files that people write; every error names the file and the line."""
 
 import json
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from dim_jax.errors import InputError
 
 
 def values(path: Path, *, torn: bool = False) -> Iterator[tuple[str, Any]]:
-    """The value of each line that is not blank, and where it stands, for errors. If it may be `torn`, a last line without its end, as a
-    killed writer leaves it, is left out.
+    """The position (for errors) and the value of each line that is not blank. `torn`: skip a last line without its end, which a killed
+    writer leaves.
 
     Raises:
-        InputError: the file cannot be read, or a line is no JSON.
+        InputError: the file cannot be read, or a line is not JSON.
     """
     try:
         with path.open("rb") as file:
@@ -23,16 +23,16 @@ def values(path: Path, *, torn: bool = False) -> Iterator[tuple[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). Give a jsonl in UTF-8.") from error
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or thousands of brackets
-        raise InputError(f"{path}, line {number}: no JSON ({error}). Write one object on each line.") from error
+        raise InputError(f"{path}, line {number}: is not JSON ({error}). Write one object on each line.") from error
 
 
 def objects(path: Path, *, torn: bool = False) -> Iterator[tuple[str, dict]]:
-    """The same of a file whose lines are objects.
+    """The same for a file whose lines are objects.
 
     Raises:
-        InputError: as `values`, or a line is no object.
+        InputError: as `values`, or a line is not an object.
     """
     for where, value in values(path, torn=torn):
         if not isinstance(value, dict):
-            raise InputError(f"{where}: is no object. Write one on each line.")
+            raise InputError(f"{where}: is not an object. Write one object on each line.")
         yield where, value

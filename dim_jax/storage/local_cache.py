@@ -1,9 +1,9 @@
-"""Copies of a bucket's files, for what reads whole files of its own machine: one for all processes there, kept from run to run.
+"""Copies of a bucket's files, for libraries that open local files: one for all processes of a machine, kept from run to run.
 
     ~/.cache/dim_jax/buckets/BUCKET/data/emoji/pictures.array_record      a copy, under its name in the bucket
     ~/.cache/dim_jax/buckets/BUCKET/data/emoji/.pictures.array_record.of  which generation of it
 
-What lies beside each other in the bucket does so here, so the copy of a file leads to its folder.
+Files of one folder in the bucket are in one folder here, so the copy of a file leads to the others.
 """
 
 import os
@@ -24,32 +24,31 @@ FOLDER = "DIM_JAX_CACHE"
 
 
 def cached_path(path: AnyPath) -> Path:
-    """The file on this machine; of a bucket, a copy in the folder that DIM_JAX_CACHE names, by default ~/.cache/dim_jax/buckets.
+    """The file on this machine. For a bucket: a copy in the folder DIM_JAX_CACHE, by default ~/.cache/dim_jax/buckets.
 
-    It is fetched once, whichever process asks first, and anew where another file has taken its place in the bucket; what a process has, it
-    does not ask for again.
+    The first process that needs it fetches it. It is fetched again if the file in the bucket has changed; a process checks that once.
 
     Raises:
         InputError: there is no such file, it cannot be fetched, or there is no space for it.
     """
-    return _kept(os.fspath(path), _folder()) if is_remote(path) else Path(path)
+    return _cached_copy(os.fspath(path), _folder()) if is_remote(path) else Path(path)
 
 
 def check_disk_space(paths: Sequence[AnyPath]) -> None:
-    """Refuse files that cannot all be kept before the first of them is fetched. Those of this machine need no space.
+    """Refuse files that there is no space for, before the first of them is fetched. Those of this machine need no space.
 
     Raises:
-        InputError: one of them is not there, or there is no space.
+        InputError: one of them is missing, or there is too little space.
     """
     remote, missing = sorted(path for path in paths if is_remote(path)), dict[AnyPath, int]()
     for parent, files in groupby(remote, lambda path: path.parent):
         with storage_errors(parent):
-            infos = {one["name"]: one for one in storage(parent).ls(os.fspath(parent), detail=True)}
+            infos = {info["name"]: info for info in storage(parent).ls(os.fspath(parent), detail=True)}
         for path in files:
             info = infos.get(os.fspath(path).removeprefix(GS))
             if info is None:
                 raise InputError(f"{path}: no such file. Copy it there, or build it again.")
-            if not _is_kept(_place(path, _folder()), _version(info)):
+            if not _is_current(_copy_path(path, _folder()), _version(info)):
                 missing[path] = info["size"]
     if missing:
         others = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
@@ -58,23 +57,23 @@ def check_disk_space(paths: Sequence[AnyPath]) -> None:
 
 
 @cache
-def _kept(path: str, folder: Path) -> Path:
+def _cached_copy(path: str, folder: Path) -> Path:
     with storage_errors(path):
         info = storage(path).info(path)
-    copy, version = _place(path, folder), _version(info)
+    copy, version = _copy_path(path, folder), _version(info)
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(_beside(copy, "lock")):
-            if not _is_kept(copy, version):
+        with FileLock(_sibling(copy, "lock")):
+            if not _is_current(copy, version):
                 _fetch(path, info["size"], copy, folder)
-                _beside(copy, "of").write_text(version)
+                _sibling(copy, "of").write_text(version)
     except OSError as error:
-        raise InputError(f"{folder}: nothing can be kept there ({error.strerror}). Name another folder: {FOLDER}=FOLDER") from error
+        raise InputError(f"{folder}: copies cannot be written there ({error.strerror}). Set another folder: {FOLDER}=FOLDER") from error
     return copy
 
 
 def _fetch(path: str, size: int, copy: Path, folder: Path) -> None:
-    with new_file(copy) as scratch:  # which removes what a process that was killed left of it
+    with new_file(copy) as scratch:  # which also removes the partial copy of a killed process
         check_space(folder, size, what=f"a copy of {path}", remedy=_remedy(path))
         try:
             with storage_errors(path):
@@ -84,32 +83,32 @@ def _fetch(path: str, size: int, copy: Path, folder: Path) -> None:
                 raise InputError(f"a copy of {path}: no space in {folder} ({error.__cause__.strerror}). {_remedy(path)}") from error
             raise
         if scratch.stat().st_size != size:
-            raise InputError(f"{path}: was written anew while it was fetched. Start again.")
+            raise InputError(f"{path}: changed while it was fetched. Start again.")
 
 
 def _remedy(path: str | os.PathLike) -> str:
-    mounted = f"mount the bucket (gcsfuse --implicit-dirs {bucket_of(path)} /mnt/data) and name the folder there"
-    return f"Name a folder on another disk ({FOLDER}=FOLDER), or {mounted}."
+    mounted = f"mount the bucket (gcsfuse --implicit-dirs {bucket_of(path)} /mnt/data) and give the folder there"
+    return f"Set a folder on another disk ({FOLDER}=FOLDER), or {mounted}."
 
 
-def _is_kept(copy: Path, version: str) -> bool:
-    note = _beside(copy, "of")
+def _is_current(copy: Path, version: str) -> bool:
+    note = _sibling(copy, "of")
     return copy.is_file() and note.is_file() and note.read_text() == version
 
 
 def _version(info: dict[str, Any]) -> str:
-    """What changes with every writing of a file."""
+    """Changes with every write of the file."""
     return f"{info['generation']} {info['size']}"
 
 
-def _place(path: str | os.PathLike, folder: Path) -> Path:
+def _copy_path(path: str | os.PathLike, folder: Path) -> Path:
     return folder / os.fspath(path).removeprefix(GS)
 
 
-def _beside(copy: Path, ending: str) -> Path:
+def _sibling(copy: Path, ending: str) -> Path:
     return copy.with_name(f".{copy.name}.{ending}")
 
 
 def _folder() -> Path:
-    own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(FOLDER) or Path(own) / "dim_jax/buckets").absolute()
+    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(FOLDER) or Path(cache_home) / "dim_jax/buckets").absolute()

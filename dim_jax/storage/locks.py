@@ -1,9 +1,9 @@
-"""One run at a time: who writes to a folder keeps other runs out of it until it ends, however it ends.
+"""Locks of output folders: one run at a time writes to a folder.
 
-On this machine, and on file systems that several share, the lock is one of the kernel (flock): it is gone with its process, also after a
-kill. A bucket has none. There it is a lease, an object that its holder writes anew every `REFRESH` seconds, always on condition that it is
-the one that it wrote before. One that nobody has written for `STALE` seconds is of a run that was killed, and is taken over; who finds a
-lease watches it for as long. One whose holder was a process of this very machine that is no more is taken over at once.
+On this machine, and on file systems that several machines share, the lock is the kernel's (flock), which ends with its process, also after
+a kill. In a bucket it is a lease: an object that its holder rewrites every `REFRESH` seconds, each time on condition that nobody else wrote
+it. Another run that finds a lease watches it. If nobody rewrites it for `STALE` seconds, its holder was killed, and the run takes it over;
+at once, if the holder was a process of this machine that has ended.
 """
 
 import errno
@@ -32,48 +32,48 @@ _HELD: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
 
 @contextmanager
 def lock_folder(folder: AnyPath) -> Iterator[None]:
-    """Keep other runs from a folder that is written to bit by bit; it is made.
+    """Make a folder and keep other runs from writing to it.
 
     Raises:
-        InputError: another run holds it, it cannot be made, or a bucket is out of reach.
+        InputError: another run holds it, it cannot be made, or the bucket cannot be reached.
     """
-    with _alone(folder / ".lock", folder):
+    with _exclusive(folder / ".lock", folder):
         yield
 
 
 @contextmanager
 def lock_output(target: AnyPath) -> Iterator[None]:
-    """Keep other runs from making the same file or folder, which need not be there yet. What this thread holds it may ask for again.
+    """Keep other runs from writing the same file or folder, which need not exist yet. A thread may lock again what it holds.
 
     Raises:
-        InputError: as `lock_folder`, of the folder that it lies in.
+        InputError: as `lock_folder`, for the parent folder.
     """
     target = absolute(target)
-    with _alone(target.with_name(f".{target.name}.lock"), target):
+    with _exclusive(target.with_name(f".{target.name}.lock"), target):
         yield
 
 
 @contextmanager
-def _alone(lock: AnyPath, what: AnyPath) -> Iterator[None]:
+def _exclusive(lock: AnyPath, output: AnyPath) -> Iterator[None]:
     name = os.fspath(absolute(lock))
     if name in _HELD.get():
         yield
         return
     token = _HELD.set(_HELD.get() | {name})
     try:
-        with _lease(lock, what) if is_remote(lock) else _file_lock(Path(lock), what):
+        with _lease(lock, output) if is_remote(lock) else _file_lock(Path(lock), output):
             yield
     finally:
         _HELD.reset(token)
 
 
 @contextmanager
-def _file_lock(lock: Path, what: AnyPath) -> Iterator[None]:
+def _file_lock(lock: Path, output: AnyPath) -> Iterator[None]:
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = _locked(lock, what)
+        file = _locked(lock, output)
     except OSError as error:
-        raise InputError(f"{what}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
+        raise InputError(f"{output}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
     try:
         yield
     finally:
@@ -81,7 +81,7 @@ def _file_lock(lock: Path, what: AnyPath) -> Iterator[None]:
         os.close(file)
 
 
-def _locked(lock: Path, what: AnyPath) -> int:
+def _locked(lock: Path, output: AnyPath) -> int:
     """The lock's file, opened and locked, with the name of this process in it."""
     while True:
         file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
@@ -90,13 +90,13 @@ def _locked(lock: Path, what: AnyPath) -> int:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise _taken(what, _Holder.read(os.read(file, 1000))) from error
+                raise _locked_error(output, _Holder.read(os.read(file, 1000))) from error
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     raise
-                print(f"{what}: its file system has no locks ({error.strerror}); see that no other run writes to it", file=sys.stderr)
-            if os.fstat(file).st_nlink:  # the holder before may have removed it at its end
-                with suppress(OSError):  # a full disk: the name is only for the error of another run
+                print(f"{output}: its file system has no locks ({error.strerror}); let no other run write to it", file=sys.stderr)
+            if os.fstat(file).st_nlink:  # the previous holder may have removed it at its end
+                with suppress(OSError):  # a full disk; the name is only for the errors of other runs
                     os.ftruncate(file, 0)
                     os.write(file, _Holder.this().text())
                 failed.pop_all()
@@ -104,8 +104,8 @@ def _locked(lock: Path, what: AnyPath) -> int:
 
 
 @contextmanager
-def _lease(lock: AnyPath, what: AnyPath) -> Iterator[None]:
-    lease, closed = _Lease(lock, what), threading.Event()
+def _lease(lock: AnyPath, output: AnyPath) -> Iterator[None]:
+    lease, closed = _Lease(lock, output), threading.Event()
     lease.take()
     keeper = threading.Thread(target=lease.keep, args=(closed,), name="lease", daemon=True)
     keeper.start()
@@ -118,32 +118,32 @@ def _lease(lock: AnyPath, what: AnyPath) -> Iterator[None]:
 
 
 class _Lease:
-    """The object in a bucket; its generation, which changes with every writing, is what it is watched and replaced by."""
+    """The object in a bucket. Its generation changes with every write; it is watched and replaced by generation."""
 
-    def __init__(self, lock: AnyPath, what: AnyPath):
-        self._path, self._what, self._me, self._generation = os.fspath(lock), what, _Holder.this(), 0
+    def __init__(self, lock: AnyPath, output: AnyPath):
+        self._path, self._output, self._holder, self._generation = os.fspath(lock), output, _Holder.this(), 0
 
     def take(self) -> None:
-        """Raises InputError where another run writes it while it is watched."""
-        seen, since = None, 0.0
+        """Raises InputError if another run rewrites it while this one watches."""
+        watched, since = None, 0.0
         while True:
             generation, holder = self._read()
-            if generation != seen:
-                if seen is not None and generation:
-                    raise _taken(self._what, holder)
-                seen, since = generation, time.monotonic()
+            if generation != watched:
+                if watched is not None and generation:
+                    raise _locked_error(self._output, holder)
+                watched, since = generation, time.monotonic()
             if not generation or holder.is_gone() or time.monotonic() - since >= STALE:
                 if self._write(generation):
                     return
             elif time.monotonic() - since < 1:
-                print(f"{self._what}: held by {holder.name}; watching for {STALE:g} s whether it still writes to it", file=sys.stderr)
+                print(f"{self._output}: held by {holder.name}; waiting {STALE:g} s to see whether it still writes to it", file=sys.stderr)
             time.sleep(1)
 
     def keep(self, closed: threading.Event) -> None:
         while not closed.wait(REFRESH):
-            with suppress(InputError):  # out of reach for now
+            with suppress(InputError):  # the bucket cannot be reached at the moment
                 if not self._write(self._generation):
-                    print(f"error: {_taken(self._what, self._read()[1])} This one ends.", file=sys.stderr, flush=True)
+                    print(f"error: {_locked_error(self._output, self._read()[1])} This run ends.", file=sys.stderr, flush=True)
                     os._exit(1)  # before it writes anything more
 
     def give_back(self) -> None:
@@ -151,29 +151,29 @@ class _Lease:
             self._call("DELETE", "b/{}/o/{}", *self._names, ifGenerationMatch=str(self._generation))
 
     def _read(self) -> tuple[int, "_Holder"]:
-        """Generation and content; 0: there is none."""
+        """Generation and content; generation 0: there is no lease."""
         with storage_errors(self._path):
             try:
-                found = self._call("GET", "b/{}/o/{}", *self._names, json_out=True)
-                return int(found["generation"]), _Holder.read(storage(self._path).cat_file(self._path))
+                metadata = self._call("GET", "b/{}/o/{}", *self._names, json_out=True)
+                return int(metadata["generation"]), _Holder.read(storage(self._path).cat_file(self._path))
             except FileNotFoundError:
                 return 0, _Holder.read(b"")
 
     def _write(self, generation: int) -> bool:
-        """Replace one of this generation (0: none), and say whether it was still there."""
+        """Replace the lease of this generation (0: none). False: somebody else wrote it."""
         bucket, name = self._names
         files = storage(self._path)
-        address = f"{files._location}/upload/storage/v1/b/{quote(bucket)}/o"  # gcsfs has no other way to a condition
-        how = {"uploadType": "multipart", "ifGenerationMatch": str(generation), "json_out": True}
-        kind, parts = "Content-Type: application/json\r\n\r\n", (json.dumps({"name": name}), self._me.text().decode())
+        address = f"{files._location}/upload/storage/v1/b/{quote(bucket)}/o"  # gcsfs itself cannot write on condition
+        query = {"uploadType": "multipart", "ifGenerationMatch": str(generation), "json_out": True}
+        kind, parts = "Content-Type: application/json\r\n\r\n", (json.dumps({"name": name}), self._holder.text().decode())
         body = "".join(f"--part\r\n{kind}{part}\r\n" for part in parts) + "--part--"
         headers = {"Content-Type": 'multipart/related; boundary="part"'}
         with storage_errors(self._path):
             try:
-                self._generation = int(files.call("POST", address, data=body.encode(), headers=headers, **how)["generation"])
-            except FileExistsError:  # of another generation, which may be by the first try of a request that was sent twice
+                self._generation = int(files.call("POST", address, data=body.encode(), headers=headers, **query)["generation"])
+            except FileExistsError:  # another generation, perhaps our own: a request may be sent twice
                 self._generation, holder = self._read()
-                return holder == self._me
+                return holder == self._holder
         return True
 
     def _call(self, *request: Any, **options: Any) -> Any:
@@ -186,7 +186,7 @@ class _Lease:
 
 
 class _Holder(NamedTuple):
-    """Who holds a lock. `machine` is empty where processes cannot be told apart."""
+    """The process that holds a lock. `machine` is empty if it cannot be identified."""
 
     name: str
     pid: int
@@ -196,7 +196,7 @@ class _Holder(NamedTuple):
     @classmethod
     def this(cls) -> "_Holder":
         machine = ""
-        with suppress(OSError):  # Linux alone has these: which boot of which machine, and whose numbers of processes
+        with suppress(OSError):  # only Linux has these: the boot of a machine, and the namespace of process ids
             machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
         return cls(f"process {os.getpid()} on {socket.gethostname()}", os.getpid(), machine, uuid4().hex)
 
@@ -211,7 +211,7 @@ class _Holder(NamedTuple):
         return json.dumps(self._asdict()).encode()
 
     def is_gone(self) -> bool:
-        """Whether it was a process of this machine that is no more."""
+        """Whether it was a process of this machine that has ended."""
         if not self.machine or self.machine != _Holder.this().machine:
             return False
         try:
@@ -223,5 +223,5 @@ class _Holder(NamedTuple):
         return False
 
 
-def _taken(what: AnyPath, holder: _Holder) -> InputError:
-    return InputError(f"{what}: {holder.name} is writing to it. Wait until it ends, or choose another output.")
+def _locked_error(output: AnyPath, holder: _Holder) -> InputError:
+    return InputError(f"{output}: {holder.name} is writing to it. Wait until it ends, or choose another output.")

@@ -1,4 +1,4 @@
-"""What checkpoints and training states share of Orbax: paths that it takes, its errors of a disk, and silence after a failure."""
+"""Helpers for Orbax, for checkpoints and training states: valid paths, its disk errors, and no log noise after a failure."""
 
 import asyncio
 import logging
@@ -17,30 +17,30 @@ THREADS_END = 10  # seconds that a thread of Orbax may go on after an error, whi
 
 
 def orbax_path(path: AnyPath) -> str:
-    """The path as Orbax takes it, from its root.
+    """The absolute path, as Orbax takes it.
 
     Raises:
-        InputError: TensorStore or gcsfs would take it for another one.
+        InputError: TensorStore or gcsfs would read it as another path.
     """
     check_name(path)
     text = os.fspath(absolute(path))
     inside = text.removeprefix("gs://")
     if "\\" in inside or re.search(r"(gs|s3|az|hf):/", inside) or text.encode(errors="ignore").decode() != text:
         raise InputError(
-            f"{text!a}: checkpoints cannot lie in a folder with a backslash, bytes that are no UTF-8, or 'gs:' in its name. Rename it."
+            f"{text!a}: the path of a checkpoint may not contain a backslash, bytes that are not UTF-8, or 'gs:/'. Rename the folder."
         )
     return text
 
 
 def disk_error(error: Exception) -> OSError | None:
-    """The error of a file system that Orbax reports in words; None: it is another one."""
+    """The OSError in the text of an error of Orbax; None: it is another kind of error."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return OSError(int(code[1]), os.strerror(int(code[1]))) if code else None
 
 
 @contextmanager
 def quiet_orbax() -> Iterator[None]:
-    """Only the error that Orbax raises is heard, nothing that its threads and tasks log or leave to event loops that it has closed."""
+    """Silence what Orbax's threads and tasks log, or send to closed event loops; the error that Orbax raises is enough."""
     log, policy = logging.getLogger("absl"), asyncio.get_event_loop_policy()
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -58,7 +58,7 @@ def quiet_orbax() -> Iterator[None]:
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """Ignores callbacks that come after it is closed, and tasks of Orbax whose error was raised already."""
+    """Ignores callbacks after it is closed, and tasks of Orbax whose error is already raised."""
 
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
         return None if self.is_closed() else super().call_soon_threadsafe(callback, *args, context=context)

@@ -1,8 +1,8 @@
-"""Paths that a user names: of this machine, or of Google Cloud Storage (gs://BUCKET/...), with the same methods.
+"""Paths of this machine and of Google Cloud Storage (gs://BUCKET/...), with the same methods.
 
-Local ones are pathlib's, those of a bucket epath's (of etils), which reaches it through gcsfs. What needs a file of this machine (a mapped
-one, a library that opens it itself) takes `local` for the life of a process, or a copy that stays (`local_cache`); whole outputs are
-written by `dim_jax.storage.folders`.
+Local paths are pathlib's. Those of a bucket are epath's (etils), which uses gcsfs. Code that needs a file on this machine (to map it, or
+for a library that opens it) calls `local`, whose copy lasts as long as the process, or `local_cache`, whose copy stays.
+`dim_jax.storage.folders` writes outputs.
 """
 
 import atexit
@@ -29,13 +29,13 @@ from dim_jax.errors import InputError, require
 
 AnyPath = Path | epath.Path
 GS = "gs://"
-MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # a name that is too long may still be one in an archive
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # too long a name for a file may still be a member of an archive
 _EPath: Any = type(epath.Path())
 _glob_of_epath = _EPath.glob
 
 
 def _glob(folder: epath.Path, pattern: str) -> Iterator[epath.Path]:
-    """epath takes the folder's name as a pattern too: in "runs/[lr=1e-3]" Orbax would find none of its files, and never merge them."""
+    """Escapes the folder's name, which epath reads as a pattern too: in "runs/[lr=1e-3]" Orbax would find no files to merge."""
     return _glob_of_epath(_EPath(glob.escape(os.fspath(folder))), pattern)
 
 
@@ -43,49 +43,49 @@ _EPath.glob = _glob
 
 
 def as_path(path: str | os.PathLike) -> AnyPath:
-    """The path that a user named.
+    """The path that a user gave.
 
     Raises:
-        InputError: it is of another kind of storage, or its bucket cannot be reached.
+        InputError: it is of another kind of storage, or the bucket cannot be reached.
     """
     text = os.fspath(path)
     if text.startswith(GS):
         storage(text)
         return epath.Path(text)
     if scheme := scheme_of(text):
-        raise InputError(f'{text}: paths are of this machine, or of Google Cloud Storage ("{GS}BUCKET/..."), not {scheme}.')
+        raise InputError(f'{text}: {scheme} is not supported. Give a path of this machine, or of Google Cloud Storage ("{GS}BUCKET/...").')
     return Path(text)
 
 
 def scheme_of(path: str | os.PathLike) -> str:
-    """What an address begins with, such as "gs"; of a path of this machine nothing. A Path has lost the second slash."""
-    found = re.match(r"(\w+):/", os.fspath(path))
-    return found[1] if found else ""
+    """The scheme of an address, such as "gs"; "" for a path of this machine. (A Path has only one slash after it.)"""
+    match = re.match(r"(\w+):/", os.fspath(path))
+    return match[1] if match else ""
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether a path is of a bucket."""
+    """Whether a path is in a bucket."""
     return os.fspath(path).startswith(GS)
 
 
 def absolute(path: AnyPath) -> AnyPath:
-    """The path from its root, without following links."""
+    """The absolute path; links are not followed."""
     return path if is_remote(path) else Path(os.path.abspath(path))
 
 
 def resolved(path: AnyPath) -> AnyPath:
-    """The path from its root, with links followed; a bucket has none."""
+    """The absolute path with links followed; a bucket has none."""
     return path.resolve() if isinstance(path, Path) else path
 
 
 def size_of(path: AnyPath) -> int:
-    """Bytes of a file."""
+    """Size of a file in bytes."""
     return path.stat().st_size if isinstance(path, Path) else path.stat().length
 
 
 def entries(folder: AnyPath, pattern: str = "*") -> list[AnyPath]:
-    """What lies directly in a folder and has such a name, in order; nothing, if there is no such folder. In a bucket a `glob` would list
-    all that lies below it as well."""
+    """The files and folders directly in a folder that match a pattern, in order; none if there is no such folder. (In a bucket `glob` would
+    list everything below as well.)"""
     try:
         return sorted(path for path in folder.iterdir() if fnmatchcase(path.name, pattern))
     except (FileNotFoundError, NotADirectoryError):
@@ -93,7 +93,7 @@ def entries(folder: AnyPath, pattern: str = "*") -> list[AnyPath]:
 
 
 def files_below(folder: AnyPath, pattern: str) -> list[AnyPath]:
-    """The files in a folder, and in the folders in it, that have such a name, in order of their paths."""
+    """The files below a folder whose names match a pattern, in order of their paths."""
     if isinstance(folder, Path):
         return sorted(folder.rglob(pattern))
     with storage_errors(folder):
@@ -101,24 +101,24 @@ def files_below(folder: AnyPath, pattern: str) -> list[AnyPath]:
 
 
 def within(folder: AnyPath, name: str) -> AnyPath:
-    """The file that a data set names, from its folder; `..` in the middle is gone.
+    """The file that a data set names relative to its folder; a `..` in the middle is resolved.
 
     Raises:
-        InputError: the name is absolute, an address, or leads out of the folder, be it by links.
+        InputError: the name is absolute, an address, or leads out of the folder, perhaps by a link.
     """
     plain = posixpath.normpath(name.replace("\\", "/"))
     if "\0" in name or plain.startswith("/") or plain.split("/")[0] == ".." or re.match(r"[A-Za-z]:|\w[\w+.-]+:/", plain):
-        raise InputError(f"{name!r} is no path within {folder}. Name files from that folder on, and put them there.")
+        raise InputError(f"{name!r} is not a path within {folder}. Put the file there, and give its name relative to that folder.")
     path = folder / (plain if "\\" not in name else name)
     if isinstance(path, Path):
-        root, place = os.path.realpath(folder), os.path.realpath(path)
-        if os.path.commonpath([root, place]) != root:
-            raise InputError(f"{path}: is a link to {place}, out of {folder}. Put the file itself there.")
+        root, target = os.path.realpath(folder), os.path.realpath(path)
+        if os.path.commonpath([root, target]) != root:
+            raise InputError(f"{path}: is a link to {target}, outside of {folder}. Put the file itself there.")
     return path
 
 
 def local(path: AnyPath) -> Path:
-    """The file or folder on this machine: a remote one is fetched once in this process, and removed at its end.
+    """The file or folder on this machine. A remote one is fetched once by this process, and removed when the process ends.
 
     Raises:
         InputError: it cannot be fetched.
@@ -132,12 +132,12 @@ def _fetched(path: str) -> Path:
         names = storage(path).find(path)  # without "gs://"; the one name of a file
         if not names:
             raise InputError(f"{path}: there is no such file or folder. Check the address.")
-        storage(path).get(names, [str(_copies() / name) for name in names])
-    return _copies() / path.removeprefix(GS)
+        storage(path).get(names, [str(_copies_folder() / name) for name in names])
+    return _copies_folder() / path.removeprefix(GS)
 
 
 @cache
-def _copies() -> Path:
+def _copies_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="dim_jax-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -154,10 +154,10 @@ def read_span(path: AnyPath, start: int, size: int) -> bytes:
 
 
 def read_if_there(path: AnyPath) -> bytes | None:
-    """The bytes of a file, of a bucket by one request; None: there is no such file.
+    """The bytes of a file (in a bucket by one request); None: there is no such file.
 
     Raises:
-        InputError: it cannot be read, or is no ordinary file; or the bucket cannot be reached.
+        InputError: it cannot be read, is not an ordinary file, or the bucket cannot be reached.
     """
     if isinstance(path, Path):
         try:
@@ -181,39 +181,41 @@ def read_json(path: AnyPath) -> Any:
         InputError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_bytes())  # in any encoding that JSON may have
+        return json.loads(path.read_bytes())  # in any encoding of JSON
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions.") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not a JSON file ({error}). Restore it, or fetch it again.") from error
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """An ordinary file, to read; others may have no end, or wait for a writer for ever.
+    """Open an ordinary file to read. Others may have no end, or wait for a writer for ever.
 
     Raises:
-        InputError: it cannot be opened, or is no ordinary file.
+        InputError: it cannot be opened, or is not an ordinary file.
     """
-    with unreadable(path):
+    with read_errors(path):
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         if stat.S_ISREG(os.fstat(file).st_mode):
             return os.fdopen(file, "rb")
         os.close(file)
-        raise OSError(errno.EINVAL, "it is a folder" if os.path.isdir(path) else "it is no ordinary file")
+        raise OSError(errno.EINVAL, "it is a folder" if os.path.isdir(path) else "it is not an ordinary file")
 
 
 @contextmanager
-def unreadable(path: str | os.PathLike) -> Iterator[None]:
-    """Where a file of this machine cannot be read, one InputError that names it."""
+def read_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turn OSErrors of reading a file of this machine into one InputError that names it."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{os.fspath(path)}: cannot be read ({reason}). Mend or replace it, or leave out what names it.") from error
+        raise InputError(
+            f"{os.fspath(path)}: cannot be read ({reason}). Repair or replace it, or remove the entry that names it."
+        ) from error
 
 
 def upload(source: Path, target: AnyPath) -> None:
-    """Copy a file, or what is in a folder, to a bucket. Each file appears whole or not at all.
+    """Copy a file, or the content of a folder, to a bucket. Each file appears complete or not at all.
 
     Raises:
         InputError: the bucket cannot be written to.
@@ -224,7 +226,7 @@ def upload(source: Path, target: AnyPath) -> None:
 
 
 def move(source: AnyPath, target: AnyPath) -> None:
-    """Move what is in a folder of a bucket to another one of it. The bucket does so by itself, file by file.
+    """Move the content of a folder to another folder of the same bucket. The bucket does it, file by file.
 
     Raises:
         InputError: the bucket cannot be written to.
@@ -237,26 +239,26 @@ def move(source: AnyPath, target: AnyPath) -> None:
 
 
 def storage(path: str | os.PathLike) -> Any:
-    """The file system of a bucket's path, which epath takes too, for what epath cannot do. Its errors are those of `told`.
+    """The file system of a bucket (the one that epath uses), for what epath cannot do. `storage_errors` translates its errors.
 
     Raises:
         InputError: the bucket cannot be reached.
     """
-    return _opened(bucket_of(path), os.getpid())
+    return _file_system(bucket_of(path), os.getpid())
 
 
 def bucket_of(path: str | os.PathLike) -> str:
-    """The name of a path's bucket."""
+    """The bucket of a path."""
     return os.fspath(path).removeprefix(GS).split("/")[0]
 
 
 @cache
-def _opened(bucket: str, process: int) -> Any:
-    """A process that was forked needs one of its own: the thread that sends requests is not in it."""
+def _file_system(bucket: str, process: int) -> Any:
+    """One for each process: a forked process lacks the thread that sends requests."""
     require("gcsfs", extra="gcs", what=f"{GS}{bucket}")
     from fsspec import config, filesystem
 
-    # Orbax writes past gcsfs, whose listings would be out of date.
+    # Orbax writes without gcsfs, whose cached listings would be out of date.
     config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     with storage_errors(f"{GS}{bucket}"):
         files: Any = filesystem("gcs", finalize_on_close=True)
@@ -266,7 +268,7 @@ def _opened(bucket: str, process: int) -> Any:
 
 @contextmanager
 def storage_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Where a bucket fails, one InputError that says what to do."""
+    """Turn errors of a bucket into one InputError that says what to do."""
     import aiohttp
     from gcsfs.retry import HttpError
     from google.auth.exceptions import GoogleAuthError
@@ -276,6 +278,6 @@ def storage_errors(path: str | os.PathLike) -> Iterator[None]:
     except (OSError, HttpError, GoogleAuthError, aiohttp.ClientError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{os.fspath(path)}: cannot be reached ({reason}). Check the name, the network, and who you are there: "
+            f"{os.fspath(path)}: cannot be reached ({reason}). Check the name, the network, and your account: "
             "gcloud auth application-default login, or the service account of this machine."
         ) from error

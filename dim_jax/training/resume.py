@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint.experimental.v1 as ocp
 
 from dim_jax.errors import InputError
-from dim_jax.storage.disk import format_bytes, refusal
+from dim_jax.storage.disk import describe_os_error, format_bytes
 from dim_jax.storage.folders import writing
 from dim_jax.storage.orbax import disk_error, orbax_path, quiet_orbax
 from dim_jax.storage.paths import AnyPath, is_remote
@@ -68,7 +68,7 @@ class TrainingStates:
             of_disk = error if isinstance(error, OSError) else disk_error(error)
             if of_disk is None:
                 raise
-            reason = refusal(of_disk, self._folder) if isinstance(self._folder, Path) else of_disk.strerror
+            reason = describe_os_error(of_disk, self._folder) if isinstance(self._folder, Path) else of_disk.strerror
             needs = f"; a state takes {format_bytes(self._needs)}" if self._needs else ""
             raise InputError(
                 f"{self._folder}: a state cannot be written ({reason}{needs}). Those that are there are whole: free some space there, or "

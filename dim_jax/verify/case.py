@@ -53,7 +53,7 @@ def make_case(config: DimConfig, processor: Processor, settings: Mapping[str, An
     """The edit with these settings.
 
     Raises:
-        InputError: the resolution is no multiple of the autoencoder's factor, or the condition is too short for it.
+        InputError: the resolution is not a multiple of the autoencoder's factor, or the condition is too short for it.
     """
     side = settings["resolution"]
     if side % config.autoencoder.factor:

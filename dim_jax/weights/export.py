@@ -89,7 +89,7 @@ def _usual(weights: Weights, to: str) -> Manifest:
     config = weights.config
     if to == "dim" and not config.is_whole and config.parts != ("sana",):
         raise InputError(
-            f"{weights.where} holds only {', '.join(config.parts)}, which is no Draw-In-Mind. Assemble one, or choose another format."
+            f"{weights.where} holds only {', '.join(config.parts)}, not a whole Draw-In-Mind. Assemble one, or choose another format."
         )
     if (to == "qwen" and config.encoder is None) or (to == "diffusers" and config.sana is None and config.autoencoder is None):
         raise InputError(f"{weights.where} holds only {', '.join(config.parts)}, nothing that {to} can hold. Choose another format.")

@@ -105,7 +105,7 @@ def open_safetensors(path: AnyPath) -> LazyTensors:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if total < 8 or length > MAX_HEADER or 8 + length > total:
-                raise InputError(f"{path}: {total} bytes are no whole safetensors file (its header does not fit). Fetch it again.")
+                raise InputError(f"{path}: {total} bytes are not a whole safetensors file (its header is larger). Fetch it again.")
             header = file.read(length)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
@@ -135,13 +135,13 @@ def _spans(path: AnyPath, header: bytes) -> dict[str, tuple[TensorInfo, int]]:
         InputError: it is damaged, has unsupported dtypes (all of them named), or spans that overlap or leave gaps.
     """
     try:
-        listed = json.loads(header.decode(), object_pairs_hook=_no_duplicates(path))
-        listed.pop("__metadata__", None)
-        unsupported = [f"{name} ({entry['dtype']})" for name, entry in listed.items() if entry["dtype"] not in DTYPES]
+        tensors = json.loads(header.decode(), object_pairs_hook=_no_duplicates(path))
+        tensors.pop("__metadata__", None)
+        unsupported = [f"{name} ({entry['dtype']})" for name, entry in tensors.items() if entry["dtype"] not in DTYPES]
         if unsupported:
             raise InputError(f"{path}: dtypes other than {', '.join(DTYPES)} are not supported: {listed(unsupported)}. Convert them first.")
         spans, end = {}, 0
-        for name, entry in sorted(listed.items(), key=lambda item: tuple(item[1]["data_offsets"])):
+        for name, entry in sorted(tensors.items(), key=lambda item: tuple(item[1]["data_offsets"])):
             info, (start, stop) = TensorInfo(tuple(entry["shape"]), DTYPES[entry["dtype"]]), entry["data_offsets"]
             if start != end or stop - start != info.nbytes:
                 raise InputError(
@@ -153,7 +153,7 @@ def _spans(path: AnyPath, header: bytes) -> dict[str, tuple[TensorInfo, int]]:
     except InputError:
         raise
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: its header is no text. This is no safetensors file, or it is damaged; fetch it again.") from error
+        raise InputError(f"{path}: its header is not text. This is not a safetensors file, or it is damaged; fetch it again.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: its header is damaged ({error}). Fetch the file again.") from error
 

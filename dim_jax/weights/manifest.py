@@ -49,7 +49,7 @@ class Manifest:
         """Read what `to_json` returns, or the form before it, which held whole headers; `path` is for messages.
 
         Raises:
-            InputError: it is no manifest.
+            InputError: it is not a manifest.
         """
         try:
             manifest = TypeAdapter(cls).validate_python(_without_headers(data) if "headers" in data else data)
@@ -58,8 +58,8 @@ class Manifest:
         except (ValidationError, ValueError, KeyError, TypeError, AttributeError):
             pass
         raise InputError(
-            f"{path}: is no manifest of this version with a known format ({', '.join(FORMATS)}). Restore it, or remove it to export in the "
-            "usual files."
+            f"{path}: is not a manifest of this version with a known format ({', '.join(FORMATS)}). Restore it, or remove it to export "
+            "in the usual files."
         )
 
     def to_json(self) -> dict[str, Any]:

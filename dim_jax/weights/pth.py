@@ -40,7 +40,7 @@ def open_pth(path: AnyPath) -> LazyTensors:
         raise InputError(f'{path}: a dictionary of tensors is expected, or one under "state_dict"; found {type(tensors).__name__}.')
     strange = [f"{name} ({type(value).__name__})" for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
     if strange:
-        raise InputError(f"{path}: these are no tensors: {listed(strange)}. Keep only tensors in the dictionary.")
+        raise InputError(f"{path}: these are not tensors: {listed(strange)}. Keep only tensors in the dictionary.")
     dtypes = {torch.float32: DTYPES["F32"], torch.bfloat16: DTYPES["BF16"], torch.float16: DTYPES["F16"]}
     unsupported = [f"{name} ({value.dtype})" for name, value in tensors.items() if value.dtype not in dtypes]
     if unsupported:

@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="folder or tokenizer.json that chat.json's ids are checked with")
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():
-        parser.error(f"{options.folder} is no folder")
+        parser.error(f"{options.folder} is not a folder")
     lines: list[Line] = []
     for name in options.only or NAMES:
         for line in check(Goldens(options.folder), name, options.tokenizer):

@@ -118,7 +118,7 @@ def open_folder(folder: Path) -> None:
         InputError: it holds something else.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "stages").is_dir())):
-        raise InputError(f"{folder} is no folder that this command made. Choose another output.")
+        raise InputError(f"{folder} is not a folder that this command made. Choose another output.")
     (folder / "stages").mkdir(parents=True, exist_ok=True)
 
 

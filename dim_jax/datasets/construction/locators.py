@@ -65,7 +65,7 @@ def _parquet_rows(path: Path, key: str, value: str) -> Iterator[tuple[str, Any]]
             for batch in file.iter_batches(ROWS, columns=[key, value]):
                 yield from zip(map(str, batch.column(key).to_pylist()), batch.column(value).to_pylist(), strict=True)
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: is no parquet file, or damaged ({error}). Download it again.") from error
+        raise InputError(f"{path}: is not a parquet file, or damaged ({error}). Download it again.") from error
 
 
 def _csv_rows(path: Path, key: str, value: str) -> Iterator[tuple[str, Any]]:
@@ -141,7 +141,9 @@ def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> C
     def read() -> bytes:
         if data is None:
             raise InputError(
-                f"{where}: is a link to {member.linkname}, which is no file in the archive" if member.linkname else f"{where}: is no file"
+                f"{where}: is a link to {member.linkname}, which is not a file in the archive"
+                if member.linkname
+                else f"{where}: is not a file"
             )
         return data
 

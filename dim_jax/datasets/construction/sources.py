@@ -76,7 +76,7 @@ def open_source(spelling: str) -> Source:
     """
     kind, _, path = spelling.partition(":")
     if kind not in KINDS or not path:
-        raise InputError(f'"{spelling}" is no source of pairs. Write {", ".join(f"{name}:PATH" for name in KINDS)}.')
+        raise InputError(f'"{spelling}" is not a source of pairs. Write {", ".join(f"{name}:PATH" for name in KINDS)}.')
     if not Path(path).exists():
         raise InputError(f"{path}: cannot be read, since there is no such file or folder. Give the {kind} to build from.")
     rows = KINDS[kind](Path(path))

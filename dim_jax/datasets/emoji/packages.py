@@ -95,7 +95,7 @@ def read_names(folder: Path) -> list[dict]:
     """
     rows = _json(folder, NAMES, "data/openmoji.json")
     if not (isinstance(rows, list) and all(isinstance(row, dict) and "hexcode" in row and "annotation" in row for row in rows)):
-        raise InputError(f"{folder / NAMES.archive}: data/openmoji.json is no list of emoji. Fetch the package again.")
+        raise InputError(f"{folder / NAMES.archive}: data/openmoji.json is not a list of emoji. Fetch the package again.")
     return rows
 
 

@@ -59,7 +59,7 @@ def build(source: AnyPath, target: AnyPath, *, overwrite: bool = False) -> dict:
         Pairs of each split and rule, as statistics.json holds them.
 
     Raises:
-        InputError: the target exists, or the source is no data set of emoji.
+        InputError: the target exists, or the source is not a data set of emoji.
     """
     found = Tints(read_pictures(source))
     found.recolour()

@@ -27,7 +27,7 @@ from dim_jax.datasets.layouts.rows import Joined, naming
 from dim_jax.errors import InputError, require
 from dim_jax.storage.folders import new_file, writing
 from dim_jax.storage.local_cache import cached_path
-from dim_jax.storage.paths import AnyPath, entries, is_remote, read_if_there, unreadable, within
+from dim_jax.storage.paths import AnyPath, entries, is_remote, read_errors, read_if_there, within
 
 ARCHIVE = re.compile(r"(?P<name>.+\.(tar|tar\.gz|tgz))(?P<part>\.part.*)?")
 NUMBERED = re.compile(r"(?P<name>.+_part_)(?P<number>\d+)\.tar")
@@ -145,7 +145,7 @@ class Archive:
         Raises:
             InputError: they cannot be read.
         """
-        with unreadable(self.paths[0]):
+        with read_errors(self.paths[0]):
             return (self._from_points if self._compressed else self._file).pread(size, offset)
 
     @cached_property

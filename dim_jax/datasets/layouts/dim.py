@@ -28,7 +28,7 @@ class DimRows:
     """The rows of one kind, of a jsonl file or of all that lie in a folder, in order of their names.
 
     Raises:
-        InputError: a file is no jsonl; and when a row is read, with file and line: a field is missing, or a picture cannot be read.
+        InputError: a file is not jsonl; and when a row is read, with file and line: a field is missing, or a picture cannot be read.
     """
 
     def __init__(self, path: AnyPath, kind: Kind, notes: AnyPath):

@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from dim_jax.errors import InputError, check_unicode
 from dim_jax.storage.local_cache import cached_path
-from dim_jax.storage.paths import AnyPath, is_remote, open_regular, read_if_there, read_span, size_of, unreadable
+from dim_jax.storage.paths import AnyPath, is_remote, open_regular, read_errors, read_if_there, read_span, size_of
 
 BLOCK = 2**24  # bytes that are searched for line ends at once
 
@@ -40,7 +40,7 @@ class JsonLines:
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: is no JSON ({error}). Mend the line, or remove it.") from error
+            raise InputError(f"{where}: is not JSON ({error}). Mend the line, or remove it.") from error
         return Row(fields, where)
 
 
@@ -54,9 +54,9 @@ class JsonArray:
         except InputError:
             raise
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: is no JSON ({error}). Download it again.") from error
+            raise InputError(f"{path}: is not JSON ({error}). Download it again.") from error
         if not isinstance(self._rows, list):
-            raise InputError(f"{path}: is no JSON array of rows. Download it again.")
+            raise InputError(f"{path}: is not a JSON array of rows. Download it again.")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -70,7 +70,7 @@ class Row:
 
     def __init__(self, fields: object, where: str):
         if not isinstance(fields, dict):
-            raise InputError(f"{where}: is no JSON object. Mend it, or remove it.")
+            raise InputError(f"{where}: is not a JSON object. Mend it, or remove it.")
         check_unicode(json.dumps(fields, ensure_ascii=False), where)
         self.fields, self.where = fields, where
 
@@ -78,7 +78,7 @@ class Row:
         """The first of these fields that is there.
 
         Raises:
-            InputError: none is, or it is no text or an empty one.
+            InputError: none is, or it is not text or an empty one.
         """
         found = next((self.fields[name] for name in names if name in self.fields), None)
         if not isinstance(found, str) or not found.strip():
@@ -103,7 +103,7 @@ def read_at(path: AnyPath, start: int, size: int) -> bytes:
     """Bytes of a file, of a bucket by one request; safe in threads and in forked processes, since nothing moves a position."""
     if is_remote(path):
         return read_span(path, start, size)
-    with unreadable(path):
+    with read_errors(path):
         return os.pread(_descriptor(Path(path)), size, start)
 
 
@@ -126,7 +126,7 @@ def _descriptor(path: Path) -> int:
 def _line_ends(path: AnyPath) -> Int[np.ndarray, " lines"]:
     """Place of each line's end: of its line feed, or of the end of the file."""
     found, done = [], 0
-    with open_regular(cached_path(path)) as file, unreadable(path):
+    with open_regular(cached_path(path)) as file, read_errors(path):
         while block := file.read(BLOCK):
             found.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + done)
             done += len(block)

@@ -21,7 +21,7 @@ class ShareGPT4oRows:
     """The rows of one kind; none, if the folder has only the other file.
 
     Raises:
-        InputError: the file is no JSON array; and when a row is read, with its number: a field is missing, there are several source
+        InputError: the file is not a JSON array; and when a row is read, with its number: a field is missing, there are several source
             pictures, or one cannot be read.
     """
 

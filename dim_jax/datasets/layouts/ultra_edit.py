@@ -95,7 +95,7 @@ def _value(path: AnyPath, group: int, column: str, place: int) -> Any:
         try:
             return _last[column][1][place].as_py()
         except UnicodeDecodeError as error:
-            raise InputError(f"{column} is no UTF-8 ({error}). Leave the row out (--bad-samples).") from error
+            raise InputError(f"{column} is not UTF-8 ({error}). Leave the row out (--bad-samples).") from error
 
 
 @lru_cache(64)
@@ -108,7 +108,7 @@ def _opened(path: AnyPath) -> Any:
         with open_regular(path):  # not mapped: where a part of a mapped file cannot be read, the process is killed
             return parquet.ParquetFile(path, memory_map=False)
     except (ArrowException, OSError) as error:
-        raise InputError(f"{path}: is no parquet file, or damaged ({error}). Download it again.") from error
+        raise InputError(f"{path}: is not a parquet file, or damaged ({error}). Download it again.") from error
 
 
 LAYOUT = Layout(lambda path: bool(files_below(path, "*.parquet")), UltraEditRows, "*.parquet of source_image, edited_image, edit_prompt")

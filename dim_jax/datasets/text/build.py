@@ -28,7 +28,7 @@ from dim_jax.datasets.text.scenes import Scene, invent, paint
 from dim_jax.datasets.text.vocabulary import WORDS, split_of
 from dim_jax.datasets.text.wording import captions, instructions
 from dim_jax.errors import InputError
-from dim_jax.sheets import Shown, named_rows
+from dim_jax.sheets import Captioned, named_rows
 from dim_jax.storage.folders import new_folder
 from dim_jax.storage.paths import AnyPath
 
@@ -117,7 +117,7 @@ def build(
     found, left_out = ([], []) if font_folder is None else fonts.read_faces(font_folder)
     grounds = behind.patterns() if pictures is None else behind.read_pictures(pictures)
     maker = Maker({split: behind.of_split(grounds, split) for split in SPLITS}, (*fonts.OWN, *found), side, seed)
-    counts, pairs, shown = Counts(), list[Pair](), dict[str, list[Shown]]()
+    counts, pairs, shown = Counts(), list[Pair](), dict[str, list[Captioned]]()
     needs = round(scenes * (1 + len(RULES)) * side**2 * BYTES[pictures is not None])
     with (
         new_folder(target, overwrite=overwrite, needs=needs, kind=DATASET) as folder,
@@ -140,7 +140,7 @@ def build(
 
 
 def _written(
-    made: Iterable[Made], maker: Maker, counts: Counts, pairs: list[Pair], shown: dict[str, list[Shown]]
+    made: Iterable[Made], maker: Maker, counts: Counts, pairs: list[Pair], shown: dict[str, list[Captioned]]
 ) -> Iterator[Picture]:  # fmt: skip
     """The pictures in order; fills `pairs`, `counts` and `shown` on the way."""
     first = 0
