@@ -28,11 +28,11 @@ from dim_jax.config import Config
 from dim_jax.console import open_console
 from dim_jax.data import cache
 from dim_jax.data.batches import PictureBatch
-from dim_jax.data.cache import Layout, Storage, bad_record, row_records, store, write_shard
+from dim_jax.data.cache import Layout, Storage, bad_record, quantize, row_records, write_shard
 from dim_jax.data.chunks import Chunk, ChunkLoader, LoadedChunk, shard_chunks
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pictures import signed_pixels
-from dim_jax.data.pipeline import MixtureComponent, batches, evenly, make_plan
+from dim_jax.data.pipeline import MixtureComponent, batches, evenly_spaced, make_plan
 from dim_jax.data.plan import Component
 from dim_jax.data.readers import PaintReader, buckets
 from dim_jax.errors import InputError
@@ -93,12 +93,12 @@ def main(
         parts, reader, objective.processor.tokenizer, batch_size=size, seed=config.seed, allowed=data.bad_samples, console=console,
     )  # fmt: skip
     folders = cache.part_folders(folder, [part.name for part in parts])
-    row_bytes = [bytes_of_row(part, component, reader, sizes, storage) for part, component in zip(parts, plan.components, strict=True)]
+    row_bytes = [row_nbytes(part, component, reader, sizes, storage) for part, component in zip(parts, plan.components, strict=True)]
     if processes.is_first():
         begin_cache(folder, fingerprint(model_init, objective), storage, begun=has_shards)
         for part, part_folder, nbytes in zip(parts, folders, row_bytes, strict=True):
             if not has_shards or cache.read_layout(part_folder, len(part.source)) is None:
-                cache.begin_layout(part_folder, part.name, len(part.source), max(1, shard_bytes // nbytes))
+                cache.create_layout(part_folder, part.name, len(part.source), max(1, shard_bytes // nbytes))
     processes.barrier("the layout of the cache")
 
     # The missing shards, and the space for them.
@@ -107,7 +107,7 @@ def main(
         layout = cache.read_layout(part_folder, len(part.source))
         assert layout is not None
         missing = layout.missing()
-        missing_bytes = [nbytes * len(layout.of(shard)) for shard in missing]
+        missing_bytes = [nbytes * len(layout.shard_range(shard)) for shard in missing]
         needed += missing_bytes
         own_shards = [shard for shard in missing if shard % jax.process_count() == jax.process_index()]
         work += [(layout, shard, shard_chunks(number, component, layout, shard, size)) for shard in own_shards]
@@ -141,13 +141,13 @@ def _check_space(folder: AnyPath, shards: list[int]) -> None:
     check_space(disk, needed, what=what, remedy=remedy)
 
 
-def bytes_of_row(part: MixtureComponent, component: Component, reader: PaintReader, sizes: ModelConfig, storage: Storage) -> int:
+def row_nbytes(part: MixtureComponent, component: Component, reader: PaintReader, sizes: ModelConfig, storage: Storage) -> int:
     """Mean bytes of a row, estimated from sampled rows and the tokens of their wordings."""
     encoder, autoencoder = sizes.encoder, sizes.autoencoder
     assert encoder is not None
     assert autoencoder is not None
     edit, total = part.kind == "edit", 0
-    sampled = evenly(len(component.rows), SAMPLED)
+    sampled = evenly_spaced(len(component.rows), SAMPLED)
     for index in sampled:
         bucket = buckets(reader)[component.buckets[index]]
         area = bucket.height * bucket.width // autoencoder.factor**2
@@ -155,7 +155,7 @@ def bytes_of_row(part: MixtureComponent, component: Component, reader: PaintRead
         tokens = []
         with suppress(InputError):  # a row that cannot be used is reported when it is loaded
             tokens = reader.condition_tokens(part.source.row_texts(int(component.rows[index])), edit=edit)
-        total += sum(cache.bytes_of(count, encoder.text.hidden_size, storage) + OVERHEAD for count in tokens)
+        total += sum(cache.states_nbytes(count, encoder.text.hidden_size, storage) + OVERHEAD for count in tokens)
     return math.ceil(total / len(sampled))
 
 
@@ -232,7 +232,7 @@ def _records(results: Iterator[_Computed], storage: Storage) -> Iterator[tuple[i
         turns = _turns(result)
         for index, row in enumerate(result.chunk.rows):
             assert target is not None
-            wordings = {text: store(next(turns), storage) for text in row.wordings}
+            wordings = {text: quantize(next(turns), storage) for text in row.wordings}
             yield row.number, row_records(row.key, wordings, target[index], None if source is None else source[index])
 
 

@@ -143,7 +143,7 @@ def main(
         bad_held_out = bad_samples.new if data.bad_samples else None
         examples = list(evenly_spaced_examples(held_out, NUM_EXAMPLES, bad_held_out))
         stream = bad_samples.watch(batches(loader, start=done, workers=data.workers))
-        to_global = sharding.place_local_rows(loader.places, data.batch_size)
+        to_global = sharding.place_local_rows(loader.batch_indices, data.batch_size)
         peak = peak_flops(jax.devices()[0].device_kind)
         speed = Speed(data.batch_size, peak and peak * jax.device_count())
         buffer = MetricsBuffer(workdir / "non_finite.json", restored.notes.get("recent", ()) if restored else ())
@@ -167,7 +167,7 @@ def main(
                 speed.computes(flops[shapes])
                 with trace.step(step, buffer.flush):
                     state, metrics = train_step(state, frozen, batch)
-                    buffer.add(step, dict(zip(loader.places.tolist(), keys, strict=True)), metrics)
+                    buffer.add(step, dict(zip(loader.batch_indices.tolist(), keys, strict=True)), metrics)
                 last, stopping = step == steps, vote(termination.asked)
                 logging, saving = (step % every == 0 or last for every in (config.train.log_every, config.train.save_every))
                 if logging or saving or stopping:

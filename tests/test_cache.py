@@ -133,14 +133,14 @@ def test_int8_is_within_half_a_step_of_its_channel():
     rng = np.random.default_rng(0)
     hidden = (rng.normal(size=(50, 16)) * np.geomspace(1e-3, 1e3, 16)).astype(np.float32)
     hidden[:, 3] = 0
-    stored = cache.store(hidden, "int8")
+    stored = cache.quantize(hidden, "int8")
     assert stored.hidden.dtype == np.int8
     assert stored.scale is not None
     off = np.abs(stored.hidden * stored.scale - hidden)
     assert (off <= np.abs(hidden).max(0) / 127 / 2 * 1.0001).all()
     exact = hidden.astype(ml_dtypes.bfloat16)
-    assert (cache.store(exact, "bfloat16").hidden == exact).all()
-    assert (cache.store(exact, "float32").hidden == exact.astype(np.float32)).all()
+    assert (cache.quantize(exact, "bfloat16").hidden == exact).all()
+    assert (cache.quantize(exact, "float32").hidden == exact.astype(np.float32)).all()
 
 
 def test_a_run_from_a_cache(place, bucket):
@@ -348,7 +348,7 @@ def test_the_estimate_is_what_is_written(place, capsys):
     said = capsys.readouterr().err
     assert "6 shards; 0 shards (0 B) are missing" in said
     estimate = 1024 * sum(float(number) for number in re.findall(r"each: ([\d.]+) KiB in", said))
-    files = [Records(path, made_by="", mend="") for path in (place / "made").rglob("*.array_record")]
+    files = [Records(path, missing="", damaged="") for path in (place / "made").rglob("*.array_record")]
     written = sum(len(record) for file in files for record in file.all())
     assert 0.9 * estimate < written < estimate
 

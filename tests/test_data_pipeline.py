@@ -281,7 +281,7 @@ def test_mixtures_that_cannot_be():
     [
         ((9, {"edit": 1.0}), r"data\.curriculum has 9: write"),
         (((9.5, {"edit": 1.0}),), "write"),
-        (((9, {"edit": 1.0}), (9, {"caption": 1.0})), "has step 9 after step 9: steps must rise"),
+        (((9, {"edit": 1.0}), (9, {"caption": 1.0})), "has step 9 after step 9: steps must increase"),
         (((0, {"edit": 1.0}),), "has step 0 after step 0"),
         (((9, {"edit:elsewhere": 1.0}),), "step 9: edit:elsewhere: data.mix has caption, edit"),
         (((9, {"edit": 0.0}),), r"step 9, is {'edit': 0\.0}: give at least one part"),

@@ -43,16 +43,16 @@ def test_every_entry_once_a_round(counts, batch_size, seed, weights, later):
         mine = iter([planned for planned in steps if planned.component == number])
         sizes, entries = Counter(component.buckets.tolist()), Counter(zip(component.buckets.tolist(), component.rows.tolist(), strict=True))
         total = Counter()
-        for round_ in range(20):
-            batches = list(itertools.islice(mine, found.batches(number, round_)))
-            if len(batches) < found.batches(number, round_):
+        for epoch in range(20):
+            batches = list(itertools.islice(mine, found.batches(number, epoch)))
+            if len(batches) < found.batches(number, epoch):
                 break
             for planned in batches:
                 assert len(planned.rows) == batch_size
                 total.update((planned.bucket, row) for row in planned.rows.tolist())
             assert total.keys() <= entries.keys()
-            waiting = Counter({entry: times * (round_ + 1) - total[entry] for entry, times in entries.items()})
-            assert waiting.total() == found.remainder(number, round_)
+            waiting = Counter({entry: times * (epoch + 1) - total[entry] for entry, times in entries.items()})
+            assert waiting.total() == found.remainder(number, epoch)
             assert all(0 <= count <= entries[entry] * -(-batch_size // sizes[entry[0]]) for entry, count in waiting.items())
 
 

@@ -83,7 +83,7 @@ def main(count: int, port: int, folder: Path, goes_on: str, number: int) -> dict
     losses += mine.steps(state, HALF, WHOLE)[1]
     plan = [mine.loader.plan.at(step) for step in range(WHOLE)]
     return {
-        "places": mine.loader.places.tolist(),
+        "places": mine.loader.batch_indices.tolist(),
         "losses": losses,
         "keys": [mine.loader(step).keys for step in range(WHOLE)],
         "plan": [(planned.component, planned.bucket, planned.rows.tolist()) for planned in plan],

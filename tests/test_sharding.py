@@ -191,7 +191,7 @@ class Run:
         """The steps up to `last`: the state after them, and the losses, exactly."""
         found = []
         for loaded in itertools.islice(batches(self.loader, start=done, workers=0), last - done):
-            batch = self.mesh.shard(loaded.batch, self.mesh.place_local_rows(self.loader.places, 8))
+            batch = self.mesh.shard(loaded.batch, self.mesh.place_local_rows(self.loader.batch_indices, 8))
             state, metrics = self.train_step(state, self.frozen, batch)
             found.append(float(metrics["loss"]).hex())
         kernel = "sana.blocks.attn.qkv.kernel"  # (2, 64, 192)

@@ -11,17 +11,17 @@ RUN = """
 import sys
 import grain
 from absl import flags
-from dim_jax.data.workers import live_as_long_as_the_run
+from dim_jax.data.workers import exit_with_parent
 
 flags.FLAGS.mark_as_parsed()
 options = grain.MultiprocessingOptions(num_workers=2, per_worker_buffer_size=1)
-stream = iter(grain.MapDataset.range(1000).to_iter_dataset().mp_prefetch(options, live_as_long_as_the_run))
+stream = iter(grain.MapDataset.range(1000).to_iter_dataset().mp_prefetch(options, exit_with_parent))
 for line in sys.stdin:
     print(*(next(stream) for _ in range(int(line))), flush=True)
 """
 
 
-def test_workers_live_as_long_as_the_run():
+def test_workers_exit_with_parent():
     run = subprocess.Popen(
         [sys.executable, "-c", RUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
     )

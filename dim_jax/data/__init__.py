@@ -1,1 +1,1 @@
-"""From files to numpy arrays that the models read."""
+"""Training input: from files to the numpy arrays that the models read."""

@@ -1,4 +1,4 @@
-"""Random changes of an example's pictures, both alike, so that small data last longer: the edit between them stays what it is."""
+"""Random augmentation of examples. Source and target change alike, so the edit between them stays the same."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
@@ -13,12 +13,12 @@ from dim_jax.data.pictures import as_rgb, translate
 
 @dataclass(frozen=True)
 class Augment:
-    """Changes examples at random.
+    """Augments examples at random.
 
     Attributes:
-        shift: pixels by which pictures are moved at most, to each side.
-        mirrored: rules of which every second example is mirrored, left to right: rules that name no side.
-        recoloured: rules of which every second example has its hues turned, greys and white as they are: rules that name no colour.
+        shift: largest translation in pixels, to each side.
+        mirrored: rules whose examples are mirrored, left to right, with probability 1/2; they must not name a side.
+        recoloured: rules whose examples get other hues with probability 1/2 (greys and white stay); they must not name a colour.
     """
 
     shift: int = 0
@@ -33,7 +33,7 @@ class Augment:
         """
         changes = []
         if self.shift:
-            right, down = (int(way) for way in rng.integers(-self.shift, self.shift, 2, endpoint=True))
+            right, down = (int(offset) for offset in rng.integers(-self.shift, self.shift, 2, endpoint=True))
             changes.append(partial(translate, right=right, down=down))
         if example.rule in self.mirrored and rng.random() < 0.5:
             changes.append(ImageOps.mirror)
@@ -53,7 +53,7 @@ def _changed(image: Image.Image, changes: Iterable[Callable[[Image.Image], Image
 
 
 def hue_rotate(image: Image.Image, angle: float) -> Image.Image:
-    """The RGB picture with its colours turned around the axis of greys, by an angle in radians; what leaves the cube is clipped.
+    """The RGB picture with its colours rotated around the grey axis by an angle in radians, clipped to the RGB cube.
 
     Source: Rodrigues' rotation formula about (1, 1, 1) / sqrt(3).
     """

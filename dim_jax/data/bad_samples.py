@@ -1,4 +1,4 @@
-"""Samples that could not be used, within a budget of all processes: each is listed once, and one too many stops the run."""
+"""The list of samples that cannot be used. All processes share a budget; a run stops when there are more."""
 
 import json
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from dim_jax.storage.paths import AnyPath
 
 
 class BadSamples:
-    """The list in a jsonl file that grows, and outlives the run.
+    """A list in a jsonl file, to which later runs add.
 
     Args:
-        path: the file; it is made with the first bad sample.
-        budget: how many rows may be bad, of all rounds together, held-out ones among them.
+        path: the file; the first bad sample creates it.
+        budget: how many rows may be bad, over all epochs and with held-out rows.
 
     Raises:
         InputError: the file is damaged.
@@ -23,37 +23,37 @@ class BadSamples:
 
     def __init__(self, path: AnyPath, budget: int):
         self.path, self._budget = path, budget
-        self._known = set(_read(path)) if path.exists() else set()
+        self._listed = set(_read(path)) if path.exists() else set()
         self.new: list[BadSample] = []
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._listed)
 
     def watch(self, stream: Iterator[Loaded]) -> Iterator[Loaded]:
-        """The same batches; the rows of which others stand in for are kept for `settle`."""
+        """The same batches; their bad samples are collected for `flush`."""
         for loaded in stream:
             self.new += loaded.bad
             yield loaded
 
     def flush(self) -> None:
-        """List what all processes met since they were last asked. All must ask at the same step.
+        """List the bad samples of all processes since the last call. All processes must call it at the same step.
 
         Raises:
-            InputError: the budget is spent; names the file and line of the last row.
+            InputError: there are more than `budget`; names the last of them.
         """
-        new = [BadSample(*said) for one in processes.gather(self.new) for said in one]
+        new = [BadSample(*fields) for samples in processes.gather(self.new) for fields in samples]
         self.new.clear()
         for sample in new:
             self._add(sample)
         if len(self) > self._budget:
-            said = f"{len(self)} rows cannot be used, but data.bad_samples allows {self._budget}"
-            raise InputError(f"{said}.{f' The last: {new[-1].error}' if new else ''} All are listed in {self.path}.")
+            message = f"{len(self)} rows cannot be used, but data.bad_samples allows {self._budget}"
+            raise InputError(f"{message}.{f' The last: {new[-1].error}' if new else ''} All are listed in {self.path}.")
 
     def _add(self, sample: BadSample) -> None:
         name = (sample.source, sample.row)
-        if name in self._known:
+        if name in self._listed:
             return
-        self._known.add(name)
+        self._listed.add(name)
         if processes.is_first():
             append(self.path, json.dumps(sample._asdict(), ensure_ascii=False) + "\n")
 

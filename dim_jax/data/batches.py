@@ -1,4 +1,4 @@
-"""The arrays of a training step: turns, pictures, or what a cache has of them, as each objective takes them (made by `data.readers`)."""
+"""The batches of a training step, one type for each objective; `data.readers` makes them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from dim_jax.data.inputs import EncoderInputs
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PictureBatch:
-    """Pictures to encode and decode again, in 8 bits, as they travel to the accelerator."""
+    """Pictures for the autoencoder, in 8 bits, as they are sent to the accelerator."""
 
     samples: UInt8[Any, "b h w 3"]
 
@@ -20,7 +20,7 @@ class PictureBatch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AnswerBatch:
-    """Turns with their answers; `answer` is True at the tokens that are to be predicted."""
+    """Turns with their answers; `answer` is True at the tokens to predict."""
 
     inputs: EncoderInputs
     answer: Bool[Any, "b t"]
@@ -29,7 +29,7 @@ class AnswerBatch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PaintBatch:
-    """Turns, what to paint, and what to paint it from (None: from the text alone), in 8 bits."""
+    """Turns with target and source pictures in 8 bits; `source` is None for text to image."""
 
     inputs: EncoderInputs
     target: UInt8[Any, "b h w 3"]
@@ -39,13 +39,14 @@ class PaintBatch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CachedBatch:
-    """What the frozen parts of a painter made of turns and pictures, as a cache stores it (`training.losses.Features`).
+    """Outputs of the frozen encoder and autoencoder, as a cache stores them (`training.losses.Features`).
 
     Attributes:
-        hidden: states of the user turns; whole numbers are multiples of `scale`.
-        scale: of each channel of a turn.
-        mask: which of the states are real.
-        target: latents of what to paint. So is `source`.
+        hidden: states of the user turns; integers are multiples of `scale`.
+        scale: of each channel of a turn, for integers; else None.
+        mask: True for states of tokens, False for padding.
+        target: latents of the target picture.
+        source: latents of the source picture; None for text to image.
     """
 
     hidden: Num[Any, "b t d"]

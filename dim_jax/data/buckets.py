@@ -1,4 +1,4 @@
-"""Shapes that batches come in. Picture sizes for mixed aspect ratios: a small set of about constant area, so that each compiles once."""
+"""Shapes of batches. Mixed aspect ratios use a small set of sizes of about constant area, so that each compiles once."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from dim_jax.errors import InputError
 
 
 class Bucket(NamedTuple):
-    """What the rows of a batch have in common: the size of their pictures in pixels, and the number of tokens of their turns."""
+    """The shape of a batch: the size of its pictures in pixels, and the number of tokens of its turns."""
 
     height: int
     width: int
@@ -18,8 +18,8 @@ class Bucket(NamedTuple):
 def aspect_buckets(resolution: int, multiple: int = 32, max_ratio: float = 4.0) -> list[tuple[int, int]]:
     """Sizes (height, width) in pixels of about resolution^2 pixels, from `max_ratio` times as wide as high to the reverse.
 
-    Both sides are multiples of `multiple` (32: one latent pixel of the autoencoder). Ours: every multiple is once the shorter side,
-    the longer one is the multiple nearest to resolution^2 / shorter; each size also stands on its side. So the area of a bucket
+    Both sides are multiples of `multiple` (32: one latent pixel of the autoencoder). Our rule: every multiple is the shorter side
+    of one size, whose longer side is the multiple nearest to resolution^2 / shorter; each size is also used on its side. So the area
     differs from resolution^2 by less than half of multiple / longer side. Sorted from the widest to the highest.
 
     Raises:
@@ -40,13 +40,13 @@ def aspect_buckets(resolution: int, multiple: int = 32, max_ratio: float = 4.0) 
 
 
 def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The bucket (height, width) whose aspect ratio is nearest to the picture's, as factors (log ratio), so that turning it on its
-    side turns the bucket too. Take the arguments from PIL: `nearest_bucket(*image.size, buckets)`. Ties go to the larger area.
+    """The bucket (height, width) whose aspect ratio is nearest to the picture's, measured by the log of the ratio, so that a
+    picture on its side gets the bucket on its side. Ties go to the larger area. From PIL: `nearest_bucket(*image.size, buckets)`.
 
     Raises:
         InputError: there are no buckets.
     """
     if not buckets:
         raise InputError("There are no buckets to choose from. Give at least one (height, width).")
-    wanted = math.log(height / width)
-    return min(buckets, key=lambda size: (abs(math.log(size[0] / size[1]) - wanted), -size[0] * size[1]))
+    log_ratio = math.log(height / width)
+    return min(buckets, key=lambda size: (abs(math.log(size[0] / size[1]) - log_ratio), -size[0] * size[1]))

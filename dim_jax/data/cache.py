@@ -1,11 +1,11 @@
-"""What the frozen parts of a painter make of every row of a source, on disk: `dim cache` writes it, training reads it by row.
+"""A cache of the outputs of the frozen parts for every row of a source: `dim cache` writes it, training reads it by row.
 
-    cache.json                               what made it (dim_jax/training/fingerprint.py), and how hidden states are stored
-    edit-DIM-Edit/part.json                  a part of the mixture: its source, number of rows, rows of a shard
+    cache.json                               its fingerprint (dim_jax/training/fingerprint.py), and the dtype of hidden states
+    edit-DIM-Edit/part.json                  a component of the mixture: its source, number of rows, rows of a shard
     edit-DIM-Edit/00003-of-00400.array_record
 
-A shard has for each of its rows a record with the latents, and after it one with the hidden states of each wording; the last record says
-where each row begins. A record is laid out as a safetensors file.
+For each of its rows a shard has a record with the latents, then a record with the hidden states of each wording. The last record has the
+number of each row's first record. A record has the layout of a safetensors file.
 """
 
 import hashlib
@@ -34,29 +34,29 @@ from dim_jax.storage.paths import AnyPath, entries
 Storage = Literal["float32", "bfloat16", "int8"]
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 CACHE, PART = "cache.json", "part.json"
-NOWHERE = -1  # a row that no record is of
+NO_RECORD = -1  # a row without records
 _DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "I8": np.dtype(np.int8)}
 
 
 class States(NamedTuple):
-    """Hidden states of a turn as they are stored: `scale` is for int8 what 1 stands for, of each channel."""
+    """Hidden states of a turn as they are stored; `scale` is the value of an int8 step in each channel, else None."""
 
     hidden: Num[np.ndarray, "t d"]
     scale: Float[np.ndarray, " d"] | None
 
 
-def store(hidden: Num[np.ndarray, "t d"], how: Storage) -> States:
-    """Hidden states in a dtype; in int8 each is at most half of its channel's `scale` away, which is 1/127 of its largest one."""
-    if how != "int8":
-        return States(hidden.astype(_DTYPES["F32" if how == "float32" else "BF16"]), None)
+def quantize(hidden: Num[np.ndarray, "t d"], storage: Storage) -> States:
+    """Hidden states in a dtype. In int8 the error is at most half of the channel's `scale`, which is 1/127 of its largest value."""
+    if storage != "int8":
+        return States(hidden.astype(_DTYPES["F32" if storage == "float32" else "BF16"]), None)
     exact = hidden.astype(np.float32)
     scale = np.maximum(np.abs(exact).max(0), np.float32(1e-30)) / 127
     return States(np.rint(exact / scale).astype(np.int8), scale)
 
 
-def bytes_of(tokens: int, width: int, how: Storage) -> int:
-    """The bytes of the hidden states of a turn."""
-    return tokens * width * {"float32": 4, "bfloat16": 2, "int8": 1}[how] + (4 * width if how == "int8" else 0)
+def states_nbytes(tokens: int, width: int, storage: Storage) -> int:
+    """Bytes of the hidden states of a turn."""
+    return tokens * width * {"float32": 4, "bfloat16": 2, "int8": 1}[storage] + (4 * width if storage == "int8" else 0)
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,15 @@ class CachedExample:
 
     Attributes:
         key: names the pictures, as in an `Example`.
-        told: its texts.
+        texts: its wordings and blueprint.
         edit: whether there is a source.
-        target: latents of what to paint.
-        source: latents of what to paint it from; None for a caption.
-        states: the hidden states of the turn with one of the wordings.
+        target: latents of the target picture.
+        source: latents of the source picture; None for a caption.
+        states: wording -> the hidden states of its turn.
     """
 
     key: str
-    told: Texts
+    texts: Texts
     edit: bool
     target: Float[np.ndarray, "h w c"]
     source: Float[np.ndarray, "h w c"] | None
@@ -81,7 +81,7 @@ class CachedExample:
 
 
 class Layout(NamedTuple):
-    """How the rows of a part lie in shards."""
+    """The shards of a component of the mixture."""
 
     folder: AnyPath
     rows: int
@@ -94,53 +94,55 @@ class Layout(NamedTuple):
     def path(self, shard: int) -> AnyPath:
         return self.folder / f"{shard:05}-of-{self.shards:05}.array_record"
 
-    def of(self, shard: int) -> range:
+    def shard_range(self, shard: int) -> range:
         """The rows of a shard."""
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
 
     def missing(self) -> list[int]:
-        """The shards that are not there yet."""
-        there = {path.name for path in entries(self.folder)}
-        return [shard for shard in range(self.shards) if self.path(shard).name not in there]
+        """The shards that are not written yet."""
+        existing = {path.name for path in entries(self.folder)}
+        return [shard for shard in range(self.shards) if self.path(shard).name not in existing]
 
 
 def part_folders(cache: AnyPath, parts: Sequence[str]) -> list[AnyPath]:
-    """Where the rows of each part are, of parts named KIND:SOURCE; a source may move to another folder, but must keep its own name.
+    """The folder of each component (KIND:SOURCE). It has the name of the source alone, so that a source may move to another folder.
 
     Raises:
-        InputError: two parts would lie in one place.
+        InputError: two components would have the same folder.
     """
-    found = []
+    folders = []
     for name in parts:
         kind, _, source = name.partition(":")
         folder = cache / f"{kind}-{Path(source).name}"
-        if folder in found:
-            raise InputError(f"{cache}: {name} and {parts[found.index(folder)]} would both be {folder.name}. Rename one of the sources.")
-        found.append(folder)
-    return found
+        if folder in folders:
+            raise InputError(
+                f"{cache}: {name} and {parts[folders.index(folder)]} would both be cached in {folder.name}. Rename one of the sources."
+            )
+        folders.append(folder)
+    return folders
 
 
 def read_layout(folder: AnyPath, rows: int) -> Layout | None:
-    """The layout of a part of so many rows; None: it is not there yet.
+    """The layout of a component with `rows` rows; None: it is not written yet.
 
     Raises:
-        InputError: part.json is damaged, or of another number of rows.
+        InputError: part.json is damaged, or has another number of rows.
     """
     path = folder / PART
     if not path.exists():
         return None
     try:
-        known = json.loads(path.read_text())
-        layout = Layout(folder, known["rows"], known["shard_rows"])
+        fields = json.loads(path.read_text())
+        layout = Layout(folder, fields["rows"], fields["shard_rows"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: is damaged ({error}). Remove the folder, and write it again (dim cache).") from error
     if layout.rows != rows:
-        raise InputError(f"{folder}: cached of {layout.rows:,} rows, but the source has {rows:,}. Write another cache (dim cache --into).")
+        raise InputError(f"{folder}: has {layout.rows:,} rows, but the source has {rows:,}. Write another cache (dim cache --into).")
     return layout
 
 
-def begin_layout(folder: AnyPath, source: str, rows: int, shard_rows: int) -> Layout:
-    """A new part: what `read_layout` reads."""
+def create_layout(folder: AnyPath, source: str, rows: int, shard_rows: int) -> Layout:
+    """Write the part.json of a new component, which `read_layout` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     with new_file(folder / PART) as scratch:
         scratch.write_text(json.dumps({"source": source, "rows": rows, "shard_rows": shard_rows}) + "\n")
@@ -148,7 +150,7 @@ def begin_layout(folder: AnyPath, source: str, rows: int, shard_rows: int) -> La
 
 
 def pack(arrays: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None) -> bytes:
-    """A record."""
+    """A record of arrays and notes (texts)."""
     return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, dict(notes or {}))
 
 
@@ -167,7 +169,7 @@ def unpack(record: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def row_records(
     key: str, wordings: Mapping[str, States], target: Float[np.ndarray, "h w c"], source: Float[np.ndarray, "h w c"] | None
 ) -> list[bytes]:
-    """The records of a row: its latents, and then the hidden states with each of its texts."""
+    """The records of a row: its latents, then the hidden states of each wording."""
     arrays = {"target": target} | ({} if source is None else {"source": source})
     notes = {"key": key, "wordings": json.dumps([_digest(text) for text in wordings])}
     states = ({name: array for name, array in stored._asdict().items() if array is not None} for stored in wordings.values())
@@ -175,43 +177,43 @@ def row_records(
 
 
 def bad_record(error: str) -> bytes:
-    """The only record of a row that cannot be used."""
+    """The record of a row that cannot be used."""
     return pack({}, {"error": error})
 
 
 def write_shard(layout: Layout, shard: int, rows: Iterable[tuple[int, list[bytes]]]) -> None:
-    """Write a whole shard, in place of whatever a killed call left of it; `rows` are numbers of rows with their records, in any order.
+    """Write a shard from (number of a row, its records), in any order.
 
     Raises:
         InputError: it cannot be written, such as on a full disk.
     """
-    path, of = layout.path(shard), layout.of(shard)
-    first, count = np.full(len(of), NOWHERE, "<i8"), 0
+    path, shard_rows = layout.path(shard), layout.shard_range(shard)
+    first, count = np.full(len(shard_rows), NO_RECORD, "<i8"), 0
     with new_file(path) as scratch, new_records(scratch, compressed=False) as file:
-        for row, written in rows:
-            first[row - of.start] = count
-            for record in written:
+        for row, records in rows:
+            first[row - shard_rows.start] = count
+            for record in records:
                 file.write(record)
-            count += len(written)
+            count += len(records)
         file.write(first.tobytes())
 
 
 class CachedSource:
-    """The rows of a source, with what was cached of them for its pictures. Pickles as its arguments.
+    """The rows of a source, with cached latents and hidden states instead of pictures. Pickles as its arguments.
 
     Args:
-        layout: where they lie.
-        rows: the source, for texts and whatever a plan asks.
+        layout: of the shards.
+        rows: the source, for texts and row statistics.
         edit: whether its rows are edits.
 
     Raises:
-        InputError: in reading a row: its shard is missing or damaged; it could not be used when it was cached; or its text was another one.
+        InputError: when a row is read: its shard is missing or damaged, the row could not be cached, or it was cached with other texts.
     """
 
     def __init__(self, layout: Layout, rows: Source, edit: bool):
         self._arguments = (layout, rows, edit)
         self._layout, self._rows, self._edit = self._arguments
-        self._shard = lru_cache(maxsize=None)(self._opened)
+        self._shard = lru_cache(maxsize=None)(self._open_shard)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -229,11 +231,14 @@ class CachedSource:
         return self._rows.stats(tokenizer)
 
     def __getitem__(self, index: int) -> CachedExample:
-        shard, place = divmod(index, self._layout.shard_rows)
+        shard, offset = divmod(index, self._layout.shard_rows)
         records, first = self._shard(shard)
-        number = int(first[place])
-        if number == NOWHERE:
-            raise InputError(f"{records.path}: row {index + 1} of the source was left out as unusable when it was cached.")
+        number = int(first[offset])
+        if number == NO_RECORD:
+            raise InputError(
+                f"{records.path}: row {index + 1} of the source could not be used when the cache was written. Repair "
+                "the row, and write another cache (dim cache --into)."
+            )
         arrays, notes = unpack(records[number])
         if "error" in notes:
             raise InputError(notes["error"])
@@ -245,21 +250,23 @@ class CachedSource:
                     f"{records.path}: row {index + 1} of the source ({notes['key']}) had other texts when it was cached. Restore the "
                     "source, or write another cache (dim cache --into)."
                 )
-            found, _ = unpack(records[number + 1 + wordings.index(digest)])
-            return States(found["hidden"], found.get("scale"))
+            stored, _ = unpack(records[number + 1 + wordings.index(digest)])
+            return States(stored["hidden"], stored.get("scale"))
 
         return CachedExample(notes["key"], self.row_texts(index), self._edit, arrays["target"], arrays.get("source"), states)
 
     def __reduce__(self):
         return CachedSource, self._arguments
 
-    def _opened(self, shard: int) -> tuple[Records, np.ndarray]:
-        """A shard, and of each of its rows the number of its first record."""
-        again = "the same call of dim cache goes on."
-        records = Records(self._layout.path(shard), made_by=f"The cache is not finished: {again}", mend=f"Remove this file; {again}")
+    def _open_shard(self, shard: int) -> tuple[Records, np.ndarray]:
+        """A shard, and the number of the first record of each of its rows."""
+        again = "call dim cache again, and it resumes."
+        records = Records(self._layout.path(shard), missing=f"The cache is not finished: {again}", damaged=f"Remove this file; {again}")
         first = np.frombuffer(records[len(records) - 1], "<i8")
-        if len(first) != len(self._layout.of(shard)):
-            raise InputError(f"{records.path}: holds {len(first)} rows, not {len(self._layout.of(shard))}. Remove this file; {again}")
+        if len(first) != len(self._layout.shard_range(shard)):
+            raise InputError(
+                f"{records.path}: holds {len(first)} rows, not {len(self._layout.shard_range(shard))}. Remove this file; {again}"
+            )
         return records, first
 
 

@@ -1,4 +1,4 @@
-"""The text of one turn and its tokens: what the published processor renders, with prompts that cannot break out of their turn."""
+"""The text and the tokens of a turn, as the published processor renders it; special tokens in a prompt stay plain text."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from dim_jax.storage.paths import as_path, local
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
-VIDEO_PAD = "<|video_pad|>"  # of videos, which no painter reads; an encoder's config names its id
+VIDEO_PAD = "<|video_pad|>"  # of videos, which are not read; an encoder's config has its id
 SPECIALS = (IM_START, IM_END, END_OF_TEXT, VISION_START, VISION_END, IMAGE_PAD)
 
 SYSTEM_TEXT = "system\nYou are a helpful assistant."
@@ -32,13 +32,13 @@ class Turn:
 
 
 def segments(prompt: str, picture_tokens: Sequence[int] = (), *, generation_prompt: bool = False) -> list[tuple[str, bool]]:
-    """The turn as (text, is it a special token?), in order: the published template, two neighbouring plain texts never occur.
+    """The turn as (text, is it a special token?), in order, by the published template; two plain texts are never neighbours.
 
-    `picture_tokens` are the numbers of tokens of the pictures, which stand before the prompt. `generation_prompt` opens the
-    assistant's turn (for a model that shall write text; the published painter reads the turn without it).
+    `picture_tokens` has the number of tokens of each picture; pictures come before the prompt. `generation_prompt` opens the assistant's
+    turn, for a model that writes text; the published model reads the turn without it.
     """
     pictures = [(text, True) for n in picture_tokens for text in (VISION_START, *[IMAGE_PAD] * n, VISION_END)]
-    # Without a picture no special token parts the header from the prompt, so the tokenizer must see them as one text.
+    # Without a picture no special token separates header and prompt, so the tokenizer must see them as one text.
     user = [(USER_HEADER, False), *pictures, (prompt, False)] if pictures else [(USER_HEADER + prompt, False)]
     turn = [(IM_START, True), (SYSTEM_TEXT, False), (IM_END, True), ("\n", False)]
     turn += [(IM_START, True), *user, (IM_END, True), ("\n", False)]
@@ -53,25 +53,25 @@ def render(prompt: str, picture_tokens: Sequence[int] = (), *, generation_prompt
 class ChatTokenizer:
     """A Qwen tokenizer and the ids of its special tokens (`ids["<|im_end|>"]`, `pad_id`, `image_id`).
 
-    Special tokens enter by id from the template alone. Everything else is encoded by a copy of the tokenizer that knows no added
-    token, so `<|im_end|>` or `<|image_pad|>` inside a prompt is the text it looks like.
+    Special tokens enter by id from the template alone. Everything else is encoded by a copy of the tokenizer without added
+    tokens, so `<|im_end|>` or `<|image_pad|>` inside a prompt is the text it looks like.
     """
 
     def __init__(self, tokenizer: Tokenizer, name: str):
-        """`name` (folder or hub id) stands in errors.
+        """`name` (folder or hub id) is for errors.
 
         Raises:
             InputError: a special token of the template is not in the vocabulary.
         """
-        found = {token: tokenizer.token_to_id(token) for token in SPECIALS}
-        ids = {token: index for token, index in found.items() if index is not None}
+        id_or_none = {token: tokenizer.token_to_id(token) for token in SPECIALS}
+        ids = {token: index for token, index in id_or_none.items() if index is not None}
         if missing := [token for token in SPECIALS if token not in ids]:
             raise InputError(f"{name}: the tokenizer lacks {', '.join(missing)}. Give the tokenizer of a Qwen2.5-VL model.")
         self.name = name
         self.ids = ids
         self.pad_id, self.image_id = ids[END_OF_TEXT], ids[IMAGE_PAD]
         self.largest_id = max(tokenizer.get_vocab().values())
-        self._whole = tokenizer
+        self._tokenizer = tokenizer
         self._plain = Tokenizer(tokenizer.model)
         # Not copied: added tokens (see above), truncation and padding.
         if tokenizer.pre_tokenizer is not None:
@@ -84,7 +84,7 @@ class ChatTokenizer:
         """The tokenizer of a local folder or of one `tokenizer.json`; a hub id, or a folder without that file, goes through transformers.
 
         Raises:
-            InputError: there is none, it cannot be fetched or read, or it lacks the template's special tokens.
+            InputError: there is no tokenizer, it cannot be fetched or read, or it lacks the template's special tokens.
         """
         path = local(as_path(name))
         if path.is_dir() and not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
@@ -98,8 +98,8 @@ class ChatTokenizer:
             return cls(_from_transformers(str(name)), str(name))
         except InputError:
             raise
-        except Exception as error:  # which the tokenizers library raises itself, for any malformed file
-            # What else is not expected here is a bug: let it pass.
+        except Exception as error:  # the tokenizers library raises it for any malformed file
+            # Any other error is a bug: let it raise.
             if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError)):
                 raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -110,42 +110,42 @@ class ChatTokenizer:
 
     @property
     def digest(self) -> str:
-        """Names the vocabulary, by its content."""
-        return hashlib.sha256(json.dumps(self._whole.get_vocab(), sort_keys=True).encode()).hexdigest()[:16]
+        """A hash of the vocabulary."""
+        return hashlib.sha256(json.dumps(self._tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()[:16]
 
     def id_of(self, token: str) -> int:
         """The id of a special token.
 
         Raises:
-            InputError: there is none of that name.
+            InputError: there is no such token.
         """
-        found = self._whole.token_to_id(token)
-        if found is None:
+        index = self._tokenizer.token_to_id(token)
+        if index is None:
             raise InputError(f"{self.name}: the tokenizer lacks {token}. Give the tokenizer of a Qwen2.5-VL model.")
-        return found
+        return index
 
     def encode(self, text: str) -> list[int]:
         """The ids of plain text; a special token's name in it is text like any other."""
         return self._plain.encode(text, add_special_tokens=False).ids
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        """How many ids `encode` gives for each text, by all cores at once."""
-        return [len(one.ids) for one in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
+        """The number of ids that `encode` gives for each text; uses all cores."""
+        return [len(encoding.ids) for encoding in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids, by default without special tokens (what a designer wrote)."""
-        return self._whole.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def turn(self, prompt: str, picture_tokens: Sequence[int] = (), *, generation_prompt: bool = False) -> Turn:
         """The ids of `segments(...)` and which of them are the user turn.
 
         The user turn begins after the tokens that hold the newline of `user\\n` and ends before `<|im_end|>`. Qwen's tokenizer
-        merges newlines: where a prompt without picture begins with newlines, they belong to the header's token, hence to the text
-        that the encoder reads, but not to the condition. (The published code searches for exactly `<|im_start|>`, `user`, `\\n`
+        merges newlines: where a prompt without picture begins with newlines, they are part of the header's token. The encoder
+        reads them, but they are not in the condition. (The published code searches for exactly `<|im_start|>`, `user`, `\\n`
         and finds no turn there.)
 
         Raises:
-            InputError: there is neither a picture nor any prompt but white space, or the prompt is not valid Unicode.
+            InputError: there is no picture and the prompt has only white space, or the prompt is not valid Unicode.
         """
         check_unicode(prompt, "The prompt")
         if not picture_tokens and not prompt.strip():
@@ -167,7 +167,7 @@ class ChatTokenizer:
 
 def _from_transformers(name: str) -> Tokenizer:
     """The tokenizer that transformers loads for a folder or hub id."""
-    # Importing transformers takes seconds; whoever has a tokenizer.json does without.
+    # Importing transformers takes seconds, and a tokenizer.json does not need it.
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(name)

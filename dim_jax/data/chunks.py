@@ -1,4 +1,4 @@
-"""The work of `dim cache` in chunks: rows of one shard and one bucket, loaded as arrays whose shapes are the same for every such chunk."""
+"""The chunks that `dim cache` computes: rows of one shard and one bucket, as arrays of one shape for each bucket."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dim_jax.errors import InputError
 
 
 class Chunk(NamedTuple):
-    """At most as many rows as are computed at once."""
+    """Rows of one shard and one bucket, at most as many as are computed at once."""
 
     part: int
     shard: int
@@ -34,13 +34,14 @@ class Row(NamedTuple):
 
 
 class LoadedChunk(NamedTuple):
-    """What the frozen parts are to read of a chunk.
+    """The inputs of the frozen parts for a chunk.
 
     Attributes:
-        rows: of the first of `pixels`, in order.
-        target: pictures of `rows`, filled up to the size of every chunk with repeats. So are those of `source`.
-        turns: all wordings of the first row, then of the second and so on; the last ones are filled up too.
-        bad: rows of the chunk that cannot be used.
+        rows: the usable rows, in order.
+        target: their target pictures, padded to the size of every chunk with repeats.
+        source: their source pictures, padded alike; None for captions.
+        turns: the wordings of the first row, then of the second and so on, padded alike.
+        bad: the rows that cannot be used.
     """
 
     rows: tuple[Row, ...]
@@ -52,22 +53,22 @@ class LoadedChunk(NamedTuple):
 
 def shard_chunks(part: int, component: Component, layout: Layout, shard: int, size: int) -> list[Chunk]:
     """The chunks of a shard: the rows of each bucket, `size` at a time."""
-    of = layout.of(shard)
-    here = (component.rows >= of.start) & (component.rows < of.stop)
-    found = []
-    for bucket in np.unique(component.buckets[here]).tolist():
-        rows = component.rows[here & (component.buckets == bucket)]
-        found += [Chunk(part, shard, bucket, rows[start : start + size]) for start in range(0, len(rows), size)]
-    return found
+    shard_rows = layout.shard_range(shard)
+    in_shard = (component.rows >= shard_rows.start) & (component.rows < shard_rows.stop)
+    chunks = []
+    for bucket in np.unique(component.buckets[in_shard]).tolist():
+        rows = component.rows[in_shard & (component.buckets == bucket)]
+        chunks += [Chunk(part, shard, bucket, rows[start : start + size]) for start in range(0, len(rows), size)]
+    return chunks
 
 
 @dataclass(frozen=True)
 class ChunkLoader:
-    """The chunk of a number; workers get a copy.
+    """Loads a chunk by its number; workers get a copy.
 
     Attributes:
         size: rows and turns that are computed at once.
-        substitute: list a row that cannot be used, rather than raise.
+        substitute: list bad rows instead of raising an error.
     """
 
     parts: Sequence[MixtureComponent]
@@ -94,9 +95,9 @@ class ChunkLoader:
         if not rows:
             return LoadedChunk((), None, None, (), tuple(bad))
         firsts = np.cumsum([0, *(len(row.wordings) for row in rows[:-1])]).tolist()
-        target, source = self.reader.pixels(self._filled([samples[first] for first in firsts]), bucket)
-        turns = (self._filled(samples[start : start + self.size]) for start in range(0, len(samples), self.size))
-        return LoadedChunk(tuple(rows), target, source, tuple(self.reader.turns(some, bucket) for some in turns), tuple(bad))
+        target, source = self.reader.pixels(self._padded([samples[first] for first in firsts]), bucket)
+        groups = (self._padded(samples[start : start + self.size]) for start in range(0, len(samples), self.size))
+        return LoadedChunk(tuple(rows), target, source, tuple(self.reader.turns(group, bucket) for group in groups), tuple(bad))
 
-    def _filled(self, samples: list[Sample]) -> list[Sample]:
+    def _padded(self, samples: list[Sample]) -> list[Sample]:
         return samples + samples[-1:] * (self.size - len(samples))

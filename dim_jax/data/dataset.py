@@ -1,11 +1,11 @@
-"""A prepared data set, the one format that training reads (`dim prepare` writes it): ArrayRecord, an example a record, as TFDS has it.
+"""A prepared data set, the format that training reads and `dim prepare` writes: ArrayRecord files of TFDS, an example a record.
 
     DATA/edit/dataset_info.json, features.json          what TFDS reads
     DATA/edit/edit-train.array_record-00000-of-00004    examples; their pictures are the bytes of picture files
     DATA/edit/train.stats.npz                           of each row: size, tokens, rule (`RowStats`)
     DATA/caption/...                                    the same of the other kind
 
-It lies in a folder, or in a bucket (gs://BUCKET/...), whose files are copied to this machine when they are first needed.
+In a bucket (gs://BUCKET/...) its files are copied to this machine when they are first needed.
 """
 
 import io
@@ -31,13 +31,13 @@ from dim_jax.storage.local_cache import cached_path, check_disk_space
 from dim_jax.storage.paths import AnyPath, as_path, entries
 
 INFO = "dataset_info.json"
-SMALL = 2**14  # bytes of a picture file; smaller ones are decoded once and kept, since few pictures are in many edits
-KEPT = 16_384  # of those in each process: 200 MB of 64 x 64 pixels
+SMALL_PICTURE = 2**14  # bytes; smaller picture files are decoded once and cached, since the same pictures are in many edits
+CACHED_PICTURES = 16_384  # in each process: 200 MB if they have 64 x 64 pixels
 
 
 @runtime_checkable
 class Source(Countable, Protocol):
-    """Examples by index (a cache has `CachedExample`s), and what can be known of them without decoding pictures."""
+    """Examples by index (`CachedExample`s in a cache), and their metadata, which needs no picture decoded."""
 
     def __getitem__(self, index: int) -> Any: ...
 
@@ -47,7 +47,7 @@ class Source(Countable, Protocol):
 
 
 class StoredStats(NamedTuple):
-    """`SPLIT.stats.npz`: the numbers of a split's rows, their rules by number, and what counted the tokens (a digest; "": nothing did)."""
+    """`SPLIT.stats.npz`: statistics of the rows, their rules by number, and the digest of the tokenizer that counted ("": none)."""
 
     rows: RowStats
     rules: tuple[str, ...]
@@ -67,23 +67,23 @@ def open_source(source: str, kind: Kind, *, split: Split, side: int) -> Source:
     if not path.exists():
         raise InputError(f'{path}: there is no such data set. Give a folder that `dim prepare` made, or "{SYNTHETIC}".')
     if not is_dataset(path):
-        raise InputError(f"{path}: is not a prepared data set. Make one of it (dim prepare {path} OUT), and give that.")
+        raise InputError(f"{path}: is not a prepared data set. Prepare it (dim prepare {path} OUT), and give OUT.")
     if not (path / kind / INFO).exists():
         raise InputError(f"{source}: holds no rows of the kind {kind}. Give its weight in data.mix to another kind.")
     return Dataset(path / kind, split)
 
 
 def is_dataset(path: AnyPath) -> bool:
-    """Whether a folder holds a prepared data set."""
+    """Whether a folder is a prepared data set."""
     return any((path / kind / INFO).exists() for kind in KINDS)
 
 
 class Dataset:
-    """The examples of one kind and split. Pickles as its arguments, and opens its files in every process anew.
+    """The examples of one kind and split. Pickles as its arguments; every process opens the files itself.
 
     Raises:
-        InputError: a package is missing, `folder` holds a data set of other features, or its files have no space on this
-            machine; and when an example is read, with its number: it is damaged.
+        InputError: a package is missing, `folder` has a data set with other features, or there is no space for its files on this
+            machine; and when an example is read: it is damaged.
     """
 
     def __init__(self, folder: AnyPath, split: str):
@@ -91,7 +91,7 @@ class Dataset:
         import tensorflow_datasets as tfds
 
         self._folder, self._split = folder, split
-        builder = tfds.builder_from_directory(_described(folder))
+        builder = tfds.builder_from_directory(_local_metadata(folder))
         self._record = lru_cache(maxsize=2)(self._read)
         features: Any = builder.info.features
         if missing := [name for name in ("key", "texts", "target") if name not in features]:
@@ -110,10 +110,10 @@ class Dataset:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Example:
-        return self.raw(index).decoded(_decoded)
+        return self.raw(index).decoded(_decode)
 
     def raw(self, index: int) -> RawExample:
-        """An example, its pictures still files."""
+        """An example with its pictures as undecoded files."""
         row, where = self._record(index), self._where(index)
         pictures = {name: LazyImage(f"{where}, {name}", partial(row.__getitem__, name)) for name in ("source", "target") if name in row}
         try:
@@ -132,21 +132,23 @@ class Dataset:
         return int(stored.width[index]), int(stored.height[index])
 
     def rules(self) -> list[str]:
-        """The rule of every row; "" for all, where the data set names none."""
+        """The rule of every row; "" if the data set has no rules."""
         stored = self._stored
         return np.array(stored.rules, object)[stored.rule].tolist()
 
     def stats(self, tokenizer: ChatTokenizer | None) -> RowStats | None:
-        """What `dim prepare` counted; None: it did not count with this tokenizer."""
+        """The statistics of `dim prepare`; None: it counted with another tokenizer."""
         stored = self._stored
         return stored.rows if tokenizer is None or tokenizer.digest == stored.tokenizer else None
 
     @cached_property
     def _stored(self) -> StoredStats:
-        found = read_stats(stats_path(self._folder, self._split))
-        if len(found.rows) != len(self):
-            raise InputError(f"{self._folder}: {self._split}.stats.npz is of {len(found.rows)} rows, not {len(self)}. Prepare it again.")
-        return found
+        stats = read_stats(stats_path(self._folder, self._split))
+        if len(stats.rows) != len(self):
+            raise InputError(
+                f"{self._folder}: {self._split}.stats.npz has {len(stats.rows)} rows, the data set {len(self)}. Prepare it again."
+            )
+        return stats
 
     def _read(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
@@ -156,8 +158,8 @@ class Dataset:
             return self._records[index]
         except RuntimeError as error:
             raise InputError(
-                f"{self._where(index)}: damaged ({str(error).splitlines()[0]}). Which file it is shows `sha256sum --check SHA256SUMS` "
-                "there. Copy or prepare it again."
+                f"{self._where(index)}: damaged ({str(error).splitlines()[0]}). `sha256sum --check SHA256SUMS` there "
+                "names the file. Copy or prepare it again."
             ) from error
 
     def _where(self, index: int) -> str:
@@ -172,14 +174,15 @@ def stats_path(folder: AnyPath, split: str) -> AnyPath:
 
 
 def write_stats(path: AnyPath, stats: StoredStats) -> None:
-    """Write what `read_stats` reads; raises as `new_file`."""
+    """Write the file that `read_stats` reads; raises as `new_file`."""
     columns = {name: getattr(stats.rows, name) for name in COLUMNS}
     with new_file(path) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, **columns, rule=stats.rule, rules=np.array(json.dumps(stats.rules)), tokenizer=np.array(stats.tokenizer))
 
 
 def read_stats(path: AnyPath) -> StoredStats:
-    """
+    """The statistics of a split.
+
     Raises:
         InputError: there is no such file, or it is damaged.
     """
@@ -191,16 +194,16 @@ def read_stats(path: AnyPath) -> StoredStats:
         raise InputError(f"{path}: cannot be read ({error}). Copy the data set again, or prepare it again.") from error
 
 
-def _described(folder: AnyPath) -> Path:
-    """The folder as TFDS can open it: of one in a bucket, copies of what is said of its rows; their files will lie beside."""
+def _local_metadata(folder: AnyPath) -> Path:
+    """The folder for TFDS to open. For a bucket: a local folder with copies of the JSON files; records will be copied beside them."""
     for path in entries(folder, "*.json"):
         cached_path(path)
     return cached_path(folder / INFO).parent
 
 
-def _decoded(image: LazyImage) -> Image.Image:
+def _decode(image: LazyImage) -> Image.Image:
     data = image.read()
-    if len(data) > SMALL:
+    if len(data) > SMALL_PICTURE:
         return read_picture(io.BytesIO(data), image.name)
     try:
         return _small_picture(data)
@@ -208,6 +211,6 @@ def _decoded(image: LazyImage) -> Image.Image:
         raise InputError(f"{image.name}{error}") from error
 
 
-@lru_cache(KEPT)
+@lru_cache(CACHED_PICTURES)
 def _small_picture(data: bytes) -> Image.Image:
     return read_picture(io.BytesIO(data), "")

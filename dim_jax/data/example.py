@@ -1,4 +1,4 @@
-"""What a model is trained on: an edit or a caption, with its pictures decoded, or still the bytes of files."""
+"""Training examples, edits or captions: with decoded pictures, or with the bytes of picture files."""
 
 import io
 from collections.abc import Callable
@@ -17,19 +17,19 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def as_kind(name: str) -> Kind:
-    """Refuse what is not a kind of example.
+    """The kind of that name.
 
     Raises:
-        InputError: `name` is none of `KINDS`.
+        InputError: `name` is not one of `KINDS`.
     """
     for kind in KINDS:
         if name == kind:
             return kind
-    raise InputError(f'data.mix has the kind "{name}", but kinds are {" and ".join(KINDS)}.')
+    raise InputError(f'data.mix has the kind "{name}"; kinds are {" and ".join(KINDS)}.')
 
 
 class Texts(NamedTuple):
-    """The texts of an example: wordings of the instruction, or captions; and the blueprint, if there is one."""
+    """The texts of an example: wordings of the instruction or captions, and the blueprint or None."""
 
     texts: tuple[str, ...]
     blueprint: str | None
@@ -41,10 +41,10 @@ class Example:
 
     Attributes:
         source: the picture to edit; None for a caption.
-        target: the picture to paint. Both are RGB.
-        rule: how the target follows from the source, where the data set says so; else "edit", or "caption" without a source.
-        texts: wordings of the instruction, or captions of the target. Each says it all.
-        blueprint: the edit as a designer writes it; None for a caption.
+        target: the picture to generate. Both are RGB.
+        rule: the rule that makes the target from the source, if the data set has rules; else "edit", or "caption" without a source.
+        texts: wordings of the instruction, or captions of the target. Each is complete by itself.
+        blueprint: the designer's text of the edit; None for a caption.
         key: names the example, such as "noto/1f44d>noto/1f44d-1f3fd".
     """
 
@@ -57,7 +57,7 @@ class Example:
 
 
 class LazyImage(NamedTuple):
-    """A picture that has not been read: `name` stands in errors, `read` gives the bytes of its file."""
+    """A picture that is not read yet: `name` is for errors, `read` returns the bytes of its file."""
 
     name: str
     read: Callable[[], bytes]
@@ -70,7 +70,7 @@ class LazyImage(NamedTuple):
 
 
 class RawExample(NamedTuple):
-    """An example as it is stored, its pictures unread; without `source` the texts are captions. Without a rule, `rule` is empty."""
+    """An example as it is stored, its pictures not read yet. Without `source` the texts are captions; `rule` may be empty."""
 
     key: str
     texts: tuple[str, ...]
@@ -80,7 +80,7 @@ class RawExample(NamedTuple):
     rule: str = ""
 
     def decoded(self, decode: Callable[[LazyImage], Image.Image] = LazyImage.picture) -> Example:
-        """The example with its pictures read; raises InputError where one cannot be."""
+        """The example with decoded pictures; raises InputError if one cannot be decoded."""
         source = None if self.source is None else decode(self.source)
         rule = self.rule or ("caption" if source is None else "edit")
         return Example(source, decode(self.target), rule, self.texts, self.blueprint, self.key)

@@ -40,7 +40,7 @@ class VisionLayout:
         return self.merge_size**2
 
 
-BATCH_AXIS = "batch_axis"  # in the metadata of a field: the axis of its rows, or pictures, where that is not the first one
+BATCH_AXIS = "batch_axis"  # metadata of a field: the axis of its rows or pictures, if that is not axis 0
 
 
 @jax.tree_util.register_dataclass
@@ -54,14 +54,14 @@ class EncoderInputs:
     input_ids: Int[Any, "b t"]
     mask: Bool[Any, "b t"]  # False: padding
     position_ids: Int[Any, "3 b t"] = field(metadata={BATCH_AXIS: 1})  # mRoPE: time, row, column
-    user_turn: Bool[Any, "b t"]  # the tokens that become the condition
-    picture_tokens: Int[Any, "b t"]  # row of the flattened merged features (i * p/4) that a picture token shows; -1: text
-    patches: Num[Any, "i p c"]  # 8-bit samples, as they travel to the accelerator, or `normalised` already
+    user_turn: Bool[Any, "b t"]  # True: the token becomes part of the condition
+    picture_tokens: Int[Any, "b t"]  # index of a picture token's feature in the flattened merged features (i * p/4); -1: text
+    patches: Num[Any, "i p c"]  # 8-bit samples, as they are sent to the accelerator, or already `normalised`
     patch_mask: Bool[Any, "i p"]
     patch_positions: Int[Any, "i p 2"]  # row and column of each patch, for the vision rotary embedding
     windows: Int[Any, "i w m"]  # the patches of each attention window; 0 where window_mask is False
-    window_mask: Bool[Any, "i w m"]  # True from the left: padding stands at the end of a window
-    window_slots: Int[Any, "i p"]  # where each patch stands in the flattened windows (w * m): the way back
+    window_mask: Bool[Any, "i w m"]  # padding is at the end of a window
+    window_slots: Int[Any, "i p"]  # index of each patch in the flattened windows (w * m), to undo the windows
 
 
 def normalised(patches: UInt8[Any, "*rows c"]) -> Float[Any, "*rows c"]:
@@ -125,12 +125,14 @@ def encoder_inputs(
 
 
 def in_larger_batch(inputs: EncoderInputs, rows: Int[np.ndarray, " b"], layout: VisionLayout = VisionLayout()) -> EncoderInputs:
-    """These rows as the rows `rows` of a larger batch, of which each has as many pictures as each of these: picture tokens count all."""
+    """The same inputs as rows `rows` of a larger batch, where `picture_tokens` counts the pictures of all rows (as many in each row)."""
     pictures, length = inputs.patches.shape[:2]
-    each = pictures // len(rows)
-    ahead = (rows - np.arange(len(rows))) * (each * length // layout.group)  # features of the pictures before, which are not here
-    shown = inputs.picture_tokens
-    return replace(inputs, picture_tokens=np.where(shown < 0, shown, shown + ahead[:, None]).astype(np.int32))
+    pictures_per_row = pictures // len(rows)
+    offsets = (rows - np.arange(len(rows))) * (
+        pictures_per_row * length // layout.group
+    )  # features of earlier pictures that are not in this batch
+    tokens = inputs.picture_tokens
+    return replace(inputs, picture_tokens=np.where(tokens < 0, tokens, tokens + offsets[:, None]).astype(np.int32))
 
 
 def _check_pictures(patches: Sequence[np.ndarray], grids: Sequence[tuple[int, int]], length: int, layout: VisionLayout) -> None:
@@ -148,9 +150,9 @@ def _check_pictures(patches: Sequence[np.ndarray], grids: Sequence[tuple[int, in
 
 
 def _check_padding(mask: np.ndarray) -> None:
-    """Causal attention needs no mask where padding stands after every token; so it must stand there."""
+    """Causal attention has no mask, so padding must come after all tokens of a row."""
     for row in np.flatnonzero((mask[:, 1:] & ~mask[:, :-1]).any(1) | ~mask[:, 0]):
-        raise InputError(f"Row {row}: its tokens must stand first and its padding after them (mask True, ..., True, False, ...).")
+        raise InputError(f"Row {row}: its tokens must come first and its padding after them (mask True, ..., True, False, ...).")
 
 
 def _token_indices(
@@ -159,7 +161,7 @@ def _token_indices(
     """Position ids (3, b, t) and picture tokens (b, t).
 
     A text token's three positions are equal. A picture's tokens share the time, and count rows and columns from the next free
-    position; what follows goes on after the longer side (Qwen2-VL, arXiv 2409.12191, section 2.1).
+    position; the next token continues after the longer side (Qwen2-VL, arXiv 2409.12191, section 2.1).
     """
     position_ids = np.zeros((3, *mask.shape), np.int32)
     picture_tokens = np.full(mask.shape, -1, np.int32)
@@ -179,8 +181,8 @@ def _token_indices(
                 picture_tokens[row, token:end] = picture * (length // layout.group) + np.arange(rows * columns)
                 picture, position = picture + 1, position + max(rows, columns)
             else:
-                ahead = np.flatnonzero(is_picture[row, token:size])
-                end = token + ahead[0] if len(ahead) else size
+                next_pictures = np.flatnonzero(is_picture[row, token:size])
+                end = token + next_pictures[0] if len(next_pictures) else size
                 position_ids[:, row, token:end] = position + np.arange(end - token)
                 position += end - token
             token = end
@@ -210,13 +212,13 @@ def _fewest_windows(length: int, layout: VisionLayout) -> int:
 
 
 def _window_slots(grid: tuple[int, int], layout: VisionLayout) -> np.ndarray:
-    """Where each patch (p,) of a picture stands in its flattened windows, each filled from the left in reading order."""
+    """Index of each patch (p,) of a picture in its flattened windows; each window is filled from the left in reading order."""
     side = layout.window_units
     rows, columns = (size // layout.merge_size for size in grid)
     row, column = np.indices((rows, columns)).reshape(2, -1)
     window = row // side * -(-columns // side) + column // side
     order = np.argsort(window, kind="stable")
     first = np.searchsorted(window[order], np.arange(window.max() + 1))
-    place = np.empty_like(window)
-    place[order] = np.arange(len(window)) - first[window[order]]
-    return ((window * side**2 + place)[:, None] * layout.group + np.arange(layout.group)).reshape(-1)
+    offset = np.empty_like(window)
+    offset[order] = np.arange(len(window)) - first[window[order]]
+    return ((window * side**2 + offset)[:, None] * layout.group + np.arange(layout.group)).reshape(-1)

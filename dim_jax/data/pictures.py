@@ -1,6 +1,6 @@
-"""Pictures as people have them: any common file in, RGB out; pixels for the autoencoder in, a picture out.
+"""Picture files to RGB pictures, pictures to the pixels of the autoencoder, and back.
 
-Everything here works on PIL pictures and numpy arrays; sizes of arrays are (height, width), sizes of PIL pictures (width, height).
+Sizes of arrays are (height, width), sizes of PIL pictures (width, height).
 """
 
 import os
@@ -20,15 +20,15 @@ from PIL import Image, ImageFile
 
 from dim_jax.errors import InputError
 
-# Ours, not the published code's: 2^27 pixels are a 108 megapixel phone photograph and more, and at most about 2 GB while decoding.
+# Our limit: enough for a photograph of 108 megapixels, and at most about 2 GB while decoding.
 MAX_PIXELS = 2**27
 MIN_SIDE = 8
 MAX_ASPECT_RATIO = 200  # Qwen2.5-VL's own limit
 
-# What is decoded. Left out on purpose: EPS (reading one runs Ghostscript) and TGA (without a signature, any bytes may pass for one).
+# Formats that are decoded. Not EPS (it would run Ghostscript), nor TGA (it has no signature, so any bytes may look like one).
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "ICO")
 READABLE = "PNG, JPEG, WebP, BMP, TIFF, GIF"
-# What Pillow's decoders raise on damaged files.
+# Errors of Pillow's decoders for damaged files.
 DAMAGED = (
     *(OSError, EOFError, SyntaxError, ValueError, RuntimeError, IndexError, KeyError, TypeError, ArithmeticError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
@@ -46,22 +46,22 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = (5, 6, 7, 8)
-UNKNOWN = 0  # no orientation, but one that cannot be read; pictures are shown as if it were 1
+UNKNOWN = 0  # an orientation that cannot be read; treated as 1
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_TEXTS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
-ORIENTING = (b"XML:com.adobe.xmp", b"Raw profile type exif")  # the texts in which Pillow looks for an orientation
-MAX_TEXT = 2**23  # bytes that these may have in all, unpacked
-STRIP = 2**22  # pixels that are scaled at once
+ORIENTATION_TEXTS = (b"XML:com.adobe.xmp", b"Raw profile type exif")  # texts in which Pillow looks for an orientation
+MAX_TEXT = 2**23  # bytes of all of these together, decompressed
+STRIP = 2**22  # pixels that are resized at once
 
 
 class Header(NamedTuple):
-    """What is known of a picture before it is decoded.
+    """Properties of a picture that need no decoding.
 
     Attributes:
         format: as Pillow names it, such as "PNG".
         size: width and height in pixels, upright.
-        plain: every program shows it as it is read here: upright as stored, opaque, in 8-bit RGB or gray.
+        plain: stored upright, opaque, in 8-bit RGB or gray, so that every program shows it as it is read here.
     """
 
     format: str
@@ -70,13 +70,13 @@ class Header(NamedTuple):
 
 
 def open_picture(path: str | os.PathLike) -> Image.Image:
-    """The picture in a file: upright by its EXIF orientation, 8-bit RGB, white behind transparent pixels.
+    """The picture in a file: upright by its EXIF orientation, 8-bit RGB, transparent pixels on white.
 
-    Reads PNG, JPEG, WebP, BMP, TIFF, GIF and whatever else of `FORMATS` the installed Pillow decodes; of several frames or pages
-    the first. Samples of 16 or 32 bits are scaled to 8 (`gray_to_8_bit`). Colour profiles are not applied, as in the published code.
+    Reads those of `FORMATS` that the installed Pillow decodes; of several frames or pages the first.
+    Samples of 16 or 32 bits are scaled to 8 (`gray_to_8_bit`). Colour profiles are not applied, as in the published code.
 
     Raises:
-        InputError: the file is missing, a directory, empty, damaged or no picture; the picture has more than `MAX_PIXELS` pixels
+        InputError: the file is missing, a directory, empty, damaged or not a picture; the picture has more than `MAX_PIXELS` pixels
             (refused before decoding), a side under `MIN_SIDE` pixels, or sides whose ratio exceeds `MAX_ASPECT_RATIO`.
     """
     path = Path(path)
@@ -95,7 +95,7 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
 
 
 def read_picture(file: BufferedReader | BytesIO, name: str) -> Image.Image:
-    """The picture in an open file, as `open_picture` reads it; `name` stands in errors.
+    """The picture in an open file, as `open_picture` reads it; `name` is for errors.
 
     Raises:
         InputError: as `open_picture`, once there is a file.
@@ -112,7 +112,7 @@ def picture_size(file: BufferedReader | BytesIO, name: str) -> tuple[int, int]:
 
 
 def read_header(file: BufferedReader | BytesIO, name: str) -> Header:
-    """What the header of a picture in an open file says.
+    """The header of a picture in an open file.
 
     Raises:
         InputError: it is not a picture, or one of a size that `open_picture` refuses.
@@ -120,7 +120,7 @@ def read_header(file: BufferedReader | BytesIO, name: str) -> Header:
     with _decoding(name):
         image = _open_header(file)
         check_size(*image.size, name)
-        # Of a TIFF, Pillow turns the size by some orientations and not by others.
+        # For a TIFF, Pillow swaps the size for some orientations and not for others.
         tags = getattr(image, "tag_v2", None)
         width, height = image.size if tags is None else (tags[256], tags[257])
         orientation = _orientation(image)
@@ -130,8 +130,8 @@ def read_header(file: BufferedReader | BytesIO, name: str) -> Header:
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """Every failure of the decoders becomes an `InputError`. Damaged metadata (EXIF, TIFF tags) beside sound pixels is not a failure:
-    Pillow warns and goes on, and so do we."""
+    """Turn errors of the decoders into an `InputError`. Damaged metadata (EXIF, TIFF tags) with intact pixels is not an error: Pillow
+    warns and continues, and so do we."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\b")
@@ -145,9 +145,9 @@ def _decoding(name: str) -> Iterator[None]:
 
 
 def _open_header(file: BufferedReader | BytesIO) -> ImageFile.ImageFile:
-    """The picture with its size known and nothing decoded yet.
+    """The picture with its size, nothing decoded yet.
 
-    `Image.open` would refuse by its own limit of pixels without naming the size, and that limit is global.
+    `Image.open` has a limit of pixels of its own, which is global and whose error does not name the size.
     """
     data = file.read()
     file, prefix = BytesIO(without_texts(data)), data[:16]
@@ -163,33 +163,33 @@ def _open_header(file: BufferedReader | BytesIO) -> ImageFile.ImageFile:
 
 
 def without_texts(data: bytes) -> bytes:
-    """A picture's file; a PNG without its colour profile and texts, which nobody reads here.
+    """The bytes of a picture's file; a PNG without its colour profile and texts, which are not used here.
 
-    With more than 1 MiB in one of them Pillow refuses the whole picture. Texts in which an orientation may be stay, unpacked.
+    Pillow refuses a picture if one of them has more than 1 MiB. Texts that may have an orientation stay, decompressed.
     """
     if not data.startswith(PNG):
         return data
-    view, at, room, kept = memoryview(data), len(PNG), MAX_TEXT, [memoryview(PNG)]
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        chunk = view[at : at + 12 + length]
-        at += len(chunk)
+    view, offset, budget, chunks = memoryview(data), len(PNG), MAX_TEXT, [memoryview(PNG)]
+    while offset + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        chunk = view[offset : offset + 12 + length]
+        offset += len(chunk)
         if kind in PNG_TEXTS:
-            chunk = memoryview(_orienting_text(kind, bytes(chunk[8:-4]), room))
-            room -= len(chunk)
-        kept.append(chunk)
-    return b"".join((*kept, view[at:]))
+            chunk = memoryview(_orientation_text(kind, bytes(chunk[8:-4]), budget))
+            budget -= len(chunk)
+        chunks.append(chunk)
+    return b"".join((*chunks, view[offset:]))
 
 
-def _orienting_text(kind: bytes, body: bytes, room: int) -> bytes:
-    """A text of a PNG in which an orientation may be as a chunk that is not packed, of at most about `room` bytes; else nothing."""
+def _orientation_text(kind: bytes, body: bytes, budget: int) -> bytes:
+    """A text of a PNG that may have an orientation, as an uncompressed chunk of at most about `budget` bytes; else b""."""
     name, _, text = body.partition(b"\0")
-    if kind == b"iCCP" or name not in ORIENTING or room <= 0:
+    if kind == b"iCCP" or name not in ORIENTATION_TEXTS or budget <= 0:
         return b""
-    packed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] == b"\1")
+    compressed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] == b"\1")
     text = {b"tEXt": text, b"zTXt": text[1:], b"iTXt": text[2:].split(b"\0", 2)[-1]}[kind]
     try:
-        text = zlib.decompressobj().decompress(text, room) if packed else text[:room]
+        text = zlib.decompressobj().decompress(text, budget) if compressed else text[:budget]
     except zlib.error:
         return b""
     chunk = b"tEXt" + name + b"\0" + text
@@ -197,15 +197,15 @@ def _orienting_text(kind: bytes, body: bytes, room: int) -> bytes:
 
 
 def check_size(width: int, height: int, name: str) -> None:
-    """Refuses sizes (pixels) that neither the encoder nor this machine's memory should see.
+    """Refuse sizes (pixels) that are too large for memory, or too small or thin for the encoder.
 
     Raises:
-        InputError: too many pixels, a side too short, or too thin. `name` says whose size it is.
+        InputError: too many pixels, a side too short, or a picture too thin; `name` is for errors.
     """
     size = f"{name}: the picture is {width} x {height} pixels"
     if width * height > MAX_PIXELS:
         side = int(MAX_PIXELS**0.5)
-        raise InputError(f"{size}, more than the {MAX_PIXELS:,} that are accepted (such as {side} x {side}). Scale it down first.")
+        raise InputError(f"{size}, more than the {MAX_PIXELS:,} that are accepted (such as {side} x {side}). Scale it down.")
     if min(width, height) < MIN_SIDE:
         raise InputError(f"{size}; each side needs at least {MIN_SIDE}. Scale it up or give another picture.")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
@@ -216,16 +216,16 @@ def check_size(width: int, height: int, name: str) -> None:
 
 
 def as_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
-    """Any PIL picture as upright 8-bit RGB with white behind transparent pixels; `name` stands in errors.
+    """Any PIL picture as upright 8-bit RGB, transparent pixels on white; `name` is for errors.
 
-    The result is a picture of its own, without metadata: nothing turns it again, here or in a file that it is saved to.
+    The result is a new picture without metadata, so nothing rotates it a second time.
 
     Raises:
         InputError: it is damaged, its colour mode has no conversion to RGB, or its floating-point samples are not all finite.
     """
     with _decoding(name):
         if not isinstance(image.info.get("xmp", b""), bytes):
-            del image.info["xmp"]  # a TIFF's, of a type in which Pillow cannot search
+            del image.info["xmp"]  # of a TIFF; Pillow cannot search in this type
         image.load()
         upright = UPRIGHT.get(_orientation(image))
         if upright is not None:
@@ -243,12 +243,12 @@ def as_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where the metadata has none, `UNKNOWN` where it cannot be read or is no such number."""
+    """The EXIF orientation, 1 (upright) where the metadata has none, `UNKNOWN` if it cannot be read or is not in 1 to 8."""
     try:
-        found = image.getexif().get(ORIENTATION, 1)
+        orientation = image.getexif().get(ORIENTATION, 1)
     except DAMAGED:
         return UNKNOWN
-    return int(found) if found in range(1, 9) else UNKNOWN
+    return int(orientation) if orientation in range(1, 9) else UNKNOWN
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -281,9 +281,9 @@ def _wide_gray_to_rgb(image: Image.Image, name: str) -> Image.Image:
 def gray_to_8_bit(samples: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     """Finite gray samples of a wider type as 0 to 255, scaled and rounded, never clipped.
 
-    The file does not say what counts as white, so: integers in [0, 65535] are 16-bit; floating-point samples are a fraction in [0, 1],
-    8-bit in [0, 255] or 16-bit in [0, 65535], the narrowest that holds them all; anything else runs from its least (black) to its
-    greatest value (white), and is black where all are equal.
+    The file does not define white, so: integers in [0, 65535] are 16-bit; floating-point samples are a fraction in [0, 1],
+    8-bit in [0, 255] or 16-bit in [0, 65535], the narrowest that holds them all; anything else is scaled from its least (black)
+    to its greatest value (white), and is black if all are equal.
     """
     low, high = float(samples.min()), float(samples.max())
     ranges = (1.0, 255.0, 65535.0) if np.issubdtype(samples.dtype, np.floating) else (65535.0,)
@@ -310,7 +310,7 @@ def cover_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     box = (left, top, left + width, top + height)
     if scaled[1] < image.height or scaled[0] * scaled[1] <= STRIP:
         return resized(image, scaled, Image.Resampling.BILINEAR).crop(box)
-    # A long picture would grow far beyond the crop. Where pictures grow, Pillow scales rows first; so what is cropped is left out between.
+    # A long picture would grow far beyond the crop. Pillow enlarges rows first, so we crop between the two steps.
     image = _columns(image, scaled[0], box[0], box[2])
     flip = Image.Transpose.TRANSPOSE
     return _columns(image.transpose(flip), scaled[1], box[1], box[3]).transpose(flip)
@@ -319,8 +319,8 @@ def cover_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
     """The picture at `size` (width, height), the same with every version of Pillow.
 
-    It scales one side, rounds to 8 bits, and scales the other: the width first, but where the height shrinks by more than twice the
-    pixels that the width does. Pillow does so from version 13 on; before, the width always came first, and a sample in ten was another.
+    It resizes one side, rounds to 8 bits, and resizes the other: the height first if it shrinks by more than twice as many pixels as the
+    width, else the width. Pillow does so from version 13 on; before, the width always came first, and one sample in ten differed.
     """
     (old_width, old_height), (width, height) = image.size, size
     height_first = old_height - height > max(0, 2 * (old_width - width))
@@ -330,28 +330,28 @@ def resized(image: Image.Image, size: tuple[int, int], resample: Image.Resamplin
 
 def _columns(image: Image.Image, length: int, start: int, stop: int) -> Image.Image:
     """Columns `start` to `stop` of the picture scaled to `length` columns, a strip of rows at a time."""
-    found, step = Image.new(image.mode, (stop - start, image.height)), max(1, STRIP // length)
+    canvas, step = Image.new(image.mode, (stop - start, image.height)), max(1, STRIP // length)
     for y in range(0, image.height, step):
         strip = image.crop((0, y, image.width, min(y + step, image.height)))
-        found.paste(strip.resize((length, strip.height), Image.Resampling.BILINEAR).crop((start, 0, stop, strip.height)), (0, y))
-    return found
+        canvas.paste(strip.resize((length, strip.height), Image.Resampling.BILINEAR).crop((start, 0, stop, strip.height)), (0, y))
+    return canvas
 
 
 def translate(image: Image.Image, right: int, down: int) -> Image.Image:
-    """The picture moved by whole pixels within its frame; white comes in."""
+    """The picture moved by whole pixels within its frame; what enters is white."""
     return image.transform(image.size, Image.Transform.AFFINE, (1, 0, -right, 0, 1, -down), fillcolor="white")
 
 
-def max_filter(levels: UInt8[np.ndarray, "h w"], by: int) -> UInt8[np.ndarray, "h w"]:
-    """At every place the largest level that is at most `by` rows and columns away."""
+def max_filter(levels: UInt8[np.ndarray, "h w"], radius: int) -> UInt8[np.ndarray, "h w"]:
+    """At every pixel the largest level at most `radius` rows and columns away."""
     for axis in (0, 1):
-        padded = np.pad(levels, [(by, by) if axis == other else (0, 0) for other in (0, 1)])
-        levels = sliding_window_view(padded, 2 * by + 1, axis).max(-1)
+        padded = np.pad(levels, [(radius, radius) if axis == other else (0, 0) for other in (0, 1)])
+        levels = sliding_window_view(padded, 2 * radius + 1, axis).max(-1)
     return levels
 
 
 def autoencoder_samples(image: Image.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """What the autoencoder reads, in 8 bits: `cover_crop` to `size` (height, width) in pixels.
+    """The autoencoder's input in 8 bits: `cover_crop` to `size` (height, width) in pixels.
 
     Raises:
         InputError: the picture cannot become RGB (`as_rgb`).
@@ -365,7 +365,7 @@ def autoencoder_pixels(image: Image.Image, size: tuple[int, int]) -> Float[np.nd
 
 
 def signed_pixels(samples: UInt8[Any, "*b h w 3"]) -> Float[Any, "*b h w 3"]:
-    """8-bit samples as float32 in [-1, 1], of numpy or of JAX as they come."""
+    """8-bit samples as float32 in [-1, 1]; numpy or JAX, as the input."""
     return (samples.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 
 
@@ -378,7 +378,7 @@ def to_picture(pixels: Float[np.ndarray, "h w 3"]) -> Image.Image:
     if not np.isfinite(pixels).all():
         bad = int((~np.isfinite(pixels)).sum())
         raise InputError(
-            f"{bad} of {pixels.size} pixel values are not finite: a bad checkpoint, or an overflow on the way (try float32, less guidance)."
+            f"{bad} of {pixels.size} pixel values are not finite: a bad checkpoint, or an overflow. Try float32, or less guidance."
         )
     unit = (np.clip(pixels.astype(np.float32), -1, 1) + 1) / 2
     return Image.fromarray(np.floor(unit * 255 + 0.5).astype(np.uint8))

@@ -1,6 +1,6 @@
-"""Batches as the plan says, loaded by threads or worker processes (Grain): the n-th depends on the seed and n alone.
+"""Loads the batches of a plan by threads or worker processes (Grain). Batch n depends on the seed and n alone.
 
-A process loads only its own rows of each batch, and needs no other process to know which they are.
+Each process loads only its own rows of a batch, and finds them without the other processes.
 """
 
 import shutil
@@ -27,20 +27,20 @@ from dim_jax.data.plan import Component, Plan, Planned
 from dim_jax.data.readers import Reader, buckets
 from dim_jax.data.row_stats import RowStats, count
 from dim_jax.data.synthetic import SYNTHETIC
-from dim_jax.data.workers import live_as_long_as_the_run
+from dim_jax.data.workers import exit_with_parent
 from dim_jax.errors import InputError
 from dim_jax.rng import stream as random_stream
 from dim_jax.storage.disk import NO_SPACE, check_space, format_bytes
 
-# As people write them in a config, so `schedule` checks them.
+# As written in a config; `schedule` checks them.
 Mix = Mapping[str, Any]  # {PART: WEIGHT, ...}
 Curriculum = Sequence[Any]  # ((STEP, {PART: WEIGHT, ...}), ...)
 SHARED = Path("/dev/shm")
-ATTEMPTS = 100  # substitutes that are tried for one bad sample: where all are bad, it is not the samples
+ATTEMPTS = 100  # substitutes that are tried for a bad sample; if all of them are bad, something else is wrong
 
 
 class MixtureComponent(NamedTuple):
-    """A part of the mixture: from each of these steps on, weight / sum of weights of the steps are on these rows of one kind."""
+    """A component of the mixture: rows of one kind. From each key of `weights` (a step) on, weight / sum of weights of the steps use it."""
 
     name: str
     kind: Kind
@@ -49,29 +49,29 @@ class MixtureComponent(NamedTuple):
 
 
 def open_mixture(source: str, mix: Mix, *, curriculum: Curriculum = (), split: Split, side: int) -> list[MixtureComponent]:
-    """The parts of a mixture, in order of their names; those that never have a weight are left out.
+    """The components of a mixture, sorted by name; those whose weight is always 0 are left out.
 
-    `mix` has weights by KIND ("edit" or "caption"), which is of `source`, or by KIND:SOURCE; after each number of steps that `curriculum`
-    names, the weights there take their place. Sources are as in `open_source`; where `source` is synthetic, all are.
+    `mix` has weights by KIND ("edit" or "caption", of `source`) or by KIND:SOURCE. From each step in `curriculum` on, its weights replace
+    them. Sources are as in `open_source`; if `source` is synthetic, all are.
 
     Raises:
         InputError: as `schedule` and `open_source`.
     """
     parts = []
     for part, weights in schedule(mix, curriculum).items():
-        said, _, other = part.partition(":")
-        kind, name = as_kind(said), other or source
+        kind_name, _, own_source = part.partition(":")
+        kind, name = as_kind(kind_name), own_source or source
         opened = open_source(SYNTHETIC if source == SYNTHETIC else name, kind, split=split, side=side)
         parts.append(MixtureComponent(f"{kind}:{name}", kind, opened, weights))
     return parts
 
 
 def schedule(mix: Mix, curriculum: Curriculum = ()) -> dict[str, dict[int, float]]:
-    """Name of each part that ever has a weight, in order -> after how many steps -> its weight from there on.
+    """Name of each component, sorted -> step -> its weight from that step on; without components whose weight is always 0.
 
     Raises:
-        InputError: `curriculum` has another form, its steps do not rise, or it names parts that `mix` does not; or at some time no weight
-            is positive, or one is negative.
+        InputError: `curriculum` has another form, its steps do not increase, or it names components that are not in `mix`; or at some
+            step a weight is negative or all are 0.
     """
     phases = {0: mix}
     for phase in curriculum:
@@ -79,26 +79,26 @@ def schedule(mix: Mix, curriculum: Curriculum = ()) -> dict[str, dict[int, float
             raise InputError(f"data.curriculum has {phase!r}: write ((STEP, {{PART: WEIGHT, ...}}), ...).")
         step, weights = phase
         if step <= max(phases):
-            raise InputError(f"data.curriculum has step {step} after step {max(phases)}: steps must rise.")
+            raise InputError(f"data.curriculum has step {step} after step {max(phases)}: steps must increase.")
         if unknown := [name for name in weights if name not in mix]:
             raise InputError(
-                f"data.curriculum, step {step}: {', '.join(unknown)}: data.mix has {', '.join(sorted(mix))}. Name every part there, those "
-                "that come later with weight 0."
+                f"data.curriculum, step {step}: {', '.join(unknown)}: data.mix has {', '.join(sorted(mix))}. Add every part there; "
+                "those that start later get weight 0."
             )
         phases[step] = weights
     for step, weights in phases.items():
         numbers = all(isinstance(weight, int | float) for weight in weights.values())
         if not numbers or not any(weights.values()) or min(weights.values()) < 0:
-            said = f"data.curriculum, step {step}," if step else "data.mix"
-            raise InputError(f"{said} is {dict(weights)}: give at least one part a positive weight, and none a negative one.")
-    found = {name: {step: float(weights.get(name, 0)) for step, weights in phases.items()} for name in sorted(mix)}
-    return {name: weights for name, weights in found.items() if any(weights.values())}
+            where = f"data.curriculum, step {step}," if step else "data.mix"
+            raise InputError(f"{where} is {dict(weights)}: give at least one part a positive weight, and none a negative one.")
+    scheduled = {name: {step: float(weights.get(name, 0)) for step, weights in phases.items()} for name in sorted(mix)}
+    return {name: weights for name, weights in scheduled.items() if any(weights.values())}
 
 
 def evenly_spaced_examples(parts: Sequence[MixtureComponent], count: int, bad: "list[BadSample] | None" = None) -> Iterator[Example]:
-    """At most `count` examples, taken evenly from all of the parts. What cannot be used goes to `bad`; without it, it raises."""
-    places = [(part, row) for part in parts for row in evenly(len(part.source), -(-count // len(parts)))]
-    for part, row in places[:count]:
+    """At most `count` examples, evenly from all components. Bad samples are added to `bad`; without it they raise."""
+    rows = [(part, row) for part in parts for row in evenly_spaced(len(part.source), -(-count // len(parts)))]
+    for part, row in rows[:count]:
         try:
             yield part.source[row]
         except InputError as error:
@@ -107,8 +107,8 @@ def evenly_spaced_examples(parts: Sequence[MixtureComponent], count: int, bad: "
             bad.append(BadSample(f"{part.name}, held out", row + 1, str(error)))
 
 
-def evenly(rows: int, count: int) -> list[int]:
-    """At most `count` numbers below `rows`, the first and the last among them."""
+def evenly_spaced(rows: int, count: int) -> list[int]:
+    """At most `count` evenly spaced numbers below `rows`, with the first and the last."""
     return np.linspace(0, rows - 1, min(count, rows)).astype(int).tolist()
 
 
@@ -123,13 +123,13 @@ def make_plan(
     allowed: int = 0,
     console: Console | None = None,
 ) -> Plan:
-    """The order of a mixture. Where a reader has more than one bucket, rows that `dim prepare` did not count are counted now.
+    """The order of a mixture. If a reader has several buckets, rows that `dim prepare` did not count are counted now.
 
-    `balance` repeats each row of a rule (most / count)^balance times, rounded; `most` is the count of the largest rule. Of rows that
-    cannot be read, `allowed` are planned all the same, for a loader to list.
+    `balance` repeats each row of a rule (most / count)^balance times, rounded; `most` is the count of the largest rule. Up to `allowed`
+    rows that cannot be read are planned all the same; the loader lists them.
 
     Raises:
-        InputError: rows have more tokens than any bucket, or more than `allowed` cannot be read.
+        InputError: rows have more tokens than any bucket, or more than `allowed` rows cannot be read.
     """
     components = []
     for part in parts:
@@ -139,30 +139,30 @@ def make_plan(
         numbers = np.zeros(len(part.source), np.int64)
         if len(buckets(reader)) > 1:
             numbers = _bucket_numbers(part, reader, _stats(part, tokenizer, allowed, console))
-        # Small types: every worker gets a copy, and there may be millions.
+        # Small dtypes: every worker gets a copy, and there may be millions of rows.
         components.append(Component(part.name, part.weights, rows.astype(np.int32), numbers[rows].astype(np.int16)))
     return Plan(components, batch_size, seed)
 
 
 def repeats(rules: Sequence[str], balance: float) -> list[int]:
-    """How often each row is seen in a round, from its rule."""
+    """How often each row is in an epoch, from its rule."""
     counts = Counter(rules)
     most = max(counts.values())
     return [round((most / counts[rule]) ** balance) for rule in rules]
 
 
 def _stats(part: MixtureComponent, tokenizer: ChatTokenizer | None, allowed: int, console: Console | None) -> RowStats:
-    known = part.source.stats(tokenizer)
-    if known is not None:
-        return known
+    stats = part.source.stats(tokenizer)
+    if stats is not None:
+        return stats
     if console is not None:
-        said = f"counting the tokens of {len(part.source):,} rows of {part.name}; `dim prepare --tokenizer` does it once for all runs"
-        console.out(said, highlight=False)
+        message = f"counting the tokens of {len(part.source):,} rows of {part.name}; `dim prepare --tokenizer` does it once for all runs"
+        console.out(message, highlight=False)
     return count(part.source, tokenizer, allowed=allowed)
 
 
 def _bucket_numbers(part: MixtureComponent, reader: Reader, stats: RowStats) -> Int[np.ndarray, " n"]:
-    """Number of each row's bucket, as `buckets` counts them."""
+    """Index of each row's bucket in `buckets(reader)`."""
     lengths = sorted(reader.lengths)
     tokens = reader.tokens(stats, edit=part.kind == "edit")
     numbers = np.searchsorted(lengths, tokens)
@@ -172,14 +172,14 @@ def _bucket_numbers(part: MixtureComponent, reader: Reader, stats: RowStats) -> 
             f"{long[0] + 1} with {tokens[long[0]]:,}; the longest has {tokens.max():,}. Add a longer bucket to data.lengths."
         )
     if len(reader.sizes) > 1:
-        known, inverse = np.unique(np.stack([stats.width, stats.height], 1), axis=0, return_inverse=True)
-        nearest = [reader.sizes.index(nearest_bucket(w, h, reader.sizes)) if w else 0 for w, h in known.tolist()]
+        sizes, inverse = np.unique(np.stack([stats.width, stats.height], 1), axis=0, return_inverse=True)
+        nearest = [reader.sizes.index(nearest_bucket(w, h, reader.sizes)) if w else 0 for w, h in sizes.tolist()]
         numbers = np.array(nearest)[inverse.reshape(-1)] * len(lengths) + numbers
     return numbers
 
 
 class BadSample(NamedTuple):
-    """A row that could not be used: of which source, which row of it from 1 on, and why."""
+    """A row that cannot be used: its source, its number from 1 on, and the reason."""
 
     source: str
     row: int
@@ -187,7 +187,7 @@ class BadSample(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """This process's rows of a batch; beside them the names of their examples, and which rows of sources others stand in for."""
+    """This process's rows of a batch, the keys of their examples, and the bad samples that were replaced."""
 
     keys: tuple[str, ...]
     batch: Batch
@@ -196,34 +196,34 @@ class Loaded(NamedTuple):
 
 @dataclass(frozen=True)
 class Loader:
-    """The batch of a step, numbered from 0 on; workers get a copy.
+    """Loads the batch of a step (from 0 on); workers get a copy.
 
     Attributes:
-        places: which rows of the global batch are loaded, in order.
-        augment: changes examples; None: they are used as they are.
-        substitute: put another row of the bucket in the place of one that cannot be used, rather than raise.
+        batch_indices: the rows of the global batch that this process loads, in order.
+        augment: changes examples; None: no change.
+        substitute: replace a bad sample by another row of its bucket instead of raising its error.
     """
 
     parts: Sequence[MixtureComponent]
     plan: Plan
     reader: Reader
-    places: Int[np.ndarray, " b"]
+    batch_indices: Int[np.ndarray, " b"]
     augment: Augment | None = None
     substitute: bool = False
 
     def __call__(self, step: int) -> Loaded:
         planned = self.plan.at(step)
         bad: list[BadSample] = []
-        samples: list[Any] = [self._sample(step, place, planned, bad) for place in self.places.tolist()]
+        samples: list[Any] = [self._sample(step, index, planned, bad) for index in self.batch_indices.tolist()]
         bucket = buckets(self.reader)[planned.bucket]
-        return Loaded(tuple(sample.key for sample in samples), self.reader.collate(samples, bucket, self.places), tuple(bad))
+        return Loaded(tuple(sample.key for sample in samples), self.reader.collate(samples, bucket, self.batch_indices), tuple(bad))
 
-    def _sample(self, step: int, place: int, planned: Planned, bad: list[BadSample]) -> Any:
-        """The sample at a place of the global batch; its random numbers are of seed, step and place."""
+    def _sample(self, step: int, index: int, planned: Planned, bad: list[BadSample]) -> Any:
+        """The sample at an index of the global batch; its random numbers depend on seed, step and index."""
         part = self.parts[planned.component]
-        first = row = int(planned.rows[place])
+        first = row = int(planned.rows[index])
         for attempt in range(ATTEMPTS):
-            rng = np.random.default_rng(random_stream(self.plan.seed, "samples", step, place))
+            rng = np.random.default_rng(random_stream(self.plan.seed, "samples", step, index))
             try:
                 example: Any = part.source[row]
                 if self.augment is not None:
@@ -234,31 +234,31 @@ class Loader:
                     raise
                 bad.append(BadSample(part.name, row + 1, str(error)))
                 row = self.plan.substitute(planned, first, attempt)
-        raise InputError(f"{part.name}: {ATTEMPTS} rows in a row cannot be used. The last: {bad[-1].error}")
+        raise InputError(f"{part.name}: {ATTEMPTS} rows one after the other cannot be used. The last: {bad[-1].error}")
 
 
 def batches(loader: Callable[[int], Any], *, start: int, workers: int, stop: int = sys.maxsize) -> Iterator[Any]:
-    """Batches from number `start` on, endless or up to `stop`, without loading those before; `loader` gives the one of a number.
+    """Batches number `start` up to `stop`, by default without end; `loader` loads the batch of a number.
 
-    They are the same for any number of `workers` (0: threads).
+    They are the same for any number of `workers` (processes; 0: threads).
     """
     steps = grain.MapDataset.range(start, stop).map(loader)
     stream = steps.to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 4, prefetch_buffer_size=0 if workers else 8))
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, which nobody parses outside of an absl program
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4), live_as_long_as_the_run)
-        # What workers send is unpacked beside the training step, not between two of them.
+            flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only an absl program parses
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4), exit_with_parent)
+        # Unpack what workers send while a training step runs, not between two steps.
         stream = grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=2)
     return _through_shared_memory(stream, workers) if workers else iter(stream)
 
 
 def _through_shared_memory(stream: Iterable[Any], workers: int) -> Iterator[Any]:
-    """The same batches; an InputError where the memory is too small through which workers send them. A write past its end kills one."""
+    """The same batches; raises InputError if shared memory is too small for what workers send (a write past its end kills a worker)."""
     remedy = "Give it more (docker run --shm-size=8g; on Kubernetes an emptyDir with medium: Memory there), or set data.workers to 0."
     if SHARED.exists():
         check_space(SHARED, workers * 2**20, what=f"{workers} processes that load data", remedy=remedy)
-    sys.warnoptions.append("ignore:resource_tracker")  # of Python's own process that clears up what a killed worker left
+    sys.warnoptions.append("ignore:resource_tracker")  # Python's process that cleans up after a killed worker warns
     try:
         yield from stream
     except (OSError, RuntimeError) as error:

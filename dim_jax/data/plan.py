@@ -1,11 +1,11 @@
-"""Which examples a step trains on: a function of seed and step alone, the same on every process, without reading any data.
+"""The order of training examples: a function of seed and step alone, the same on every process, computed without reading data.
 
-The weights of the mixture may change at given steps. How many batches of each component the phases before took is counted once, so any
-step is found without those before it, and a component goes on in its round where it stopped.
+The weights of the mixture may change at given steps. The batches of earlier phases are counted once for each component, so any step is
+found without the steps before it, and a component continues its epoch after a change.
 
-Every batch is of one component of the mixture and of one bucket (a size of pictures, a number of tokens). In each round of a component
-every entry stands once: the entries of a bucket are shuffled, cut into batches, and the batches of all buckets are shuffled. What does
-not fill a batch is the beginning of the bucket's first batch of the next round, so nothing is dropped and nothing repeated.
+Every batch is of one component of the mixture and of one bucket (a size of pictures, a number of tokens). In each epoch of a component
+every entry is used once: the entries of a bucket are shuffled and cut into batches, and the batches of all buckets are shuffled. Entries
+that do not fill a batch start the bucket's first batch of the next epoch, so nothing is dropped and nothing is repeated.
 """
 
 import threading
@@ -20,19 +20,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Integer
 
-# What a random order is of; it enters the seed, so that no two orders are the same.
+# The purpose of a random order, a part of its seed, so that no two orders are the same.
 _ENTRIES, _BATCHES, _SUBSTITUTE = range(3)
 
 
 @dataclass(frozen=True)
 class Component:
-    """A part of the mixture.
+    """A component of the mixture.
 
     Attributes:
         name: of its source, for people.
-        weights: from each of these steps on, its part of the steps is weight / sum of weights; all components name the same ones.
-        rows: row of the source of each entry; a row may stand more than once.
-        buckets: number of the bucket of each entry.
+        weights: step -> weight from there on; its share of the steps is weight / sum of weights. All components have the same steps.
+        rows: row of the source of each entry; a row may occur more than once.
+        buckets: index of the bucket of each entry.
     """
 
     name: str
@@ -42,25 +42,25 @@ class Component:
 
 
 class Phase(NamedTuple):
-    """From a step on, the components have these shares, in integers; of each, so many batches were before it."""
+    """A phase from step `start` on: the integer shares of the components, and the number of their batches before it."""
 
     start: int
     shares: list[int]
     before: list[int]
 
     def taken(self, step: int) -> list[int]:
-        """How many batches of each component are before a step of this phase, or before its end. The shares are spread evenly: of the n
-        steps that the components before it leave, a component of share w has n w, rounded."""
-        left, rest, found = step - self.start, sum(self.shares), []
+        """The number of batches of each component before a step of this phase (or its end). Shares are spread evenly: of the n steps that
+        earlier components leave, a component with share w gets n w, rounded."""
+        steps, shares, taken = step - self.start, sum(self.shares), []
         for share, before in zip(self.shares, self.before, strict=True):
-            mine = (left * share + rest // 2) // rest if share else 0
-            found.append(before + mine)
-            left, rest = left - mine, rest - share
-        return found
+            batches = (steps * share + shares // 2) // shares if share else 0
+            taken.append(before + batches)
+            steps, shares = steps - batches, shares - share
+        return taken
 
 
 class Planned(NamedTuple):
-    """The batch of a step: numbers of its component and of its bucket, rows of the component's source by place in the global batch."""
+    """The batch of a step: indices of its component and of its bucket, and rows of the component's source in order of the batch."""
 
     component: int
     bucket: int
@@ -68,10 +68,10 @@ class Planned(NamedTuple):
 
 
 class Plan:
-    """`plan.at(step)` for any step from 0 on, in about constant time: the orders of the current rounds are kept.
+    """`plan.at(step)` for any step from 0 on, in about constant time: the orders of the current epochs are cached.
 
-    Pickles as its arguments. Orders come from raw bits of NumPy's generators, which NumPy promises to keep from version to version
-    (its shuffles it does not).
+    Pickles as its arguments. Orders come from raw bits of NumPy's generators, which stay the same from version to version of NumPy
+    (its shuffles may change).
     """
 
     def __init__(self, components: Sequence[Component], batch_size: int, seed: int):
@@ -87,7 +87,7 @@ class Plan:
             before = self._phases[-1].taken(start) if self._phases else [0] * len(components)
             self._phases.append(Phase(start, _shares([component.weights[start] for component in components]), before))
         self._members = [_by_bucket(component) for component in components]
-        self._lock = threading.Lock()  # threads of a loader that enter a round together would each shuffle it
+        self._lock = threading.Lock()  # otherwise each thread of a loader would shuffle a new epoch
         self._entries = lru_cache(2 * sum(map(len, self._members)))(self._shuffled_entries)
         self._batches = lru_cache(2 * len(components))(self._shuffled_batches)
 
@@ -98,65 +98,65 @@ class Plan:
         """The batch of a step, from 0 on."""
         phase = self._phases[bisect_right(self._phases, step, key=lambda phase: phase.start) - 1]
         before, after = phase.taken(step), phase.taken(step + 1)
-        component = next(one for one, (now, then) in enumerate(zip(before, after, strict=True)) if then > now)
+        component = next(i for i, (now, then) in enumerate(zip(before, after, strict=True)) if then > now)
         number = before[component]
         members = self._members[component]
-        round_ = self._round(component, number)
+        epoch = self._epoch(component, number)
         with self._lock:
-            batches = self._batches(component, round_)
-            bucket, batch = batches[number - self._begun(component, round_)]
-        places = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)  # in the endless row of this bucket's rounds
+            batches = self._batches(component, epoch)
+            bucket, batch = batches[number - self._batches_before(component, epoch)]
+        entries = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)  # in the endless sequence of this bucket's epochs
         rows = members[int(bucket)]
-        rounds, offsets = np.divmod(places, len(rows))
+        epochs, offsets = np.divmod(entries, len(rows))
         chosen = np.empty(self.batch_size, np.int64)
-        for one in np.unique(rounds):
+        for bucket_epoch in np.unique(epochs):
             with self._lock:
-                order = self._entries(component, int(bucket), int(one))
-            here = rounds == one
-            chosen[here] = rows[order[offsets[here]]]
+                order = self._entries(component, int(bucket), int(bucket_epoch))
+            in_epoch = epochs == bucket_epoch
+            chosen[in_epoch] = rows[order[offsets[in_epoch]]]
         return Planned(component, int(bucket), chosen)
 
     def substitute(self, planned: Planned, row: int, attempt: int) -> int:
-        """A row of the same component and bucket, in place of one that cannot be used; `attempt` counts from 0."""
+        """Another row of the same component and bucket, to replace a bad sample; `attempt` counts from 0."""
         rows = self._members[planned.component][planned.bucket]
         bits = _bits(self.seed, _SUBSTITUTE, planned.component, row, attempt)
         return int(rows[int(bits.random_raw() % len(rows))])
 
-    def remainder(self, component: int, round_: int) -> int:
-        """How many entries of a component wait at the end of a round (from 0 on) for the next to fill their batch."""
-        return sum(len(rows) * (round_ + 1) % self.batch_size for rows in self._members[component].values())
+    def remainder(self, component: int, epoch: int) -> int:
+        """How many entries of a component are left at the end of an epoch (from 0 on), for batches of the next."""
+        return sum(len(rows) * (epoch + 1) % self.batch_size for rows in self._members[component].values())
 
-    def batches(self, component: int, round_: int) -> int:
-        """How many batches of a component a round has."""
-        return self._begun(component, round_ + 1) - self._begun(component, round_)
+    def batches(self, component: int, epoch: int) -> int:
+        """How many batches of a component an epoch has."""
+        return self._batches_before(component, epoch + 1) - self._batches_before(component, epoch)
 
-    def _begun(self, component: int, round_: int) -> int:
-        """Batches of a component before a round."""
-        return sum(len(rows) * round_ // self.batch_size for rows in self._members[component].values())
+    def _batches_before(self, component: int, epoch: int) -> int:
+        """Batches of a component before an epoch."""
+        return sum(len(rows) * epoch // self.batch_size for rows in self._members[component].values())
 
-    def _round(self, component: int, number: int) -> int:
-        """The round that a component's batch is of."""
+    def _epoch(self, component: int, number: int) -> int:
+        """The epoch of a component's batch."""
         members = self._members[component].values()
         entries = sum(map(len, members))
-        first = number * self.batch_size // entries  # of as many entries; carried ones may move it back by so many rounds:
+        first = number * self.batch_size // entries  # by the number of entries; remainders may put it this many epochs later:
         last = first + len(members) * self.batch_size // entries + 2
-        return first + bisect_right(range(first, last), number, key=lambda round_: self._begun(component, round_)) - 1
+        return first + bisect_right(range(first, last), number, key=lambda epoch: self._batches_before(component, epoch)) - 1
 
-    def _shuffled_batches(self, component: int, round_: int) -> Int[np.ndarray, "batches 2"]:
-        """Bucket and number within it of each batch of a round."""
-        found = [
+    def _shuffled_batches(self, component: int, epoch: int) -> Int[np.ndarray, "batches 2"]:
+        """Bucket, and index within the bucket, of each batch of an epoch."""
+        batches = [
             (bucket, batch)
             for bucket, rows in self._members[component].items()
-            for batch in range(len(rows) * round_ // self.batch_size, len(rows) * (round_ + 1) // self.batch_size)
+            for batch in range(len(rows) * epoch // self.batch_size, len(rows) * (epoch + 1) // self.batch_size)
         ]
-        return np.array(found, np.int64).reshape(-1, 2)[_order(len(found), self.seed, _BATCHES, component, round_)]
+        return np.array(batches, np.int64).reshape(-1, 2)[_order(len(batches), self.seed, _BATCHES, component, epoch)]
 
-    def _shuffled_entries(self, component: int, bucket: int, round_: int) -> Integer[np.ndarray, " n"]:
-        return _order(len(self._members[component][bucket]), self.seed, _ENTRIES, component, bucket, round_)
+    def _shuffled_entries(self, component: int, bucket: int, epoch: int) -> Integer[np.ndarray, " n"]:
+        return _order(len(self._members[component][bucket]), self.seed, _ENTRIES, component, bucket, epoch)
 
 
 def _shares(weights: Sequence[float]) -> list[int]:
-    """Integers in the proportion of the weights, of which each is taken to six digits."""
+    """Integers in the proportion of the weights, which are rounded to six digits."""
     exact = [Fraction(weight).limit_denominator(10**6) for weight in weights]
     unit = lcm(*(weight.denominator for weight in exact))
     return [int(weight * unit) for weight in exact]

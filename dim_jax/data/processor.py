@@ -1,4 +1,4 @@
-"""From prompts and pictures to what the encoder reads, in numpy: chat tokens, resized pictures, patches, padding to a bucket."""
+"""Prompts and pictures to the encoder's inputs, in numpy: chat tokens, resized pictures, patches, padding to a bucket."""
 
 import math
 import os
@@ -25,7 +25,7 @@ Patches = tuple[UInt8[np.ndarray, "p c"], tuple[int, int]]  # of one picture, wi
 
 
 def smart_resize(height: int, width: int, factor: int = 28, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """The size (height, width) nearest to the given one of which both sides are multiples of `factor`.
+    """The nearest size (height, width) whose sides are multiples of `factor`.
 
     Outside [min_pixels, max_pixels] the picture is scaled to the nearer bound first, keeping its aspect ratio as well as multiples
     allow. Source: Qwen2.5-VL. Halves round to even.
@@ -61,7 +61,7 @@ def encoder_picture(
     ratio. Both then apply smart_resize within [min_pixels, max_pixels].
 
     Raises:
-        InputError: the mode is neither, the picture is too thin for the native mode, or it cannot become RGB.
+        InputError: the mode is neither of them, the picture is too thin for the native mode, or it cannot become RGB.
     """
     picture = as_rgb(picture)
     for height, width in _sizes((picture.height, picture.width), mode, resolution, factor, min_pixels, max_pixels):
@@ -83,7 +83,7 @@ def to_patches(image: Image.Image, layout: VisionLayout = QWEN_LAYOUT) -> Patche
     """An RGB picture, its sides multiples of merge_size * patch_size, as patches of 8-bit samples and their grid (rows, columns).
 
     Patches of one merge group (2 x 2) are adjacent, groups run in reading order; c is (colour, time, row, column) with the picture
-    repeated over time. `normalised` makes of them what the encoder reads: on the accelerator, since they take a fourth of the memory so.
+    repeated over time. `normalised` converts them to float32, on the accelerator, since 8 bits take a fourth of the memory.
     """
     side, merge, time = layout.patch_size, layout.merge_size, layout.temporal_patch_size
     rows, columns = image.height // side, image.width // side
@@ -98,7 +98,7 @@ class Processor:
     """Prompts and pictures as `EncoderInputs`.
 
     `mode`, `resolution`, `min_pixels` and `max_pixels` size the pictures (`encoder_picture`); `condition_length` is the number of
-    condition tokens that the painter holds.
+    condition tokens of the model.
     """
 
     tokenizer: ChatTokenizer
@@ -120,25 +120,25 @@ class Processor:
 
     @property
     def factor(self) -> int:
-        """The side in pixels of what one picture token shows."""
+        """Side in pixels of the area of one picture token."""
         return self.layout.patch_size * self.layout.merge_size
 
     def resize(self, picture: Image.Image) -> Image.Image:
         """`encoder_picture` with this processor's settings; raises the same."""
         return encoder_picture(picture, self.mode, self.resolution, self.factor, self.min_pixels, self.max_pixels)
 
-    def turn_tokens(self, *, pictures: int, generation_prompt: bool = False) -> int:
-        """The tokens of a turn with so many square pictures, but for its prompt's (`prompt_tokens`)."""
-        turn = self.tokenizer.turn("a", self._shown(pictures), generation_prompt=generation_prompt)
+    def overhead_tokens(self, *, pictures: int, generation_prompt: bool = False) -> int:
+        """Number of tokens of a turn with `pictures` square pictures, without those of the prompt."""
+        turn = self.tokenizer.turn("a", self._picture_tokens(pictures), generation_prompt=generation_prompt)
         return len(turn.ids) - len(self.tokenizer.encode("a"))
 
     def condition_tokens(self, prompt: str, *, pictures: int) -> int:
-        """The tokens of the user turn of a prompt with so many square pictures."""
-        begin, end = self.tokenizer.turn(prompt, self._shown(pictures)).user_turn
+        """Number of tokens of the user turn with a prompt and `pictures` square pictures."""
+        begin, end = self.tokenizer.turn(prompt, self._picture_tokens(pictures)).user_turn
         return end - begin
 
-    def _shown(self, pictures: int) -> list[int]:
-        """Picture tokens of so many square pictures."""
+    def _picture_tokens(self, pictures: int) -> list[int]:
+        """Number of tokens of each of `pictures` square pictures."""
         square = (self.resolution, self.resolution)
         *_, (height, width) = _sizes(square, self.mode, self.resolution, self.factor, self.min_pixels, self.max_pixels)
         return [height * width // self.factor**2] * pictures
@@ -155,9 +155,9 @@ class Processor:
     ) -> EncoderInputs:
         """One turn per prompt with its own pictures (none is fine), padded on the right.
 
-        `lengths` are the buckets of the number of tokens: the smallest that fits is used (None: the longest turn). `patch_length`
-        pads pictures to that many patches. `generation_prompt` opens the assistant's turn. `overflow="keep_last"` admits user turns
-        longer than `condition_length`; the connector then keeps their last tokens and loses the first, the pictures' own.
+        `lengths` are buckets of the number of tokens; the smallest that holds all turns is used (None: the longest turn). `patch_length`
+        pads pictures to that many patches. `generation_prompt` opens the assistant's turn. `overflow="keep_last"` accepts user
+        turns longer than `condition_length`; the connector then drops their first tokens, which are those of the pictures.
 
         Raises:
             InputError: a prompt is empty and has no picture; a user turn exceeds `condition_length`; a turn exceeds every bucket;
@@ -166,7 +166,7 @@ class Processor:
         turns, patches = self._turns(prompts, pictures, generation_prompt=generation_prompt, overflow=overflow)
         return self._batch(turns, patches, lengths, patch_length)
 
-    def answered(
+    def with_answers(
         self,
         prompts: Sequence[str],
         pictures: Sequence[Sequence[Image.Image]],
@@ -175,20 +175,22 @@ class Processor:
         lengths: Sequence[int] | None = None,
         patch_length: int | None = None,
     ) -> tuple[EncoderInputs, Bool[np.ndarray, "b t"]]:
-        """Turns with the assistant's answers after them, and which tokens a writer is to predict: the answer and its end.
+        """Turns with the assistant's answers after them, and a mask of the tokens to predict: the answer and its end.
 
         Raises:
-            InputError: the numbers of prompts and answers differ, or as for a call.
+            InputError: the numbers of prompts and answers differ, or as `__call__`.
         """
         if len(answers) != len(prompts):
-            raise InputError(f"{len(prompts)} prompts and {len(answers)} answers: give one for each.")
+            raise InputError(f"{len(prompts)} prompts and {len(answers)} answers: give one answer for each prompt.")
         turns, patches = self._turns(prompts, pictures, generation_prompt=True, overflow="error")
-        written = [[*self.tokenizer.encode(answer), self.tokenizer.ids[IM_END]] for answer in answers]
-        whole = [replace(turn, ids=np.append(turn.ids, ids).astype(np.int32)) for turn, ids in zip(turns, written, strict=True)]
-        inputs = self._batch(whole, patches, lengths, patch_length)
-        place = np.arange(inputs.input_ids.shape[1])
+        answer_ids = [[*self.tokenizer.encode(answer), self.tokenizer.ids[IM_END]] for answer in answers]
+        turns_with_answers = [
+            replace(turn, ids=np.append(turn.ids, ids).astype(np.int32)) for turn, ids in zip(turns, answer_ids, strict=True)
+        ]
+        inputs = self._batch(turns_with_answers, patches, lengths, patch_length)
+        position = np.arange(inputs.input_ids.shape[1])
         starts = np.array([len(turn.ids) for turn in turns])
-        return inputs, (place >= starts[:, None]) & inputs.mask
+        return inputs, (position >= starts[:, None]) & inputs.mask
 
     def _turns(
         self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], *, generation_prompt: bool, overflow: str
@@ -204,7 +206,7 @@ class Processor:
         if overflow == "error":
             for prompt, turn, tokens in zip(prompts, turns, counts, strict=True):
                 self._check_length(prompt, turn.user_turn[1] - turn.user_turn[0], sum(tokens))
-        return turns, [one for row in patches for one in row]
+        return turns, [picture for row in patches for picture in row]
 
     def _batch(
         self, turns: Sequence[Turn], patches: Sequence[Patches], lengths: Sequence[int] | None, patch_length: int | None
@@ -221,7 +223,7 @@ class Processor:
             input_ids,
             mask,
             user_turn,
-            [one for one, _ in patches],
+            [pixels for pixels, _ in patches],
             [grid for _, grid in patches],
             image_token_id=self.tokenizer.image_id,
             layout=self.layout,
@@ -234,7 +236,7 @@ class Processor:
             raise InputError(
                 f"The prompt {start!r} is too long: its turn has {tokens:,} tokens ({picture_tokens:,} of them pictures), the condition "
                 f"holds {self.condition_length:,}. Shorten it by {tokens - self.condition_length:,} tokens, take smaller pictures, or pass "
-                'overflow="keep_last" (--keep-last) to lose the first tokens (the pictures come first).'
+                'overflow="keep_last" (--keep-last) to drop the first tokens (the pictures come first).'
             )
 
 

@@ -1,7 +1,7 @@
-"""From examples to the arrays of a training step, in numpy: each objective has one reader, which workers that load data run.
+"""Examples to the batches of a training step, in numpy: one reader for each objective. Data workers run them.
 
-A reader says which buckets there are (`sizes` by `lengths`) and how many tokens each row of a source needs at most (`tokens`): from that
-the plan chooses. Then it chooses a wording by the sample's own random numbers (`choose`), and stacks (`collate`).
+A reader defines the buckets (`sizes` by `lengths`) and the largest number of tokens of each row (`tokens`); the plan uses both. It makes a
+sample of an example, with a random wording (`choose`), and stacks samples to a batch (`collate`).
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ from dim_jax.errors import InputError
 
 Text = Literal["instruction", "blueprint"]
 Sizes = tuple[tuple[int, int], ...]  # (height, width) in pixels
-Rows = Int[np.ndarray, " b"]  # places in the whole batch, where samples are not all of it
+BatchIndices = Int[np.ndarray, " b"]  # of the samples in the global batch, if this process has a part of it
 DESCRIBE = "Describe this picture."
 
 
 class Sample(NamedTuple):
-    """One row of a batch: the example's name, what the encoder reads (prompt, picture), what it would answer, what is to be painted."""
+    """One row of a batch: the example's key, prompt and source picture for the encoder, its answer, and the target picture."""
 
     key: str
     prompt: str
@@ -40,95 +40,95 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class PictureReader:
-    """For the autoencoder: targets of one of `sizes`, half of them mirrored."""
+    """For the autoencoder: target pictures in one of `sizes`, half of them mirrored."""
 
     sizes: Sizes
     lengths: tuple[int, ...] = (0,)  # it reads no tokens
 
-    def tokens(self, facts: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
-        return np.zeros(len(facts), np.int64)
+    def tokens(self, stats: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
+        return np.zeros(len(stats), np.int64)
 
     def choose(self, example: Example, rng: np.random.Generator) -> Sample:
         mirrored = rng.random() < 0.5
         target = example.target.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else example.target
         return Sample(example.key, "", None, "", target)
 
-    def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: Rows | None = None) -> PictureBatch:
+    def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: BatchIndices | None = None) -> PictureBatch:
         return PictureBatch(_samples([sample.target for sample in samples], bucket))
 
 
 @dataclass(frozen=True)
 class AnswerReader:
-    """For the encoder as a writer: captions of pictures, blueprints of edits. `lengths` are the buckets of tokens."""
+    """For the encoder as a language model: captions of pictures, blueprints of edits. `lengths` are the buckets of tokens."""
 
     processor: Processor
     lengths: tuple[int, ...]
-    sizes: Sizes = ((0, 0),)  # it paints nothing
+    sizes: Sizes = ((0, 0),)  # no target pictures
 
-    def tokens(self, facts: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
-        around = self.processor.turn_tokens(pictures=1, generation_prompt=True) + 1  # and the answer's end
+    def tokens(self, stats: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
+        around = self.processor.overhead_tokens(pictures=1, generation_prompt=True) + 1  # and the answer's end
         if edit:
-            return around + facts.texts + facts.blueprint
-        return around + len(self.processor.tokenizer.encode(DESCRIBE)) + facts.texts
+            return around + stats.texts + stats.blueprint
+        return around + len(self.processor.tokenizer.encode(DESCRIBE)) + stats.texts
 
     def choose(self, example: Example, rng: np.random.Generator) -> Sample:
         text = str(rng.choice(example.texts))
         if example.source is None:
             return Sample(example.key, DESCRIBE, example.target, text, example.target)
         if example.blueprint is None:
-            raise InputError(f"{example.key} has no blueprint, which the encoder is to learn. Write blueprints first (`dim design`).")
+            raise InputError(f"{example.key} has no blueprint, which the encoder should learn. Write blueprints first (`dim design`).")
         return Sample(example.key, text, example.source, example.blueprint, example.target)
 
-    def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: Rows | None = None) -> AnswerBatch:
-        inputs, answer = self.processor.answered(
-            [sample.prompt for sample in samples], _shown(samples), [sample.answer for sample in samples], lengths=(bucket.tokens,)
+    def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: BatchIndices | None = None) -> AnswerBatch:
+        inputs, answer = self.processor.with_answers(
+            [sample.prompt for sample in samples], _source_images(samples), [sample.answer for sample in samples], lengths=(bucket.tokens,)
         )
-        return AnswerBatch(_placed(inputs, rows, self.processor), answer)
+        return AnswerBatch(_in_global_batch(inputs, rows, self.processor), answer)
 
 
 @dataclass(frozen=True)
 class PaintReader:
-    """For the painter: `text` says what it is told of an edit that has a blueprint: that, or the bare instruction."""
+    """For the diffusion model. `text`: the prompt of an edit with a blueprint is the blueprint, or the instruction alone."""
 
     processor: Processor
     lengths: tuple[int, ...]
     sizes: Sizes
     text: Text
 
-    def tokens(self, facts: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
-        told = facts.blueprint if edit and self.text == "blueprint" else np.zeros_like(facts.texts)
-        return self.processor.turn_tokens(pictures=int(edit)) + np.where(told > 0, told, facts.texts)
+    def tokens(self, stats: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
+        blueprint = stats.blueprint if edit and self.text == "blueprint" else np.zeros_like(stats.texts)
+        return self.processor.overhead_tokens(pictures=int(edit)) + np.where(blueprint > 0, blueprint, stats.texts)
 
-    def wordings(self, told: Texts, *, edit: bool) -> tuple[str, ...]:
-        """What a row may be told by."""
-        return (told.blueprint,) if edit and self.text == "blueprint" and told.blueprint is not None else told.texts
+    def wordings(self, texts: Texts, *, edit: bool) -> tuple[str, ...]:
+        """The prompts of a row: its blueprint, or each of its texts."""
+        return (texts.blueprint,) if edit and self.text == "blueprint" and texts.blueprint is not None else texts.texts
 
-    def condition_tokens(self, told: Texts, *, edit: bool) -> list[int]:
-        """How many tokens become the condition with each of the wordings."""
-        return [self.processor.condition_tokens(text, pictures=int(edit)) for text in self.wordings(told, edit=edit)]
+    def condition_tokens(self, texts: Texts, *, edit: bool) -> list[int]:
+        """Number of condition tokens with each of the wordings."""
+        return [self.processor.condition_tokens(text, pictures=int(edit)) for text in self.wordings(texts, edit=edit)]
 
-    def word(self, told: Texts, rng: np.random.Generator, *, edit: bool) -> str:
-        """What a row is told by."""
-        return str(rng.choice(self.wordings(told, edit=edit)))
+    def choose_wording(self, texts: Texts, rng: np.random.Generator, *, edit: bool) -> str:
+        """One of the wordings, at random."""
+        return str(rng.choice(self.wordings(texts, edit=edit)))
 
     def choose(self, example: Example, rng: np.random.Generator) -> Sample:
-        prompt = self.word(Texts(example.texts, example.blueprint), rng, edit=example.source is not None)
+        prompt = self.choose_wording(Texts(example.texts, example.blueprint), rng, edit=example.source is not None)
         return Sample(example.key, prompt, example.source, "", example.target)
 
-    def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: Rows | None = None) -> PaintBatch:
-        return PaintBatch(_placed(self.turns(samples, bucket), rows, self.processor), *self.pixels(samples, bucket))
+    def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: BatchIndices | None = None) -> PaintBatch:
+        return PaintBatch(_in_global_batch(self.turns(samples, bucket), rows, self.processor), *self.pixels(samples, bucket))
 
     def turns(self, samples: Sequence[Sample], bucket: Bucket) -> EncoderInputs:
-        return self.processor([sample.prompt for sample in samples], _shown(samples), lengths=(bucket.tokens,))
+        return self.processor([sample.prompt for sample in samples], _source_images(samples), lengths=(bucket.tokens,))
 
     def pixels(self, samples: Sequence[Sample], bucket: Bucket) -> tuple[UInt8[np.ndarray, "b h w 3"], UInt8[np.ndarray, "b h w 3"] | None]:
-        """Targets, and sources of edits."""
+        """Target pictures, and source pictures of edits."""
         sources = [sample.source_image for sample in samples if sample.source_image is not None]
         return _samples([sample.target for sample in samples], bucket), _samples(sources, bucket) if sources else None
 
 
 class CachedSample(NamedTuple):
-    """One row of a batch from a cache: the example's name, the states of one of its wordings, its latents."""
+    """One row of a batch from a cache: the example's key, the hidden states of one wording, and latents."""
 
     key: str
     states: States
@@ -138,7 +138,7 @@ class CachedSample(NamedTuple):
 
 @dataclass(frozen=True)
 class CachedReader:
-    """For the painter, from a cache: the buckets and wordings of `paint`, in batches of the shapes that it would give the others."""
+    """For the diffusion model, from a cache: with the buckets and wordings of `paint`, which would load the same rows online."""
 
     paint: PaintReader
 
@@ -150,21 +150,21 @@ class CachedReader:
     def sizes(self) -> Sizes:
         return self.paint.sizes
 
-    def tokens(self, facts: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
-        return self.paint.tokens(facts, edit=edit)
+    def tokens(self, stats: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
+        return self.paint.tokens(stats, edit=edit)
 
     def choose(self, example: CachedExample, rng: np.random.Generator) -> CachedSample:
-        prompt = self.paint.word(example.told, rng, edit=example.edit)
+        prompt = self.paint.choose_wording(example.texts, rng, edit=example.edit)
         return CachedSample(example.key, example.states(prompt), example.target, example.source)
 
-    def collate(self, samples: Sequence[CachedSample], bucket: Bucket, rows: Rows | None = None) -> CachedBatch:
+    def collate(self, samples: Sequence[CachedSample], bucket: Bucket, rows: BatchIndices | None = None) -> CachedBatch:
         all_hidden = [sample.states.hidden for sample in samples]
         length = min(bucket.tokens, self.paint.processor.condition_length)
         hidden = np.zeros((len(samples), length, all_hidden[0].shape[1]), all_hidden[0].dtype)
         mask = np.zeros(hidden.shape[:2], bool)
         for row, states in enumerate(all_hidden):
             hidden[row, : len(states)], mask[row, : len(states)] = states, True
-        scales, sources = _stacked([sample.states.scale for sample in samples]), _stacked([sample.source for sample in samples])
+        scales, sources = _stack_or_none([sample.states.scale for sample in samples]), _stack_or_none([sample.source for sample in samples])
         return CachedBatch(hidden, scales, mask, np.stack([sample.target for sample in samples]), sources)
 
 
@@ -172,22 +172,22 @@ Reader = PictureReader | AnswerReader | PaintReader | CachedReader
 
 
 def buckets(reader: Reader) -> list[Bucket]:
-    """Every shape of its batches."""
+    """Every batch shape of a reader."""
     return [Bucket(*size, tokens) for size in reader.sizes for tokens in sorted(reader.lengths)]
 
 
-def _placed(inputs: EncoderInputs, rows: Rows | None, processor: Processor) -> EncoderInputs:
+def _in_global_batch(inputs: EncoderInputs, rows: BatchIndices | None, processor: Processor) -> EncoderInputs:
     return inputs if rows is None else in_larger_batch(inputs, rows, processor.layout)
 
 
-def _shown(samples: Sequence[Sample]) -> list[list[Image.Image]]:
+def _source_images(samples: Sequence[Sample]) -> list[list[Image.Image]]:
     return [[] if sample.source_image is None else [sample.source_image] for sample in samples]
 
 
-def _stacked(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """None if a row has none: all are of one kind."""
-    there = [array for array in arrays if array is not None]
-    return np.stack(there) if there else None
+def _stack_or_none(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """The arrays stacked; None if the rows have none (rows of a batch are all of one kind)."""
+    present = [array for array in arrays if array is not None]
+    return np.stack(present) if present else None
 
 
 def _samples(pictures: Sequence[Image.Image], bucket: Bucket) -> UInt8[np.ndarray, "b h w 3"]:

@@ -1,4 +1,4 @@
-"""Files of records (ArrayRecord): any record is read alone, in any order, by any process; damage is found when it is read."""
+"""ArrayRecord files: records are read one by one, in any order, by any process; damage is found when a record is read."""
 
 import os
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from dim_jax.storage.paths import AnyPath
 
 
 def check_installed() -> None:
-    """Refuse where the package that reads and writes the records is missing."""
+    """Refuse to go on if the package that reads and writes records is missing."""
     require("array_record", extra="data", what="A data set")
 
 
@@ -20,39 +20,39 @@ class Records:
     """The records of one file, with its name in every error.
 
     Args:
-        path: the file; of one in a bucket a copy is kept on this machine, since ArrayRecord reads files of its own machine.
-        made_by: what to do where there is none, for the error.
-        mend: what to do where it is damaged.
+        path: the file. One in a bucket is copied to this machine, since ArrayRecord reads local files.
+        missing: what to do if there is no such file, for the error.
+        damaged: what to do if it is damaged.
 
     Raises:
-        InputError: there is no such file, or `array_record` is not installed; also in reading: it is damaged.
+        InputError: there is no such file, or `array_record` is not installed; also when it is read: it is damaged.
     """
 
-    def __init__(self, path: AnyPath, *, made_by: str, mend: str):
+    def __init__(self, path: AnyPath, *, missing: str, damaged: str):
         if not path.is_file():
-            raise InputError(f"{path}: no such file. {made_by}")
-        self.path, self._mend = path, mend
+            raise InputError(f"{path}: no such file. {missing}")
+        self.path, self._damaged = path, damaged
         check_installed()
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        here = os.fspath(cached_path(path))
-        self._source = self._whole(lambda: ArrayRecordDataSource(here))
+        local_path = os.fspath(cached_path(path))
+        self._source = self._read(lambda: ArrayRecordDataSource(local_path))
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> bytes:
-        return self._whole(lambda: self._source[index])
+        return self._read(lambda: self._source[index])
 
     def all(self) -> list[bytes]:
-        """Every record, which is quicker than one by one."""
-        return list(self._whole(lambda: self._source.__getitems__(range(len(self._source)))))
+        """Every record; faster than one by one."""
+        return list(self._read(lambda: self._source.__getitems__(range(len(self._source)))))
 
-    def _whole(self, read):
+    def _read(self, read):
         try:
             return read()
         except RuntimeError as error:
-            raise InputError(f"{self.path}: damaged ({str(error).splitlines()[0]}). {self._mend}") from error
+            raise InputError(f"{self.path}: damaged ({str(error).splitlines()[0]}). {self._damaged}") from error
 
 
 class NewRecords:
@@ -66,22 +66,22 @@ class NewRecords:
         check_installed()
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        self._writer = _written(lambda: ArrayRecordWriter(os.fspath(path), "group_size:1" + ("" if compressed else ",uncompressed")))
+        self._writer = _with_os_errors(lambda: ArrayRecordWriter(os.fspath(path), "group_size:1" + ("" if compressed else ",uncompressed")))
 
     def write(self, record: bytes) -> None:
-        _written(lambda: self._writer.write(record))
+        _with_os_errors(lambda: self._writer.write(record))
 
     def close(self) -> None:
-        _written(self._writer.close)
+        _with_os_errors(self._writer.close)
 
 
 def new_records(path: Path, *, compressed: bool = True) -> closing[NewRecords]:
-    """A file to write records to, which is closed in the end."""
+    """A file to write records to, as a context that closes it."""
     return closing(NewRecords(path, compressed=compressed))
 
 
-def _written(write: Callable[[], Any]) -> Any:
+def _with_os_errors(write: Callable[[], Any]) -> Any:
     try:
         return write()
-    except RuntimeError as error:  # which is all that ArrayRecord raises
+    except RuntimeError as error:  # the only error of ArrayRecord
         raise OSError(str(error).splitlines()[0]) from error

@@ -1,4 +1,4 @@
-"""What a plan must know of every row of a data set: how large its picture is, and how many tokens its texts have."""
+"""Statistics of the rows of a data set, for plans: the size of the picture, and the number of tokens of the texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,9 +17,9 @@ class RowStats:
     """One number for each row.
 
     Attributes:
-        width: pixels of the source picture, or of the target where there is no source. So is `height`.
+        width: pixels of the source picture, or of the target if there is no source. So is `height`.
         texts: tokens of the longest wording.
-        blueprint: tokens of the blueprint; 0 where there is none.
+        blueprint: tokens of the blueprint; 0 without one.
     """
 
     width: Int[np.ndarray, " n"]
@@ -36,7 +36,7 @@ COLUMNS = tuple(field.name for field in fields(RowStats))
 
 @runtime_checkable
 class Countable(Protocol):
-    """Rows that can be counted without decoding pictures."""
+    """Rows whose statistics need no decoded pictures."""
 
     def __len__(self) -> int: ...
 
@@ -46,7 +46,7 @@ class Countable(Protocol):
 
 
 def count(rows: Countable, tokenizer: ChatTokenizer | None, *, allowed: int = 0) -> RowStats:
-    """The numbers of all rows; without a tokenizer, texts have no tokens. A row that cannot be read gets zeros.
+    """The statistics of all rows; without a tokenizer, token counts are 0. A row that cannot be read gets zeros.
 
     Raises:
         InputError: more than `allowed` rows cannot be read; names the first.
@@ -54,34 +54,34 @@ def count(rows: Countable, tokenizer: ChatTokenizer | None, *, allowed: int = 0)
     sizes, texts, bad = list[tuple[int, int]](), list[Texts](), list[InputError]()
     for row in range(len(rows)):
         try:
-            size, said = rows.size(row), rows.row_texts(row)
+            size, row_texts = rows.size(row), rows.row_texts(row)
         except InputError as error:
             bad.append(error)
             if len(bad) > allowed:
-                said = f"More than {allowed} rows cannot be used. The first: {bad[0]}" if allowed else str(error)
-                raise InputError(said) from error
-            size, said = (0, 0), Texts(("",), None)
+                message = f"More than {allowed} rows cannot be used. The first: {bad[0]}" if allowed else str(error)
+                raise InputError(message) from error
+            size, row_texts = (0, 0), Texts(("",), None)
         sizes.append(size)
-        texts.append(said)
+        texts.append(row_texts)
     columns = np.array(sizes, np.int32).reshape(-1, 2).T, token_counts(texts, tokenizer).T
     return RowStats(*np.concatenate(columns))
 
 
 def token_counts(rows: Sequence[Texts], tokenizer: ChatTokenizer | None) -> Int[np.ndarray, "n 2"]:
-    """The columns `texts` and `blueprint` of `RowStats`: at most so many tokens does each text add to a turn."""
+    """The columns `texts` and `blueprint` of `RowStats`: the most tokens that each text adds to a turn."""
     if tokenizer is None:
         return np.zeros((len(rows), 2), np.int32)
-    texts = _added({text for row in rows for text in row.texts}, tokenizer, joined=True)
-    blueprints = _added({row.blueprint or "" for row in rows}, tokenizer, joined=False)  # only ever after a picture
+    texts = _tokens_added({text for row in rows for text in row.texts}, tokenizer, joined=True)
+    blueprints = _tokens_added({row.blueprint or "" for row in rows}, tokenizer, joined=False)  # always after a picture
     counts = [(max(texts[text] for text in row.texts), blueprints[row.blueprint or ""]) for row in rows]
     return np.array(counts, np.int32).reshape(-1, 2)
 
 
-def _added(texts: set[str], tokenizer: ChatTokenizer, *, joined: bool) -> dict[str, int]:
-    """The tokens of each text after a picture, or, if more, joined to the header itself."""
+def _tokens_added(texts: set[str], tokenizer: ChatTokenizer, *, joined: bool) -> dict[str, int]:
+    """The tokens of each text after a picture; if `joined`, also directly after the header, and the larger number counts."""
     alone = dict(zip(texts, tokenizer.lengths(list(texts)), strict=True))
     if not joined:
         return alone
-    (before,) = tokenizer.lengths([f"{USER_HEADER}a"])
-    both = tokenizer.lengths([USER_HEADER + text for text in alone])
-    return {text: max(count, longer - before + 1) for (text, count), longer in zip(alone.items(), both, strict=True)}
+    (header,) = tokenizer.lengths([f"{USER_HEADER}a"])
+    with_header = tokenizer.lengths([USER_HEADER + text for text in alone])
+    return {text: max(count, longer - header + 1) for (text, count), longer in zip(alone.items(), with_header, strict=True)}

@@ -1,4 +1,4 @@
-"""Examples without data: random pictures and words, so that any config runs on a bare machine (the first run of every team)."""
+"""Synthetic examples: random pictures and words, so that any config runs without data."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ WORDS = ("make", "the", "cat", "dog", "sky", "heart", "small", "large", "red", "
 
 @dataclass(frozen=True)
 class Synthetic:
-    """A sequence of examples, each a function of its index: to paint `side` x `side` pixels from a text, and for edits from a source.
+    """Examples of `side` x `side` pixels, each a function of its index.
 
-    The target is the source with a random tint. The texts say nothing of it: what can be learned is the source, not the edit.
+    The target is the source with a random tint. The texts do not describe it, so a model can learn the source, not the edit.
     """
 
     kind: Kind
@@ -31,7 +31,7 @@ class Synthetic:
         return ["synthetic"] * len(self)
 
     def stats(self, tokenizer: ChatTokenizer | None) -> RowStats | None:
-        return None  # nobody counted them
+        return None  # not counted
 
     def row_texts(self, index: int) -> Texts:
         rng = self._rng(index, words=True)
@@ -47,8 +47,10 @@ class Synthetic:
         source = Image.fromarray(coarse).resize((self.side, self.side), Image.Resampling.BICUBIC)
         tint = Image.new("RGB", source.size, tuple(int(level) for level in rng.integers(0, 256, 3)))
         target = Image.blend(source, tint, 0.5)
-        said = self.row_texts(index)
-        return Example(source if self.kind == "edit" else None, target, "synthetic", said.texts, said.blueprint, f"synthetic/{index}")
+        row_texts = self.row_texts(index)
+        return Example(
+            source if self.kind == "edit" else None, target, "synthetic", row_texts.texts, row_texts.blueprint, f"synthetic/{index}"
+        )
 
     def _rng(self, index: int, *, words: bool) -> np.random.Generator:
         return np.random.default_rng((index, self.kind == "edit", words))

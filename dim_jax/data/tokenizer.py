@@ -1,4 +1,4 @@
-"""A byte-level BPE of our own, for encoders that start from nothing: Qwen's special tokens and template, a small vocabulary."""
+"""Trains a byte-level BPE for encoders that are trained from scratch: a small vocabulary, with Qwen's special tokens and template."""
 
 import json
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ TOKENIZER = Kind("tokenizer", lambda folder: (folder / "tokenizer.json").is_file
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: AnyPath) -> None:
-    """Write the tokenizer of `texts` to a folder, instead of one that is there, `vocabulary` ids at most, the special tokens last.
+    """Train a tokenizer on `texts` and write it to a folder, in place of one that is there. At most `vocabulary` ids, special tokens last.
 
     Byte pairs as in Sennrich et al. (arXiv 1508.07909), over bytes: no text is unknown, and every text comes back as it was.
 
     Raises:
-        InputError: the folder is there and holds something else, or the disk is full.
+        InputError: the folder exists and has something else in it, or the disk is full.
     """
     added = (*SPECIALS, VIDEO_PAD)
     tokenizer = Tokenizer(models.BPE())

@@ -1,4 +1,4 @@
-"""The life of a process that loads data: as long as the run that started it, no shorter and no longer."""
+"""Worker processes that load data: they ignore signals, and end with the run that started them."""
 
 import multiprocessing
 import os
@@ -11,9 +11,9 @@ from typing import Any
 
 
 @contextmanager
-def process_pool(workers: int, begin: Callable[..., None] | None = None, *options: Any) -> Iterator[ProcessPoolExecutor]:
-    """Processes that each call `begin(*options)` first; where anything goes wrong, nothing new is begun."""
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin, options)) as pool:
+def process_pool(workers: int, initializer: Callable[..., None] | None = None, *arguments: Any) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that first call `initializer(*arguments)`; after an error, waiting tasks are cancelled."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _initialize, (initializer, arguments)) as pool:
         try:
             yield pool
         except BaseException:
@@ -21,17 +21,17 @@ def process_pool(workers: int, begin: Callable[..., None] | None = None, *option
             raise
 
 
-def _begin(begin: Callable[..., None] | None, options: tuple[Any, ...]) -> None:
-    live_as_long_as_the_run(0, 0)
-    if begin is not None:
-        begin(*options)
+def _initialize(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    exit_with_parent(0, 0)
+    if initializer is not None:
+        initializer(*arguments)
 
 
-def live_as_long_as_the_run(worker: int, workers: int) -> None:
+def exit_with_parent(worker: int, workers: int) -> None:
     """Called in a new worker process, with its number and how many there are.
 
-    A signal that goes to all processes of a job is for the run to answer: it needs its data until it has saved. A run that is killed
-    cannot end its workers, so they watch it.
+    Signals that go to all processes of a job are ignored, since the run needs data until it has saved. A killed run cannot end its
+    workers, so they wait for its end.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from dim_jax import checkpoint, processes
 from dim_jax.config import Config
 from dim_jax.data.example import Example
-from dim_jax.data.pipeline import MixtureComponent, evenly, evenly_spaced_examples
+from dim_jax.data.pipeline import MixtureComponent, evenly_spaced, evenly_spaced_examples
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
 from dim_jax.sharding import MESH_AXES, Sharding
@@ -131,7 +131,7 @@ def make_tokenizer(
 def _texts(parts: Sequence[MixtureComponent]) -> Iterator[str]:
     """The texts of each part."""
     for part in parts:
-        for row in evenly(len(part.source), READ):
+        for row in evenly_spaced(len(part.source), READ):
             with suppress(InputError):  # a row that cannot be used is said, and counted, where it is needed
                 told = part.source.row_texts(row)
                 yield from (*told.texts, told.blueprint or "")

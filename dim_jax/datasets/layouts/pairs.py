@@ -192,7 +192,7 @@ class Pairs(Sequence[Example]):
 
 
 def _records(path: AnyPath) -> Records:
-    return Records(path, made_by="Give a folder that `dim build-data` made.", mend="Build the data set again.")
+    return Records(path, missing="Give a folder that `dim build-data` made.", damaged="Build the data set again.")
 
 
 def _read_rows(path: AnyPath) -> list[dict]:
