@@ -50,7 +50,7 @@ def of_a_kind(folder: Path) -> dict[str, tuple[str, str]]:
     return {
         "fifo": ("fifo", "not an ordinary file"), "socket": ("socket", "cannot be read"), "folder": ("image", "it is a folder"),
         "below a file": (f"{TABLE}/a.png", "there is no"), "long": ("x" * 300, "there is no"), "loop": ("loop", "cannot be read"),
-        "gone": ("gone", "there is no"), "EIO": ("memory", "out of"), "absolute": ("/proc/self/mem", "not a path within"),
+        "gone": ("gone", "there is no"), "EIO": ("memory", "outside of"), "absolute": ("/proc/self/mem", "not a path within"),
         "up": ("../outside.png", "not a path within"), "up in the middle": ("image/../../outside.png", "not a path within"),
         "by a link": ("out/outside.png", "is a link to"), "backslashes": ("..\\outside.png", "not a path within"),
         "drive": ("C:\\outside.png", "not a path within"), "NUL": ("image/0.png\0", "not a path within"),

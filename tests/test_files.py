@@ -290,7 +290,7 @@ def test_code_in_a_pickle_is_never_run(tmp_path, plain):
 def test_pth_files_that_are_no_dictionary_of_tensors_are_refused(tmp_path):
     cases = {
         "list": ([torch.zeros(2)], "found list"),
-        "number": ({"a": torch.zeros(2), "b": 3}, r"no tensors: b \(int\)"),
+        "number": ({"a": torch.zeros(2), "b": 3}, r"not tensors: b \(int\)"),
         "integers": ({"a": torch.zeros(2, dtype=torch.int64)}, r"a \(torch.int64\)"),
         "empty": ({}, "dictionary of tensors is expected"),
     }

@@ -33,7 +33,7 @@ def full(source: str, target: str) -> None:
 
 def again(path: epath.Path) -> str:
     """What another process would read."""
-    module._kept.cache_clear()
+    module._cached_copy.cache_clear()
     return cached_path(path).read_text()
 
 

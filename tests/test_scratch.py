@@ -116,12 +116,12 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_live_one_writes_is_not(
             writing = {path for path in set(tmp_path.iterdir()) - kept if path.suffix != ".lock"}
             assert len(writing) == 2
             for look in (partial(new_file, tmp_path / "other"), partial(new_folder, tmp_path / "more")):
-                folders._remove_left.cache_clear()  # as in a process of its own
+                folders._remove_stale.cache_clear()  # as in a process of its own
                 with look():
                     assert writing < set(tmp_path.iterdir())
         finally:
             run.kill()
-    folders._remove_left.cache_clear()
+    folders._remove_stale.cache_clear()
     with new_file(tmp_path / "a") as scratch:
         scratch.write_text("whole")
     (tmp_path / ".b.lock").unlink()  # the file of its lock, which holds nobody: whoever writes b takes it over
