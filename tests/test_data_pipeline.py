@@ -248,7 +248,7 @@ def test_a_source_of_which_nothing_can_be_used():
             raise InputError("line 1: is broken.")
 
     part = MixtureComponent("caption:nothing", "caption", Nothing("caption", 32), {0: 1.0})
-    with pytest.raises(InputError, match=r"100 rows in a row cannot be used\. The last: line 1: is broken"):
+    with pytest.raises(InputError, match=r"100 rows one after the other cannot be used\. The last: line 1: is broken"):
         loader(PictureReader(SQUARE), [part], substitute=True)(0)
 
 

@@ -199,7 +199,7 @@ def test_what_is_refused(place, tmp_path, monkeypatch):
 
 def test_what_is_no_prepared_data_set(place, tmp_path):
     for source, message in (
-        (place / "dim_edit", r"dim_edit: is not a prepared data set. Make one of it \(dim prepare .*dim_edit OUT\), and give that"),
+        (place / "dim_edit", r"dim_edit: is not a prepared data set. Prepare it \(dim prepare .*dim_edit OUT\), and give OUT"),
         (tmp_path / "none", "none: there is no such data set"),
     ):
         with pytest.raises(InputError, match=message):
