@@ -5,6 +5,8 @@ Values marked (paper) are Draw-In-Mind's, arXiv 2509.01986; the others are ours.
 
 from ml_collections import ConfigDict
 
+from dim_jax.sharding import RULES
+
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
@@ -75,13 +77,7 @@ def get_config() -> ConfigDict:
     config.sharding.data = 1  # copies of the parameters; with fsdp, what the rows of a batch are spread over
     config.sharding.fsdp = 1  # parts that every parameter is cut into and gathered from; the full-size model: up to 64
     config.sharding.tensor = 1  # parts that the work of a layer is cut into; the full-size model: 1 or 2
-    config.sharding.rules = ConfigDict()  # logical axis (dim_jax/sharding.py) -> the mesh axis that cuts it; "": none
-    for axis in ("width", "channels"):
-        config.sharding.rules[axis] = "fsdp"
-    for axis in ("mlp", "vocabulary", "text_heads", "kv_heads", "vision_heads", "linear_heads", "cross_heads"):
-        config.sharding.rules[axis] = "tensor"
-    for axis in ("layers", "small", "taps", "inputs", "outputs", "latents", "modulation", "positions"):
-        config.sharding.rules[axis] = ""
+    config.sharding.rules = ConfigDict(RULES)  # logical axis -> the mesh axis that cuts it (dim_jax/sharding.py); "": none
 
     config.train = ConfigDict()
     config.train.steps = 100_000

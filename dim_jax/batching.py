@@ -50,13 +50,22 @@ class Batch(NamedTuple):
         return found + found[-1:] * (self.rows - len(found))
 
 
-def batches(kinds: Sequence[Hashable], batch_size: int) -> list[Batch]:
-    """Batches of up to `batch_size` items of one kind, all of a kind with the same number of rows."""
+def batches(kinds: Sequence[Hashable], batch_size: int, devices: int = 1) -> list[Batch]:
+    """Batches of up to `batch_size` items of one kind, all of a kind with the same number of rows.
+
+    Over several `devices` they have as many rows each: the batch size and a smaller number of items are rounded up to a multiple. But one
+    item stays one row, for filling it up would make nothing faster.
+    """
+    batch_size = _multiple(batch_size, devices)
     groups: dict[Hashable, list[int]] = {}
     for i, kind in enumerate(kinds):
         groups.setdefault(kind, []).append(i)
     found = []
     for group in groups.values():
-        rows = min(batch_size, len(group))
+        rows = 1 if len(group) == 1 else _multiple(min(batch_size, len(group)), devices)
         found += [Batch(group[i : i + rows], rows) for i in range(0, len(group), rows)]
     return found
+
+
+def _multiple(number: int, of: int) -> int:
+    return -(-number // of) * of

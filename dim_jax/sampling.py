@@ -1,18 +1,20 @@
 """A model that paints: its compiled steps, its batches, its null condition. The pipelines and the training sheets call it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from dim_jax.batching import Request, Source, batches
+from dim_jax.batching import Batch, Request, Source, batches
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pictures import autoencoder_pixels, to_picture
 from dim_jax.data.processor import Processor
@@ -23,6 +25,7 @@ from dim_jax.models.precision import compute_dtype
 from dim_jax.models.sana import Condition
 from dim_jax.processes import to_host
 from dim_jax.settings import PromptMode, Settings, check_prompt, read_prompt_mode, read_settings
+from dim_jax.sharding import Sharding
 from dim_jax.storage.paths import AnyPath
 from dim_jax.weights.loading import check_edits, load_module, open_dim
 
@@ -44,38 +47,79 @@ class Sampler:
     """A model, its processor, the settings that it is meant to paint with, and its compiled steps. One painter serves both pipelines."""
 
     def __init__(
-        self, dim: Dim, processor: Processor, name: str = "model", settings: Settings | None = None, prompt_mode: PromptMode = "prompt"
+        self,
+        dim: Dim,
+        processor: Processor,
+        name: str = "model",
+        settings: Settings | None = None,
+        prompt_mode: PromptMode = "prompt",
+        sharding: Sharding | None = None,
     ):
-        """`prompt_mode`: what the encoder writes blueprints from, for a designer that shares it."""
+        """`prompt_mode`: what the encoder writes blueprints from, for a designer that shares it. `sharding`: the mesh that the parameters
+        of `dim` are on, whose devices share the rows of a batch."""
         self.dim, self.processor, self.name, self.settings = dim, processor, name, settings or Settings()
         self.prompt_mode: PromptMode = prompt_mode
+        self.sharding = sharding
         self._null: dict[int, Condition] = {}
-        self._condition = jax.jit(_condition, static_argnums=2)
-        self._null_row = jax.jit(_null_row, static_argnums=1)
-        self._encode = jax.jit(lambda dim, pixels: dim.autoencoder.encode(pixels))
-        self._decode = jax.jit(lambda dim, latents: dim.autoencoder.decode(latents))
-        self._paint = jax.jit(Dim.paint, static_argnames=("size", *SCHEDULE))
+        self._condition = self._compiled(_condition, static_argnums=2)
+        self._null_row = self._compiled(_null_row, static_argnums=1)
+        self._encode = self._compiled(_encode)
+        self._decode = self._compiled(_decode)
+        self._paint = self._compiled(_paint, static_argnames=("size", *SCHEDULE))
 
     @classmethod
     def from_pretrained(
-        cls, path: str | AnyPath, *, edits: bool = False, dtype: DTypeLike | None = None, tokenizer: str | AnyPath | None = None
+        cls,
+        path: str | AnyPath,
+        *,
+        edits: bool = False,
+        dtype: DTypeLike | None = None,
+        tokenizer: str | AnyPath | None = None,
+        mesh: Mesh | Mapping[str, int] | None = None,
     ) -> "Sampler":
         """The model of a checkpoint in any format that holds all of Draw-In-Mind, with the settings of its settings.json, if any.
 
-        `edits` asks for one that edits: another is refused before its weights are read. `dtype` is that of parameters and computation:
-        bfloat16 on accelerators, float32 on the CPU by default. `tokenizer` is a folder or hub id, used instead of the checkpoint's own.
+        Args:
+            path: a folder, a file or an address.
+            edits: ask for one that edits: another is refused before its weights are read.
+            dtype: of parameters and computation: bfloat16 on accelerators, float32 on the CPU by default.
+            tokenizer: a folder or hub id, used instead of the checkpoint's own.
+            mesh: the devices that paint together, as sizes of mesh axes such as {"data": 4} (-1: all that there are) or a mesh of
+                JAX's. The rows of a batch are spread over `data` and `fsdp`; parameters are copied over `data` and cut by `fsdp` and
+                `tensor`. None: one device.
 
         Raises:
-            InputError: the checkpoint or its settings.json is damaged or incomplete, or has parts that do not belong together; or there
-                is no tokenizer.
+            InputError: the checkpoint or its settings.json is damaged or incomplete, or has parts that do not belong together; there
+                is no tokenizer; or the mesh does not fit the devices or the model.
         """
         weights, config, processor = open_dim(path, tokenizer)
         settings, prompt_mode = read_settings(weights.settings), read_prompt_mode(weights.settings)
         if edits:
             check_edits(config.sana, path)
         chosen = compute_dtype(dtype)
-        dim = load_module(lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen)
-        return cls(dim, processor, str(path), settings, prompt_mode)
+        sharding = None if mesh is None else Sharding.for_painting(mesh, weights.config)
+        place = None if sharding is None else sharding.param_sharding
+        dim = load_module(lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen, place=place)
+        return cls(dim, processor, str(path), settings, prompt_mode, sharding)
+
+    def _compiled(self, function: Callable[..., Any], **options: Any) -> Any:
+        """`function` compiled, with the mesh set where `layers.shard_batch` looks for it."""
+
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self.sharding is None:
+                return function(*args, **kwargs)
+            with jax.sharding.use_abstract_mesh(self.sharding.mesh.abstract_mesh):
+                return function(*args, **kwargs)
+
+        return jax.jit(run, **options)
+
+    def _put(self, batch: Any) -> Any:
+        """A batch of arrays for the compiled steps."""
+        return batch if self.sharding is None else self.sharding.put(batch)
+
+    def _batches(self, kinds: Sequence[Hashable], settings: Settings) -> list[Batch]:
+        return batches(kinds, settings.batch_size, 1 if self.sharding is None else self.sharding.row_ways)
 
     @property
     def dtype(self) -> str:
@@ -95,7 +139,7 @@ class Sampler:
         columns = SpinnerColumn(), TextColumn("painting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, disable=not progress, transient=True) as bar:
             task = bar.add_task("painting", total=len(requests))
-            for batch in batches([request.kind for request in requests], settings.batch_size):
+            for batch in self._batches([request.kind for request in requests], settings):
                 filled = batch.fill(requests)
                 what = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {batch.rows}"
                 with enough_memory(what, REMEDY):
@@ -127,7 +171,7 @@ class Sampler:
             InputError: there is not enough memory.
         """
         with enough_memory(f"{self.name}: the autoencoder on {len(pictures)} pictures of {size[0]} x {size[1]}", REMEDY):
-            return self._encode(self.dim, np.stack([autoencoder_pixels(picture, size) for picture in pictures]))
+            return self._encode(self.dim, self._put(np.stack([autoencoder_pixels(picture, size) for picture in pictures])))
 
     def decode(self, latents: Float[Array | np.ndarray, "b h w c"]) -> list[Image.Image]:
         """Pictures of latents.
@@ -136,7 +180,7 @@ class Sampler:
             InputError: there is not enough memory.
         """
         with enough_memory(f"{self.name}: the autoencoder on {len(latents)} latents of {latents.shape[1]} x {latents.shape[2]}", REMEDY):
-            return [to_picture(one) for one in np.asarray(self._decode(self.dim, latents))]
+            return [to_picture(one) for one in np.asarray(to_host(self._decode(self.dim, self._put(latents))))]
 
     def reconstruct(self, pictures: Sequence[Image.Image], settings: Settings) -> list[Image.Image]:
         """What the autoencoder makes of pictures, each scaled and cropped to `settings.resolution` squared, `batch_size` at a time.
@@ -145,10 +189,8 @@ class Sampler:
             InputError: there is not enough memory.
         """
         size, found = (settings.resolution, settings.resolution), []
-        for start in range(0, len(pictures), settings.batch_size):
-            batch = list(pictures[start : start + settings.batch_size])
-            filled = batch + batch[-1:] * (settings.batch_size - len(batch))
-            found += self.decode(self.encode(filled, size))[: len(batch)]
+        for batch in self._batches([size] * len(pictures), settings):
+            found += self.decode(self.encode(batch.fill(pictures), size))[: len(batch.indices)]
         return found
 
     def _batch(self, requests: Sequence[Request], settings: Settings) -> Float[Array, "b h w c"]:
@@ -161,17 +203,14 @@ class Sampler:
         if guided and settings.negative_prompt is not None:
             negative, other = self._inputs([settings.negative_prompt] * len(requests), pictures, settings)
             length = max(length, other)
-        condition = self._condition(self.dim, inputs, length)
-        unconditional = None
-        if negative is not None:
-            unconditional = self._condition(self.dim, negative, length)
-        elif guided:
-            unconditional = self.null(length).broadcast(condition.mask)
+        condition = self._condition(self.dim, self._put(inputs), length)
+        null = self.null(length) if guided and negative is None else None
         factor = self.dim.config.autoencoder.factor
         return self._paint(
-            self.dim, condition, jnp.asarray([request.seed for request in requests]), size=(size[0] // factor, size[1] // factor),
-            source=self._source(sources, size), unconditional=unconditional, guidance_scale=jnp.float32(settings.guidance_scale),
-            image_guidance_scale=None if image_scale == 1 else jnp.float32(image_scale),
+            self.dim, condition, self._put(np.array([request.seed for request in requests], np.int32)), null=null,
+            size=(size[0] // factor, size[1] // factor), source=self._source(sources, size),
+            unconditional=None if negative is None else self._condition(self.dim, self._put(negative), length),
+            guidance_scale=np.float32(settings.guidance_scale), image_guidance_scale=None if image_scale == 1 else np.float32(image_scale),
             **{name: getattr(settings, name) for name in SCHEDULE},
         )  # fmt: skip
 
@@ -179,7 +218,7 @@ class Sampler:
         """What SANA sees beside the noise: latents as they are, or those of the pictures."""
         known = [source.latents for source in sources if source.latents is not None]
         if known:
-            return jnp.asarray(np.stack(known))
+            return jnp.asarray(self._put(np.stack(known)))
         return self.encode([source.picture for source in sources], size) if sources else None
 
     def _inputs(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], settings: Settings) -> tuple[EncoderInputs, int]:
@@ -204,3 +243,18 @@ def _condition(dim: Dim, inputs: EncoderInputs, length: int) -> Condition:
 
 def _null_row(dim: Dim, length: int) -> Condition:
     return dim.sana.null_condition(jnp.ones((1, length), bool))
+
+
+def _encode(dim: Dim, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b rows columns c"]:
+    return dim.autoencoder.encode(pixels)
+
+
+def _decode(dim: Dim, latents: Float[Array, "b rows columns c"]) -> Float[Array, "b h w 3"]:
+    return dim.autoencoder.decode(latents)
+
+
+def _paint(
+    dim: Dim, condition: Condition, seeds: Array, *, null: Condition | None, unconditional: Condition | None, **options: Any
+) -> Array:
+    """`Dim.paint`; `null` is a row that stands for all of `unconditional`."""
+    return dim.paint(condition, seeds, unconditional=null.broadcast(condition.mask) if null is not None else unconditional, **options)

@@ -1,4 +1,4 @@
-"""Which device holds what: one table path -> logical axes here, one rule set logical axis -> mesh axis in the config.
+"""Which device holds what: one table path -> logical axes here, one rule set logical axis -> mesh axis, in training the config's.
 
     sana.blocks.attn.qkv.kernel (20, 2240, 6720)
     table:  layers,  width,  linear_heads
@@ -28,6 +28,7 @@ from dim_jax.config import Config
 from dim_jax.data.inputs import BATCH_AXIS, EncoderInputs
 from dim_jax.errors import InputError
 from dim_jax.models.layers import BATCH_AXES
+from dim_jax.processes import make_global_array
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.table import Shape
 
@@ -106,6 +107,13 @@ ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("autoencoder.*.bias", _VECTOR),
 )
 
+# Logical axis -> the mesh axis that cuts it; "": none. What painting does, and the default of `config.sharding.rules`.
+RULES: Mapping[str, str] = {
+    **dict.fromkeys(("width", "channels"), "fsdp"),
+    **dict.fromkeys(("mlp", "vocabulary", "text_heads", "kv_heads", "vision_heads", "linear_heads", "cross_heads"), "tensor"),
+    **dict.fromkeys(("layers", "small", "taps", "inputs", "outputs", "latents", "modulation", "positions"), ""),
+}
+
 
 @cache
 def logical_axes(path: str) -> tuple[str, ...]:
@@ -138,8 +146,38 @@ class Sharding:
         """
         devices = jax.devices() if devices is None else list(devices)
         shape = validate_mesh(config, sizes, len(devices))
-        mesh = Mesh(_ordered(devices, *shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
-        return cls(mesh, config.sharding.rules.to_dict())
+        return cls(_auto_mesh(_ordered(devices, *shape.values())), config.sharding.rules.to_dict())
+
+    @classmethod
+    def for_painting(cls, mesh: Mesh | Mapping[str, int], sizes: ModelConfig) -> "Sharding":
+        """A model that paints on a mesh of JAX's, or on as many devices of this process as these sizes of mesh axes make: {"data": 4}.
+
+        Axes that are not named have size 1; one size may be -1, which is all devices that the others leave.
+
+        Raises:
+            InputError: an axis is unknown, there are not so many devices, or a parameter does not divide. Says what to do.
+        """
+        if unknown := sorted(set(mesh.axis_names if isinstance(mesh, Mesh) else mesh) - set(MESH_AXES)):
+            raise InputError(f"A mesh has no axis {', '.join(unknown)}. Axes are {', '.join(MESH_AXES[1:])}.")
+        if isinstance(mesh, Mesh):
+            order = [mesh.axis_names.index(axis) for axis in MESH_AXES if axis in mesh.axis_names]
+            devices = mesh.devices.transpose(order).reshape([mesh.shape.get(axis, 1) for axis in MESH_AXES])
+        else:
+            here = jax.local_devices()
+            said = ", ".join(f"{axis}={size}" for axis, size in mesh.items())
+            shape = _filled({axis: mesh.get(axis, 1) for axis in MESH_AXES}, len(here), said)
+            count = math.prod(shape.values())
+            if count > len(here):
+                raise InputError(f"{said} takes {count} devices, but this process has {len(here)}. Ask for fewer.")
+            devices = _ordered(here[:count], *shape.values())
+        found = cls(_auto_mesh(devices), RULES)
+        _check_divides(sizes, RULES, found.mesh.shape, lambda axis, fitting, logical: f"Take {axis}={fitting}, or a divisor of it.")
+        return found
+
+    @property
+    def row_ways(self) -> int:
+        """Over how many devices the rows of a batch are spread."""
+        return math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
 
     @property
     def replicated(self) -> NamedSharding:
@@ -182,11 +220,20 @@ class Sharding:
 
         return place
 
+    def put(self, batch: Any) -> Any:
+        """The arrays of a batch that this process has whole, on the devices: rows are spread where they divide, else all have all rows."""
+
+        def place(array: Any, where: NamedSharding) -> jax.Array:
+            where = where if array.shape[len(where.spec) - 1] % self.row_ways == 0 else self.replicated
+            return jax.device_put(array, where) if isinstance(array, jax.Array) else make_global_array(array, where)
+
+        return self.shard(batch, place)
+
     def shard(self, batch: Any, place: Callable[[Any, NamedSharding], Any]) -> Any:
         """The batch with `place(array, sharding)` for each array; its rows (pictures) are spread over slices, data and fsdp together."""
 
         def one(keys: Sequence[Any], array: Any) -> Any:
-            axis = LATER_AXES.get(keys[-1].name, 0)
+            axis = LATER_AXES.get(keys[-1].name, 0) if keys else 0
             spec = PartitionSpec(*(None,) * axis, BATCH_AXES)
             return place(array, NamedSharding(self.mesh, spec))
 
@@ -203,20 +250,13 @@ def validate_mesh(config: Config, sizes: ModelConfig, devices: int) -> dict[str,
     mesh = _mesh_shape(config, devices)
     rules = config.sharding.rules.to_dict()
     _check_rules(rules)
-    shapes = sizes.shapes()
-    for path, shape in shapes.items():
+    for path, shape in sizes.shapes().items():
         _check_axes(path, shape, rules)
-    for mesh_axis, ways in mesh.items():
-        cut = list(_cut(shapes, _heads(sizes), rules, mesh_axis))
-        fitting = math.gcd(*(number for *_, number in cut))
-        for path, axis, logical, number in cut:
-            if number % ways:
-                is_size = shapes[path][axis] == number
-                raise InputError(
-                    f"{path} {shapes[path]}: axis {axis} '{logical}' {f'= {number}' if is_size else f'holds {number} heads and'} does not "
-                    f"divide over '{mesh_axis}' = {ways}. Set config.sharding.{mesh_axis} to {fitting} or a divisor of it, or map "
-                    f"'{logical}' elsewhere in config.sharding.rules."
-                )
+
+    def remedy(axis: str, fitting: int, logical: str) -> str:
+        return f"Set config.sharding.{axis} to {fitting} or a divisor of it, or map '{logical}' elsewhere in config.sharding.rules."
+
+    _check_divides(sizes, rules, mesh, remedy)
     rows, over = config.data.batch_size, [mesh[axis] for axis in BATCH_AXES]
     if rows < 1:
         raise InputError(f"config.data.batch_size is {rows}: it must be at least 1.")
@@ -227,6 +267,26 @@ def validate_mesh(config: Config, sizes: ModelConfig, devices: int) -> dict[str,
             f"{math.gcd(rows, math.prod(over))} or a divisor of it."
         )
     return mesh
+
+
+def _check_divides(sizes: ModelConfig, rules: Mapping[str, str], mesh: Mapping[str, int], remedy: Callable[[str, int, str], str]) -> None:
+    """Every parameter divides over the mesh; `remedy(mesh axis, size that fits, logical axis)` says what to do where one does not."""
+    shapes = sizes.shapes()
+    for mesh_axis, ways in mesh.items():
+        cut = list(_cut(shapes, _heads(sizes), rules, mesh_axis))
+        fitting = math.gcd(*(number for *_, number in cut))
+        for path, axis, logical, number in cut:
+            if number % ways:
+                is_size = shapes[path][axis] == number
+                raise InputError(
+                    f"{path} {shapes[path]}: axis {axis} '{logical}' {f'= {number}' if is_size else f'holds {number} heads and'} does not "
+                    f"divide over '{mesh_axis}' = {ways}. {remedy(mesh_axis, fitting, logical)}"
+                )
+
+
+def _auto_mesh(devices: np.ndarray) -> Mesh:
+    """The devices, an axis of the array for each mesh axis, as a mesh over which the compiler spreads what is written for one device."""
+    return Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def _ordered(devices: Sequence[Any], slices: int, *within: int) -> np.ndarray:
@@ -252,13 +312,23 @@ def _ordered(devices: Sequence[Any], slices: int, *within: int) -> np.ndarray:
 def _mesh_shape(config: Config, devices: int) -> dict[str, int]:
     wanted = {axis: config.sharding[axis] for axis in MESH_AXES}
     said = "config.sharding: " + " x ".join(f"{axis} {size}" for axis, size in wanted.items())
+    shape = _filled(wanted, devices, said)
+    if math.prod(shape.values()) != devices:
+        raise InputError(f"{said} does not make the {devices} devices that are here. Set one of them to -1: all that the others leave.")
+    return shape
+
+
+def _filled(wanted: Mapping[str, int], devices: int, said: str) -> dict[str, int]:
+    """The sizes of a mesh with all that the others leave (at least 1) for one that is -1; `said` is how they were written.
+
+    Raises:
+        InputError: a size is below 1, or more than one are -1.
+    """
     rest = [axis for axis, size in wanted.items() if size == -1]
     known = math.prod(size for size in wanted.values() if size != -1)
     if len(rest) > 1 or any(size < 1 and size != -1 for size in wanted.values()):
         raise InputError(f"{said}: sizes are at least 1, and one of them may be -1, which is all that the others leave.")
-    if devices % known or (not rest and devices != known):
-        raise InputError(f"{said} does not make the {devices} devices that are here. Set one of them to -1: all that the others leave.")
-    return {axis: devices // known if axis in rest else size for axis, size in wanted.items()}
+    return {axis: max(1, devices // known) if axis in rest else size for axis, size in wanted.items()}
 
 
 def _check_rules(rules: Mapping[str, str]) -> None:

@@ -106,11 +106,24 @@ def test_generate(loaded):
         assert painted.size == (64, 64)
 
 
-def test_dtype(monkeypatch):
+def test_dtype_and_devices(monkeypatch):
     loads, shared = [], painter()
     monkeypatch.setattr(Sampler, "from_pretrained", lambda path, **options: loads.append(options) or shared)
     assert dim(*edit(*QUICKLY, "--dtype", "float32", "--tokenizer", "T"))[0] == 0
-    assert loads == [{"edits": True, "dtype": "float32", "tokenizer": "T"}]
+    assert dim(*edit(*QUICKLY, "--devices", "data=2,fsdp=-1", "--overwrite"))[0] == 0
+    assert dim(*generate(*QUICKLY, "--devices", "all", "--overwrite"))[0] == 0
+    assert loads == [
+        {"edits": True, "dtype": "float32", "tokenizer": "T", "mesh": None},
+        {"edits": True, "dtype": None, "tokenizer": None, "mesh": {"data": 2, "fsdp": -1}},
+        {"dtype": None, "tokenizer": None, "mesh": {"data": -1}},
+    ]
+
+
+@pytest.mark.parametrize("devices", ["two", "data=", "data=2,fsdp", "data=2,data=2", "1.5"])
+def test_devices_that_cannot_be(devices):
+    code, said = dim(*edit("--devices", devices))
+    assert code == 2
+    assert f"{devices}: write a number, all, or AXIS=N,... such as data=2,fsdp=2." in said
 
 
 def test_convert_there_and_back():

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 
-from dim_jax.models import fused
+from dim_jax.models import fused, layers
 from tests.started import with_devices
 
 ROOT = Path(__file__).parents[1]
@@ -70,20 +71,40 @@ def test_tokens_without_a_positive_key_give_zeros():
         np.testing.assert_array_equal(linear_attention(how, *arguments), 0)
 
 
+def test_the_kernel_is_chosen_by_the_devices_that_the_program_is_for(monkeypatch):
+    """A step may be compiled for machines that are not here, and a model may be on the CPU beside a GPU."""
+    half, axes = jnp.zeros((2, 3), jnp.bfloat16), (*layers.BATCH_AXES, "tensor")
+    gpu = AbstractMesh((1, 1, 2, 1), axes, abstract_device=AbstractDevice("NVIDIA", 132, "gpu"))
+    cut = AbstractMesh((1, 1, 1, 2), axes, abstract_device=AbstractDevice("NVIDIA", 132, "gpu"))
+    cpu = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), axes).abstract_mesh
+    for mesh, chosen in ((gpu, "triton"), (cut, "xla"), (cpu, "xla")):
+        with jax.sharding.use_abstract_mesh(mesh):
+            assert fused._choose(half) == chosen
+            assert fused._choose(half.astype(jnp.float32)) == "xla"
+    assert fused._choose(half) == "xla"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert fused._choose(half) == "triton"
+    with jax.sharding.use_abstract_mesh(cpu):
+        assert fused._choose(half) == "xla"
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert fused._choose(half) == "xla"
+
+
 ON_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from tests.test_fused import CASES
 from dim_jax.models.layers import BATCH_AXES
-for operation, arguments in (CASES[0], CASES[4]):
-    arguments = jnp.concatenate([arguments[0]] * 4), *arguments[1:]  # 8 rows
+for (operation, arguments), copies in ((CASES[0], 4), (CASES[4], 4), (CASES[4], 1)):
+    arguments = jnp.concatenate([arguments[0]] * copies), *arguments[1:]  # 8 rows, or 2, which all devices compute
     gradients = lambda *a: jax.grad(lambda *a: (operation("interpret", *a) ** 2).sum(), tuple(range(len(a))))(*a)
     expected = jax.jit(gradients)(*arguments)
     mesh = Mesh(np.array(jax.devices()).reshape(1, 2, 4, 1), (*BATCH_AXES, "tensor"), axis_types=(AxisType.Auto,) * 4)
-    spread = jax.device_put(arguments[0], NamedSharding(mesh, P(BATCH_AXES)))
+    spread = jax.device_put(arguments[0], NamedSharding(mesh, P(BATCH_AXES) if copies == 4 else P()))
     with jax.set_mesh(mesh):
         found = jax.jit(gradients)(spread, *arguments[1:])
-    assert len(found[0].sharding.device_set) == 8 and not found[0].sharding.is_fully_replicated, found[0].sharding
+    assert len(found[0].sharding.device_set) == 8, found[0].sharding
+    assert found[0].sharding.is_fully_replicated == (copies == 1), found[0].sharding
     for one, other in zip(found, expected):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 print("equal")

@@ -35,6 +35,18 @@ class _Command(TyperCommand):
         return super().invoke(ctx)
 
 
+def mesh_sizes(text: str | None) -> dict[str, int] | None:
+    """Sizes of mesh axes from --devices: a number or "all" for the rows of a batch, or AXIS=N,...; None: one device."""
+    if text is None:
+        return None
+    words = f"data={-1 if text == 'all' else text}" if text == "all" or text.isdecimal() else text
+    pairs = [word.partition("=") for word in words.split(",")]
+    sizes = {axis: int(size) for axis, _, size in pairs if size.removeprefix("-").isdecimal()}
+    if len(sizes) < len(pairs):
+        raise typer.BadParameter(f"{text}: write a number, all, or AXIS=N,... such as data=2,fsdp=2.", param_hint="--devices")
+    return sizes
+
+
 def with_options(**shared: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator of commands: one that takes an argument `name` of a dataclass gets its fields as options after its own ones."""
 

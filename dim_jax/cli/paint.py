@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dim_jax.cli.options import with_options
+from dim_jax.cli.options import mesh_sizes, with_options
 from dim_jax.console import open_console
 
 AS_SAID = "Default: as the checkpoint says, else"
@@ -41,6 +41,14 @@ class ComputeDtype(StrEnum):
 Dtype = Annotated[
     ComputeDtype | None, typer.Option(help="tf32: float32 with fast products. Default: bfloat16 on accelerators, float32 on the CPU.")
 ]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|all|AXIS=N,...",
+        help="Devices that paint together: so many, or axes of a mesh: data (each has a picture or a branch of guidance), fsdp (that, and "
+        "a part of the weights), tensor (a part of every layer). Default: one.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 
 
@@ -68,8 +76,14 @@ class SamplingOptions:
     solver: Annotated[str | None, typer.Option(metavar="NAME", help=f"The sampler; a wrong name lists all. {AS_SAID} dpm++2m.")] = None
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")] = False
     dtype: Dtype = None
+    devices: Devices = None
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id of a tokenizer, instead of the checkpoint's own.")] = None
     overwrite: Overwrite = False
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How to load the checkpoint, as keywords of `from_pretrained`; refuses --devices that cannot be."""
+        return {"dtype": self.dtype, "tokenizer": self.tokenizer, "mesh": mesh_sizes(self.devices)}
 
     def changes(self, prompts: list[str], image_guidance: float | None = None) -> dict[str, Any]:
         """The settings that were named; refuses all that can be refused before a checkpoint is read."""
@@ -158,7 +172,7 @@ def edit(
     file = local(as_path(image))
     picture = open_picture(file)
     text = read_text(blueprint) if blueprint else prompts[0]
-    changes = how.changes([text, *prompts[1:]], image_guidance)
+    changes, loading = how.changes([text, *prompts[1:]], image_guidance), how.loading
     writer, given = None, text if blueprint else None
     if choice.kind not in ("none", "local"):  # before the painter is loaded, which takes longer
         writer = choice.open(base_url=base_url)
@@ -166,7 +180,7 @@ def edit(
     from dim_jax.pipeline import EditPipeline  # imports JAX, which takes seconds
     from dim_jax.session import EditSession
 
-    pipeline = EditPipeline.from_pretrained(named_or_bundled(how.checkpoint), dtype=how.dtype, tokenizer=how.tokenizer)
+    pipeline = EditPipeline.from_pretrained(named_or_bundled(how.checkpoint), **loading)
     settings = replace(pipeline.sampler.settings, **changes)
     if choice.kind == "local":
         from dim_jax.designer.local import LocalDesigner
@@ -203,10 +217,10 @@ def generate(
     from dim_jax import edit_result
 
     edit_result.check_output(output, overwrite=how.overwrite)
-    changes = how.changes([prompt])
+    changes, loading = how.changes([prompt]), how.loading
     from dim_jax.pipeline import GeneratePipeline
 
-    pipeline = GeneratePipeline.from_pretrained(named_or_bundled(how.checkpoint), dtype=how.dtype, tokenizer=how.tokenizer)
+    pipeline = GeneratePipeline.from_pretrained(named_or_bundled(how.checkpoint), **loading)
     settings = replace(pipeline.sampler.settings, **changes)
     paintings = pipeline([prompt], seeds=[how.seed], settings=settings, progress=console.is_terminal)
     paintings[0].save(output, overwrite=how.overwrite)

@@ -97,10 +97,11 @@ def sample(
     """Latents at sigma = 0. `callback(step, latents)` sees the latents before each step, in order.
 
     Without guidance, and in steps outside of [`guidance_start`, `guidance_stop`), fractions of all steps, `velocity` is called on the b
-    latents. With it, it is called once on 2 b latents, the first half unconditional,
-    and u + guidance_scale (c - u) guides (classifier-free guidance, arXiv 2207.12598). With an image guidance scale as well, it is
-    called once on 3 b latents, unconditional without a source, unconditional with it, and conditional, and
+    latents. With it, it is called once on 2 b latents, of each row an unconditional and a conditional branch in turn, and
+    u + guidance_scale (c - u) guides (classifier-free guidance, arXiv 2207.12598). With an image guidance scale as well, it is called
+    once on 3 b latents, of each row unconditional without a source, unconditional with it, and conditional, and
     u + image_guidance_scale (i - u) + guidance_scale (c - i) guides (InstructPix2Pix, arXiv 2211.09800, equation 3).
+    A row's branches are neighbours so that they are on one device where rows are spread over several.
 
     The data are recovered through the guided noise, (x - sigma noise) / (1 - sigma) with noise = x + (1 - sigma) velocity, as the
     published sampler does. x - sigma velocity is the same in real numbers, but at sigma = 0.9997 float32 rounds the two 1e-4 apart.
@@ -114,9 +115,10 @@ def sample(
     scales = [scale for scale in (image_guidance_scale, guidance_scale) if scale is not None]
 
     def evaluated_noise(scales: Sequence[Array | float], x: Array, sigma: Array, last: Array) -> Array:
-        copies = jnp.concatenate([x] * (1 + len(scales)))
+        copies = jnp.repeat(x, 1 + len(scales), axis=0)
         # From the branch that knows least to the one that knows most: each scale multiplies what the next one adds.
-        guided, *branches = jnp.split((1 - sigma) * velocity(copies, sigma) + copies, 1 + len(scales))
+        predicted = (1 - sigma) * velocity(copies, sigma) + copies
+        guided, *branches = jnp.unstack(predicted.reshape(len(x), 1 + len(scales), *x.shape[1:]), axis=1)
         known = guided
         for scale, branch in zip(scales, branches, strict=True):
             guided, known = guided + scale * (branch - known), branch

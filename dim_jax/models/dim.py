@@ -9,7 +9,6 @@ Source: Draw-In-Mind (arXiv 2509.01986). A checkpoint calls the parts `mllm`, `p
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -18,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dim_jax.data.inputs import EncoderInputs
 from dim_jax.diffusion import flow, sampler
 from dim_jax.errors import InputError
+from dim_jax.models import layers
 from dim_jax.models.connector import Connector, select_user_turn
 from dim_jax.models.dc_ae import DCAE, DCAEConfig
 from dim_jax.models.qwen import Qwen, QwenConfig
@@ -87,15 +87,17 @@ class Dim(nnx.Module):
         `guidance_start`, `guidance_stop` and `cache_interval` leave evaluations out (`sampler.evaluations`).
         An edit model without `source` latents paints from the text alone; `image_guidance_scale` is not used then.
         """
-        noise = sampler.noise(seeds, (*size, self.config.sana.latent_channels))
+        noise = layers.shard_batch(sampler.noise(seeds, (*size, self.config.sana.latent_channels)))
         scale = image_scale = None
         conditional = self._velocity(condition, source)
         if unconditional is not None:
-            scale, condition = guidance_scale, unconditional + condition
-            source = None if source is None else jnp.concatenate([source, source])
-        if unconditional is not None and source is not None and image_guidance_scale is not None:
-            image_scale, condition = image_guidance_scale, unconditional + condition
-            source = jnp.concatenate([jnp.zeros_like(noise), source])
+            scale, conditions = guidance_scale, [unconditional, condition]
+            if source is not None:
+                sources = [source, source]
+                if image_guidance_scale is not None:
+                    image_scale, conditions, sources = image_guidance_scale, [unconditional, *conditions], [jnp.zeros_like(noise), *sources]
+                source = layers.interleave(*sources)
+            condition = conditions[0].interleave(*conditions[1:])
         guided = self._velocity(condition, source)
         return sampler.sample(
             lambda x, sigma: (conditional if len(x) == len(noise) else guided)(x, sigma), noise, num_steps=num_steps,
@@ -105,5 +107,5 @@ class Dim(nnx.Module):
 
     def _velocity(self, condition: Condition, source: Float[Array, "b h w c"] | None) -> sampler.Velocity:
         """The velocity of as many latents as `condition` and `source` have rows."""
-        unrolled = self.sana.unroll(condition) if jax.default_backend() == "gpu" else None
+        unrolled = self.sana.unroll(condition) if layers.platform() == "gpu" else None
         return lambda x, sigma: self.sana(x, jnp.full(len(x), flow.model_timestep(sigma)), condition, source, unrolled=unrolled)

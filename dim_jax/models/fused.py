@@ -80,12 +80,12 @@ def _choose(x: Array) -> Implementation:
     mesh = jax.sharding.get_abstract_mesh()
     alone = all(size == 1 or axis in layers.BATCH_AXES for axis, size in mesh.shape.items())
     half = x.dtype in (jnp.bfloat16, jnp.float16)
-    return "triton" if half and alone and gated_conv_kernel is not None and jax.default_backend() == "gpu" else "xla"
+    return "triton" if half and alone and gated_conv_kernel is not None and layers.platform() == "gpu" else "xla"
 
 
 def _on_rows(run: Callable[..., Array], x: Array, *weights: Array) -> Array:
-    """`run(x, *weights)`, by every device on its own rows of x; the compiler cannot cut a kernel by itself."""
+    """`run(x, *weights)`, by every device on its own rows of x, or on all where they do not divide; the compiler cuts no kernel."""
     if jax.sharding.get_abstract_mesh().size <= 1:
         return run(x, *weights)
-    rows = PartitionSpec(layers.BATCH_AXES)
+    rows = layers.batch_spec(len(x)) or PartitionSpec()
     return jax.shard_map(run, in_specs=(rows, *(PartitionSpec() for _ in weights)), out_specs=rows, check_vma=False)(x, *weights)

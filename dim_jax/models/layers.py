@@ -3,6 +3,7 @@
 Parameters are created in float32; `dtype` is the dtype that a layer computes in.
 """
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 Layer = TypeVar("Layer", bound=nnx.Module)
 
@@ -72,15 +73,34 @@ def scan(
     return jax.lax.scan(body, carry, (state, xs))
 
 
-def shard_batch(x: Float[Array, "b *rest"]) -> Float[Array, "b *rest"]:
-    """`x` with its first axis (rows or pictures of a batch) over the axes BATCH_AXES of the mesh that is set; as it is where none is.
+def platform() -> str:
+    """What the traced program is for: "cpu", "gpu" or "tpu". That of the mesh that is set, else of the default device."""
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    return device if isinstance(device, str) else getattr(device, "platform", jax.default_backend())
+
+
+def batch_spec(rows: int) -> PartitionSpec | None:
+    """How so many rows (or pictures) of a batch are spread over the mesh that is set; None where none is, or where they do not divide."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not set(BATCH_AXES) <= set(mesh.axis_names) or rows % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+        return None
+    return PartitionSpec(BATCH_AXES)
+
+
+def shard_batch(x: Shaped[Array, "..."], axis: int = 0) -> Shaped[Array, "..."]:
+    """`x` with the axis of its rows (or pictures) over the axes BATCH_AXES of the mesh that is set; as it is where they are not spread.
 
     Said of what goes from layer to layer. Without it the compiler, which sees rows and the parameters' widths cut by the same mesh axis,
     may as well cut activations by width, and every device computes the whole batch.
     """
-    if not set(BATCH_AXES) <= set(jax.sharding.get_abstract_mesh().axis_names):
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+    spec = batch_spec(x.shape[axis])
+    return x if spec is None else jax.lax.with_sharding_constraint(x, PartitionSpec(*(None,) * axis, *spec))
+
+
+def interleave(*arrays: Shaped[Array, "..."], axis: int = 0) -> Shaped[Array, "..."]:
+    """The rows of arrays of one shape by turns, the first of each, then the second of each: what belongs to a row stays on its device."""
+    x = jnp.stack(arrays, axis + 1)
+    return shard_batch(x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :]), axis)
 
 
 class DepthwiseConv(nnx.Module):
@@ -139,7 +159,7 @@ def attention(
     On a GPU in half precision the flash kernel of cuDNN runs, elsewhere blocks of queries, so that memory is linear in t.
     """
     t, s = q.shape[1], k.shape[1]
-    if t > 1 and q.dtype in (jnp.bfloat16, jnp.float16) and jax.default_backend() == "gpu":
+    if t > 1 and q.dtype in (jnp.bfloat16, jnp.float16) and platform() == "gpu":
         return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, is_causal=causal, implementation="cudnn")
     counts = None if lengths is None else (jnp.arange(s) < lengths[:, None])[:, None, None]
 

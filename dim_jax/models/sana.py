@@ -53,10 +53,11 @@ class Condition:
         keys, values = (jnp.broadcast_to(x, (x.shape[0], len(mask), *x.shape[2:])) for x in (self.keys, self.values))
         return Condition(keys, values, mask)
 
-    def __add__(self, other: "Condition") -> "Condition":
-        """Both batches as one, `self` first."""
-        join = jnp.concatenate
-        return Condition(join([self.keys, other.keys], 1), join([self.values, other.values], 1), join([self.mask, other.mask], 0))
+    def interleave(self, *others: "Condition") -> "Condition":
+        """Several batches as one, their rows by turns: the first of each, then the second of each."""
+        parts = (self, *others)
+        keys, values = (layers.interleave(*arrays, axis=1) for arrays in zip(*((part.keys, part.values) for part in parts), strict=True))
+        return Condition(keys, values, layers.interleave(*(part.mask for part in parts)))
 
 
 @jax.tree_util.register_dataclass

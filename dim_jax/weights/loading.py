@@ -65,17 +65,29 @@ def check_edits(sana: SanaConfig, name: str | AnyPath) -> None:
         raise InputError(f"{name} paints from text only (its SANA has no source channels). Use `dim generate`, or an edit checkpoint.")
 
 
-def load_module(make: Callable[[nnx.Rngs], Module], weights: Weights, dtype: np.dtype, part: str = "") -> Module:
+def load_module(
+    make: Callable[[nnx.Rngs], Module],
+    weights: Weights,
+    dtype: np.dtype,
+    part: str = "",
+    place: Callable[[str], jax.sharding.Sharding] | None = None,
+) -> Module:
     """The module that `make` makes, with the parameters of a checkpoint, or of its `part` ("encoder"), in `dtype`.
+
+    Each is read once, directly to where `place(its path in the checkpoint)` says; None: to the default device.
 
     Raises:
         InputError: the checkpoint is damaged, or there is not enough memory.
     """
     module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     prefix = f"{part}." if part else ""
-    names = [path for path in weights.parameters if path.startswith(prefix)]
-    with enough_memory(f"{weights.where}: loading it as {dtype.name}", "Take --dtype bfloat16, or a device with more."):
-        tensors = {path.removeprefix(prefix): jnp.asarray(tensor, dtype) for path, tensor in weights.stream(names)}
+    stream = weights.stream([path for path in weights.parameters if path.startswith(prefix)])
+    remedy = "Take --dtype bfloat16, a device with more, or cut it over several (--devices fsdp=2)."
+    with enough_memory(f"{weights.where}: loading it as {dtype.name}", remedy):
+        tensors = {
+            path.removeprefix(prefix): jnp.asarray(tensor, dtype) if place is None else make_global_array(tensor, place(path), dtype)
+            for path, tensor in stream
+        }
     return with_parameters(module, tensors)
 
 

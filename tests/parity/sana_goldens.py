@@ -184,8 +184,8 @@ _SEEN: list[np.ndarray] = []  # the latents before each step of the run that rec
 @partial(jax.jit, static_argnames=("num_steps", "guidance_scale", "flow_shift", "record"))
 def sampled(sana: model.Sana, noise, condition, mask, source, num_steps, guidance_scale, flow_shift, record=False):
     """Latents by DPM-Solver++ 2M, guided by the learned null condition."""
-    encoded = sana.null_condition(mask) + sana.encode_condition(condition, mask)
-    doubled = None if source is None else jnp.concatenate([source, source])
+    encoded = sana.null_condition(mask).interleave(sana.encode_condition(condition, mask))
+    doubled = None if source is None else jnp.repeat(source, 2, axis=0)
 
     def velocity(x, sigma):
         return sana(x, jnp.full(len(x), flow.model_timestep(sigma)), encoded, doubled)
