@@ -1,6 +1,5 @@
 """Our side of `speed.py`."""
 
-import math
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -11,22 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import SingleDeviceSharding
 
 from benchmarks import speed_cases as cases
 from benchmarks.speed_cases import GIB, measure, report
-from dim_jax.config import read_config
+from dim_jax.config import Config, read_config
 from dim_jax.data.batches import CachedBatch, PaintBatch
 from dim_jax.data.cache import store
-from dim_jax.models.dim import Dim
+from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.processes import make_global_array
 from dim_jax.sampling import LENGTHS
 from dim_jax.sharding import Sharding
 from dim_jax.train import make_train_step
-from dim_jax.training.objectives import make_objective
+from dim_jax.training.objectives import dim_config, make_objective
 from dim_jax.training.state import abstract_frozen, abstract_state, init_state
 from dim_jax.weights.model_config import ModelConfig
 
+PARTS_OF_TRAINING = ("cached", "online")
+POOL = 2**20 - 3  # random numbers that all parameters are made of: not a power of two, or the rows of a matrix would be the same
 PARTS = ("encoder", "condition keys", "source latents", "sampler", "picture")
 
 
@@ -38,7 +40,7 @@ def main(args: Namespace) -> None:
 def edit(args: Namespace, dtype: Any) -> None:
     """An edit part by part, each a compiled program, and all of them one after the other."""
     config = cases.dim_config(args.size)
-    dim: Any = _random(nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0))), dtype)
+    dim: Any = random_dim(config, dtype)
     found = cases.turns(config, args.side, args.batch, args.text_tokens)
     inputs = jax.tree.map(jnp.asarray, cases.padded(config, found))
     length = min(length for length in (*LENGTHS, config.sana.condition_length) if length >= found.user[0].sum())
@@ -74,7 +76,7 @@ def edit(args: Namespace, dtype: Any) -> None:
     if not bool(jnp.isfinite(whole(compile_and_measure)).all()):
         raise SystemExit("The picture has values that are not finite: the times would mean nothing.")
     times, _ = measure(lambda: whole(lambda part, *arguments: programs[part](*arguments)), jax.block_until_ready, args.repeats)
-    report(args, "dim_jax", "whole edit", times, tokens=found.ids.shape[1], condition=length, **_machine())
+    report(args, "dim_jax", "whole edit", times, tokens=found.ids.shape[1], condition=length, **machine())
 
 
 def train(args: Namespace, dtype: Any) -> None:
@@ -82,56 +84,78 @@ def train(args: Namespace, dtype: Any) -> None:
 
     It begins with its batch in the host's memory, as a loader leaves it.
     """
+    model_config, config = stage_two(args)
+    sharding = Sharding.open(config, model_config, jax.devices()[:1])
+    for part in PARTS_OF_TRAINING:
+        if args.part in (None, part):
+            once, tokens = training(args, part, config, model_config, sharding, dtype)
+            times, loss = measure(once, jax.block_until_ready, args.repeats)
+            if not np.isfinite(loss):
+                raise SystemExit("The loss is not finite: the times would mean nothing.")
+            report(args, "dim_jax", part, times, remat=args.remat, tokens=tokens, **machine())
+
+
+def stage_two(args: Namespace, **changes: str) -> tuple[ModelConfig, Config]:
+    """The sizes, and stage II of training with `changes`, whose keys have two underlines for a dot."""
     dim = cases.dim_config(args.size)
-    model_config = ModelConfig(dim.encoder, dim.sana, dim.autoencoder)
-    config = read_config(Path("edit_stage2"), {"data.source": "synthetic", "model.remat": args.remat})
+    config = read_config(
+        Path("edit_stage2"),
+        {"data.source": "synthetic", "model.remat": args.remat} | {key.replace("__", "."): value for key, value in changes.items()},
+    )
     config.optim.update(
         learning_rate=cases.LEARNING_RATE, weight_decay=cases.WEIGHT_DECAY, clip_global_norm=cases.CLIP, ema_decay=cases.EMA
     )
-    sharding = Sharding.open(config, model_config, jax.devices()[:1])
+    return ModelConfig(dim.encoder, dim.sana, dim.autoencoder), config
+
+
+def training(
+    args: Namespace, part: str, config: Config, model_config: ModelConfig, sharding: Sharding, dtype: Any
+) -> tuple[Callable[[], Any], int]:
+    """A function that takes one step, always on the same `args.batch` random rows, and returns the loss; and their tokens."""
+    dim = dim_config(model_config)
     found, rng = cases.turns(dim, args.side, args.batch, args.text_tokens), np.random.default_rng(1)
     inputs, tokens = cases.padded(dim, found), int(found.user[0].sum())
     length, cells = min(inputs.input_ids.shape[1], dim.sana.condition_length), args.side // dim.autoencoder.factor
     pictures = rng.integers(0, 256, (2, args.batch, args.side, args.side, 3), dtype=np.uint8)
     latents = rng.normal(size=(2, args.batch, cells, cells, dim.autoencoder.latent_channels)).astype(np.float32)
-    hidden = np.zeros((args.batch, length, dim.encoder.text.hidden_size), np.float32)
-    hidden[:, :tokens] = rng.normal(size=(args.batch, tokens, hidden.shape[2]))
-    states = np.stack([store(one, "float32" if dtype == jnp.float32 else "bfloat16").hidden for one in hidden])
-    cached = CachedBatch(states, None, np.arange(length) < np.full((args.batch, 1), tokens), *latents)
+    batch: Any = PaintBatch(inputs, *pictures)
+    if part == "cached":
+        hidden = np.zeros((args.batch, length, dim.encoder.text.hidden_size), np.float32)
+        hidden[:, :tokens] = rng.normal(size=(args.batch, tokens, hidden.shape[2]))
+        states = np.stack([store(one, "float32" if dtype == jnp.float32 else "bfloat16").hidden for one in hidden])
+        batch = CachedBatch(states, None, np.arange(length) < np.full((args.batch, 1), tokens), *latents)
+    config.data.cache = "cache" if part == "cached" else ""  # only says that there is one
+    objective = make_objective(config, model_config, None)
+    abstract, (frozen_like, _) = abstract_state(config, model_config, sharding), abstract_frozen(objective, sharding)
+    step, frozen = make_train_step(config, objective, sharding, abstract), random_params(frozen_like)
+    current = [init_state(config, random_params(abstract.params), abstract)]
 
-    for part, batch in (("cached", cached), ("online", PaintBatch(inputs, *pictures))):
-        if args.part not in (None, part):
-            continue
-        config.data.cache = "cache" if part == "cached" else ""  # only says that there is one
-        objective = make_objective(config, model_config, None)
-        abstract, (frozen, _) = abstract_state(config, model_config, sharding), abstract_frozen(objective, sharding)
-        step, frozen = make_train_step(config, objective, sharding, abstract), _drawn(frozen, dtype)
-        current = [init_state(config, _drawn(abstract.params, jnp.float32), abstract)]
+    def once() -> Any:
+        state, metrics = step(current.pop(), frozen, sharding.shard(batch, make_global_array))
+        current.append(state)
+        return metrics["loss"]
 
-        def once(step: Any = step, frozen: Any = frozen, batch: Any = batch, current: list[Any] = current) -> Any:
-            state, metrics = step(current.pop(), frozen, sharding.shard(batch, make_global_array))
-            current.append(state)
-            return metrics["loss"]
-
-        times, loss = measure(once, jax.block_until_ready, args.repeats)
-        if not np.isfinite(loss):
-            raise SystemExit("The loss is not finite: the times would mean nothing.")
-        report(args, "dim_jax", part, times, remat=args.remat, tokens=tokens, **_machine())
+    return once, tokens
 
 
-def _drawn(shapes: dict[str, Any], dtype: Any) -> dict[str, jax.Array]:
-    """Random parameters as views of one pool: drawing each would compile a program for each shape."""
-    if not shapes:
-        return {}
-    pool = 0.02 * jax.random.normal(jax.random.key(0), (max(math.prod(leaf.shape) for leaf in shapes.values()),), dtype)
-    return {path: pool[: math.prod(leaf.shape)].reshape(leaf.shape) for path, leaf in shapes.items()}
+def random_params(abstract: dict[str, Any]) -> dict[str, jax.Array]:
+    """Random parameters with the shapes, dtypes and shardings of `abstract`, from one pool: drawing each would compile its own program."""
+    pool = (0.02 * np.random.default_rng(0).standard_normal(POOL)).astype(np.float32)
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    return {
+        path: make_global_array(np.resize(pool.astype(leaf.dtype), leaf.shape), leaf.sharding or here) for path, leaf in abstract.items()
+    }
 
 
-def _random(abstract: Any, dtype: Any) -> Any:
-    return with_parameters(abstract, _drawn(parameters(abstract), dtype))
+def random_dim(config: DimConfig, dtype: Any, place: Callable[[str], Any] = lambda path: None) -> Dim:
+    """A model of these sizes with random parameters of `dtype`, each where `place(its path)` says; None: on the first device."""
+    module = nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    abstract = {path: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place(path)) for path, leaf in parameters(module).items()}
+    return with_parameters(module, random_params(abstract))
 
 
-def _machine() -> dict[str, Any]:
-    device = jax.devices()[0]
-    peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
-    return {"peak_gib": round(peak / GIB, 2), "device": device.device_kind, "version": f"jax {jax.__version__}"}
+def machine() -> dict[str, Any]:
+    """The most memory that a device of this process held, and what it is."""
+    devices = jax.local_devices()
+    peak = max((device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in devices)
+    return {"peak_gib": round(peak / GIB, 2), "device": devices[0].device_kind, "version": f"jax {jax.__version__}"}

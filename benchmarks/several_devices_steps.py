@@ -1,0 +1,129 @@
+"""What `several_devices.py` measures in processes of their own: one line of JSON for each result."""
+
+import json
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from benchmarks import speed_cases as cases
+from benchmarks.speed_cases import measure
+from benchmarks.speed_jax import machine, random_dim, stage_two, training
+from dim_jax import processes
+from dim_jax.batching import Request, Source
+from dim_jax.data.chat import ChatTokenizer
+from dim_jax.data.pictures import open_picture
+from dim_jax.data.processor import Processor
+from dim_jax.data.tokenizer import train_tokenizer
+from dim_jax.pipeline import EditPipeline
+from dim_jax.sampling import Sampler
+from dim_jax.settings import Settings
+from dim_jax.sharding import MESH_AXES, Sharding
+from dim_jax.training.model_init import ModelInit
+from dim_jax.training.objectives import dim_config
+from dim_jax.weights.bundled import bundled_checkpoint
+from dim_jax.weights.model_config import ModelConfig
+
+SENTENCE = "A red boat lies at the quay of a small town, and only its sail becomes blue; the sea, the sky and all else stay. "
+
+Row = dict[str, Any]
+
+
+def equal(work: Row) -> Iterator[Row]:
+    """The bundled model's pictures on a mesh beside those of one device, in grey levels of 255."""
+    picture, prompts = open_picture(bundled_checkpoint() / "samples/woman.png"), [f"Give the woman {c} hair." for c in ("white", "red")]
+    results = []
+    for mesh in (None, work["mesh"]):
+        pipeline = EditPipeline.from_pretrained(bundled_checkpoint(), dtype=work["dtype"], mesh=mesh)
+        settings = replace(pipeline.sampler.settings, num_steps=work["num_steps"])
+        painted = pipeline(prompts, [picture] * 2, seeds=[0, 1], settings=settings)
+        results.append(np.stack([np.asarray(one.image, int) for one in painted]))
+    off = np.abs(results[0] - results[1])
+    yield {"largest": int(off.max()), "mean": round(float(off.mean()), 4), "device": machine()["device"]}
+
+
+def paint(work: Row) -> Iterator[Row]:
+    """Edits by a random model through `Sampler.paint`, from pictures and texts to pictures: one, then as many as the mesh has rows."""
+    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    config = cases.dim_config(work["size"])
+    sizes, processor = _with_tokenizer(ModelConfig(config.encoder, config.sana, config.autoencoder), work["side"])
+    sharding = Sharding.for_painting(work["mesh"], sizes) if work["mesh"] else None
+    dim = random_dim(dim_config(sizes), dtype, sharding.param_sharding if sharding else lambda path: None)
+    sampler = Sampler(dim, processor, "random", sharding=sharding)
+    rng, side = np.random.default_rng(0), work["side"]
+    rows = work["rows"] * (sharding.row_ways if sharding else 1)
+    source = Source(Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)))
+    prompt = SENTENCE * max(1, work["text_tokens"] // len(processor.tokenizer.encode(SENTENCE)))
+    requests = [Request(prompt, seed, (side, side), source) for seed in range(rows)]
+    settings = Settings(num_steps=work["num_steps"], resolution=side, batch_size=rows)
+    for batch in dict.fromkeys((1, rows)):
+        compile_s, times = _timed(lambda batch=batch: list(sampler.paint(requests[:batch], settings)), work["repeats"])
+        yield {"batch": batch, "ms": round(float(np.median(times)), 1), "compile_s": compile_s} | machine()
+
+
+def train(work: Row) -> Iterator[Row]:
+    """Steps of stage II on the same random rows, on a mesh of all devices of all processes: ten losses, and the time of a step."""
+    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    args = Namespace(**{key: work[key] for key in ("size", "side", "batch", "text_tokens", "remat")})
+    shape = {axis: work["mesh"].get(axis, 1) for axis in MESH_AXES}
+    changes = {f"sharding__{axis}": str(size) for axis, size in shape.items()}
+    model_config, config = stage_two(args, data__batch_size=str(args.batch), model__dtype=jnp.dtype(dtype).name, **changes)
+    count = int(np.prod(list(shape.values())))
+    sharding = Sharding.open(config, model_config, jax.devices()[:count])
+    once, tokens = training(args, work["part"], config, model_config, sharding, dtype)
+    losses: list[Any] = []
+
+    def step() -> Any:
+        losses.append(once())
+        return losses[-1]
+
+    since = time.perf_counter()
+    jax.block_until_ready(step())
+    compile_s = round(time.perf_counter() - since, 1)
+    times, _ = measure(step, jax.block_until_ready, work["repeats"])
+    found = [float(loss) for loss in losses[:10]]
+    yield {"ms": round(float(np.median(times)), 2), "losses": found, "tokens": tokens, "compile_s": compile_s} | machine()
+
+
+def _timed(run: Callable[[], Any], repeats: int) -> tuple[float, list[float]]:
+    """Seconds of the first call, which compiles, and milliseconds of each of `repeats` later ones; each ends on the host."""
+    seconds = []
+    for _ in range(repeats + 1):
+        since = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - since)
+    return round(seconds[0], 1), [1000 * one for one in seconds[1:]]
+
+
+def _with_tokenizer(sizes: ModelConfig, side: int) -> tuple[ModelConfig, Processor]:
+    """The sizes with the special tokens of a small tokenizer, and the processor that reads texts by it."""
+    assert sizes.encoder is not None
+    assert sizes.sana is not None
+    with tempfile.TemporaryDirectory() as folder:
+        train_tokenizer([SENTENCE], min(sizes.encoder.text.vocab_size, 1024), f"{folder}/tokenizer")
+        chat = ChatTokenizer.from_pretrained(f"{folder}/tokenizer")
+    sizes = ModelInit(sizes, {}).with_tokenizer(chat).model_config
+    assert sizes.encoder is not None
+    assert sizes.sana is not None
+    return sizes, Processor(
+        chat, resolution=side, condition_length=sizes.sana.condition_length, layout=sizes.encoder.vision.layout
+    )  # fmt: skip
+
+
+def main(work: Row) -> None:
+    with processes.distributed():
+        for row in {"equal": equal, "paint": paint, "train": train}[work["kind"]](work):
+            if processes.is_first():
+                print(json.dumps(work | row), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
