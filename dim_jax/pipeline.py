@@ -104,11 +104,16 @@ class GeneratePipeline:
             InputError: the numbers of prompts and seeds differ, or as in `Sampler.paint`.
         """
         seeds = [0] * len(prompts) if seeds is None else seeds
+        return _in_order(self.stream(prompts, seeds=seeds, settings=settings or self.sampler.settings, progress=progress))
+
+    def stream(
+        self, prompts: Sequence[str], *, seeds: Sequence[int], settings: Settings, progress: bool = False
+    ) -> Iterator[tuple[int, EditResult]]:
+        """Index and result, each as soon as its batch is painted. Errors as in a call."""
         _same_number(prompts=prompts, seeds=seeds)
-        settings = settings or self.sampler.settings
         size = settings.size or (settings.resolution, settings.resolution)
         requests = [Request(prompt, seed, size) for prompt, seed in zip(prompts, seeds, strict=True)]
-        return _in_order(_run(self.sampler, requests, settings, progress))
+        yield from _run(self.sampler, requests, settings, progress)
 
 
 def _run(sampler: Sampler, requests: Sequence[Request], settings: Settings, progress: bool) -> Iterator[tuple[int, EditResult]]:

@@ -13,8 +13,9 @@ import typer
 from dim_jax import __version__
 from dim_jax.cli.build import build_edit, build_emoji, build_t2i, build_text, build_tints, prepare, rewrite
 from dim_jax.cli.design import design
+from dim_jax.cli.evaluate import evaluate
 from dim_jax.cli.options import Commands
-from dim_jax.cli.paint import Checkpoint, Dtype, Overwrite, Precision, edit, generate, named_or_bundled
+from dim_jax.cli.paint import Overwrite, Precision, edit, generate
 from dim_jax.cli.train import cache, compile_step, require_training, train
 from dim_jax.cli.verify import verify
 from dim_jax.console import open_console
@@ -22,8 +23,6 @@ from dim_jax.errors import InputError
 from dim_jax.storage.disk import may_be_made
 
 app = Commands(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
-evaluate = Commands(no_args_is_help=True, help="Measure a painter on a benchmark.")
-app.add_typer(evaluate, name="evaluate")
 build_data = Commands(no_args_is_help=True, help="Make a data set.")
 app.add_typer(build_data, name="build-data")
 build_data.command("dim-edit")(build_edit)
@@ -40,6 +39,7 @@ app.command()(cache)
 app.command()(train)
 app.command("compile")(compile_step)
 app.command()(verify)
+app.command()(evaluate)
 console = open_console()
 
 
@@ -129,40 +129,6 @@ def convert(
             convert_state(source, as_path(paths[1]), to.value, (weights or Which.ema).value, **options)
         else:
             convert.convert(source, paths[1], to.value, mean_with=mean_with, **options)
-
-
-@evaluate.command()
-def emoji(
-    data: Annotated[str, typer.Option(help="Folder of edit pairs, also gs://BUCKET/...; those of the test are painted.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write; a contact sheet and the pictures lie beside it.")],
-    checkpoint: Checkpoint = None,
-    known_targets: Annotated[
-        bool, typer.Option("--known-targets", help="Pairs of which only the source is held out, the target may have been trained on.")
-    ] = False,
-    pairs_per_rule: Annotated[int | None, typer.Option(min=1, help="Default: 24, or as many more as 200 pairs in all need.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample and of the noise.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures painted at once.")] = 16,
-    dtype: Dtype = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Edit held-out emoji pairs and measure how near the results come to the targets. Goes on where it was interrupted."""
-    from dim_jax.datasets.layouts.pairs import Pairs
-    from dim_jax.evals import emoji
-    from dim_jax.pipeline import EditPipeline
-    from dim_jax.storage.locks import lock_output
-    from dim_jax.storage.paths import as_path
-
-    emoji.check_outputs(output, overwrite=overwrite)
-    split, folder = "known" if known_targets else "test", as_path(data)
-    edits, captions = Pairs(folder, split, "edit"), Pairs(folder, "test", "caption")
-    with lock_output(output):
-        pipeline = EditPipeline.from_pretrained(named_or_bundled(checkpoint), dtype=dtype)
-        report = emoji.evaluate(
-            pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=seed, batch_size=batch_size,
-            overwrite=overwrite, progress=console.is_terminal,
-        )  # fmt: skip
-    open_console(stderr=False).print(emoji.table(report), soft_wrap=False)
-    typer.echo(f"wrote {output} and {output.with_suffix('.png')}", err=True)
 
 
 @app.command()

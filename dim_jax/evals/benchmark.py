@@ -92,6 +92,8 @@ class Benchmark:
         size: how many cases there are in all.
         subsets: those that are scored by themselves, by name; a case is of one if the function says so.
         official_files: what else the makers' scorer reads of a case: texts by path, or pictures to put there.
+        official_scores: reads what the makers' scorer writes: scores by name, by case. Raises InputError.
+        mean_over: what the overall score is the mean of; over categories each counts alike, however many cases it has.
     """
 
     name: str
@@ -106,6 +108,8 @@ class Benchmark:
     size: int | None = None
     subsets: Mapping[str, Callable[[Case], bool]] = field(default_factory=dict)
     official_files: Callable[[Case], Mapping[str, str | Path]] = lambda case: {}
+    official_scores: Callable[[Path, Sequence[Case]], Mapping[str, dict[str, float]]] | None = None
+    mean_over: Literal["cases", "categories"] = "cases"
 
     def cases(self, data: Path, *, limit: int | None = None, seed: int = 0) -> tuple[list[Case], list[str]]:
         """The cases of a folder, `limit` of them at most, and notes such as that the set is not complete.

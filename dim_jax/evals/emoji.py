@@ -187,7 +187,8 @@ def _edit(example: Example, seed: int) -> kept.Edit:
 
 def _measure(example: Example, task: kept.Edit, result: Image.Image, rebuilt: Image.Image) -> Result:
     size = (example.target.height, example.target.width)
-    source, target, painted, again = (unit_pixels(picture, size) for picture in (task.source, example.target, result, rebuilt))
+    assert example.source is not None
+    source, target, painted, again = (unit_pixels(picture, size) for picture in (example.source, example.target, result, rebuilt))
     error = mse(painted, target)
     return Result(
         example.rule, example.key, task.prompt, task.seed, error, mse(painted, source),

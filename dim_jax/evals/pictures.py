@@ -1,7 +1,9 @@
-"""The edits of a measurement, kept on disk as they are painted, so that an interrupted run goes on where it stopped."""
+"""The pictures of a measurement, kept on disk as they are painted, so that an interrupted run goes on where it stopped."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -9,22 +11,40 @@ import numpy as np
 from PIL import Image
 
 from dim_jax.data.pictures import open_picture
-from dim_jax.edit_result import read_metadata
+from dim_jax.edit_result import EditResult, read_metadata
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
-from dim_jax.pipeline import EditPipeline
-from dim_jax.sampling import Sampler
+from dim_jax.pipeline import EditPipeline, GeneratePipeline
+from dim_jax.sampling import Sampler, Source
 from dim_jax.settings import Settings
+from dim_jax.storage.folders import new_file, writing
+
+LATENTS = ".npy"
+END = b"\0\0\0\0IEND\xaeB`\x82"  # the last bytes of every PNG
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A picture to paint; `name` is that of its file, without the suffix and with "/" for folders."""
+    """A picture to paint.
+
+    Attributes:
+        name: of its file, without the suffix and with "/" for folders.
+        prompt: what the painter reads.
+        source: what is edited; None paints from the prompt alone.
+        seed: of the noise.
+        designer, instruction: who wrote the prompt, from what; as in `EditResult`.
+        same_as: a file that may hold this very picture already.
+        keep_latents: in a file beside the picture, for what is edited further.
+    """
 
     name: str
     prompt: str
-    source: Image.Image
+    source: Image.Image | Source | None
     seed: int
+    designer: str = "none"
+    instruction: str = ""
+    same_as: Path | None = None
+    keep_latents: bool = False
 
 
 def digest(painter: Sampler) -> str:
@@ -35,37 +55,117 @@ def digest(painter: Sampler) -> str:
     return f"sha256:{sha.hexdigest()}"
 
 
+@dataclass(frozen=True)
+class Album:
+    """A folder of pictures by one painter; `weights` is its `digest`.
+
+    A picture counts as this painter's if it says of itself that it was painted from the same prompt, seed and settings, with the same
+    weights.
+    """
+
+    folder: Path
+    painter: Sampler
+    settings: Settings
+    weights: str
+
+    def file(self, edit: Edit) -> Path:
+        return self.folder / f"{edit.name}.png"
+
+    def source(self, edit: Edit) -> Source:
+        """The picture of an edit that was painted with `keep_latents`, to edit it further."""
+        file = self.file(edit)
+        return Source(open_picture(file), np.load(file.with_suffix(LATENTS)))
+
+    def holds(self, edit: Edit, file: Path | None = None) -> bool:
+        """Whether the picture of an edit lies here, whole; or is `file`."""
+        file = file or self.file(edit)
+        if edit.keep_latents and not file.with_suffix(LATENTS).is_file():
+            return False
+        wanted = {"prompt": edit.prompt, "seed": edit.seed, "checkpoint": self.weights, "dtype": self.painter.dtype}
+        used = {key: value for key, value in asdict(self.settings).items() if key not in ("batch_size", "size")}
+        if not is_whole(file):
+            return False
+        try:
+            metadata = read_metadata(file)
+        except InputError:  # damaged, or of somebody else
+            return False
+        size = self.settings.size is None or self.settings.size == metadata["settings"]["size"]
+        same = all(metadata[key] == value for key, value in wanted.items()) and used.items() <= metadata["settings"].items()
+        return size and same
+
+    def paint(self, edits: Sequence[Edit], *, progress: bool = False) -> Iterator[tuple[int, EditResult | None]]:
+        """Paint what is not here: the number of each edit once its file lies here, and the result; None: it was there. Those come first.
+
+        Raises:
+            InputError: as in `EditPipeline`, or a picture cannot be written.
+        """
+        missing = []
+        for i, edit in enumerate(edits):
+            if not self.holds(edit) and edit.same_as is not None and self.holds(edit, edit.same_as):
+                for suffix in (LATENTS, ".png") if edit.keep_latents else (".png",):
+                    link(edit.same_as.with_suffix(suffix), self.file(edit).with_suffix(suffix))
+            if self.holds(edit):
+                yield i, None
+            else:
+                missing.append(i)
+        for from_text in (False, True):
+            numbers = [i for i in missing if (edits[i].source is None) == from_text]
+            if not numbers:
+                continue
+            prompts, seeds = ([getattr(edits[i], name) for i in numbers] for name in ("prompt", "seed"))
+            options = {"seeds": seeds, "settings": self.settings, "progress": progress}
+            if from_text:
+                painted = GeneratePipeline(self.painter).stream(prompts, **options)
+            else:
+                sources = [source for i in numbers if (source := edits[i].source) is not None]
+                painted = EditPipeline(self.painter).stream(prompts, sources, **options)
+            for number, result in painted:
+                i = numbers[number]
+                file = self.file(edits[i])
+                with writing(file.parent):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                if edits[i].keep_latents:
+                    with new_file(file.with_suffix(LATENTS)) as scratch, scratch.open("wb") as opened:
+                        np.save(opened, np.asarray(result.latents))
+                result = replace(result, checkpoint=self.weights, designer=edits[i].designer, instruction=edits[i].instruction)
+                result.save(file, overwrite=True)
+                yield i, result
+
+
 def paint(
     pipeline: EditPipeline, edits: Sequence[Edit], folder: Path, settings: Settings, weights: str, *, progress: bool = False
 ) -> list[Image.Image]:
-    """The pictures of all edits, in order.
-
-    Each is written to `folder`/name.png when its batch is done. One that is there already is read instead, if it says of itself that
-    it was painted from the same prompt, seed and settings with the same `weights` (a `digest`); any other is painted anew.
+    """The pictures of all edits, in order; painted or read from `folder` (`Album`).
 
     Raises:
-        InputError: as in `EditPipeline`, or a picture cannot be written.
+        InputError: as in `EditPipeline`, or a picture cannot be written or read.
     """
-    files = [folder / f"{edit.name}.png" for edit in edits]
-    found = [_kept(file, edit, settings, weights, pipeline.sampler.dtype) for file, edit in zip(files, edits, strict=True)]
-    missing = [i for i, picture in enumerate(found) if picture is None]
-    if missing:
-        prompts, sources, seeds = zip(*((edits[i].prompt, edits[i].source, edits[i].seed) for i in missing), strict=True)
-        for number, painting in pipeline.stream(prompts, sources, seeds=seeds, settings=settings, progress=progress):
-            i = missing[number]
-            files[i].parent.mkdir(parents=True, exist_ok=True)
-            replace(painting, checkpoint=weights).save(files[i], overwrite=True)
-            found[i] = painting.image
-    return [picture for picture in found if picture is not None]
+    album = Album(folder, pipeline.sampler, settings, weights)
+    found = dict(album.paint(edits, progress=progress))
+    return [open_picture(album.file(edit)) if (result := found[i]) is None else result.image for i, edit in enumerate(edits)]
 
 
-def _kept(file: Path, edit: Edit, settings: Settings, weights: str, dtype: str) -> Image.Image | None:
-    """The picture in a file, if it is what would be painted."""
-    wanted = {"prompt": edit.prompt, "seed": edit.seed, "checkpoint": weights, "dtype": dtype}
-    used = {key: value for key, value in asdict(settings).items() if key not in ("batch_size", "size")}
+def is_whole(file: Path) -> bool:
+    """Whether a PNG is there to its end."""
     try:
-        metadata, picture = read_metadata(file), open_picture(file)
-    except InputError:  # nothing there, or damaged
-        return None
-    same = all(metadata[key] == value for key, value in wanted.items()) and used.items() <= metadata["settings"].items()
-    return picture if same else None
+        with file.open("rb") as opened:
+            opened.seek(-len(END), os.SEEK_END)
+            return opened.read() == END
+    except OSError:  # nothing there, or shorter
+        return False
+
+
+def link(file: Path, name: Path) -> None:
+    """Give a file another name; a copy where the file system has no links. What had that name is replaced.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with writing(name.parent):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.unlink(missing_ok=True)
+    try:
+        os.link(file, name)
+    except OSError:
+        with new_file(name) as scratch:
+            shutil.copyfile(file, scratch)

@@ -1,13 +1,15 @@
 """Reading what a benchmark's makers ship: where a file says what, and every missing picture at once."""
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dim_jax.data.pictures import read_header
 from dim_jax.designer.choice import read_rows
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, require
 from dim_jax.storage.folders import new_file, writing
 from dim_jax.storage.local_cache import FOLDER
 from dim_jax.storage.paths import read_json
@@ -59,8 +61,9 @@ def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
 class Pictures:
     """The pictures of a benchmark, by the names that its files give them."""
 
-    def __init__(self, folder: Path):
-        self._folder, self._missing, self._total = folder, list[Path](), 0
+    def __init__(self, *folders: Path):
+        """`folders` are looked through in order."""
+        self._folders, self._missing, self._total = folders, list[Path](), 0
 
     def find(self, name: str, where: str) -> Path:
         """The file of a name. Of a path from elsewhere, such as ./cache/ImgEdit/animal/1.jpg, as much of its end counts as is there.
@@ -73,9 +76,10 @@ class Pictures:
             raise InputError(f'{where}: "{name}" is no name of a picture. Mend the line.')
         self._total += 1
         for start in range(len(parts)):
-            if (path := self._folder.joinpath(*parts[start:])).is_file():
-                return path
-        self._missing.append(self._folder.joinpath(*parts))
+            for folder in self._folders:
+                if (path := folder.joinpath(*parts[start:])).is_file():
+                    return path
+        self._missing.append(self._folders[0].joinpath(*parts))
         return self._missing[-1]
 
     def check(self) -> None:
@@ -86,7 +90,8 @@ class Pictures:
         """
         if self._missing:
             raise InputError(
-                f"{len(self._missing)} of {self._total} pictures are missing, such as {self._missing[0]}. Put them below {self._folder}."
+                f"{len(self._missing)} of {self._total} pictures are missing, such as {self._missing[0]}. "
+                f"Put them below {self._folders[0]}."
             )
 
 
@@ -97,13 +102,47 @@ def read_prompts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, row
 
 
-def picture_file(data: bytes, suffix: str) -> Path:
-    """The bytes of a picture as a file that stays: of the same bytes always the same one. It lies in the folder that DIM_JAX_CACHE names,
-    by default ~/.cache/dim_jax.
+def read_parquet(data: Path, columns: Sequence[str], title: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row of all parquet files in a folder (or in its `data`) stands, and the row; pictures as the bytes of their files.
 
     Raises:
-        InputError: nothing can be kept there.
+        InputError: there is no such file, it is damaged, or a column is missing.
     """
+    require("pyarrow", extra="evaluate", what="Reading parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    paths = sorted(data.glob("*.parquet")) or sorted((data / "data").glob("*.parquet"))
+    if not paths:
+        raise InputError(f"{data}: has no parquet file. Give {title} as it was downloaded.")
+    for path in paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                if missing := [column for column in columns if column not in file.schema_arrow.names]:
+                    raise InputError(f"{path}: has no column {', '.join(missing)}. Give {title} as it was downloaded.")
+                number = 0
+                for batch in file.iter_batches(batch_size=64, columns=list(columns)):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield f"{path}, row {number}", {key: _bytes_of(value) for key, value in row.items()}
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path}: cannot be read ({error}). Download it again.") from error
+
+
+def _bytes_of(value: Any) -> Any:
+    return value["bytes"] if isinstance(value, dict) and "bytes" in value else value
+
+
+def picture_file(data: bytes, where: str) -> Path:
+    """The bytes of a picture as a file that stays: of the same bytes always the same one, below the folder that DIM_JAX_CACHE names, by
+    default ~/.cache/dim_jax.
+
+    Raises:
+        InputError: it is no picture (`where` says whose), or nothing can be kept there.
+    """
+    if not isinstance(data, bytes):
+        raise InputError(f"{where}: has no picture in it. Download it again.")
+    suffix = f".{read_header(io.BytesIO(data), where).format.lower()}"
     folder = Path(os.environ.get(FOLDER) or Path("~/.cache/dim_jax").expanduser()) / "pictures"
     path = folder / f"{hashlib.sha256(data).hexdigest()}{suffix}"
     if not path.is_file():

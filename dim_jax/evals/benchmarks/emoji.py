@@ -18,7 +18,7 @@ def read(data: Path) -> list[Case]:
     for i in sample([row.rule for row in rows]) if rows else ():
         row = rows[i]
         assert row.source is not None
-        source, target = (picture_file(one.read(), ".webp") for one in (row.source, row.target))
+        source, target = (picture_file(one.read(), one.name) for one in (row.source, row.target))
         cases.append(Case(row.key, row.rule, row.texts[0], source, target, facts={"blueprint": row.blueprint}))
     return cases
 

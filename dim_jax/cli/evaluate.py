@@ -1,0 +1,153 @@
+"""The command `dim evaluate`: options in, one call of the library for each stage, the means out."""
+
+from dataclasses import replace
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dim_jax.cli.designer_options import DesignerOptions
+from dim_jax.cli.options import with_options
+from dim_jax.cli.paint import SamplingOptions, named_or_bundled
+from dim_jax.console import open_console
+
+console = open_console()
+
+
+class Stage(StrEnum):
+    """A part of an evaluation that can be run alone."""
+
+    generate = "generate"
+    judge = "judge"
+    report = "report"
+
+
+@with_options(how=SamplingOptions, asks=DesignerOptions)
+def evaluate(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The benchmark, such as imgedit; a wrong name lists all.")],
+    data: Annotated[str, typer.Option(help="Folder of the benchmark as its makers ship it; of emoji also gs://BUCKET/...")],
+    out: Annotated[Path | None, typer.Option(help="Folder for pictures, answers and scores; an evaluation that is there goes on.")] = None,
+    tracks: Annotated[
+        str | None,
+        typer.Option(help="Of direct, designed (blueprints), reflected (rounds). Default: direct, and designed where there is a designer."),
+    ] = None,
+    designer: Annotated[
+        str, typer.Option(metavar="KIND:NAME", help="Who writes blueprints and looks at results: as for `dim edit`.")
+    ] = "none",
+    rounds: Annotated[int, typer.Option(min=1, help="Of the track reflected, at most.")] = 3,
+    stage: Annotated[Stage | None, typer.Option(help="Only this one. Default: all; with --shard only generate.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Paint the I-th of N parts, from 1; several machines may share OUT.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many cases, spread evenly over categories.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures painted at once.")] = 16,
+    official: Annotated[bool, typer.Option("--official", help="Also lay the pictures out as the makers' scorer expects them.")] = False,
+    official_scorer: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Run the makers' scorer: a command with {pictures} and {results} in it.")
+    ] = None,
+    clip: Annotated[Path | None, typer.Option(help="Folder of transformers with a CLIP, for clip_i and clip_t.")] = None,
+    dino: Annotated[Path | None, typer.Option(help="Folder of transformers with a DINO.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Network for the FID: TorchScript, or a folder of transformers.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="emoji: measure by rule, into this JSON, instead of --out.")] = None,
+    known_targets: Annotated[
+        bool, typer.Option("--known-targets", help="-o: pairs of which only the source is held out, the target may have been trained on.")
+    ] = False,
+    pairs_per_rule: Annotated[int | None, typer.Option(min=1, help="-o: default 24, or as many more as 200 pairs in all need.")] = None,
+    *,
+    how: SamplingOptions,
+    asks: DesignerOptions,
+) -> None:
+    """Measure a painter on a benchmark: paint its cases, score them, compare tracks. Goes on where it was interrupted."""
+    if (out is None) == (output is None) or (output is not None and name != "emoji"):
+        raise typer.BadParameter("Give --out FOLDER; or, with emoji, -o REPORT.json.")
+    if output is not None:
+        if how.changes([]):
+            raise typer.BadParameter("With -o the checkpoint's own settings count. Leave them out, or give --out.")
+        _by_rule(data, output, known_targets, pairs_per_rule, batch_size, how)
+        return
+    assert out is not None
+    from dim_jax.designer.choice import Choice
+    from dim_jax.errors import InputError
+    from dim_jax.evals import run
+    from dim_jax.evals.benchmark import benchmark as named
+    from dim_jax.evals.measuring import Models
+    from dim_jax.storage.paths import as_path
+
+    benchmark, choice, changes = named(name), Choice.read(designer), how.changes([])
+    part = run.Shard.read(shard) if shard else run.Shard()
+    folder, writes = as_path(data), choice.kind != "none"
+    chosen = run.read_tracks(tracks or ("direct,designed" if writes else "direct"), benchmark, designed=writes)
+    if not isinstance(folder, Path):
+        raise InputError(f"{data}: a benchmark is read from this machine. Copy it here first.")
+    cases, notes = benchmark.cases(folder, limit=limit, seed=how.seed)
+    for note in notes:
+        typer.echo(note, err=True)
+    stages = [stage.value] if stage else ["generate"] if shard else list(run.STAGES)
+    tell = lambda line: typer.echo(line, err=True)  # noqa: E731
+    if "generate" in stages:
+        from dim_jax.sampling import Sampler
+
+        painting = run.Painting(
+            lambda: Sampler.from_pretrained(
+                named_or_bundled(how.checkpoint), edits=benchmark.kind == "edit", dtype=how.dtype, tokenizer=how.tokenizer
+            ),
+            lambda painter: replace(painter.settings, batch_size=batch_size, **changes),
+            _designs(choice, designer, asks, how) if writes else None, designer, rounds,
+        )  # fmt: skip
+        run.generate(
+            benchmark, cases, out, painting, data=data, tracks=chosen, seed=how.seed, limit=limit, shard=part,
+            progress=console.is_terminal, tell=tell,
+        )  # fmt: skip
+    if "judge" in stages:
+        models = Models(clip, dino, features)
+        found = run.table(run.score(benchmark, cases, out, models, official=official, scorer=official_scorer, tell=tell))
+        if found is not None:
+            open_console(stderr=False).print(found)
+
+
+def _designs(choice: Any, spelling: str, asks: DesignerOptions, how: SamplingOptions) -> Any:
+    """What makes the designer of a painter and a shard; what can be refused is refused now."""
+    from dim_jax.designer.stage_runner import DesignerFactory, StageRunner
+    from dim_jax.evals.designs import Designs
+
+    stages = StageRunner(asks.limits(), asks.retry_failed, console.is_terminal)
+    ready, price = choice.kind == "file", asks.price(spelling)
+    opened = None if choice.kind == "local" else asks.open(choice)
+
+    @cache
+    def local(painter: Any) -> Any:
+        from dim_jax.designer.local import LocalDesigner
+
+        if choice.name:
+            return LocalDesigner.from_pretrained(choice.name, dtype=how.dtype)
+        return LocalDesigner.of(painter, (how.resolution or painter.settings.resolution))
+
+    def make(painter: Any, tag: str) -> Designs:
+        # A server's client belongs to one stage; blueprints of a file and a local model are read once.
+        writer = opened if ready else None
+        factory = (lambda: local(painter)) if choice.kind == "local" else (lambda: writer or asks.open(choice))
+        return Designs((opened or local(painter)).name, DesignerFactory(factory, price), stages, ready, tag)
+
+    return make
+
+
+def _by_rule(data: str, output: Path, known_targets: bool, pairs_per_rule: int | None, batch_size: int, how: SamplingOptions) -> None:
+    from dim_jax.datasets.layouts.pairs import Pairs
+    from dim_jax.evals import emoji
+    from dim_jax.pipeline import EditPipeline
+    from dim_jax.storage.locks import lock_output
+    from dim_jax.storage.paths import as_path
+
+    emoji.check_outputs(output, overwrite=how.overwrite)
+    split, folder = "known" if known_targets else "test", as_path(data)
+    edits, captions = Pairs(folder, split, "edit"), Pairs(folder, "test", "caption")
+    with lock_output(output):
+        pipeline = EditPipeline.from_pretrained(named_or_bundled(how.checkpoint), dtype=how.dtype)
+        report = emoji.evaluate(
+            pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=how.seed,
+            batch_size=batch_size, overwrite=how.overwrite, progress=console.is_terminal,
+        )  # fmt: skip
+    open_console(stderr=False).print(emoji.table(report), soft_wrap=False)
+    typer.echo(f"wrote {output} and {output.with_suffix('.png')}", err=True)
