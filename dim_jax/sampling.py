@@ -21,13 +21,16 @@ from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.memory import enough_memory
 from dim_jax.models.dim import Dim
+from dim_jax.models.module import parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.sana import Condition
 from dim_jax.processes import to_host
 from dim_jax.settings import PromptMode, Settings, check_prompt, read_prompt_mode, read_settings
 from dim_jax.sharding import Sharding
 from dim_jax.storage.paths import AnyPath
-from dim_jax.weights.loading import check_edits, load_module, open_dim
+from dim_jax.weights.loading import add_factors, check_edits, load_module, open_dim
+from dim_jax.weights.lora import stacked
+from dim_jax.weights.lora_files import open_loras
 
 # Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
 LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
@@ -60,6 +63,7 @@ class Sampler:
         self.dim, self.processor, self.name, self.settings = dim, processor, name, settings or Settings()
         self.prompt_mode: PromptMode = prompt_mode
         self.sharding = sharding
+        self._checkpoint = name  # without LoRAs
         self._null: dict[int, Condition] = {}
         self._condition = self._compiled(_condition, static_argnums=2)
         self._null_row = self._compiled(_null_row, static_argnums=1)
@@ -76,6 +80,7 @@ class Sampler:
         dtype: DTypeLike | None = None,
         tokenizer: str | AnyPath | None = None,
         mesh: Mesh | Mapping[str, int] | None = None,
+        loras: Sequence[str] = (),
     ) -> "Sampler":
         """The model of a checkpoint in any format that holds all of Draw-In-Mind, with the settings of its settings.json, if any.
 
@@ -87,20 +92,41 @@ class Sampler:
             mesh: the devices that paint together, as sizes of mesh axes such as {"data": 4} (-1: all that there are) or a mesh of
                 JAX's. The rows of a batch are spread over `data` and `fsdp`; parameters are copied over `data` and cut by `fsdp` and
                 `tensor`. None: one device.
+            loras: LoRAs to add, as in `with_loras`.
 
         Raises:
             InputError: the checkpoint or its settings.json is damaged or incomplete, or has parts that do not belong together; there
-                is no tokenizer; or the mesh does not fit the devices or the model.
+                is no tokenizer; the mesh does not fit the devices or the model; or as in `with_loras`.
         """
         weights, config, processor = open_dim(path, tokenizer)
         settings, prompt_mode = read_settings(weights.settings), read_prompt_mode(weights.settings)
         if edits:
             check_edits(config.sana, path)
+        factors = stacked(open_loras(loras), weights.config.shapes())  # before much is read
         chosen = compute_dtype(dtype)
         sharding = None if mesh is None else Sharding.for_painting(mesh, weights.config)
         place = None if sharding is None else sharding.param_sharding
         dim = load_module(lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen, place=place)
-        return cls(dim, processor, str(path), settings, prompt_mode, sharding)
+        sampler = cls(dim, processor, str(path), settings, prompt_mode, sharding)
+        return sampler._adapted(factors, loras) if loras else sampler
+
+    def with_loras(self, loras: Sequence[str]) -> "Sampler":
+        """The same model with these LoRAs, each "PATH" or "PATH:WEIGHT", added up, in place of those that it has. This one stays as it is;
+        both share the memory of the model's own parameters.
+
+        Raises:
+            InputError: a LoRA cannot be read, or is of a model with other layers.
+        """
+        return self._adapted(stacked(open_loras(loras), {path: x.shape for path, x in parameters(self.dim).items()}), loras)
+
+    def _adapted(self, factors: Mapping[str, np.ndarray], loras: Sequence[str]) -> "Sampler":
+        config, dtype = self.dim.config, self.dtype
+        place = None if self.sharding is None else self.sharding.param_sharding
+        dim = add_factors(lambda rngs: Dim(config, dtype=dtype, rngs=rngs), self.dim, factors, place)
+        name = " + ".join([self._checkpoint, *loras])
+        sampler = Sampler(dim, self.processor, name, self.settings, self.prompt_mode, self.sharding)
+        sampler._checkpoint = self._checkpoint
+        return sampler
 
     def _compiled(self, function: Callable[..., Any], **options: Any) -> Any:
         """`function` compiled, with the mesh set where `layers.shard_batch` looks for it."""

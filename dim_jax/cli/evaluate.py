@@ -90,9 +90,7 @@ def evaluate(
         from dim_jax.sampling import Sampler
 
         painting = run.Painting(
-            lambda: Sampler.from_pretrained(
-                named_or_bundled(how.checkpoint), edits=benchmark.kind == "edit", dtype=how.dtype, tokenizer=how.tokenizer
-            ),
+            lambda: Sampler.from_pretrained(named_or_bundled(how.checkpoint), edits=benchmark.kind == "edit", **how.loading),
             lambda painter: replace(painter.settings, batch_size=batch_size, **changes),
             _designs(choice, designer, asks, how) if writes else None, designer, rounds,
         )  # fmt: skip
@@ -144,7 +142,7 @@ def _by_rule(data: str, output: Path, known_targets: bool, pairs_per_rule: int |
     split, folder = "known" if known_targets else "test", as_path(data)
     edits, captions = Pairs(folder, split, "edit"), Pairs(folder, "test", "caption")
     with lock_output(output):
-        pipeline = EditPipeline.from_pretrained(named_or_bundled(how.checkpoint), dtype=how.dtype)
+        pipeline = EditPipeline.from_pretrained(named_or_bundled(how.checkpoint), **how.loading)
         report = emoji.evaluate(
             pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=how.seed,
             batch_size=batch_size, overwrite=how.overwrite, progress=console.is_terminal,

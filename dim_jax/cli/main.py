@@ -50,6 +50,7 @@ class Target(StrEnum):
     dim = "dim"
     diffusers = "diffusers"
     qwen = "qwen"
+    peft = "peft"
 
 
 class Which(StrEnum):
@@ -73,7 +74,10 @@ def root(
 def convert(
     paths: Annotated[list[str], typer.Argument(metavar="[SRC] DST", help="What to read, and the folder to make; or gs:// addresses.")],
     to: Annotated[
-        Target, typer.Option(help="Format to write: ours (orbax), the published names (dim), diffusers, transformers (qwen).")
+        Target,
+        typer.Option(
+            help="Format to write: ours (orbax), the published names (dim), diffusers, transformers (qwen); of a LoRA dim, peft, diffusers."
+        ),
     ] = Target.orbax,
     encoder: Annotated[str | None, typer.Option(help="Assemble: a Qwen2.5-VL folder.")] = None,
     sana: Annotated[str | None, typer.Option(help="Assemble: a SANA (NVlabs .pth or a folder).")] = None,
@@ -92,10 +96,13 @@ def convert(
     mean_with: Annotated[
         str | None, typer.Option(metavar="SRC", help="Write the mean of two models: another one in the same format, such as from before.")
     ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="PATH[:WEIGHT]", help="A LoRA to merge into SRC. May be given several times.")
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Folder whose tokenizer files go with the weights.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert weights between formats: dim convert SRC DST --to FORMAT.
+    """Convert weights between formats: dim convert SRC DST --to FORMAT. SRC may be a LoRA.
 
     With --encoder, --sana and --autoencoder: put three parents and a fresh connector together to DST, the start of training.
     """
@@ -115,8 +122,9 @@ def convert(
     trained = is_state(source)
     if weights is not None and not trained:
         raise typer.BadParameter("it goes with a state of a training run, RUN/checkpoints/STEP.", param_hint="--weights")
-    if mean_with and (any(parents) or trained):
-        raise typer.BadParameter("it goes with one SRC; convert the state of a training run first.", param_hint="--mean-with")
+    for option, given in (("--mean-with", mean_with), ("--lora", lora)):
+        if given and (any(parents) or trained):
+            raise typer.BadParameter("it goes with one SRC; convert the state of a training run first.", param_hint=option)
     options: dict[str, Any] = {"dtype": dtype and dtype.value, "tokenizer": tokenizer, "overwrite": overwrite}
     if encoder and sana and autoencoder:
         convert.assemble(encoder, sana, autoencoder, paths[0], condition_length=condition_length, seed=seed, **options)
@@ -128,7 +136,7 @@ def convert(
 
             convert_state(source, as_path(paths[1]), to.value, (weights or Which.ema).value, **options)
         else:
-            convert.convert(source, paths[1], to.value, mean_with=mean_with, **options)
+            convert.convert(source, paths[1], to.value, mean_with=mean_with, loras=lora or (), **options)
 
 
 @app.command()

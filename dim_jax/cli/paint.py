@@ -49,6 +49,10 @@ Devices = Annotated[
         "a part of the weights), tensor (a part of every layer). Default: one.",
     ),
 ]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATH[:WEIGHT]", help="A LoRA to add, of PEFT or diffusers, times 1 or WEIGHT. May be given several times."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 
 
@@ -74,6 +78,7 @@ class SamplingOptions:
         None
     )
     solver: Annotated[str | None, typer.Option(metavar="NAME", help=f"The sampler; a wrong name lists all. {AS_SAID} dpm++2m.")] = None
+    lora: Loras = None
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")] = False
     dtype: Dtype = None
     devices: Devices = None
@@ -83,7 +88,7 @@ class SamplingOptions:
     @property
     def loading(self) -> dict[str, Any]:
         """How to load the checkpoint, as keywords of `from_pretrained`; refuses --devices that cannot be."""
-        return {"dtype": self.dtype, "tokenizer": self.tokenizer, "mesh": mesh_sizes(self.devices)}
+        return {"dtype": self.dtype, "tokenizer": self.tokenizer, "mesh": mesh_sizes(self.devices), "loras": tuple(self.lora or ())}
 
     def changes(self, prompts: list[str], image_guidance: float | None = None) -> dict[str, Any]:
         """The settings that were named; refuses all that can be refused before a checkpoint is read."""

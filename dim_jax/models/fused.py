@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from dim_jax.models import layers
+from dim_jax.models.lora import LoRALinear
 
 try:
     from dim_jax.models.kernels import gated_conv as gated_conv_kernel
@@ -49,6 +50,8 @@ def widened_gated_conv(x: Float[Array, "b h w d"], widen: nnx.Linear, depthwise:
     assert widen.bias is not None
     assert depthwise.bias is not None
     z = jnp.matmul(x.astype(depthwise.dtype), widen.kernel[...].astype(depthwise.dtype))
+    if isinstance(widen, LoRALinear):
+        z = z + widen.branch(x)
     return gated_conv(checkpoint_name(z, "inverted"), widen.bias[...], depthwise.kernel[...], depthwise.bias[...])
 
 

@@ -21,10 +21,11 @@ from dim_jax.weights import export
 from dim_jax.weights.files import NAMES, SafetensorsWriter
 from dim_jax.weights.formats import NULL_TABLE
 from dim_jax.weights.lazy import LazyTensors, each, merge
+from dim_jax.weights.lora_files import is_lora, open_lora, open_loras, write_lora
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.opening import open_weights
 from dim_jax.weights.published import Weights, null_rows, tokenizer_in
-from dim_jax.weights.transforms import cast, mean
+from dim_jax.weights.transforms import cast, mean, merge_lora
 
 TARGETS = ("orbax", "dim", "diffusers", "qwen")
 
@@ -38,20 +39,23 @@ def convert(
     max_shard_size: int | None = None,
     tokenizer: AnyPath | str | None = None,
     mean_with: AnyPath | str | None = None,
+    loras: Sequence[str] = (),
     overwrite: bool = False,
     console: Console | None = None,
 ) -> None:
-    """Convert the checkpoint `src` to a new folder `dst`.
+    """Convert the checkpoint or LoRA `src` to a new folder `dst`.
 
     Args:
         src: a file or folder in any format.
         dst: the folder to make; it appears whole or not at all.
-        to: "orbax" (a checkpoint folder of ours), "dim" (the published naming; SANA alone: NVlabs'), "diffusers" or "qwen".
+        to: "orbax" (a checkpoint folder of ours), "dim" (the published naming; SANA alone: NVlabs'), "diffusers" or "qwen"; for a LoRA one
+            of `lora_files.TARGETS`.
         dtype: "float32" or "bfloat16", which every tensor is cast to; by default they stay as they are.
         max_shard_size: bytes of tensors in a file of "dim" or "qwen"; more are written as shards with an index. By default there are as
             many files as the source had, if it was published in this format, else one.
         tokenizer: a folder whose tokenizer files go with it, instead of the source's.
         mean_with: a checkpoint of the same sizes; every parameter becomes the mean of both.
+        loras: what is merged into the checkpoint, each as "PATH" or "PATH:WEIGHT".
         overwrite: replace a checkpoint at `dst`.
         console: where the table of what was read is printed.
 
@@ -59,20 +63,30 @@ def convert(
         InputError: the source cannot be used (every wrong tensor is named), cannot be held by the target's format or dtype, has a tensor
             that is larger than a shard, `dst` exists, or the disk is full. Nothing is left at `dst` then.
     """
+    src, dst, console = as_path(src), as_path(dst), console or open_console(stderr=False)
+    if is_lora(src):
+        if dtype or max_shard_size or tokenizer or mean_with or loras:
+            raise InputError(
+                f"{src}: is a LoRA, whose tensors stay as they are. Give it, DST and --to alone; --lora goes with a checkpoint."
+            )
+        write_lora(dst, open_lora(src), to, overwrite=overwrite)
+        console.out(f"wrote {dst}", highlight=False)
+        return
     if to not in TARGETS:
         raise InputError(f"--to {to}: choose one of {', '.join(TARGETS)}.")
     if max_shard_size is not None and to not in export.SHARDED:
         raise InputError(f"--max-shard-size goes with --to {' and '.join(export.SHARDED)}, not with {to}. Leave it out.")
-    src, dst = as_path(src), as_path(dst)
     source, target = (path.resolve() if isinstance(path, Path) else path for path in (src, dst))
     if target == source or target in source.parents:
         raise InputError(f"{dst} is, or holds, the source {src}. Choose another output.")
     weights = open_weights(src)
     if mean_with is not None:
         weights = mean(weights, open_weights(mean_with))
+    if loras:
+        weights = merge_lora(weights, open_loras(loras))
     if tokenizer is not None:
         weights = replace(weights, tokenizer=tokenizer_in(as_path(tokenizer)))
-    _write(weights, dst, to, dtype, max_shard_size, overwrite, console or open_console(stderr=False))
+    _write(weights, dst, to, dtype, max_shard_size, overwrite, console)
 
 
 def assemble(

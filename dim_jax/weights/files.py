@@ -223,7 +223,7 @@ def _read_index(index: AnyPath) -> dict[str, str]:
 
 
 class SafetensorsWriter:
-    """A safetensors file of these tensors, as a context; `write` puts them in place, in any order.
+    """A safetensors file of these tensors, as a context; `write` puts them in place, in any order. `metadata` goes into its header.
 
     The whole file is reserved at once, so that a full disk is noticed before hours of work.
 
@@ -232,9 +232,9 @@ class SafetensorsWriter:
         ValueError: at the end, tensors were never written.
     """
 
-    def __init__(self, path: Path, tensors: Mapping[str, TensorInfo]):
+    def __init__(self, path: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str] | None = None):
         self.path, self._spans, self._missing = path, {}, set(tensors)
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
         end = 0
         for name, info in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):  # so that all are aligned
             header[name] = {"dtype": NAMES[info.dtype], "shape": info.shape, "data_offsets": (end, end + info.nbytes)}

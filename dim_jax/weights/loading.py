@@ -12,7 +12,8 @@ from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.memory import enough_memory
 from dim_jax.models.dim import DimConfig
-from dim_jax.models.module import with_parameters
+from dim_jax.models.lora import is_factor, with_lora
+from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.processes import make_global_array
 from dim_jax.storage.paths import AnyPath
@@ -89,6 +90,23 @@ def load_module(
             for path, tensor in stream
         }
     return with_parameters(module, tensors)
+
+
+def add_factors(
+    make: Callable[[nnx.Rngs], Module],
+    module: Module,
+    factors: Mapping[str, np.ndarray],
+    place: Callable[[str], jax.sharding.Sharding] | None = None,
+) -> Module:
+    """What `make` makes, with the parameters of `module`, which stay where they are, and adapters with these factors (`lora.stacked`) in
+    place of those that `module` has; `place` as in `load_module`."""
+    own = {path: tensor for path, tensor in parameters(module).items() if not is_factor(path)}
+    ranks = {path.removesuffix(".lora_a"): factor.shape[-1] for path, factor in factors.items() if path.endswith(".lora_a")}
+    tensors = {}
+    for path, factor in factors.items():
+        dtype = own[f"{path.rpartition('.')[0]}.kernel"].dtype
+        tensors[path] = jnp.asarray(factor, dtype) if place is None else make_global_array(factor, place(path), dtype)
+    return with_parameters(with_lora(nnx.eval_shape(lambda: make(nnx.Rngs(0))), ranks), own | tensors)
 
 
 def load_params(weights: Weights, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:

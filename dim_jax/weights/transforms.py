@@ -1,4 +1,4 @@
-"""Weights in another dtype, and the mean of two models, a tensor at a time on their way from one format to another."""
+"""Weights in another dtype, the mean of two models, a model with LoRAs merged into it: a tensor at a time, from one format to another."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,8 +8,10 @@ import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, listed
+from dim_jax.models.lora import FACTORS
 from dim_jax.weights.arrays import copy_into, empty
 from dim_jax.weights.lazy import LazyTensors
+from dim_jax.weights.lora import Lora, stacked
 from dim_jax.weights.manifest import check_finite
 from dim_jax.weights.published import Weights
 
@@ -76,5 +78,28 @@ def mean(weights: Weights, other: Weights) -> Weights:
             yield name, tensor
             del tensor  # or it would live on while the next one is read
         next(second, None)  # to its end, where it may complain
+
+    return replace(weights, tensors=LazyTensors(weights.tensors, read))
+
+
+def merge_lora(weights: Weights, loras: Sequence[tuple[Lora, float]]) -> Weights:
+    """Every kernel with what the LoRAs, each times its weight, add to it, computed in float32 and in the dtype that it has in `weights`.
+
+    Raises:
+        InputError: a LoRA is of a model with other layers.
+    """
+    factors = stacked(loras, {path: weights.tensors[path].shape for path in weights.parameters})
+
+    def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
+        for name, tensor in weights.tensors.read(names, scratch):
+            a, b = (factors.get(f"{name.removesuffix('.kernel')}.{factor}") for factor in FACTORS)
+            if a is not None and b is not None:
+                merged = empty(tensor.shape, tensor.dtype, scratch)
+                for block in np.ndindex(tensor.shape[:-2]):
+                    merged[block] = tensor[block].astype(np.float32) + a[block] @ b[block]
+                tensor = merged
+                del merged
+            yield name, tensor
+            del tensor  # or it would live on while the next one is read
 
     return replace(weights, tensors=LazyTensors(weights.tensors, read))
