@@ -26,6 +26,11 @@ def get_config() -> ConfigDict:
         "all"  # what of SANA's blocks a backward pass computes again: "all", all but "narrow" results or "products", or "none"
     )
 
+    config.lora = ConfigDict()  # low-rank adapters (docs/lora.md)
+    config.lora.rank = 0  # of the adapters, which then learn instead of the trainable parts' own parameters; 0: no adapters
+    config.lora.alpha = 16.0  # what an adapter adds is scaled by alpha / rank
+    config.lora.targets = ("connector.*", "sana.blocks.*")  # patterns of linear layers, such as "sana.blocks.attn.qkv"
+
     config.init = ConfigDict()  # the checkpoint (any format) that each part comes from; "": drawn anew
     config.init.encoder = ""
     config.init.connector = ""

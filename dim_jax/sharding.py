@@ -28,6 +28,7 @@ from dim_jax.config import Config
 from dim_jax.data.inputs import BATCH_AXIS, EncoderInputs
 from dim_jax.errors import InputError
 from dim_jax.models.layers import BATCH_AXES
+from dim_jax.models.lora import is_factor
 from dim_jax.processes import make_global_array
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.table import Shape
@@ -117,11 +118,15 @@ RULES: Mapping[str, str] = {
 
 @cache
 def logical_axes(path: str) -> tuple[str, ...]:
-    """The names of a parameter's axes.
+    """The names of a parameter's axes. The factors of an adapter have its kernel's, and a rank that is too small to be cut.
 
     Raises:
         InputError: the table has no row for it, or more than one.
     """
+    if is_factor(path):
+        layer, _, name = path.rpartition(".")
+        *stack, rows, columns = logical_axes(f"{layer}.kernel")
+        return (*stack, rows, "small") if name == "lora_a" else (*stack, "small", columns)
     found = [(pattern, axes) for pattern, axes in ROWS if fnmatchcase(path, pattern)]
     if len(found) != 1:
         rows = " and ".join(pattern for pattern, _ in found) or "none"

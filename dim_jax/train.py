@@ -28,7 +28,7 @@ from dim_jax.sharding import Sharding
 from dim_jax.storage.orbax import orbax_path
 from dim_jax.storage.paths import AnyPath, as_path
 from dim_jax.training.config_guard import check_config, report_unknown_rules, same_config
-from dim_jax.training.exporting import MEASURED, make_tokenizer, write_model
+from dim_jax.training.exporting import MEASURED, make_tokenizer, write_adapters, write_model
 from dim_jax.training.fingerprint import cached_parts, fingerprint
 from dim_jax.training.held_out import write_sheet
 from dim_jax.training.log import MetricWriter
@@ -191,6 +191,10 @@ def main(
                 watchdog.alive()
 
     # Export: averages, and the frozen parameters in float32, which are read again where a step had them in another dtype.
+    if config.lora.rank:  # whose frozen parameters are where they were
+        write_adapters(workdir / "lora", config, state.ema)
+        console.out(f"wrote {workdir / 'lora'}", highlight=False)
+        return
     params = state.ema | (frozen if compute_dtype(config.model.dtype) == jnp.float32 else {})
     del state, frozen  # the moments may be where the frozen parameters go
     exported = abstract_params(model_config, sharding, config.frozen)

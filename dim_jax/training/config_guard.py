@@ -13,6 +13,7 @@ from dim_jax.errors import InputError
 from dim_jax.models.sana import KEPT
 from dim_jax.storage.folders import append, new_file
 from dim_jax.storage.paths import AnyPath, read_json
+from dim_jax.training.lora import check_lora
 from dim_jax.training.objectives import CACHED, COMPONENTS
 
 # Keys, and beginnings of keys: the curve does not depend on them, but for rounding.
@@ -27,7 +28,8 @@ def check_config(config: Config) -> tuple[str, ...]:
 
     Raises:
         InputError: there is no such objective or `config.model.remat`; `config.trainable` and `config.frozen` do not name each component
-            once; it cannot be trained from a cache, which `config.data.cache` names; or a number of `config.train` is too small.
+            once; it cannot be trained from a cache, which `config.data.cache` names; a number of `config.train` is too small; or as
+            `check_lora`.
     """
     if config.objective not in COMPONENTS:
         raise InputError(f'config.objective is "{config.objective}", but objectives are {", ".join(COMPONENTS)}.')
@@ -35,6 +37,7 @@ def check_config(config: Config) -> tuple[str, ...]:
     if sorted([*config.trainable, *config.frozen]) != sorted(components):
         names = f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}"
         raise InputError(f"{names}: name each of {', '.join(components)} once.")
+    check_lora(config)
     if config.model.remat not in KEPT:
         raise InputError(f"config.model.remat is {config.model.remat!r}, but must be one of {', '.join(KEPT)}.")
     if config.data.cache:

@@ -1,4 +1,4 @@
-"""The model in a training run: the checkpoint folder at its end, and the one of any state that it kept."""
+"""The model in a training run: the checkpoint folder or the LoRA at its end, and the one of any state that it kept."""
 
 import json
 import tempfile
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from dim_jax import checkpoint, processes
@@ -27,6 +28,8 @@ from dim_jax.training.objectives import Objective, open_objective
 from dim_jax.training.resume import read_notes, read_state
 from dim_jax.training.state import abstract_params, abstract_state
 from dim_jax.weights.convert import convert
+from dim_jax.weights.lora import from_factors
+from dim_jax.weights.lora_files import write_lora
 from dim_jax.weights.published import tokenizer_in
 
 MEASURED = 256  # held-out examples that an autoencoder is measured on
@@ -67,8 +70,16 @@ def write_model(
     checkpoint.save(folder, params, model_config.to_json(), tokenizer=files, settings=settings, overwrite=True)
 
 
+def write_adapters(folder: AnyPath, config: Config, params: Mapping[str, Any]) -> None:
+    """Write the factors of a run's adapters (path -> array) as a LoRA in the files of PEFT. All processes must call this."""
+    factors = {path: np.asarray(processes.to_host(factor)) for path, factor in params.items()}
+    if processes.is_first():
+        write_lora(folder, from_factors(str(folder), factors, config.lora.alpha / config.lora.rank), "dim", overwrite=True)
+    processes.barrier("the LoRA")
+
+
 def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
-    """Write the model of a training state as a checkpoint folder. Its frozen parts come from where the run took them.
+    """Write the model of a training state as a checkpoint folder, or its LoRA. Frozen parts come from where the run took them.
 
     Args:
         state: WORKDIR/checkpoints/STEP.
@@ -78,7 +89,7 @@ def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
     Raises:
         InputError: the state is damaged, or a checkpoint or the data that its config names is no longer there.
     """
-    config: Config = ConfigDict(read_notes(state)["config"])
+    config: Config = ConfigDict({"lora": {"rank": 0, "alpha": 1.0}} | read_notes(state)["config"])  # runs before there were any
     for axis in MESH_AXES:
         config.sharding[axis] = 1
     model_init = ModelInit.open(config, check_config(config))
@@ -89,9 +100,12 @@ def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
     # The host's memory holds what many devices may have shared, wherever this runs.
     sharding = Sharding.open(config, model_init.model_config, jax.devices("cpu")[:1])
     restored = read_state(state, abstract_state(config, objective.model_config, sharding))
+    learned = restored.ema if which == "ema" else restored.params
+    if config.lora.rank:
+        write_adapters(folder, config, learned)
+        return
     frozen = model_init.init_params(config.seed, abstract_params(objective.model_config, sharding, config.frozen))
-    params = (restored.ema if which == "ema" else restored.params) | frozen
-    write_model(folder, config, objective, params, _held_out(config), tokenizer)
+    write_model(folder, config, objective, learned | frozen, _held_out(config), tokenizer)
 
 
 def _held_out(config: Config) -> Iterator[Example]:

@@ -67,7 +67,8 @@ def _edits(objective: Objective, params: Mapping[str, Any], examples: Sequence[E
     sources = [None if sample.source_image is None else Source(sample.source_image) for sample in samples]
     requests = [Request(sample.prompt, seed, size, source) for seed, (sample, source) in enumerate(zip(samples, sources, strict=True))]
     dtype = compute_dtype(config.model.dtype)
-    dim = with_parameters(nnx.eval_shape(lambda: Dim(dim_config(model_config), dtype=dtype, rngs=nnx.Rngs(0))), params)
+    model = nnx.eval_shape(lambda: Dim(dim_config(model_config), dtype=dtype, rngs=nnx.Rngs(0)))
+    dim = with_parameters(objective.with_lora(model), params)
     results = Sampler(dim, objective.processor, "training").paint(requests, Settings(**settings, resolution=config.data.resolution))
     painted = {i: result.picture for i, result in results}
     rows = []

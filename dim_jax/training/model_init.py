@@ -19,11 +19,13 @@ from dim_jax.data.processor import Processor
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
+from dim_jax.models.lora import is_factor
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import Sana, grow
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.rng import NULL_ROWS, key_seed
+from dim_jax.training.lora import init_factors
 from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.loading import load_params
 from dim_jax.weights.model_config import ModelConfig
@@ -52,7 +54,7 @@ class ModelInit:
         synthetic data reads no file: every component is drawn anew.
 
         Raises:
-            InputError: a checkpoint cannot be used or lacks the component; a preset is unknown; or SANA would shrink.
+            InputError: a checkpoint cannot be used or lacks the component; a preset is unknown; or SANA would shrink, or in a LoRA grow.
         """
         init = {} if config.data.source == SYNTHETIC else {name: config.init[name] for name in components if config.init[name]}
         opened = {path: open_weights(path) for path in dict.fromkeys(init.values())}
@@ -68,7 +70,14 @@ class ModelInit:
 
         sizes = {name: size(name) for name in PRESETS if name in components}
         if "sana" in sizes:
-            sizes["sana"] = sizes["sana"].grown(edit=config.model.edit, condition_length=config.model.condition_length)
+            grown = sizes["sana"].grown(edit=config.model.edit, condition_length=config.model.condition_length)
+            if config.lora.rank and "sana" in checkpoints and grown != sizes["sana"]:
+                raise InputError(
+                    f"config.init.sana: {checkpoints['sana'].where} would grow to model.edit={grown.is_edit} and model.condition_length="
+                    f"{grown.condition_length}, and a LoRA is of a checkpoint as it is: edit={sizes['sana'].is_edit}, condition_length="
+                    f"{sizes['sana'].condition_length}. Set these, or give another checkpoint."
+                )
+            sizes["sana"] = grown
         return cls(ModelConfig(**sizes), checkpoints)
 
     @property
@@ -110,13 +119,15 @@ class ModelInit:
 
     def init_params(self, seed: int, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
         """The first value of every parameter in `abstract`, drawn or read directly into its sharding and dtype there."""
+        factors = {path: leaf for path, leaf in abstract.items() if is_factor(path)}
+        abstract = {path: leaf for path, leaf in abstract.items() if path not in factors}
         components = dict.fromkeys(path.split(".")[0] for path in abstract)  # in order: the same program on every process
         shardings = {name: {path: leaf.sharding for path, leaf in abstract.items() if path.startswith(f"{name}.")} for name in components}
 
         def cast(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             return {path: param.astype(abstract[path].dtype) for path, param in params.items()}
 
-        params: dict[str, jax.Array] = {}
+        params: dict[str, jax.Array] = init_factors(seed, factors) if factors else {}
         for weights, names in self._by_checkpoint(components):
             params |= load_params(weights, {path: abstract[path] for name in names for path in shardings[name]})
         for name in components:
@@ -126,7 +137,7 @@ class ModelInit:
         if old is not None and old != self.model_config.sana:
             grow_sana = jax.jit(lambda params: cast(self._grow(old, seed, params)), out_shardings=shardings["sana"])
             params |= grow_sana({path: params[path] for path in shardings["sana"]})
-        return {path: params[path] for path in abstract}
+        return {path: params[path] for path in (*abstract, *factors)}
 
     def digests(self, seed: int, components: Iterable[str]) -> dict[str, str]:
         """Component -> a digest of all its parameters as float32, which no format or dtype of the same values changes; or that it is drawn

@@ -23,8 +23,10 @@ from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.processor import Processor
 from dim_jax.data.readers import AnswerReader, CachedReader, PaintReader, PictureReader
 from dim_jax.models.dim import DimConfig
+from dim_jax.models.lora import Module, with_lora
 from dim_jax.models.precision import compute_dtype
 from dim_jax.storage.paths import AnyPath
+from dim_jax.training.lora import adapted
 from dim_jax.training.losses import Features, Loss, autoencoder_loss, cached_features, encode_batch, encoder_loss, painter_loss
 from dim_jax.training.model_init import ModelInit
 from dim_jax.weights.model_config import ModelConfig
@@ -61,8 +63,14 @@ class Objective:
 
     @cached_property
     def model(self) -> nnx.Module:
-        """The components of a step as abstract modules."""
-        return abstract_model(self.model_config, self.components, compute_dtype(self.config.model.dtype))
+        """The components of a step as abstract modules, with the adapters that learn in a LoRA."""
+        return self.with_lora(abstract_model(self.model_config, self.components, compute_dtype(self.config.model.dtype)))
+
+    def with_lora(self, model: Module) -> Module:
+        """An abstract model of all components of a step, or more, with the adapters that `config.lora` asks for."""
+        rank: int = self.config.lora.rank
+        layers = adapted(self.config, self.model_config.shapes())
+        return with_lora(model, dict.fromkeys(layers, rank), self.config.lora.alpha / rank) if layers else model
 
 
 def abstract_model(model_config: ModelConfig, components: Collection[str], dtype: DTypeLike) -> nnx.Module:

@@ -1,6 +1,6 @@
 """The state of a training run, and where and in which dtype its parameters lie."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,9 +12,12 @@ from jaxtyping import Array, Bool, Int
 from dim_jax.config import Config
 from dim_jax.models.precision import compute_dtype
 from dim_jax.sharding import Sharding
+from dim_jax.training.lora import adapted
 from dim_jax.training.objectives import Objective
 from dim_jax.training.optim import make_optimizer
+from dim_jax.weights.lora import factor_shapes
 from dim_jax.weights.model_config import ModelConfig
+from dim_jax.weights.table import Shape
 
 Params = dict[str, Any]  # path -> array, or an abstract one
 
@@ -30,21 +33,32 @@ class State(NamedTuple):
 
 def abstract_params(model_config: ModelConfig, sharding: Sharding, components: Collection[str], dtype: DTypeLike = jnp.float32) -> Params:
     """Shape, dtype and sharding of every parameter of some components."""
-    shapes = {path: shape for path, shape in model_config.shapes().items() if path.split(".")[0] in components}
+    return _abstract({path: shape for path, shape in model_config.shapes().items() if path.split(".")[0] in components}, sharding, dtype)
+
+
+def abstract_trainable(config: Config, model_config: ModelConfig, sharding: Sharding) -> Params:
+    """Those that learn: all of `config.trainable`, or in a LoRA the factors of its adapters alone."""
+    if layers := adapted(config, model_config.shapes()):
+        return _abstract(factor_shapes(layers, config.lora.rank), sharding, jnp.float32)
+    return abstract_params(model_config, sharding, config.trainable)
+
+
+def _abstract(shapes: Mapping[str, Shape], sharding: Sharding, dtype: DTypeLike) -> Params:
     return {path: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.param_sharding(path)) for path, shape in shapes.items()}
 
 
 def abstract_frozen(objective: Objective, sharding: Sharding) -> tuple[Params, Params]:
     """The frozen parameters in the dtype of computation: those that a step reads beside the state, and those that a cache stands for."""
     config, model_config = objective.config, objective.model_config
-    frozen = abstract_params(model_config, sharding, config.frozen, compute_dtype(config.model.dtype))
+    components = (*config.frozen, *(config.trainable if config.lora.rank else ()))
+    frozen = abstract_params(model_config, sharding, components, compute_dtype(config.model.dtype))
     cached = {path: frozen.pop(path) for path in list(frozen) if path.split(".")[0] not in objective.components}
     return frozen, cached
 
 
 def abstract_state(config: Config, model_config: ModelConfig, sharding: Sharding) -> State:
     """Shapes, dtypes and shardings of a run's state: its moments and averages lie as their parameter does."""
-    state = jax.eval_shape(partial(_init, config), abstract_params(model_config, sharding, config.trainable))
+    state = jax.eval_shape(partial(_init, config), abstract_trainable(config, model_config, sharding))
     shardings = sharding.state_shardings(state)
     return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, shardings)
 

@@ -9,7 +9,7 @@ from dim_jax.weights.model_config import ModelConfig
 
 
 def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepFlops:
-    """What a step on a batch computes; only shapes are read."""
+    """What a step on a batch computes; only shapes are read. A LoRA's own products, a percent or two, are left out."""
     if isinstance(batch, PictureBatch):
         autoencoder, size = model_config.autoencoder, batch.samples.shape[:3]
         assert autoencoder is not None
@@ -21,7 +21,8 @@ def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepF
         work = flops.encoder(encoder, batch.inputs) + flops.logits(encoder.text, b, t - 1)
         return StepFlops({"encoder": work.step(learns=True)})
 
-    sizes, learns, parts = dim_config(model_config), set(config.trainable), dict[str, int]()
+    sizes, parts = dim_config(model_config), dict[str, int]()
+    learns, adapted = (set(), set(config.trainable)) if config.lora.rank else (set(config.trainable), set())  # adapted: kernels are frozen
     encoder, sana, autoencoder = sizes.encoder, sizes.sana, sizes.autoencoder
     b, h, w, _ = batch.target.shape
     if isinstance(batch, CachedBatch):
@@ -33,6 +34,6 @@ def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepF
         parts["autoencoder"] = flops.dc_ae_encoder(autoencoder, pictures, h, w).step(learns="autoencoder" in learns)
     t = min(tokens, sana.condition_length)
     connector = flops.connector(encoder.text.hidden_size, sana.caption_channels, b, t)
-    parts["connector"] = connector.step(learns="connector" in learns, passes="encoder" in learns)
-    parts["sana"] = flops.sana(sana, b, latents, t).step(learns="sana" in learns, passes=bool(learns - {"sana"}))
+    parts["connector"] = connector.step(learns="connector" in learns, passes="encoder" in learns or "connector" in adapted)
+    parts["sana"] = flops.sana(sana, b, latents, t).step(learns="sana" in learns, passes=bool(learns - {"sana"} or adapted))
     return StepFlops(parts, flops.sana_recomputed(sana, b, latents, t, config.model.remat))
