@@ -140,7 +140,7 @@ def _place(tmp_path, monkeypatch):
     load = Sampler.from_pretrained
 
     def open_once(path: Any, **options: Any) -> Sampler:
-        key = Path(path).resolve(), *sorted(options.items())
+        key = Path(path).resolve(), str(sorted(options.items()))
         if nano.resolve() != key[0]:
             return load(path, **options)
         if key not in PAINTERS:
