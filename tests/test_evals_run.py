@@ -292,7 +292,7 @@ def test_edits_in_turns_go_on_from_the_latents_as_a_session_does(monkeypatch):
 
     monkeypatch.setattr(Sampler, "_batch", stop_at_the_second)
     assert evaluate(name="imgedit-multiturn", data="turns")[0] == 130, "after the first turn"
-    code, text = evaluate("--official", name="imgedit-multiturn", data="turns")
+    code, text = evaluate("--official", "--stage", "generate", name="imgedit-multiturn", data="turns")
     assert code == 0, text
     assert len(calls) == 4, "the first turn was not painted again"
     row = rows("direct")["version_backtrace-1"]

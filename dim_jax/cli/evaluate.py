@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from dim_jax.cli.designer_options import DesignerOptions
 from dim_jax.cli.options import with_options
 from dim_jax.cli.paint import SamplingOptions, named_or_bundled
 from dim_jax.console import open_console
+from dim_jax.errors import InputError
 
 console = open_console()
 
@@ -62,6 +63,8 @@ def evaluate(
     """Measure a painter on a benchmark: paint its cases, score them, compare tracks. Goes on where it was interrupted."""
     if (out is None) == (output is None) or (output is not None and name != "emoji"):
         raise typer.BadParameter("Give --out FOLDER; or, with emoji, -o REPORT.json.")
+    if how.seed < 0:
+        raise InputError(f"Seed {how.seed}: of an evaluation it must not be negative. Choose another one (--seed).")
     if output is not None:
         if how.changes([]):
             raise typer.BadParameter("With -o the checkpoint's own settings count. Leave them out, or give --out.")
@@ -69,7 +72,6 @@ def evaluate(
         return
     assert out is not None
     from dim_jax.designer.choice import Choice
-    from dim_jax.errors import InputError
     from dim_jax.evals import run
     from dim_jax.evals.benchmark import benchmark as named
     from dim_jax.evals.measuring import Models
@@ -85,7 +87,7 @@ def evaluate(
     for note in notes:
         typer.echo(note, err=True)
     stages = [stage.value] if stage else ["generate"] if shard else list(run.STAGES)
-    tell = lambda line: typer.echo(line, err=True)  # noqa: E731
+    tell = partial(typer.echo, err=True)
     if "generate" in stages:
         from dim_jax.sampling import Sampler
 
@@ -95,7 +97,7 @@ def evaluate(
             _designs(choice, designer, asks, how) if writes else None, designer, rounds,
         )  # fmt: skip
         run.generate(
-            benchmark, cases, out, painting, data=data, tracks=chosen, seed=how.seed, limit=limit, shard=part,
+            benchmark, cases, out, painting, data=data, tracks=chosen, seed=how.seed, limit=limit, shard=part, official=official,
             progress=console.is_terminal, tell=tell,
         )  # fmt: skip
     if "judge" in stages:

@@ -107,16 +107,15 @@ def generate(
     seed: int,
     limit: int | None,
     shard: Shard,
+    official: bool = False,
     progress: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Paint the tracks of a shard's cases that are not finished.
+    """Paint the tracks of a shard's cases that are not finished; `official` also lays them out as the makers expect.
 
     Raises:
         InputError: `out` is of another run, another process paints the same, or as in `Generator.paint`.
     """
-    if seed < 0:
-        raise InputError(f"Seed {seed}: of an evaluation it must not be negative. Choose another one (--seed).")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     painter = painting.open()
@@ -136,6 +135,8 @@ def generate(
     for track in tracks:
         failed = generator.paint(track, own)
         tell(f"{out / track / PICTURES}: {len(own) - len(failed)} of {len(own)} cases are painted")
+        if official:
+            write_official(out / track, benchmark, own)
         if failed:
             case, reason = next(iter(failed.items()))
             tell(f'{len(failed)} cases have no blueprint, such as "{case}": {reason}; --retry-failed asks again')
