@@ -9,11 +9,12 @@ WORKERS := 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help demo docs test test-all soak lint format clean
+.PHONY: help demo docs browser test test-all soak lint format clean
 
 help:
 	@echo "make demo      edit five pictures and paint one with the bundled nano model, in a minute"
 	@echo "make test      the tests, parity with PyTorch among them"
+	@echo "make browser   Chromium for the tests of the report's page, which make test calls: on Debian, as root"
 	@echo "make test-all  those, and the ones that need a whole Qwen vocabulary (fetched with npm)"
 	@echo "make soak      a training run that is killed twenty times must log what an uninterrupted one does (half an hour)"
 	@echo "make docs      the pages of docs/ and the API as a site, in build/site"
@@ -24,8 +25,18 @@ help:
 demo: $(VENV)/runtime
 	$(BIN)/dim demo $(DEMO) --overwrite
 
-test: $(VENV)/test
+test: $(VENV)/test browser
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# Some tests open the report of an evaluation. Without a browser they are skipped, and say so; DIM_NEEDS_BROWSER=1 fails them instead.
+browser:
+	@if ! { command -v chromium && command -v chromedriver; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing Chromium for the tests of the report's page"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq -y --no-install-recommends chromium chromium-driver fonts-dejavu-core; } >/dev/null 2>&1 || true; \
+	fi
+	@command -v chromedriver >/dev/null || \
+	  echo "There is no chromedriver: the tests of the report's page are skipped. Install Chromium and chromedriver to run them." >&2
 
 # The vocabulary is too large for the repository; a package of npm ships it.
 test-all: export DIM_QWEN_TOKENIZER = $(QWEN)/models/tokenizer.json

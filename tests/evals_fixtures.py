@@ -36,7 +36,7 @@ def paint(out: Path, cases: Sequence[Case], tracks: Sequence[str] = ("direct",),
             picture(24, 16, seed + 1000 * number + i).save(file)
             painted = case.prompt if track == "direct" else f"Blueprint: {case.prompt}"
             row = {"id": case.id, "category": case.category, "prompt": case.prompt, "painted_prompt": painted}
-            rows.append(row | {"pictures": [str(file.relative_to(out / track))], "seconds": 1.5, "rounds": 1})
+            rows.append(row | {"pictures": [str(file.relative_to(out / track))], "seconds": 1.5})
         (out / track / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (out / "run.json").write_text(json.dumps({"benchmark": "any", "checkpoint": "nano", "weights": "sha256:0", "seed": 0}))
 

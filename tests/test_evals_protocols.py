@@ -13,7 +13,7 @@ from dim_jax.evals.benchmark import Case
 from dim_jax.evals.protocols import Recorded, protocol
 
 SOURCE, RESULT, TARGET = Path("source.png"), Path("result.png"), Path("target.png")
-IMGEDIT, GEDIT, RISE = protocol("imgedit"), protocol("gedit"), protocol("rise")
+IMGEDIT, GEDIT, RISE = protocol("imgedit"), protocol("gedit"), protocol("risebench")
 
 
 def case(category: str, name: str = "1", target: Path | None = None, **facts) -> Case:

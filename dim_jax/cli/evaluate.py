@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dim_jax.cli.designer_options import DesignerOptions
+from dim_jax.cli.judging import JudgeOptions, ask_judges, write_report
 from dim_jax.cli.options import with_options
 from dim_jax.cli.paint import SamplingOptions, named_or_bundled
 from dim_jax.console import open_console
@@ -25,7 +26,7 @@ class Stage(StrEnum):
     report = "report"
 
 
-@with_options(how=SamplingOptions, asks=DesignerOptions)
+@with_options(how=SamplingOptions, judging=JudgeOptions, asks=DesignerOptions)
 def evaluate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The benchmark, such as imgedit; a wrong name lists all.")],
     data: Annotated[str, typer.Option(help="Folder of the benchmark as its makers ship it; of emoji also gs://BUCKET/...")],
@@ -58,6 +59,7 @@ def evaluate(
     pairs_per_rule: Annotated[int | None, typer.Option(min=1, help="-o: default 24, or as many more as 200 pairs in all need.")] = None,
     *,
     how: SamplingOptions,
+    judging: JudgeOptions,
     asks: DesignerOptions,
 ) -> None:
     """Measure a painter on a benchmark: paint its cases, score them, compare tracks. Goes on where it was interrupted."""
@@ -86,8 +88,9 @@ def evaluate(
     cases, notes = benchmark.cases(folder, limit=limit, seed=how.seed)
     for note in notes:
         typer.echo(note, err=True)
-    stages = [stage.value] if stage else ["generate"] if shard else list(run.STAGES)
+    stages = [stage.value] if stage else ["report"] if judging.compare else ["generate"] if shard else list(run.STAGES)
     tell = partial(typer.echo, err=True)
+    rules, judges = judging.protocol(benchmark), judging.judges(asks, how.checkpoint) if "judge" in stages else []
     if "generate" in stages:
         from dim_jax.sampling import Sampler
 
@@ -105,6 +108,10 @@ def evaluate(
         found = run.table(run.score(benchmark, cases, out, models, official=official, scorer=official_scorer, tell=tell))
         if found is not None:
             open_console(stderr=False).print(found)
+        if judges:
+            ask_judges(judges, rules, cases, out, asks, tell, console.is_terminal)
+    if "report" in stages:
+        write_report(benchmark, cases, out, judging, asks, how.seed, tell)
 
 
 def _designs(choice: Any, spelling: str, asks: DesignerOptions, how: SamplingOptions) -> Any:

@@ -103,7 +103,7 @@ def _correlations(a: Sequence[float], b: Sequence[float]) -> dict[str, float | N
 
     pearsonr: Any = stats.pearsonr
     spearmanr: Any = stats.spearmanr
-    equal = plain_mean([math.isclose(one, other, abs_tol=1e-9) for one, other in zip(a, b, strict=True)])
+    equal = plain_mean([float(math.isclose(one, other, abs_tol=1e-9)) for one, other in zip(a, b, strict=True)])
     constant = len(set(a)) < 2 or len(set(b)) < 2
     pearson, spearman = (None, None) if constant else (float(pearsonr(a, b).statistic), float(spearmanr(a, b).statistic))
     return {"pearson": pearson, "spearman": spearman, "equal": equal}

@@ -29,5 +29,6 @@ BENCHMARK = Benchmark(
     kind="edit",
     read=read,
     official=lambda case, k: f"{case.file}.png",
+    protocol="imgedit",
     metrics=("nearer", "psnr", "l1", "l2", "ssim"),
 )

@@ -37,7 +37,7 @@ second: is it free of artefacts, such as distortion, watermarks, scratches, blur
 
 {FORM}""",
 }
-SCALE = Scale(0, 10)
+SCALE = Scale(0.0, 10.0)
 DELIMITER = "||V^=^V||"
 
 

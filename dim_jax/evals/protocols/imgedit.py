@@ -72,7 +72,7 @@ CRITERIA = {
     "compose": ("make several changes", "is every one of the changes made, and each of them right?", BLEND, PHYSICS),
 }
 SCORES = ("compliance", "quality", "preservation")
-SCALE = Scale(1, 5)
+SCALE = Scale(1.0, 5.0)
 
 
 def _prompt(kind: str, first: str, second: str, third: str) -> str:

@@ -54,7 +54,7 @@ PROMPTS = {
         f"{ASKED}\n\n{LOGIC.replace('{picture}', 'second')}\n\n{END}"
     ),
 }
-FIVE, YES_OR_NO, PERCENT = Scale(1, 5), Scale(0, 1, whole=True), Scale(0, 100)
+FIVE, YES_OR_NO, PERCENT = Scale(1.0, 5.0), Scale(0.0, 1.0, whole=True), Scale(0.0, 100.0)
 LOGICAL, SPATIAL = "logical_reasoning", "spatial_reasoning"
 
 
@@ -146,7 +146,7 @@ def _extract(answer: str) -> list[int]:
 
 
 PROTOCOL = Protocol(
-    name="rise",
+    name="risebench",
     source="RISEBench (arXiv 2504.02826), PhoenixZ810/RISEBench",
     prompts=PROMPTS,
     questions=questions,

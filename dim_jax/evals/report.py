@@ -1,0 +1,189 @@
+"""The report of an evaluation: everything as JSON, tables in Markdown beside published rows, and a page that stands alone.
+
+It is computed from what lies in the folders of one run or of two, and asks nobody: the same files give the same bytes.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from dim_jax.designer.limits import Price
+from dim_jax.errors import InputError
+from dim_jax.evals import bootstrap, page, sheets
+from dim_jax.evals.benchmark import Benchmark, Case, read_finished
+from dim_jax.evals.judge import Judgement, painted_tracks, read_judgements
+from dim_jax.evals.protocols import Protocol
+from dim_jax.evals.scoring import agreement, summary
+from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.paths import read_json
+
+NAME = "report"
+
+
+def write(
+    out: Path,
+    benchmark: Benchmark,
+    cases: Sequence[Case],
+    runs: Mapping[str, Path],
+    protocol: Protocol | None = None,
+    *,
+    price: Callable[[str], Price | None] = lambda judge: None,
+    official_seed: int | None = None,
+) -> dict[str, Any]:
+    """Write report.json, report.md and report.html to `out`; returns what the JSON holds.
+
+    Args:
+        out: the folder, which is made.
+        benchmark, cases: what was painted.
+        runs: folders of evaluations by the name that they have in the report; two are compared.
+        protocol: what judges were asked; None where nobody judges.
+        price: of a judge.
+        official_seed: also compute what the makers' scripts would; random numbers in them are drawn with it.
+
+    Raises:
+        InputError: nothing is painted, a file of a run is damaged, or a picture cannot be read.
+    """
+    report = build(benchmark, cases, runs, protocol, price=price, official_seed=official_seed)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    tables = sheets.sheets(report)
+    texts = {
+        "json": lambda: json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+        "md": lambda: sheets.markdown(report, tables),
+        "html": lambda: page.html(report, tables, cases, runs),
+    }
+    for ending, text in texts.items():
+        with new_file(out / f"{NAME}.{ending}") as scratch:
+            scratch.write_text(text(), encoding="utf-8", errors="backslashreplace")
+    return report
+
+
+def build(
+    benchmark: Benchmark,
+    cases: Sequence[Case],
+    runs: Mapping[str, Path],
+    protocol: Protocol | None,
+    *,
+    price: Callable[[str], Price | None] = lambda judge: None,
+    official_seed: int | None = None,
+) -> dict[str, Any]:
+    """What report.json holds. Arguments and errors as for `write`."""
+    tracks = {(run, track): out / track for run, out in runs.items() for track in painted_tracks(out)}
+    if empty := sorted(set(runs) - {run for run, _ in tracks}):
+        raise InputError(f"{runs[empty[0]]}: nothing is painted there. Generate pictures first (--stage generate).")
+    judgements = {key: read_judgements(folder, cases, protocol) if protocol else [] for key, folder in tracks.items()}
+    measures = {key: _measures(folder) for key, folder in tracks.items()}
+    report: dict[str, Any] = {
+        "benchmark": benchmark.name,
+        "title": benchmark.title,
+        "cases_of_the_benchmark": len(cases),
+        "runs": {run: _run(out) for run, out in runs.items()},
+        "protocol": None,
+        "tracks": [],
+        "agreement": [],
+        "published": [row.__dict__ | {"scores": dict(row.scores)} for row in benchmark.published],
+    }
+    if protocol:
+        report["protocol"] = {
+            "name": protocol.name, "source": protocol.source, "wording": protocol.wording, "version": protocol.version,
+            "main": protocol.main, "average": protocol.average, "official_seed": official_seed,
+            "scales": {name: [scale.low, scale.high] for name, scale in protocol.metrics.items()},
+        }  # fmt: skip
+    for (run, track), folder in tracks.items():
+        judges = {}
+        for found in judgements[run, track]:
+            assert protocol is not None
+            judges[found.judge] = summary(found, protocol, benchmark.subsets, official_seed=official_seed)
+            cost = price(found.judge)
+            judges[found.judge]["dollars"] = cost.of(found.tokens_in, found.tokens_out) if cost else None
+        finished = read_finished(folder)
+        painted = sum(case.id in finished for case in cases)
+        measured = {key: value for key, value in measures[run, track].items() if key != "cases"}
+        report["tracks"].append({"run": run, "track": track, "painted": painted, "judges": judges, "measures": measured})
+        if protocol:
+            pairs = combinations(judgements[run, track], 2)
+            report["agreement"] += [{"run": run, "track": track, **agreement(a, b, protocol)} for a, b in pairs]
+    report["comparisons"] = _comparisons(tracks, judgements, measures, protocol)
+    report["cases"] = _cases(cases, tracks, judgements, measures)
+    return report
+
+
+def _run(out: Path) -> dict[str, Any]:
+    """run.json, as it was written when the pictures were painted."""
+    return read_json(out / "run.json") if (out / "run.json").is_file() else {}
+
+
+def _measures(track: Path) -> dict[str, Any]:
+    """metrics.json, if the track was measured."""
+    found = read_json(track / "metrics.json") if (track / "metrics.json").is_file() else {}
+    return {key: found[key] for key in ("cases", "mean", "left_out", "oracle", "fid") if key in found}
+
+
+Scores = dict[tuple[str, str], dict[str, float]]  # by judge or "measured", and metric; by case
+
+
+def _comparisons(
+    tracks: Mapping[tuple[str, str], Path],
+    judgements: Mapping[tuple[str, str], Sequence[Judgement]],
+    measures: Mapping[tuple[str, str], Mapping[str, Any]],
+    protocol: Protocol | None,
+) -> list[dict[str, Any]]:
+    """The paired bootstrap of every two tracks of a run, and of every two runs on one track, over the cases that both have."""
+    scores: dict[tuple[str, str], Scores] = {}
+    for key in tracks:
+        own: Scores = {}
+        for found in judgements[key]:
+            assert protocol is not None
+            judged = {one.case.id: one.metrics[protocol.main] for one in found.cases if one.metrics is not None}
+            own[found.judge, protocol.main] = judged
+        for case, row in measures[key].get("cases", {}).items():
+            for name, value in row.items():
+                own.setdefault(("measured", name), {})[case] = value
+        scores[key] = own
+    rows = []
+    for a, b in combinations(tracks, 2):
+        if a[0] != b[0] and a[1] != b[1]:
+            continue
+        for judge, metric in scores[a]:
+            first, second = scores[a][judge, metric], scores[b].get((judge, metric), {})
+            if first.keys() & second.keys():
+                compared = bootstrap.compare(first, second)._asdict()
+                rows.append({"a": list(a), "b": list(b), "by": judge, "metric": metric, **compared})
+    return rows
+
+
+def _cases(
+    cases: Sequence[Case],
+    tracks: Mapping[tuple[str, str], Path],
+    judgements: Mapping[tuple[str, str], Sequence[Judgement]],
+    measures: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Each case with what was painted of it, and what was said and measured of that."""
+    finished = {key: read_finished(folder) for key, folder in tracks.items()}
+    judged = {key: {found.judge: {one.case.id: one for one in found.cases} for found in judgements[key]} for key in tracks}
+    rows = []
+    for case in cases:
+        results = []
+        for key in tracks:
+            if (row := finished[key].get(case.id)) is None:
+                continue
+            judges = {}
+            for judge, known in judged[key].items():
+                one = known[case.id]
+                judges[judge] = {
+                    "metrics": None if one.metrics is None else dict(one.metrics),
+                    "failed": one.failed,
+                    "answers": {
+                        name: {"text": said.texts[-1] if said.texts else None, "attempts": len(said.texts), "reason": said.reason}
+                        for name, said in one.verdicts.items()
+                    },
+                }
+            results.append({
+                "run": key[0], "track": key[1], "painted_prompt": row.get("painted_prompt", case.prompt), "picture": row["pictures"][-1],
+                "rounds": len(row["rounds"]) if isinstance(row.get("rounds"), list) else 1, "judges": judges,
+                "measures": measures[key].get("cases", {}).get(case.id, {}),
+            })  # fmt: skip
+        rows.append({"id": case.id, "category": case.category, "prompt": case.prompt, "turns": list(case.turns), "results": results})
+    return rows
