@@ -57,7 +57,7 @@ class Sizes:
     limit: int = 240  # seconds of a step
 
 
-REHEARSAL = Sizes("tiny", 64, 20, 2, 1, 8, "none", 8, "nano_autoencoder", 120)
+REHEARSAL = Sizes("tiny", 64, 20, 2, 1, 8, "none", 8, "nano_autoencoder", 240)
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def plan(sizes: Sizes, counts: list[int], *, simulated: bool) -> list[Step]:
         return child(f"equal {mesh_name(mesh)} {dtype}", work, math.prod(mesh.values()))
 
     first = [paint({}), paint({"data": most}), train({}), train({"fsdp": most}), train({}, batch=sizes.batch // most)]
-    first += [resumed(sizes, counts), killed(sizes, 2)]
+    first += [resumed(sizes, [1, 2] if simulated else counts), killed(sizes, 2)]
     if simulated:
         return [*first, train({"fsdp": 2}, count=2), equal({"data": 2, "fsdp": 2, "tensor": 2}, "float32")]
     first += [train({"fsdp": most}, count=most), equal({"fsdp": most}, "float32"), equal({"fsdp": most}, "bfloat16")]
