@@ -23,14 +23,14 @@ from dim_jax.checkpoint import TensorInfo
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
-from dim_jax.weights.files import DTYPES, SafetensorsWriter, open_safetensors
-from dim_jax.weights.formats import DIM, NVLABS
+from dim_jax.weights.files import DTYPES, DTypeName, SafetensorsWriter, open_safetensors
+from dim_jax.weights.formats import DIM, NVLABS, Format
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.table import tensor_mappings
 
 GIB = 2**30
 SANA = SanaConfig.sana_1600m(edit=True)
-CASES = {
+CASES: dict[str, tuple[Format, ModelConfig, DTypeName]] = {
     "sana-fp32": (NVLABS, ModelConfig(sana=SANA), "F32"),
     "sana-bf16": (NVLABS, ModelConfig(sana=SANA), "BF16"),
     "full-bf16": (DIM, ModelConfig(QwenConfig.qwen_3b(), SANA, DCAEConfig.f32c32()), "BF16"),

@@ -75,7 +75,7 @@ def training_step(dtype: str) -> dict[str, np.ndarray]:
     params = {path: jnp.asarray(0.05 * rng.standard_normal(leaf.shape), jnp.float32) for path, leaf in parameters(abstract).items()}
     hidden, cells = rng.standard_normal((4, 64, config.encoder.text.hidden_size)), rng.standard_normal((2, 4, 8, 8, 16))
     mask = np.arange(64) < np.array([[64], [50], [9], [1]])
-    features = jax.tree.map(jnp.asarray, Features(hidden.astype(np.float32), mask, *cells.astype(np.float32)))
+    features = Features(*map(jnp.asarray, (hidden.astype(np.float32), mask, *cells.astype(np.float32))))
     optimizer = optim.adamw(1e-4, weight_decay=0.01, clip_global_norm=1.0)
 
     @jax.jit

@@ -7,6 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -108,8 +109,8 @@ def _with_tokenizer(sizes: ModelConfig, side: int) -> tuple[ModelConfig, Process
     assert sizes.encoder is not None
     assert sizes.sana is not None
     with tempfile.TemporaryDirectory() as folder:
-        train_tokenizer([SENTENCE], min(sizes.encoder.text.vocab_size, 1024), f"{folder}/tokenizer")
-        chat = ChatTokenizer.from_pretrained(f"{folder}/tokenizer")
+        train_tokenizer([SENTENCE], min(sizes.encoder.text.vocab_size, 1024), Path(folder) / "tokenizer")
+        chat = ChatTokenizer.from_pretrained(Path(folder) / "tokenizer")
     sizes = ModelInit(sizes, {}).with_tokenizer(chat).model_config
     assert sizes.encoder is not None
     assert sizes.sana is not None

@@ -16,7 +16,7 @@ from benchmarks import speed_cases as cases
 from benchmarks.speed_cases import GIB, measure, report
 from dim_jax.config import Config, read_config
 from dim_jax.data.batches import CachedBatch, PaintBatch
-from dim_jax.data.cache import store
+from dim_jax.data.cache import quantize
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.processes import make_global_array
@@ -55,7 +55,7 @@ def edit(args: Namespace, dtype: Any) -> None:
         return dim.paint(keys[0], seeds, (cells, cells), source, unconditional=keys[1], **options)
 
     autoencoder = type(dim.autoencoder)
-    functions = dict(
+    functions: dict[str, Any] = dict(
         zip(PARTS, (lambda dim, x: dim.condition(x, length), keys, autoencoder.encode, sample, autoencoder.decode), strict=True)
     )
     programs: dict[str, Any] = {}
@@ -122,7 +122,7 @@ def training(
     if part == "cached":
         hidden = np.zeros((args.batch, length, dim.encoder.text.hidden_size), np.float32)
         hidden[:, :tokens] = rng.normal(size=(args.batch, tokens, hidden.shape[2]))
-        states = np.stack([store(one, "float32" if dtype == jnp.float32 else "bfloat16").hidden for one in hidden])
+        states = np.stack([quantize(one, "float32" if dtype == jnp.float32 else "bfloat16").hidden for one in hidden])
         batch = CachedBatch(states, None, np.arange(length) < np.full((args.batch, 1), tokens), *latents)
     config.data.cache = "cache" if part == "cached" else ""  # only says that there is one
     objective = make_objective(config, model_config, None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from diffusers import AutoencoderDC, SanaTransformer2DModel
+from diffusers import AutoencoderDC, SanaTransformer2DModel  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel
 
@@ -107,7 +107,7 @@ def train(args: Namespace) -> None:
     states = torch.randn(args.batch, tokens - first, config.encoder.text.hidden_size, device=DEVICE, dtype=DTYPE)
 
     def cached() -> tuple[Any, Any, Any]:
-        return *stored, states
+        return stored[0], stored[1], states
 
     @torch.no_grad()
     def online() -> tuple[Any, Any, Any]:
@@ -134,7 +134,9 @@ def train(args: Namespace) -> None:
                 nn.utils.clip_grad_norm_(params, cases.CLIP)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                torch._foreach_lerp_(averages, [param.detach() for param in params], 1 - cases.EMA)
+                torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+                    averages, [param.detach() for param in params], 1 - cases.EMA
+                )
 
             _reset_peak()
             try:
