@@ -165,7 +165,7 @@ def test_a_part_cannot_paint():
     Path("sana").mkdir()
     shutil.copy(HERE / "goldens/sana_edit.weights.safetensors", "sana/model.safetensors")
     shutil.copy(HERE / "goldens/sana_edit.json", "sana")
-    assert "sana holds only sana. Painting needs a whole Draw-In-Mind" in one_error(dim(*generate(checkpoint="sana")))
+    assert "sana has only sana. A whole Draw-In-Mind is needed" in one_error(dim(*generate(checkpoint="sana")))
 
 
 # The disk

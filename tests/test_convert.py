@@ -304,5 +304,5 @@ def test_the_tokenizer_goes_with_the_weights(tmp_path, goldens, orbax):
         run(tmp_path / "with", tmp_path / to, to)
         assert all((tmp_path / to / place / name).read_bytes() == (tokenizer / name).read_bytes() for name in names)
         assert [file.name for file in open_weights(tmp_path / to).tokenizer] == names
-    with pytest.raises(InputError, match="no tokenizer in it"):
+    with pytest.raises(InputError, match="has no tokenizer"):
         run(orbax, tmp_path / "out", "dim", tokenizer=tmp_path)

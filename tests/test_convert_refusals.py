@@ -101,7 +101,7 @@ def test_a_manifest_of_other_weights_is_refused(tmp_path, orbax):
     manifest = (orbax / "manifest.json").read_text()
     for text, message in (
         (manifest.replace("projector.0.bias", "projector.9.bias"), "projector.9.bias is not in these weights; projector.0.bias is only in"),
-        (manifest.replace('"projector.0.bias": "F32"', '"projector.0.bias": "F16"'), "connector.fc1.bias came as F16, here it is F32"),
+        (manifest.replace('"projector.0.bias": "F32"', '"projector.0.bias": "F16"'), "connector.fc1.bias was F16, here it is F32"),
         ("{}", "is not a manifest"),
         ('{"format": "new", "files": {}}', "is not a manifest"),
         ('{"format": "dim", "headers": []}', "is not a manifest"),
@@ -234,7 +234,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("no")
     for name, message in (
         ("none", "no such file or folder"),
-        ("empty", "no checkpoint in it"),
+        ("empty", "has no checkpoint"),
         ("foreign", "lstm.weight"),
         ("text.safetensors", "no whole"),
     ):
@@ -290,7 +290,7 @@ def test_parents_that_do_not_fit_are_refused(tmp_path, goldens, diffusers):
     encoder, sana = qwen_folder(tmp_path / "qwen", goldens), sana_pth(tmp_path / "sana", goldens)
     edit = sana_pth(tmp_path / "edit", goldens, "edit")
     for parents, message in (
-        ((sana, encoder, diffusers / "vae"), r"SANA.pth .* holds no encoder; .*qwen .* holds no sana"),
+        ((sana, encoder, diffusers / "vae"), r"SANA.pth .* has no encoder; .*qwen .* has no sana"),
         ((encoder, edit, diffusers / "vae"), "16 input channels and 24 null rows"),
     ):
         with pytest.raises(InputError, match=message):

@@ -83,7 +83,7 @@ def test_any_truncated_file_is_refused(tmp_path, cut):
     with pytest.raises(InputError, match=r"short.safetensors.*etch"):
         open_safetensors(short)
     short.write_bytes(data + b"x")
-    with pytest.raises(InputError, match=r"announces \d+ bytes, the file has \d+"):
+    with pytest.raises(InputError, match=r"says \d+ bytes, but the file has \d+"):
         open_safetensors(short)
 
 
@@ -198,17 +198,17 @@ NESTED = "[" * 100_000
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no index of shards"),
-        ("[]", "no index of shards"),
-        ('{"weight_map": [1]}', "no index of shards"),
-        ('{"metadata": {}}', "no index of shards"),
-        ('{"weight_map": null}', "no index of shards"),
-        ('{"weight_map": {}}', "no index of shards"),
-        ('{"weight_map": {"a": null}}', "no index of shards"),
-        ('{"weight_map": {"a": 1}}', "no index of shards"),
-        ('{"weight_map": {"a": ["m-1-of-2.safetensors"]}}', "no index of shards"),
-        ('{"weight_map": {"a": {"b": "m-1-of-2.safetensors"}, "c": "m-2-of-2.safetensors"}}', "no index of shards"),
-        (NESTED, "no index of shards"),
+        ("{", "is not an index of shards"),
+        ("[]", "is not an index of shards"),
+        ('{"weight_map": [1]}', "is not an index of shards"),
+        ('{"metadata": {}}', "is not an index of shards"),
+        ('{"weight_map": null}', "is not an index of shards"),
+        ('{"weight_map": {}}', "is not an index of shards"),
+        ('{"weight_map": {"a": null}}', "is not an index of shards"),
+        ('{"weight_map": {"a": 1}}', "is not an index of shards"),
+        ('{"weight_map": {"a": ["m-1-of-2.safetensors"]}}', "is not an index of shards"),
+        ('{"weight_map": {"a": {"b": "m-1-of-2.safetensors"}, "c": "m-2-of-2.safetensors"}}', "is not an index of shards"),
+        (NESTED, "is not an index of shards"),
         ('{"weight_map": {"a": "x", "a": "y"}}', "these twice: a"),
         ('{"weight_map": {"a": "/etc/passwd"}}', "outside of its folder: /etc/passwd"),
         ('{"weight_map": {"a": "x/../../m.safetensors"}}', "outside of its folder"),
@@ -292,7 +292,7 @@ def test_pth_files_that_are_no_dictionary_of_tensors_are_refused(tmp_path):
         "list": ([torch.zeros(2)], "found list"),
         "number": ({"a": torch.zeros(2), "b": 3}, r"not tensors: b \(int\)"),
         "integers": ({"a": torch.zeros(2, dtype=torch.int64)}, r"a \(torch.int64\)"),
-        "empty": ({}, "dictionary of tensors is expected"),
+        "empty": ({}, "it must be a dictionary of tensors"),
     }
     for name, (content, message) in cases.items():
         torch.save(content, tmp_path / name)

@@ -38,9 +38,9 @@ def test_every_tensor_is_the_mean(two, tmp_path, goldens, dtype):
 
 def test_models_that_are_not_alike(two, tmp_path, goldens):
     one, _ = two
-    with pytest.raises(InputError, match=r"qwen: autoencoder\.\S+ is None, in .*one \(.*\)\. Give one like it"):
+    with pytest.raises(InputError, match=r"qwen: autoencoder\.\S+ is None, in .*one \(.*\)\. Give a checkpoint with the same parameters"):
         run(one, tmp_path / "mean", "dim", mean_with=qwen_folder(tmp_path / "qwen", goldens))
-    with pytest.raises(InputError, match=r"one: \S+ is \(.*\), in .* None\. Give one like it"):
+    with pytest.raises(InputError, match=r"one: \S+ is \(.*\), in .* None\. Give a checkpoint with the same parameters"):
         run(sana_pth(tmp_path / "sana", goldens), tmp_path / "mean", "dim", mean_with=one)
     assert not (tmp_path / "mean").exists()
 

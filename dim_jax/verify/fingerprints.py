@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.errors import InputError
-from dim_jax.weights.arrays import PIECE, contiguous
+from dim_jax.weights.arrays import CHUNK, contiguous
 from dim_jax.weights.formats import DIM
 from dim_jax.weights.table import tensor_mappings, to_hf
 
@@ -30,7 +30,7 @@ class Fingerprint:
     def of(cls, x: np.ndarray, limit: int | None = VALUES) -> "Fingerprint":
         """`limit` None keeps all values."""
         flat = x.ravel(order="K")  # in the order of memory, so that a transposed tensor is not copied
-        norm = sum(float(np.sum(np.square(flat[i : i + PIECE], dtype=np.float64))) for i in range(0, flat.size, PIECE)) ** 0.5
+        norm = sum(float(np.sum(np.square(flat[i : i + CHUNK], dtype=np.float64))) for i in range(0, flat.size, CHUNK)) ** 0.5
         if limit is None or x.size <= limit:
             return cls(x.shape, norm, x.ravel())
         places = np.random.RandomState(0).randint(0, x.size, limit)

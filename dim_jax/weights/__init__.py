@@ -1,1 +1,1 @@
-"""Published checkpoints to ours and back, through one table read both ways."""
+"""Conversion between published checkpoints and ours, by one table that is read both ways."""

@@ -1,4 +1,4 @@
-"""Large arrays on the host: copied, compared and checked in pieces that fit a processor's cache."""
+"""Copying, comparing and checking large arrays on the host, in chunks that fit a processor's cache."""
 
 import math
 import os
@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 TILE = 128  # elements: a tile of rows of one layout and columns of the other stays in cache
-PIECE = 2**18  # elements
+CHUNK = 2**18  # elements
 LARGE = 2**28  # bytes
 
 
@@ -27,7 +27,7 @@ def copy_into(target: np.ndarray, source: np.ndarray) -> None:
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype, scratch: Path | None = None) -> np.ndarray:
-    """An uninitialised array; a large one lies in a nameless file in the folder `scratch`, whose pages may leave the memory.
+    """An uninitialised array; a large one is mapped to a nameless file in the folder `scratch`, to save memory.
 
     Raises:
         OSError: the disk is full.
@@ -36,12 +36,12 @@ def empty(shape: tuple[int, ...], dtype: np.dtype, scratch: Path | None = None) 
     if scratch is None or size < LARGE:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile(dir=scratch) as file:
-        os.posix_fallocate(file.fileno(), 0, size)  # a write to a mapped page that finds no room would kill the process
+        os.posix_fallocate(file.fileno(), 0, size)  # otherwise a write to a mapped page on a full disk would kill the process
         return np.memmap(file, dtype, "r+", shape=shape)
 
 
 def contiguous(array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
-    """The same values in C order (and another dtype): the array itself, if it is so already."""
+    """The same values in C order (and another dtype): the array itself if nothing changes."""
     dtype = np.dtype(dtype or array.dtype)
     if array.flags.c_contiguous and array.dtype == dtype:
         return array
@@ -53,12 +53,12 @@ def contiguous(array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
 def is_finite(array: np.ndarray) -> bool:
     """Whether no element is infinite or NaN."""
     flat = array.reshape(-1)
-    for i in range(0, len(flat), PIECE):
-        piece = flat[i : i + PIECE]
-        if piece.dtype == ml_dtypes.bfloat16:  # its own isfinite is slow: all exponent bits set means infinite or NaN
-            if ((piece.view(np.uint16) & 0x7F80) == 0x7F80).any():
+    for i in range(0, len(flat), CHUNK):
+        chunk = flat[i : i + CHUNK]
+        if chunk.dtype == ml_dtypes.bfloat16:  # its own isfinite is slow: all exponent bits set means infinite or NaN
+            if ((chunk.view(np.uint16) & 0x7F80) == 0x7F80).any():
                 return False
-        elif not np.isfinite(piece).all():
+        elif not np.isfinite(chunk).all():
             return False
     return True
 
@@ -68,4 +68,4 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     x, y = (array.reshape(-1).view(np.uint8) for array in (a, b))
-    return all(np.array_equal(x[i : i + PIECE], y[i : i + PIECE]) for i in range(0, len(x), PIECE))
+    return all(np.array_equal(x[i : i + CHUNK], y[i : i + CHUNK]) for i in range(0, len(x), CHUNK))

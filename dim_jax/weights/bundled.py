@@ -12,7 +12,7 @@ def bundled_checkpoint() -> Path:
     """Folder of the checkpoint.
 
     Raises:
-        InputError: this installation has none.
+        InputError: this installation lacks it.
     """
     if not NANO.is_dir():
         raise InputError(f"{NANO}: the bundled model is missing. Install the package again, or name a checkpoint (--checkpoint).")

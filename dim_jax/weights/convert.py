@@ -1,4 +1,4 @@
-"""Conversion between the published formats and checkpoint folders, a tensor at a time; and the start of training from three parents."""
+"""Conversion between published formats and checkpoint folders, a tensor at a time; and the assembly of three checkpoints into one."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from dim_jax.storage.paths import AnyPath, as_path, read_json
 from dim_jax.weights import export
 from dim_jax.weights.files import NAMES, SafetensorsWriter
 from dim_jax.weights.formats import NULL_TABLE
-from dim_jax.weights.lazy import LazyTensors, each, merge
+from dim_jax.weights.lazy import LazyTensors, from_loader, merge
 from dim_jax.weights.lora_files import is_lora, open_lora, open_loras, write_lora
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.opening import open_weights
@@ -47,21 +47,21 @@ def convert(
 
     Args:
         src: a file or folder in any format.
-        dst: the folder to make; it appears whole or not at all.
+        dst: the folder to make; it appears complete or not at all.
         to: "orbax" (a checkpoint folder of ours), "dim" (the published naming; SANA alone: NVlabs'), "diffusers" or "qwen"; for a LoRA one
             of `lora_files.TARGETS`.
         dtype: "float32" or "bfloat16", which every tensor is cast to; by default they stay as they are.
         max_shard_size: bytes of tensors in a file of "dim" or "qwen"; more are written as shards with an index. By default there are as
             many files as the source had, if it was published in this format, else one.
-        tokenizer: a folder whose tokenizer files go with it, instead of the source's.
-        mean_with: a checkpoint of the same sizes; every parameter becomes the mean of both.
+        tokenizer: a folder with the tokenizer to write, instead of the source's.
+        mean_with: a checkpoint of the same sizes; every parameter becomes the mean of the two.
         loras: what is merged into the checkpoint, each as "PATH" or "PATH:WEIGHT".
         overwrite: replace a checkpoint at `dst`.
         console: where the table of what was read is printed.
 
     Raises:
-        InputError: the source cannot be used (every wrong tensor is named), cannot be held by the target's format or dtype, has a tensor
-            that is larger than a shard, `dst` exists, or the disk is full. Nothing is left at `dst` then.
+        InputError: the source cannot be used (every wrong tensor is named), the target's format or dtype cannot hold it, a tensor is
+            larger than a shard, `dst` exists, or the disk is full. Then nothing is written to `dst`.
     """
     src, dst, console = as_path(src), as_path(dst), console or open_console(stderr=False)
     if is_lora(src):
@@ -102,7 +102,7 @@ def assemble(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> None:
-    """Make the checkpoint folder with which text-to-image training starts, from three parents and a fresh connector.
+    """Make the checkpoint folder with which text-to-image training starts, from three checkpoints and a new connector.
 
     Args:
         encoder: a checkpoint in any format that holds an encoder.
@@ -117,15 +117,13 @@ def assemble(
         console: as in `convert`.
 
     Raises:
-        InputError: a parent lacks its part or has the wrong form, or as in `convert`.
+        InputError: a checkpoint lacks its part or has the wrong form, or as in `convert`.
     """
     parents = {"encoder": open_weights(encoder), "sana": open_weights(sana), "autoencoder": open_weights(autoencoder)}
     qwen, old, dc_ae = parents["encoder"].config.encoder, parents["sana"].config.sana, parents["autoencoder"].config.autoencoder
     if qwen is None or old is None or dc_ae is None:
-        lacking = [
-            f"{parent.where} ({parent.title}) holds no {part}" for part, parent in parents.items() if part not in parent.config.parts
-        ]
-        raise InputError(f"{'; '.join(lacking)}. Give parents that do.")
+        missing = [f"{parent.where} ({parent.title}) has no {part}" for part, parent in parents.items() if part not in parent.config.parts]
+        raise InputError(f"{'; '.join(missing)}. Give checkpoints that have these parts.")
     if old.is_edit or condition_length < old.condition_length:
         raise InputError(
             f"{parents['sana'].where}: has {old.in_channels} input channels and {old.condition_length} null rows; text-to-image "
@@ -134,18 +132,18 @@ def assemble(
     if dc_ae.latent_channels != old.latent_channels:
         raise InputError(
             f"{parents['autoencoder'].where} has {dc_ae.latent_channels} latent channels, {parents['sana'].where} {old.latent_channels}. "
-            "Give parents that belong together."
+            "Give checkpoints of the same latent space."
         )
     config = ModelConfig(qwen, replace(old, condition_length=condition_length), dc_ae)
     connector = {path: np.asarray(tensor) for path, tensor in config.init("connector", seed).items()}
     infos = {path: TensorInfo(tensor.shape, tensor.dtype) for path, tensor in connector.items()}
-    parts = [_part(parent, part) for part, parent in parents.items()] + [each(infos, connector.__getitem__)]
+    parts = [_part(parent, part) for part, parent in parents.items()] + [from_loader(infos, connector.__getitem__)]
     notes = [f"{part}: {note}" for part, parent in parents.items() for note in parent.notes]
     notes.append(f"connector: drawn at random (seed {seed})")
     notes.append(f"null table: {old.condition_length} rows kept, {condition_length - old.condition_length} drawn at random (seed {seed})")
     weights = Weights(
         where=", ".join(parent.where for parent in parents.values()),
-        title="three parents",
+        title="three checkpoints",
         config=config,
         tensors=_longer_null_table(merge(("", part) for part in parts), condition_length, seed),
         tokenizer=tokenizer_in(as_path(tokenizer)) if tokenizer is not None else parents["encoder"].tokenizer,
@@ -161,7 +159,7 @@ def _part(weights: Weights, part: str) -> LazyTensors:
 
 
 def _longer_null_table(tensors: LazyTensors, length: int, seed: int) -> LazyTensors:
-    """The same with new rows at the end of the null table."""
+    """The same tensors with new rows at the end of the null table."""
     old = tensors[NULL_TABLE]
 
     def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
@@ -169,7 +167,7 @@ def _longer_null_table(tensors: LazyTensors, length: int, seed: int) -> LazyTens
             if name == NULL_TABLE:
                 tensor = np.concatenate([tensor, null_rows(length - len(tensor), tensor.shape[1], seed=seed).astype(tensor.dtype)])
             yield name, tensor
-            del tensor  # or it would live on while the next one is read
+            del tensor  # free it before the next one is read
 
     return LazyTensors({**tensors, NULL_TABLE: TensorInfo((length, old.shape[1]), old.dtype)}, read)
 
@@ -177,7 +175,7 @@ def _longer_null_table(tensors: LazyTensors, length: int, seed: int) -> LazyTens
 def _write(
     weights: Weights, dst: AnyPath, to: str, dtype: str | None, max_shard_size: int | None, overwrite: bool, console: Console
 ) -> None:
-    """Print what was read and write it."""
+    """Print the table of what was read, and write the target."""
     if to == "orbax":
         orbax_path(dst)
     source = weights
@@ -205,7 +203,7 @@ def _write_ours(folder: Path, weights: Weights) -> None:
                 yield path, tensor
             else:
                 extras[path] = tensor
-            del tensor  # or it would live on while the next one is read
+            del tensor  # free it before the next one is read
 
     manifest = weights.manifest.to_json() if weights.manifest else None
     config, settings = weights.config.to_json(), weights.settings

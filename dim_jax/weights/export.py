@@ -1,4 +1,4 @@
-"""Writing published checkpoints: with the names, dtypes and files that weights came in, or those that are usual in a format."""
+"""Writing published checkpoints, with the names, dtypes and files of the original, or with the defaults of a format."""
 
 import json
 import shutil
@@ -20,11 +20,11 @@ from dim_jax.weights.model_config import sana_to_diffusers
 from dim_jax.weights.published import Weights
 from dim_jax.weights.table import TensorMapping, by_path, tensor_mappings, to_hf
 
-SHARDED = ("dim", "qwen")  # all of their tensors stand in one file or its shards
+SHARDED = ("dim", "qwen")  # formats whose tensors are all in one file or its shards
 
 
 class Export(NamedTuple):
-    """What is to be written: how, where each published tensor lives here, what it is, and the file of each."""
+    """What to write: the manifest, the mapping, shape and dtype of each published tensor, and its file."""
 
     manifest: Manifest
     mappings: Mapping[str, TensorMapping]
@@ -38,38 +38,44 @@ class Export(NamedTuple):
 
 
 def plan(weights: Weights, to: str, max_shard_size: int | None = None) -> Export:
-    """The tensors and files to write: those that the weights came in where the format is the same, else the usual ones.
+    """The tensors and files to write: as in the original if the format is the same, else the defaults.
 
     Raises:
-        InputError: the format cannot hold these weights, their manifest is of other ones, or a tensor is larger than a shard.
+        InputError: the format cannot hold these weights, their manifest is of other weights, or a tensor is larger than a shard.
     """
-    known = weights.manifest if weights.manifest and weights.manifest.published.to == to else None
-    manifest = known or _usual(weights, to)
+    original = weights.manifest if weights.manifest and weights.manifest.published.to == to else None
+    manifest = original or _default_manifest(weights, to)
     form, shapes = manifest.published, {path: weights.tensors[path].shape for path in weights.parameters}
     ours = [path for path in form.matching(shapes) if path not in manifest.initialized]
     mappings = tensor_mappings(form.rows, {path: shapes[path] for path in ours})
     tensors = {name: TensorInfo(mapping.shape, weights.tensors[mapping.path].dtype) for name, mapping in mappings.items()}
     tensors |= {alias: tensors[name] for alias, name in manifest.aliases.items() if name in tensors}
     tensors |= {name: weights.tensors[path] for name, path in manifest.kept.items() if path in weights.tensors}
-    files = {name: _usual_file(form, name) for name in tensors}
-    if known:
-        stated = known.tensors()
+    files = {name: _default_file(form, name) for name in tensors}
+    if original:
+        stated = original.tensors()
         wrong = [f"{name} is not in these weights" for name in stated if name not in tensors]
         wrong += [f"{name} is only in these weights" for name in tensors if name not in stated]
         if not wrong:
             dtypes = common_dtypes(mappings, {name: DTYPES[dtype] for name, (_, dtype) in stated.items()})
-            here = {path: weights.tensors[path].dtype for path in ours}
-            wrong = [f"{path} came as {NAMES[dtypes[path]]}, here it is {NAMES[here[path]]}" for path in ours if dtypes[path] != here[path]]
+            dtypes_here = {path: weights.tensors[path].dtype for path in ours}
+            wrong = [
+                f"{path} was {NAMES[dtypes[path]]}, here it is {NAMES[dtypes_here[path]]}"
+                for path in ours
+                if dtypes[path] != dtypes_here[path]
+            ]
         if wrong:
             raise InputError(
-                f"{weights.where}: manifest.json belongs to other weights: {listed(wrong, '; ')}. Remove it to export in the usual files."
+                f"{weights.where}: manifest.json belongs to other weights: {listed(wrong, '; ')}. Remove it to "
+                "export with default names and files."
             )
         tensors = {name: TensorInfo(tensors[name].shape, DTYPES[dtype]) for name, (_, dtype) in stated.items()}
         files = {name: file for name, (file, _) in stated.items()}
     if max_shard_size is not None:
         if large := [f"{name} ({info.nbytes:,} bytes)" for name, info in sorted(tensors.items()) if info.nbytes > max_shard_size]:
             raise InputError(
-                f"{weights.where}: a shard may hold {max_shard_size:,} bytes, less than a tensor: {listed(large)}. Allow larger shards."
+                f"{weights.where}: the shard size of {max_shard_size:,} bytes is less than these tensors: {listed(large)}. Allow "
+                "larger shards."
             )
         files = split_state_dict_into_shards_factory(
             dict(sorted(tensors.items())),
@@ -80,8 +86,8 @@ def plan(weights: Weights, to: str, max_shard_size: int | None = None) -> Export
     return Export(manifest, mappings, tensors, files)
 
 
-def _usual(weights: Weights, to: str) -> Manifest:
-    """A manifest without files for weights that come from elsewhere.
+def _default_manifest(weights: Weights, to: str) -> Manifest:
+    """The default manifest of a format, without files.
 
     Raises:
         InputError: the format cannot hold them.
@@ -115,7 +121,7 @@ def _usual(weights: Weights, to: str) -> Manifest:
     )
 
 
-def _usual_file(form: Format, name: str) -> str:
+def _default_file(form: Format, name: str) -> str:
     folder = folder_of(name)
     return f"{folder}diffusion_pytorch_model.safetensors" if folder else EXTRA_FILE if form is DIFFUSERS else "model.safetensors"
 
@@ -141,15 +147,15 @@ def write_published(folder: Path, weights: Weights, export: Export) -> None:
                     file = export.files[target]
                     writers[file].write(target.removeprefix(folder_of(file)), part)
                 del part
-            del tensor, parts  # or it would live on while the next one is put together
+            del tensor, parts  # free it before the next one is assembled
     _write_indices(folder, files)
     for file, text in manifest.configs.items():
         (folder / file).write_bytes(text.encode())
-    place = folder if manifest.published.to == "qwen" else folder / checkpoint.TOKENIZER
+    tokenizer_folder = folder if manifest.published.to == "qwen" else folder / checkpoint.TOKENIZER
     if weights.tokenizer:
-        place.mkdir(exist_ok=True)
+        tokenizer_folder.mkdir(exist_ok=True)
     for file in weights.tokenizer:
-        shutil.copyfile(file, place / file.name)
+        shutil.copyfile(file, tokenizer_folder / file.name)
     if weights.settings is not None and manifest.published.to != "qwen":
         shutil.copyfile(weights.settings, folder / checkpoint.SETTINGS)
 

@@ -1,7 +1,7 @@
 """safetensors files, read and written a tensor at a time.
 
-Headers come first and no data is read for them. The data is mapped, so that a tensor costs memory only while it is used; of a file in a
-bucket its bytes are read by one request.
+Headers are read without data. Data of a local file is mapped, so a tensor takes memory only while it is used; in a bucket a tensor is read
+by one request.
 """
 
 import json
@@ -18,18 +18,18 @@ from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, listed
 from dim_jax.storage.paths import AnyPath, entries, read_span, size_of
 from dim_jax.weights.arrays import contiguous
-from dim_jax.weights.lazy import LazyTensors, each
+from dim_jax.weights.lazy import LazyTensors, from_loader
 
 DTypeName = Literal["F32", "BF16", "F16"]
 DTYPES: dict[DTypeName, np.dtype] = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 NAMES: dict[np.dtype, DTypeName] = {dtype: name for name, dtype in DTYPES.items()}
-INDEX = re.compile(r"\.safetensors\.index(\.[\w-]+)?\.json$")  # the shard of each tensor; of a variant .safetensors.index.fp16.json
+INDEX = re.compile(r"\.safetensors\.index(\.[\w-]+)?\.json$")  # index of shards; of a variant .safetensors.index.fp16.json
 SHARD = re.compile(r"-\d+-of-\d+(\.[\w-]+)?\.safetensors$")
-EXTRA_FILE = "dim_extra.safetensors"  # beside the folders of diffusers: what they cannot hold
-MAX_HEADER = 100_000_000  # bytes; the library reads no larger one
-CHUNK = 2**26  # bytes that are copied at once to change a layout
-UNFINISHED = (".incomplete", ".aria2", ".crdownload", ".part", ".partial", ".download", ".tmp")  # endings that programs give to downloads
-# How files begin that often have the names of others, and what they are.
+EXTRA_FILE = "dim_extra.safetensors"  # beside the folders of diffusers: the tensors that they cannot hold
+MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
+CHUNK = 2**26  # bytes that are copied at once to change the layout
+UNFINISHED = (".incomplete", ".aria2", ".crdownload", ".part", ".partial", ".download", ".tmp")  # endings of unfinished downloads
+# First bytes of other files that often have these names.
 OTHERS = (
     (b"version https://git-lfs", "a pointer of git LFS, not the file itself. Fetch it: git lfs pull"),
     (b"<!doctype", page := "a web page. Fetch the file itself: on the hub its address has /resolve/, and gated models need a login"),
@@ -40,10 +40,10 @@ PYTORCH = (b"pk\x03\x04", b"\x80\x02", b"\x80\x04")
 
 
 def check_beginning(path: AnyPath) -> None:
-    """Refuse a file that is empty, still being fetched, or of another kind than its name says.
+    """Refuse a file that is empty, not fully downloaded, or of another kind than its name says.
 
     Raises:
-        InputError: naming the kind; or the file cannot be read.
+        InputError: names the kind; or the file cannot be read.
     """
     if path.with_name(f"{path.name}.aria2").exists():
         raise InputError(f"{path}: its download is not finished ({path.name}.aria2 is beside it). Finish it.")
@@ -51,7 +51,7 @@ def check_beginning(path: AnyPath) -> None:
         with path.open("rb") as file:
             start = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions.") from error
     if not start:
         raise InputError(f"{path}: is empty (0 bytes). Fetch it again.")
     for beginning, kind in OTHERS:
@@ -61,20 +61,20 @@ def check_beginning(path: AnyPath) -> None:
         raise InputError(f"{path}: is a file of PyTorch. Name it .pth, or fetch the safetensors.")
 
 
-def no_weights(folder: AnyPath) -> InputError:
-    """The error of a folder that should hold weights: what lies there instead, and what to do."""
+def no_weights_error(folder: AnyPath) -> InputError:
+    """The error for a folder without weights: says what is there instead, and what to do."""
     names = [path.name for path in entries(folder)]
     if unfinished := [name for name in names if name.endswith(UNFINISHED)]:
-        return InputError(f"{folder}: no checkpoint in it, but downloads that are not finished: {', '.join(unfinished)}. Finish them.")
-    there = f"only {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}" if names else "nothing"
-    return InputError(f"{folder}: no checkpoint in it (*.safetensors), {there}. Fetch it, or save the weights as safetensors.")
+        return InputError(f"{folder}: has no checkpoint, but unfinished downloads: {', '.join(unfinished)}. Finish them.")
+    content = f"only {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}" if names else "nothing"
+    return InputError(f"{folder}: has no checkpoint (*.safetensors), {content}. Fetch it, or save the weights as safetensors.")
 
 
 def read_text(path: AnyPath) -> str:
     """The text of a JSON file in any encoding that JSON may have.
 
     Raises:
-        InputError: it has another one.
+        InputError: it has another encoding.
     """
     data = path.read_bytes()
     try:
@@ -87,7 +87,7 @@ def _no_duplicates(path: AnyPath):
     def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
         keys = [key for key, _ in pairs]
         if twice := sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []:
-            raise InputError(f"{path}: it names these twice: {listed(twice)}. The file is damaged; fetch it again.")
+            raise InputError(f"{path}: names these twice: {listed(twice)}. The file is damaged; fetch it again.")
         return dict(pairs)
 
     return build
@@ -108,14 +108,12 @@ def open_safetensors(path: AnyPath) -> LazyTensors:
                 raise InputError(f"{path}: {total} bytes are not a whole safetensors file (its header is larger). Fetch it again.")
             header = file.read(length)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions.") from error
     spans = _spans(path, header)
     start = 8 + length
     expected = start + sum(info.nbytes for info, _ in spans.values())
     if total != expected:
-        raise InputError(
-            f"{path}: its header announces {expected} bytes, the file has {total}. It is truncated or damaged; fetch it again."
-        )
+        raise InputError(f"{path}: its header says {expected} bytes, but the file has {total}. It is truncated or damaged; fetch it again.")
 
     def load(name: str) -> np.ndarray:
         info, offset = spans[name]
@@ -125,7 +123,7 @@ def open_safetensors(path: AnyPath) -> LazyTensors:
             return np.memmap(path, info.dtype, mode="r", offset=start + offset, shape=info.shape)
         return np.frombuffer(read_span(path, start + offset, info.nbytes), info.dtype).reshape(info.shape)
 
-    return each({name: info for name, (info, _) in spans.items()}, load)
+    return from_loader({name: info for name, (info, _) in spans.items()}, load)
 
 
 def _spans(path: AnyPath, header: bytes) -> dict[str, tuple[TensorInfo, int]]:
@@ -162,8 +160,8 @@ def find_safetensors(folder: AnyPath) -> dict[str, LazyTensors]:
     """The tensors in a folder (not below it) by file: one safetensors file, or the shards that an index names; or no file.
 
     Raises:
-        InputError: an index names a missing shard or disagrees with the shards, a tensor stands in two shards, shards have no index, or
-            the folder holds several checkpoints.
+        InputError: an index names a missing shard or disagrees with the shards, a tensor is in two shards, shards have no index, or the
+            folder has several checkpoints.
     """
     indices = [path for path in entries(folder) if INDEX.search(path.name)]
     files = [path.name for path in entries(folder, "*.safetensors") if path.name != EXTRA_FILE]
@@ -215,7 +213,7 @@ def _read_index(index: AnyPath) -> dict[str, str]:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f'{index}: no index of shards (a JSON object whose "weight_map" has the file of each tensor is expected). Fetch it again.'
+            f'{index}: is not an index of shards (a JSON object whose "weight_map" has the file of each tensor). Fetch it again.'
         ) from error
     if outside := sorted({shard for shard in weight_map.values() if shard.startswith("/") or ".." in shard.split("/")}):
         raise InputError(f"{index}: names shards outside of its folder: {listed(outside)}. Fetch it again, and put them beside it.")
@@ -225,7 +223,7 @@ def _read_index(index: AnyPath) -> dict[str, str]:
 class SafetensorsWriter:
     """A safetensors file of these tensors, as a context; `write` puts them in place, in any order. `metadata` goes into its header.
 
-    The whole file is reserved at once, so that a full disk is noticed before hours of work.
+    The space of the file is reserved at once, so a full disk is noticed at the start.
 
     Raises:
         OSError: the disk is full.
@@ -236,7 +234,9 @@ class SafetensorsWriter:
         self.path, self._spans, self._missing = path, {}, set(tensors)
         header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
         end = 0
-        for name, info in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):  # so that all are aligned
+        for name, info in sorted(
+            tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])
+        ):  # larger dtypes first, so that all tensors are aligned
             header[name] = {"dtype": NAMES[info.dtype], "shape": info.shape, "data_offsets": (end, end + info.nbytes)}
             self._spans[name], end = (info, end), end + info.nbytes
         text = json.dumps(header, separators=(",", ":")).encode()
@@ -275,6 +275,6 @@ class SafetensorsWriter:
         step = max(1, CHUNK * len(rows) // info.nbytes)
         for i in range(0, len(rows), step):
             chunk = contiguous(rows[i : i + step], info.dtype)
-            left = chunk.reshape(-1).view(np.uint8).data
-            while left:
-                left = left[self._file.write(left) :]
+            remaining = chunk.reshape(-1).view(np.uint8).data
+            while remaining:
+                remaining = remaining[self._file.write(remaining) :]

@@ -1,4 +1,4 @@
-"""The published formats: which tensors tell one, where its tensors live in our modules, what else is known in it."""
+"""The published formats: the tensors that identify each, their places in our modules, and known extras."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from dim_jax.weights import dc_ae, dim, qwen, sana
 from dim_jax.weights.table import SAME, Row, prefixed
 
-POS_EMBED = "sana.pos_embed"  # an unused buffer that the published class wants to find: kept for the way back
-DIFFUSERS_PARTS = ("transformer", "vae")  # its folders of weights
+POS_EMBED = "sana.pos_embed"  # an unused buffer that the published class requires: kept for export
+DIFFUSERS_PARTS = ("transformer", "vae")  # folders of weights of diffusers
 NULL_TABLE = "sana.y_embedder.y_embedding"
 EMBEDDING = "encoder.model.embed_tokens.embedding"
 # Of a checkpoint whose encoder was saved under the names that transformers uses since 4.52.
@@ -20,14 +20,14 @@ class Format:
     """A published format. Tensors of files in a subfolder are named with it ("transformer/proj_out.weight").
 
     Attributes:
-        name: as it stands in a manifest.
+        name: in manifests.
         title: for people.
         to: what `convert(..., to=...)` calls it.
-        rows: its tensors and ours.
-        marks: a checkpoint is of this format if one of its tensors' names begins with one of these.
+        rows: published tensors and ours.
+        marks: a checkpoint has this format if the name of a tensor begins with one of these.
         kept: known extra -> its name in a checkpoint folder.
-        head: the output layer of a language model that is tied to its embedding: an alias, if it is there at all.
-        dropped: known extras begin with one of these; they are not part of the painter.
+        head: the output layer of a language model that is tied to its embedding; an alias, if the checkpoint has it.
+        dropped: prefixes of known tensors that the model does not use.
     """
 
     name: str
@@ -64,7 +64,7 @@ DIFFUSERS_SANA = Format("diffusers-sana", "diffusers SANA", "diffusers", SANA, (
 DIFFUSERS_DC_AE = Format(
     "diffusers-dc-ae", "diffusers DC-AE", "diffusers", DC_AE, ("encoder.conv_in.", "decoder.conv_in.", "encoder.down_blocks.")
 )
-# What diffusers cannot hold lies beside its folders under the names of Draw-In-Mind.
+# What diffusers cannot hold is beside its folders, with the names of Draw-In-Mind.
 DIFFUSERS = Format(
     "diffusers",
     "diffusers",
@@ -79,11 +79,11 @@ DIFFUSERS = Format(
     {"decoder.model.pos_embed": POS_EMBED},
     "mllm.lm_head.weight",
 )
-# Tried in this order: marks of later ones may stand in earlier ones too.
+# Tried in this order, since earlier formats may have the marks of later ones.
 FORMATS = {form.name: form for form in (DIFFUSERS, DIM_NEW, DIM, DIFFUSERS_SANA, NVLABS, DIFFUSERS_DC_AE, QWEN_NEW, QWEN)}
 
 
 def detect(names: Iterable[str]) -> Format | None:
-    """The format of a checkpoint whose tensors have these names; None if it is none that we know."""
+    """The format of a checkpoint whose tensors have these names; None if it is unknown."""
     names = list(names)
     return next((form for form in FORMATS.values() if any(name.startswith(form.marks) for name in names)), None)

@@ -1,4 +1,4 @@
-"""Tensors by name that are read when they are asked for: what every format is opened as."""
+"""Lazy mappings from names to tensors; every format is opened as one."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -14,8 +14,8 @@ Reader = Callable[[Sequence[str], Path | None], Iterator[tuple[str, np.ndarray]]
 class LazyTensors(Mapping[str, TensorInfo]):
     """Name -> shape and dtype of each tensor, from headers; `read` reads the data, one tensor after the other.
 
-    `reader` gets names, and yields each with its tensor in this order. Large tensors that it must put together lie in a file in the
-    folder that it is given, if any, instead of in memory.
+    `reader` gets names, and yields each name with its tensor, in this order. If it gets a folder, it keeps large tensors that it assembles
+    in files there instead of in memory.
     """
 
     def __init__(self, infos: Mapping[str, TensorInfo], reader: Reader):
@@ -44,21 +44,21 @@ class LazyTensors(Mapping[str, TensorInfo]):
         return next(self.read([name]))[1]
 
 
-def each(infos: Mapping[str, TensorInfo], load: Callable[[str], np.ndarray]) -> LazyTensors:
+def from_loader(infos: Mapping[str, TensorInfo], load: Callable[[str], np.ndarray]) -> LazyTensors:
     """Tensors that are loaded one by one."""
     return LazyTensors(infos, lambda names, scratch: ((name, load(name)) for name in names))
 
 
 def merge(parts: Iterable[tuple[str, LazyTensors]]) -> LazyTensors:
-    """Several as one, each with a prefix before its names."""
+    """Several mappings as one, each with a prefix before its names."""
     homes = {prefix + name: (tensors, name) for prefix, tensors in parts for name in tensors}
 
     def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
         for _, group in groupby(names, lambda name: id(homes[name][0])):
-            wanted = list(group)
-            stream = homes[wanted[0]][0].read([homes[name][1] for name in wanted], scratch)
-            for name in wanted:
+            group_names = list(group)
+            stream = homes[group_names[0]][0].read([homes[name][1] for name in group_names], scratch)
+            for name in group_names:
                 yield name, next(stream)[1]
-            next(stream, None)  # to its end, where it may complain
+            next(stream, None)  # to its end, where it may raise an error
 
-    return LazyTensors({name: tensors[own] for name, (tensors, own) in homes.items()}, read)
+    return LazyTensors({name: tensors[inner_name] for name, (tensors, inner_name) in homes.items()}, read)

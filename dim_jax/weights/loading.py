@@ -1,4 +1,4 @@
-"""From a checkpoint to modules that compute: a whole Draw-In-Mind or one part, its parameters read one after the other."""
+"""Loads checkpoints as modules: a whole Draw-In-Mind or one part, a parameter at a time."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -24,18 +24,18 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 
 def open_dim(path: str | AnyPath, tokenizer: str | AnyPath | None = None) -> tuple[Weights, DimConfig, Processor]:
-    """A checkpoint in any format that holds all of Draw-In-Mind, not read yet, its sizes, and its processor (or one with `tokenizer`).
+    """Opens a whole Draw-In-Mind in any format: its weights (not read yet), sizes, and processor (with `tokenizer`, if given).
 
     Raises:
-        InputError: it is damaged or incomplete, or has parts that do not belong together; or there is no tokenizer.
+        InputError: it is damaged or incomplete, its parts do not belong together, or it has no tokenizer.
     """
     weights = open_weights(path)
     encoder, sana, autoencoder = weights.config.encoder, weights.config.sana, weights.config.autoencoder
     if encoder is None or sana is None or autoencoder is None:
-        raise InputError(f"{path} holds only {', '.join(weights.config.parts)}. Painting needs a whole Draw-In-Mind; see `dim convert`.")
+        raise InputError(f"{path} has only {', '.join(weights.config.parts)}. A whole Draw-In-Mind is needed; see `dim convert`.")
     if tokenizer is None and not weights.tokenizer:
         raise InputError(
-            f"{path} has no tokenizer. Name one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T."
+            f"{path} has no tokenizer. Give one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T."
         )
     try:
         config = DimConfig(encoder, sana, autoencoder)
@@ -50,20 +50,20 @@ def open_dim(path: str | AnyPath, tokenizer: str | AnyPath | None = None) -> tup
     if processor.tokenizer.image_id != image or processor.tokenizer.largest_id >= vocabulary:
         raise InputError(
             f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id} and ids up to "
-            f"{processor.tokenizer.largest_id}, the encoder {image} and room for {vocabulary} ids. "
+            f"{processor.tokenizer.largest_id}, the encoder has {image} and {vocabulary} ids. "
             "Use the tokenizer that the encoder was trained with."
         )
     return weights, config, processor
 
 
 def check_edits(sana: SanaConfig, name: str | AnyPath) -> None:
-    """Refuses a model that reads no source.
+    """Refuse a model without source channels.
 
     Raises:
         InputError: its SANA has no source channels.
     """
     if not sana.is_edit:
-        raise InputError(f"{name} paints from text only (its SANA has no source channels). Use `dim generate`, or an edit checkpoint.")
+        raise InputError(f"{name} generates from text only (its SANA has no source channels). Use `dim generate`, or an edit checkpoint.")
 
 
 def load_module(

@@ -1,4 +1,4 @@
-"""What must be known to write a published checkpoint again: the names, dtypes and files of its tensors, its configs, aliases and extras."""
+"""The manifest of a published checkpoint, for writing it again: names, dtypes and files of its tensors, configs, aliases, extras."""
 
 import json
 import re
@@ -25,9 +25,9 @@ class Manifest:
     format: name of the published format.
     files: file -> the names of its tensors -> dtype of each, a key of DTYPES.
     configs: file -> its text.
-    aliases: tensor -> the tensor that it repeats.
+    aliases: tensor -> the tensor that it is a copy of.
     kept: extra tensor -> its name in a checkpoint folder.
-    initialized: our parameters that the format cannot hold and that were drawn at random.
+    initialized: our parameters that the format cannot hold, initialized at random.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -46,7 +46,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Any, path: AnyPath) -> "Manifest":
-        """Read what `to_json` returns, or the form before it, which held whole headers; `path` is for messages.
+        """Read what `to_json` returns, or its earlier form with whole headers; `path` is for errors.
 
         Raises:
             InputError: it is not a manifest.
@@ -81,7 +81,7 @@ class Manifest:
 
 
 def _without_headers(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest of the first form as one of today's: of each header the names and dtypes, of the texts all but the indices of shards."""
+    """A manifest of the earlier form in the form of today: names and dtypes of each header, texts without the indices of shards."""
     headers = {file: json.loads(header) for file, header in data["headers"].items()}
     files = {file: {name: info["dtype"] for name, info in header.items() if name != "__metadata__"} for file, header in headers.items()}
     configs = {file: text for file, text in data.get("texts", {}).items() if not INDEX.search(file)}
@@ -90,15 +90,15 @@ def _without_headers(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def folder_of(file: str) -> str:
-    """What the tensors' names of a file begin with: "transformer/" or "vae/" of a file of diffusers, else ""."""
+    """The prefix of the tensors of a file: "transformer/" or "vae/" for diffusers, else ""."""
     part, slash, _ = file.partition("/")
     return part + slash if slash and part in DIFFUSERS_PARTS else ""
 
 
 def common_dtypes(mappings: Mapping[str, TensorMapping], dtypes: Mapping[str, np.dtype]) -> dict[str, np.dtype]:
-    """Our path -> the narrowest dtype that holds all of its published tensors, whose dtypes are these, without loss.
+    """Our path -> the narrowest dtype that holds all of its published tensors without loss.
 
-    Layers that are stacked may have different dtypes; bfloat16 and float16 only meet in float32.
+    Stacked layers may have different dtypes; only float32 holds both bfloat16 and float16.
     """
     sets: dict[str, set[np.dtype]] = {}
     for name, mapping in mappings.items():
@@ -107,9 +107,9 @@ def common_dtypes(mappings: Mapping[str, TensorMapping], dtypes: Mapping[str, np
 
 
 def check_finite(tensors: LazyTensors, manifest: Manifest | None, message: Callable[[list[str]], str]) -> LazyTensors:
-    """The same tensors of ours, whose reading ends with an InputError if some were not finite.
+    """The same tensors; reading them ends with an InputError if some are not finite.
 
-    `message` makes its text from the names of all: the published ones where there is a manifest.
+    `message` makes its text from the names of all bad tensors: the published names if there is a manifest.
     """
 
     def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
@@ -118,7 +118,7 @@ def check_finite(tensors: LazyTensors, manifest: Manifest | None, message: Calla
             if not is_finite(tensor):
                 bad += _bad_names(manifest, path, tensor)
             yield path, tensor
-            del tensor  # or it would live on while the next one is read
+            del tensor  # free it before the next one is read
         if bad:
             raise InputError(message(bad))
 
@@ -126,7 +126,7 @@ def check_finite(tensors: LazyTensors, manifest: Manifest | None, message: Calla
 
 
 def _bad_names(manifest: Manifest | None, path: str, tensor: np.ndarray) -> list[str]:
-    """The published tensors in one of ours that are not finite, by name; our path where no name is known."""
+    """The published names of the tensors in one of ours that are not finite; our path if there are no names."""
     names = {ours: name for name, ours in manifest.kept.items()} if manifest else {}
     if manifest is None or not manifest.published.matching([path]):
         return [names.get(path, path)]

@@ -25,7 +25,7 @@ from dim_jax.weights.table import Shape
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Configs of the parts that are there. The connector joins encoder and SANA: it is there where both are."""
+    """Configs of the parts that a checkpoint has. It has a connector if it has both encoder and SANA."""
 
     encoder: QwenConfig | None = None
     sana: SanaConfig | None = None
@@ -38,7 +38,7 @@ class ModelConfig:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of Draw-In-Mind is there."""
+        """Whether it has all parts of Draw-In-Mind."""
         return len(self.parts) == 4
 
     @classmethod
@@ -46,7 +46,7 @@ class ModelConfig:
         """Read what `to_json` returns (the config.json of a checkpoint folder).
 
         Raises:
-            InputError: a part is unknown, or its config does not hold together.
+            InputError: a part is unknown, or its config is invalid.
         """
         if not isinstance(data, Mapping) or not data or (unknown := sorted(set(data) - set(cls.__annotations__))):
             raise InputError(f"config.json: parts are {', '.join(cls.__annotations__)}; found {unknown if data else 'none'}.")
@@ -66,7 +66,7 @@ class ModelConfig:
         return {name: config for name, config in configs.items() if config is not None}
 
     def modules(self, *, dtype: DTypeLike = jnp.float32) -> dict[str, Callable[[nnx.Rngs], nnx.Module]]:
-        """Part -> how to make it with fresh parameters, as training starts it; `dtype` is that of its computation."""
+        """Part -> a function that makes it with initial parameters; `dtype` is that of its computation."""
         encoder, sana, autoencoder = self.encoder, self.sana, self.autoencoder
         makers: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {}
         if encoder is not None:
@@ -80,7 +80,7 @@ class ModelConfig:
         return makers
 
     def init(self, part: str, seed: int) -> dict[str, jax.Array]:
-        """Path -> float32 array of every parameter of a part as training starts it."""
+        """Path -> float32 array of every parameter of a part, initialized."""
         module = self.modules()[part](nnx.Rngs(key_seed(seed, f"params/{part}")))
         return {f"{part}.{path}": tensor for path, tensor in parameters(module).items()}
 

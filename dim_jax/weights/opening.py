@@ -1,4 +1,4 @@
-"""Opening a checkpoint in any format, ours among them."""
+"""Opens a checkpoint in any format, published or ours."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from dim_jax.weights.published import Weights, mismatches, open_published
 
 
 def open_weights(path: AnyPath | str) -> Weights:
-    """Open a checkpoint in any format that we know: ours, or a published one.
+    """Open a checkpoint in any known format.
 
     Raises:
         InputError: see `published.open_published`; or one of our folders is damaged.
@@ -34,13 +34,13 @@ def open_weights(path: AnyPath | str) -> Weights:
             raise InputError(f"{path}: {name} is {info.dtype}; weights are {', '.join(NAMES.values())}. Save it in one of these.")
     if wrong := mismatches(stored, config.shapes()):
         raise InputError(
-            f"{path}: {checkpoint.CONFIG} does not fit the weights: {listed(wrong, '; ')}. Restore the one that belongs to them."
+            f"{path}: {checkpoint.CONFIG} and the weights disagree: {listed(wrong, '; ')}. Restore the config of these weights."
         )
-    known, extras = path / checkpoint.MANIFEST, path / checkpoint.EXTRAS
-    manifest = Manifest.from_json(read_json(known), known) if known.is_file() else None
+    manifest_path, extras = path / checkpoint.MANIFEST, path / checkpoint.EXTRAS
+    manifest = Manifest.from_json(read_json(manifest_path), manifest_path) if manifest_path.is_file() else None
 
     def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
-        return checkpoint.read(path, names)  # tensors are stored as they are wanted
+        return checkpoint.read(path, names)  # needs no scratch folder: nothing is assembled
 
     tensors = merge([("", LazyTensors(stored, read)), *([("", open_safetensors(extras))] if extras.is_file() else [])])
     return Weights(

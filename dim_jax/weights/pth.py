@@ -9,7 +9,7 @@ from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, listed
 from dim_jax.storage.paths import AnyPath, local
 from dim_jax.weights.files import DTYPES, check_beginning
-from dim_jax.weights.lazy import LazyTensors, each
+from dim_jax.weights.lazy import LazyTensors, from_loader
 
 
 def open_pth(path: AnyPath) -> LazyTensors:
@@ -24,7 +24,7 @@ def open_pth(path: AnyPath) -> LazyTensors:
     except ImportError as error:
         raise InputError(f"{path}: reading a .pth file needs PyTorch. Install it with: pip install 'dim_jax[torch]'") from error
     if not path.is_file():
-        raise InputError(f"{path}: no such file.")
+        raise InputError(f"{path}: there is no such file. Check the path.")
     check_beginning(path)
     try:
         content: Any = torch.load(local(path), map_location="cpu", weights_only=True, mmap=True)
@@ -34,10 +34,12 @@ def open_pth(path: AnyPath) -> LazyTensors:
             "Save the plain dictionary of tensors again."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"{path}: no whole .pth file ({_first_line(error)}). It is truncated, damaged or older than torch 1.6.") from error
+        raise InputError(
+            f"{path}: is not a complete .pth file ({_first_line(error)}). It is truncated, damaged or older than torch 1.6."
+        ) from error
     tensors = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(tensors, dict) or not tensors:
-        raise InputError(f'{path}: a dictionary of tensors is expected, or one under "state_dict"; found {type(tensors).__name__}.')
+        raise InputError(f'{path}: it must be a dictionary of tensors, or have one under "state_dict"; found {type(tensors).__name__}.')
     strange = [f"{name} ({type(value).__name__})" for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
     if strange:
         raise InputError(f"{path}: these are not tensors: {listed(strange)}. Keep only tensors in the dictionary.")
@@ -53,7 +55,7 @@ def open_pth(path: AnyPath) -> LazyTensors:
             return tensor.view(torch.uint16).numpy().view(DTYPES["BF16"])
         return tensor.numpy()
 
-    return each({name: TensorInfo(tuple(value.shape), dtypes[value.dtype]) for name, value in tensors.items()}, load)
+    return from_loader({name: TensorInfo(tuple(value.shape), dtypes[value.dtype]) for name, value in tensors.items()}, load)
 
 
 def _first_line(error: Exception) -> str:

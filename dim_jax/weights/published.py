@@ -1,4 +1,4 @@
-"""Opening a published checkpoint: its headers are read, its format detected and every tensor accounted for, before any data is read."""
+"""Opens a published checkpoint: reads the headers, detects the format and checks every tensor, before any data is read."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -19,7 +19,7 @@ from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.storage.paths import AnyPath, entries, local, read_json
 from dim_jax.weights import formats
 from dim_jax.weights.arrays import same_bits
-from dim_jax.weights.files import EXTRA_FILE, NAMES, check_beginning, find_safetensors, no_weights, open_safetensors, read_text
+from dim_jax.weights.files import EXTRA_FILE, NAMES, check_beginning, find_safetensors, no_weights_error, open_safetensors, read_text
 from dim_jax.weights.formats import DIFFUSERS, EMBEDDING, NULL_TABLE, Format
 from dim_jax.weights.lazy import LazyTensors, merge
 from dim_jax.weights.manifest import Manifest, check_finite, common_dtypes, folder_of
@@ -42,19 +42,19 @@ DAMAGED = "The checkpoint is damaged; fetch it again, or train it again."
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights from anywhere, in our layout, read when they are asked for.
+    """Weights of any format in our layout, read lazily.
 
     Attributes:
         where: for messages.
-        title: kind of checkpoint, for people.
+        title: the format, for messages.
         config: the parts and their sizes.
-        tensors: our path -> shape, dtype and data of every parameter, and of small tensors that no network uses. To read them ends with
-            an InputError if some were not finite.
+        tensors: our path -> shape, dtype and data of every parameter, and of small tensors that no network uses. Reading them ends
+            with an InputError if some are not finite.
         manifest: of the published checkpoint that they come from, if any.
         tokenizer: tokenizer files.
-        settings: the file that says how it is meant to paint (`dim_jax.settings`), if there is one.
+        settings: the file of sampling settings (`dim_jax.settings`), if there is one.
         counts: tensors of each part, as they are stored.
-        notes: what a person should know of what was read.
+        notes: remarks for people about what was read.
     """
 
     where: str
@@ -79,7 +79,7 @@ class Weights:
         return sum(self.tensors[path].nbytes for path in self.parameters)
 
     def stream(self, only: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
-        """The parameters (path, array), or `only` some, each read once, and put together when its turn comes."""
+        """The parameters (path, array), or `only` some, each read once and assembled when it is yielded."""
         return self.tensors.read([path for path in self.parameters if only is None or path in only])
 
 
@@ -87,11 +87,11 @@ def open_published(path: AnyPath) -> Weights:
     """Open a file or folder in any published format.
 
     Raises:
-        InputError: the files are missing or damaged, no format fits, the configs do not, or tensors are unknown, missing or misshapen: all
-            of them are named.
+        InputError: the files are missing or damaged, the format is unknown, the configs are wrong, or tensors are unknown, missing or of
+            another shape; names all of them.
     """
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder.")
+        raise InputError(f"{path}: there is no such file or folder. Check the path.")
     where = path if path.is_dir() else path.parent
     files = _find(path)
     hf = merge((folder_of(file), tensors) for file, tensors in files.items())
@@ -105,7 +105,7 @@ def open_published(path: AnyPath) -> Weights:
     shapes = config.shapes()
     initialized = [NULL_TABLE] if NULL_TABLE in shapes and _lacks_null_table(form, hf) else []
     mappings = tensor_mappings(form.rows, {name: shape for name, shape in shapes.items() if name not in initialized})
-    tied = config.encoder is not None and form.head in hf and form.head not in mappings  # the output layer repeats the embedding
+    tied = config.encoder is not None and form.head in hf and form.head not in mappings  # the output layer is a copy of the embedding
     aliases = {str(form.head): next(name for name, mapping in mappings.items() if mapping.path == EMBEDDING)} if tied else {}
     dropped = [name for name in hf if form.dropped and name.startswith(form.dropped)]
     kept = {name: ours for name, ours in form.kept.items() if name in hf}
@@ -141,7 +141,7 @@ def open_published(path: AnyPath) -> Weights:
             lambda bad: f"{path}: {listed([f'{name} is not finite' for name in bad], '; ')}. {DAMAGED}",
         ),
         manifest=manifest,
-        tokenizer=(tokenizer_in(own) if (own := where / checkpoint.TOKENIZER).is_dir() else tokenizer_files(where))
+        tokenizer=(tokenizer_in(folder) if (folder := where / checkpoint.TOKENIZER).is_dir() else tokenizer_files(where))
         if config.encoder
         else (),
         settings=checkpoint.settings_file(where),
@@ -153,7 +153,7 @@ def open_published(path: AnyPath) -> Weights:
 def _in_our_layout(
     hf: LazyTensors, mappings: Mapping[str, TensorMapping], manifest: Manifest, shapes: Mapping[str, Shape], path: AnyPath
 ) -> LazyTensors:
-    """Our tensors, put together from published ones; those that are initialized, and those that are kept."""
+    """Our tensors, assembled from published ones; with those that are initialized, and known extras."""
     dtypes = common_dtypes(mappings, {name: info.dtype for name, info in hf.items()})
     infos = {name: TensorInfo(shapes[name], dtype) for name, dtype in dtypes.items()}
     infos |= {name: TensorInfo(shapes[name], np.dtype(np.float32)) for name in manifest.initialized}
@@ -165,7 +165,7 @@ def _in_our_layout(
         tensor = hf.load(name)
         for alias, target in manifest.aliases.items():
             if target == name and not same_bits(hf.load(alias), tensor):
-                raise InputError(f"{path}: {alias} differs from {target}, which it must repeat. {DAMAGED}")
+                raise InputError(f"{path}: {alias} differs from {target}, but must be a copy of it. {DAMAGED}")
         return tensor.astype(dtypes[mappings[name].path], copy=False)
 
     def read(names: Collection[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
@@ -209,21 +209,21 @@ def tokenizer_files(folder: AnyPath) -> tuple[Path, ...]:
 
 
 def tokenizer_in(folder: AnyPath) -> tuple[Path, ...]:
-    """The same of a folder that must hold a tokenizer.
+    """The same for a folder that must have a tokenizer.
 
     Raises:
-        InputError: there is none, or one of its files is damaged.
+        InputError: there is no tokenizer, or one of its files is damaged.
     """
     files = tokenizer_files(folder)
     names = {file.name for file in files}
     if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
-        there = ", ".join(path.name for path in entries(folder)[:8]) or "nothing"
-        raise InputError(f"{folder}: no tokenizer in it (tokenizer.json, or vocab.json and merges.txt), only {there}. Fetch it.")
+        content = ", ".join(path.name for path in entries(folder)[:8]) or "nothing"
+        raise InputError(f"{folder}: has no tokenizer (tokenizer.json, or vocab.json and merges.txt), only {content}. Fetch it.")
     return files
 
 
 def null_rows(t: int, c: int, *, seed: int) -> np.ndarray:
-    """Fresh rows (t, c) of a null table, float32, distributed as training starts them."""
+    """New rows (t, c) of a null table in float32, initialized as for training."""
     return np.asarray(jax.random.normal(jax.random.key(key_seed(seed, NULL_ROWS)), (t, c)) / c**0.5)
 
 
@@ -231,23 +231,23 @@ def _find(path: AnyPath) -> dict[str, LazyTensors]:
     """The files of tensors at `path`, from its folder.
 
     Raises:
-        InputError: there are none, or they are damaged.
+        InputError: there are no such files, or they are damaged.
     """
     if path.is_file():
         return {path.name: open_safetensors(path)} if path.suffix == ".safetensors" else {PTH_AS: open_pth(path)}
     files = find_safetensors(path)
-    named = HFConfig(path / MODEL_INDEX).values if (path / MODEL_INDEX).is_file() else {}
-    held = [part for part in formats.DIFFUSERS_PARTS if (path / part).is_dir() or named.get(part, [None, None]) != [None, None]]
-    parts = {part: find_safetensors(path / part) for part in held}
-    lacking = [part for part, tensors in parts.items() if not tensors]
-    if lacking and (not files or len(lacking) < len(parts)):
-        raise no_weights(path / lacking[0])
-    if len(lacking) < len(parts):
+    index = HFConfig(path / MODEL_INDEX).values if (path / MODEL_INDEX).is_file() else {}
+    folders = [part for part in formats.DIFFUSERS_PARTS if (path / part).is_dir() or index.get(part, [None, None]) != [None, None]]
+    parts = {part: find_safetensors(path / part) for part in folders}
+    empty = [part for part, tensors in parts.items() if not tensors]
+    if empty and (not files or len(empty) < len(parts)):
+        raise no_weights_error(path / empty[0])
+    if len(empty) < len(parts):
         files = {f"{part}/{file}": tensors for part in parts for file, tensors in parts[part].items()}
         if (path / EXTRA_FILE).is_file():
             return files | {EXTRA_FILE: open_safetensors(path / EXTRA_FILE)}
         if (path / "qwen.config.json").is_file():
-            raise InputError(f"{path / EXTRA_FILE}: is missing; encoder, connector and null table stand in it. Fetch it.")
+            raise InputError(f"{path / EXTRA_FILE}: is missing; it has encoder, connector and null table. Fetch it.")
         return files
     if files:
         return files
@@ -255,12 +255,12 @@ def _find(path: AnyPath) -> dict[str, LazyTensors]:
     if len(pickles) > 1:
         raise InputError(f"{path}: several checkpoints ({', '.join(file.name for file in pickles)}). Name the file that you mean.")
     if not pickles:
-        raise no_weights(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+        raise no_weights_error(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
     return {PTH_AS: open_pth(pickles[0])}
 
 
 def _lacks_null_table(form: Format, hf: LazyTensors) -> bool:
-    """Whether this is a SANA from diffusers, without a null table beside it."""
+    """Whether this is a SANA of diffusers without a null table."""
     return form is formats.DIFFUSERS_SANA or (form is DIFFUSERS and "decoder.model.y_embedder.y_embedding" not in hf)
 
 
@@ -268,23 +268,23 @@ def _config(form: Format, where: AnyPath, hf: LazyTensors) -> ModelConfig:
     """The configs beside the tensors, or the published ones.
 
     Raises:
-        InputError: a config is missing that the format cannot do without, or disagrees with the tensors.
+        InputError: a required config is missing, or disagrees with the tensors.
     """
     if form.to == "qwen":
-        return ModelConfig(encoder=QwenConfig.from_hf(_needed(where / "config.json")))
+        return ModelConfig(encoder=QwenConfig.from_hf(_required(where / "config.json")))
     if form is formats.DIFFUSERS_DC_AE:
-        return ModelConfig(autoencoder=DCAEConfig.from_hf(_needed(where / "config.json")))
+        return ModelConfig(autoencoder=DCAEConfig.from_hf(_required(where / "config.json")))
     if form is formats.DIFFUSERS_SANA:
-        return ModelConfig(sana=sana_from_diffusers(_needed(where / "config.json"), SANA_NULL_ROWS))
+        return ModelConfig(sana=sana_from_diffusers(_required(where / "config.json"), SANA_NULL_ROWS))
     if form is DIFFUSERS:
         null = hf.get("decoder.model.y_embedder.y_embedding")
-        held = lambda prefix: any(name.startswith(prefix) for name in hf)  # noqa: E731
+        has = lambda prefix: any(name.startswith(prefix) for name in hf)  # noqa: E731
         return ModelConfig(
-            encoder=QwenConfig.from_hf(_needed(where / "qwen.config.json")) if held("mllm.") else None,
-            sana=sana_from_diffusers(_needed(where / "transformer/config.json"), null.shape[0] if null else SANA_NULL_ROWS)
-            if held("transformer/")
+            encoder=QwenConfig.from_hf(_required(where / "qwen.config.json")) if has("mllm.") else None,
+            sana=sana_from_diffusers(_required(where / "transformer/config.json"), null.shape[0] if null else SANA_NULL_ROWS)
+            if has("transformer/")
             else None,
-            autoencoder=DCAEConfig.from_hf(_needed(where / "vae/config.json")) if held("vae/") else None,
+            autoencoder=DCAEConfig.from_hf(_required(where / "vae/config.json")) if has("vae/") else None,
         )
     sana = _published_sana(where, hf, "" if form is formats.NVLABS else "decoder.model.")
     if form is formats.NVLABS:
@@ -297,14 +297,14 @@ def _config(form: Format, where: AnyPath, hf: LazyTensors) -> ModelConfig:
     )
 
 
-def _needed(path: AnyPath) -> AnyPath:
+def _required(path: AnyPath) -> AnyPath:
     if not path.is_file():
-        raise InputError(f"{path}: is missing; the sizes of the model stand in it. Fetch it with the weights.")
+        raise InputError(f"{path}: is missing; it has the sizes of the model. Fetch it with the weights.")
     return path
 
 
 def _published_sana(where: AnyPath, hf: LazyTensors, prefix: str) -> SanaConfig:
-    """SANA's sizes: input channels and null rows from the tensors; all of them from a json beside it, where it agrees."""
+    """SANA's sizes: input channels and null rows from the tensors; the others from a JSON file beside it that agrees."""
     kernel, null = hf.get(prefix + "x_embedder.proj.weight"), hf.get(prefix + "y_embedder.y_embedding")
     channels = kernel.shape[1] if kernel and len(kernel.shape) == 4 else None
     rows = null.shape[0] if null and len(null.shape) == 2 else None
@@ -318,7 +318,7 @@ def _published_sana(where: AnyPath, hf: LazyTensors, prefix: str) -> SanaConfig:
             f"{file.name}: {config.in_channels} and {config.condition_length}" for file, config in zip(files, configs, strict=True)
         )
         raise InputError(
-            f"{where}: the tensors have {channels} input channels and {rows} null rows, but {stated}. Use the json of this checkpoint."
+            f"{where}: the tensors have {channels} input channels and {rows} null rows, but {stated}. Use the JSON file of this checkpoint."
         )
     return SanaConfig.sana_1600m(edit=channels == 64, condition_length=rows or 8192)
 
@@ -327,6 +327,6 @@ def _notes(manifest: Manifest, dropped: list[str], shapes: Mapping[str, Shape]) 
     notes = [f"tied: {name} repeats {target}" for name, target in manifest.aliases.items()]
     notes += [f"kept: {name}, a buffer that no network uses" for name in manifest.kept]
     if dropped:
-        notes.append(f"dropped: {len(dropped)} tensors of a text encoder that the painter does not use ({dropped[0]} ...)")
+        notes.append(f"dropped: {len(dropped)} tensors of a text encoder that the model does not use ({dropped[0]} ...)")
     notes += [f"drawn at random: {name} {shapes[name]}, which diffusers does not hold" for name in manifest.initialized]
     return tuple(notes)

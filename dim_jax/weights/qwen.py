@@ -1,4 +1,4 @@
-"""Where every tensor of a published Qwen2.5-VL stands in our `Qwen`; rows only. `*` is the layer, stacked on axis 0."""
+"""Rows of Qwen2.5-VL: published tensors <-> our `Qwen`. `*` is the layer, stacked on axis 0."""
 
 from dim_jax.weights.table import LINEAR, PATCH_3D, SAME, Row, biased, prefixed
 

@@ -1,4 +1,4 @@
-"""SANA in the names of NVlabs (and of Draw-In-Mind, after `decoder.model.`) and in those of diffusers."""
+"""Rows of SANA, with the names of NVlabs (in Draw-In-Mind after `decoder.model.`) and with those of diffusers."""
 
 from dim_jax.weights.table import DEPTHWISE, LINEAR, POINTWISE, SAME, Row, biased
 

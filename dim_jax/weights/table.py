@@ -1,7 +1,7 @@
-"""One table of rows says where every published tensor lives in our modules; it is read in both directions.
+"""The table between published tensors and our parameters, read in both directions.
 
-A row names the published tensor, our path and the kind of layout change. The table is bijective: every tensor of a model has
-exactly one row, so that a missing or forgotten tensor is an error and never a silently random weight.
+A row has the published name, our path and the layout change. The table is bijective: every tensor of a model has exactly one row, so a
+missing or forgotten tensor is an error and no weight stays random.
 """
 
 import re
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 class Transform:
     """A layout change: drop the published tensor's axes `squeeze` (all of size 1), then transpose by `axes`."""
 
-    axes: tuple[int, ...] | None = None  # None: as it is, whatever the rank
+    axes: tuple[int, ...] | None = None  # None: unchanged, for any rank
     squeeze: tuple[int, ...] = ()
 
     def from_hf(self, tensor: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ class Row:
 
 
 class TensorMapping(NamedTuple):
-    """Where one published tensor lives: our path, the layer on axis 0 (None: not stacked), and which of `parts` parts."""
+    """The place of a published tensor in ours: path, layer on axis 0 (None: not stacked), and number among `parts` parts."""
 
     path: str
     layer: int | None
@@ -87,7 +87,7 @@ def _pattern(name: str) -> re.Pattern:
 
 
 def tensor_mappings(rows: Iterable[Row], shapes: Mapping[str, Shape]) -> dict[str, TensorMapping]:
-    """Every published name of a model whose tensors have these paths and shapes, with where it lives.
+    """Published name -> place, for a model whose tensors have these paths and shapes.
 
     Raises:
         LookupError: one of our paths has no row or several, or a published name is used twice: the table itself is wrong.
@@ -122,9 +122,9 @@ def by_path(mappings: Mapping[str, TensorMapping]) -> dict[str, dict[str, Tensor
 def from_hf(
     mappings: Mapping[str, TensorMapping], read: Callable[[str], np.ndarray], scratch: Path | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Our tensors one after the other, each put together from `read(name)` of its published parts; only one is held at a time.
+    """Our tensors one after the other, each assembled from `read(name)` of its published parts; only one is in memory at a time.
 
-    Large stacked ones are put together in a nameless file in the folder `scratch`, if it is given, instead of in memory.
+    Large stacked ones are assembled in a nameless file in the folder `scratch`, if given, instead of in memory.
     """
     for path, members in by_path(mappings).items():
         stacked, parts = None, []

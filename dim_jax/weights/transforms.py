@@ -21,11 +21,11 @@ CASTS = ("float32", "bfloat16")
 def cast(weights: Weights, dtype: str) -> Weights:
     """The same weights with all tensors in `dtype`, one of `CASTS`, rounded to nearest, ties to even.
 
-    The manifest and the encoder's config speak of the new dtype as well: what is written from them is what the tensors are.
-    Reading all raises InputError at its end if tensors became infinite, naming all.
+    The manifest and the encoder's config get the new dtype too. Reading all tensors ends with an InputError that names those that became
+    infinite.
 
     Raises:
-        InputError: `dtype` is another one.
+        InputError: `dtype` is not one of `CASTS`.
     """
     if dtype not in CASTS:
         raise InputError(f"--dtype {dtype}: choose one of {', '.join(CASTS)}.")
@@ -40,7 +40,7 @@ def cast(weights: Weights, dtype: str) -> Weights:
                 tensor = result
                 del result
             yield name, tensor
-            del tensor  # or it would live on while the next one is read
+            del tensor  # free it before the next one is read
 
     encoder = weights.config.encoder
     return replace(
@@ -49,25 +49,26 @@ def cast(weights: Weights, dtype: str) -> Weights:
         tensors=check_finite(
             LazyTensors({name: TensorInfo(info.shape, to) for name, info in weights.tensors.items()}, read),
             weights.manifest,
-            lambda bad: f"{weights.where}: too large for {dtype}, they become infinite: {listed(bad)}. Keep the dtype that they have.",
+            lambda bad: f"{weights.where}: too large for {dtype}, they become infinite: {listed(bad)}. Keep their dtype.",
         ),
         manifest=weights.manifest and weights.manifest.cast(to),
     )
 
 
 def mean(weights: Weights, other: Weights) -> Weights:
-    """Every parameter the mean of both, in the dtype that it has in `weights`, where all else comes from.
+    """The mean of two models, in the dtypes of `weights`, which everything else is taken from.
 
-    Of a model before and after it learned something new, it often does the new and forgets little (Wortsman et al., "Robust fine-tuning of
+    The mean of a model before and after fine-tuning often does the new task and forgets little (Wortsman et al., "Robust fine-tuning of
     zero-shot models", arXiv 2109.01903).
 
     Raises:
-        InputError: they have other parameters.
+        InputError: their parameters differ.
     """
-    shapes, others = ({path: each.tensors[path].shape for path in each.parameters} for each in (weights, other))
+    shapes, others = ({path: model.tensors[path].shape for path in model.parameters} for model in (weights, other))
     if wrong := [path for path in sorted(shapes | others) if shapes.get(path) != others.get(path)]:
         raise InputError(
-            f"{other.where}: {wrong[0]} is {others.get(wrong[0])}, in {weights.where} {shapes.get(wrong[0])}. Give one like it."
+            f"{other.where}: {wrong[0]} is {others.get(wrong[0])}, in {weights.where} {shapes.get(wrong[0])}. Give a checkpoint "
+            "with the same parameters."
         )
 
     def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
@@ -76,8 +77,8 @@ def mean(weights: Weights, other: Weights) -> Weights:
             if name in others:
                 tensor = ((tensor.astype(np.float32) + next(second)[1].astype(np.float32)) / 2).astype(tensor.dtype)
             yield name, tensor
-            del tensor  # or it would live on while the next one is read
-        next(second, None)  # to its end, where it may complain
+            del tensor  # free it before the next one is read
+        next(second, None)  # to its end, where it may raise an error
 
     return replace(weights, tensors=LazyTensors(weights.tensors, read))
 
