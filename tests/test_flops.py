@@ -19,7 +19,7 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.qwen_vision import windowed
-from dim_jax.models.sana import KEPT, Sana
+from dim_jax.models.sana import SAVED_NAMES, Sana
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.training.step_flops import step_flops
 from dim_jax.weights.model_config import ModelConfig
@@ -92,7 +92,7 @@ def test_autoencoder(coder):
     assert formula(config, 1, 1024, 512).forward == pytest.approx(found, rel=0.03)
 
 
-@pytest.mark.parametrize("remat", KEPT)
+@pytest.mark.parametrize("remat", SAVED_NAMES)
 @pytest.mark.parametrize(("learns", "passes"), [(True, False), (True, True), (False, True)])
 def test_sana_with_gradients(learns, passes, remat):
     """For the network's own parameters, for what stands before it, or for both."""

@@ -52,7 +52,7 @@ def write(platform: str) -> None:
 
 def test_collectives_of_loops_on_cpu():
     text = compiled("cpu")
-    found = hlo.sent(hlo.Program.parse(text))
+    found = hlo.bytes_sent(hlo.Program.parse(text))
     gathered = 2 if "bf16[1024,1024]{1,0} all-gather" in text else 4  # this backend may widen to float32 before it gathers
     others = LAYER * (DEVICES - 1) // DEVICES
     assert found["all-gather"] == 2 * LAYERS * others * gathered // 2  # each layer forward and backward
@@ -69,9 +69,9 @@ def test_collectives_of_loops_on_tpu():
     program = hlo.Program.parse(text)
     others = LAYER * (DEVICES - 1) // DEVICES
     assert program.devices == DEVICES
-    assert hlo.sent(program) == {"all-gather": 2 * LAYERS * others, "reduce-scatter": LAYERS * others}
+    assert hlo.bytes_sent(program) == {"all-gather": 2 * LAYERS * others, "reduce-scatter": LAYERS * others}
     # Parameters are read twice and gradients written once; all activations fit into fast memory.
-    assert 3 * LAYERS * LAYER / DEVICES < hlo.moved(program) < 5 * LAYERS * LAYER / DEVICES
+    assert 3 * LAYERS * LAYER / DEVICES < hlo.bytes_moved(program) < 5 * LAYERS * LAYER / DEVICES
 
 
 PROGRAM = """HloModule jit_run, is_scheduled=true, num_partitions=4
@@ -129,19 +129,19 @@ ENTRY %main (x: f32[256], which: pred[], table: f32[512,256]) -> f32[256] {
 
 def test_a_loop_counts_as_often_as_it_runs_and_the_cheapest_branch():
     program = hlo.Program.parse(PROGRAM)
-    assert hlo.sent(program) == {"collective-permute": 4 * 1024}  # from 1 by 2 to 9; an all-reduce would send half as much again
+    assert hlo.bytes_sent(program) == {"collective-permute": 4 * 1024}  # from 1 by 2 to 9; an all-reduce would send half as much again
 
 
 def test_what_is_sliced_counts_as_the_slice_and_fast_memory_not():
     in_the_loop = 8 * 1024 + 1024  # the broadcast is written, a row of it read; results and branches are in fast memory
     branch = 2 * 1024  # the permutation itself does not say where its arrays lie
     before = 1024 + 8  # a row of the table is fetched, a scalar copied
-    assert hlo.moved(hlo.Program.parse(PROGRAM)) == pytest.approx(4 * (in_the_loop + branch) + before, abs=100)
+    assert hlo.bytes_moved(hlo.Program.parse(PROGRAM)) == pytest.approx(4 * (in_the_loop + branch) + before, abs=100)
 
 
 def test_a_loop_without_an_end_is_refused():
     with pytest.raises(ValueError, match="loop: the text does not say how often"):
-        hlo.sent(hlo.Program.parse(PROGRAM.replace("%end = s32[] constant(9)", "%end = s32[] get-tuple-element(%t), index=0")))
+        hlo.bytes_sent(hlo.Program.parse(PROGRAM.replace("%end = s32[] constant(9)", "%end = s32[] get-tuple-element(%t), index=0")))
 
 
 @pytest.mark.parametrize(

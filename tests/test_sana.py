@@ -11,7 +11,7 @@ from flax import nnx
 from dim_jax.errors import InputError
 from dim_jax.models import module
 from dim_jax.models import sana as sana_module
-from dim_jax.models.sana import KEPT, Sana, grow
+from dim_jax.models.sana import SAVED_NAMES, Sana, grow
 from dim_jax.models.sana_config import SanaConfig
 from tests.sana_fixtures import config, mask, normal, sana, velocity, velocity_of
 
@@ -123,7 +123,7 @@ def test_gradients_reach_everything_but_the_null_table_and_remat_keeps_them(mode
             out = model(latents, TIMESTEP[:2], embedded, latents[::-1], remat=remat or "none")
             return jnp.mean(out**2)
 
-        return [nnx.state(jax.grad(loss)(model, remat), nnx.Param) for remat in (None, *KEPT)]
+        return [nnx.state(jax.grad(loss)(model, remat), nnx.Param) for remat in (None, *SAVED_NAMES)]
 
     plain, *others = (dict(nnx.to_flat_state(state)) for state in gradients(model))
     unused = {".".join(map(str, path)) for path, gradient in plain.items() if not jnp.abs(gradient[...]).max() > 0}

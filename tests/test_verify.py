@@ -95,7 +95,7 @@ def test_the_bundled_model_agrees_with_pytorch(tmp_path):
     assert (tmp_path / "nano.json").stat().st_size < 200_000
     code, out, _ = verify(NANO, "--against", tmp_path / "nano.json", "--dtype", "bfloat16")
     assert code == 0, out
-    assert "to the bit those that were recorded" in out
+    assert "bit-identical to the recorded ones" in out
 
 
 @pytest.mark.parametrize("form", ["orbax", "diffusers"])
@@ -103,7 +103,7 @@ def test_other_formats_and_dtypes_of_the_same_weights(tiny, recorded, tmp_path, 
     convert(tiny, tmp_path / form, form, tokenizer=tiny)
     code, out, _ = verify(tmp_path / form, "--against", recorded)
     assert code == 0, out
-    assert "to the bit those that were recorded" in out
+    assert "bit-identical to the recorded ones" in out
 
 
 def test_rounded_weights_agree_in_bfloat16_alone(tiny, recorded, tmp_path):
@@ -122,7 +122,7 @@ def test_rounded_weights_agree_in_bfloat16_alone(tiny, recorded, tmp_path):
 def test_a_changed_tensor_in_a_file_is_named(tiny, recorded, tmp_path, part):
     code, out, _ = verify(changed(tiny, tmp_path / "changed", PARTS[part]), "--against", recorded)
     assert code == 1
-    assert f"1 of 293 are not those that were recorded: {PARTS[part]} (off by 1.0e-02)" in " ".join(out.split()), out
+    assert f"1 of 293 differ from the recorded ones: {PARTS[part]} (off by 1.0e-02)" in " ".join(out.split()), out
     assert out.splitlines()[-1].startswith(f"FAILED. Look at: the weights of {part}; {part} (")
 
 
@@ -141,23 +141,23 @@ FIRST = {
 def test_what_we_compute_otherwise_is_blamed_on_its_part(tiny, monkeypatch, path):
     """The file is the same for both sides; ours loses 1 % of a tensor on its way into the network."""
     part, stage = FIRST[path]
-    taken = ours.Ours._taken
+    taken = ours.Ours._module
 
     def off(self, part, tensors):
         if path in tensors and path.startswith(f"{part}."):
             tensors[path] = tensors[path] * np.float32(1.01)
         return taken(self, part, tensors)
 
-    monkeypatch.setattr(ours.Ours, "_taken", off)
+    monkeypatch.setattr(ours.Ours, "_module", off)
     code, out, _ = verify(tiny)
     assert code == 1
-    assert out.splitlines()[-1] == f"FAILED. Look at: {part} ({stage} is the first stage that is off)."
+    assert out.splitlines()[-1] == f"FAILED. Look at: {part} ({stage} is the first stage that differs)."
     seen = verdicts(out)
     assert all(seen[name] for name in STAGES if list(STAGES).index(name) < list(STAGES).index(stage))
 
 
 def test_two_faults_are_both_blamed(tiny, monkeypatch):
-    taken = ours.Ours._taken
+    taken = ours.Ours._module
 
     def off(self, part, tensors):
         for path in ("connector.fc2.kernel", "autoencoder.encoder.conv_out.kernel"):
@@ -165,11 +165,11 @@ def test_two_faults_are_both_blamed(tiny, monkeypatch):
                 tensors[path] = tensors[path] * np.float32(1.01)
         return taken(self, part, tensors)
 
-    monkeypatch.setattr(ours.Ours, "_taken", off)
+    monkeypatch.setattr(ours.Ours, "_module", off)
     _, out, _ = verify(tiny)
     last = out.splitlines()[-1]
-    assert "autoencoder (source latents is the first stage that is off)" in last
-    assert "connector (condition is the first stage that is off)" in last
+    assert "autoencoder (source latents is the first stage that differs)" in last
+    assert "connector (condition is the first stage that differs)" in last
     assert "sana" not in last
 
 
@@ -179,7 +179,7 @@ def test_other_tokens_are_found(tiny, recorded, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(data))
     code, out, _ = verify(tiny, "--against", tmp_path / "other.json")
     assert code == 1
-    assert out.splitlines()[-1] == "FAILED. Look at: tokenizer (tokens is the first stage that is off)."
+    assert out.splitlines()[-1] == "FAILED. Look at: tokenizer (tokens is the first stage that differs)."
 
 
 # Tensors that cannot be used
@@ -236,13 +236,13 @@ def test_without_pytorch_a_file_is_enough(tiny, recorded, tmp_path):
 
 def test_fingerprints_of_another_checkpoint_are_refused(tiny, recorded, tmp_path):
     code, out, errors = verify(NANO, "--against", recorded)
-    assert f"{recorded}: was recorded of another checkpoint than {NANO}" in one_error((code, errors))
+    assert f"{recorded}: was recorded with another checkpoint than {NANO}" in one_error((code, errors))
     other = tmp_path / "other"
     shutil.copytree(tiny, other)
     tensors = load_file(other / "model.safetensors")
     save_file({name: tensor * np.float32(1.5) for name, tensor in tensors.items()}, other / "model.safetensors", {"format": "pt"})
     code, out, errors = verify(other, "--against", recorded)
-    assert "was recorded of another checkpoint" in one_error((code, errors))
+    assert "was recorded with another checkpoint" in one_error((code, errors))
     assert out == ""
 
 

@@ -1,1 +1,1 @@
-"""The same training step compiled ahead of time, for machines that are not here: what it holds, sends and takes at least."""
+"""Ahead-of-time compilation of the training step for other machines: its memory, communication and least time."""

@@ -1,9 +1,9 @@
-"""The training step of a config compiled for a TPU slice that is not here: whether it fits, and what it computes, moves and sends.
+"""Compiles the training step of a config for a TPU slice without one: its memory, FLOPs, memory traffic and communication.
 
     dim compile configs/nano_edit.py --topology v5e:4x4 --set sharding.fsdp=16
 
-Nothing is loaded and no array is made: sizes are the presets in `config.model`, the batch has the shapes of synthetic examples (edits
-where the config has edits) in the longest bucket of tokens, which takes the most memory.
+Nothing is loaded and no array is created. Sizes are the presets in `config.model`. The batch has the shapes of synthetic examples (edits
+if the config has edits) in the longest bucket of tokens, which takes the most memory.
 """
 
 import tempfile
@@ -40,10 +40,10 @@ from dim_jax.training.objectives import Objective, make_objective, open_objectiv
 from dim_jax.training.state import abstract_frozen, abstract_state
 from dim_jax.training.step_flops import step_flops
 
-Say = Callable[[str], Any]
+PrintLine = Callable[[str], Any]
 DOES_NOT_FIT = (
-    "The step does not fit. Cut more (config.sharding), make the batch, the resolution or the longest of data.lengths smaller, "
-    "or set model.remat."
+    "The step needs more memory than a device has. Shard more (config.sharding), make the batch, the resolution or the longest of "
+    "data.lengths smaller, or set model.remat."
 )
 
 
@@ -55,7 +55,7 @@ def main(config: Config, topology: Topology, console: Console, *, keep: Path | N
         InputError: libtpu is missing or does not know the topology; the config does not hold together or does not divide over the mesh; or
             the step takes more memory than a device has.
     """
-    say = partial(console.out, highlight=False)
+    print_line = partial(console.out, highlight=False)
     config = deepcopy(config)
     config.data.source = SYNTHETIC
     config.data.lengths = (max(config.data.lengths),)
@@ -64,14 +64,14 @@ def main(config: Config, topology: Topology, console: Console, *, keep: Path | N
     model_init = ModelInit.open(config, check_config(config))
     sharding = Sharding.open(config, model_init.model_config, devices)
     mesh = " x ".join(f"{axis} {size}" for axis, size in sharding.mesh.shape.items())
-    say(f"{topology.name}: {len(devices)} devices of {chip.memory / GIB:.0f} GiB as {mesh}")
+    print_line(f"{topology.name}: {len(devices)} devices of {chip.memory / GIB:.0f} GiB as {mesh}")
     objective, batch = _abstract(config, model_init, sharding)
     state, (frozen, _) = abstract_state(config, objective.model_config, sharding), abstract_frozen(objective, sharding)
     num_trainable, num_frozen = (sum(leaf.size for leaf in params.values()) for params in (state.params, frozen))
-    say(f"{config.objective}: {num_trainable:,} parameters learn, {num_frozen:,} are frozen")
+    print_line(f"{config.objective}: {num_trainable:,} parameters learn, {num_frozen:,} are frozen")
     tokens = f", {config.data.lengths[0]} tokens" if objective.processor else ""
     pixels = config.data.resolution
-    say(f"batch: {config.data.batch_size} rows of {pixels} x {pixels} pixels{tokens}")
+    print_line(f"batch: {config.data.batch_size} rows of {pixels} x {pixels} pixels{tokens}")
 
     since = time.perf_counter()
     try:
@@ -84,15 +84,15 @@ def main(config: Config, topology: Topology, console: Console, *, keep: Path | N
     text = compiled.as_text()
     if keep is not None:
         keep.write_text(text)
-    peak = _tell_memory(compiled.memory_analysis(), chip, say)
-    _tell_time(step_flops(config, objective.model_config, batch), hlo.Program.parse(text), chip, say)
-    say(f"compiled in {seconds:.0f} s")
+    peak = _print_memory(compiled.memory_analysis(), chip, print_line)
+    _print_time(step_flops(config, objective.model_config, batch), hlo.Program.parse(text), chip, print_line)
+    print_line(f"compiled in {seconds:.0f} s")
     if peak > chip.memory:
         raise InputError(f"{DOES_NOT_FIT} (Its peak is {peak / GIB:.1f} GiB.)")
 
 
-def _tell_memory(memory: Any, chip: Chip, say: Say) -> int:
-    """The bytes on each device, by the compiler; the peak is returned."""
+def _print_memory(memory: Any, chip: Chip, print_line: PrintLine) -> int:
+    """Print the bytes on each device by the compiler, and return the peak."""
     rows = {
         "arguments": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
@@ -100,20 +100,20 @@ def _tell_memory(memory: Any, chip: Chip, say: Say) -> int:
         "peak": memory.peak_memory_in_bytes,
     }
     for name, size in rows.items():
-        say(f"{name:>33}  {size / GIB:8.3f} GiB  {size / chip.memory:6.1%}")
+        print_line(f"{name:>33}  {size / GIB:8.3f} GiB  {size / chip.memory:6.1%}")
     return rows["peak"]
 
 
-def _tell_time(flops: StepFlops, program: hlo.Program, chip: Chip, say: Say) -> None:
-    """What a step computes, by formula, and what its program moves and sends; from them the least time that it takes."""
+def _print_time(flops: StepFlops, program: hlo.Program, chip: Chip, print_line: PrintLine) -> None:
+    """Print the FLOPs of a step by formula, the bytes that its program moves and sends, and the least time that follows."""
     parts = ", ".join(f"{part} {size / 1e12:.5g}" for part, size in flops.parts.items())
-    say(f"TFLOP of a step: {flops.model / 1e12:.5g} ({parts}), and {flops.recomputed / 1e12:.5g} computed again")
-    sent, moved = hlo.sent(program), hlo.moved(program)
+    print_line(f"TFLOP of a step: {flops.model / 1e12:.5g} ({parts}), and {flops.recomputed / 1e12:.5g} recomputed")
+    sent, moved = hlo.bytes_sent(program), hlo.bytes_moved(program)
     kinds = ", ".join(f"{kind} {size / 1e9:.4g}" for kind, size in sorted(sent.items())) or "nothing"
-    say(f"each device sends, in GB: {kinds}")
-    say(f"each device moves from and to its memory: at least {moved / 1e9:.4g} GB")
+    print_line(f"each device sends, in GB: {kinds}")
+    print_line(f"each device moves from and to its memory: at least {moved / 1e9:.4g} GB")
     bound = Roofline.of(chip, flops=flops.hardware / program.devices, moved=moved, sent=sent.total())
-    say(
+    print_line(
         f"a step takes at least {bound.least:.3g} s, MFU at most {flops.model / (program.devices * chip.flops * bound.least):.1%} "
         f"(compute {bound.compute:.3g} s, memory {bound.memory:.3g} s, links {bound.links:.3g} s)",
     )
@@ -124,13 +124,13 @@ def _devices(topology: Topology) -> Sequence[Any]:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices
     except RuntimeError as error:
         raise InputError(
-            f"{topology.name}: {str(error).splitlines()[0]}. Compiling for TPUs needs libtpu (pip install 'dim_jax[tpu]') and a slice that "
-            "is sold."
+            f"{topology.name}: {str(error).splitlines()[0]}. Compiling for TPUs needs libtpu (pip install 'dim_jax[tpu]') and the "
+            "name of an existing slice."
         ) from error
 
 
 def _abstract(config: Config, model_init: ModelInit, sharding: Sharding) -> tuple[Objective, Any]:
-    """The objective and its batch: one synthetic example shows the shapes, the batch has as many of it as the config says."""
+    """The objective and its abstract batch: the shapes of a synthetic example, with the batch size of the config."""
     source = Synthetic("edit" if has_edits(config) else "caption", config.data.resolution)
     online = deepcopy(config)
     online.data.cache = ""
@@ -147,20 +147,20 @@ def _abstract(config: Config, model_init: ModelInit, sharding: Sharding) -> tupl
         batch = cached_batch(objective, batch)
         objective = make_objective(config, objective.model_config, objective.processor)
 
-    def many(array: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
-        rows = len(place.spec) - 1  # the axis that is spread comes last in the spec
+    def many(array: Any, array_sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        rows = len(array_sharding.spec) - 1  # the sharded axis is the last one of the spec
         shape = tuple(size * config.data.batch_size if axis == rows else size for axis, size in enumerate(array.shape))
-        return jax.ShapeDtypeStruct(shape, array.dtype, sharding=place)
+        return jax.ShapeDtypeStruct(shape, array.dtype, sharding=array_sharding)
 
     return objective, sharding.shard(batch, many)
 
 
 def cached_batch(objective: Objective, batch: PaintBatch) -> CachedBatch:
-    """Shapes and dtypes of what a cache holds of a batch, its hidden states stored as they are computed."""
+    """The abstract batch of a cache that stores hidden states in the dtype of their computation."""
     features: Features = jax.eval_shape(objective.features, objective.model, batch)
     return CachedBatch(features.hidden, None, features.mask, features.target, features.source)
 
 
 def has_edits(config: Config) -> bool:
-    """Whether a run edits pictures, at times at least."""
+    """Whether the mixture of a run ever has edits."""
     return any(weight for kind, weight in config.data.mix.items() if kind.partition(":")[0] == "edit")

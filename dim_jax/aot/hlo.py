@@ -1,7 +1,7 @@
-"""What one device of a compiled program sends and moves, from the program's text (HLO): every instruction as often as its loops run.
+"""Bytes that a device sends and moves in a compiled program, from its text (HLO); instructions of a loop count as often as it runs.
 
-The compiler's own cost analysis takes the body of a loop once, so a stack of scanned layers counts as one. The text says how often a loop
-runs: one variable starts at a constant, grows by a constant, and is compared with a constant.
+The compiler's cost analysis counts the body of a loop once, so a stack of scanned layers counts as one. The text tells the number of
+iterations: a variable starts at a constant, grows by a constant, and is compared with a constant.
 """
 
 import math
@@ -13,7 +13,7 @@ from functools import cached_property
 
 COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 SLICES = ("dynamic-slice", "slice", "gather")
-# Opcodes that move nothing themselves: names for what is there, and calls, whose computations count for themselves.
+# Opcodes that move nothing: other names for arrays, and calls, whose computations are counted separately.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "partition-id", "replica-id"}
 FREE |= {"after-all", "opt-barrier", "async-start", "async-update", "custom-call"}  # (a custom call allocates or relabels)
 _ASYNC_START = 'custom_call_target="AsyncCollectiveStart"'
@@ -24,7 +24,7 @@ _IN_FAST_MEMORY = re.compile(r"S\([1-9]")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line: name, result, opcode, what stands in its brackets, and what stands after them."""
+    """One line: name, result, opcode, the text in its parentheses (arguments) and after them (attributes)."""
 
     name: str
     result: str
@@ -39,15 +39,15 @@ class Instruction:
 
     @property
     def kind(self) -> str:
-        """The opcode, where an operation that is started and awaited counts at its start."""
+        """The opcode; an asynchronous operation counts at its start."""
         return self.opcode.removesuffix("-start")
 
     def called(self, key: str) -> str:
         """The computation that an attribute names."""
-        found = re.search(rf"\b{key}=%([\w.\-]+)", self.attributes)
-        if found is None:
+        match = re.search(rf"\b{key}=%([\w.\-]+)", self.attributes)
+        if match is None:
             raise ValueError(f"{self.name}: no {key} in {self.attributes[:200]}")
-        return found[1]
+        return match[1]
 
     @classmethod
     def parse(cls, line: str) -> "Instruction":
@@ -65,17 +65,17 @@ class Computation(dict[str, Instruction]):
 
     @cached_property
     def root(self) -> Instruction:
-        return next(one for one in self.values() if one.is_root)
+        return next(instruction for instruction in self.values() if instruction.is_root)
 
     def users(self, name: str) -> list[Instruction]:
-        return [one for one in self.values() if name in one.operands]
+        return [instruction for instruction in self.values() if name in instruction.operands]
 
     def constant(self, name: str) -> int | None:
         """The number that a scalar is, if it is a constant or a copy of one."""
-        one = self[name]
-        if one.opcode == "constant":
-            return int(one.arguments) if re.fullmatch(r"-?\d+", one.arguments) else None
-        return self.constant(one.operands[0]) if one.opcode in ("copy", "bitcast", "convert") else None
+        instruction = self[name]
+        if instruction.opcode == "constant":
+            return int(instruction.arguments) if re.fullmatch(r"-?\d+", instruction.arguments) else None
+        return self.constant(instruction.operands[0]) if instruction.opcode in ("copy", "bitcast", "convert") else None
 
 
 @dataclass(frozen=True)
@@ -96,28 +96,28 @@ class Program:
                 here = computations[head[2]] = Computation()
                 entry = head[2] if head[1] else entry
             elif line.startswith("  ") and " = " in line:
-                one = Instruction.parse(line)
-                here[one.name] = one
+                instruction = Instruction.parse(line)
+                here[instruction.name] = instruction
         devices = re.search(r"num_partitions=(\d+)", text.partition("\n")[0])
         return cls(computations, entry, int(devices[1]) if devices else 1)
 
-    def count(self, own: Callable[[Computation], Counter[str]], name: str | None = None) -> Counter[str]:
-        """`own(computation)` summed over all that runs: loops as often as they run; of branches, of which the text does not say how often
-        each is taken, the cheapest. Fusions are not entered."""
+    def count(self, counter: Callable[[Computation], Counter[str]], name: str | None = None) -> Counter[str]:
+        """`counter(computation)` summed over everything that runs: loops as often as they run, and the cheapest of branches, since the text
+        does not say which is taken. Fusions are not entered."""
         computation = self.computations[name or self.entry]
-        found = Counter(own(computation))
-        for one in computation.values():
-            if one.opcode == "while":
-                times = self.trips(computation, one)
-                found += Counter({key: times * size for key, size in self.count(own, one.called("body")).items()})
-            elif one.opcode == "conditional":
-                several = re.search(r"branch_computations=\{([^}]*)\}", one.attributes)
+        total = Counter(counter(computation))
+        for instruction in computation.values():
+            if instruction.opcode == "while":
+                times = self.trips(computation, instruction)
+                total += Counter({key: times * size for key, size in self.count(counter, instruction.called("body")).items()})
+            elif instruction.opcode == "conditional":
+                listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
                 keys = ("true_computation", "false_computation")
-                branches = _NAME.findall(several[1]) if several else [one.called(key) for key in keys]
-                found += min((self.count(own, branch) for branch in branches), key=Counter.total)
-            elif one.opcode in ("call", "async-start"):
-                found += self.count(own, one.called("to_apply" if one.opcode == "call" else "calls"))
-        return found
+                branches = _NAME.findall(listed[1]) if listed else [instruction.called(key) for key in keys]
+                total += min((self.count(counter, branch) for branch in branches), key=Counter.total)
+            elif instruction.opcode in ("call", "async-start"):
+                total += self.count(counter, instruction.called("to_apply" if instruction.opcode == "call" else "calls"))
+        return total
 
     def trips(self, computation: Computation, loop: Instruction) -> int:
         """How often a loop of `computation` runs.
@@ -125,15 +125,15 @@ class Program:
         Raises:
             ValueError: its text does not say.
         """
-        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
-            return int(known[1])
+        if known_count := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+            return int(known_count[1])
         condition, body = (self.computations[loop.called(key)] for key in ("condition", "body"))
         compare, after = condition.root, body.root
         if compare.opcode == "compare" and "direction=LT" in compare.attributes and after.opcode == "tuple":
             variable, bound = compare.operands
-            if place := re.search(r"index=(\d+)", condition[variable].attributes):
-                first = computation.constant(computation[loop.operands[0]].operands[int(place[1])])
-                change = body[after.operands[int(place[1])]]
+            if index := re.search(r"index=(\d+)", condition[variable].attributes):
+                first = computation.constant(computation[loop.operands[0]].operands[int(index[1])])
+                change = body[after.operands[int(index[1])]]
                 steps = [body.constant(name) for name in change.operands] if change.opcode == "add" else []
                 step, last = next(filter(None, steps), None), condition.constant(bound)
                 if first is not None and last is not None and step is not None:
@@ -141,61 +141,65 @@ class Program:
         raise ValueError(f"{loop.name}: the text does not say how often this loop runs.")
 
     def collectives(self, computation: Computation) -> Iterator[tuple[Computation, Instruction, Instruction | None]]:
-        """(where it stands, the collective, the fusion of `computation` that it is in) of each that a computation or its fusions start."""
-        for one in computation.values():
-            if one.kind in COLLECTIVES:
-                yield computation, one, None
-            elif one.opcode == "fusion":
-                inner = self.computations[one.called("calls")]
-                yield from ((where, other, one) for where, other, _ in self.collectives(inner) if not _goes_on(where, other))
+        """(its computation, the collective, the fusion around it or None) of each that a computation or its fusions start."""
+        for instruction in computation.values():
+            if instruction.kind in COLLECTIVES:
+                yield computation, instruction, None
+            elif instruction.opcode == "fusion":
+                inner = self.computations[instruction.called("calls")]
+                yield from (
+                    (where, other, instruction) for where, other, _ in self.collectives(inner) if not _continues_collective(where, other)
+                )
 
 
-def _goes_on(computation: Computation, one: Instruction) -> bool:
-    """Whether a fusion only goes on with a collective that another one started: a TPU does them piece by piece beside other work."""
-    return _is_piecewise(one) and not any(_ASYNC_START in user.attributes for user in computation.users(one.name))
+def _continues_collective(computation: Computation, instruction: Instruction) -> bool:
+    """Whether a fusion only continues a collective that another one started: a TPU runs them in pieces beside other work."""
+    return _is_piecewise(instruction) and not any(_ASYNC_START in user.attributes for user in computation.users(instruction.name))
 
 
-def _is_piecewise(one: Instruction) -> bool:
-    return one.kind in COLLECTIVES and "async_collective_fusion_config" in one.attributes
+def _is_piecewise(instruction: Instruction) -> bool:
+    return instruction.kind in COLLECTIVES and "async_collective_fusion_config" in instruction.attributes
 
 
-def sent(program: Program) -> Counter[str]:
+def bytes_sent(program: Program) -> Counter[str]:
     """Kind of collective -> bytes that each device sends, as rings do it.
 
     From s bytes on each of n devices an all-gather sends s (n - 1), a reduce-scatter and an all-to-all s (n - 1) / n, an all-reduce twice
     that, a collective-permute s.
     """
 
-    def own(computation: Computation) -> Counter[str]:
-        found = Counter()
-        for where, one, fusion in program.collectives(computation):
+    def send_counts(computation: Computation) -> Counter[str]:
+        counts = Counter()
+        for where, instruction, fusion in program.collectives(computation):
             # How a TPU's program writes a reduce-scatter: a fusion of an all-reduce and the part of it that is kept.
             scatters = fusion is not None and fusion.called("calls").startswith("all-reduce-scatter")
-            kind = "reduce-scatter" if scatters else one.kind
-            n = _group(one.attributes, program.devices)
-            each = {"all-gather": n - 1, "all-reduce": 2 * (n - 1) / n, "collective-permute": 1}.get(kind, (n - 1) / n)
-            found[kind] += round(each * sum(_sizes(where[name].result) for name in one.operands))
-        return found
+            kind = "reduce-scatter" if scatters else instruction.kind
+            n = _group(instruction.attributes, program.devices)
+            factor = {"all-gather": n - 1, "all-reduce": 2 * (n - 1) / n, "collective-permute": 1}.get(kind, (n - 1) / n)
+            counts[kind] += round(factor * sum(_sizes(where[name].result) for name in instruction.operands))
+        return counts
 
-    return program.count(own)
+    return program.count(send_counts)
 
 
-def moved(program: Program) -> int:
+def bytes_moved(program: Program) -> int:
     """Bytes that each device reads from its memory and writes to it, if every instruction reads its operands and writes its result once.
 
-    Not counted is what the compiler keeps in faster memory (another memory space than 0); of an operand that is only sliced, the slice
-    counts. An instruction may read an operand again, tile by tile: what really moves is at least this.
+    Arrays in faster memory (a memory space other than 0) do not count; of an operand that is only sliced, the slice
+    counts. An instruction may read an operand several times, so the real number is at least this.
     """
-    return program.count(lambda where: Counter(bytes=sum(_moved(program, where, one) for one in where.values())))["bytes"]
+    return program.count(
+        lambda where: Counter(bytes=sum(_instruction_bytes(program, where, instruction) for instruction in where.values()))
+    )["bytes"]
 
 
-def _moved(program: Program, computation: Computation, one: Instruction) -> int:
-    if one.opcode in FREE or one.opcode.endswith("-done"):
+def _instruction_bytes(program: Program, computation: Computation, instruction: Instruction) -> int:
+    if instruction.opcode in FREE or instruction.opcode.endswith("-done"):
         return 0
-    operands = [computation[name].result for name in one.operands]
-    if one.opcode == "fusion":
-        inner = program.computations[one.called("calls")]
-        results = list(_ARRAY.finditer(one.result))
+    operands = [computation[name].result for name in instruction.operands]
+    if instruction.opcode == "fusion":
+        inner = program.computations[instruction.called("calls")]
+        results = list(_ARRAY.finditer(instruction.result))
         if inner.root.opcode == "custom-call" and _ASYNC_START in inner.root.attributes:  # (what is sent, what arrives, flags)
             return sum(_size(array) for array in results[:2] if not _is_fast(array))
         read = sum(
@@ -203,53 +207,59 @@ def _moved(program: Program, computation: Computation, one: Instruction) -> int:
         )
         roots = [inner[name] for name in inner.root.operands] if inner.root.opcode == "tuple" else [inner.root]
         return read + sum(_written(inner, root) for root, array in zip(roots, results, strict=False) if not _is_fast(array))
-    if one.kind in SLICES:
-        arrays = list(_ARRAY.finditer(one.result))
-        result = arrays[-2] if one.opcode.endswith("-start") else arrays[0]  # (operand, result, a flag)
+    if instruction.kind in SLICES:
+        arrays = list(_ARRAY.finditer(instruction.result))
+        result = arrays[-2] if instruction.opcode.endswith("-start") else arrays[0]  # (operand, result, a flag)
         return _size(result) * (2 - _is_fast(result) - (not _sizes(operands[0], slow=True)))
-    if one.opcode == "dynamic-update-slice":
+    if instruction.opcode == "dynamic-update-slice":
         return 2 * _sizes(operands[1], slow=True)
-    if one.opcode == "copy-start":
-        return _sizes(one.result, slow=True)  # (to, from, a flag)
-    if one.opcode.endswith("-start"):
+    if instruction.opcode == "copy-start":
+        return _sizes(instruction.result, slow=True)  # (to, from, a flag)
+    if instruction.opcode.endswith("-start"):
         return sum(_sizes(shape, slow=True) for shape in operands)
-    return sum(_sizes(shape, slow=True) for shape in (one.result, *operands))
+    return sum(_sizes(shape, slow=True) for shape in (instruction.result, *operands))
 
 
 def _parameters(inner: Computation) -> list[str]:
     """Names of a computation's parameters, by their number."""
-    return [one.name for one in sorted((one for one in inner.values() if one.opcode == "parameter"), key=lambda one: int(one.arguments))]
+    return [
+        instruction.name
+        for instruction in sorted(
+            (instruction for instruction in inner.values() if instruction.opcode == "parameter"),
+            key=lambda instruction: int(instruction.arguments),
+        )
+    ]
 
 
 def _read(program: Program, inner: Computation, name: str) -> int:
-    """Bytes of an array that a fused computation reads: all of it at most, of slices theirs, nothing of what is written in its place."""
-    found = 0
+    """Bytes of an array that a fused computation reads: at most all, only the slices if it is sliced, none if it is updated in place."""
+    nbytes = 0
     for user in inner.users(name):
         if user.opcode in SLICES and user.operands[0] == name:
-            found += _sizes(user.result)
+            nbytes += _sizes(user.result)
         elif user.opcode == "bitcast":
-            found += _read(program, inner, user.name)
+            nbytes += _read(program, inner, user.name)
         elif user.opcode == "fusion":
-            deeper = program.computations[user.called("calls")]
-            given = zip(_parameters(deeper), user.operands, strict=True)
-            found += sum(_read(program, deeper, parameter) for parameter, operand in given if operand == name)
-        elif not (user.opcode == "dynamic-update-slice" and user.operands[0] == name) and not _hands_through(user):
+            called = program.computations[user.called("calls")]
+            pairs = zip(_parameters(called), user.operands, strict=True)
+            nbytes += sum(_read(program, called, parameter) for parameter, operand in pairs if operand == name)
+        elif not (user.opcode == "dynamic-update-slice" and user.operands[0] == name) and not _moves_nothing(user):
             return _sizes(inner[name].result)
-    return min(found, _sizes(inner[name].result))
+    return min(nbytes, _sizes(inner[name].result))
 
 
-def _written(inner: Computation, one: Instruction) -> int:
+def _written(inner: Computation, instruction: Instruction) -> int:
     """Bytes that a fused computation writes of one of its results."""
-    if one.opcode == "bitcast":
-        return _written(inner, inner[one.operands[0]])
-    if one.opcode == "dynamic-update-slice":
-        return _sizes(inner[one.operands[1]].result)
-    return 0 if one.opcode == "parameter" or _hands_through(one) else _sizes(one.result)
+    if instruction.opcode == "bitcast":
+        return _written(inner, inner[instruction.operands[0]])
+    if instruction.opcode == "dynamic-update-slice":
+        return _sizes(inner[instruction.operands[1]].result)
+    return 0 if instruction.opcode == "parameter" or _moves_nothing(instruction) else _sizes(instruction.result)
 
 
-def _hands_through(one: Instruction) -> bool:
-    """Whether it goes on with a collective, which counts where it started, or names a result."""
-    return one.opcode == "tuple" or _is_piecewise(one) or 'custom_call_target="AsyncCollective' in one.attributes
+def _moves_nothing(instruction: Instruction) -> bool:
+    """Whether it continues a collective, which counts at its start, or only names a result."""
+    return instruction.opcode == "tuple" or _is_piecewise(instruction) or 'custom_call_target="AsyncCollective' in instruction.attributes
 
 
 def _is_fast(array: re.Match) -> bool:
@@ -267,22 +277,22 @@ def _sizes(shape: str, *, slow: bool = False) -> int:
 
 
 def _group(attributes: str, devices: int) -> int:
-    """How many devices take part in one group of a collective, in each of the ways to write groups."""
-    if found := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
-        return len(found[1].split(","))
-    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
-        return int(found[1])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
-        return math.prod(int(part or sizes[axis]) for axis, part in re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2]))
+    """Devices in a group of a collective, for each notation of groups."""
+    if match := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
+        return len(match[1].split(","))
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
+        return int(match[1])
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
+        return math.prod(int(part or sizes[axis]) for axis, part in re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", match[2]))
     return devices
 
 
 def _closing(text: str, start: int) -> int:
-    """Behind the bracket that closes the one at `start`."""
+    """The index after the bracket that closes the one at `start`."""
     depth = 0
-    for place in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
+    for index in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[index], 0)
         if not depth:
-            return place + 1
+            return index + 1
     raise ValueError(f"A bracket is not closed: {text[:200]}")

@@ -7,7 +7,7 @@ from dim_jax.models.chips import Chip
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds that a step keeps each part of a device busy at its published peak.
+    """Seconds that each part of a device is busy in a step, at its published peak.
 
     `compute`: products of matrices in bfloat16; `memory`: reading and writing it; `links`: sending to other chips, over all links at once.
     """

@@ -1,4 +1,4 @@
-"""TPU slices by name, such as v5e:4x4: their chips, and the environment in which a machine without one compiles for them."""
+"""TPU slices by name, such as v5e:4x4: their chips, and the environment for compiling without one."""
 
 import math
 import os
@@ -24,14 +24,14 @@ class Topology:
         Raises:
             InputError: the name has another form, or the kind is unknown.
         """
-        found = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
-        if found is None or found[1] not in TPUS:
+        match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
+        if match is None or match[1] not in TPUS:
             raise InputError(f'"{name}" is not a topology. Write KIND:AxB or KIND:AxBxC, such as v5e:4x4; kinds are {", ".join(TPUS)}.')
-        chip = TPUS[found[1]]
-        return cls(name, f"{chip.slice_name}-{math.prod(map(int, found[2].split('x')))}", chip)
+        chip = TPUS[match[1]]
+        return cls(name, f"{chip.slice_name}-{math.prod(map(int, match[2].split('x')))}", chip)
 
     def pretend(self) -> None:
-        """Set the environment that libtpu needs where there is no TPU. JAX reads the first of it when it is imported."""
+        """Set the environment that libtpu needs where there is no TPU. JAX reads JAX_PLATFORMS when it is imported."""
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": self.accelerator, "TPU_WORKER_HOSTNAMES": "localhost"}
-        os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # there is no chip that two processes could quarrel over
+        os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no chip, so no conflict between processes

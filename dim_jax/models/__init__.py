@@ -1,1 +1,1 @@
-"""The networks, one file each; `dim.py` puts them together."""
+"""The networks, one file each; `dim.py` composes them."""

@@ -1,4 +1,4 @@
-"""What accelerators can do, as their makers publish it, by the name that JAX gives a device (`device_kind`).
+"""Published peak numbers of accelerators, by JAX's name of the device (`device_kind`).
 
 TPUs: cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e, /tpu7x (read in November 2026). Published are, for each chip, peak FLOP/s in bfloat16,
 bytes and bytes per second of memory (HBM), and bytes per second of all links to other chips (ICI), both directions together; for v4 the

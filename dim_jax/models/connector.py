@@ -29,13 +29,13 @@ def select_user_turn(
 ) -> tuple[Float[Array, "b length d"], Bool[Array, "b length"]]:
     """The states of the user turn moved to the front, padded with zeros on the right to `length`, and the mask of the real ones.
 
-    Of a longer turn the last `length` tokens stay: its first ones, the picture's, are lost. Whether that may happen is decided
-    where the text is (`Processor`), since a compiled function cannot refuse.
+    A longer turn keeps its last `length` tokens and loses the first, which are the picture's. `Processor` decides whether that is allowed,
+    since a compiled function cannot raise.
     """
     count = user_turn.sum(1, keepdims=True)
     rank = jnp.cumsum(user_turn, 1) - 1
-    kept = user_turn & (rank >= count - length)
-    order = jnp.argsort(~kept, axis=1, stable=True)[:, :length]
+    selected = user_turn & (rank >= count - length)
+    order = jnp.argsort(~selected, axis=1, stable=True)[:, :length]
     states = jnp.take_along_axis(hidden, order[..., None], 1)
     states = jnp.pad(states, ((0, 0), (0, length - states.shape[1]), (0, 0)))
     mask = jnp.arange(length) < jnp.minimum(count, length)

@@ -234,8 +234,8 @@ class Decoder(nnx.Module):
         d = next(stage.d for stage in stages if stage.depth)
         self.norm_out = RMSNorm(d)
         # A decoder with an empty finest stage goes from half resolution to pixels in its last layer.
-        whole = stages[0].depth > 0
-        self.conv_out = _conv(d, 3, dtype=dtype, rngs=rngs) if whole else Up(d, 3, kind, shortcut=False, dtype=dtype, rngs=rngs)
+        full_resolution = stages[0].depth > 0
+        self.conv_out = _conv(d, 3, dtype=dtype, rngs=rngs) if full_resolution else Up(d, 3, kind, shortcut=False, dtype=dtype, rngs=rngs)
         self.config, self.dtype = config, dtype
 
     @exact_products

@@ -8,7 +8,7 @@ from dim_jax.errors import InputError
 from dim_jax.models.hf_config import HFConfig, Source, check
 
 RES_BLOCK, VIT_BLOCK = "ResBlock", "EfficientViTBlock"
-# What a key means when config.json lacks it: the defaults of AutoencoderDC, which published files rely on.
+# Values of keys that config.json lacks: the defaults of AutoencoderDC, which published files rely on.
 DEFAULTS = {
     "in_channels": 3,
     "latent_channels": 32,
@@ -72,7 +72,7 @@ class DCAEConfig:
 
     def __post_init__(self):
         for key in ("latent_channels", "attention_head_dim", "scaling_factor"):
-            check(getattr(self, key) > 0, f"{key}: {getattr(self, key)} is not positive.")
+            check(getattr(self, key) > 0, f"{key}: {getattr(self, key)} must be positive.")
         for side, stages in (("encoder", self.encoder), ("decoder", self.decoder)):
             widths = f"{side}_block_out_channels"
             check(all(stage.d > 0 for stage in stages), f"{widths}: a width is not positive.")
@@ -91,8 +91,10 @@ class DCAEConfig:
                 check((4 * fine) % coarse == 0, f"{widths}: four times {fine} is not a multiple of the next width {coarse}.")
             last, latent = stages[-1].d, self.latent_channels
             check(last % latent == 0, f"{widths}: {last} is not a multiple of latent_channels {latent}.")
-        mine, other = len(self.decoder), len(self.encoder)
-        check(mine == other, f"decoder_block_out_channels: {mine} stages, but the encoder has {other}.")
+        decoder_stages, encoder_stages = len(self.decoder), len(self.encoder)
+        check(
+            decoder_stages == encoder_stages, f"decoder_block_out_channels: {decoder_stages} stages, but the encoder has {encoder_stages}."
+        )
 
     @property
     def factor(self) -> int:
@@ -102,7 +104,9 @@ class DCAEConfig:
     @property
     def fine_stages(self) -> int:
         """How many of the finest stages may run in tiles: those before the first with attention, and at most half of all."""
-        blocks = [{one.block, other.block} for one, other in zip(self.encoder, self.decoder, strict=True)]
+        blocks = [
+            {encoder_stage.block, decoder_stage.block} for encoder_stage, decoder_stage in zip(self.encoder, self.decoder, strict=True)
+        ]
         return next((i for i, kinds in enumerate(blocks) if VIT_BLOCK in kinds or 2 * i >= len(blocks)), 0)
 
     @property
@@ -146,10 +150,10 @@ class DCAEConfig:
             InputError: the file cannot be read, or a key is unknown or has a value that is not supported; the message names it.
         """
         read = HFConfig(source, "config.json")
-        found = {key: value for key, value in read.values.items() if not key.startswith("_") and value is not None}
-        unknown = sorted(found.keys() - DEFAULTS.keys())
+        given = {key: value for key, value in read.values.items() if not key.startswith("_") and value is not None}
+        unknown = sorted(given.keys() - DEFAULTS.keys())
         check(not unknown, f"{read.name}: unknown keys {unknown}. Is it the config.json of an AutoencoderDC?")
-        values = HFConfig(DEFAULTS | found, read.name)
+        values = HFConfig(DEFAULTS | given, read.name)
         for key, allowed in ONLY.items():
             values.only(key, *allowed)
         sides = {side: values.get(f"{side}_block_out_channels", tuple[int, ...]) for side in ("encoder", "decoder")}

@@ -1,11 +1,11 @@
 """Large pictures through the convolutional stages of DC-AE in tiles, so that memory does not grow with the finest resolution.
 
-Only the fine stages are tiled. They hold nearly all of the memory and consist of convolutions alone, so that a tile with a rim as wide
-as they reach gives, inside the rim, exactly what the whole picture gives: the tiles are laid side by side and nothing has to be blended.
-The coarse stages attend over the whole picture (linear attention sums over all tokens, so that a tile of its own would come out
-differently) and run on it whole, at 1/8 of its side in f32c32.
+Only the fine stages are tiled. They hold nearly all of the memory and consist of convolutions alone, so a tile with a rim as wide as
+their receptive field gives, inside the rim, exactly the values of the whole picture. Tiles are put side by side and nothing is blended.
+The coarse stages attend over the whole picture (linear attention sums over all tokens, so a tile alone would give other
+values) and run on it whole, at 1/8 of its side in f32c32.
 
-Tiled and whole results are therefore the same function; they differ by float32 rounding, as `tests/test_dc_ae.py` holds: at most 2e-5
+Tiled and whole results are therefore the same function; they differ by float32 rounding, as `tests/test_dc_ae.py` checks: at most 2e-5
 on latents of about 10 and pixels of about 3, and no more at the seams than elsewhere.
 """
 
@@ -30,7 +30,7 @@ class Tiling:
     tile: int = 1024
 
     def cuts(self, height: int, width: int) -> bool:
-        """Whether a picture of height x width pixels is tiled: the one place where this is decided."""
+        """Whether a picture of height x width pixels is tiled: decided here alone."""
         return height * width > self.above
 
 

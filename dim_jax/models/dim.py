@@ -1,4 +1,4 @@
-"""Draw-In-Mind, put together: read this file first.
+"""Draw-In-Mind, composed of its networks: read this file first.
 
     pictures and text -> encoder -> connector -> condition -+
                                                             +-> sana -> velocity -> (sampler) -> latents -> autoencoder -> picture
@@ -30,7 +30,7 @@ class DimConfig:
     """The sizes of every part; the connector's follow from its neighbours.
 
     Raises:
-        InputError: SANA and the autoencoder have other latents.
+        InputError: SANA and the autoencoder have different latent channels.
     """
 
     encoder: QwenConfig
@@ -40,7 +40,7 @@ class DimConfig:
     def __post_init__(self):
         ours, theirs = self.sana.latent_channels, self.autoencoder.latent_channels
         if ours != theirs:
-            raise InputError(f"SANA has {ours} latent channels, the autoencoder {theirs}. Put parts together that were trained together.")
+            raise InputError(f"SANA has {ours} latent channels, the autoencoder {theirs}. Use parts that were trained together.")
 
     @classmethod
     def dim_4_6b(cls, *, edit: bool = False) -> "DimConfig":
@@ -49,7 +49,7 @@ class DimConfig:
 
 
 class Dim(nnx.Module):
-    """The painter. `condition`, then `paint`; for edits, `autoencoder.encode` of the source in between."""
+    """The model. Call `condition`, then `paint`; for edits, `autoencoder.encode` of the source before `paint`."""
 
     def __init__(self, config: DimConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.encoder = Qwen(config.encoder, dtype=dtype, rngs=rngs)
@@ -82,10 +82,10 @@ class Dim(nnx.Module):
     ) -> Float[Array, "b h w c"]:
         """Latents of `size` (rows, columns), each from the noise of its seed.
 
-        `unconditional` (the learned null or a negative prompt) turns guidance on; without it, one branch runs and `guidance_scale` is
-        not used. `image_guidance_scale` adds a branch that is unconditional but for the source, between the two (`sampler.sample`).
-        `guidance_start`, `guidance_stop` and `cache_interval` leave evaluations out (`sampler.evaluations`).
-        An edit model without `source` latents paints from the text alone; `image_guidance_scale` is not used then.
+        `unconditional` (the learned null or a negative prompt) turns guidance on; without it one branch runs, and `guidance_scale` is
+        ignored. `image_guidance_scale` adds a third branch, with the source but without the condition (`sampler.sample`).
+        `guidance_start`, `guidance_stop` and `cache_interval` skip evaluations (`sampler.evaluations`).
+        An edit model without `source` latents generates from the text alone, and ignores `image_guidance_scale`.
         """
         noise = layers.shard_batch(sampler.noise(seeds, (*size, self.config.sana.latent_channels)))
         scale = image_scale = None

@@ -1,9 +1,9 @@
 """Floating-point operations by formula, from a network's sizes and the shapes of its batch; a multiplication and an addition are two.
 
-Counted are products of matrices and dense convolutions, which matrix units compute. What works element by element is not (norms, softmax,
-rotation, gates, depthwise convolutions). Attention counts all keys for all queries, causal or not, and padding counts as tokens, both as
-usual for model FLOPs (PaLM, arXiv 2204.02311, appendix B). A compiler's own count is of no use: it takes a loop's body, so a stack of
-layers, once.
+Counts products of matrices and dense convolutions, which matrix units compute, and no element-wise work (norms, softmax, rotation, gates,
+depthwise convolutions). Attention counts all keys for all queries, causal or not, and padding counts as tokens, as
+is usual for model FLOPs (PaLM, arXiv 2204.02311, appendix B). A compiler's own count does not help: it counts the body of a loop, and so a
+stack of layers, once.
 """
 
 from collections.abc import Mapping
@@ -22,19 +22,19 @@ from dim_jax.models.sana_config import SanaConfig
 
 @dataclass(frozen=True)
 class StepFlops:
-    """One step on all devices: forward and backward by part, and what the backward pass computes a second time to save memory."""
+    """A step on all devices: forward and backward by part, and what the backward pass recomputes to save memory."""
 
     parts: Mapping[str, int]
     recomputed: int = 0
 
     @property
     def model(self) -> int:
-        """What the model asks for: the numerator of model FLOPs utilisation (MFU)."""
+        """Without recomputation: the numerator of model FLOPs utilisation (MFU)."""
         return sum(self.parts.values())
 
     @property
     def hardware(self) -> int:
-        """What is computed."""
+        """With recomputation."""
         return self.model + self.recomputed
 
 
@@ -55,7 +55,7 @@ class Work:
     def step(self, *, learns: bool, passes: bool = False) -> int:
         """Forward and backward. Of a product with parameters, the gradient of either factor costs as much as the product itself.
 
-        `learns`: its parameters get gradients; `passes`: something before it learns, so that gradients go through.
+        `learns`: its parameters get gradients; `passes`: gradients pass through it to an earlier part.
         """
         return self.weights * (1 + learns + (learns or passes)) + self.mixing * (1 + 2 * (learns or passes))
 
@@ -88,10 +88,10 @@ def vision(config: VisionConfig, i: int, p: int, *, windows: tuple[int, int]) ->
     d, f, group = config.hidden_size, config.intermediate_size, config.layout.group
     w, m = windows
     pixels = CHANNELS * config.temporal_patch_size * config.patch_size**2
-    whole = len(set(config.fullatt_block_indexes))
+    full_layers = len(set(config.fullatt_block_indexes))
     merger = p // group * (group * d) * (group * d + config.out_hidden_size)
     weights = p * pixels * d + config.depth * p * (4 * d * d + 3 * d * f) + merger
-    return Work(2 * i * weights, whole * _attention(i, p, p, d) + (config.depth - whole) * _attention(i * w, m, m, d))
+    return Work(2 * i * weights, full_layers * _attention(i, p, p, d) + (config.depth - full_layers) * _attention(i * w, m, m, d))
 
 
 def connector(d_encoder: int, d: int, b: int, t: int) -> Work:
@@ -113,12 +113,12 @@ def sana_blocks(config: SanaConfig, b: int, l: int, t: int) -> Work:  # noqa: E7
 
 
 def sana_recomputed(config: SanaConfig, b: int, l: int, t: int, remat: Remat) -> int:  # noqa: E741
-    """What the backward pass computes again (`models.sana.KEPT`). What a flash kernel keeps counts too."""
+    """What the backward pass recomputes (`models.sana.SAVED_NAMES`), including what a flash kernel saves."""
     d, f, blocks = config.width, int(config.width * config.mlp_ratio), sana_blocks(config, b, l, t)
     keys_values = config.depth * 4 * b * t * d * d
-    wide = config.depth * 2 * b * l * (3 * d * d + 2 * d * f) + keys_values  # of products: those that "narrow" does not keep
-    again = {"none": 0, "products": blocks.mixing, "narrow": blocks.mixing + wide, "all": blocks.forward + keys_values}
-    return again[remat]
+    wide = config.depth * 2 * b * l * (3 * d * d + 2 * d * f) + keys_values  # of products: those that "narrow" does not save
+    recomputed = {"none": 0, "products": blocks.mixing, "narrow": blocks.mixing + wide, "all": blocks.forward + keys_values}
+    return recomputed[remat]
 
 
 def sana(config: SanaConfig, b: int, l: int, t: int) -> Work:  # noqa: E741

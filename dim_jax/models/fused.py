@@ -1,7 +1,7 @@
-"""The two operations of SANA that gain from a kernel of their own, each as a formula in plain JAX and as a kernel, and what chooses.
+"""The two operations of SANA with a kernel of their own: each in plain JAX and as a kernel, with a dispatcher.
 
-On an NVIDIA GPU in half precision the kernel runs, elsewhere (and in float32 everywhere) the formula. On a mesh every device runs the
-kernel on its own rows. Pallas' backend for Triton is deprecated since jax 0.11; where it is gone the formula runs.
+The kernel runs on NVIDIA GPUs in half precision, plain JAX elsewhere and in float32. On a mesh every device runs the kernel on its own
+rows. Pallas' backend for Triton is deprecated since jax 0.11; without it plain JAX runs.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def gated_conv(
 
 
 def widened_gated_conv(x: Float[Array, "b h w d"], widen: nnx.Linear, depthwise: layers.DepthwiseConv) -> Float[Array, "b h w f"]:
-    """`gated_conv` of what `widen` makes of x, in the dtype of `depthwise`; the product may be kept for the backward pass as "inverted"."""
+    """`gated_conv` of `widen(x)`, in the dtype of `depthwise`; the product may be saved for the backward pass as "inverted"."""
     assert widen.bias is not None
     assert depthwise.bias is not None
     z = jnp.matmul(x.astype(depthwise.dtype), widen.kernel[...].astype(depthwise.dtype))
@@ -81,9 +81,9 @@ def normed_linear_attention(
 
 def _choose(x: Array) -> Implementation:
     mesh = jax.sharding.get_abstract_mesh()
-    alone = all(size == 1 or axis in layers.BATCH_AXES for axis, size in mesh.shape.items())
+    batch_only = all(size == 1 or axis in layers.BATCH_AXES for axis, size in mesh.shape.items())
     half = x.dtype in (jnp.bfloat16, jnp.float16)
-    return "triton" if half and alone and gated_conv_kernel is not None and layers.platform() == "gpu" else "xla"
+    return "triton" if half and batch_only and gated_conv_kernel is not None and layers.platform() == "gpu" else "xla"
 
 
 def _on_rows(run: Callable[..., Array], x: Array, *weights: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Reading transformers' JSON files: every error names the file and the key."""
+"""Reads the JSON configs of Hugging Face libraries; every error names the file and the key."""
 
 import json
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ class HFConfig:
             raise InputError(f"{self.name}: {key} is {value!r}. {error.errors()[0]['msg']}.") from error
 
     def only(self, key: str, *allowed: Any) -> None:
-        """Check a key that may be missing but has no other value than `allowed` in the published models.
+        """Check that a key is missing or has one of the `allowed` values, as in the published models.
 
         Raises:
             InputError: it has another value.
@@ -62,7 +62,7 @@ class HFConfig:
         """The dataclass `cls` from the keys named like its fields, and from `given`; a field without a default is required.
 
         Raises:
-            InputError: a key is missing or wrong, or the values do not fit together.
+            InputError: a key is missing or wrong, or the values contradict each other.
         """
         read = {field.name: self.get(field.name, field.type, field.default) for field in fields(cls) if field.name not in given}
         try:

@@ -1,4 +1,4 @@
-"""What several networks share: stacked layers, attention, linear attention, shifted depthwise convolution.
+"""Layers that several networks share: stacks, attention, linear attention, depthwise convolution.
 
 Parameters are created in float32; `dtype` is the dtype that a layer computes in.
 """
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped
 Layer = TypeVar("Layer", bound=nnx.Module)
 
 BATCH_AXES = ("slices", "data", "fsdp")  # axes of a training mesh (dim_jax/sharding.py) that the rows of a batch are spread over
-QUERIES = 512  # at a time, where no flash kernel is at hand: scores of 4 pictures, 16 heads, 5476 keys take 0.7 GB then, not 7.7
+QUERIES = 512  # at a time without a flash kernel; scores of 4 pictures, 16 heads, 5476 keys then take 0.7 GB, not 7.7
 
 
 def stack(make: Callable[[nnx.Rngs], Layer], depth: int, rngs: nnx.Rngs) -> Layer:
@@ -32,9 +32,9 @@ def stack(make: Callable[[nnx.Rngs], Layer], depth: int, rngs: nnx.Rngs) -> Laye
 
 
 def unstack(stacked: Any, depth: int) -> list[Any]:
-    """The layers of a stack (or what belongs to each of them) one by one; `scan` takes them too.
+    """The layers of a stack (or values of each layer) as a list, which `scan` takes too.
 
-    In a loop over steps on a GPU this pays: products need their weights in one piece, so a stack is copied layer by layer in each step.
+    This is faster in a loop over steps on a GPU: products need contiguous weights, so each step would copy a stack layer by layer.
     """
     return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(depth)]
 
@@ -49,9 +49,9 @@ def scan(
 ) -> tuple[Any, Any]:
     """Run stacked layers in order: `carry, y = step(layer, carry, x)`, with `xs` and the returned `ys` stacked on axis 0.
 
-    Compile time does not grow with depth. With `remat` the backward pass recomputes each layer from its carry and from those of its
-    results that `remat` names: by `jax.ad_checkpoint.checkpoint_name`, or "attention" for what the flash kernel of a GPU leaves.
-    A list of single layers, with `xs` a list beside it, is run one by one; its `ys` are not returned.
+    Compile time does not grow with depth. With `remat` the backward pass recomputes each layer from its carry and from the
+    results that `remat` names, by `jax.ad_checkpoint.checkpoint_name`, or "attention" for the results of a GPU's flash kernel.
+    A list of layers, with `xs` as a list, runs one by one, without `ys`.
     """
     if isinstance(layers, list):
         for i, layer in enumerate(layers):
@@ -64,12 +64,12 @@ def scan(
         return step(nnx.merge(graphdef, parameters), carry, x)
 
     if remat is not None:
-        named, flash = jax.checkpoint_policies.save_only_these_names(*remat), "attention" in remat
+        save_named, flash = jax.checkpoint_policies.save_only_these_names(*remat), "attention" in remat
 
-        def kept(primitive: Any, *args: Any, **params: Any) -> Any:
-            return (flash and primitive.name.startswith("dot_product_attention_fwd")) or named(primitive, *args, **params)
+        def policy(primitive: Any, *args: Any, **params: Any) -> Any:
+            return (flash and primitive.name.startswith("dot_product_attention_fwd")) or save_named(primitive, *args, **params)
 
-        body = jax.checkpoint(body, policy=kept, prevent_cse=False)  # inside of a scan there is nothing to merge with
+        body = jax.checkpoint(body, policy=policy, prevent_cse=False)  # not needed inside a scan
     return jax.lax.scan(body, carry, (state, xs))
 
 
@@ -90,8 +90,8 @@ def batch_spec(rows: int) -> PartitionSpec | None:
 def shard_batch(x: Shaped[Array, "..."], axis: int = 0) -> Shaped[Array, "..."]:
     """`x` with the axis of its rows (or pictures) over the axes BATCH_AXES of the mesh that is set; as it is where they are not spread.
 
-    Said of what goes from layer to layer. Without it the compiler, which sees rows and the parameters' widths cut by the same mesh axis,
-    may as well cut activations by width, and every device computes the whole batch.
+    Applied between layers. Rows and parameter widths are cut by the same mesh axis, so without it the compiler may cut activations by
+    width, and every device computes the whole batch.
     """
     spec = batch_spec(x.shape[axis])
     return x if spec is None else jax.lax.with_sharding_constraint(x, PartitionSpec(*(None,) * axis, *spec))

@@ -28,11 +28,11 @@ def with_parameters(module: Module, tensors: Mapping[str, Any] | Iterable[tuple[
     tensors = dict(tensors)
     graphdef, state = nnx.split(module)
     flat = nnx.to_flat_state(state)
-    named = {".".join(map(str, path)): (path, variable) for path, variable in flat}
-    if named.keys() != tensors.keys():
+    variables = {".".join(map(str, path)): (path, variable) for path, variable in flat}
+    if variables.keys() != tensors.keys():
         raise KeyError(
-            f"parameters without a tensor: {sorted(named.keys() - tensors.keys())}; "
-            f"tensors without a parameter: {sorted(tensors.keys() - named.keys())}"
+            f"parameters without a tensor: {sorted(variables.keys() - tensors.keys())}; "
+            f"tensors without a parameter: {sorted(tensors.keys() - variables.keys())}"
         )
-    filled = [(path, variable.replace(tensors[name])) for name, (path, variable) in named.items()]
+    filled = [(path, variable.replace(tensors[name])) for name, (path, variable) in variables.items()]
     return nnx.merge(graphdef, nnx.from_flat_state(filled))

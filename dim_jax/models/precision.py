@@ -1,8 +1,8 @@
-"""What float32 means: products of float32 numbers in float32, on every device.
+"""Exact float32: products of float32 numbers are computed in float32 on every device.
 
-JAX's default is TensorFloat-32 on GPUs and passes of bfloat16 on TPUs, which is faster and moves a velocity by 1.5e-3 and a decoded picture
-by 1e-2. Networks here say otherwise of every product, of those sums too that stay in float32 in a bfloat16 network. A default that
-the user names (`jax.config.jax_default_matmul_precision`, JAX_DEFAULT_MATMUL_PRECISION) wins; the dtype "tf32" names one.
+JAX's default is TensorFloat-32 on GPUs and passes of bfloat16 on TPUs, which is faster but changes a velocity by 1.5e-3 and a decoded
+picture by 1e-2. The networks here ask for exact products everywhere, also for float32 sums inside a bfloat16 network. A default that the
+user sets (`jax.config.jax_default_matmul_precision`, JAX_DEFAULT_MATMUL_PRECISION) wins; the dtype "tf32" sets one.
 """
 
 from collections.abc import Callable
@@ -19,19 +19,19 @@ Result = TypeVar("Result")
 
 
 def exact_products(function: Callable[Args, Result]) -> Callable[Args, Result]:
-    """`function`, its products of float32 numbers in float32. bfloat16 products add up in float32 anyway; nothing changes for them."""
+    """`function` with exact float32 products. Products of bfloat16, which sum in float32 anyway, do not change."""
 
     @wraps(function)
     def run(*args: Args.args, **kwargs: Args.kwargs) -> Result:
-        named = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-        with jax.default_matmul_precision(named or "highest"):
+        configured = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+        with jax.default_matmul_precision(configured or "highest"):
             return function(*args, **kwargs)
 
     return run
 
 
 def compute_dtype(name: DTypeLike | None) -> np.dtype:
-    """The dtype of a network: of that name, else bfloat16 on accelerators and float32 on the CPU.
+    """The dtype of a network by name; None: bfloat16 on accelerators, float32 on the CPU.
 
     "tf32" is float32 with the accelerator's fast products, for the whole process: between float32 and bfloat16 in error and time.
     """

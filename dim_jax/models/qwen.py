@@ -1,4 +1,4 @@
-"""Qwen2.5-VL (arXiv 2502.13923): the encoder of Draw-In-Mind, and with a head and a cache the writer of blueprints."""
+"""Qwen2.5-VL (arXiv 2502.13923): the encoder of Draw-In-Mind, and with its head a language model that writes blueprints."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,7 +23,7 @@ class QwenConfig:
     """Sizes and special tokens of a Qwen2.5-VL. `dtype` is that of the published tensors, not of computation.
 
     Raises:
-        InputError: the sizes do not fit together; the message names the key.
+        InputError: the sizes contradict each other; the message names the key.
     """
 
     vision: VisionConfig
@@ -76,7 +76,7 @@ class QwenConfig:
 
     @classmethod
     def nano(cls) -> "QwenConfig":
-        """3.2 M parameters for pictures of 64 px, 16 of which pixels make a picture token; trained on emoji (docs/nano.md)."""
+        """3.2 M parameters for pictures of 64 px, with 16 x 16 pixels a picture token; trained on emoji (docs/nano.md)."""
         vision = VisionConfig(128, 256, 4, 256, depth=3, fullatt_block_indexes=(2,), patch_size=8, window_size=32, tokens_per_second=2)
         text = TextConfig(2048, 256, 512, 3, 4, 2, 1e-6, mrope_section=(8, 12, 12), max_position_embeddings=4096)
         return cls(
@@ -104,8 +104,8 @@ class QwenConfig:
         check("quantization_config" not in values, f"{values.name}: quantization_config: quantised weights are not supported.")
         text = values.child("text_config") if "text_config" in values else values
         either = HFConfig({**text.values, **values.values}, values.name)
-        # Files of 4.52 to 4.57 tie the head inside text_config; either place counts, as in transformers 5.
-        tied = any(place.get("tie_word_embeddings", bool, False) for place in (values, text))
+        # transformers 4.52 to 4.57 ties the head inside text_config; either level counts, as in transformers 5.
+        tied = any(level.get("tie_word_embeddings", bool, False) for level in (values, text))
         return either.build(
             cls,
             vision=VisionConfig.from_hf(values.child("vision_config")),
@@ -121,12 +121,12 @@ class QwenConfig:
         text = asdict(self.text)
         mrope_section = list(text.pop("mrope_section"))
         vision = {**asdict(self.vision), "fullatt_block_indexes": list(self.vision.fullatt_block_indexes)}
-        own = {key: value for key, value in asdict(self).items() if key not in ("vision", "text", "dtype")}
+        top_level = {key: value for key, value in asdict(self).items() if key not in ("vision", "text", "dtype")}
         return {
             "architectures": ["Qwen2_5_VLForConditionalGeneration"],
             "model_type": "qwen2_5_vl",
             **text,
-            **own,
+            **top_level,
             "hidden_act": "silu",
             "rope_scaling": {"type": "mrope", "mrope_section": mrope_section},
             "torch_dtype": self.dtype,
@@ -146,7 +146,7 @@ class Qwen(nnx.Module):
             self.lm_head = nnx.Linear(config.text.hidden_size, config.text.vocab_size, use_bias=False, rngs=rngs)
 
     def __call__(self, inputs: EncoderInputs) -> Float[Array, "b t d"]:
-        """The last hidden state of every token, after the final norm: what the connector reads. Padding has no meaning."""
+        """The last hidden state of every token, after the final norm: what the connector reads. States of padding mean nothing."""
         return self.model(self.embed(inputs), jnp.asarray(inputs.position_ids))
 
     def hidden_states(self, inputs: EncoderInputs) -> Float[Array, "states b t d"]:
@@ -154,14 +154,14 @@ class Qwen(nnx.Module):
         return self.model.hidden_states(self.embed(inputs), jnp.asarray(inputs.position_ids))
 
     def embed(self, inputs: EncoderInputs) -> Float[Array, "b t d"]:
-        """Token embeddings, and the features of pictures in the place of their tokens."""
+        """Token embeddings, with the features of pictures at their tokens."""
         inputs = jax.tree.map(jnp.asarray, inputs)
         x = self.model.embed(inputs.input_ids)
         if inputs.patches.shape[0] == 0:
             return x
         features = self.visual(inputs).reshape(-1, x.shape[-1])
-        shown = inputs.picture_tokens
-        return jnp.where((shown >= 0)[..., None], features[jnp.maximum(shown, 0)], x)
+        tokens = inputs.picture_tokens
+        return jnp.where((tokens >= 0)[..., None], features[jnp.maximum(tokens, 0)], x)
 
     @exact_products
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:

@@ -1,6 +1,6 @@
 """The text decoder of Qwen2.5-VL: grouped-query attention with three-axis rotary positions (mRoPE), RMSNorm, gated MLP.
 
-Rows are padded on the right, so that causal attention never shows padding to a token and no mask is needed.
+Rows are padded on the right, so with causal attention no token sees padding and no mask is needed.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class TextConfig:
     """Sizes of the decoder, by transformers' names. `mrope_section`: how many rotated pairs of a head follow time, row and column.
 
     Raises:
-        InputError: the sizes do not fit together; the message names the key.
+        InputError: the sizes contradict each other; the message names the key.
     """
 
     vocab_size: int
@@ -64,8 +64,8 @@ class TextConfig:
         rope = values.child("rope_parameters" if "rope_parameters" in values else "rope_scaling")
         rope.only("rope_type", "default", "mrope")
         rope.only("type", "default", "mrope")
-        found = {"num_key_value_heads": values.values.get("num_attention_heads"), **values.values, **rope.values}
-        return HFConfig(found, values.name).build(cls)
+        config = {"num_key_value_heads": values.values.get("num_attention_heads"), **values.values, **rope.values}
+        return HFConfig(config, values.name).build(cls)
 
     @property
     def head_dim(self) -> int:
@@ -74,7 +74,7 @@ class TextConfig:
 
 
 class Cache(NamedTuple):
-    """Keys and values of every layer; a row's tokens stand at the left, what lies after them is not read."""
+    """Keys and values of every layer; a row's tokens are at the left, the rest is not read."""
 
     keys: Float[Array, "layers b s m k"]
     values: Float[Array, "layers b s m k"]
@@ -90,7 +90,7 @@ class TextAttention(nnx.Module):
         self.o_proj = nnx.Linear(d, d, use_bias=False, dtype=dtype, rngs=rngs)
 
     def heads(self, x: Float[Array, "b t d"], angles: Float[Array, "b t half"]) -> Heads:
-        """Queries and keys, turned by their positions, and values."""
+        """Queries and keys, rotated by their positions, and values."""
         q, k, v = (proj(x).reshape(*x.shape[:2], -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
         return rotate(q, angles), rotate(k, angles), v
 
@@ -103,7 +103,7 @@ class TextLayer(nnx.Module):
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, use_bias=False, dtype=dtype, rngs=rngs)
 
     def heads(self, x: Float[Array, "b t d"], angles: Float[Array, "b t half"]) -> Heads:
-        """What the layer attends with."""
+        """Queries, keys and values of the layer."""
         return self.self_attn.heads(self.input_layernorm(x), angles)
 
     def finish(self, x: Float[Array, "b t d"], attended: Float[Array, "b t n k"]) -> Float[Array, "b t d"]:
@@ -113,7 +113,7 @@ class TextLayer(nnx.Module):
 
 
 class QwenText(nnx.Module):
-    """The decoder; it reads embeddings, so that picture features may stand between those of tokens."""
+    """The decoder; it reads embeddings, so picture features may be among those of tokens."""
 
     def __init__(self, config: TextConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config, self.dtype = config, dtype
@@ -122,7 +122,7 @@ class QwenText(nnx.Module):
         self.norm = rms_norm(config.hidden_size, config.rms_norm_eps, rngs)
 
     def embed(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        """Token embeddings. (Rows are taken before the cast: the table is never cast as a whole.)"""
+        """Token embeddings. (Rows are gathered before the cast, so the whole table is never cast.)"""
         return self.embed_tokens.embedding[...][input_ids].astype(self.dtype)
 
     def __call__(self, x: Float[Array, "b t d"], position_ids: Int[Array, "3 b t"]) -> Float[Array, "b t d"]:
@@ -134,17 +134,17 @@ class QwenText(nnx.Module):
         last, outputs = self._run(x, position_ids, lambda x, k, v: x)
         return jnp.concatenate([x[None], outputs[:-1], last[None]])
 
-    def prefill(self, x: Float[Array, "b t d"], position_ids: Int[Array, "3 b t"], room: int) -> tuple[Float[Array, "b t d"], Cache]:
-        """The last hidden state, and a cache with `room` free places after the tokens."""
+    def prefill(self, x: Float[Array, "b t d"], position_ids: Int[Array, "3 b t"], capacity: int) -> tuple[Float[Array, "b t d"], Cache]:
+        """The last hidden state, and a cache with `capacity` free slots after the tokens."""
         last, (keys, values) = self._run(x, position_ids, lambda x, k, v: (k, v))
-        pad = ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))
+        pad = ((0, 0), (0, 0), (0, capacity), (0, 0), (0, 0))
         return last, Cache(jnp.pad(keys, pad), jnp.pad(values, pad))
 
     @exact_products
     def decode(
         self, x: Float[Array, "b 1 d"], position_ids: Int[Array, "3 b 1"], slots: Int[Array, " b"], cache: Cache
     ) -> tuple[Float[Array, "b 1 d"], Cache]:
-        """One more token a row, kept at place `slots` of the cache; it sees the places up to its own."""
+        """One more token a row, stored in slot `slots` of the cache; it attends to the slots up to its own."""
         angles, rows = self._angles(position_ids), jnp.arange(x.shape[0])
 
         def step(layer, carry, i):
@@ -158,20 +158,20 @@ class QwenText(nnx.Module):
         return self.norm(x).astype(self.dtype), Cache(keys, values)
 
     @exact_products
-    def _run(self, x: jax.Array, position_ids: jax.Array, keep: Callable[..., Any]) -> tuple[jax.Array, Any]:
-        """The last hidden state, and of each layer what `keep(output, keys, values)` keeps."""
+    def _run(self, x: jax.Array, position_ids: jax.Array, select: Callable[..., Any]) -> tuple[jax.Array, Any]:
+        """The last hidden state, and `select(output, keys, values)` of each layer."""
         angles = self._angles(position_ids)
 
         def step(layer, x, _):
             x = layers.shard_batch(x)
             q, k, v = layer.heads(x, angles)
             x = layer.finish(x, layers.attention(q, k, v, causal=True))
-            return x, keep(x, k, v)
+            return x, select(x, k, v)
 
-        x, kept = layers.scan(self.layers, step, x)
-        return self.norm(x).astype(self.dtype), kept
+        x, outputs = layers.scan(self.layers, step, x)
+        return self.norm(x).astype(self.dtype), outputs
 
     def _angles(self, position_ids: Int[Array, "3 b t"]) -> Float[Array, "b t half"]:
-        """Each rotated pair turns by the position on its axis (Qwen2-VL, arXiv 2409.12191, figure 3)."""
+        """Each pair is rotated by the position on its axis (Qwen2-VL, arXiv 2409.12191, figure 3)."""
         axis = np.repeat(np.arange(3), self.config.mrope_section)
         return jnp.moveaxis(position_ids[axis], 0, -1).astype(jnp.float32) * frequencies(self.config.head_dim // 2, self.config.rope_theta)

@@ -23,10 +23,10 @@ CHANNELS, THETA, EPS = 3, 10000.0, 1e-6  # the same in every published model
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Sizes of the vision tower, by transformers' names; defaults are transformers' for keys that a file may leave out.
+    """Sizes of the vision tower, by transformers' names; defaults are transformers' for keys that a file may lack.
 
     Raises:
-        InputError: the sizes do not fit together; the message names the key.
+        InputError: the sizes contradict each other; the message names the key.
     """
 
     hidden_size: int
@@ -39,7 +39,7 @@ class VisionConfig:
     spatial_merge_size: int = 2
     temporal_patch_size: int = 2
     window_size: int = 112
-    tokens_per_second: int = 4  # of videos: only kept for the way back
+    tokens_per_second: int = 4  # of videos: only for export
 
     def __post_init__(self):
         sizes = ("hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "depth", "patch_size")
@@ -99,34 +99,34 @@ class VisionAttention(nnx.Module):
     ) -> Float[Array, "i p d"]:
         heads = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, -1)
         q, k, v = heads[:, :, 0], heads[:, :, 1], heads[:, :, 2]
-        # One compiled layer serves both kinds, and only the kind that a layer is runs.
-        attended = jax.lax.cond(full, whole, windowed, rotate(q, angles), rotate(k, angles), v, inputs)
+        # One compiled layer for both kinds of attention; only the layer's own kind runs.
+        attended = jax.lax.cond(full, full_attention, window_attention, rotate(q, angles), rotate(k, angles), v, inputs)
         return self.proj(attended.reshape(x.shape))
 
 
-def whole(
+def full_attention(
     q: Float[Array, "i p n k"], k: Float[Array, "i p n k"], v: Float[Array, "i p n k"], inputs: EncoderInputs
 ) -> Float[Array, "i p n k"]:
-    """Every patch attends to its whole picture."""
+    """Every patch attends to its picture."""
     return layers.attention(q, k, v, lengths=_count(inputs.patch_mask))
 
 
-def windowed(
+def window_attention(
     q: Float[Array, "i p n k"], k: Float[Array, "i p n k"], v: Float[Array, "i p n k"], inputs: EncoderInputs
 ) -> Float[Array, "i p n k"]:
     """Every patch attends to its window: patches are gathered into windows, which are rows of a batch, and put back."""
     i, w, m = inputs.windows.shape
-    q, k, v = (_pick(x, inputs.windows).reshape(i * w, m, *x.shape[2:]) for x in (q, k, v))
+    q, k, v = (_gather(x, inputs.windows).reshape(i * w, m, *x.shape[2:]) for x in (q, k, v))
     attended = layers.attention(q, k, v, lengths=_count(inputs.window_mask).reshape(i * w))
-    return _pick(attended.reshape(i, w * m, *q.shape[2:]), inputs.window_slots)
+    return _gather(attended.reshape(i, w * m, *q.shape[2:]), inputs.window_slots)
 
 
-def _pick(x: Float[Array, "i from_ n k"], index: Int[Array, "i *to"]) -> Float[Array, "i *to n k"]:
+def _gather(x: Float[Array, "i from_ n k"], index: Int[Array, "i *to"]) -> Float[Array, "i *to n k"]:
     return jax.vmap(lambda x, index: x[index])(x, index)
 
 
 def _count(mask: Bool[Array, "*rows m"]) -> Int[Array, "*rows"]:
-    """Keys that count. An empty window keeps one, so that its softmax stays finite; no patch reads it."""
+    """Number of valid keys, at least 1: the softmax of an empty window, which no patch reads, stays finite."""
     return jnp.maximum(mask.sum(-1, dtype=jnp.int32), 1)
 
 
@@ -179,6 +179,6 @@ class QwenVision(nnx.Module):
         return self.merger(x)
 
     def _angles(self, positions: Int[Array, "i p 2"]) -> Float[Array, "i p half"]:
-        """Half of a head's pairs turn by the patch's row, the other half by its column."""
-        each = frequencies(self.config.hidden_size // self.config.num_heads // 4, THETA)
-        return (positions.astype(jnp.float32)[..., None] * each).reshape(*positions.shape[:2], -1)
+        """Half of a head's pairs are rotated by the patch's row, the other half by its column."""
+        inverse_wavelengths = frequencies(self.config.hidden_size // self.config.num_heads // 4, THETA)
+        return (positions.astype(jnp.float32)[..., None] * inverse_wavelengths).reshape(*positions.shape[:2], -1)

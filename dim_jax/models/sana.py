@@ -24,11 +24,11 @@ _FREQUENCIES = np.exp((np.float32(-np.log(10000)) * np.arange(128, dtype=np.floa
     np.float32
 )
 
-# What the backward pass of a block finds instead of computing it again, by `model.remat`: everything; the results of all products; those
-# as narrow as the network; nothing but the block's input. Names are given where the results arise; "attention" is the flash kernel's.
+# The results of a block that are saved for its backward pass, by `model.remat`: all; those of all products; those as narrow as the network;
+# none but the block's input. `checkpoint_name` gives the names; "attention" is the flash kernel's.
 Remat = Literal["none", "products", "narrow", "all"]
 _NARROW = frozenset({"linear_attention", "attn_out", "q", "cross_out", "mlp_out", "attention"})
-KEPT: dict[Remat, frozenset[str] | None] = {
+SAVED_NAMES: dict[Remat, frozenset[str] | None] = {
     "none": None,
     "products": _NARROW - {"linear_attention"} | {"qkv", "kv", "inverted"},
     "narrow": _NARROW,
@@ -39,7 +39,7 @@ KEPT: dict[Remat, frozenset[str] | None] = {
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Condition:
-    """Keys and values of every block's cross-attention: they do not change over the sampler's steps. L blocks.
+    """Keys and values of every block's cross-attention: constant over the sampler's steps. L blocks.
 
     `mask` is True for the real tokens, which come first in every row: at least one.
     """
@@ -49,7 +49,7 @@ class Condition:
     mask: Bool[Array, "b t"]
 
     def broadcast(self, mask: Bool[Array, "b t"]) -> "Condition":
-        """This single condition for every row of `mask`, masked by it."""
+        """This condition of one row, repeated for every row of `mask` and masked by it."""
         keys, values = (jnp.broadcast_to(x, (x.shape[0], len(mask), *x.shape[2:])) for x in (self.keys, self.values))
         return Condition(keys, values, mask)
 
@@ -63,8 +63,8 @@ class Condition:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ConditionTokens:
-    """The condition at SANA's width, of which every block computes its own keys and values: what training does, where each condition is
-    used once and those of all blocks, kept for their gradients, would take more memory than the rest (12 GB at 32 rows)."""
+    """The condition at SANA's width, from which every block computes its own keys and values. Training uses it: each condition is used
+    once, and the keys and values of all blocks, saved for gradients, would take more memory than the rest (12 GB at 32 rows)."""
 
     tokens: Float[Array, "b t d"]
     mask: Bool[Array, "b t"]
@@ -227,7 +227,7 @@ class Sana(nnx.Module):
         self.t_embedder = TimestepEmbedder(d, dtype=dtype, rngs=rngs)
         self.t_block = nnx.Linear(d, 6 * d, dtype=dtype, rngs=rngs)
         self.y_embedder = ConditionEmbedder(config, dtype=dtype, rngs=rngs)
-        # SANA starts this norm's weight at 0.01; the factor lives in the weight and is never applied again.
+        # SANA starts this norm's weight at 0.01; the factor is part of the weight and is never applied again.
         self.attention_y_norm = nnx.RMSNorm(d, epsilon=1e-5, dtype=dtype, scale_init=nnx.initializers.constant(0.01), rngs=rngs)
         self.blocks = layers.stack(lambda rngs: Block(config, dtype=dtype, rngs=rngs), config.depth, rngs)
         self.final_layer = FinalLayer(d, config.latent_channels, dtype=dtype, rngs=rngs)
@@ -242,11 +242,11 @@ class Sana(nnx.Module):
 
     @exact_products
     def embed_condition(self, condition: Float[Array, "b t c"], mask: Bool[Array, "b t"]) -> ConditionTokens:
-        """Condition tokens at the network's width, for blocks to compute their keys and values of."""
+        """Condition tokens at the network's width; blocks compute their keys and values from them."""
         return ConditionTokens(layers.shard_batch(self.attention_y_norm(self.y_embedder(condition))), mask)
 
     def unroll(self, condition: Condition) -> Unrolled:
-        """Single blocks and their keys and values, for a loop over steps (`layers.unstack` says when it pays)."""
+        """Single blocks and their keys and values, for a loop over steps (`layers.unstack` says when it is faster)."""
         depth = self.config.depth
         return layers.unstack(self.blocks, depth), layers.unstack((condition.keys, condition.values), depth)
 
@@ -261,8 +261,8 @@ class Sana(nnx.Module):
         return jnp.where(drop[:, None, None], null, condition)
 
     def drop_source(self, source: Float[Array, "b h w c"], drop: Bool[Array, " b"]) -> Float[Array, "b h w c"]:
-        """Source latents with whole rows replaced by zeros, which is what the network sees where there is no source: so a dropped source
-        is text to image, which an edit model grew from and may go on learning."""
+        """Source latents with whole rows replaced by zeros, which mean "no source": a row with a dropped source is text to image, which an
+        edit model has learned before and keeps learning."""
         return jnp.where(drop[:, None, None, None], 0, source)
 
     @exact_products
@@ -278,7 +278,7 @@ class Sana(nnx.Module):
     ) -> Float[Array, "b h w c"]:
         """Velocity (noise - data) at `timestep` in [0, 1000] (`flow.model_timestep`), float32.
 
-        `source` are the latents of the picture to edit; an edit model without them paints from the text alone (zeros).
+        `source` are the latents of the picture to edit; an edit model without them generates from the text alone (zeros).
         """
         if self.config.is_edit:
             latents = jnp.concatenate([latents, jnp.zeros_like(latents) if source is None else source], -1)
@@ -292,17 +292,17 @@ class Sana(nnx.Module):
             assert keys_values is not None
             return block(layers.shard_batch(x), modulation, *keys_values, condition.mask), None
 
-        blocks, known = self.blocks, (condition.keys, condition.values) if isinstance(condition, Condition) else None
+        blocks, xs = self.blocks, (condition.keys, condition.values) if isinstance(condition, Condition) else None
         if unrolled is not None:
-            blocks, known = unrolled
-        x, _ = layers.scan(blocks, step, x, known, remat=KEPT[remat])
+            blocks, xs = unrolled
+        x, _ = layers.scan(blocks, step, x, xs, remat=SAVED_NAMES[remat])
         return self.final_layer(x, time).astype(jnp.float32)
 
 
 def grow(sana: Sana, *, edit: bool, condition_length: int, key: PRNGKeyArray) -> Sana:
-    """The same weights in a larger form: text to image becomes edit, the null table gets more rows. It computes what it did before.
+    """The same weights in a larger form: text to image becomes edit, the null table gets more rows. Its outputs stay the same.
 
-    Channels of the source latents start at zero; old rows of the null table stay, new ones are drawn as at the start of training.
+    Channels of the source latents start at zero; old rows of the null table stay, new ones are initialized as for training.
 
     Raises:
         InputError: the model would shrink.

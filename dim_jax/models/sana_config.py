@@ -41,7 +41,7 @@ class SanaConfig:
         """Read `sana_edit.json` or `sana_t2i.json`: the sizes under "config", the input channels beside it.
 
         Raises:
-            InputError: the file is not JSON, a key is missing, unknown or of another kind, or the sizes do not fit together.
+            InputError: the file is not JSON, a key is missing, unknown or of another type, or the sizes contradict each other.
         """
         read = HFConfig(source, "the SANA config")
         sizes = read.child("config")
@@ -75,7 +75,7 @@ class SanaConfig:
         if self.is_edit > edit or condition_length < self.condition_length:
             raise InputError(
                 f"SANA with {self.in_channels} input channels and {self.condition_length} null rows cannot shrink to edit={edit} and "
-                f"{condition_length} rows. Ask for at least what it has."
+                f"{condition_length} rows. Give at least these sizes."
             )
         return replace(self, in_channels=self.latent_channels * (1 + edit), condition_length=condition_length)
 

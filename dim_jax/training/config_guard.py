@@ -10,7 +10,7 @@ from dim_jax.config import Config, flat
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
-from dim_jax.models.sana import KEPT
+from dim_jax.models.sana import SAVED_NAMES
 from dim_jax.storage.folders import append, new_file
 from dim_jax.storage.paths import AnyPath, read_json
 from dim_jax.training.lora import check_lora
@@ -38,8 +38,8 @@ def check_config(config: Config) -> tuple[str, ...]:
         names = f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}"
         raise InputError(f"{names}: name each of {', '.join(components)} once.")
     check_lora(config)
-    if config.model.remat not in KEPT:
-        raise InputError(f"config.model.remat is {config.model.remat!r}, but must be one of {', '.join(KEPT)}.")
+    if config.model.remat not in SAVED_NAMES:
+        raise InputError(f"config.model.remat is {config.model.remat!r}, but must be one of {', '.join(SAVED_NAMES)}.")
     if config.data.cache:
         check_cacheable(config)
     options = config.train

@@ -1,1 +1,1 @@
-"""A checkpoint checked on a user's machine: its tensors, and every stage of an edit against PyTorch or what PyTorch computed elsewhere."""
+"""`dim verify`: checks the tensors of a checkpoint, and every stage of an edit against PyTorch or a recording of PyTorch."""

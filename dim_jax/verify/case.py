@@ -23,8 +23,8 @@ STEPS, RESOLUTION = 30, 256
 @dataclass(frozen=True)
 class Case:
     """Attributes:
-    settings: numbers of the edit, as a file of fingerprints has them.
-    inputs: what our encoder reads.
+    settings: of the edit, as in a file of fingerprints.
+    inputs: of our encoder.
     """
 
     config: DimConfig
@@ -34,19 +34,19 @@ class Case:
 
     @property
     def noise(self) -> Float[np.ndarray, "h w c"]:
-        """Of the velocities and of the edit."""
+        """The noise of the velocities and of the edit."""
         cells = self.settings["resolution"] // self.config.autoencoder.factor
         # RandomState's numbers are frozen; those of a Generator may change with numpy.
         return np.random.RandomState(0).standard_normal((cells, cells, self.config.sana.latent_channels)).astype(np.float32)
 
 
-def make_settings(usual: Settings, processor: Processor, resolution: int | None) -> dict[str, Any]:
-    """Numbers of the edit for a checkpoint that paints as `usual`; by default as large as 256 px, the checkpoint's own and its condition
-    allow."""
-    chosen = resolution or min(RESOLUTION, usual.resolution)
-    while resolution is None and replace(processor, resolution=chosen).condition_tokens(PROMPT, pictures=1) > processor.condition_length:
-        chosen //= 2
-    return {"resolution": chosen, "num_steps": STEPS, "guidance_scale": usual.guidance_scale, "flow_shift": usual.flow_shift}
+def make_settings(checkpoint: Settings, processor: Processor, resolution: int | None) -> dict[str, Any]:
+    """Settings of the edit, from those of the checkpoint. The default resolution is the largest of at most 256 px and the checkpoint's own
+    whose condition fits."""
+    size = resolution or min(RESOLUTION, checkpoint.resolution)
+    while resolution is None and replace(processor, resolution=size).condition_tokens(PROMPT, pictures=1) > processor.condition_length:
+        size //= 2
+    return {"resolution": size, "num_steps": STEPS, "guidance_scale": checkpoint.guidance_scale, "flow_shift": checkpoint.flow_shift}
 
 
 def make_case(config: DimConfig, processor: Processor, settings: Mapping[str, Any]) -> Case:

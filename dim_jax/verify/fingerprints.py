@@ -1,4 +1,4 @@
-"""What is kept of a computation for a comparison elsewhere: a few hundred values of each stage, two of each tensor, and norms."""
+"""Fingerprints of a computation, to compare it elsewhere: a few hundred values of each stage, two of each tensor, and norms."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ from dim_jax.weights.formats import DIM
 from dim_jax.weights.table import tensor_mappings, to_hf
 
 FORMAT, VALUES, TENSOR_VALUES = 1, 512, 2
-SETTINGS = {"resolution": 1, "num_steps": 1, "guidance_scale": 1.0, "flow_shift": 1.0}  # keys and kinds
+SETTINGS = {"resolution": 1, "num_steps": 1, "guidance_scale": 1.0, "flow_shift": 1.0}  # keys, with a value of their types
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Values at positions that follow from the shape (all of them where there are no more than `limit`), and the norm of the whole."""
+    """Values at fixed random positions (all values if there are at most `limit`), and the norm."""
 
     shape: tuple[int, ...]
     norm: float
@@ -33,18 +33,18 @@ class Fingerprint:
         norm = sum(float(np.sum(np.square(flat[i : i + CHUNK], dtype=np.float64))) for i in range(0, flat.size, CHUNK)) ** 0.5
         if limit is None or x.size <= limit:
             return cls(x.shape, norm, x.ravel())
-        places = np.random.RandomState(0).randint(0, x.size, limit)
-        return cls(x.shape, norm, x[np.unravel_index(places, x.shape)])
+        indices = np.random.RandomState(0).randint(0, x.size, limit)
+        return cls(x.shape, norm, x[np.unravel_index(indices, x.shape)])
 
     def error(self, other: "Fingerprint | np.ndarray") -> float:
-        """How far another is off: the root mean square of the differences, or the difference of the norms, in parts of this one's size."""
+        """Relative error of another: the root mean square of the differences, or the difference of the norms if it is larger."""
         if isinstance(other, np.ndarray):
             other = Fingerprint.of(other, len(self.values))
         if self.shape != other.shape or self.values.shape != other.values.shape or not np.isfinite([other.norm, self.norm]).all():
             return float("inf")
         if not self.norm:
             return float("inf") if other.norm else 0.0
-        # A few values may be far larger than the whole is: their rounding is in parts of their own size.
+        # The sampled values may be far larger than the mean; their rounding is relative to their own size.
         size = max(self.norm / math.prod(self.shape) ** 0.5, _rms(self.values))
         return max(_rms(other.values - self.values.astype(np.float64)) / size, abs(other.norm - self.norm) / self.norm)
 
@@ -59,7 +59,7 @@ class Fingerprint:
 
 @dataclass
 class Tally:
-    """Tensors as they come by: a fingerprint of each by its published name, and a digest of all that no dtype or format changes."""
+    """Collects tensors: a fingerprint of each by its published name, and a digest of all that does not depend on dtype or format."""
 
     tensors: dict[str, Fingerprint] = field(default_factory=dict)
     _parts: dict[str, str] = field(default_factory=dict)
@@ -73,8 +73,10 @@ class Tally:
             self.tensors[name], self._parts[name] = Fingerprint.of(part, TENSOR_VALUES), path.split(".")[0]
 
     def differing(self, recorded: Mapping[str, Fingerprint], tolerance: float) -> dict[str, float]:
-        """Error of each tensor that is not the recorded one."""
-        errors = {name: recorded[name].error(one) if name in recorded else float("inf") for name, one in self.tensors.items()}
+        """Error of each tensor that differs from the recorded one."""
+        errors = {
+            name: recorded[name].error(fingerprint) if name in recorded else float("inf") for name, fingerprint in self.tensors.items()
+        }
         return {name: error for name, error in errors.items() if not error <= tolerance}
 
     def parts_of(self, names: Iterable[str]) -> list[str]:
@@ -89,7 +91,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a machine with PyTorch computed: `settings` of the edit, the weights that it saw, what came out, and by which versions."""
+    """A run on a machine with PyTorch: the settings of the edit, fingerprints of weights and stages, and the versions of the libraries."""
 
     settings: Mapping[str, Any]
     digest: str
@@ -99,8 +101,8 @@ class Recording:
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
-        tensors = {name: one.to_json() for name, one in sorted(self.tensors.items())}
-        stages = {name: one.to_json() for name, one in self.stages.items()}
+        tensors = {name: fingerprint.to_json() for name, fingerprint in sorted(self.tensors.items())}
+        stages = {name: fingerprint.to_json() for name, fingerprint in self.stages.items()}
         return {
             "format": FORMAT, "made by": self.made_by, "settings": dict(self.settings), "digest": self.digest, "stages": stages,
             "tensors": tensors,
@@ -111,18 +113,22 @@ class Recording:
         """Read what `to_json` returns.
 
         Raises:
-            InputError: it is something else; `where` is for the message.
+            InputError: it is something else; `where` is for the error.
         """
         try:
             if data["format"] != FORMAT:
                 raise InputError(f"{where}: fingerprints of format {data['format']}, but this version reads {FORMAT}. Record them again.")
             settings = {key: type(kind)(data["settings"][key]) for key, kind in SETTINGS.items()}
-            tensors, stages = ({name: Fingerprint.from_json(one) for name, one in data[key].items()} for key in ("tensors", "stages"))
+            tensors, stages = (
+                {name: Fingerprint.from_json(fingerprint) for name, fingerprint in data[key].items()} for key in ("tensors", "stages")
+            )
             return cls(settings, str(data["digest"]), tensors, stages, str(data["made by"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{where}: no fingerprints that `dim verify --record` wrote ({type(error).__name__}: {error}).") from error
+            raise InputError(
+                f"{where}: is not a file of `dim verify --record` ({type(error).__name__}: {error}). Record it again."
+            ) from error
 
 
 def _rms(values: np.ndarray) -> float:

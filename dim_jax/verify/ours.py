@@ -21,8 +21,8 @@ from dim_jax.verify.case import Case
 from dim_jax.verify.stages import VELOCITIES, Stages, Tensors
 from dim_jax.weights.model_config import ModelConfig
 
-_read, _connect, _encode, _decode = map(jax.jit, (Qwen.__call__, Connector.__call__, DCAE.encode, DCAE.decode))
-PADDING = 64  # the condition is padded to a multiple of it, as pictures are painted
+_encode_text, _connect, _encode, _decode = map(jax.jit, (Qwen.__call__, Connector.__call__, DCAE.encode, DCAE.decode))
+PADDING = 64  # the condition is padded to a multiple of it, as in sampling
 
 
 class Ours:
@@ -35,42 +35,42 @@ class Ours:
         self._sizes = ModelConfig(case.config.encoder, case.config.sana, case.config.autoencoder)
 
     def encoder(self, tensors: Tensors) -> Stages:
-        """What follows from text and picture, and the encoder's states of all tokens. Takes its parameters out of `tensors`."""
+        """Tokens, patches and the encoder's states of all tokens. Removes its parameters from `tensors`."""
         inputs = self.case.inputs
-        hidden = _read(self._taken("encoder", tensors), inputs)
+        hidden = _encode_text(self._module("encoder", tensors), inputs)
         return {"tokens": inputs.input_ids[0], "patches": normalised(inputs.patches[0]), "encoder states": _host(hidden)[0]}
 
     def painter(self, tensors: Tensors, hidden: Float[np.ndarray, "t d"]) -> Stages:
-        """From the encoder's states to the picture. Takes the other parts' parameters out of `tensors`."""
+        """The stages from the encoder's states to the picture. Removes the parameters of the other parts from `tensors`."""
         case, settings = self.case, self.case.settings
-        connector = self._taken("connector", tensors)
-        autoencoder = self._taken("autoencoder", tensors)
+        connector = self._module("connector", tensors)
+        autoencoder = self._module("autoencoder", tensors)
         user_turn = jnp.asarray(case.inputs.user_turn)
         tokens = int(case.inputs.user_turn.sum())
         length = min(case.config.sana.condition_length, -(-tokens // PADDING) * PADDING)
-        chosen, mask = select_user_turn(jnp.asarray(hidden, self.dtype)[None], user_turn, length)
-        condition = _connect(connector, chosen)
-        found = {"condition": _host(condition)[0, :tokens]}
+        states, mask = select_user_turn(jnp.asarray(hidden, self.dtype)[None], user_turn, length)
+        condition = _connect(connector, states)
+        stages = {"condition": _host(condition)[0, :tokens]}
         side = settings["resolution"]
         source = _encode(autoencoder, autoencoder_pixels(case.picture, (side, side))[None])
-        found["source latents"] = _host(source)[0]
-        sana = self._taken("sana", tensors)
+        stages["source latents"] = _host(source)[0]
+        sana = self._module("sana", tensors)
         noise = jnp.asarray(case.noise)[None]
-        seen = sana, condition, mask, source if case.config.sana.is_edit else None
+        arguments = sana, condition, mask, source if case.config.sana.is_edit else None
         for sigma, name in VELOCITIES.items():
             noisy = jnp.concatenate([flow.interpolate(source, noise, jnp.full(1, sigma))] * 2)
-            found[name] = _host(_velocity(*seen, noisy, jnp.float32(sigma)))
-        latents = _paint(*seen, noise, jnp.float32(settings["guidance_scale"]), settings["num_steps"], settings["flow_shift"])
-        found["latents"] = _host(latents)[0]
-        found["picture"] = _host(_decode(autoencoder, latents))[0]
-        return found
+            stages[name] = _host(_velocity(*arguments, noisy, jnp.float32(sigma)))
+        latents = _paint(*arguments, noise, jnp.float32(settings["guidance_scale"]), settings["num_steps"], settings["flow_shift"])
+        stages["latents"] = _host(latents)[0]
+        stages["picture"] = _host(_decode(autoencoder, latents))[0]
+        return stages
 
-    def _taken(self, part: str, tensors: Tensors) -> Any:
+    def _module(self, part: str, tensors: Tensors) -> Any:
         make = self._sizes.modules(dtype=self.dtype)[part]
         prefix = f"{part}."
-        named = [path for path in tensors if path.startswith(prefix)]
-        found = {path.removeprefix(prefix): jnp.asarray(tensors.pop(path), self.dtype) for path in named}
-        return with_parameters(nnx.eval_shape(lambda: make(nnx.Rngs(0))), found)
+        paths = [path for path in tensors if path.startswith(prefix)]
+        parameters = {path.removeprefix(prefix): jnp.asarray(tensors.pop(path), self.dtype) for path in paths}
+        return with_parameters(nnx.eval_shape(lambda: make(nnx.Rngs(0))), parameters)
 
 
 Branches = tuple[Condition, Float[Array, "2 h w c"] | None]  # by the two branches: conditions, and the source
@@ -90,9 +90,9 @@ def _velocity(sana: Sana, condition: Array, mask: Array, source: Array | None, x
 def _paint(
     sana: Sana, condition: Array, mask: Array, source: Array | None, noise: Array, scale: Array, num_steps: int, flow_shift: float
 ) -> Float[Array, "1 h w c"]:
-    seen = _branches(sana, condition, mask, source)
+    branches = _branches(sana, condition, mask, source)
     return sampler.sample(
-        lambda x, sigma: sana(x, jnp.full(len(x), flow.model_timestep(sigma)), *seen),
+        lambda x, sigma: sana(x, jnp.full(len(x), flow.model_timestep(sigma)), *branches),
         noise, num_steps=num_steps, guidance_scale=scale, flow_shift=flow_shift,
     )  # fmt: skip
 

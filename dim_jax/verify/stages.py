@@ -1,11 +1,11 @@
-"""The stages of an edit, the part that each shows, and how far two computations of it may differ."""
+"""The stages of an edit, the part that each tests, and the tolerances of two computations of it."""
 
 from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 
-Stages = dict[str, np.ndarray]  # stage -> what came out of it
+Stages = dict[str, np.ndarray]  # stage -> its output
 Tensors = dict[str, np.ndarray]  # our path -> parameter
 
 SIGMAS = (0.875, 0.5, 0.125)  # exact in float32, so that both sides see the same integer timestep
@@ -13,7 +13,7 @@ VELOCITIES = {sigma: f"velocity at {sigma}" for sigma in SIGMAS}
 
 
 class Stage(NamedTuple):
-    """`part` is at fault where this stage differs and those that it `needs` do not. The others are tolerances, by the dtype of ours."""
+    """If this stage differs and those that it `needs` do not, `part` is wrong. The other fields are tolerances by our dtype."""
 
     part: str
     needs: tuple[str, ...]
@@ -21,7 +21,7 @@ class Stage(NamedTuple):
     bfloat16: float
 
 
-# Root mean square of the difference, in parts of the signal. float32: as tests/parity (its rtol); bfloat16: several times what was
+# Root mean square of the difference, relative to the signal. float32: as tests/parity (its rtol); bfloat16: several times what was
 # measured (docs/verify.md).
 STAGES = {
     "tokens": Stage("tokenizer", (), 0, 0),
@@ -35,7 +35,7 @@ STAGES = {
 }
 
 
-def blamed(failed: Collection[str]) -> dict[str, str]:
-    """Part -> the stage that shows it: of the stages that failed, those that saw nothing wrong."""
+def faulty_parts(failed: Collection[str]) -> dict[str, str]:
+    """Wrong part -> the failed stage that shows it; its inputs come from stages that did not fail."""
     first = [name for name, stage in STAGES.items() if name in failed and not set(stage.needs) & set(failed)]
     return {STAGES[name].part: name for name in reversed(first)}

@@ -1,7 +1,7 @@
 """The stages as PyTorch computes them, in float32 on the CPU: transformers, diffusers, and the published sampler.
 
-Weights come through our table under the names of these libraries, as views of the same arrays. What the published SANA does otherwise
-than diffusers' (a truncated timestep, 1e-8 in linear attention, 1e-6 in cross-attention's norms) is done here as published.
+Weights come through our table under the names of these libraries, as views of the same arrays. Where the published SANA differs from
+diffusers' (a truncated timestep, 1e-8 in linear attention, 1e-6 in cross-attention's norms), this follows the published one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -46,30 +46,30 @@ class Torch:
             patch_size=layout.patch_size, merge_size=layout.merge_size, temporal_patch_size=layout.temporal_patch_size,
             min_pixels=4 * 28 * 28, max_pixels=16384 * 28 * 28,
         )  # fmt: skip
-        seen = prepare(self.case.picture.resize((square, square), Image.Resampling.BICUBIC), return_tensors="pt")
-        count = int(seen["image_grid_thw"].prod()) // layout.group
+        pixels = prepare(self.case.picture.resize((square, square), Image.Resampling.BICUBIC), return_tensors="pt")
+        count = int(pixels["image_grid_thw"].prod()) // layout.group
         text = SYSTEM + "<|image_pad|>" * count + "<|vision_end|>" + PROMPT + "<|im_end|>\n"
         ids = torch.tensor([AutoTokenizer.from_pretrained(self.tokenizer)(text, add_special_tokens=False).input_ids])
         rows = tuple(row for row in qwen.NEW_ROWS if row not in qwen.HEAD)
-        model = _filled(lambda: Qwen2_5_VLModel(Qwen2_5_VLConfig(**config.to_hf())), rows, "encoder.", tensors, drop="model.")
+        model = _load(lambda: Qwen2_5_VLModel(Qwen2_5_VLConfig(**config.to_hf())), rows, "encoder.", tensors, drop="model.")
         hidden = model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=(ids == config.image_token_id).int(), **seen
+            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=(ids == config.image_token_id).int(), **pixels
         ).last_hidden_state  # fmt: skip
-        return {"tokens": ids[0].numpy(), "patches": seen["pixel_values"].numpy(), "encoder states": hidden[0].numpy()}
+        return {"tokens": ids[0].numpy(), "patches": pixels["pixel_values"].numpy(), "encoder states": hidden[0].numpy()}
 
     @torch.inference_mode()
     def painter(self, tensors: Tensors, hidden: Float[np.ndarray, "t d"]) -> Stages:
         """As `Ours.painter`, but leaves `tensors` as they are."""
         case, config, side = self.case, self.case.config, self.case.settings["resolution"]
         d, c = config.encoder.text.hidden_size, config.sana.caption_channels
-        connector = _filled(lambda: nn.Sequential(nn.Linear(d, c), nn.GELU(), nn.Linear(c, c)), dim.CONNECTOR, "connector.", tensors)
+        connector = _load(lambda: nn.Sequential(nn.Linear(d, c), nn.GELU(), nn.Linear(c, c)), dim.CONNECTOR, "connector.", tensors)
         condition = connector(torch.from_numpy(hidden)[None, case.inputs.user_turn[0]])
-        found = {"condition": condition[0].numpy()}
-        vae = _filled(lambda: AutoencoderDC.from_config(config.autoencoder.to_hf()), dc_ae.ROWS, "autoencoder.", tensors)
+        stages = {"condition": condition[0].numpy()}
+        vae = _load(lambda: AutoencoderDC.from_config(config.autoencoder.to_hf()), dc_ae.ROWS, "autoencoder.", tensors)
         pixels = torch.from_numpy(np.asarray(case.picture.resize((side, side), Image.Resampling.BILINEAR), np.float32))
         source = vae.encode((pixels / 127.5 - 1).permute(2, 0, 1)[None]).latent * config.autoencoder.scaling_factor
-        found["source latents"] = _nhwc(source)[0]
-        network = _filled(lambda: SanaTransformer2DModel.from_config(sana_to_diffusers(config.sana)), sana.DIFFUSERS_ROWS, "sana.", tensors)
+        stages["source latents"] = _nhwc(source)[0]
+        network = _load(lambda: SanaTransformer2DModel.from_config(sana_to_diffusers(config.sana)), sana.DIFFUSERS_ROWS, "sana.", tensors)
         for block in network.transformer_blocks:
             block.attn1.processor = _linear_attention
             block.attn2.norm_q.eps = block.attn2.norm_k.eps = 1e-6
@@ -78,19 +78,19 @@ class Torch:
 
         def velocity(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
             """Unconditional and conditional."""
-            seen = torch.cat([x, source], 1) if config.sana.is_edit else x
+            latents_in = torch.cat([x, source], 1) if config.sana.is_edit else x
             timestep = torch.floor(sigma * 1000).expand(2)
-            return network(torch.cat([seen, seen]), encoder_hidden_states=branches, timestep=timestep).sample
+            return network(torch.cat([latents_in, latents_in]), encoder_hidden_states=branches, timestep=timestep).sample
 
         noise = torch.from_numpy(case.noise).permute(2, 0, 1)[None]
         for sigma, name in VELOCITIES.items():
             noisy = (1 - sigma) * source + sigma * noise
-            found[name] = _nhwc(velocity(noisy, torch.tensor(sigma)))
+            stages[name] = _nhwc(velocity(noisy, torch.tensor(sigma)))
         settings = case.settings
         latents = sample(velocity, noise, settings["num_steps"], settings["guidance_scale"], settings["flow_shift"])
-        found["latents"] = _nhwc(latents)[0]
-        found["picture"] = _nhwc(vae.decode(latents / config.autoencoder.scaling_factor).sample)[0]
-        return found
+        stages["latents"] = _nhwc(latents)[0]
+        stages["picture"] = _nhwc(vae.decode(latents / config.autoencoder.scaling_factor).sample)[0]
+        return stages
 
 
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -121,7 +121,7 @@ def _linear_attention(attn: Any, hidden_states: torch.Tensor, **_: object) -> to
     return attn.to_out[0]((q @ (k.mT @ v) / (total + 1e-8)).transpose(1, 2).flatten(2))
 
 
-def _filled(make: Callable[[], Any], rows: Sequence[Row], prefix: str, tensors: Tensors, drop: str = "") -> Any:
+def _load(make: Callable[[], Any], rows: Sequence[Row], prefix: str, tensors: Tensors, drop: str = "") -> Any:
     """A model whose parameters are views of a part's `tensors`."""
     ours = {path.removeprefix(prefix): tensor for path, tensor in tensors.items() if path.startswith(prefix)}
     table = tensor_mappings(rows, {path: ours[path].shape for path in ours if path not in ("y_embedder.y_embedding", "lm_head.kernel")})

@@ -157,8 +157,8 @@ def _gated_conv_forward(z: Array, bias_in: Array, kernel: Array, bias_out: Array
     return gated_conv(z, bias_in, kernel, bias_out, interpret), (z, bias_in, kernel, bias_out)
 
 
-def _gated_conv_backward(interpret: bool, kept: Any, dy: Array) -> Any:
-    z, bias_in, kernel, bias_out = kept
+def _gated_conv_backward(interpret: bool, residuals: Any, dy: Array) -> Any:
+    z, bias_in, kernel, bias_out = residuals
     b, h, w, f2 = z.shape
     like, tiles = jax.ShapeDtypeStruct(z.shape, z.dtype), pl.cdiv(h, ROWS) * pl.cdiv(w, COLUMNS)
     dc = _run(_forward_kernel, f2 // 2, like, "gated_conv_dc", z, bias_in, kernel, bias_out, dy, interpret=interpret)

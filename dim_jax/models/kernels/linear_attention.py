@@ -23,11 +23,11 @@ def _dot(a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False) ->
     return jax.lax.dot_general(a, b, (contract, ((), ())), precision=jax.lax.Precision.DEFAULT, preferred_element_type=jnp.float32)
 
 
-def _product(a: Array, b: Array, **how: bool) -> Array:
+def _product(a: Array, b: Array, **transpose: bool) -> Array:
     """a b in float32, with b (float32) as a high and a low bfloat16."""
     high = b.astype(a.dtype)
     low = (b - high.astype(jnp.float32)).astype(a.dtype)
-    return _dot(a, high, **how) + _dot(a, low, **how)
+    return _dot(a, high, **transpose) + _dot(a, low, **transpose)
 
 
 class _Head:
@@ -138,8 +138,8 @@ def _linear_forward(qkv: Array, scale: Array, head: int, norm_eps: float, eps: f
     return linear_attention(qkv, scale, head, norm_eps, eps, interpret), (qkv, scale)
 
 
-def _linear_backward(head: int, norm_eps: float, eps: float, interpret: bool, kept: Any, dy: Array) -> Any:
-    qkv, scale = kept
+def _linear_backward(head: int, norm_eps: float, eps: float, interpret: bool, residuals: Any, dy: Array) -> Any:
+    qkv, scale = residuals
     inverse, like = _inverse(qkv, norm_eps), jax.ShapeDtypeStruct(qkv.shape, qkv.dtype)
     change = _run(_backward_kernel, like, "linear_attention_d", qkv, inverse, scale, dy, head=head, eps=eps, interpret=interpret)
     d = scale.shape[1]
