@@ -189,7 +189,7 @@ def test_what_is_no_data_set(bucket, tmp_path):
     with pytest.raises(InputError, match=rf"{bucket}/nothing: there is no such data set"):
         train(f"{bucket}/nothing")
     (as_path(f"{bucket}/{tmp_path.name}") / "file.txt").write_text("")
-    assert f"{bucket}/{tmp_path.name}: no layout that is known here" in one_error(dim("prepare", f"{bucket}/{tmp_path.name}", "out"))
+    assert f"{bucket}/{tmp_path.name}: has no known layout" in one_error(dim("prepare", f"{bucket}/{tmp_path.name}", "out"))
     code, text = run("nano_autoencoder", tmp_path / "run", 1, data__source="gs:/bucket/emoji")
     assert (
         code,

@@ -65,7 +65,7 @@ def test_dim_edit_in_parts_of_an_archive(cut_edits, tmp_path):
     check_edits(Rows(cut_edits, notes=notes), PROMPT)
     before = {path: path.stat().st_mtime_ns for path in notes.iterdir()}
     assert sorted(path.name for path in before) == ["images.tar.gz.points", "members.npz"]
-    archives._opened.cache_clear()  # a later run has not opened them yet
+    archives._open_archives.cache_clear()  # a later run has not opened them yet
     check_edits(Rows(cut_edits, notes=notes), PROMPT)
     assert before == {path: path.stat().st_mtime_ns for path in notes.iterdir()}  # finished work is kept
 
@@ -86,7 +86,7 @@ def test_parts_that_are_missing(edits, endings, lost):
     if len(endings) > 1 and lost >= 0 and (lost, endings) != (0, DIGITS):  # some count from 1
         assert f"part {endings[lost].removeprefix('.part')} is missing" in str(error.value)
     else:
-        assert "download what is missing before or after" in str(error.value)
+        assert "download the missing ones" in str(error.value)
 
 
 def test_an_archive_that_was_extracted_is_not_read(cut_edits, tmp_path):
@@ -211,14 +211,14 @@ def test_own_edits(edits):
 
 
 def test_a_folder_of_something_else(tmp_path):
-    with pytest.raises(InputError, match=r"no layout that is known here. dim has .*; pairs has "):
+    with pytest.raises(InputError, match=r"has no known layout. dim has .*; pairs has "):
         layout_of(tmp_path)
     with pytest.raises(InputError, match=r"none: there is no such folder or file"):
         layout_of(tmp_path / "none")
     (tmp_path / "rows.jsonl").touch()
     assert layout_of(tmp_path) == "dim"
     (tmp_path / "rows.parquet").touch()
-    with pytest.raises(InputError, match=r"may be dim or ultra_edit. Say which it is \(--layout\)"):
+    with pytest.raises(InputError, match=r"may be dim or ultra_edit. Give the layout \(--layout\)"):
         layout_of(tmp_path)
 
 

@@ -110,9 +110,9 @@ def test_what_is_there_is_left_as_it_is(place, tmp_path):
     rows = {"edit/train": ROWS - 1, "edit/test": 1}
     assert prepare(place / "dim_edit", tmp_path / "out", tokenizer=str(TOKENIZER)) == rows
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    with pytest.raises(InputError, match=r"out: was begun from something else \(tokenizer was '.+', is ''\)"):
+    with pytest.raises(InputError, match=r"out: was started with other arguments \(tokenizer was '.+', is ''\)"):
         prepare(place / "dim_edit", tmp_path / "out")
-    with pytest.raises(InputError, match=r"was begun from something else \(layout was 'dim', is 'ultra_edit'; source was 'dim_edit'"):
+    with pytest.raises(InputError, match=r"was started with other arguments \(layout was 'dim', is 'ultra_edit'; source was 'dim_edit'"):
         prepare(place / "ultra_edit", tmp_path / "out", tokenizer=str(TOKENIZER))
     assert prepare(place / "dim_edit", tmp_path / "out", overwrite=True) == rows
     assert open_source(str(tmp_path / "out"), "edit", split="train", side=0).stats(ChatTokenizer.from_pretrained(TOKENIZER)) is None
@@ -188,8 +188,8 @@ def test_what_is_refused(place, tmp_path, monkeypatch):
     out = str(tmp_path / "out")
     for source, options, message in (
         (place / "none", (), "none: there is no such folder or file"),
-        (place / "dim_edit", ("--layout", "dim_edits"), "dim_edits: no such layout. There are dim, pairs, sharegpt4o, ultra_edit"),
-        (place / "dim_edit-prepared", (), "no layout that is known here"),
+        (place / "dim_edit", ("--layout", "dim_edits"), "there is no such layout. Choose one of dim, pairs, sharegpt4o, ultra_edit"),
+        (place / "dim_edit-prepared", (), "has no known layout"),
     ):
         assert message in one_error(dim("prepare", str(source), out, *options))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1000, 900, 100))

@@ -1,4 +1,4 @@
-"""What is measured on pictures and said in words: colours, places, where two differ."""
+"""Measurements of pictures in words: colours, positions, differences."""
 
 from functools import cache
 
@@ -36,7 +36,7 @@ PALETTE = {
 def main_colours(pixels: Pixels, limit: int = 3) -> tuple[str, ...]:
     """The words of the colours that cover most of the drawing, the largest first; each covers at least a tenth of it.
 
-    White counts only where nothing else does, since the ground is white too.
+    White counts only if there is no other colour, since the background is white too.
     """
     coloured = pixels[extent(pixels)]
     if not len(coloured):
@@ -58,12 +58,12 @@ def _nearest() -> Int[np.ndarray, "bins bins bins"]:
 
 
 def extent(pixels: Pixels) -> Mask:
-    """Where the drawing is: whatever is not white."""
+    """The mask of the drawing: all pixels that are not white."""
     return _any_channel(pixels < 244)
 
 
 def difference(a: Pixels, b: Pixels) -> Mask:
-    """Where two pictures differ visibly."""
+    """The mask of pixels that differ visibly."""
     return _any_channel(np.maximum(a, b) - np.minimum(a, b) > 24)
 
 
@@ -72,7 +72,7 @@ def _any_channel(mask: Bool[np.ndarray, "h w 3"]) -> Mask:
 
 
 def box(mask: Mask) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what is marked, as shares of the sides in [0, 1]; all of it where nothing is."""
+    """Left, top, right and bottom of a mask's True pixels, as fractions of the sides in [0, 1]; the whole picture if there are none."""
     if not mask.any():
         return 0.0, 0.0, 1.0, 1.0
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

@@ -1,8 +1,8 @@
-"""`dim prepare`: any data set as it was downloaded, as the one format that training reads (`data/dataset.py`).
+"""`dim prepare`: converts any downloaded data set to the format that training reads (`data/dataset.py`).
 
     dim prepare data/DIM-Edit data/prepared/DIM-Edit --tokenizer models/Qwen2.5-VL-3B-Instruct --workers 16
 
-Shards are written one by one, and an interrupted call goes on with those that are missing. What is noted meanwhile lies in OUT/.prepare.
+Shards are written one by one; after an interruption the same call writes the missing ones. Notes about them are in OUT/.prepare.
 """
 
 import json
@@ -50,54 +50,54 @@ def prepare(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> dict[str, int]:
-    """Write a prepared data set, or what is missing of it.
+    """Write a prepared data set, or its missing shards.
 
     Args:
-        source: the folder of a data set as it was downloaded or built, or one jsonl file; or in a bucket.
-        out: the folder to make, also in a bucket. One that is finished is left as it is.
-        layout: the name of the source's layout, where several would fit.
-        tokenizer: folder or hub id of the encoder's, which counts the tokens of every text. Without one, each training run counts anew.
+        source: the folder of a downloaded or built data set, or one jsonl file; also in a bucket.
+        out: the folder to make, also in a bucket. A finished one is left unchanged.
+        layout: the name of the source's layout, if several match.
+        tokenizer: folder or hub id of the encoder's, which counts the tokens of every text. Without one, each training run counts them.
         bad_samples: how many rows may be unusable. They are left out, and listed in OUT/bad_rows.jsonl.
         workers: processes that write; 0: this one.
         shards: files of each split; default: as many as keep each below 1 GiB.
-        overwrite: begin anew.
+        overwrite: start again from nothing.
         console: where progress is shown.
 
     Returns:
         The rows of each split, as "edit/train".
 
     Raises:
-        InputError: the source has no known layout, more than `bad_samples` rows cannot be used (names the first; what was written is kept),
-            `out` was begun from something else, or there is too little space.
+        InputError: the source has no known layout, more than `bad_samples` rows cannot be used (names the first; finished shards are kept),
+            `out` has shards of another source, or there is too little space.
     """
     require("tensorflow_datasets", "importlib_resources", "array_record", extra="data", what="A data set")
     source, chat = absolute(source), None if tokenizer is None else ChatTokenizer.from_pretrained(tokenizer)
     name = layout or layout_of(source)
     if name not in layouts():
-        raise InputError(f"{name}: no such layout. There are {', '.join(layouts())}.")
+        raise InputError(f"{name}: there is no such layout. Choose one of {', '.join(layouts())}.")
     with lock_folder(out):
         notes = out / NOTES
         if overwrite:
             _remove(out)
         plan: dict[str, Any] = {"layout": name, "source": source.name, "tokenizer": chat.digest if chat else ""}
-        known = _read_plan(out)
-        if known is not None and (differ := [key for key in plan if plan[key] != known.get(key)]):
-            said = "; ".join(f"{key} was {known.get(key)!r}, is {plan[key]!r}" for key in differ)
-            raise InputError(f"{out}: was begun from something else ({said}). Choose another folder, or begin anew (--overwrite).")
-        if known is not None and not notes.exists():
-            return known["rows"]
+        old_plan = _read_plan(out)
+        if old_plan is not None and (differ := [key for key in plan if plan[key] != old_plan.get(key)]):
+            changes = "; ".join(f"{key} was {old_plan.get(key)!r}, is {plan[key]!r}" for key in differ)
+            raise InputError(f"{out}: was started with other arguments ({changes}). Choose another folder, or start again (--overwrite).")
+        if old_plan is not None and not notes.exists():
+            return old_plan["rows"]
         with writing(out):
             notes.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             archives.index_archives(source, notes, console)
-        done = {path.name for path in entries(notes)}
-        shards_to_write, plan = _plan_shards(source, name, tokenizer, notes, out, done, known or plan, shards)
+        finished = {path.name for path in entries(notes)}
+        shards_to_write, plan = _plan_shards(source, name, tokenizer, notes, out, finished, old_plan or plan, shards)
         with new_file(notes / PLAN) as scratch:
             scratch.write_text(json.dumps(plan, indent=1) + "\n")
         for folder in {shard.path.parent for shard in shards_to_write}:
             with writing(folder):
                 folder.mkdir(exist_ok=True)
-        written = _write(shards_to_write, out, done, bad_samples, workers, console)
+        written = _write(shards_to_write, out, finished, bad_samples, workers, console)
         plan["rows"] = _finish(written, out, plan)
         _remove_folder(notes)
         return plan["rows"]
@@ -109,32 +109,34 @@ def _plan_shards(
     tokenizer: str | None,
     notes: AnyPath,
     out: AnyPath,
-    done: set[str],
+    finished: set[str],
     plan: dict[str, Any],
     shards: int | None,
 ) -> tuple[list[Shard], dict[str, Any]]:
-    """Every shard of the data set, and the plan with their numbers; one that was begun keeps its own. `done` names the notes there are."""
+    """All shards, and the plan with their number; an unfinished plan keeps its numbers. `finished` has the names of existing notes."""
     planned, counts, rows, missing = list[Shard](), dict[str, int](plan.get("shards", {})), dict[str, int](), 0
     open_rows.cache_clear()  # the source may have changed since an earlier call of this process
     for kind in KINDS:
         for split, split_rows in open_rows(source, name, kind, notes).items():
             key, size, count = f"{kind}/{split}", estimate(split_rows), len(split_rows.numbers)
             counts.setdefault(key, shards or -(-size // SHARD_BYTES) or 1)
-            here = cut(Rows(source, name, kind, split, notes, tokenizer), count, counts[key], out / kind, notes)
-            missing += size * sum(shard.note.name not in done for shard in here) // len(here)
-            planned += here
+            split_shards = cut(Rows(source, name, kind, split, notes, tokenizer), count, counts[key], out / kind, notes)
+            missing += size * sum(shard.note.name not in finished for shard in split_shards) // len(split_shards)
+            planned += split_shards
             rows[key] = count
     if not planned:
         raise InputError(f"{source}: has no rows. Give a data set of the layout {name}: {layouts()[name].expects}.")
     if plan.get("planned", rows) != rows:
-        raise InputError(f"{out}: was begun when {source} had other rows ({plan['planned']}, now {rows}). Begin anew (--overwrite).")
+        raise InputError(f"{out}: was started when {source} had other rows ({plan['planned']}, now {rows}). Start again (--overwrite).")
     if isinstance(out, Path):
         check_space(out, missing, what=os.fspath(out), remedy="Free some space, or choose another folder.")
     return planned, {**plan, "shards": counts, "planned": rows}
 
 
-def _write(shards: list[Shard], out: AnyPath, done: set[str], allowed: int, workers: int, console: Console | None) -> dict[Shard, Written]:
-    """Write the shards that are missing, and return what is noted of all; stop where more rows are bad than `allowed`."""
+def _write(
+    shards: list[Shard], out: AnyPath, finished: set[str], allowed: int, workers: int, console: Console | None
+) -> dict[Shard, Written]:
+    """Write the missing shards, and return the notes of all; stop if more than `allowed` rows are bad."""
     written, bad = dict[Shard, Written](), list[str]()
 
     def keep(shard: Shard) -> None:
@@ -146,18 +148,18 @@ def _write(shards: list[Shard], out: AnyPath, done: set[str], allowed: int, work
                 scratch.write_text("".join(f"{line}\n" for line in bad), encoding="utf-8")
         if len(bad) > allowed:
             raise InputError(
-                f"{json.loads(bad[0])['error']} {len(bad)} rows so far cannot be used, but {allowed} may be (--bad-samples); they are "
-                f"listed in {out / BAD}. The same command goes on."
+                f"{json.loads(bad[0])['error']} {len(bad)} rows so far cannot be used, but --bad-samples allows {allowed}; they are "
+                f"listed in {out / BAD}. Repair them or allow more, then run the command again."
             )
 
-    missing = [shard for shard in shards if shard.note.name not in done]
+    missing = [shard for shard in shards if shard.note.name not in finished]
     for shard in shards:
-        if shard.note.name in done:
+        if shard.note.name in finished:
             keep(shard)
-    shown = console is not None and console.is_terminal
+    show_bar = console is not None and console.is_terminal
     with process_pool(workers) if workers else nullcontext() as pool:
-        ended = pool.map(write_shard, missing) if pool else map(write_shard, missing)
-        progress = track(ended, "writing shards", len(missing), console=console, disable=not shown, transient=True)
+        results = pool.map(write_shard, missing) if pool else map(write_shard, missing)
+        progress = track(results, "writing shards", len(missing), console=console, disable=not show_bar, transient=True)
         for shard, _ in zip(missing, progress, strict=True):
             keep(shard)
     if bad and console is not None:
@@ -167,10 +169,10 @@ def _write(shards: list[Shard], out: AnyPath, done: set[str], allowed: int, work
 
 
 def _finish(written: Mapping[Shard, Written], out: AnyPath, plan: Mapping[str, Any]) -> dict[str, int]:
-    """Write what is said of the shards: statistics of rows, checksums, and what TFDS reads, which comes last. Return the rows by split.
+    """Write statistics of rows, checksums, and at last the files of TFDS. Return the number of rows by split.
 
     Raises:
-        InputError: no row that is to be trained on can be used.
+        InputError: no training row can be used.
     """
     kinds: dict[Kind, dict[str, list[Written]]] = {}
     for shard, note in written.items():
@@ -190,14 +192,14 @@ def _finish(written: Mapping[Shard, Written], out: AnyPath, plan: Mapping[str, A
 
 
 def _joined(notes: Sequence[Written], tokenizer: str) -> StoredStats:
-    """The numbers of a split from those of its shards."""
+    """The statistics of a split from those of its shards."""
     columns = RowStats(*(np.concatenate([getattr(note.stats, name) for note in notes]) for name in COLUMNS))
     rules, numbers = np.unique([rule for note in notes for rule in note.rules], return_inverse=True)
     return StoredStats(columns, tuple(map(str, rules)), numbers.astype(np.int16), tokenizer)
 
 
 def _describe(folder: AnyPath, kind: Kind, splits: Mapping[str, Sequence[Written]], plan: Mapping[str, Any]) -> None:
-    """Write what TFDS reads of one kind: features, splits (which are never empty), counts, and the plan."""
+    """Write the files of TFDS for one kind: features, splits (never empty ones), counts, and the plan."""
     from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
     splits = {split: notes for split, notes in splits.items() if plan["rows"][f"{kind}/{split}"]}
@@ -224,20 +226,20 @@ def _describe(folder: AnyPath, kind: Kind, splits: Mapping[str, Sequence[Written
 
 
 def _read_plan(out: AnyPath) -> dict[str, Any] | None:
-    """The plan of a folder that was begun or finished."""
+    """The plan of an unfinished or finished folder; None: there is none."""
     paths = [out / NOTES / PLAN, *(out / kind / "metadata.json" for kind in KINDS)]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if path.name == PLAN else found["prepared"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if path.name == PLAN else content["prepared"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is damaged ({error}). Begin anew (--overwrite).") from error
+        raise InputError(f"{path}: is damaged ({error}). Start again (--overwrite).") from error
 
 
 def _remove(out: AnyPath) -> None:
-    """Remove what this command wrote to a folder, and nothing else."""
+    """Remove the files of this command from a folder, and nothing else."""
     for folder in (*(out / kind for kind in KINDS if (out / kind / INFO).exists() or (out / NOTES).exists()), out / NOTES):
         _remove_folder(folder)
     with writing(out):

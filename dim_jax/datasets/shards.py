@@ -1,7 +1,7 @@
-"""Files of records, each from a stretch of a layout's rows: what every worker of `dim prepare` does.
+"""Writes the shards of `dim prepare`, each from a range of a layout's rows; every worker runs this.
 
-A row becomes a `tf.train.Example` as TFDS reads it, its pictures the bytes of their files as they are: nothing is encoded anew. Every
-picture is decoded once all the same, since what is wrong should show now, and not in a training run. The same source gives the same bytes.
+A row becomes a `tf.train.Example` as TFDS reads it, with the unchanged bytes of its picture files. Every picture is decoded once to find
+bad ones now instead of in a training run. The same source gives the same bytes.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from dim_jax.errors import InputError
 from dim_jax.storage.folders import new_file
 from dim_jax.storage.paths import AnyPath
 
-open_rows = cache(open_splits)  # once in each process: to find where lines begin, a file is read to its end
-SAMPLE = 32  # rows whose pictures are read to estimate the size of all
+open_rows = cache(open_splits)  # once in each process, since a file is read to its end to find its lines
+SAMPLE = 32  # rows that are read to estimate the size of all
 
 
 class Rows(NamedTuple):
-    """How a worker finds the rows of a split, and the tokenizer that counts their texts."""
+    """The rows of a split, as a worker opens them, and the tokenizer that counts their texts."""
 
     source: AnyPath
     layout: str
@@ -42,7 +42,7 @@ class Rows(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Rows from `start` to `stop` (exclusive), the file to make of them, and the one that says what is in it, which is written last."""
+    """Rows from `start` to `stop` (exclusive), the path of their file, and of its note, which is written last."""
 
     rows: Rows
     start: int
@@ -52,14 +52,14 @@ class Shard(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be used, from 1 on in its split, and why."""
+    """A row that cannot be used: its number in its split from 1 on, and the reason."""
 
     row: int
     error: str
 
 
 class Written(NamedTuple):
-    """What is known of a shard: bytes of its records, SHA-256 of its file, counts, the numbers and rules of its rows, those left out."""
+    """The note of a shard: bytes of its records, SHA-256 of its file, counts, statistics and rules of its rows, and bad rows."""
 
     size: int
     sha256: str
@@ -70,21 +70,21 @@ class Written(NamedTuple):
 
 
 def features_of(kind: Kind) -> Any:
-    """The features of a kind of rows, all of their pictures as RGB."""
-    found = {
+    """The TFDS features of a kind of rows; pictures are RGB."""
+    features = {
         "key": tfds.features.Text(doc="names the row"),
         "texts": tfds.features.Sequence(tfds.features.Text(), doc="wordings of the instruction, or captions; each says it all"),
         "target": tfds.features.Image(doc="the picture to paint"),
     }
     if kind == "edit":
-        found["source"] = tfds.features.Image(doc="the picture to edit")
-        found["blueprint"] = tfds.features.Text(doc="the edit as a designer writes it; empty without one")
-        found["rule"] = tfds.features.Text(doc="how the target follows from the source; empty without one")
-    return tfds.features.FeaturesDict(found)
+        features["source"] = tfds.features.Image(doc="the picture to edit")
+        features["blueprint"] = tfds.features.Text(doc="the edit as a designer writes it; empty without one")
+        features["rule"] = tfds.features.Text(doc="how the target follows from the source; empty without one")
+    return tfds.features.FeaturesDict(features)
 
 
 def estimate(rows: SplitRows) -> int:
-    """About how many bytes all rows take, from some of them; bad ones are passed over."""
+    """The approximate bytes of all rows, from a sample; bad rows are skipped."""
     count, sizes = len(rows.numbers), list[int]()
     for number in range(0, count, -(-count // SAMPLE)):
         with suppress(InputError):
@@ -93,7 +93,7 @@ def estimate(rows: SplitRows) -> int:
 
 
 def write_shard(shard: Shard) -> None:
-    """Write one file, whole or not at all, and then its note. Rows that cannot be used are left out, and noted.
+    """Write a file, complete or not at all, then its note. Rows that cannot be used are left out and noted.
 
     Raises:
         InputError: a file cannot be written.
@@ -116,15 +116,15 @@ def write_shard(shard: Shard) -> None:
                 example: dict[str, Any] = {"key": row.key, "texts": list(row.texts)}
                 example |= {name: io.BytesIO(data) for name, data in files.items()}  # arrays would need TensorFlow
                 example |= {"blueprint": row.blueprint or "", "rule": row.rule} if rows.kind == "edit" else {}
-                # A map of protobuf has no order of its own, and the checksum would be another every time.
+                # Maps of protobuf have no fixed order, so the checksum would change each time.
                 record = serializer.get_tf_example(features.encode_example(example)).SerializeToString(deterministic=True)
                 file.write(record)
                 tally += Tally.of(row, pixels, len(record))
                 sizes.append(pixels.get("source", pixels["target"]))
                 texts.append(Texts(row.texts, row.blueprint))
                 rules.append(row.rule)
-        with scratch.open("rb") as whole:
-            digest = hashlib.file_digest(whole, "sha256").hexdigest()
+        with scratch.open("rb") as stored:
+            digest = hashlib.file_digest(stored, "sha256").hexdigest()
     columns = np.concatenate([np.array(sizes, np.int32).reshape(-1, 2).T, token_counts(texts, _tokenizer(rows.tokenizer)).T])
     note = {"size": tally.sums.get("bytes", 0), "sha256": digest, "tally": vars(tally), "rules": rules, "bad": bad}
     note["stats"] = columns.tolist()
@@ -133,7 +133,7 @@ def write_shard(shard: Shard) -> None:
 
 
 def read_note(path: AnyPath) -> Written:
-    """What `write_shard` noted."""
+    """The note of `write_shard`."""
     note = json.loads(path.read_text(encoding="utf-8"))
     stats = RowStats(*np.array(note["stats"], np.int32).reshape(len(COLUMNS), -1))
     return Written(note["size"], note["sha256"], Tally(**note["tally"]), stats, note["rules"], [BadRow(*bad) for bad in note["bad"]])

@@ -1,4 +1,4 @@
-"""What is counted of the rows of a data set while they are written; what several workers count adds up."""
+"""Counts of the rows of a data set while they are written; counts of several workers add up."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from dim_jax.data.example import RawExample
 
 @dataclass
 class Tally:
-    """Sums, least and most values by name; plain dictionaries, so that they travel as JSON.
+    """Sums, least and most values by name; plain dictionaries, so that they can be JSON.
 
     Attributes:
         sums: such as "rows", "texts", "words of texts", "rule: colour".
@@ -24,35 +24,35 @@ class Tally:
     @classmethod
     def of(cls, row: RawExample, sizes: dict[str, tuple[int, int]], stored: int) -> "Tally":
         """A row alone; `sizes` are (width, height) of its pictures in pixels by "source" and "target", `stored` is its record's bytes."""
-        one = cls({"rows": 1, "bytes": stored, "texts": len(row.texts), f"rule: {row.rule}": 1})
+        tally = cls({"rows": 1, "bytes": stored, "texts": len(row.texts), f"rule: {row.rule}": 1})
         for name, texts in (("texts", row.texts), ("blueprint", () if row.blueprint is None else (row.blueprint,))):
             words = [len(text.split()) for text in texts]
-            one.sums |= {f"words of {name}": sum(words)}
-            one.most |= {f"words of {name}": max(words, default=0)}
+            tally.sums |= {f"words of {name}": sum(words)}
+            tally.most |= {f"words of {name}": max(words, default=0)}
         for name, size in sizes.items():
             sides = {f"width of {name}": size[0], f"height of {name}": size[1]}
-            one.sums |= sides
-            one.least |= sides
-            one.most |= sides
-        return one
+            tally.sums |= sides
+            tally.least |= sides
+            tally.most |= sides
+        return tally
 
     def __add__(self, other: "Tally") -> "Tally":
         least, most = (
-            {name: choose(value, theirs.get(name, value)) for name, value in (theirs | mine).items()}
-            for choose, mine, theirs in ((min, self.least, other.least), (max, self.most, other.most))
+            {name: choose(value, theirs.get(name, value)) for name, value in (theirs | ours).items()}
+            for choose, ours, theirs in ((min, self.least, other.least), (max, self.most, other.most))
         )
         return Tally(dict(Counter(self.sums) + Counter(other.sums)), least, most)
 
     def report(self) -> dict[str, Any]:
-        """Counts, rules, and least, mean and most of whatever was measured, to read."""
+        """Counts, rules, and least, mean and most of every measure, for people."""
         rows = self.sums.get("rows", 0)
-        found: dict[str, Any] = {name: self.sums.get(name, 0) for name in ("rows", "bytes", "texts")}
+        report: dict[str, Any] = {name: self.sums.get(name, 0) for name in ("rows", "bytes", "texts")}
         counts = {name.removeprefix("rule: "): count for name, count in sorted(self.sums.items()) if name.startswith("rule: ")}
         if set(counts) != {""}:
-            found["rules"] = counts
+            report["rules"] = counts
         for name, most in self.most.items():
             if most:
-                many = found["texts"] if name == "words of texts" else rows
+                many = report["texts"] if name == "words of texts" else rows
                 least = {"least": self.least[name]} if name in self.least else {}
-                found[name] = {**least, "mean": round(self.sums[name] / many, 1), "most": most}
-        return found
+                report[name] = {**least, "mean": round(self.sums[name] / many, 1), "most": most}
+        return report

@@ -1,4 +1,4 @@
-"""English that every text made by rule needs, and how long such texts are."""
+"""Helpers for English texts that are made by rule, and their lengths."""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,6 @@ def capital(text: str) -> str:
 
 
 def lengths(texts: Sequence[str]) -> dict[str, float]:
-    """Words of the mean and of the longest of some texts."""
-    found = [len(text.split()) for text in texts] or [0]
-    return {"mean": round(sum(found) / len(found), 1), "longest": max(found)}
+    """The mean and the largest number of words of texts."""
+    counts = [len(text.split()) for text in texts] or [0]
+    return {"mean": round(sum(counts) / len(counts), 1), "longest": max(counts)}

@@ -1,6 +1,6 @@
-"""The layouts that `dim prepare` reads, one file each: adding a data set is one more file here.
+"""The layouts that `dim prepare` reads, one file each. To add a data set, add a file here.
 
-A file has a class `Layout`: how a folder of it is recognised, its splits, and its rows by number (`Layout` below says what each does).
+Each file has a `LAYOUT`, which recognises a folder, names its splits and opens its rows (see `Layout`).
 """
 
 import importlib
@@ -16,7 +16,7 @@ from dim_jax.data.example import Kind, RawExample
 from dim_jax.errors import InputError
 from dim_jax.storage.paths import AnyPath
 
-HELD_OUT = 500  # one row of so many, where a data set has no test split of its own
+HELD_OUT = 500  # one row of this many is held out if a data set has no test split of its own
 
 
 class Rows(Protocol):
@@ -32,10 +32,10 @@ class Layout(NamedTuple):
 
     Attributes:
         recognises: whether a folder (or a file) has this layout; it may only look at names.
-        open: the rows of one kind, maybe none, from the folder, the kind, and a folder in which to note what should not be found twice.
+        open: opens the rows of one kind, perhaps none, from the folder, the kind, and a folder for notes such as indexes of archives.
             A layout with splits of its own takes the split too.
         splits: its own splits; none: every 500th row is held out.
-        expects: what lies in such a folder, for people.
+        expects: the files of such a folder, for people.
     """
 
     recognises: Callable[[AnyPath], bool]
@@ -57,7 +57,7 @@ class SplitRows(NamedTuple):
 @cache
 def layouts() -> dict[str, Layout]:
     """Every layout by its name, which is its file's."""
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    modules = [importlib.import_module(f"{__name__}.{module_info.name}") for module_info in pkgutil.iter_modules(__path__)]
     return {module.__name__.rpartition(".")[2]: module.LAYOUT for module in modules if hasattr(module, "LAYOUT")}
 
 
@@ -65,17 +65,17 @@ def layout_of(path: AnyPath) -> str:
     """The name of a folder's layout.
 
     Raises:
-        InputError: there is no such folder, or it has none of the known layouts, or several.
+        InputError: there is no such folder, it has no known layout, or several layouts match.
     """
     if not path.exists():
         raise InputError(f"{path}: there is no such folder or file. Give the data set as it was downloaded.")
-    found = [name for name, layout in layouts().items() if layout.recognises(path)]
-    if not found:
-        known = "; ".join(f"{name} has {layout.expects}" for name, layout in layouts().items())
-        raise InputError(f"{path}: no layout that is known here. {known}.")
-    if len(found) > 1:
-        raise InputError(f"{path}: may be {' or '.join(found)}. Say which it is (--layout), or put them into folders of their own.")
-    return found[0]
+    matches = [name for name, layout in layouts().items() if layout.recognises(path)]
+    if not matches:
+        expected = "; ".join(f"{name} has {layout.expects}" for name, layout in layouts().items())
+        raise InputError(f"{path}: has no known layout. {expected}.")
+    if len(matches) > 1:
+        raise InputError(f"{path}: may be {' or '.join(matches)}. Give the layout (--layout), or put the sets into folders of their own.")
+    return matches[0]
 
 
 def open_splits(path: AnyPath, name: str, kind: Kind, notes: AnyPath) -> dict[str, SplitRows]:

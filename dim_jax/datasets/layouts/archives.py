@@ -1,8 +1,8 @@
-"""Pictures of a set: files in its folder, or members of the tar archives there, which may be compressed and cut into parts.
+"""Pictures of a data set: files in its folder, or members of tar archives there, which may be compressed and split into parts.
 
-An archive is read once from end to end, to note where its members lie (members.npz), and for compressed ones points from which
-decompression can start (NAME.points, one every 16 MiB). Then each picture is read where it lies. In a bucket, a picture is one request,
-in a compressed archive one for each 4 MiB from the point before it on.
+An archive is read once from end to end to index its members (members.npz) and, if it is compressed, points where decompression can start
+(NAME.points, one every 16 MiB). Then each picture is read in place. In a bucket a picture is one request; in a compressed archive it is one
+for each 4 MiB from the last point on.
 """
 
 import io
@@ -33,60 +33,60 @@ ARCHIVE = re.compile(r"(?P<name>.+\.(tar|tar\.gz|tgz))(?P<part>\.part.*)?")
 NUMBERED = re.compile(r"(?P<name>.+_part_)(?P<number>\d+)\.tar")
 MEMBERS = "members.npz"
 SPACING = 16 * 2**20
-MOST_LINKS = 40  # one after the other, as Linux has it
-BUFFER, FAR_BUFFER = 2**20, 2**22  # bytes that are read at once; of a bucket, where each time is a request
+MAX_LINKS = 40  # as on Linux
+BUFFER, FAR_BUFFER = 2**20, 2**22  # bytes that are read at once; from a bucket each read is a request
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The pictures of a set by their paths in `folder`; what is noted of its archives is kept in `index`."""
+    """The pictures of a set by their paths in `folder`; `index` is the folder for the index of its archives."""
 
     folder: AnyPath
     index: AnyPath
 
     def stored(self, name: str, where: str) -> LazyImage:
-        """A picture that has not been read; `where` names its row in errors."""
+        """A picture that is not read yet; `where` names its row in errors."""
         return LazyImage(f"{where}: {name}", partial(self._read, name, where))
 
     def _read(self, name: str, where: str) -> bytes:
         with naming(where):
-            return self._found(name)
+            return self._read_any(name)
 
-    def _found(self, name: str) -> bytes:
+    def _read_any(self, name: str) -> bytes:
         path = within(self.folder, name)
-        ways = [partial(read_if_there, path), partial(self._member, name)]
+        readers = [partial(read_if_there, path), partial(self._member, name)]
         if is_remote(path) and _is_indexed(self.index):
-            ways.reverse()  # to ask a bucket for a file that is not there takes as long as to read a member
-        for way in ways:
-            if (found := way()) is not None:
-                return found
-        archives = _opened(self.folder, self.index)
+            readers.reverse()  # asking a bucket for a missing file takes as long as reading a member
+        for reader in readers:
+            if (data := reader()) is not None:
+                return data
+        archives = _open_archives(self.folder, self.index)
         if archives is None:
             raise InputError(f"there is no {path}, and no archive in {self.folder}. Put the picture there, or the archives.")
         raise InputError(f"there is no {path}, and {name} is in none of {archives.names}. Download what is missing.")
 
     def _member(self, name: str) -> bytes | None:
-        archives = _opened(self.folder, self.index)
+        archives = _open_archives(self.folder, self.index)
         return None if archives is None else archives.read(posixpath.normpath(name))
 
 
 def index_archives(folder: AnyPath, index: AnyPath, console: Console | None = None) -> None:
-    """Note in `index` where the members of the archives in `folder` lie; what is there already is kept.
+    """Write the index of the archives in `folder` to `index`, unless it exists.
 
-    An archive counts as extracted, and is left out, if its first member lies in the folder.
+    An archive counts as extracted, and is left out, if its first member is in the folder.
 
     Raises:
         InputError: parts of an archive are missing, or it is damaged.
     """
-    found = find_archives(folder, index)
-    if not found or (index / MEMBERS).exists():
+    archives = find_archives(folder, index)
+    if not archives or (index / MEMBERS).exists():
         return
     with writing(index):
         index.mkdir(parents=True, exist_ok=True)
-    names, places, links = list[str](), list[tuple[int, int, int]](), dict[str, tuple[bool, str]]()
-    for number, archive in enumerate(found):
-        own: dict[str, tuple[bool, str]] = {}
-        members = archive.members(own)
+    names, spans, links = list[str](), list[tuple[int, int, int]](), dict[str, tuple[bool, str]]()
+    for number, archive in enumerate(archives):
+        archive_links: dict[str, tuple[bool, str]] = {}
+        members = archive.members(archive_links)
         first = next(members, None)
         if first is not None and os.path.isfile(folder / _plain(first[0])):
             continue
@@ -94,17 +94,17 @@ def index_archives(folder: AnyPath, index: AnyPath, console: Console | None = No
             console.out(f"reading {archive.name}", highlight=False)
         for name, offset, size in chain([first], members) if first else ():
             names.append(_plain(name))
-            places.append((number, offset, size))
-        links |= own
-    table = np.array(places, np.int64).reshape(-1, 3)
+            spans.append((number, offset, size))
+        links |= archive_links
+    table = np.array(spans, np.int64).reshape(-1, 3)
     with new_file(index / MEMBERS) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, places=table, names=np.array(json.dumps(names)), links=np.array(json.dumps(links)))
-    _opened.cache_clear()
+    _open_archives.cache_clear()
     _is_indexed.cache_clear()
 
 
 class Archive:
-    """One tar, whose file may be cut into parts (`images.tar.gz.part00`, ...); `index` is where its points are kept, if compressed."""
+    """A tar, whose file may be split into parts (`images.tar.gz.part00`, ...); `index` is the folder for its points, if compressed."""
 
     def __init__(self, name: str, paths: list[AnyPath], index: AnyPath):
         self.name, self.paths = name, paths
@@ -113,10 +113,10 @@ class Archive:
         self._buffer = FAR_BUFFER if is_remote(paths[0]) else BUFFER
 
     def members(self, links: dict[str, tuple[bool, str]]) -> Iterator[tuple[str, int, int]]:
-        """Name, place and size of each file in it; at the end the points are written. `links` gains by name whether a link is a hard one,
-        and what it is a link to."""
+        """Name, offset and size of each file in it; at the end the points are written. Adds its links to `links`: name -> (hard link or
+        not, target)."""
         try:
-            # From one end to the other: to skip what lies between two members would decompress it again and again.
+            # Read as a stream: seeking between members would decompress the same data again and again.
             with (
                 io.BufferedReader(Joined(self.paths), self._buffer) as file,
                 tarfile.open(fileobj=file, mode="r|gz" if self._compressed else "r:") as tar,
@@ -127,7 +127,7 @@ class Archive:
                         yield member.name, member.offset_data, member.size
                     elif member.islnk() or member.issym():
                         links[_plain(member.name)] = member.islnk(), member.linkname
-                    vars(tar)["members"] = []  # or it would keep all of them
+                    vars(tar)["members"] = []  # tarfile keeps all members otherwise
             if self._compressed:
                 stream = self._unpacked(None)
                 stream.build_full_index()
@@ -135,8 +135,8 @@ class Archive:
                     stream.export_index(str(scratch))
         except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
             raise InputError(
-                f"{self.paths[-1]}: the archive {self.name} is damaged, or ends before its end ({error}). It was read from "
-                f"{len(self.paths)} file(s), the last of which this is: download what is missing before or after, or all again."
+                f"{self.paths[-1]}: the archive {self.name} is damaged or incomplete ({error}). It was read from "
+                f"{len(self.paths)} file(s), of which this is the last: download the missing ones, or all again."
             ) from error
 
     def read(self, offset: int, size: int) -> bytes:
@@ -160,24 +160,24 @@ class Archive:
 
 
 class _Archives:
-    """The archives of a folder, with the places of their members."""
+    """The archives of a folder, with the index of their members."""
 
-    def __init__(self, found: list[Archive], index: AnyPath):
-        self._found = found
+    def __init__(self, archives: list[Archive], index: AnyPath):
+        self._archives = archives
         with np.load(io.BytesIO((index / MEMBERS).read_bytes()), allow_pickle=False) as file:
-            names, self._places = json.loads(str(file["names"])), file["places"]
+            names, self._spans = json.loads(str(file["names"])), file["places"]
             self._links = {name: (hard, target) for name, (hard, target) in json.loads(str(file["links"])).items()}
         self._numbers = {name: number for number, name in enumerate(names)}
 
     @property
     def names(self) -> str:
-        return f"{', '.join(archive.name for archive in self._found[:3])}{', ...' if len(self._found) > 3 else ''}"
+        return f"{', '.join(archive.name for archive in self._archives[:3])}{', ...' if len(self._archives) > 3 else ''}"
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of a member, or of what it is a link to; None: there is none of this name.
+        """The bytes of a member, with links followed; None: there is no such member.
 
         Raises:
-            InputError: it is a link to nothing in these archives; or it cannot be read.
+            InputError: it is a link to nothing in these archives, or it cannot be read.
         """
         plain = follow_links(name, self._links)
         number = self._numbers.get(plain)
@@ -185,34 +185,34 @@ class _Archives:
             if plain == name:
                 return None
             raise InputError(f"{name} is a link to {plain}, which is in none of {self.names}. Put the picture itself in its place.")
-        archive, offset, size = self._places[number].tolist()
-        return self._found[archive].read(offset, size)
+        archive, offset, size = self._spans[number].tolist()
+        return self._archives[archive].read(offset, size)
 
 
 def follow_links(name: str, links: Mapping[str, tuple[bool, str]]) -> str:
-    """What a name in archives leads to: it, or any folder of it, may be a link (hard or not, and to what).
+    """The name of a member with links followed: it, or any folder of it, may be a link (name -> (hard, target)).
 
     Raises:
-        InputError: out of the archives, or in circles.
+        InputError: a link leads out of the archives, or in circles.
     """
-    left, done, followed = name.split("/"), list[str](), 0
-    while left:
-        part = left.pop(0)
+    remaining, resolved, num_links = name.split("/"), list[str](), 0
+    while remaining:
+        part = remaining.pop(0)
         if part == "..":
-            if not done:
+            if not resolved:
                 raise InputError(f"{name} is a link out of its archive. Put the picture itself in its place.")
-            done.pop()
+            resolved.pop()
         elif part not in ("", "."):
-            done.append(part)
-        if part != ".." and (link := links.get("/".join(done))):
+            resolved.append(part)
+        if part != ".." and (link := links.get("/".join(resolved))):
             hard, target = link
-            followed += 1
-            if followed > MOST_LINKS:
+            num_links += 1
+            if num_links > MAX_LINKS:
                 raise InputError(f"{name} is a link that leads in circles. Put the picture itself in its place.")
             if not hard and target.startswith("/"):
                 raise InputError(f"{name} is a link to {target}, out of its archive. Put the picture itself in its place.")
-            left, done = [*target.split("/"), *left], [] if hard else done[:-1]
-    return "/".join(done)
+            remaining, resolved = [*target.split("/"), *remaining], [] if hard else resolved[:-1]
+    return "/".join(resolved)
 
 
 @cache
@@ -221,12 +221,12 @@ def _is_indexed(index: AnyPath) -> bool:
 
 
 @cache
-def _opened(folder: AnyPath, index: AnyPath) -> _Archives | None:
-    found = find_archives(folder, index)
-    if not found:
+def _open_archives(folder: AnyPath, index: AnyPath) -> _Archives | None:
+    archives = find_archives(folder, index)
+    if not archives:
         return None
     index_archives(folder, index)
-    return _Archives(found, index)
+    return _Archives(archives, index)
 
 
 def find_archives(folder: AnyPath, index: AnyPath) -> list[Archive]:
@@ -237,14 +237,14 @@ def find_archives(folder: AnyPath, index: AnyPath) -> list[Archive]:
     """
     parts: dict[str, list[AnyPath]] = {}
     for path in entries(folder):
-        if found := ARCHIVE.fullmatch(path.name):
-            parts.setdefault(found["name"], []).append(path)
+        if match := ARCHIVE.fullmatch(path.name):
+            parts.setdefault(match["name"], []).append(path)
     numbered: dict[str, list[int]] = {}
     for name, paths in parts.items():
         if ".part" in paths[0].name.removeprefix(name):
             _check_suffixes([path.name.removeprefix(f"{name}.part").strip("-_.") for path in paths], folder / name)
-        if found := NUMBERED.fullmatch(name):
-            numbered.setdefault(found["name"], []).append(int(found["number"]))
+        if match := NUMBERED.fullmatch(name):
+            numbered.setdefault(match["name"], []).append(int(match["number"]))
     for name, numbers in numbered.items():
         if gaps := sorted(set(range(min(numbers[0], 1), max(numbers))) - set(numbers)):
             raise InputError(f"{folder}: {name}{gaps[0]}.tar is missing (of {len(numbers) + len(gaps)} at least). Download it too.")
@@ -255,12 +255,12 @@ def _check_suffixes(suffixes: list[str], name: AnyPath) -> None:
     """Refuse a gap in the names of parts, as `split` gives them: 00, 01, ... or aa, ab, ..."""
     letters = ascii_lowercase if all(suffix.isalpha() and suffix.islower() for suffix in suffixes) else digits
     if any(set(suffix) - set(letters) for suffix in suffixes):
-        return  # another way of counting: what is missing shows when the archive is read
+        return  # another notation; a missing part will be noticed when the archive is read
     numbers = [reduce(lambda number, letter: number * len(letters) + letters.index(letter), suffix, 0) for suffix in suffixes]
     first = 1 if letters == digits and numbers[0] == 1 else 0
     gaps = sorted(set(range(first, numbers[-1])) - set(numbers))
     if gaps:
-        missing = "".join(letters[gaps[0] // len(letters) ** place % len(letters)] for place in reversed(range(len(suffixes[0]))))
+        missing = "".join(letters[gaps[0] // len(letters) ** digit % len(letters)] for digit in reversed(range(len(suffixes[0]))))
         raise InputError(f"{name}: part {missing} is missing, and {len(gaps) - 1} more of those up to {suffixes[-1]}. Download them too.")
 
 

@@ -2,12 +2,12 @@
 
     tos_dataset_edit.jsonl   DIM-Edit: id, image_path (the source), image_path_target, prompt (the blueprint)
     images.tar.gz.part*      its pictures, `image/...`; extracted or not
-    blip3.jsonl ...          DIM-T2I: image_path, and the caption as `prompt` or `caption`. The set brings no pictures: put them where
-                             image_path names them, from the folder of the jsonl file on
+    blip3.jsonl ...          DIM-T2I: image_path, and the caption as `prompt` or `caption`. The set has no pictures: put them at image_path,
+                             relative to the folder of the jsonl file
 
     mine.jsonl               own edits: source, target, prompt (the instruction, or a list of its wordings); blueprint, if there is one
 
-A file is of edits if its first sound row has a target. Source: github.com/showlab/DIM, README and data/T2I_DATASET.md.
+A file has edits if its first valid row has a target. Source: github.com/showlab/DIM, README and data/T2I_DATASET.md.
 """
 
 from contextlib import suppress
@@ -21,11 +21,11 @@ from dim_jax.datasets.layouts.rows import JsonLines
 from dim_jax.errors import InputError
 from dim_jax.storage.paths import AnyPath, entries
 
-OWN, PUBLISHED = "target", "image_path_target"  # what only edits have
+OWN, PUBLISHED = "target", "image_path_target"  # keys that only edits have
 
 
 class DimRows:
-    """The rows of one kind, of a jsonl file or of all that lie in a folder, in order of their names.
+    """The rows of one kind, of a jsonl file or of all jsonl files in a folder, in order of their names.
 
     Raises:
         InputError: a file is not jsonl; and when a row is read, with file and line: a field is missing, or a picture cannot be read.
@@ -33,8 +33,8 @@ class DimRows:
 
     def __init__(self, path: AnyPath, kind: Kind, notes: AnyPath):
         self._edit = kind == "edit"
-        found = [JsonLines(file) for file in (entries(path, "*.jsonl") if path.is_dir() else [path])]
-        self._files = [lines for lines in found if len(lines) and _of_edits(lines) == self._edit]
+        files = [JsonLines(file) for file in (entries(path, "*.jsonl") if path.is_dir() else [path])]
+        self._files = [lines for lines in files if len(lines) and _of_edits(lines) == self._edit]
         self._starts = np.cumsum([0, *(len(lines) for lines in self._files)])
         self._pictures = ImageStore(path if path.is_dir() else path.parent, notes)
 
@@ -62,7 +62,7 @@ def _of_edits(lines: JsonLines) -> bool:
     for number in range(len(lines)):
         with suppress(InputError):
             return not lines[number].fields.keys().isdisjoint((OWN, PUBLISHED))
-    lines[0]  # none is sound, as the first one says
+    lines[0]  # no row is valid: raise the error of the first
     return False
 
 

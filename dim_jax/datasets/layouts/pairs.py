@@ -1,12 +1,12 @@
-"""A folder of pictures and edit pairs on disk: each picture is stored once, and pairs refer to pictures by number.
+"""A folder of pictures and edit pairs: each picture is stored once, and pairs refer to pictures by number.
 
     pictures.array_record   record i: picture i, a lossless RGB WebP
-    pictures.jsonl          line i: what picture i is (`Picture` without its bytes)
+    pictures.jsonl          line i: the fields of picture i (`Picture` without its bytes)
     train.array_record      records: one pair each, JSON: source, target (numbers of pictures), rule, instructions, blueprint
-    test.array_record       the same; a picture of one split is in no pair of the other
-    known.array_record      the same; the source is of the test split and the target, which can be known, of the training split
+    test.array_record       the same; no picture is in pairs of both splits
+    known.array_record      the same; the source is of the test split, the target of the training split
 
-Records are written one by one ("group_size:1"), so any of them is read alone, in any order, by any process.
+Records are written one by one ("group_size:1"), so each can be read alone, in any order, by any process.
 """
 
 import io
@@ -41,10 +41,10 @@ DATASET = folders.Kind("data set folder", lambda folder: all((folder / name).is_
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and what is known of it.
+    """A picture with its metadata.
 
     Attributes:
-        set: whose drawing it is, such as "noto"; with `code` it names the picture.
+        set: who drew it, such as "noto"; with `code` it identifies the picture.
         code: what is drawn, such as the code points "1f44d-1f3fd".
         name: what is drawn, in words.
         split: "train" or "test".
@@ -88,7 +88,7 @@ def decoded(webp: bytes) -> Image.Image:
 
 
 def pair_split(source: Split, target: Split) -> PairSplit | None:
-    """The split of a pair from those of its pictures; None: it is of none."""
+    """The split of a pair from those of its pictures; None: it has no split."""
     if source == target:
         return source
     return "known" if source == "test" else None
@@ -97,10 +97,10 @@ def pair_split(source: Split, target: Split) -> PairSplit | None:
 def write_pairs(folder: str | os.PathLike, pictures: Iterable[Picture], pairs: Iterable[Pair]) -> None:
     """Write the files of this module into an existing folder. The same arguments give the same bytes.
 
-    Pictures are read one by one, and pairs after them: neither need all be in memory.
+    Pictures are consumed one by one, then pairs; they need not all be in memory.
 
     Raises:
-        ValueError: a pair is of no split: its source was trained on, its target is of the test.
+        ValueError: the source of a pair is of the training split and its target of the test split.
         InputError: the package `array_record` is missing.
     """
     folder, keys = Path(folder), list[tuple[str, Split]]()
@@ -118,7 +118,7 @@ def write_pairs(folder: str | os.PathLike, pictures: Iterable[Picture], pairs: I
             (source, of_source), (target, of_target) = keys[pair.source], keys[pair.target]
             split = pair_split(of_source, of_target)
             if split is None:
-                raise ValueError(f"{source} is of the {of_source} split, {target} of the {of_target} split; no pair goes that way.")
+                raise ValueError(f"{source} is of the {of_source} split, {target} of the {of_target} split; such a pair is not allowed.")
             splits[split].write(json.dumps(asdict(pair), ensure_ascii=False).encode())
 
 
@@ -171,7 +171,7 @@ class Pairs(Sequence[Example]):
         return self.raw(index).decoded()
 
     def raw(self, index: int) -> RawExample:
-        """An example with its pictures unread."""
+        """An example with its pictures not read yet."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"Example {index} of {len(self)}.")
         index = int(index) % len(self)
@@ -202,12 +202,12 @@ def _read_rows(path: AnyPath) -> list[dict]:
             for number, line in enumerate(file, 1):
                 row = json.loads(line)
                 if not (isinstance(row, dict) and {"set", "code", "split", "captions"} <= row.keys()):
-                    raise InputError(f"{path}, line {number}: not the row of a picture. Build the data set again.")
+                    raise InputError(f"{path}, line {number}: is not the row of a picture. Build the data set again.")
                 rows.append(row)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file. Give a folder that `dim build-data` made.") from error
+        raise InputError(f"{path}: there is no such file. Give a folder that `dim build-data` made.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}, line {len(rows) + 1}: damaged. Build the data set again.") from error
+        raise InputError(f"{path}, line {len(rows) + 1}: is damaged. Build the data set again.") from error
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Rows of text files by number, with the file and the line in every error; and bytes of files at any place, which all sources share."""
+"""Rows of JSON files by number, with file and line in every error; and reading of files at any offset."""
 
 import io
 import json
@@ -20,9 +20,9 @@ BLOCK = 2**24  # bytes that are searched for line ends at once
 
 
 class JsonLines:
-    """The objects of a jsonl file: where its lines begin is found once, when it is opened, and travels by pickle.
+    """The objects of a jsonl file: the offsets of its lines are found once, when it is opened, and are pickled.
 
-    That takes the whole file, so one of a bucket is kept on this machine: a plan asks for every row, and each would be a request.
+    That reads the whole file, so a file in a bucket is copied to this machine: otherwise each row would be a request.
     """
 
     def __init__(self, path: AnyPath):
@@ -40,12 +40,12 @@ class JsonLines:
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: is not JSON ({error}). Mend the line, or remove it.") from error
+            raise InputError(f"{where}: is not JSON ({error}). Repair the line, or remove it.") from error
         return Row(fields, where)
 
 
 class JsonArray:
-    """The objects of a JSON file that is one array, small enough to be held."""
+    """The objects of a JSON file that is one array, small enough for memory."""
 
     def __init__(self, path: AnyPath):
         self.path = path
@@ -70,37 +70,37 @@ class Row:
 
     def __init__(self, fields: object, where: str):
         if not isinstance(fields, dict):
-            raise InputError(f"{where}: is not a JSON object. Mend it, or remove it.")
+            raise InputError(f"{where}: is not a JSON object. Repair it, or remove it.")
         check_unicode(json.dumps(fields, ensure_ascii=False), where)
         self.fields, self.where = fields, where
 
     def text(self, *names: str) -> str:
-        """The first of these fields that is there.
+        """The first of these fields that exists.
 
         Raises:
-            InputError: none is, or it is not text or an empty one.
+            InputError: there is none, or it is not text or empty.
         """
-        found = next((self.fields[name] for name in names if name in self.fields), None)
-        if not isinstance(found, str) or not found.strip():
-            raise InputError(f"{self.where}: {' or '.join(names)} is {found!r}, but must be a text. Mend the row, or remove it.")
-        return found
+        value = next((self.fields[name] for name in names if name in self.fields), None)
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"{self.where}: {' or '.join(names)} is {value!r}, but must be a text. Repair the row, or remove it.")
+        return value
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A field that is one text or a list of them.
 
         Raises:
-            InputError: it is neither, or one is empty.
+            InputError: it is neither, or a text is empty.
         """
-        found = self.fields.get(name)
-        texts = found if isinstance(found, list) else [found]
+        value = self.fields.get(name)
+        texts = value if isinstance(value, list) else [value]
         good = tuple(text for text in texts if isinstance(text, str) and text.strip())
         if not good or len(good) < len(texts):
-            raise InputError(f"{self.where}: {name} is {found!r}, but must be a text, or a list of texts. Mend the row, or remove it.")
+            raise InputError(f"{self.where}: {name} is {value!r}, but must be a text, or a list of texts. Repair the row, or remove it.")
         return good
 
 
 def read_at(path: AnyPath, start: int, size: int) -> bytes:
-    """Bytes of a file, of a bucket by one request; safe in threads and in forked processes, since nothing moves a position."""
+    """Bytes of a file (in a bucket by one request); safe in threads and forked processes, since there is no shared file position."""
     if is_remote(path):
         return read_span(path, start, size)
     with read_errors(path):
@@ -109,7 +109,7 @@ def read_at(path: AnyPath, start: int, size: int) -> bytes:
 
 @contextmanager
 def naming(where: str) -> Iterator[None]:
-    """An error in the block also says which row it is of."""
+    """Add the row to the message of an InputError in the block."""
     try:
         yield
     except InputError as error:
@@ -118,29 +118,29 @@ def naming(where: str) -> Iterator[None]:
 
 @cache
 def _descriptor(path: Path) -> int:
-    """Open for as long as the process lives: a source has few files of this sort, and reads them all the time."""
+    """Stays open until the process ends: a source has few such files and reads them all the time."""
     with open_regular(path) as file:
         return os.dup(file.fileno())
 
 
 def _line_ends(path: AnyPath) -> Int[np.ndarray, " lines"]:
-    """Place of each line's end: of its line feed, or of the end of the file."""
-    found, done = [], 0
+    """Offset of each line's end: of its line feed, or of the end of the file."""
+    ends, offset = [], 0
     with open_regular(cached_path(path)) as file, read_errors(path):
         while block := file.read(BLOCK):
-            found.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + done)
-            done += len(block)
+            ends.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + offset)
+            offset += len(block)
             unfinished = not block.endswith(b"\n")
-    if done and unfinished:
-        found.append(np.array([done]))
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    if offset and unfinished:
+        ends.append(np.array([offset]))
+    return np.concatenate(ends) if ends else np.zeros(0, np.int64)
 
 
 class Joined(io.RawIOBase):
     """Files read as one."""
 
     def __init__(self, paths: Sequence[AnyPath]):
-        self._paths, self._place = paths, 0
+        self._paths, self._position = paths, 0
         self.sizes = [size_of(path) for path in paths]
         self._starts = np.cumsum([0, *self.sizes])
 
@@ -151,29 +151,29 @@ class Joined(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: int(self._starts[-1])}[whence]
-        return self._place
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: int(self._starts[-1])}[whence]
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
-        found = self.pread(int(self._starts[-1]) if size is None or size < 0 else size, self._place)
-        self._place += len(found)
-        return found
+        data = self.pread(int(self._starts[-1]) if size is None or size < 0 else size, self._position)
+        self._position += len(data)
+        return data
 
     def readinto(self, buffer: Any) -> int:
-        found = self.pread(min(len(buffer), 2**24), self._place)
-        buffer[: len(found)] = found
-        self._place += len(found)
-        return len(found)
+        data = self.pread(min(len(buffer), 2**24), self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
     def pread(self, size: int, offset: int) -> bytes:
-        """So many bytes from a place on, fewer only at the end."""
-        pieces = []
+        """`size` bytes from `offset` on; fewer only at the end."""
+        chunks = []
         while size and offset < self._starts[-1]:
             file = int(np.searchsorted(self._starts, offset, "right")) - 1
-            piece = read_at(self._paths[file], offset - int(self._starts[file]), min(size, int(self._starts[file + 1]) - offset))
-            pieces.append(piece)
-            offset, size = offset + len(piece), size - len(piece)
-        return b"".join(pieces)
+            chunk = read_at(self._paths[file], offset - int(self._starts[file]), min(size, int(self._starts[file + 1]) - offset))
+            chunks.append(chunk)
+            offset, size = offset + len(chunk), size - len(chunk)
+        return b"".join(chunks)

@@ -42,7 +42,7 @@ class ShareGPT4oRows:
             return RawExample(key, (text,), None, None, target)
         inputs = row.fields.get("input_image")
         if not (isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], str)):
-            raise InputError(f"{row.where}: input_image is {inputs!r}, but must be a list of one path. Mend the row, or remove it.")
+            raise InputError(f"{row.where}: input_image is {inputs!r}, but must be a list of one path. Repair the row, or remove it.")
         return RawExample(key, (text,), None, self._pictures.stored(inputs[0], row.where), target)
 
 

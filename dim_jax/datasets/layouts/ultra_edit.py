@@ -3,8 +3,8 @@
     source_image, edited_image    struct of `bytes` (the file) and `path`
     edit_prompt                   the instruction
 
-A column is read by groups of rows, since its pages are as large (pyarrow puts all pictures of a group into one). A process holds one group
-of each column, so reading in order is quick; of a file in a bucket it is one request. Source: huggingface.co/datasets/BleachNick/UltraEdit.
+A column is read by row groups, since its pages are as large (pyarrow puts all pictures of a group into one page). A process caches one
+group of each column, so reading in order is fast; in a bucket a group is one request. Source: huggingface.co/datasets/BleachNick/UltraEdit.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ from dim_jax.datasets.layouts.rows import Joined, naming
 from dim_jax.errors import InputError, require
 from dim_jax.storage.paths import AnyPath, files_below, open_regular
 
-AT_ONCE = 16  # files that are opened at a time: in a bucket each takes a few requests, one after the other
+AT_ONCE = 16  # files that are opened at the same time; in a bucket each takes a few requests
 SOURCE, TARGET, TEXT = "source_image", "edited_image", "edit_prompt"
 
 
@@ -34,7 +34,7 @@ class UltraEditRows:
     """
 
     def __init__(self, folder: AnyPath, kind: Kind, notes: AnyPath):
-        del notes  # parquet files have their own
+        del notes  # parquet files have an index of their own
         require("pyarrow", extra="data", what="UltraEdit")
         self._files = files_below(folder, "*.parquet") if kind == "edit" else []
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -48,64 +48,64 @@ class UltraEditRows:
         file = int(np.searchsorted(self._starts, index, "right")) - 1
         row = index - int(self._starts[file])
         group = int(np.searchsorted(self._groups[file], row, "right")) - 1
-        path, place = self._files[file], row - int(self._groups[file][group])
+        path, offset = self._files[file], row - int(self._groups[file][group])
         where = f"{path}, row {row + 1}"
         with naming(where):
-            text = _value(path, group, TEXT, place)
+            text = _value(path, group, TEXT, offset)
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{where}: {TEXT} is {text!r}, but must be a text. Leave the row out (--bad-samples).")
         source, target = (
-            LazyImage(f"{where}, {column}", partial(_picture, path, group, column, place, where)) for column in (SOURCE, TARGET)
+            LazyImage(f"{where}, {column}", partial(_picture, path, group, column, offset, where)) for column in (SOURCE, TARGET)
         )
         return RawExample(f"{path.stem}/{row}", (text,), None, source, target)
 
 
 def _group_sizes(path: AnyPath) -> list[int]:
     """Rows of each group."""
-    file = _opened(path)
+    file = _open_parquet(path)
     columns = [file.schema.column(number).path for number in range(len(file.schema))]
     if missing := [name for name in (f"{SOURCE}.bytes", f"{TARGET}.bytes", TEXT) if name not in columns]:
         raise InputError(f"{path}: lacks {', '.join(missing)}; its columns are {', '.join(columns)}. Give files of UltraEdit.")
     return [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
 
 
-def _picture(path: AnyPath, group: int, column: str, place: int, where: str) -> bytes:
+def _picture(path: AnyPath, group: int, column: str, offset: int, where: str) -> bytes:
     with naming(where):
-        found = _value(path, group, f"{column}.bytes", place)  # that leaf of the struct alone
-    if not (isinstance(found, dict) and isinstance(found.get("bytes"), bytes)):
-        raise InputError(f"{where}: {column} holds no bytes of a picture. Leave the row out (--bad-samples).")
-    return found["bytes"]
+        value = _value(path, group, f"{column}.bytes", offset)  # only this leaf of the struct
+    if not (isinstance(value, dict) and isinstance(value.get("bytes"), bytes)):
+        raise InputError(f"{where}: {column} has no bytes of a picture. Leave the row out (--bad-samples).")
+    return value["bytes"]
 
 
-# Column -> the group of it that was read last. Threads that load take turns: each would hold a group.
+# Column -> the group that was read last. Loader threads take turns, otherwise each would hold a group.
 _last: dict[str, tuple[tuple[AnyPath, int], Any]] = {}
 _turn = Lock()
 
 
-def _value(path: AnyPath, group: int, column: str, place: int) -> Any:
+def _value(path: AnyPath, group: int, column: str, offset: int) -> Any:
     from pyarrow import ArrowException
 
     with _turn:
         if column not in _last or _last[column][0] != (path, group):
-            _last.pop(column, None)  # before the next is read, or there would be two
+            _last.pop(column, None)  # before the next is read, to hold only one
             try:
-                _last[column] = (path, group), _opened(path).read_row_group(group, columns=[column], use_threads=False).column(0)
+                _last[column] = (path, group), _open_parquet(path).read_row_group(group, columns=[column], use_threads=False).column(0)
             except (ArrowException, OSError) as error:
                 raise InputError(f"{path}: group {group} of its rows is damaged ({error}). Download it again.") from error
         try:
-            return _last[column][1][place].as_py()
+            return _last[column][1][offset].as_py()
         except UnicodeDecodeError as error:
             raise InputError(f"{column} is not UTF-8 ({error}). Leave the row out (--bad-samples).") from error
 
 
 @lru_cache(64)
-def _opened(path: AnyPath) -> Any:
+def _open_parquet(path: AnyPath) -> Any:
     from pyarrow import ArrowException, parquet
 
     try:
         if not isinstance(path, Path):
             return parquet.ParquetFile(Joined([path]))
-        with open_regular(path):  # not mapped: where a part of a mapped file cannot be read, the process is killed
+        with open_regular(path):  # not mapped: an unreadable part of a mapped file would kill the process
             return parquet.ParquetFile(path, memory_map=False)
     except (ArrowException, OSError) as error:
         raise InputError(f"{path}: is not a parquet file, or damaged ({error}). Download it again.") from error
