@@ -18,7 +18,7 @@ from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import Qwen, QwenConfig
-from dim_jax.models.qwen_vision import windowed
+from dim_jax.models.qwen_vision import window_attention
 from dim_jax.models.sana import SAVED_NAMES, Sana
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.training.step_flops import step_flops
@@ -68,7 +68,7 @@ def test_encoder(pictures):
 
 def test_windows():
     heads = array(ROWS, PATCHES, 16, 80)
-    found = counted(windowed, heads, heads, heads, turns(ROWS, TOKENS, GRID))
+    found = counted(window_attention, heads, heads, heads, turns(ROWS, TOKENS, GRID))
     each, none = (
         flops.vision(replace(QWEN.vision, depth=1, fullatt_block_indexes=whole), ROWS, PATCHES, windows=(2, 64)) for whole in ((), (0,))
     )
