@@ -324,7 +324,7 @@ def test_every_tensor_is_read_once(place, tmp_path, monkeypatch, form):
     """Parameters that learn and those that are frozen may come from one large file, far away."""
     if form == "tiny-orbax" and not (place / form).exists():
         assert dim("convert", str(place / "tiny"), str(place / form))[0] == 0
-    counts, published, ours = Counter(), lazy.each, checkpoint._load
+    counts, published, ours = Counter(), lazy.from_loader, checkpoint._load
     monkeypatch.setattr(
         "dim_jax.weights.files.each", lambda infos, load: published(infos, lambda name: (counts.update([name]), load(name))[1])
     )
