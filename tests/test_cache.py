@@ -326,7 +326,7 @@ def test_every_tensor_is_read_once(place, tmp_path, monkeypatch, form):
         assert dim("convert", str(place / "tiny"), str(place / form))[0] == 0
     counts, published, ours = Counter(), lazy.from_loader, checkpoint._load
     monkeypatch.setattr(
-        "dim_jax.weights.files.each", lambda infos, load: published(infos, lambda name: (counts.update([name]), load(name))[1])
+        "dim_jax.weights.files.from_loader", lambda infos, load: published(infos, lambda name: (counts.update([name]), load(name))[1])
     )
     monkeypatch.setattr(checkpoint, "_load", lambda folder, wanted: (counts.update(list(wanted)), ours(folder, wanted))[1])
     init = {f"init__{part}": str(place / form) for part in PARTS}
