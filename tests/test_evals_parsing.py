@@ -19,6 +19,8 @@ LINES = "Reasoning: 2 of 3 cats, so: fair.\nCompliance: {}\nQuality: {}\nPreserv
         ('{"score": [4]}', 4), ('Well. {"reasoning": "a [b] {c}", "score": 4} I hope this helps.', 4), ("```\n4\n```", 4),
         ('```json\n{"score": 4}\n```\nDone.', 4), ("<think>It is a 2 or a 3.</think>4", 4),
         ("Consistency: 3, I think.\n\n**Final Score:** **4**", 4), ("Final score: 4\nThe scene: kept", 4),
+        ("Score: 4.", 4), ("Final score: 4 out of 5.", 4), ("Score: 4/5 stars", 4), ("4 points", 4), ("Score: [4]", 4),
+        ("{'reasoning': \"it's fine\", 'score': [4]} Done.", 4),
     ],
 )  # fmt: skip
 def test_one_score(text, score):
@@ -37,6 +39,7 @@ def test_one_score(text, score):
         ('{"score": true}', "damaged or has no scores"), ('{"score": null}', "damaged or has no scores"), ('{"score": ', "damaged"),
         ('{"reasoning": "the cat', "damaged"), ("[4", "damaged"), ("Score: 4\nScore: 5", "two scores"), ("4 5", "no score"),
         ('{"score": 4} or {"score": 5}', "different scores"), ("<think>4", "within the model's thoughts"), ("Score:", "no score"),
+        ("Score: 4.x", "no score"), ("{'a': 4, 'b': __import__('os')}", "no score"),
     ],
 )  # fmt: skip
 def test_no_score(text, says):

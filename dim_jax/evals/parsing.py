@@ -4,6 +4,7 @@ Read are `4`, `4.5`, `4/5`, `**4**`, `Score: 4`, labelled lines, lists, and JSON
 or too many, one outside of the scale or two that contradict each other is an AnswerError with the reason.
 """
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -22,13 +23,13 @@ class Scale(NamedTuple):
 
 
 MARKS = r"(?:[\s*_`#>•]|-(?=\s))*"
-NUMBER = r"[*_`]*(?P<{0}>-?\d+(?:\.\d+)?)[*_`]*(?:\s*(?:/|out of)\s*[*_`]*(?P<{0}of>\d+)[*_`]*)?"
+NUMBER = r"[*_`]*(?P<{0}>-?\d+(?:\.\d+)?)[*_`]*(?:\s*(?:/|out of)\s*[*_`]*(?P<{0}of>\d+)[*_`]*)?(?:\s+(?:points?|stars?))?"
 VALUE = re.compile(NUMBER.format("n"), re.IGNORECASE)
 ONE = r"[*_`]*-?\d+(?:\.\d+)?[*_`]*(?:\s*/\s*\d+)?"
-LIST = rf"[*_`]*[\[(]?\s*{ONE}(?:\s*,\s*{ONE})+\s*[\])]?[*_`]*"
+LIST = rf"[*_`]*(?:[\[(]?\s*{ONE}(?:\s*,\s*{ONE})+\s*[\])]?|\[\s*{ONE}\s*\])[*_`]*"
 # A label, then its score, then nothing, or a remark that begins with a mark: "Compliance: 3 apples" is no score.
 LINE = re.compile(
-    rf"^{MARKS}(?P<label>[^\W\d][^\n:：=]{{0,60}}?)[*_`\s]*[:：=]+[*_`\s]*(?:(?P<list>{LIST})|{NUMBER.format('n')})(?=\s*(?:$|[-–—(;,.]\D))",
+    rf"^{MARKS}(?P<label>[^\W\d][^\n:：=]{{0,60}}?)[*_`\s]*[:：=]+[*_`\s]*(?:(?P<list>{LIST})|{NUMBER.format('n')})(?=\s*(?:$|[-–—(;,](?:\D|$)|\.(?:\s|$)))",
     re.IGNORECASE | re.MULTILINE,
 )
 SENTENCE = re.compile(rf"\b(?:score|rating) (?:is|of|would be) {NUMBER.format('n')}(?!\w|\.\d)", re.IGNORECASE)
@@ -98,9 +99,20 @@ def _values(body: str) -> Iterator[Any]:
             value, place = decoder.raw_decode(body, start.start())
             yield value
         except ValueError:
+            if start[0] == "{" and (value := _literal(body[start.start() : body.rfind("}") + 1])) is not None:
+                yield value
+                return
             place = start.end()
         except RecursionError:
             return
+
+
+def _literal(text: str) -> Any:
+    """A dict as Python writes it, with single quotes; None if it is something else."""
+    try:
+        return ast.literal_eval(text) if len(text) < 10_000 and "'" in text else None
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 def _of_value(value: Any) -> Found:
