@@ -157,8 +157,8 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
 UNUSABLE = {
     "bin": (rename(".bin"), "only config.json, diffusion_pytorch_model.bin"),
     "gguf": (rename(".gguf"), "diffusion_pytorch_model.gguf"),
-    "incomplete": (rename(".safetensors.incomplete"), "not finished: diffusion_pytorch_model.safetensors.incomplete"),
-    "crdownload": (rename(".safetensors.crdownload"), "not finished"),
+    "incomplete": (rename(".safetensors.incomplete"), "unfinished downloads: diffusion_pytorch_model.safetensors.incomplete"),
+    "crdownload": (rename(".safetensors.crdownload"), "unfinished downloads"),
     "aria2": (lambda file: file.with_name(f"{file.name}.aria2").touch(), "its download is not finished"),
     "gone": (Path.unlink, "only config.json"),
     "folder gone": (lambda file: shutil.rmtree(file.parent), "nothing"),
@@ -236,7 +236,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         ("none", "no such file or folder"),
         ("empty", "has no checkpoint"),
         ("foreign", "lstm.weight"),
-        ("text.safetensors", "no whole"),
+        ("text.safetensors", "not a whole"),
     ):
         assert message in refused(tmp_path / name, tmp_path / "out")
 

@@ -111,7 +111,7 @@ def test_another_rank_is_another_run(place):
         ({"trainable": "('sana',)", "frozen": "('connector','encoder','autoencoder')"}, "connector.* fits no layer. There are sana.x_emb"),
         ({"trainable": "('sana','connector','encoder')", "frozen": "('autoencoder',)"}, "of connector and sana, not of encoder. Freeze"),
         ({"init__sana": ""}, "config.init: sana: a LoRA is of a checkpoint"),
-        ({"init__sana": "nowhere"}, "nowhere: no such file"),
+        ({"init__sana": "nowhere"}, "nowhere: there is no such file"),
         ({"model__condition_length": "64"}, "base would grow to model.edit=True and model.condition_length=64, and a LoRA is"),
     ],
 )  # fmt: skip

@@ -141,8 +141,8 @@ def test_a_damaged_record_is_told_when_it_is_read(folder):
     ("change", "message"),
     [
         (lambda lines: lines[:-1], "holds 5 pictures, but pictures.jsonl has 4 lines"),
-        (lambda lines: [lines[0], "{half", *lines[2:]], "pictures.jsonl, line 2: damaged"),
-        (lambda lines: [*lines[:3], json.dumps({"set": "noto"}), lines[4]], "pictures.jsonl, line 4: not the row of a picture"),
+        (lambda lines: [lines[0], "{half", *lines[2:]], "pictures.jsonl, line 2: is damaged"),
+        (lambda lines: [*lines[:3], json.dumps({"set": "noto"}), lines[4]], "pictures.jsonl, line 4: is not the row of a picture"),
     ],
 )
 def test_wrong_rows_are_named(folder, change, message):

@@ -47,7 +47,7 @@ def test_a_bucket_that_is_not_there_is_one_error(bucket, tmp_path):
     message = one_error(dim("convert", "gs://nobody/a", str(tmp_path / "out")))
     assert message.startswith("error: gs://nobody: cannot be reached")
     assert "gcloud auth application-default login" in message
-    with pytest.raises(InputError, match=rf"{bucket}/nothing: no such file or folder"):
+    with pytest.raises(InputError, match=rf"{bucket}/nothing: there is no such file or folder"):
         open_weights(f"{bucket}/nothing")
 
 

@@ -272,7 +272,7 @@ def test_parts_of_a_draw_in_mind_are_refused(tiny, tmp_path):
     sana = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     save_file(sana, folder / "model.safetensors")
     shutil.copy(tiny / "sana_edit.json", folder)
-    assert "holds only sana" in one_error(verify(folder)[::2])
+    assert "has only sana" in one_error(verify(folder)[::2])
 
 
 def test_a_checkpoint_that_only_paints_from_text(tiny, tmp_path):

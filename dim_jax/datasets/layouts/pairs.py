@@ -205,7 +205,7 @@ def _read_rows(path: AnyPath) -> list[dict]:
                     raise InputError(f"{path}, line {number}: is not the row of a picture. Build the data set again.")
                 rows.append(row)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file. Give a folder that `dim build-data` made.") from error
+        raise InputError(f"{path}: no such file. Give a folder that `dim build-data` made.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}, line {len(rows) + 1}: is damaged. Build the data set again.") from error
     return rows
