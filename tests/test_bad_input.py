@@ -121,7 +121,7 @@ BAD_CHECKPOINTS = {
     "no tokenizer": (lambda: [file.unlink() for file in Path("tiny").glob("tokenizer*")], ["no tokenizer", "--tokenizer"]),
     "damaged tokenizer": (lambda: Path("tiny/tokenizer.json").write_text("{"), ["no tokenizer could be loaded"]),
     "other special tokens": (other_special_tokens, ["lacks <|im_end|>"]),
-    "shifted special tokens": (shifted_special_tokens, ["<|image_pad|> = 291", "encoder 290"]),
+    "shifted special tokens": (shifted_special_tokens, ["<|image_pad|> = 291", "encoder has 290"]),
     "nothing there": (lambda: shutil.rmtree("tiny"), ["no such file or folder"]),
 }
 
