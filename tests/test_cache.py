@@ -279,7 +279,7 @@ def test_a_damaged_shard_is_named(place):
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
     run = Run(place, data__cache=str(folder))
-    with pytest.raises(InputError, match=r"00001-of-00006.array_record: damaged .* Remove this file; the same call of dim cache"):
+    with pytest.raises(InputError, match=r"00001-of-00006.array_record: damaged .* Remove this file; call dim cache again"):
         [run.loader(n) for n in range(10)]
     path.unlink()
     with pytest.raises(InputError, match=r"lacks 1 of 6 shards, such as .*00001-of-00006"):

@@ -312,7 +312,7 @@ def test_an_encoder_of_another_tokenizer(tmp_path):
         Sampler.from_pretrained(folder)
     config = json.loads((folder / "qwen.config.json").read_text())
     (folder / "qwen.config.json").write_text(json.dumps(config | {"image_token_id": 280}))
-    with pytest.raises(InputError, match=r"tiny_tokenizer: its tokenizer .* = 290 .* the encoder 280"):
+    with pytest.raises(InputError, match=r"tiny_tokenizer: its tokenizer .* = 290 .* the encoder has 280"):
         Sampler.from_pretrained(folder, tokenizer=HERE / "tiny_tokenizer")
 
 
