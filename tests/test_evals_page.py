@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageFilter
+from selenium.webdriver import ActionChains, Chrome, Keys
+from selenium.webdriver.common.by import By
 
 from dim_jax.evals import page, report
 from dim_jax.evals.judge import judge
 from dim_jax.evals.protocols import protocol
-from tests.browser import Browser, browser
+from tests.browser import browser, resize
 from tests.chat_server import ChatServer
 from tests.evals_fixtures import LINES, answering, benchmark, judge_of, make_cases, paint, runner
 
@@ -25,7 +27,7 @@ READY = "return document.documentElement.dataset.ready"
 
 
 @pytest.fixture(scope="module")
-def window(tmp_path_factory) -> Iterator[Browser]:
+def window(tmp_path_factory) -> Iterator[Chrome]:
     with browser(tmp_path_factory.mktemp("browser")) as found:
         yield found
 
@@ -48,11 +50,11 @@ def written(tmp_path_factory) -> Path:
     return out / "report.html"
 
 
-def opened(window: Browser, file: Path, end: str = "", width: int = 1400) -> None:
-    window.resize(width, 900)
-    window.open("about:blank")
-    window.open(file.as_uri() + end)
-    wait(lambda: window.run(READY))
+def opened(window: Chrome, file: Path, end: str = "", width: int = 1400) -> None:
+    resize(window, width, 900)
+    window.get("about:blank")
+    window.get(file.as_uri() + end)
+    wait(lambda: window.execute_script(READY))
 
 
 def wait(condition: Callable[[], object], seconds: float = 30.0) -> None:
@@ -62,27 +64,27 @@ def wait(condition: Callable[[], object], seconds: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def choose(window: Browser, name: str, value: str) -> list[str]:
+def choose(window: Chrome, name: str, value: str) -> list[str]:
     """The cases that are shown once a field has a value."""
-    before = window.run(VIEWS)
-    window.run("const field = document.forms[0].elements[arguments[0]]; field.value = arguments[1];" + INPUT, name, value)
-    wait(lambda: window.run(VIEWS) != before)
-    return window.run(SHOWN)
+    before = window.execute_script(VIEWS)
+    window.execute_script("const field = document.forms[0].elements[arguments[0]]; field.value = arguments[1];" + INPUT, name, value)
+    wait(lambda: window.execute_script(VIEWS) != before)
+    return window.execute_script(SHOWN)
 
 
 def test_what_it_shows(window, written):
     opened(window, written)
-    assert window.run("return document.title") == "Any edits", "texts of a judge are texts"
-    assert window.run(SHOWN) == [f"case {i}" for i in range(6)]
-    text = window.run("return document.querySelector('#cases').innerText")
+    assert window.execute_script("return document.title") == "Any edits", "texts of a judge are texts"
+    assert window.execute_script(SHOWN) == [f"case {i}" for i in range(6)]
+    text = window.execute_script("return document.querySelector('#cases').innerText")
     for words in ("Paint number 3 red.", "direct 4", "designed 4", "<b>remove</b>", "direct failed", "source", "no score"):
         assert words in text
-    assert "Blueprint: Paint number 3 red." in window.run("return document.querySelector('#cases').textContent")
-    pictures = window.run(f"return Promise.all({FIRST}.map(one => one.decode().then(() => one.naturalWidth)))")
+    assert "Blueprint: Paint number 3 red." in window.execute_script("return document.querySelector('#cases').textContent")
+    pictures = window.execute_script(f"return Promise.all({FIRST}.map(one => one.decode().then(() => one.naturalWidth)))")
     assert pictures == [24, 24, 24], "source and two results"
-    assert "1 of 6 failed" in window.run("return document.querySelector('#headline').innerText")
-    assert "95 % interval" in window.run("return document.querySelector('#tables').textContent")
-    assert window.errors() == []
+    assert "1 of 6 failed" in window.execute_script("return document.querySelector('#headline').innerText")
+    assert "95 % interval" in window.execute_script("return document.querySelector('#tables').textContent")
+    assert window.get_log("browser") == []
 
 
 def test_filters(window, written):
@@ -98,46 +100,46 @@ def test_filters(window, written):
     choose(window, "high", "")
     assert choose(window, "order", "best") == [*(f"case {i}" for i in reversed(range(5))), "case 5"]
     assert choose(window, "words", "NUMBER 4") == ["case 4"]
-    assert window.run("return document.querySelector('#count').textContent") == "1 of 6 cases"
+    assert window.execute_script("return document.querySelector('#count').textContent") == "1 of 6 cases"
     assert choose(window, "words", "nothing like this") == []
-    assert window.run("return !document.querySelector('#none').hidden")
-    window.run("document.forms[0].reset()")
-    wait(lambda: len(window.run(SHOWN)) == 6)
+    assert window.execute_script("return !document.querySelector('#none').hidden")
+    window.execute_script("document.forms[0].reset()")
+    wait(lambda: len(window.execute_script(SHOWN)) == 6)
     assert choose(window, "right", "") == [f"case {i}" for i in range(6)]
-    assert window.run(f"return {FIRST}.length") == 2, "no other track beside it"
+    assert window.execute_script(f"return {FIRST}.length") == 2, "no other track beside it"
 
 
 def test_a_view_has_an_address(window, written):
     opened(window, written, "#type=style&order=best&left=1")
-    assert window.run(SHOWN) == ["case 3", "case 2"]
+    assert window.execute_script(SHOWN) == ["case 3", "case 2"]
     choose(window, "state", "judged")
-    assert "state=judged" in window.run("return location.hash")
+    assert "state=judged" in window.execute_script("return location.hash")
 
 
 def test_the_keyboard(window, written):
     opened(window, written)
-    window.type("[name=words]", "number 2")
-    wait(lambda: window.run(SHOWN) == ["case 2"])
-    window.run("document.querySelector('figure button').focus()")
-    window.press("\ue007")  # Enter
-    assert window.run("return document.querySelector('dialog').open")
-    assert "number 2" in window.run("return document.querySelector('dialog').innerText")
-    window.press("\ue00c")  # Escape
-    assert not window.run("return document.querySelector('dialog').open")
-    window.run("document.querySelector('article summary').focus()")
-    window.press("\ue007")
-    assert window.run("return document.querySelector('article details').open")
+    window.find_element(By.CSS_SELECTOR, "[name=words]").send_keys("number 2")
+    wait(lambda: window.execute_script(SHOWN) == ["case 2"])
+    window.execute_script("document.querySelector('figure button').focus()")
+    ActionChains(window).send_keys(Keys.ENTER).perform()
+    assert window.execute_script("return document.querySelector('dialog').open")
+    assert "number 2" in window.execute_script("return document.querySelector('dialog').innerText")
+    ActionChains(window).send_keys(Keys.ESCAPE).perform()
+    assert not window.execute_script("return document.querySelector('dialog').open")
+    window.execute_script("document.querySelector('article summary').focus()")
+    ActionChains(window).send_keys(Keys.ENTER).perform()
+    assert window.execute_script("return document.querySelector('article details').open")
 
 
 @pytest.mark.parametrize("width", [400, 1400])
 def test_it_fits_the_width(window, written, width):
     opened(window, written, width=width)
-    window.run("document.querySelector('#tables').open = true")
-    assert window.run("return document.documentElement.scrollWidth") <= width
+    window.execute_script("document.querySelector('#tables').open = true")
+    assert window.execute_script("return document.documentElement.scrollWidth") <= width
     texts = "[...document.querySelectorAll('label, td, p, summary, figcaption')]"
     small = f"return {texts}.filter(one => parseFloat(getComputedStyle(one).fontSize) < 12).length"
-    assert window.run(small) == 0
-    columns = window.run("return getComputedStyle(document.querySelector('#cases')).gridTemplateColumns.split(' ').length")
+    assert window.execute_script(small) == 0
+    columns = window.execute_script("return getComputedStyle(document.querySelector('#cases')).gridTemplateColumns.split(' ').length")
     assert columns == (1 if width == 400 else 2)
 
 
@@ -160,14 +162,14 @@ def test_how_soon_it_can_be_used(window, written, tmp_path, count):
     file.write_text(text[:start] + json.dumps(data | {"cases": rows}).replace("<", "\\u003c") + text[end:])
     begin = time.monotonic()
     opened(window, file)
-    waited, own = time.monotonic() - begin, float(window.run(READY)) / 1000
+    waited, own = time.monotonic() - begin, float(window.execute_script(READY)) / 1000
     assert file.stat().st_size > 5_000 * count
     assert own < SECONDS, f"{own:.1f} s, {file.stat().st_size / 1e6:.0f} MB"
     begin = time.monotonic()
     assert choose(window, "type", "style")[0] == "case 2"
     assert time.monotonic() - begin < SECONDS
-    first = len(window.run(SHOWN))
+    first = len(window.execute_script(SHOWN))
     assert first <= 40, "the others are made when they are near"
-    window.run("window.scrollTo(0, document.body.scrollHeight)")
-    wait(lambda: len(window.run(SHOWN)) > first or first < 40)
+    window.execute_script("window.scrollTo(0, document.body.scrollHeight)")
+    wait(lambda: len(window.execute_script(SHOWN)) > first or first < 40)
     print(f"{count} cases, {file.stat().st_size / 1e6:.1f} MB: usable after {own:.2f} s, {waited:.2f} s as seen from outside")
