@@ -43,7 +43,7 @@ PARTS = ("encoder", "connector", "sana", "autoencoder")
 SMALL = {
     "data.mix.edit": "0.6", "data.mix.caption": "0.4", "data.balance": "0.0", "data.shift": "0", "data.batch_size": "4",
     "data.resolution": "32", "data.lengths": "(64,)", "model.condition_length": "24", "optim.cosine": "False", "optim.warmup_steps": "1",
-    "train.log_every": "1", "train.save_every": "2", "sample.num_steps": "1",
+    "train.log_every": "1", "train.save_every": "2", "train.show_every": "0", "sample.num_steps": "1",
 }  # fmt: skip
 PICTURES, PAIRS = 12, 22
 
