@@ -78,7 +78,7 @@ def test_they_are_counted_by_the_budget(edits):
     out = edits.parent / "out"
     command = ("prepare", str(edits), str(out), "--bad-samples")
     code, text = dim(*command, "4")
-    assert (code, "5 rows so far cannot be used, but 4 may be" in text) == (1, True), text
+    assert (code, "5 rows so far cannot be used, but --bad-samples allows 4" in text) == (1, True), text
     code, text = dim(*command, "5")
     assert (code, f"{ROWS - 6} rows of edit/train" in text) == (0, True), text
     assert f"5 rows cannot be used, and are listed in {out / 'bad_rows.jsonl'}. The first: {edits / TABLE}, line 1" in text

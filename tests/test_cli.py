@@ -113,9 +113,9 @@ def test_dtype_and_devices(monkeypatch):
     assert dim(*edit(*QUICKLY, "--devices", "data=2,fsdp=-1", "--overwrite"))[0] == 0
     assert dim(*generate(*QUICKLY, "--devices", "all", "--overwrite"))[0] == 0
     assert loads == [
-        {"edits": True, "dtype": "float32", "tokenizer": "T", "mesh": None},
-        {"edits": True, "dtype": None, "tokenizer": None, "mesh": {"data": 2, "fsdp": -1}},
-        {"dtype": None, "tokenizer": None, "mesh": {"data": -1}},
+        {"edits": True, "dtype": "float32", "tokenizer": "T", "mesh": None, "loras": ()},
+        {"edits": True, "dtype": None, "tokenizer": None, "mesh": {"data": 2, "fsdp": -1}, "loras": ()},
+        {"dtype": None, "tokenizer": None, "mesh": {"data": -1}, "loras": ()},
     ]
 
 

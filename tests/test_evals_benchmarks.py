@@ -199,7 +199,7 @@ def test_broken_files_are_one_error_that_names_the_place(tmp_path):
         cases("imgedit", folder)
     rows = made.gedit(tmp_path / "gedit") / "tos_dataset_edit_en.jsonl"
     rows.write_text(rows.read_text() + "{\n")
-    with pytest.raises(InputError, match="line 5: no JSON"):
+    with pytest.raises(InputError, match="line 5: is not JSON"):
         cases("gedit", rows.parent)
     with pytest.raises(InputError, match="there is no such folder"):
         cases("geneval", tmp_path / "nothing")

@@ -26,9 +26,9 @@ EVERY = 3  # steps between saves; there are two between lines of the log, so tha
 HOW = {"optim__cosine": "False", "train__save_every": str(EVERY), "train__log_every": "2"}
 
 
-def running(workdir: Path, **changes: str) -> AbstractContextManager[Started]:
+def running(workdir: Path, config: str = "nano_encoder", **changes: str) -> AbstractContextManager[Started]:
     """A run in a process of its own, which would go on for long and is killed at the end."""
-    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_encoder", workdir, 100_000, **HOW | changes)]
+    command = [sys.executable, "-m", "dim_jax.cli", *arguments(config, workdir, 100_000, **HOW | changes)]
     return started(workdir.with_suffix(".output"), command)
 
 

@@ -32,7 +32,7 @@ def test_build_train_kill_resume_evaluate(place, monkeypatch):
         assert code == 0, text
     options = EMOJI | {"data__source": str(place / "data/prepared/emoji")}
     as_below = {"optim__cosine": "True", "train__log_every": "1", "train__save_every": "2"}
-    with running(place / "autoencoder", **options, **as_below) as killed:
+    with running(place / "autoencoder", "nano_autoencoder", **options, **as_below) as killed:
         wait_for_lines(killed, place / "autoencoder", 3)
     steps = max(10, last_logged(place / "autoencoder"))
     frozen = {"init__encoder": "encoder", "init__autoencoder": "autoencoder"}

@@ -55,11 +55,11 @@ def test_condition_counts_and_so_does_its_length(model):
 
 
 def test_condition_is_encoded_once_and_joined(model):
-    """What the sampler does: keys and values of two batches encoded apart, put together, used at every step."""
-    latents, condition, tokens = normal(3, 4, 4, 4), normal(3, 6, 12, seed=2), mask([6, 3, 1], 6)
-    once = encode(model, condition[:1], tokens[:1]) + encode(model, condition[1:], tokens[1:])
-    for timestep in (TIMESTEP, TIMESTEP[::-1]):
-        expected = velocity(model, latents, timestep, condition, tokens)
+    """What the sampler does: keys and values of two batches encoded apart, put together row by row, used at every step."""
+    latents, condition, tokens = normal(4, 4, 4, 4), normal(4, 6, 12, seed=2), mask([6, 3, 1, 2], 6)
+    once, order = encode(model, condition[:2], tokens[:2]).interleave(encode(model, condition[2:], tokens[2:])), jnp.array([0, 2, 1, 3])
+    for timestep in (jnp.append(TIMESTEP, 7.0), jnp.append(TIMESTEP[::-1], 7.0)):
+        expected = velocity(model, latents, timestep, condition[order], tokens[order])
         np.testing.assert_allclose(velocity_of(model, latents, timestep, once), expected, **CLOSE)
 
 
