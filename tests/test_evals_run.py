@@ -15,7 +15,7 @@ from PIL import Image
 
 from dim_jax.data.pictures import open_picture
 from dim_jax.edit_result import read_metadata
-from dim_jax.evals import designs, run
+from dim_jax.evals import run
 from dim_jax.evals.benchmark import read_finished
 from dim_jax.evals.generate import seed_of
 from dim_jax.evals.pictures import digest
@@ -262,19 +262,6 @@ def test_the_round_nearest_to_the_target_stands_beside_it():
         assert [one.get("oracle", False) for one in row["rounds"]] == [error == min(errors) for error in errors]
         assert metrics["cases"][key]["l2"] == pytest.approx(errors[0]), "the first of two that the designer scores alike"
         assert metrics["oracle"]["cases"][key]["l2"] == pytest.approx(min(errors))
-
-
-def test_reading_a_designers_opinion():
-    found = designs.parse(f"<think>hm</think>Here:\n```json\n{opinion(7.5)}\n```")
-    assert (found.done, found.score, found.instruction) == (False, 7.5, "Try again.")
-    assert designs.parse(designs.REFLECTION.read(opinion(7.5))) == found, "what is kept reads the same again"
-    for text, says in (
-        ("Very good!", "no JSON object"), ('{"done": tru}', "is no JSON"), (opinion(11), '"score" is 11'), (opinion(-1), '"score" is -1'),
-        (json.dumps({"done": "yes", "score": 3}), '"done" is'), (json.dumps({"done": False, "score": True}), '"score" is True'),
-        (json.dumps({"done": False, "score": 3, "instruction": " "}), "says nothing"),
-    ):  # fmt: skip
-        with pytest.raises(designs.AnswerError, match=says):
-            designs.parse(text)
 
 
 # Several turns, several pictures, the makers' layouts
