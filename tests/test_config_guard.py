@@ -29,6 +29,17 @@ def test_what_changes_is_refused_or_noted(tmp_path):
     ]
 
 
+def test_a_key_that_is_newer_than_the_run_counts_as_its_default(tmp_path):
+    same_config(ConfigDict({"train": {"steps": 10}}), tmp_path, step=0, allow_changes=False)
+    newer = ConfigDict({"train": {"steps": 10}, "optim": {"accumulate": 2, "betas": (0.9, 0.999)}})
+    with pytest.raises(InputError, match=r"with another config: optim.accumulate was 1, is 2. "):
+        same_config(newer, tmp_path, step=5, allow_changes=False)
+    newer.optim.accumulate = 1
+    same_config(newer, tmp_path, step=5, allow_changes=False)
+    assert not (tmp_path / "changes.jsonl").exists()
+    assert json.loads((tmp_path / "config.json").read_text())["optim.accumulate"] == 1
+
+
 def test_a_start_without_a_state_binds_nobody(tmp_path):
     """It may have been refused; its bad rows may be of other data."""
     same_config(config(0.1, 10), tmp_path, step=0, allow_changes=False)

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from dim_jax import processes
-from dim_jax.config import Config, flat
+from dim_jax.config import MIX, Config, flat, read_config
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
@@ -83,6 +84,10 @@ def same_config(config: Config, workdir: AnyPath, *, step: int, allow_changes: b
         for name in ("config.json", "changes.jsonl", "bad_samples.jsonl"):
             (workdir / name).unlink(missing_ok=True)
     before = read_json(path) if path.exists() else now
+    if new := {key for key in now.keys() - before.keys() if not key.startswith(f"{MIX}.")}:
+        # They came with a later version than the run began with, which did what their default does.
+        defaults = flat(read_config(Path("common"), {}))
+        before |= {key: defaults[key] for key in new if key in defaults}
     changed = {key: [before.get(key), now.get(key)] for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)}
     bound = [f"{key} was {was!r}, is {new!r}" for key, (was, new) in changed.items() if not key.startswith(FREE_TO_CHANGE)]
     if bound and not allow_changes:
