@@ -24,7 +24,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 from jaxtyping import Int
 
-from dim_jax.config import Config
 from dim_jax.data.inputs import BATCH_AXIS, EncoderInputs
 from dim_jax.errors import InputError
 from dim_jax.models.layers import BATCH_AXES
@@ -32,6 +31,8 @@ from dim_jax.models.lora import is_factor
 from dim_jax.processes import make_global_array
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.table import Shape
+
+Config = Any  # a ConfigDict; dim_jax.config would bring ml_collections, which who only paints need not have
 
 MESH_AXES = (*BATCH_AXES, "tensor")
 # Arrays of a batch whose rows are not on their first axis, and where they are.

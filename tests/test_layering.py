@@ -1,11 +1,14 @@
 """Imports run one way, from what is shared to what a person starts. The ranks are this one table."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "dim_jax"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "dim_jax"
 # A file imports from lower ranks and from its own folder; the longest name that fits counts.
 RANKS = {
     "dim_jax.errors": -3,
@@ -106,3 +109,11 @@ def test_the_command_starts_quickly():
     for module in ("dim_jax", "dim_jax.errors", "dim_jax.storage.folders", "dim_jax.weights.bundled"):
         text = MODULES[module].read_text()
         assert not any(name in text for name in ("import jax", "import flax", "from flax", "from jax"))
+
+
+def test_painting_needs_no_package_of_an_extra():
+    """`make demo` and a plain `pip install` have none of them."""
+    extras = "{'array_record', 'grain', 'ml_collections', 'openai', 'peft', 'tensorboard', 'tensorflow_datasets', 'torch'}"
+    program = f"import sys, dim_jax.demo, dim_jax.session, dim_jax.weights.convert; print({extras} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert loaded.stdout == "set()\n"
