@@ -16,7 +16,6 @@ of the track; of several turns all, in order), seconds, rounds (of the reflected
 """
 
 import importlib
-import json
 import pkgutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -171,20 +170,8 @@ def read_finished(track: Path) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(track.glob("cases*.jsonl")):
-        text = path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if not whole:
-            continue
-        for where, row in objects(path) if whole == text else _lines(path, whole):
+        for where, row in objects(path, torn=True):
             if not isinstance(row.get("id"), str) or not isinstance(row.get("pictures"), list):
                 raise InputError(f"{where} was not written by `dim evaluate`. Remove the line, or choose another output.")
             found[row["id"]] = row
     return found
-
-
-def _lines(path: Path, text: bytes):
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            yield f"{path}, line {number}", json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: no JSON ({error}). Remove the line, or choose another output.") from error

@@ -136,8 +136,9 @@ def stacked(loras: Sequence[tuple[Lora, float]], shapes: Mapping[str, Shape]) ->
         InputError: a LoRA is of a model with other layers; names them.
     """
     found: dict[str, dict[int | None, list[Pair]]] = {}
+    known = kernels(shapes)
     for lora, weight in loras:
-        known, wrong = kernels(shapes), list[str]()
+        wrong = list[str]()
         for slot, (a, b, scale) in joined(lora).pairs.items():
             *stack, d, f = known.get(slot.layer, (0, 0))
             if (len(a), b.shape[1]) != (d, f) or (slot.block is None) != (not stack) or not (slot.block or 0) < (*stack, 1)[0]:
