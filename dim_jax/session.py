@@ -21,7 +21,7 @@ from PIL import Image
 from dim_jax.batching import Source
 from dim_jax.compositing import cells, composite, opacity
 from dim_jax.data.pictures import as_rgb, autoencoder_samples
-from dim_jax.designer.clients import ChatDesigner, Designer
+from dim_jax.designer.clients import Designer
 from dim_jax.designer.design import blueprint as written
 from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
@@ -124,8 +124,7 @@ class EditSession:
             if file is None:
                 file = Path(folder) / f"round-{number}.png"
                 self.source.picture.save(file)
-            # What costs is kept: the same rounds with another seed begin with the same question.
-            return written(file, instruction, self.designer, row_id=name, keep=isinstance(self.designer, ChatDesigner))
+            return written(file, instruction, self.designer, row_id=name)
 
     def _composited(self, result: EditResult, source: Source) -> EditResult:
         """The result with all that it left alone as it was, in pixels and in latents."""

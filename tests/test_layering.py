@@ -16,6 +16,7 @@ RANKS = {
     "dim_jax.storage": -2,
     "dim_jax.console": 0,
     "dim_jax.rng": 0,
+    "dim_jax.plugins": 0,
     "dim_jax.memory": 0,
     "dim_jax.processes": 1,
     "dim_jax.sheets": 1,

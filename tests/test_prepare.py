@@ -188,7 +188,7 @@ def test_what_is_refused(place, tmp_path, monkeypatch):
     out = str(tmp_path / "out")
     for source, options, message in (
         (place / "none", (), "none: there is no such folder or file"),
-        (place / "dim_edit", ("--layout", "dim_edits"), "there is no such layout. Choose one of dim, pairs, sharegpt4o, ultra_edit"),
+        (place / "dim_edit", ("--layout", "dim_edits"), 'There is no layout "dim_edits". There are: dim, pairs, sharegpt4o, ultra_edit'),
         (place / "dim_edit-prepared", (), "has no known layout"),
     ):
         assert message in one_error(dim("prepare", str(source), out, *options))

@@ -48,7 +48,7 @@ def design(
         )
         typer.echo(done, err=True)
     elif image is not None and prompt is not None:
-        text = library.blueprint(image, prompt, writer, row_id=row_id, keep=choice.costs)
+        text = library.blueprint(image, prompt, writer, row_id=row_id)
         if output is None:
             typer.echo(text)
             return

@@ -156,7 +156,7 @@ def edit(
     from dim_jax import edit_result
     from dim_jax.data.pictures import open_picture
     from dim_jax.designer.choice import Choice
-    from dim_jax.designer.design import blueprint as written
+    from dim_jax.designer.design import blueprint as write_blueprint
     from dim_jax.designer.design import read_text
     from dim_jax.storage.paths import as_path, local
 
@@ -178,10 +178,11 @@ def edit(
     picture = open_picture(file)
     text = read_text(blueprint) if blueprint else prompts[0]
     changes, loading = how.changes([text, *prompts[1:]], image_guidance), how.loading
-    writer, given = None, text if blueprint else None
-    if choice.kind not in ("none", "local"):  # before the painter is loaded, which takes longer
+    writer = None
+    if choice.kind not in ("none", "local"):
         writer = choice.open(base_url=base_url)
-        given = written(file, text, writer, row_id=row_id, keep=choice.costs)
+        # A wrong key fails here, before JAX and the weights are loaded; the session finds the answer in the journal.
+        write_blueprint(file, text, writer, row_id=row_id)
     from dim_jax.pipeline import EditPipeline  # imports JAX, which takes seconds
     from dim_jax.session import EditSession
 
@@ -197,14 +198,13 @@ def edit(
     session = EditSession(
         pipeline, picture, designer=writer, settings=settings, keep_unchanged=keep_unchanged, file=file, name=row_id
     )  # fmt: skip
-    written_by = f"file:{blueprint}" if blueprint else designer
-    for number, one in enumerate(prompts):
-        ready = given if number == 0 else None
-        painted = session.edit(one, blueprint=ready, written_by=written_by, seed=how.seed, progress=console.is_terminal)
+    ready = {"blueprint": text, "written_by": f"file:{blueprint}"} if blueprint else {}  # of the only round
+    for number, instruction in enumerate(prompts):
+        edited = session.edit(instruction, **ready, seed=how.seed, progress=console.is_terminal)
         if show_blueprint:
-            typer.echo(painted.prompt)
+            typer.echo(edited.prompt)
         if rounds:
-            painted.save(paths[number], overwrite=how.overwrite)
+            edited.save(paths[number], overwrite=how.overwrite)
     session.rounds[-1].save(result, overwrite=how.overwrite)
     if sheet:
         edit_result.save_sheet(session.rounds, sheet_path, overwrite=how.overwrite)

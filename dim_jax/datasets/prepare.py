@@ -28,6 +28,7 @@ from dim_jax.datasets.layouts import archives, layout_of, layouts
 from dim_jax.datasets.shards import Rows, Shard, Written, cut, estimate, features_of, open_rows, read_note, write_shard
 from dim_jax.datasets.statistics import Tally
 from dim_jax.errors import InputError, require
+from dim_jax.plugins import plugin
 from dim_jax.storage.disk import check_space
 from dim_jax.storage.folders import new_file, writing
 from dim_jax.storage.locks import lock_folder
@@ -73,8 +74,7 @@ def prepare(
     require("tensorflow_datasets", "importlib_resources", "array_record", extra="data", what="A data set")
     source, chat = absolute(source), None if tokenizer is None else ChatTokenizer.from_pretrained(tokenizer)
     name = layout or layout_of(source)
-    if name not in layouts():
-        raise InputError(f"{name}: there is no such layout. Choose one of {', '.join(layouts())}.")
+    plugin(layouts(), name, "layout")
     with lock_folder(out):
         notes = out / NOTES
         if overwrite:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from dim_jax.designer.blueprint import PROMPT_VERSION, prompt
 from dim_jax.designer.choice import read_rows
-from dim_jax.designer.clients import Designer
+from dim_jax.designer.clients import ChatDesigner, Designer
 from dim_jax.designer.journal import Journal, key_of
 from dim_jax.designer.limits import Limits, Price
 from dim_jax.designer.picture import digest
@@ -32,15 +32,14 @@ def journal_path() -> Path:
     return path
 
 
-def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: str | None = None, keep: bool = True) -> str:
-    """The blueprint of one edit, as the painter reads it.
+def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: str | None = None) -> str:
+    """The blueprint of one edit, as the painter reads it. A server's answer is kept in `journal_path()`, and taken from there next time.
 
     Args:
         picture: the file of the source.
         instruction: what is to be edited.
         designer: who writes.
         row_id: the id to look for among ready blueprints; by default the name of the picture's file, without its suffix.
-        keep: the answer, in `kept()`, and take one that is there already.
 
     Raises:
         InputError: the instruction or the picture cannot be read, the designer cannot be asked, or it wrote no blueprint; the message
@@ -50,7 +49,9 @@ def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: st
     prompt(instruction)
     job = Job((picture,), instruction, {"id": replaced(row_id or picture.stem)})
     with ExitStack() as opened:
-        path = journal_path() if keep else Path(opened.enter_context(TemporaryDirectory())) / "blueprints.jsonl"
+        path = (
+            journal_path() if isinstance(designer, ChatDesigner) else Path(opened.enter_context(TemporaryDirectory())) / "blueprints.jsonl"
+        )
         journal = opened.enter_context(Journal(path, wait=True))
         report = run([job], designer, journal, Limits(concurrency=1), retry_failed=True)
         key = key_of([digest(picture)], instruction, designer.name, PROMPT_VERSION)

@@ -15,8 +15,6 @@ A line of cases.jsonl: id, category, prompt (the bare instruction), painted_prom
 of the track; of several turns all, in order), seconds, rounds (of the reflected track).
 """
 
-import importlib
-import pkgutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from urllib.parse import quote
 import numpy as np
 
 from dim_jax.errors import InputError
+from dim_jax.plugins import load_plugins, plugin
 from dim_jax.storage.jsonl import objects
 
 # direct: the painter reads the instruction; designed: a blueprint; reflected: the designer looks at the result and may ask again.
@@ -145,10 +144,7 @@ def spread(cases: Sequence[Case], limit: int, seed: int) -> list[Case]:
 @cache
 def benchmarks() -> dict[str, Benchmark]:
     """Every benchmark by its name."""
-    from dim_jax.evals import benchmarks as package
-
-    modules = [importlib.import_module(f"{package.__name__}.{found.name}") for found in pkgutil.iter_modules(package.__path__)]
-    return {module.BENCHMARK.name: module.BENCHMARK for module in modules if hasattr(module, "BENCHMARK")}
+    return {benchmark.name: benchmark for benchmark in load_plugins("dim_jax.evals.benchmarks", "BENCHMARK").values()}
 
 
 def benchmark(name: str) -> Benchmark:
@@ -157,9 +153,7 @@ def benchmark(name: str) -> Benchmark:
     Raises:
         InputError: there is none.
     """
-    if name not in benchmarks():
-        raise InputError(f'There is no benchmark "{name}". There are: {", ".join(sorted(benchmarks()))}.')
-    return benchmarks()[name]
+    return plugin(benchmarks(), name, "benchmark")
 
 
 def read_finished(track: Path) -> dict[str, dict[str, Any]]:

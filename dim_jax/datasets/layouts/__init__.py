@@ -3,8 +3,6 @@
 Each file has a `LAYOUT`, which recognises a folder, names its splits and opens its rows (see `Layout`).
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +12,7 @@ from jaxtyping import Int
 
 from dim_jax.data.example import Kind, RawExample
 from dim_jax.errors import InputError
+from dim_jax.plugins import load_plugins
 from dim_jax.storage.paths import AnyPath
 
 HELD_OUT = 500  # one row of this many is held out if a data set has no test split of its own
@@ -57,8 +56,7 @@ class SplitRows(NamedTuple):
 @cache
 def layouts() -> dict[str, Layout]:
     """Every layout by its name, which is its file's."""
-    modules = [importlib.import_module(f"{__name__}.{module_info.name}") for module_info in pkgutil.iter_modules(__path__)]
-    return {module.__name__.rpartition(".")[2]: module.LAYOUT for module in modules if hasattr(module, "LAYOUT")}
+    return load_plugins(__name__, "LAYOUT")
 
 
 def layout_of(path: AnyPath) -> str:

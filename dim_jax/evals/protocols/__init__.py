@@ -5,9 +5,7 @@ criteria; their own can be given as a JSON of texts by the names in `prompts` (`
 """
 
 import hashlib
-import importlib
 import json
-import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ from typing import Literal, NamedTuple
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import Case
 from dim_jax.evals.parsing import Scale, read_scores
+from dim_jax.plugins import load_plugins, plugin
 from dim_jax.storage.paths import read_json
 
 # Ours first, then as ImgEdit, GEdit-Bench and RISEBench write them.
@@ -123,10 +122,7 @@ def protocol(name: str) -> Protocol:
     Raises:
         InputError: there is none.
     """
-    names = [found.name for found in pkgutil.iter_modules(__path__)]
-    if name not in names:
-        raise InputError(f'There is no judging protocol "{name}". There are: {", ".join(names)}.')
-    return importlib.import_module(f"{__name__}.{name}").PROTOCOL
+    return plugin(load_plugins(__name__, "PROTOCOL"), name, "judging protocol")
 
 
 def mean(values: Sequence[float]) -> float:
