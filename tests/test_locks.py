@@ -58,8 +58,8 @@ def test_one_at_a_time_and_after_a_kill_at_once(tmp_path):
 
 
 def test_never_two_at_once(tmp_path):
-    """The lock's file is removed and made again all the time."""
-    inside, failures, barrier = [], [], threading.Barrier(8)
+    """The lock's file is removed and made again all the time, also by those who take it for one that a killed process left."""
+    inside, failures, barrier = [], [], threading.Barrier(10)
 
     def enter():
         barrier.wait()
@@ -74,13 +74,32 @@ def test_never_two_at_once(tmp_path):
             except InputError:
                 time.sleep(1e-4)
 
-    threads = [threading.Thread(target=enter) for _ in range(8)]
+    def leave_and_clear():
+        barrier.wait()
+        while any(thread.is_alive() for thread in threads[:8]):
+            (tmp_path / ".left.lock").write_bytes(locks._Holder.this().text())
+            locks.remove_stale.__wrapped__(tmp_path)
+
+    threads = [threading.Thread(target=work) for work in [enter] * 8 + [leave_and_clear] * 2]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not failures
     assert os.listdir(tmp_path) == []
+
+
+def test_the_lock_of_a_killed_run_is_removed_by_the_next_one_beside_it(tmp_path):
+    """While it runs, its lock stays, and nobody is refused for looking."""
+    with ExitStack() as stack:
+        run = holding(str(tmp_path / "run"), tmp_path / "said", stack)
+        for _ in range(2):
+            locks.remove_stale.cache_clear()  # as in a process of its own
+            with lock_output(tmp_path / "run/other"):
+                pass
+            assert os.listdir(tmp_path / "run") == ([".lock"] if run.process.poll() is None else [])
+            run.process.send_signal(signal.SIGKILL)
+            run.process.wait()
 
 
 def test_a_folder_that_two_make(tmp_path):

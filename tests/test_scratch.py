@@ -16,8 +16,8 @@ from PIL import Image
 
 from dim_jax.datasets.construction.pictures import store
 from dim_jax.errors import InputError
-from dim_jax.storage import folders
 from dim_jax.storage.folders import new_file, new_folder
+from dim_jax.storage.locks import remove_stale
 
 THREADS, PICTURES = 16, 12
 
@@ -106,23 +106,22 @@ with new_file(folder / "a") as file, new_folder(folder / "b") as scratch:
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path):
-    for name in (".edit.partial", ".theirs.0123456789abcdef.old", "big.zip.partial"):
+    for name in (".edit.partial", ".theirs.0123456789abcdef.old", "big.zip.partial", ".copy.lock", ".lock"):
         (tmp_path / name).touch()  # of others, who go on with them
     kept = set(tmp_path.iterdir())
     with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE) as run:
         try:
             assert run.stdout is not None
             assert run.stdout.readline() == b"ready\n"
-            writing = {path for path in set(tmp_path.iterdir()) - kept if path.suffix != ".lock"}
-            assert len(writing) == 2
+            writing = set(tmp_path.iterdir()) - kept
+            assert len(writing) == 3  # with the lock of b
             for look in (partial(new_file, tmp_path / "other"), partial(new_folder, tmp_path / "more")):
-                folders._remove_stale.cache_clear()  # as in a process of its own
+                remove_stale.cache_clear()  # as in a process of its own
                 with look():
                     assert writing < set(tmp_path.iterdir())
         finally:
             run.kill()
-    folders._remove_stale.cache_clear()
+    remove_stale.cache_clear()
     with new_file(tmp_path / "a") as scratch:
         scratch.write_text("whole")
-    (tmp_path / ".b.lock").unlink()  # the file of its lock, which holds nobody: whoever writes b takes it over
     assert set(tmp_path.iterdir()) == kept | {tmp_path / name for name in ("a", "other", "more")}

@@ -14,7 +14,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -22,12 +21,11 @@ from etils import epath
 
 from dim_jax.errors import InputError
 from dim_jax.storage.disk import NO_SPACE, check_space, describe_os_error
-from dim_jax.storage.locks import lock_output
+from dim_jax.storage.locks import lock_output, remove, remove_stale
 from dim_jax.storage.paths import AnyPath, absolute, is_remote, move, upload
 
 REMEDY = "Free some space, or choose an output on another disk."
 UNFINISHED = "unfinished"
-SCRATCH = re.compile(r"\..*\.[0-9a-f]{16}\.partial")
 PathT = TypeVar("PathT", Path, epath.Path)
 
 
@@ -151,8 +149,7 @@ def _scratch(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 
     It is locked meanwhile. So an unlocked one is of a process that was killed; the next writer in that folder removes it.
     """
-    with suppress(OSError):  # a folder that may not be listed
-        _remove_stale(target.parent.absolute())
+    remove_stale(target.parent.absolute())
     while True:
         scratch = _sibling(target)
         make(scratch)
@@ -166,26 +163,8 @@ def _scratch(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     try:
         yield scratch
     finally:
-        _remove(scratch)
+        remove(scratch)
         os.close(lock)
-
-
-@lru_cache(4096)
-def _remove_stale(folder: Path) -> None:
-    """Remove outputs of killed processes. Cached, since a folder may have many entries."""
-    for path in folder.iterdir():
-        if SCRATCH.fullmatch(path.name):
-            with suppress(OSError):  # it is locked, gone, somebody else's, or of a file system without locks
-                lock = os.open(path, os.O_RDONLY)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _remove(path)
-                finally:
-                    os.close(lock)
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _replace(target: epath.Path, staged: epath.Path) -> None:

@@ -4,12 +4,17 @@ On this machine, and on file systems that several machines share, the lock is th
 a kill. In a bucket it is a lease: an object that its holder rewrites every `REFRESH` seconds, each time on condition that nobody else wrote
 it. Another run that finds a lease watches it. If nobody rewrites it for `STALE` seconds, its holder was killed, and the run takes it over;
 at once, if the holder was a process of this machine that has ended.
+
+A killed process leaves the file of its lock and what it was writing, both without a lock. The same command takes the lock over; whoever
+locks or writes anything else in that folder removes both.
 """
 
 import errno
 import fcntl
 import json
 import os
+import re
+import shutil
 import socket
 import sys
 import threading
@@ -17,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -26,6 +32,8 @@ from dim_jax.errors import InputError
 from dim_jax.storage.paths import GS, AnyPath, absolute, is_remote, storage, storage_errors
 
 REFRESH, STALE = 10.0, 60.0  # seconds
+CLEARED = 0.5  # seconds in which a lock is tried again: another run may hold a stale one for a moment, to remove it
+SCRATCH, LOCK = re.compile(r"\..*\.[0-9a-f]{16}\.partial"), re.compile(r"\.(.*\.)?lock")
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that cannot lock
 _HELD: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
 
@@ -75,6 +83,7 @@ def _file_lock(lock: Path, output: AnyPath) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{output}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
     try:
+        remove_stale(lock.parent.absolute())
         yield
     finally:
         lock.unlink(missing_ok=True)
@@ -83,6 +92,7 @@ def _file_lock(lock: Path, output: AnyPath) -> Iterator[None]:
 
 def _locked(lock: Path, output: AnyPath) -> int:
     """The lock's file, opened and locked, with the name of this process in it."""
+    until = time.monotonic() + CLEARED
     while True:
         file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         with ExitStack() as failed:
@@ -90,6 +100,9 @@ def _locked(lock: Path, output: AnyPath) -> int:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
+                if time.monotonic() < until:
+                    time.sleep(0.01)
+                    continue
                 raise _locked_error(output, _Holder.read(os.read(file, 1000))) from error
             except OSError as error:
                 if error.errno not in NO_LOCKS:
@@ -101,6 +114,35 @@ def _locked(lock: Path, output: AnyPath) -> int:
                     os.write(file, _Holder.this().text())
                 failed.pop_all()
                 return file
+
+
+@lru_cache(4096)
+def remove_stale(folder: Path) -> None:
+    """Remove what killed processes left in a folder: scratch outputs and our locks that nobody holds.
+
+    Files of other programs stay, and so do the locks of a file system without locks. Cached, since a folder may have many entries.
+    """
+    with suppress(OSError):  # a folder that may not be listed
+        for path in folder.iterdir():
+            if SCRATCH.fullmatch(path.name) or LOCK.fullmatch(path.name):
+                with suppress(OSError):  # it is locked, gone, somebody else's, or of a file system without locks
+                    _remove_unlocked(path)
+
+
+def _remove_unlocked(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever locks a removed file makes a new one, so the name is still that of the file that is locked here.
+        if os.fstat(file).st_nlink and (path.name.endswith(".partial") or _Holder.read(os.read(file, 1000)).pid):
+            remove(path)
+    finally:
+        os.close(file)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager
