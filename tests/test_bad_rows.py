@@ -5,7 +5,9 @@ import json
 import os
 import re
 import socket
+import stat
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,17 @@ def test_tables_that_are_no_files(edits):
         Rows(edits)
 
 
+def linked_zip(path: Path, links: dict[str, tuple[bytes, str]]) -> None:
+    """The same as a zip, compressed. As Unix makes them, which has no hard links there; the first number is that of symbolic links."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, (_, target) in links.items():
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(info, target)
+        for name, data in files("pictures/{}.png").items():
+            archive.writestr(f"/./{name}", data)
+
+
 def linked(path: Path, links: dict[str, tuple[bytes, str]], mode: str) -> None:
     """A tar whose pictures are in a folder of another name; links come before and after what they lead to."""
 
@@ -136,12 +149,13 @@ def linked(path: Path, links: dict[str, tuple[bytes, str]], mode: str) -> None:
             add(archive, name)
 
 
-@pytest.mark.parametrize(("name", "mode"), [("images.tar", "w"), ("images.tar.gz", "w:gz")])
+@pytest.mark.parametrize(("name", "mode"), [("images.tar", "w"), ("images.tar.gz", "w:gz"), ("images.zip", "")])
 def test_links_in_archives(tmp_path, name, mode):
     folder = dim_edit(tmp_path / "set")
-    sym, hard = tarfile.SYMTYPE, tarfile.LNKTYPE
+    sym, hard = tarfile.SYMTYPE, tarfile.LNKTYPE if mode else tarfile.SYMTYPE
+    here = "./" if mode else "../"  # a hard link starts at the root of the archive
     links = {f"./image/{number}.png": (sym, f"../pictures/{number}.png") for number in range(0, 2 * ROWS, 2)}
-    links |= {f"image/{number}.png": (hard, f"./pictures/{number}.png") for number in range(1, 2 * ROWS, 2)}
+    links |= {f"image/{number}.png": (hard, f"{here}pictures/{number}.png") for number in range(1, 2 * ROWS, 2)}
     links |= {"./image/2.png": (sym, "other/2.png"), "image/other": (sym, "../more"), "more": (sym, "pictures/")}  # a chain, by folders
     bad = {
         "a": (sym, "/etc/passwd"),
@@ -149,9 +163,9 @@ def test_links_in_archives(tmp_path, name, mode):
         "c": (sym, "d"),
         "d": (hard, "c"),
         "e": (sym, "none.png"),
-        "f": (hard, "/none"),
+        "f": (hard, "/none" if mode else "none"),
     }
-    linked(folder / name, links | bad, mode)
+    linked(folder / name, links | bad, mode) if mode else linked_zip(folder / name, links | bad)
     for row in range(ROWS - 1):
         for one, number in ((Rows(folder)[row].source, 2 * row), (Rows(folder)[row].target, 2 * row + 1)):
             np.testing.assert_array_equal(one, image(number))
@@ -161,6 +175,30 @@ def test_links_in_archives(tmp_path, name, mode):
             Rows(changed(folder, 0, image_path=key))[0]
         with pytest.raises(InputError, match=says):
             Rows(folder)[0]
+
+
+def test_a_zip_as_people_have_it(edits):
+    """A member that is damaged or encrypted, or is named so as to leave the folder, is a bad row; a cut one names its file."""
+    for number, data in enumerate(files("image/{}.png").values()):
+        (edits / f"image/{number}.png").unlink()
+        with zipfile.ZipFile(edits / "images.zip", "a") as archive:
+            archive.writestr({2: "../image/2.png", 3: "a/../image/3.png"}.get(number, f"image/{number}.png"), data)
+    data = bytearray((edits / "images.zip").read_bytes())
+    data[data.index(b"image/0.png") + 60] ^= 255
+    encrypted = data.rindex(b"PK\1\2", 0, data.rindex(b"image/5.png"))
+    data[encrypted + 8] |= 1  # the flag of its entry in the table at the end
+    (edits / "images.zip").write_bytes(data)
+    for row, says in ((0, "Bad CRC-32"), (1, "image/2.png is in none of images.zip"), (2, "is encrypted")):
+        with pytest.raises(InputError, match=rf"{TABLE}, line {row + 1}: .*{says}"):
+            Rows(edits)[row]
+    np.testing.assert_array_equal(Rows(edits)[3].target, image(7))
+    for number, ending in enumerate((".part00", ".part01")):
+        (edits / f"images.zip{ending}").write_bytes(data[number * 2000 : 2000 if number == 0 else None])
+    (edits / "images.zip").unlink()
+    np.testing.assert_array_equal(Rows(edits, notes=edits.parent / "parts")[3].target, image(7))
+    (edits / "images.zip.part01").write_bytes(data[2000:-30])
+    with pytest.raises(InputError, match=r"images.zip.part01: the archive images.zip is damaged or incomplete"):
+        Rows(edits, notes=edits.parent / "cut")[3]
 
 
 def test_links_are_followed_as_a_file_system_does():

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+import stat
 import sys
 import tarfile
 import tracemalloc
@@ -19,6 +21,8 @@ from dim_jax.datasets.construction.config import read_config
 from dim_jax.datasets.construction.download_images import FAILURES, PICTURES, take_pictures
 from dim_jax.datasets.construction.locators import PLACES
 from dim_jax.datasets.construction.t2i import CAPTIONS, REJECTS, TABLE
+from dim_jax.datasets.construction.upstream import unpack
+from dim_jax.errors import InputError
 from tests.chat_server import ChatServer, Turnstile, good
 from tests.construction_fixtures import drawing
 from tests.painter_fixtures import dim, one_error
@@ -187,6 +191,45 @@ def test_files_in_an_archive_that_is_fetched_and_unpacked():
         assert "bad.zip: cannot be unpacked" in one_error(build("--fetch", source="bad"))
     assert [row["id"] for row in rows(TABLE)] == ["mine/1.png", "mine/4o/image/2.png"]
     assert set(reasons()) == {"2.png", "../../own.toml"}  # two files fit the one, the other lies elsewhere
+
+
+def zip_with(path: Path, *links: tuple[str, str], **members: bytes) -> None:
+    """A zip of members, and of links as Unix makes them."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name, target in links:
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+            file.writestr(info, target)
+        for name, data in members.items():
+            file.writestr(name, data)
+
+
+def test_links_in_a_zip(tmp_path):
+    zip_with(tmp_path / "a.zip", ("1.png", "more/2.png"), ("more/3.png", "../red.png"), ("pictures", "more"), red_png=png("red"))
+    zip_with(tmp_path / "b.zip", **{"more/2.png": png("blue"), "/red.png": png("red")})
+    for _ in range(2):
+        for name in "ab":
+            unpack(tmp_path / f"{name}.zip")
+            (tmp_path / f".{name}.zip.unpacked").unlink()  # as after a kill
+    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "pictures/2.png").read_bytes() == png("blue")
+    assert (tmp_path / "more/3.png").read_bytes() == png("red")
+
+
+@pytest.mark.parametrize(
+    ("links", "members", "says"),
+    [
+        ((), {"../up.png": b"x"}, "'../up.png' is not a path within"),
+        ((), {"C:\\up.png": b"x"}, "is not a path within"),
+        ([("a/1.png", "/etc/passwd")], {}, "'/etc/passwd' is not a path within"),
+        ([("a/1.png", "../../x")], {}, "'a/../../x' is not a path within"),
+    ],
+)
+def test_a_zip_that_leaves_its_folder(tmp_path, links, members, says):
+    (tmp_path / "in").mkdir()
+    zip_with(tmp_path / "in/a.zip", *links, **members)
+    with pytest.raises(InputError, match=re.escape(says)):
+        unpack(tmp_path / "in/a.zip")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.zip", "in", "meta", "up"]
 
 
 def test_members_of_a_tar_by_their_key():

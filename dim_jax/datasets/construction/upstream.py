@@ -3,6 +3,8 @@
 import asyncio
 import lzma
 import os
+import posixpath
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -13,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from dim_jax.datasets.construction.download import Downloads
 from dim_jax.errors import InputError
+from dim_jax.storage.paths import within
 
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz")
 
@@ -58,10 +61,33 @@ def unpack(path: Path) -> None:
     try:
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
-                archive.extractall(path.parent)
+                _unpack_zip(archive, path.parent)
         else:
             with tarfile.open(path) as archive:
                 archive.extractall(path.parent, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{path}: cannot be unpacked ({error}). If it is damaged, remove it, and run the same command again.") from error
     mark.touch()
+
+
+def _unpack_zip(archive: zipfile.ZipFile, folder: Path) -> None:
+    """As tarfile's filter "data" does: links stay links, and nothing leads out of the folder. (zipfile itself writes the target of a link
+    as text, and gives another name to what would leave.)
+
+    Raises:
+        InputError: a member or the target of a link lies outside of the folder.
+    """
+    links = dict[Path, str]()
+    for member in archive.infolist():
+        name = member.filename.lstrip("/")
+        path = within(folder, name)
+        if stat.S_ISLNK(member.external_attr >> 16):
+            target = archive.read(member).decode()
+            within(folder, target if target.startswith("/") else posixpath.join(posixpath.dirname(name), target))
+            links[Path(path)] = target
+        else:
+            archive.extract(member, folder)
+    for path, target in links.items():  # at the end, so that no member is written through one
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)

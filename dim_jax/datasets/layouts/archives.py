@@ -1,16 +1,19 @@
-"""Pictures of a data set: files in its folder, or members of tar archives there, which may be compressed and split into parts.
+"""Pictures of a data set: files in its folder, or members of tar and zip archives there, which may be compressed and split into parts.
 
 An archive is read once from end to end to index its members (members.npz) and, if it is compressed, points where decompression can start
 (NAME.points, one every 16 MiB). Then each picture is read in place. In a bucket a picture is one request; in a compressed archive it is one
-for each 4 MiB from the last point on.
+for each 4 MiB from the last point on. A zip has a table of its members, each compressed by itself.
 """
 
 import io
 import json
+import lzma
 import os
 import posixpath
 import re
+import stat
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,12 +32,18 @@ from dim_jax.storage.folders import new_file, writing
 from dim_jax.storage.local_cache import cached_path
 from dim_jax.storage.paths import AnyPath, entries, is_remote, read_errors, read_if_there, within
 
-ARCHIVE = re.compile(r"(?P<name>.+\.(tar|tar\.gz|tgz))(?P<part>\.part.*)?")
+ARCHIVE = re.compile(r"(?P<name>.+\.(tar|tar\.gz|tgz|zip))(?P<part>\.part.*)?")
 NUMBERED = re.compile(r"(?P<name>.+_part_)(?P<number>\d+)\.tar")
 MEMBERS = "members.npz"
 SPACING = 16 * 2**20
 MAX_LINKS = 40  # as on Linux
 BUFFER, FAR_BUFFER = 2**20, 2**22  # bytes that are read at once; from a bucket each read is a request
+ZIP_BUFFER = 2**16  # less, since its members are read one by one
+
+
+# What zipfile raises for damaged archives, methods and encryption that it does not know, and names that are no text.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
+Links = dict[str, tuple[bool, str]]  # of an archive: name -> (hard link or not, target)
 
 
 @dataclass(frozen=True)
@@ -83,9 +92,9 @@ def index_archives(folder: AnyPath, index: AnyPath, console: Console | None = No
         return
     with writing(index):
         index.mkdir(parents=True, exist_ok=True)
-    names, spans, links = list[str](), list[tuple[int, int, int]](), dict[str, tuple[bool, str]]()
+    names, spans, links = list[str](), list[tuple[int, int, int]](), Links()
     for number, archive in enumerate(archives):
-        archive_links: dict[str, tuple[bool, str]] = {}
+        archive_links = Links()
         members = archive.members(archive_links)
         first = next(members, None)
         if first is not None and os.path.isfile(folder / _plain(first[0])):
@@ -112,9 +121,8 @@ class Archive:
         self._compressed = not name.endswith(".tar")
         self._buffer = FAR_BUFFER if is_remote(paths[0]) else BUFFER
 
-    def members(self, links: dict[str, tuple[bool, str]]) -> Iterator[tuple[str, int, int]]:
-        """Name, offset and size of each file in it; at the end the points are written. Adds its links to `links`: name -> (hard link or
-        not, target)."""
+    def members(self, links: Links) -> Iterator[tuple[str, int, int]]:
+        """Name, offset and size of each file in it; at the end the points are written. Adds its links to `links`."""
         try:
             # Read as a stream: seeking between members would decompress the same data again and again.
             with (
@@ -134,10 +142,7 @@ class Archive:
                 with new_file(self._points) as scratch:
                     stream.export_index(str(scratch))
         except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
-            raise InputError(
-                f"{self.paths[-1]}: the archive {self.name} is damaged or incomplete ({error}). It was read from "
-                f"{len(self.paths)} file(s), of which this is the last: download the missing ones, or all again."
-            ) from error
+            raise _damaged(self, error) from error
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes of its contents.
@@ -159,10 +164,59 @@ class Archive:
         return IndexedGzipFile(fileobj=Joined(self.paths), spacing=SPACING, readbuf_size=self._buffer, buffer_size=2**16, index_file=points)
 
 
+class ZipArchive:
+    """A zip, whose file may be split into parts (`images.zip.part00`, ...). An offset is that of a member's header."""
+
+    def __init__(self, name: str, paths: list[AnyPath]):
+        self.name, self.paths = name, paths
+
+    def members(self, links: Links) -> Iterator[tuple[str, int, int]]:
+        """As `Archive.members`. On Unix a link is a member that holds its target."""
+        try:
+            for offset, member in self._members.items():
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    links[_plain(member.filename)] = False, self._file.read(member).decode()
+                elif not member.is_dir():
+                    links.pop(_plain(member.filename), None)
+                    yield member.filename, offset, member.file_size
+        except ZIP_ERRORS as error:
+            raise _damaged(self, error) from error
+
+    def read(self, offset: int, size: int) -> bytes:
+        """The content of a member.
+
+        Raises:
+            InputError: it is damaged, encrypted, or compressed by a method that Python does not know.
+        """
+        try:
+            return self._file.read(self._members[offset])
+        except ZIP_ERRORS as error:
+            raise InputError(f"{self.name}: a picture cannot be read ({error}). Put the picture itself there.") from error
+
+    @cached_property
+    def _file(self) -> zipfile.ZipFile:
+        buffer = FAR_BUFFER if is_remote(self.paths[0]) else ZIP_BUFFER
+        return zipfile.ZipFile(io.BufferedReader(Joined(self.paths), buffer))
+
+    @cached_property
+    def _members(self) -> dict[int, zipfile.ZipInfo]:
+        return {member.header_offset: member for member in self._file.infolist()}
+
+
+AnyArchive = Archive | ZipArchive
+
+
+def _damaged(archive: AnyArchive, error: Exception) -> InputError:
+    return InputError(
+        f"{archive.paths[-1]}: the archive {archive.name} is damaged or incomplete ({error}). It was read from "
+        f"{len(archive.paths)} file(s), of which this is the last: download the missing ones, or all again."
+    )
+
+
 class _Archives:
     """The archives of a folder, with the index of their members."""
 
-    def __init__(self, archives: list[Archive], index: AnyPath):
+    def __init__(self, archives: list[AnyArchive], index: AnyPath):
         self._archives = archives
         with np.load(io.BytesIO((index / MEMBERS).read_bytes()), allow_pickle=False) as file:
             names, self._spans = json.loads(str(file["names"])), file["places"]
@@ -229,7 +283,7 @@ def _open_archives(folder: AnyPath, index: AnyPath) -> _Archives | None:
     return _Archives(archives, index)
 
 
-def find_archives(folder: AnyPath, index: AnyPath) -> list[Archive]:
+def find_archives(folder: AnyPath, index: AnyPath) -> list[AnyArchive]:
     """The archives in a folder by name, their parts in order.
 
     Raises:
@@ -248,7 +302,7 @@ def find_archives(folder: AnyPath, index: AnyPath) -> list[Archive]:
     for name, numbers in numbered.items():
         if gaps := sorted(set(range(min(numbers[0], 1), max(numbers))) - set(numbers)):
             raise InputError(f"{folder}: {name}{gaps[0]}.tar is missing (of {len(numbers) + len(gaps)} at least). Download it too.")
-    return [Archive(name, paths, index) for name, paths in sorted(parts.items())]
+    return [ZipArchive(name, paths) if name.endswith(".zip") else Archive(name, paths, index) for name, paths in sorted(parts.items())]
 
 
 def _check_suffixes(suffixes: list[str], name: AnyPath) -> None:
