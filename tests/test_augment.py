@@ -62,14 +62,14 @@ def test_other_rules_and_captions_keep_sides_and_colours():
         assert other.source is None, "a caption has one picture, changed or not"
 
 
-def test_changes_follow_from_the_random_numbers():
+def test_augmentation_is_deterministic_per_random_number():
     augment = Augment(shift=3, mirrored=RULE, recoloured=RULE)
     for one, other in zip(changed(augment), changed(augment), strict=True):
         assert np.array_equal(pixels(one), pixels(other))
 
 
 @pytest.mark.parametrize("turns", [1, 2])
-def test_a_third_of_a_turn_moves_red_to_green_to_blue(turns):
+def test_hue_rotation_of_120_degrees_maps_red_to_green_to_blue(turns):
     wheel = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     image = Image.new("RGB", (3, 1))
     image.putdata(wheel)
@@ -77,7 +77,7 @@ def test_a_third_of_a_turn_moves_red_to_green_to_blue(turns):
     assert np.abs(np.asarray(hue_rotate(image, turns * 2 * np.pi / 3))[0].astype(int) - expected).max() <= 1
 
 
-def test_greys_stay_and_hues_turn():
+def test_hue_rotation_keeps_greys():
     greys = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2))
     assert np.abs(np.asarray(hue_rotate(greys, 1.0)).astype(int) - np.asarray(greys)).max() <= 1
     soft = Image.new("RGB", (1, 1), (150, 120, 110))
@@ -85,7 +85,7 @@ def test_greys_stay_and_hues_turn():
     assert abs(hues[1] - hues[0] - 1.5 / (2 * np.pi)) < 0.03
 
 
-def test_pictures_as_files_have_them():
+def test_augmentation_applies_exif_and_white_background():
     """Lying on their side by Exif, and transparent: they are changed as they are seen, on white."""
     image = Image.new("RGBA", (4, 2), (0, 0, 0, 0))
     image.putpixel((0, 0), (10, 20, 30, 255))

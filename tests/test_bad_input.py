@@ -65,7 +65,7 @@ def test_bad_values(loaded):
     assert os.listdir() == ["in.png"]
 
 
-def test_bad_places():
+def test_bad_paths():
     assert "nowhere does not exist" in one_error(dim(*edit(output="nowhere/out.png")))
     assert "written as PNG" in one_error(dim(*generate(output="out.jpg")))
 
@@ -161,7 +161,7 @@ def test_code_in_a_pickle_does_not_run():
     assert sorted(os.listdir()) == ["evil.pth", "in.png", "plain.pth"]
 
 
-def test_a_part_cannot_paint():
+def test_single_component_checkpoint_is_refused():
     Path("sana").mkdir()
     shutil.copy(HERE / "goldens/sana_edit.weights.safetensors", "sana/model.safetensors")
     shutil.copy(HERE / "goldens/sana_edit.json", "sana")

@@ -60,7 +60,7 @@ def of_a_kind(folder: Path) -> dict[str, tuple[str, str]]:
     }  # fmt: skip
 
 
-def test_what_a_row_may_not_name(edits, monkeypatch):
+def test_special_files_and_bad_paths_in_rows_are_refused(edits, monkeypatch):
     monkeypatch.chdir(edits)  # the name of a socket is short
     for name, says in of_a_kind(edits).values():
         source = Rows(changed(edits, 2, image_path=name))
@@ -72,7 +72,7 @@ def test_what_a_row_may_not_name(edits, monkeypatch):
     np.testing.assert_array_equal(Rows(changed(edits, 2, image_path="./image/../image/4.png"))[2].source, image(4))
 
 
-def test_they_are_counted_by_the_budget(edits):
+def test_bad_rows_count_against_the_budget(edits):
     for line, fields in enumerate(({"prompt": "Make \ud83d it."}, {"id": "a\ud83d"}, {"image_path": "/proc/self/mem"}, {"prompt": ["x"]})):
         changed(edits, line, **fields)
     os.mkfifo(edits / "fifo")
@@ -90,13 +90,13 @@ def test_they_are_counted_by_the_budget(edits):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_no_permission(edits):
+def test_unreadable_file_names_the_permission(edits):
     (edits / "image/4.png").chmod(0)
     with pytest.raises(InputError, match=rf"{TABLE}, line 3: .*image/4.png: cannot be read \(Permission denied\)"):
         Rows(edits)[2]
 
 
-def test_errors_of_a_disk(edits, monkeypatch):
+def test_disk_read_error_names_the_line(edits, monkeypatch):
     """A picture, a line of the table, a member of an archive: at one place the disk fails."""
     real = os.pread
     source, line = Rows(edits), (edits / TABLE).read_text().splitlines(keepends=True)
@@ -113,7 +113,7 @@ def test_errors_of_a_disk(edits, monkeypatch):
         source[2]
 
 
-def test_tables_that_are_no_files(edits):
+def test_table_that_is_a_fifo_is_refused(edits):
     os.mkfifo(edits / "a.jsonl")
     with pytest.raises(InputError, match=r"a.jsonl: cannot be read \(it is not an ordinary file\)"):
         Rows(edits)

@@ -113,7 +113,7 @@ def online(place) -> np.ndarray:
     return Run(place).losses()
 
 
-def test_the_losses_are_those_of_training_online(place, online):
+def test_cached_training_logs_same_losses_as_online(place, online):
     assert len(set(online)) == 10
     assert len(list((place / "made").glob("edit-data/*.array_record"))) == 6
     run = Run(place, data__cache=str(place / "made"))
@@ -248,13 +248,13 @@ def test_a_cache_in_a_bucket_is_continued(place, bucket, monkeypatch):
         ({"frozen": "('autoencoder',)", "trainable": "('encoder', 'connector', 'sana')"}, "config.trainable has encoder"),
     ],
 )
-def test_a_cache_of_another_run(place, more, says, tmp_path):
+def test_cache_of_another_config_is_refused(place, more, says, tmp_path):
     assert says in last_error(dim(*command(place, "train", "--workdir", str(tmp_path), data__cache=str(place / "made"), **more)))
     if "there, " in says:
         assert says in last_error(dim(*command(place, "cache", "--into", str(place / "made"), **more)))
 
 
-def test_a_cache_of_other_weights(place):
+def test_cache_of_other_weights_is_refused(place):
     """One number of the encoder is another; the format of the same weights does not matter."""
     weights = safetensors.numpy.load_file(place / "tiny/model.safetensors")
     (place / "changed").mkdir()
@@ -300,7 +300,7 @@ def test_too_little_space_is_refused_before_anything_is_computed(place, monkeypa
     assert not list((place / "full").rglob("*.array_record"))
 
 
-def test_a_call_that_wrote_nothing_binds_nobody(place, monkeypatch):
+def test_failed_first_call_does_not_bind_later_calls(place, monkeypatch):
     """It was of other rows, another size and another way to store them."""
     raw, few, grey = place / "few" / "raw", place / "few" / "data", webp(np.full((32, 32, 3), 99, np.uint8))
     raw.mkdir(parents=True)
@@ -342,7 +342,7 @@ def test_every_tensor_is_read_once(place, tmp_path, monkeypatch, form):
     assert len(counts) < len(before)  # what learns is in the state
 
 
-def test_the_estimate_is_what_is_written(place, capsys):
+def test_cache_size_estimate_equals_written_bytes(place, capsys):
     """But for what ArrayRecord puts around records, and at the end of a file."""
     write(place, "made")
     said = capsys.readouterr().err

@@ -110,7 +110,7 @@ def test_missing_special_tokens_are_named(tmp_path):
         ChatTokenizer.from_pretrained(tmp_path)
 
 
-def test_bad_places(tmp_path, monkeypatch):
+def test_bad_tokenizer_paths(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no such folder or file"):
         ChatTokenizer.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"has no tokenizer\.json"):
@@ -138,7 +138,7 @@ def test_offline_hub_id(monkeypatch):
 @needs_qwen
 @pytest.mark.parametrize("tokens", [[], [2]])
 @pytest.mark.parametrize("prompt", ["\n\nfoo", "  \n x", "user\n", "\r\nq", "a\n\n", "\u0301x", "🦊" * 5, "it's 12:30\n"])
-def test_pieces_give_the_ids_of_the_whole_text(qwen, prompt, tokens):
+def test_tokenizing_in_pieces_equals_whole_text(qwen, prompt, tokens):
     whole = Tokenizer.from_file(str(Path(QWEN) / "tokenizer.json" if Path(QWEN).is_dir() else QWEN))
     turn = qwen.turn(prompt, tokens)
     np.testing.assert_array_equal(turn.ids, whole.encode(render(prompt, tokens)).ids)

@@ -51,7 +51,7 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(a[path], b[path])
 
 
-def test_a_module_comes_back(net, saved):
+def test_module_save_load_roundtrip(net, saved):
     arrays = load(saved)
     assert all(type(array) is np.ndarray for array in arrays.values())
     assert_equal(arrays, net)
@@ -127,7 +127,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_writes_that_outlive_a_full_disk_leave_nothing(tmp_path, monkeypatch):
+def test_background_writes_on_full_disk_leave_no_files(tmp_path, monkeypatch):
     """As Orbax's do: they make the folder again if it was removed meanwhile."""
     writers = []
 
@@ -149,7 +149,7 @@ def test_writes_that_outlive_a_full_disk_leave_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_orbax_leaves_behind_is_not_heard(saved, caplog, recwarn):
+def test_orbax_shutdown_warnings_are_silenced(saved, caplog, recwarn):
     """Its threads call event loops that it has closed, and drop tasks whose error was raised; afterwards all is heard again."""
     before = asyncio.get_event_loop_policy()
     with quiet_orbax():
@@ -192,7 +192,7 @@ def test_groups_keep_the_order_and_the_limit(monkeypatch):
     assert list(checkpoint.groups({})) == []
 
 
-def test_the_tokenizer_and_a_manifest_go_with_it(tmp_path, net):
+def test_checkpoint_holds_tokenizer_and_manifest(tmp_path, net):
     (tmp_path / "tokenizer.json").write_text("{}")
     checkpoint.save(tmp_path / "x", net, {}, manifest={"format": "dim"}, tokenizer=[tmp_path / "tokenizer.json"])
     assert [file.name for file in checkpoint.tokenizer_files(tmp_path / "x")] == ["tokenizer.json"]
@@ -226,7 +226,7 @@ def test_a_pattern_is_no_folder_of_a_bucket(bucket, name):
     assert (as_path(f"{bucket}/patterns/a1b/m") / "kept").read_text() == "kept"
 
 
-def test_what_was_never_joined_is_kept_and_joined(saved, net, monkeypatch, tmp_path):
+def test_unmerged_process_shards_are_merged_on_read(saved, net, monkeypatch, tmp_path):
     """As Orbax left it where its own search for its files found none."""
     with monkeypatch.context() as patch:
         patch.setattr(type(epath.Path()), "glob", lambda folder, pattern: iter(()))

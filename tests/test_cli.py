@@ -71,7 +71,7 @@ def test_options_reach_the_pipeline(loaded):
     }  # fmt: skip
 
 
-def test_rounds(loaded):
+def test_edit_rounds_save_every_picture(loaded):
     more = ("--then", "a hat on it", "--then", "cut", "--rounds", "--sheet", "--seed", "4", "--keep-unchanged", *QUICKLY)
     assert dim(*edit(*more)) == (0, "wrote out.png and out.sheet.png\n")
     assert sorted(os.listdir()) == ["in.png", "out.1.png", "out.2.png", "out.3.png", "out.png", "out.sheet.png"]
@@ -87,7 +87,7 @@ def test_rounds(loaded):
     assert [one["prompt"] for one in read_metadata("out.2.png")["earlier"]] == ["red"]
 
 
-def test_rounds_that_cannot_be(loaded, monkeypatch):
+def test_invalid_round_options_are_refused_before_loading(loaded, monkeypatch):
     """Refused before anything is loaded; a round that fails later leaves those before it."""
     with monkeypatch.context() as patch:
         patch.setattr(Sampler, "from_pretrained", lambda path, **options: pytest.fail("a checkpoint was loaded"))
@@ -120,13 +120,13 @@ def test_dtype_and_devices(monkeypatch):
 
 
 @pytest.mark.parametrize("devices", ["two", "data=", "data=2,fsdp", "data=2,data=2", "1.5"])
-def test_devices_that_cannot_be(devices):
+def test_invalid_devices_are_refused(devices):
     code, said = dim(*edit("--devices", devices))
     assert code == 2
     assert f"{devices}: write a number, all, or AXIS=N,... such as data=2,fsdp=2." in said
 
 
-def test_convert_there_and_back():
+def test_convert_roundtrip():
     tiny_checkpoint(Path("tiny"))
     assert dim("convert", "tiny", "ours")[0] == 0
     assert dim("convert", "ours", "back", "--to", "dim")[0] == 0
@@ -170,7 +170,7 @@ def test_compiled_programs_are_kept_where_the_user_wants(monkeypatch):
 
 
 @pytest.mark.parametrize("home", ["/dev/null", "/dev/null/me", "no/folder"])
-def test_without_a_home_nothing_is_kept_and_all_else_works(home, monkeypatch):
+def test_without_home_compilation_cache_is_off(home, monkeypatch):
     monkeypatch.setenv("HOME", home)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     assert dim("--version") == (0, "")
@@ -237,7 +237,7 @@ print("HEAVY", sorted({{"jax", "flax", "transformers", "torch", "orbax"}} & set(
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_debug_shows_where(before):
+def test_debug_prints_traceback(before):
     arguments = edit(image="none.png")
     with pytest.raises(InputError, match="no such file"):
         dim(*(("--debug", *arguments) if before else (*arguments, "--debug")))
@@ -250,7 +250,7 @@ def test_debug_in_a_process_of_its_own():
     assert done.stderr.splitlines()[-1].startswith("dim_jax.errors.InputError: none.png: there is no such file")
 
 
-def test_errors_are_one_line_whatever_is_in_them():
+def test_error_messages_are_one_line():
     """Neither wrapped, nor read as rich's markup, nor broken at a line break in a name."""
     name = "[bold]" + "long name " * 20 + "[/bold]\n2.png"
     assert name.replace("\n", " ") in one_error(dim(*edit(image=name)))

@@ -38,7 +38,7 @@ libtpu = pytest.mark.skipif(
 
 
 @libtpu
-def test_a_step_that_fits(tmp_path):
+def test_compile_reports_step_that_fits_memory(tmp_path):
     kept = tmp_path / "step.hlo"
     found = compile_tiny("v5e:2x2", "--hlo", str(kept), sharding__fsdp="-1")
     assert found.returncode == 0, found.stderr
@@ -63,7 +63,7 @@ def test_a_step_that_fits(tmp_path):
 
 
 @libtpu
-def test_a_step_that_does_not_fit():
+def test_compile_refuses_step_over_memory():
     found = compile_tiny("v5e:2x2", sharding__fsdp="-1", data__lengths="(4096,)", data__batch_size="16384")
     assert found.returncode == 1
     assert "error: The step needs more memory than a device has" in found.stderr
@@ -78,7 +78,7 @@ def test_a_step_that_does_not_fit():
         ("t2i", "v5e:8x16", "1 128 1", "does not divide over 'fsdp' = 128. Set config.sharding.fsdp to 64 or a divisor of it"),
     ],
 )
-def test_meshes_that_do_not_fit(config, topology, mesh, reason):
+def test_compile_refuses_invalid_mesh(config, topology, mesh, reason):
     options = [
         option
         for axis, size in zip(("data", "fsdp", "tensor"), mesh.split(), strict=True)
@@ -95,6 +95,6 @@ def test_a_config_without_edits_compiles_captions(config, edits):
 
 
 @pytest.mark.parametrize("name", ["v5e", "v5e:16", "v9:2x2", "v5e:2x2x2x2", "v5e:axb"])
-def test_a_name_that_is_no_topology(name):
+def test_unknown_topology_is_refused(name):
     with pytest.raises(InputError, match="such as v5e:4x4"):
         Topology.parse(name)

@@ -37,7 +37,7 @@ def test_unchanged_pixels_are_the_sources_to_the_bit():
     assert ((share > 0) & (share < 1)).any()
 
 
-def test_noise_is_no_edit():
+def test_noise_below_threshold_is_not_composited():
     before = picture(64, 64, 1)
     assert not opacity(before, noisy(before, LEVELS - 1), CELL).any()
     single = before.copy()
@@ -51,7 +51,7 @@ def test_an_edit_of_one_channel_counts():
 
 
 @pytest.mark.parametrize("cell", [8, 32])
-def test_nothing_and_everything(cell):
+def test_unchanged_and_fully_changed_pictures(cell):
     before, after = Image.new("RGB", (64, 64), "black"), Image.new("RGB", (64, 64), "white")
     assert not opacity(before, before, cell).any()
     assert (opacity(before, after, cell) == 1).all()

@@ -13,7 +13,7 @@ def config(rate: float, steps: int) -> ConfigDict:
     return ConfigDict({"optim": {"rate": rate, "betas": (0.9, 0.99)}, "train": {"steps": steps}})
 
 
-def test_what_changes_is_refused_or_noted(tmp_path):
+def test_config_changes_are_refused_or_logged(tmp_path):
     same_config(config(0.1, 10), tmp_path, step=0, allow_changes=False)
     assert json.loads((tmp_path / "config.json").read_text()) == {"optim.betas": [0.9, 0.99], "optim.rate": 0.1, "train.steps": 10}
     same_config(config(0.1, 10), tmp_path, step=5, allow_changes=False)
@@ -40,7 +40,7 @@ def test_a_key_that_is_newer_than_the_run_counts_as_its_default(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["optim.accumulate"] == 1
 
 
-def test_a_start_without_a_state_binds_nobody(tmp_path):
+def test_workdir_without_state_accepts_new_config(tmp_path):
     """It may have been refused; its bad rows may be of other data."""
     same_config(config(0.1, 10), tmp_path, step=0, allow_changes=False)
     (tmp_path / "bad_samples.jsonl").write_text("{}\n")
@@ -50,7 +50,7 @@ def test_a_start_without_a_state_binds_nobody(tmp_path):
         same_config(config(0.1, 10), tmp_path, step=1, allow_changes=False)
 
 
-def test_a_curriculum_is_the_same_as_the_file_has_it(tmp_path):
+def test_curriculum_equals_its_json_roundtrip(tmp_path):
     """JSON knows no tuples, however deep."""
     config = ConfigDict({"data": {"mix": {"edit": 1.0, "caption": 0.0}, "curriculum": ((9, {"edit": 0.5, "caption": 0.5}),)}})
     for step in (0, 5):

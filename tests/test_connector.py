@@ -33,7 +33,7 @@ def test_order_is_kept_padding_is_zero_and_the_last_tokens_stay(case):
         np.testing.assert_array_equal(mask[row], np.arange(length) < len(kept))
 
 
-def test_tokens_outside_the_turn_never_count():
+def test_tokens_outside_the_user_turn_are_ignored():
     user_turn = jnp.array([[False, True, True, False]])
     hidden = jnp.arange(8.0).reshape(1, 4, 2)
     other = jnp.where(user_turn[..., None], hidden, jnp.nan)

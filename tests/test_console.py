@@ -35,7 +35,7 @@ def test_consoles_are_made_in_one_place():
 
 
 @pytest.mark.parametrize("text", STRANGE)
-def test_a_console_of_ours(text, capsys):
+def test_console_width_and_markup(text, capsys):
     open_console().print(text)
     open_console(stderr=False).print(text)
     assert capsys.readouterr() == (f"{text}\n", f"{text}\n")
@@ -51,7 +51,7 @@ def test_errors(name):
     assert (code, repr(name)[1:-1] in text) == (2, True)
 
 
-def test_what_is_said_on_any_console():
+def test_messages_on_tty_and_pipe():
     """Also on one that a caller made, with everything that Rich does."""
     said, name = io.StringIO(), "[draft] :fire: [bold red]'1' 2.5e3 True"
     console = Console(file=said, width=30)

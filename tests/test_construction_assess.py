@@ -20,11 +20,11 @@ GOOD_ANSWERS = {
 
 
 @pytest.mark.parametrize("text", GOOD_ANSWERS.values(), ids=GOOD_ANSWERS)
-def test_what_models_write_is_read(text):
+def test_parse_assessment_variants(text):
     assert parse(text) == ALIGNED
 
 
-def test_the_other_verdicts():
+def test_parse_misaligned_and_aligned_verdicts():
     assert parse("Verdict: misaligned\nReason: Nothing changed.\nInstruction: none") == Assessment("misaligned", "Nothing changed.", "")
     assert parse("Verdict: Misaligned\nReason: Nothing changed.").instruction == ""
     assert parse("Verdict: partly aligned\nReason: More.\nInstruction: Do both.") == Assessment("partially aligned", "More.", "Do both.")
@@ -46,13 +46,13 @@ def test_other_answers_are_refused_with_a_reason(text, reason):
 
 
 @pytest.mark.parametrize("text", [*GOOD_ANSWERS.values(), "Verdict: misaligned\nReason: No."])
-def test_what_is_kept_reads_the_same(text):
+def test_normalized_assessment_parses_to_itself(text):
     kept = ASSESSMENT.read(text)
     assert parse(kept) == parse(text)
     assert ASSESSMENT.read(kept) == kept
 
 
-def test_the_question():
+def test_assessment_prompt():
     assert "\nMake it {instruction} blue.\n" in prompt("  Make it {instruction} blue. ")
     assert ASSESSMENT.pictures == 2
 

@@ -40,7 +40,7 @@ def get(*urls: str, max_bytes: int = 10_000, sha256: str | None = None, **change
     ],
     ids=["good", "503", "429, 500", "drops", "404", "403", "always 503", "large"],
 )  # fmt: skip
-def test_a_file_and_the_troubles_on_its_way(file, found, requests):
+def test_download_retries_and_errors(file, found, requests):
     with PictureServer({"/a.png": file}) as server:
         assert get(f"{server.url}/a.png") == [found]
     assert len(server.requests) == requests
@@ -52,7 +52,7 @@ def test_a_server_that_never_answers():
         assert get(f"{server.url}/a.png", time_limit=0.2) == ["no file in 3 tries: not whole within 0.2 s"]
 
 
-def test_a_server_that_is_gone_and_what_is_no_address():
+def test_unreachable_server_and_invalid_url():
     with PictureServer({}) as server:
         pass
     gone, *others = get(f"{server.url}/a.png", "ftp://a/b.png", "a/b.png", "", "http://", tries=2)
@@ -67,7 +67,7 @@ def test_checksums():
         assert get(f"{server.url}/a", sha256=wrong) == ["the checksum is another than the published one"]
 
 
-def test_few_at_once_and_spaced_for_each_server():
+def test_per_host_concurrency_and_interval():
     with PictureServer({f"/{i}": b"data" for i in range(12)}) as server:
         start = time.monotonic()
         assert get(*(f"{server.url}/{i}" for i in range(12)), interval=0.05) == [b"data"] * 12
@@ -86,7 +86,7 @@ def test_retry_after_holds_for_the_whole_server():
 
 
 @pytest.mark.parametrize("wait", ["86400", "9" * 400])
-def test_a_server_that_asks_for_a_day_is_left_alone(wait, tmp_path):
+def test_retry_after_over_limit_fails(wait, tmp_path):
     async def fetch(url: str) -> None:
         async with Downloads(SETTINGS) as downloads:
             await downloads.fetch(url, tmp_path / "big.zip")
@@ -169,7 +169,7 @@ def fetched(path, file) -> int:
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_parts_of_two_files_are_never_joined(tmp_path, trouble):
+def test_interrupted_fetch_never_mixes_two_files(tmp_path, trouble):
     file, wanted, requests = TROUBLES[trouble]
     path = tmp_path / "big.zip"
     assert fetched(path, file) == requests
@@ -178,7 +178,7 @@ def test_parts_of_two_files_are_never_joined(tmp_path, trouble):
 
 
 @pytest.mark.parametrize("now", [OLD, NEW], ids=["the same", "changed"])
-def test_a_later_run_goes_on_with_the_same_file_alone(tmp_path, now):
+def test_later_run_resumes_only_the_same_file(tmp_path, now):
     path = tmp_path / "big.zip"
     with pytest.raises(InputError, match="run the same command again"):
         fetched(path, [begun(**STRONG), 404])

@@ -50,7 +50,7 @@ def six() -> None:
     own_pairs(Path(), pairs)
 
 
-def test_from_pairs_to_a_data_set(models):
+def test_build_dim_edit_end_to_end(models):
     six()
     own_config(*models, bounds="[filter.pairs]\nssim = [-1.0, 0.999]\n")
     with ChatServer(judging()) as server:
@@ -103,7 +103,7 @@ def test_the_page_of_statistics(models):
             assert len(plot.convert("L").getcolors() or ()) > 2
 
 
-def test_thresholds_are_chosen_after_looking_and_nothing_is_scored_or_paid_again(models):
+def test_changed_bounds_reuse_scores_and_answers(models):
     own_pairs(Path(), [(drawing("red"), drawing(colour), f"Paint it {colour}.") for colour in COLOURS])
     code, text = build(None, "--until", "keep")
     assert (code, "6 pairs; keep 6" in text) == (0, True), text
@@ -168,7 +168,7 @@ def test_another_model_judges(models):
 SCRIPT = "import sys; from dim_jax.cli.main import main; sys.argv[0] = 'dim'; main()"
 
 
-def test_killed_in_a_stage_it_goes_on_without_paying_twice():
+def test_resume_after_kill_asks_nothing_twice():
     own_pairs(Path(), [(drawing("red"), drawing("blue", ground=colour), f"Paint it {i}.") for i in range(4) for colour in COLOURS])
     turnstile = Turnstile(judging(), 36)
     arguments = ("build-data", "dim-edit", "out", "--source", "pairs:mine.jsonl", "--config", "own.toml", "--designer", "openai:m")
@@ -183,9 +183,9 @@ def test_killed_in_a_stage_it_goes_on_without_paying_twice():
     assert len(rows(TABLE)) == 24
 
 
-def test_what_cannot_be(models):
+def test_invalid_build_options_are_refused(models):
     own_pairs(Path(), [(drawing("red"), drawing("blue"), "x")])
-    assert "needs somebody who writes" in one_error(build(None))
+    assert "needs a designer" in one_error(build(None))
     assert not OUT.exists()
     assert build(None, "--until", "paint")[0] == 2
     assert dim("build-data", "dim-edit", "out", "--source", "pairs:mine.jsonl", "--designer", "none")[0] == 2
@@ -201,7 +201,7 @@ def test_what_cannot_be(models):
         assert "OPENAI_API_KEY" in one_error(build(server))
 
 
-def test_where_nothing_is_left(models):
+def test_build_with_no_pairs_left_writes_empty_table(models):
     """Bounds that nothing meets, and instructions that are all wrong: an empty set, its page, and every pair among the rejects."""
     own_pairs(Path(), [(drawing("red"), drawing(colour), "The wrong thing.") for colour in COLOURS[:2]])
     with ChatServer(judging()) as server:

@@ -105,7 +105,7 @@ def test_pairs_that_cannot_be_read_have_a_reason(tmp_path, models):
     assert "2b.png: the picture cannot be read" in third.reason
 
 
-def test_bounds():
+def test_out_of_bounds_reasons():
     scores = Scores(0.5, 0.7, 0.9)
     bounds = {"ultraedit": {"ssim": [0.4, 0.98], "clip": [0.95, 1.0], "dino": [0.0, 0.6]}}
     assert out_of_bounds("ultraedit", scores, bounds) == "clip 0.900 is under 0.95, dino 0.700 is over 0.6"
@@ -144,7 +144,7 @@ def test_the_config_and_changes_to_it(tmp_path):
         ('{"source": "a", "target": "b", "prompt": "x", "id": 1}\n' * 2, "line 2: the id"),
     ],
 )  # fmt: skip
-def test_own_pairs_that_are_wrong(tmp_path, text, words):
+def test_invalid_jsonl_pairs_are_refused(tmp_path, text, words):
     path = Path(tmp_path / "mine.jsonl")
     path.write_text(text)
     with pytest.raises(InputError, match=words):

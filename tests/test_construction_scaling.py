@@ -55,7 +55,7 @@ def test_workers_give_the_scores_of_one_process():
     assert not Path("many/stages/scores.parts").exists()
 
 
-def test_a_killed_pipeline_goes_on_from_its_stretches():
+def test_killed_beam_pipeline_resumes():
     process = start("many", "--beam", "--runner=DirectRunner")
     parts, end = Path("many/stages/scores.parts"), time.monotonic() + 120
     while not list(parts.glob("pairs-*.jsonl")):

@@ -18,7 +18,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from dim_jax.datasets.construction.config import read_config
-from dim_jax.datasets.construction.download_images import FAILURES, PICTURES, take_pictures
+from dim_jax.datasets.construction.download_images import FAILURES, PICTURES, download_pictures
 from dim_jax.datasets.construction.locators import PLACES
 from dim_jax.datasets.construction.t2i import CAPTIONS, REJECTS, TABLE
 from dim_jax.datasets.construction.upstream import unpack
@@ -87,7 +87,7 @@ def test_the_rules_cover_the_published_sub_sources():
         assert rule["place"] == "url" or rule.get("repo") or rule.get("archives")
 
 
-def test_addresses_and_everything_that_goes_wrong_with_them():
+def test_download_by_url_and_its_errors():
     files: dict[str, Any] = {"/good.png": png("red"), "/again.png": [503, png("blue")], "/gone.png": 404}
     files |= {"/broken.png": png("red")[:60], "/page.png": b"<html>", "/small.png": png("red", 63), "/same.png": png("red")}
     config({"mine": {"metadata": ["mine.jsonl"], "place": "url", "samples": 8}})
@@ -151,11 +151,11 @@ def test_pictures_in_tables(kind, found):
     metadata("mine.jsonl", ["k1", "k2", "7", "none"])
     assert build()[0] == 0
     assert [row["id"] for row in rows(TABLE)] == [f"mine/{key}" for key in found]
-    assert reasons()["none"] == "it does not lie upstream"
+    assert reasons()["none"] == "it is not upstream"
     config({"mine": {**rule, "key": "id"}})
     assert "has no column id, but uid, image" in build("--retry-failed")[1]
     config({"mine": {**rule, "files": "*.csv"}})
-    assert "holds no *.csv" in build("--retry-failed")[1]
+    assert "has no *.csv" in build("--retry-failed")[1]
     Path("up/mine/a.parquet").write_bytes(b"PAR1")
     config({"mine": rule})
     assert "a.parquet: is not a parquet file, or damaged" in build("--retry-failed")[1]
@@ -274,7 +274,7 @@ def test_captions_along_the_dimensions_instead_of_the_published_ones():
     assert json.loads((OUT / "statistics.json").read_text())["words"]["mean"] == len(CAPTION.split())
 
 
-def test_which_text_is_the_caption():
+def test_caption_field_selection():
     local(1, source="web")
     assert "several texts, caption, source" in one_error(build())
     Path("own.toml").write_text(Path("own.toml").read_text().replace("[captions]\n", '[captions]\nfield = "caption"\n'))
@@ -285,7 +285,7 @@ def test_which_text_is_the_caption():
 SCRIPT = "import sys; from dim_jax.cli.main import main; sys.argv[0] = 'dim'; main()"
 
 
-def test_killed_it_goes_on_without_downloading_or_paying_twice():
+def test_resume_after_kill_downloads_and_asks_nothing_twice():
     """First among the pictures, then among the captions; what was under way is asked again, one for each that was allowed at once."""
     files = {f"/{i}.png": png(f"#{i:02x}0000") for i in range(40)}
     config({"mine": {"metadata": ["mine.jsonl"], "place": "url"}})
@@ -306,7 +306,7 @@ def test_killed_it_goes_on_without_downloading_or_paying_twice():
     assert rows(FAILURES) == []
 
 
-def test_what_cannot_be():
+def test_invalid_build_options_are_refused():
     local(1)
     assert "no sub-source none. There are: " in one_error(build(source="none"))
     Path("meta/mine.jsonl").write_text('{"caption": "x"}\n')
@@ -332,7 +332,7 @@ def test_rows_are_not_held_in_memory():
             file.write(json.dumps({"id": f"mine/{i:06}.png", "image_path": f"image/{i:06}.png"}) + "\n")
     rules = {"mine": {"metadata": ["mine.jsonl"], "place": "files", "files": "."}}
     tracemalloc.start()
-    taken = take_pictures(OUT, Path("meta"), Path("up"), rules, read_config("dim_t2i.toml", None))
+    taken = download_pictures(OUT, Path("meta"), Path("up"), rules, read_config("dim_t2i.toml", None))
     counts = sum(1 for row in taken.rows() if row["prompt"]), sum(1 for _ in taken.rejects())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

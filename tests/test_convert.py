@@ -43,7 +43,7 @@ def diffusers(orbax) -> Path:
 
 
 @pytest.mark.parametrize("make", [dim_folder, sharded])
-def test_a_published_folder_comes_back(tmp_path, goldens, make):
+def test_published_folder_roundtrip(tmp_path, goldens, make):
     source = make(tmp_path / "dim", goldens)
     printed = run(source, tmp_path / "orbax", "orbax")
     run(tmp_path / "orbax", tmp_path / "back", "dim")
@@ -71,7 +71,7 @@ def test_shards_in_folders_come_back_as_they_were(tmp_path, goldens, index):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_dtype_comes_back(tmp_path, goldens, dtype):
+def test_every_dtype_roundtrips(tmp_path, goldens, dtype):
     """Also where layers that we stack, or parts that we join, have different ones."""
     kinds = DTYPES[dtype]
     tensors = {name: tensor.astype(kinds[i % len(kinds)]) for i, (name, tensor) in enumerate(tensors_of(goldens).items())}
@@ -241,7 +241,7 @@ def test_diffusers_folders_alone_come_back(tmp_path, diffusers, goldens):
     assert open_weights(tmp_path / "both").config.parts == ("sana", "autoencoder")
 
 
-def test_three_parents_make_the_start_of_training(tmp_path, goldens, diffusers):
+def test_three_init_checkpoints_are_merged(tmp_path, goldens, diffusers):
     (tmp_path / "tokenizer.json").write_text("{}")
     encoder, sana = qwen_folder(tmp_path / "qwen", goldens), sana_pth(tmp_path / "sana", goldens)
     (encoder / "tokenizer.json").write_text("{}")

@@ -81,7 +81,7 @@ def test_values_are_the_casts_of_numpy(tmp_path, goldens, source, through, monke
     assert same(dict(open_weights(tmp_path / "out").stream()), {n: t.astype(BF16) for n, t in open_weights(source).stream()})
 
 
-def test_ties_go_to_the_even_neighbour(tmp_path, goldens):
+def test_bfloat16_cast_rounds_ties_to_even(tmp_path, goldens):
     tensors = tensors_of(goldens)
     step = 2.0**-7  # of bfloat16 from 1 to 2
     values = np.resize(np.array([1 + step / 2, 1 + 1.5 * step, 1 + 0.51 * step, -1 - step / 2], np.float32), 48)
@@ -99,7 +99,7 @@ def test_mixed_dtypes_become_one(tmp_path, goldens, dtype):
     assert same(read(tmp_path / "out"), {name: tensor.astype(dtype) for name, tensor in tensors.items()})
 
 
-def test_the_dtype_that_is_there_changes_nothing(tmp_path, goldens):
+def test_cast_to_same_dtype_is_identity(tmp_path, goldens):
     source = sharded(tmp_path / "dim", goldens)
     run(source, tmp_path / "out", "dim", dtype="float32")
     assert files(tmp_path / "out") == files(source)
@@ -157,7 +157,7 @@ def test_without_a_manifest_our_path_is_named(tmp_path, source):
     assert "infinite: connector.fc1.bias." in refused(tmp_path / "trained", dtype="bfloat16")
 
 
-def test_numbers_that_were_not_finite_are_told_as_such(tmp_path, goldens):
+def test_non_finite_inputs_are_reported(tmp_path, goldens):
     tensors = {name: tensor.copy() for name, tensor in tensors_of(goldens).items()}
     tensors["projector.0.bias"][3], tensors["projector.2.bias"][3] = np.nan, np.inf
     message = refused(dim_folder(tmp_path / "dim", goldens, tensors), dtype="bfloat16")
@@ -193,7 +193,7 @@ def test_shards_are_full_and_named_as_transformers_does(shards, goldens):
     assert same(read(shards), expected)
 
 
-def test_there_and_back_through_shards_is_the_same(tmp_path, source, shards):
+def test_sharded_roundtrip_is_bit_identical(tmp_path, source, shards):
     run(shards, tmp_path / "one", "dim", max_shard_size=10**9)
     assert files(tmp_path / "one") == files(source)
     run(shards, tmp_path / "orbax", "orbax")
@@ -208,7 +208,7 @@ def test_shards_do_not_depend_on_the_files_before(tmp_path, goldens, shards):
     assert files(tmp_path / "out") == files(shards)
 
 
-def test_a_limit_that_everything_just_fits_makes_one_file(tmp_path, goldens, source):
+def test_exact_shard_limit_makes_one_file(tmp_path, goldens, source):
     total = sum(tensor.nbytes for tensor in tensors_of(goldens).values())
     run(source, tmp_path / "one", "dim", max_shard_size=total)
     assert files(tmp_path / "one") == files(source)

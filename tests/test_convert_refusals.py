@@ -286,7 +286,7 @@ except InputError as error:
     assert [path.name for path in tmp_path.iterdir()] == ["dim"]
 
 
-def test_parents_that_do_not_fit_are_refused(tmp_path, goldens, diffusers):
+def test_mismatched_init_checkpoints_are_refused(tmp_path, goldens, diffusers):
     encoder, sana = qwen_folder(tmp_path / "qwen", goldens), sana_pth(tmp_path / "sana", goldens)
     edit = sana_pth(tmp_path / "edit", goldens, "edit")
     for parents, message in (
@@ -304,7 +304,7 @@ def test_parents_that_do_not_fit_are_refused(tmp_path, goldens, diffusers):
     ("part", "to", "message"),
     [("qwen", "dim", "only encoder"), ("qwen", "diffusers", "nothing that diffusers"), ("vae", "qwen", "nothing")],
 )
-def test_what_a_format_cannot_hold_is_refused(tmp_path, goldens, diffusers, part, to, message):
+def test_unsupported_components_of_a_format_are_refused(tmp_path, goldens, diffusers, part, to, message):
     source = qwen_folder(tmp_path / "qwen", goldens) if part == "qwen" else diffusers / part
     with pytest.raises(InputError, match=message):
         run(source, tmp_path / "out", to)
@@ -319,7 +319,7 @@ def test_an_unequal_tied_head_is_refused(tmp_path, goldens):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dim"]
 
 
-def test_a_stream_gives_every_tensor_before_it_complains(tmp_path, goldens):
+def test_tensor_stream_yields_all_before_raising(tmp_path, goldens):
     """Who reads a checkpoint straight into a model hears of every bad tensor too."""
     tensors = {name: tensor.copy() for name, tensor in tensors_of(goldens).items()}
     tensors["projector.0.bias"][0] = tensors["projector.2.bias"][0] = np.nan

@@ -83,7 +83,7 @@ def test_a_source_in_a_bucket(there, tmp_path, monkeypatch, make):
 
 
 @pytest.mark.parametrize(("make", "of_text"), [(edits, 0), (tars, 0), (ultra_edit, 1)])
-def test_a_picture_is_one_request(there, tmp_path, make, of_text):
+def test_picture_in_bucket_takes_one_request(there, tmp_path, make, of_text):
     remote = as_path(there(make(tmp_path / make.__name__)))
     found = open_splits(remote, layout_of(remote), "edit", tmp_path / "notes")["train"]
     archives.index_archives(remote, tmp_path / "notes")
@@ -128,7 +128,7 @@ def test_files_of_rows_are_kept_when_they_are_read(there, tmp_path, monkeypatch)
 
 
 @pytest.mark.usefixtures("_unchecked")
-def test_a_run_logs_the_same(there, tmp_path, monkeypatch):
+def test_training_from_bucket_logs_same_losses(there, tmp_path, monkeypatch):
     """A worker process reaches the bucket by itself."""
     monkeypatch.setenv("DIM_JAX_CACHE", str(tmp_path / "kept"))
     here = prepared(captions(tmp_path / "captions"))
@@ -185,7 +185,7 @@ def test_damage_in_a_bucket_is_named(there, tmp_path, harm, says):
         list(map(train(remote).__getitem__, range(ROWS - 1)))
 
 
-def test_what_is_no_data_set(bucket, tmp_path):
+def test_non_dataset_in_bucket_is_refused(bucket, tmp_path):
     with pytest.raises(InputError, match=rf"{bucket}/nothing: there is no such data set"):
         train(f"{bucket}/nothing")
     (as_path(f"{bucket}/{tmp_path.name}") / "file.txt").write_text("")

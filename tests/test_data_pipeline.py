@@ -93,13 +93,13 @@ def test_a_batch_names_its_examples():
         assert any(np.array_equal(pixels, one) for one in (target, target[:, ::-1]))  # as it is, or mirrored
 
 
-def test_a_round_has_every_example_once():
+def test_epoch_has_every_example_once():
     source = Synthetic("caption", 8)
     batch = first(1, PictureReader(((8, 8),)), alone(source), batch_size=len(source))[0]
     assert len(np.unique(batch.samples.reshape(len(source), -1), axis=0)) == len(source)
 
 
-def test_what_the_painter_reads(processor):
+def test_batch_contents_for_painter_training(processor):
     source = Synthetic("edit", 32)
     for text, wanted in (("instruction", source[0].texts), ("blueprint", (source[0].blueprint,))):
         sample = PaintReader(processor, LENGTHS, SQUARE, text).choose(source[0], np.random.default_rng(0))
@@ -111,7 +111,7 @@ def test_what_the_painter_reads(processor):
     np.testing.assert_array_equal(batch.target[1], np.asarray(source[0].target))
 
 
-def test_the_answers_are_what_a_writer_is_to_predict(processor):
+def test_writer_targets_are_the_blueprint_tokens(processor):
     reader = AnswerReader(processor, LENGTHS)
     samples = [reader.choose(Synthetic(kind, 32)[3], np.random.default_rng(0)) for kind in ("edit", "caption")]
     batch = reader.collate(samples, Bucket(0, 0, 320))
@@ -136,7 +136,7 @@ class Ruled(Synthetic):
 
 
 @pytest.mark.parametrize(("balance", "times"), [(0.0, 1), (0.5, 3), (1.0, 9)])
-def test_rare_rules_are_seen_more_often(balance, times):
+def test_balance_oversamples_rare_rules(balance, times):
     parts = alone(Ruled("edit", 8))
     plan = make_plan(parts, PictureReader(((8, 8),)), None, batch_size=1, seed=0, balance=balance)
     seen = Counter(int(plan.at(step).rows[0]) for step in range(9 + times))
@@ -188,7 +188,7 @@ class Broken(Synthetic):
         return super().__getitem__(index)
 
 
-def test_a_bad_sample_raises(tmp_path):
+def test_bad_sample_without_budget_raises(tmp_path):
     with pytest.raises(InputError, match=r"rows.jsonl, line \d+: is broken"):
         for _ in batches(loader(PictureReader(SQUARE), alone(Broken("caption", 32))), start=0, workers=0):
             pass
@@ -242,7 +242,7 @@ def test_bad_samples_that_are_met_while_rows_are_counted():
     assert any(one.bad for one in loaded)
 
 
-def test_a_source_of_which_nothing_can_be_used():
+def test_source_without_usable_rows_is_refused():
     class Nothing(Synthetic):
         def __getitem__(self, index: int):
             raise InputError("line 1: is broken.")
@@ -270,7 +270,7 @@ def test_synthetic_data_take_the_place_of_every_source(path, tmp_path, monkeypat
         assert all(len(part.source) and part.source[0].rule == "synthetic" for part in parts)
 
 
-def test_mixtures_that_cannot_be():
+def test_invalid_mixtures_are_refused():
     for mix, says in (({"edit": 0.0}, "positive weight"), ({"edits": 1.0}, '"edits"')):
         with pytest.raises(InputError, match=says):
             open_mixture("synthetic", mix, split="train", side=8)
@@ -289,12 +289,12 @@ def test_mixtures_that_cannot_be():
         (((9, {}),), "step 9, is {}"),
     ],
 )
-def test_curricula_that_cannot_be(curriculum, says):
+def test_invalid_curricula_are_refused(curriculum, says):
     with pytest.raises(InputError, match=says):
         open_mixture("synthetic", {"edit": 1.0, "caption": 0.0}, curriculum=curriculum, split="train", side=8)
 
 
-def test_a_part_of_a_curriculum_comes_later():
+def test_curriculum_component_starts_at_its_step():
     """As config files have it, and as JSON gives it back."""
     for curriculum in (((2, {"caption": 1.0}),), [[2, {"caption": 1}]]):
         parts = open_mixture("synthetic", {"edit": 1.0, "caption": 0.0}, curriculum=curriculum, split="train", side=32)

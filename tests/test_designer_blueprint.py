@@ -47,7 +47,7 @@ def texts_of(found: Blueprint) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("case", [str, str.upper, str.lower], ids=["as is", "upper", "lower"])
-def test_forms(form, case):
+def test_parse_blueprint_formats(form, case):
     written = "\n".join(
         form.format(n=n, title=case(title), text=text) for n, (title, text) in enumerate(zip(SECTIONS, TEXTS, strict=True), 1)
     )
@@ -108,11 +108,11 @@ def test_the_form_repeated_before_it_is_filled_in():
     assert parse(written).text == written
 
 
-def test_begun_anew():
+def test_restarted_answer_uses_last_complete_blueprint():
     assert texts_of(parse(f"{GOOD}\n\n1. Edit Instruction: Paint the cup")) == TEXTS
 
 
-def test_rule_and_parser_agree():
+def test_numbered_blueprint_parses():
     assert texts_of(parse(numbered(TEXTS))) == TEXTS
 
 
@@ -157,13 +157,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("written", "reason"), REFUSED.values(), ids=REFUSED)
-def test_what_is_no_blueprint_says_why(written, reason):
+def test_invalid_blueprints_give_the_reason(written, reason):
     with pytest.raises(AnswerError, match=re.escape(reason)):
         parse(written)
 
 
 @given(st.integers(0, len(GOOD) - 2))
-def test_no_prefix_but_whole_sentences_of_the_last_section(end):
+def test_truncated_blueprints_are_refused(end):
     """Wherever a server stops: nothing half said is taken for a blueprint."""
     try:
         found = parse(GOOD[:end])
@@ -173,7 +173,7 @@ def test_no_prefix_but_whole_sentences_of_the_last_section(end):
 
 
 @given(st.text(alphabet="<>/think answer`*#-_.:\n123450 EditInstrucoGlbaLyPp", max_size=200))
-def test_no_text_is_another_error_or_another_text(written):
+def test_parse_never_raises_other_errors_on_random_text(written):
     try:
         found = parse(written)
     except AnswerError:

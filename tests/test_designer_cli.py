@@ -109,7 +109,7 @@ def test_ready_blueprints_by_id(loaded):
     assert 'has no id "8"' in one_error(dim(*EDIT, "--designer", "file:cot.jsonl", "--prompt", "Blue.", "--id", "8", "--overwrite"))
 
 
-def test_the_local_designer(loaded, monkeypatch):
+def test_local_designer_edits(loaded, monkeypatch):
     """Random weights write no blueprint; the error says what came instead. With weights that do, it would be painted."""
     message = one_error(dim(*EDIT, "--designer", "local", "--prompt", "Make it blue."))
     assert "local wrote no blueprint for in.png: " in message
@@ -184,7 +184,7 @@ def test_one_picture_to_a_file_that_edit_reads(loaded, capsys):
     assert (metadata["prompt"], metadata["designer"], metadata["instruction"]) == (GOOD, "file:b.txt", "Blue.")
 
 
-def test_many_rows_and_going_on():
+def test_design_jsonl_resumes():
     table()
     with ChatServer() as server:
         code, text = many(server, "--budget-tokens", "7000", "--concurrency", "1")
@@ -243,7 +243,7 @@ def test_bad_rows_are_told_before_anything_is_asked(text, words):
 
 
 @pytest.mark.parametrize("output", ["rows.jsonl", "cot.json", "none/cot.jsonl"])
-def test_outputs_that_cannot_be(output):
+def test_invalid_outputs_are_refused(output):
     table()
     before = Path("rows.jsonl").read_bytes()
     assert output in one_error(dim("design", "rows.jsonl", "-o", output, "--designer", "vllm:m"))

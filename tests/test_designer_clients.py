@@ -162,7 +162,7 @@ def test_a_parameter_named_only_in_words():
         (status(422, "no pictures"), r"\(422\)"),
     ],
 )
-def test_trouble_that_another_try_does_not_mend(reply, reason):
+def test_permanent_request_failures(reply, reason):
     with ChatServer(reply) as server:
         (answer,) = ask(server)
     assert re.search(reason, answer.trouble or "")
@@ -190,7 +190,7 @@ def test_trouble_that_another_try_does_not_mend(reply, reason):
         (dropped(400), "no connection"),
     ],
 )
-def test_trouble_that_another_try_may_mend(reply, reason):
+def test_transient_server_errors(reply, reason):
     with ChatServer(reply) as server, pytest.raises(TransientError, match=reason) as caught:
         ask(server)
     assert len(server.requests) == 1
@@ -199,13 +199,13 @@ def test_trouble_that_another_try_may_mend(reply, reason):
 
 
 @pytest.mark.parametrize("reply", [hang(600.0), drip(2.0)])
-def test_an_answer_that_does_not_come_in_time(reply):
+def test_response_timeout_is_transient(reply):
     """Not at all, or byte by byte for ten minutes."""
     with ChatServer(reply) as server, pytest.raises(TransientError, match=r"no whole answer within 0\.3 s"):
         ask(server, time_limit=0.3)
 
 
-def test_nobody_there():
+def test_connection_refused_is_transient():
     with ChatServer() as server:
         pass
     with pytest.raises(TransientError, match="no connection"):
@@ -222,7 +222,7 @@ def test_nobody_there():
         (status(429, "You exceeded your quota", code="insufficient_quota"), "no credit left"),
     ],
 )
-def test_trouble_that_holds_for_all(reply, words):
+def test_errors_that_end_the_run(reply, words):
     """One clear error, after one request; the key is not in it."""
     with ChatServer(reply) as server, pytest.raises(InputError, match=words) as caught:
         ask(server)
@@ -239,7 +239,7 @@ def test_no_content_and_no_usage():
         assert ask(server)[0].tokens_out == len(GOOD) // 4
 
 
-def test_when_to_come_again():
+def test_retry_after_header_forms():
     assert retry_after({}) is None
     assert retry_after({"retry-after": "2"}) == 2
     assert retry_after({"retry-after-ms": "250", "retry-after": "9"}) == 0.25

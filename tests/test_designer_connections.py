@@ -56,13 +56,13 @@ def test_certificates(host, days, trusted, said, monkeypatch):
     assert ("SSL_CERT_FILE" in text) == bool(said)
 
 
-def test_tls_where_there_is_none():
+def test_https_url_of_http_server():
     with ChatServer() as server:
         assert "does not speak TLS. Write http://" in one_error(design(server.url.replace("http://", "https://")))
 
 
 @pytest.mark.parametrize("command", [design, one])
-def test_nobody_there(command):
+def test_unreachable_server_is_one_error(command):
     """One line, and nothing that a second run would skip."""
     message = one_error(command(f"http://127.0.0.1:{free_port()}/v1", *(("--tries", "1") if command is design else ())))
     assert "nobody listens there. Start the server, or check --base-url" in message
@@ -74,14 +74,14 @@ def test_nobody_there(command):
     "url",
     ["localhost:8000/v1", "ftp://x/v1", "http://[::1", "http://x:99999/v1", "https://", "http://a b/v1", "http://a..b/v1", "http://☃/v1"],
 )
-def test_addresses_that_are_none(url):
+def test_invalid_base_urls_are_refused(url):
     assert "--base-url" in one_error(design(url))
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("HTTP_PROXY", "foo://x:1"), ("SSL_CERT_FILE", "/nonexistent"), ("VLLM_API_KEY", "sk-\n"), ("VLLM_API_KEY", "é")]
 )
-def test_what_the_environment_says(name, value, monkeypatch):
+def test_proxy_and_certificate_variables(name, value, monkeypatch):
     monkeypatch.setenv(name, value)
     assert name in one_error(design("http://localhost:1/v1"))
 
@@ -89,7 +89,7 @@ def test_what_the_environment_says(name, value, monkeypatch):
 # Places and signals
 
 
-def test_a_home_that_is_none(monkeypatch):
+def test_unwritable_home_names_journal_variable(monkeypatch):
     """Told before anything is paid for."""
     monkeypatch.delenv("DIM_BLUEPRINTS")
     monkeypatch.setenv("HOME", "/dev/null")
@@ -138,6 +138,6 @@ def test_a_signal_waits_for_calls_under_way_no_longer_than_patience(monkeypatch)
     assert "stopped by Ctrl-C, 2 are left" in text
 
 
-def test_no_completion_is_an_error_of_its_own():
+def test_non_completion_body_raises_response_error():
     with pytest.raises(ResponseError, match="no chat completion"):
         read_completion(b"{}")

@@ -46,7 +46,7 @@ def lines_reach(number: int) -> None:
         time.sleep(0.002)
 
 
-def test_killed_in_the_middle_it_goes_on_without_paying_twice():
+def test_resume_after_sigkill_asks_nothing_twice():
     """Only what was under way when it was killed is asked again: one call for each that was allowed at once."""
     turnstile = Turnstile(good(), 0)
     with ChatServer(turnstile) as server:
@@ -66,7 +66,7 @@ def test_killed_in_the_middle_it_goes_on_without_paying_twice():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_ends_cleanly(number):
+def test_sigint_and_sigterm_finish_requests_in_flight(number):
     with ChatServer(good(after=0.1)) as server:
         process = start(server, 10_000)
         lines_reach(3)
@@ -77,7 +77,7 @@ def test_interrupted_it_ends_cleanly(number):
     assert len(rows()) == len(server.requests)  # what was paid for is kept
 
 
-def test_in_another_thread():
+def test_run_outside_main_thread():
     """Where signals cannot be heard, such as in a notebook."""
     with ChatServer() as server:
         thread = threading.Thread(target=go, args=(server, [job(0)]))
@@ -86,7 +86,7 @@ def test_in_another_thread():
     assert len(rows()) == 1
 
 
-def test_whoever_heard_signals_before_hears_them_after():
+def test_signal_handlers_are_restored():
     heard = []
     before = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

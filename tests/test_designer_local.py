@@ -37,7 +37,7 @@ def expected(text: str, mode: str, penalty: float) -> str:
     return tokenizer.decode(np.asarray(written.tokens)[0, : int(written.lengths[0])].tolist())
 
 
-def test_it_shares_the_painters_arrays():
+def test_local_designer_shares_the_painters_arrays():
     ours, theirs = (jax.tree.leaves(encoder) for encoder in (LocalDesigner.of(painter(), 64).encoder, painter().dim.encoder))
     assert all(a is b for a, b in zip(ours, theirs, strict=True))
 
@@ -46,14 +46,14 @@ def test_it_shares_the_painters_arrays():
     ("prompt_mode", "text", "mode", "penalty"),
     [("prompt", prompt(INSTRUCTION), "native", 1.05), ("instruction", INSTRUCTION, "square", 1.0)],
 )
-def test_it_writes_what_generation_writes(prompt_mode, text, mode, penalty):
+def test_local_designer_equals_generate(prompt_mode, text, mode, penalty):
     (answer,) = designer(prompt_mode=prompt_mode).write([picture(80, 60)], [INSTRUCTION])
     assert answer.text == expected(text, mode, penalty)
     assert answer.tokens_in > 20
     assert (answer.trouble is not None) == (answer.tokens_out == 12)
 
 
-def test_it_answers_questions_as_servers_do():
+def test_local_designer_completes_requests():
     file = io.BytesIO()
     picture(80, 60).save(file, "PNG")
     question = Request("1", INSTRUCTION, prompt(INSTRUCTION), (Sent(file.getvalue(), "image/png"),))

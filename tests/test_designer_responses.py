@@ -119,7 +119,7 @@ def test_answers_that_fail_their_row_alone(body, reason):
 
 
 @pytest.mark.parametrize("value", [-5, -1e300, 0, True, None, "many", "-5", [], 2.5, float("nan"), float("inf"), 1e300, 10**400])
-def test_no_count_of_tokens(value):
+def test_missing_token_counts_are_estimated(value):
     assert count(value) is None
     found = read_completion(json.dumps(chat({"prompt_tokens": value, "completion_tokens": value}, content="x")).encode())
     assert (found.tokens_in, found.tokens_out) == (None, None)
@@ -147,7 +147,7 @@ def test_negative_counts_do_not_pay_for_others():
 
 
 @pytest.mark.parametrize("price", ["-1", "NaN", "Infinity"])
-def test_a_price_is_no_gift(price):
+def test_invalid_prices_are_refused(price):
     Path("prices.json").write_text(f'{{"vllm:m": {{"input": 1, "output": {price}}}}}')
     assert "no price of" in one_error(design("http://localhost:1/v1", "--prices", "prices.json", "--budget-dollars", "1"))
 
@@ -173,7 +173,7 @@ def test_a_price_is_no_gift(price):
         ({"strange": [1]}, '{"strange": [1]}'),
     ],
 )
-def test_the_reason_is_the_server_s(body, said):
+def test_server_message_is_the_reason(body, said):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     with ChatServer(raw(response(400, data))) as server:
         assert design(server)[0] == 0
@@ -215,7 +215,7 @@ def test_what_holds_for_all_ends_the_run_and_keeps_what_is_there(code, body, sai
     assert not FAILURES.exists()
 
 
-def test_a_flagged_row_is_no_wrong_key():
+def test_moderated_row_fails_alone():
     with ChatServer(status(403, "Your input was flagged", metadata={"reasons": ["violence"]}), good()) as server:
         assert "1 answered, 1 failed" in design(server)[1]
     assert "content filter" in reasons()[0]
@@ -278,11 +278,11 @@ def test_a_wait_is_told_and_its_bound_can_be_set():
     ["-5", "nan", "inf", "soon", "", "1e9", "٣", "Mon", "Wed, 99 Xxx 99999 99:99:99 GMT", "Mon, 01 Jan 10000 00:00:00 GMT",
      "Mon, 01 Jan 2001 00:00:00 +99999999999999", "9" * 5000 + " Jan"],
 )  # fmt: skip
-def test_waits_that_say_nothing(value):
+def test_invalid_retry_after_is_ignored(value):
     assert not retry_after({"retry-after": value})
 
 
-def test_a_date_without_a_zone_is_greenwich(monkeypatch):
+def test_retry_after_date_without_zone_is_utc(monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     later = (datetime.now(UTC) + timedelta(seconds=100)).strftime("%a, %d %b %Y %H:%M:%S -0000")
@@ -325,7 +325,7 @@ def test_a_picture_whose_name_is_no_text():
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, "9" * 5000, '{"id": "1", "prompt": "x", "n": ' + "9" * 5000 + "}"])
-def test_lines_that_no_reader_takes(line):
+def test_invalid_json_rows_are_refused(line):
     Path("rows.jsonl").write_text(line + "\n")
     assert "rows.jsonl, line 1: is not JSON" in one_error(design("http://localhost:1/v1"))
 

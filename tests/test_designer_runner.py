@@ -59,7 +59,7 @@ def test_a_second_run_asks_nothing():
     assert OUT.read_bytes().startswith(before)
 
 
-def test_what_makes_a_question():
+def test_request_key_inputs():
     """Another picture, instruction, model or prompt is asked anew; another name of the same picture is not."""
     picture(16, 16, 1).save("b.png")
     Path("copy.png").write_bytes(Path("a.png").read_bytes())
@@ -98,7 +98,7 @@ def test_a_torn_line_is_cut_off_and_a_broken_one_is_told():
     assert OUT.read_text() == '{"id": "1", "prompt": "mine"}\n'
 
 
-def test_two_runs_at_once():
+def test_second_run_on_locked_journal_is_refused():
     with ChatServer() as server, Journal(OUT), pytest.raises(InputError, match="another run is writing"):
         go(server, [job(0)])
     assert not server.requests
@@ -184,7 +184,7 @@ def test_turned_and_transparent_pictures_are_sent_as_the_painter_sees_them():
     [status(500), status(429), dropped(), dropped(300), raw(response(200, b"{")), raw(response(200, b"{}"))],
     ids=["500", "429", "drop", "half", "malformed", "empty"],
 )
-def test_passing_trouble_is_tried_again(trouble):
+def test_transient_errors_are_retried(trouble):
     with ChatServer(trouble, trouble, good()) as server:
         report = go(server, [job(0)])
     assert (report.answered, report.calls) == (1, 3)
@@ -197,7 +197,7 @@ def test_an_answer_that_does_not_come_is_asked_for_again():
     assert report.calls >= 3
 
 
-def test_tries_end():
+def test_request_fails_after_max_tries():
     with ChatServer(status(503, "loading")) as server:
         report = go(server, [job(0)], Limits(tries=3, backoff=0.01))
     assert (report.failed, report.calls, len(server.requests)) == (1, 3, 3)
@@ -245,7 +245,7 @@ def test_what_is_under_way_is_kept_when_credit_ends():
     assert len(rows()) == 1
 
 
-def test_a_server_that_is_gone():
+def test_unanswered_requests_end_the_run():
     with (
         ChatServer(dropped()) as server,
         pytest.raises(InputError, match=f"{runner.HOPELESS} questions in a row.*no connection"),
@@ -279,7 +279,7 @@ def test_tokens_a_minute_are_kept():
     assert server.requests[-1].time - start > 2.9 * 0.9
 
 
-def test_what_is_allowed_is_used(monkeypatch):
+def test_rate_limit_is_fully_used(monkeypatch):
     """One every 50 ms, no later; what was booked wrongly is made up for."""
 
     async def times() -> list[float]:

@@ -59,7 +59,7 @@ def test_a_painting_does_not_depend_on_its_batch(dim, batch):
     assert together.shape == (3, *SIZE, 8)
 
 
-def test_everything_counts(dim, batch):
+def test_output_depends_on_every_input(dim, batch):
     """Seed, condition, source, guidance, negative prompt, solver: another one is another picture."""
     condition, mask, seeds, source = batch
     first = paint(dim, condition, mask, seeds, source)
@@ -75,7 +75,7 @@ def test_everything_counts(dim, batch):
     assert [name for name, other in others.items() if jnp.abs(other - first).max() < 1e-3] == []
 
 
-def test_guidance_at_one_is_the_conditional_branch(dim, batch):
+def test_guidance_scale_one_equals_conditional_branch(dim, batch):
     """Mathematically; the null branch is then multiplied by zero."""
     condition, mask, seeds, source = batch
     one = paint(dim, condition, mask, seeds, source, guidance_scale=1.0)
@@ -150,7 +150,7 @@ def test_full_size():
     }
 
 
-def test_parts_with_other_latents_are_no_model():
+def test_components_with_mismatched_latents_are_refused():
     whole = DimConfig.dim_4_6b()
     with pytest.raises(InputError, match=r"SANA has 32 latent channels, the autoencoder 8\."):
         replace(whole, autoencoder=DCAEConfig.tiny())

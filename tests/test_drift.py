@@ -23,7 +23,7 @@ def test_the_autoencoder_drifts_unless_its_latents_are_kept():
     assert largest(again[1], [painter().reconstruct([one], QUICK)[0] for one in again[0]]) <= 1
 
 
-def test_edits_begin_alike_and_go_on_from_pictures_or_latents():
+def test_edit_drift_from_pictures_and_from_latents():
     pipeline = EditPipeline(painter())
     kept, again = (list(islice(drift.edits(pipeline, PICTURES, "keep", QUICK, keep=keep), 2)) for keep in (True, False))
     assert largest(kept[0], again[0]) <= 1

@@ -139,7 +139,7 @@ def test_an_existing_file_stays_without_overwrite(tmp_path):
     assert read_metadata(path)["prompt"] == PROMPT
 
 
-def test_places_that_cannot_be_written_to(tmp_path, monkeypatch):
+def test_unwritable_output_paths(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"nowhere/a\.png: the folder .*nowhere does not exist"):
         check_output(tmp_path / "nowhere" / "a.png", overwrite=True)
     (tmp_path / "folder.png").mkdir()

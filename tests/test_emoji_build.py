@@ -87,7 +87,7 @@ def test_equal_pictures_make_no_pair(built, examples):
             assert np.asarray(example.source).tobytes() != np.asarray(example.target).tobytes(), example.key
 
 
-def test_texts_are_whole(examples):
+def test_instructions_and_blueprints_are_complete(examples):
     for split in ("train", "test"):
         for example in examples[split]:
             assert len(set(example.texts)) == len(example.texts) >= 2
@@ -210,7 +210,7 @@ def test_npm_fetches_the_packages_and_they_give_the_same_bytes(npm, packages, bu
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
 
-def test_what_npm_complains_of_is_told(npm, tmp_path):
+def test_npm_error_is_reported(npm, tmp_path):
     npm("echo 'npm error network ENOTFOUND' >&2; exit 1")
     message = one_error(dim("build-data", "emoji", str(tmp_path / "out")))
     assert "npm error network ENOTFOUND" in message

@@ -9,9 +9,9 @@ from dim_jax.datasets.emoji import rules, tables
 from dim_jax.datasets.emoji.blueprint import AREAS, blueprint
 from dim_jax.datasets.emoji.names import read_emoji
 from dim_jax.datasets.emoji.packages import SETS, plain_code
-from dim_jax.datasets.emoji.render import Drawn
-from dim_jax.datasets.emoji.split import lot, split_of
-from dim_jax.datasets.emoji.wording import INSTRUCTIONS, a, captions, instructions, shown
+from dim_jax.datasets.emoji.render import RenderedEmoji
+from dim_jax.datasets.emoji.split import sampling_hash, split_of
+from dim_jax.datasets.emoji.wording import INSTRUCTIONS, captions, describe, instructions, with_article
 from dim_jax.datasets.measures import box, difference, main_colours
 from dim_jax.datasets.words import listed
 from tests.emoji_fixtures import row, rows
@@ -56,8 +56,8 @@ def test_packages_agree_on_codes(code, plain):
         ("1f46f", "people with bunny ears", "people with bunny ears"),
     ],
 )  # fmt: skip
-def test_what_is_shown_in_words(code, name, text):
-    assert a(shown(one(code, name))) == text
+def test_describe_emoji(code, name, text):
+    assert with_article(describe(one(code, name))) == text
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_is_shown_in_words(code, name, text):
     ],
 )  # fmt: skip
 def test_articles(name, text):
-    assert a(name) == text
+    assert with_article(name) == text
 
 
 def test_lists_of_colours():
@@ -136,7 +136,7 @@ def test_tables_name_an_emoji_once():
 # The split
 
 
-def test_a_unit_is_whole():
+def test_split_unit_holds_all_skin_tones():
     """What only differs in skin tone or direction, and what is tied by hand, is never parted."""
     tied = {"skin_tone", "facing", "hair", "hand_direction", "state", "face_to_cat", "cat_to_face", "animal_face", "animal_whole"}
     for edit in EDITS:
@@ -145,7 +145,7 @@ def test_a_unit_is_whole():
             assert split_of(source) == split_of(target), edit
 
 
-def test_what_is_held_out_has_relatives_in_training():
+def test_held_out_emoji_have_relatives_in_training():
     """So a test asks for a combination: every held-out colour is trained on in another shape, every occupation with another gender."""
     colours = [(colour, split_of(EMOJI[code])) for codes in tables.COLOURS.values() for code, colour in codes.items()]
     jobs = [(item.kind, split_of(item)) for item in EMOJI.values() if item.kind in tables.OCCUPATIONS]
@@ -155,7 +155,7 @@ def test_what_is_held_out_has_relatives_in_training():
         assert held_out <= {member for member, split in members if split == "train"}
 
 
-def test_the_split_never_moves():
+def test_split_is_stable():
     """These were so when the bundled model was trained."""
     held_out = ["1f550", "1f554", "1f55c", "1f55d", "1f55e", "1f560", "1f563", "1f565", "1f566", "264b", "2650", "2652", "2653"]
     assert sorted(code for code in tables.CLOCKS | tables.ZODIAC if split_of(EMOJI[code]) == "test") == held_out
@@ -163,11 +163,11 @@ def test_the_split_never_moves():
     assert [split_of(EMOJI[code]) for code in some] == ["train", "train", "train", "train", "test", "test", "train"]
 
 
-def test_a_lot_belongs_to_a_pair():
-    drawn = [Drawn("noto", EMOJI[code], blank(), ("white",)) for code in tables.CLOCKS]
-    lots = {lot(one, other) for one, other in itertools.permutations(drawn, 2)}
-    assert len(lots) == 24 * 23
-    assert 0.4 < np.mean([number / 2**64 for number in lots]) < 0.6
+def test_sampling_hash_is_per_pair():
+    drawn = [RenderedEmoji("noto", EMOJI[code], blank(), ("white",)) for code in tables.CLOCKS]
+    hashes = {sampling_hash(one, other) for one, other in itertools.permutations(drawn, 2)}
+    assert len(hashes) == 24 * 23
+    assert 0.4 < np.mean([number / 2**64 for number in hashes]) < 0.6
 
 
 # Texts
@@ -207,7 +207,7 @@ def test_the_place_of_a_change_is_measured():
     assert box(difference(before, before)) == (0.0, 0.0, 1.0, 1.0)
     before[20:60, 4:60], after[20:60, 4:60] = 99, 99
     edit = next(edit for edit in EDITS if edit.rule == "state")
-    drawn = [Drawn("noto", EMOJI[code], pixels, ("grey",)) for code, pixels in ((edit.source, before), (edit.target, after))]
+    drawn = [RenderedEmoji("noto", EMOJI[code], pixels, ("grey",)) for code, pixels in ((edit.source, before), (edit.target, after))]
     text = blueprint(edit, "Do it.", *drawn)
     assert text.startswith("1. **Edit Instruction**: Do it.\n\n2. **Global Layout Perception**: One Noto emoji, ")
     assert "in the upper right part, about a tenth of the drawing" in text
@@ -215,7 +215,7 @@ def test_the_place_of_a_change_is_measured():
 
 
 def test_captions_name_thing_and_style():
-    heart = Drawn("fluent_3d", EMOJI["2764"], blank((221, 46, 68)), ("red",))
+    heart = RenderedEmoji("fluent_3d", EMOJI["2764"], blank((221, 46, 68)), ("red",))
     assert captions(heart)[0] == "A red heart, Fluent 3D emoji style."
     assert len(captions(heart)) == 4
     assert all("red heart" in text and SETS["fluent_3d"].title in text for text in captions(heart))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dim_jax.datasets.emoji import tables, tints
-from dim_jax.datasets.emoji.tints import NAMED, tinted
+from dim_jax.datasets.emoji.tints import COLOUR_WORDS, tinted
 from dim_jax.datasets.layouts.pairs import Pair, Pairs, Picture, read_pictures, webp, write_pairs
 from dim_jax.datasets.measures import PALETTE, extent
 from tests.painter_fixtures import build_data, dim, one_error
@@ -42,7 +42,7 @@ def picture(code: str, name: str, pixels: np.ndarray) -> Picture:
 def emoji(tmp_path, monkeypatch) -> Path:
     """Circles, squares and hearts in six colours, and twelve things; smaller counts."""
     monkeypatch.setattr(tints, "THINGS", {"train": 8, "test": 2})
-    monkeypatch.setattr(tints, "AGAIN", {"shape": 12, "clock": 5})
+    monkeypatch.setattr(tints, "RECOLOURED_PAIRS", {"shape": 12, "clock": 5})
     pictures, places = [], {}
     for form in FORMS:
         for code, word in tables.COLOURS[form].items():
@@ -98,7 +98,7 @@ def test_a_colours_name_changes_any_thing(emoji):
             assert one.blueprint.startswith(f"1. **Edit Instruction**: {one.texts[0]}\n\n2. ")
 
 
-def test_nothing_of_the_test_comes_back(emoji):
+def test_no_test_picture_is_repeated(emoji):
     """Neither a thing that is held out, nor a drawn colour of circles, squares and hearts, such as the purple circle."""
     pictures = read_pictures(build(emoji))
     assert {one.code.partition("-")[0] for one in pictures if one.split == "test"} == {"1f4a1"}
@@ -111,14 +111,14 @@ def test_nothing_of_the_test_comes_back(emoji):
             assert min(np.abs(middle(image.convert("RGB")) - shade).max() for shade in SHADES.values()) > 30, one.code
 
 
-def test_edits_are_there_again_in_one_colour(emoji):
+def test_recoloured_pairs_share_one_colour(emoji):
     found = [one for one in Pairs(build(emoji), "train", "edit") if one.rule == "shape"]
     assert len(found) == 12
     for one in found:
         assert one.source is not None
         np.testing.assert_allclose(middle(one.source), middle(one.target), atol=1)
         assert one.texts == ("Turn the circle into a square.",)
-        assert not NAMED & set(" ".join(one.texts).split())
+        assert not COLOUR_WORDS & set(" ".join(one.texts).split())
     assert len({tuple(middle(one.target)) for one in found}) == 12
 
 

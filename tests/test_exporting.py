@@ -59,7 +59,7 @@ def test_a_state_in_the_published_formats(run, tmp_path):
     assert all(np.array_equal(tensor, ema[path]) for path, tensor in tensors(tmp_path / "diffusers").items())
 
 
-def test_what_is_wrong_is_told(run, tmp_path):
+def test_invalid_exports_are_refused(run, tmp_path):
     code, text = dim("convert", str(run / "model"), str(tmp_path / "x"), "--weights", "raw")
     assert code == 2
     assert "RUN/checkpoints/STEP" in text

@@ -49,7 +49,7 @@ def test_model_timestep_is_truncated_unless_continuous():
     np.testing.assert_allclose(flow.model_timestep(jnp.array([0.99967]), continuous=True), [999.67], rtol=1e-6)
 
 
-def test_shift_keeps_the_ends_and_one_shift_is_none():
+def test_flow_shift_fixes_endpoints_and_one_is_identity():
     s = np.linspace(0, 1, 11)
     np.testing.assert_array_equal(flow.shift(s, 1.0), s)
     np.testing.assert_allclose(flow.shift(s, 3.0)[[0, -1]], [0, 1])
@@ -83,7 +83,7 @@ def test_dropouts_have_their_shares_and_are_independent():
         assert abs(np.mean((drawn.drop_condition == condition) & (drawn.drop_source == source)) - share) < 0.012
 
 
-def test_no_draw_moves_another():
+def test_noise_streams_are_independent():
     """A run with source dropout has the noise, times and dropped conditions of one without, which are those of three keys."""
     key = jax.random.key(1)
     drawn, other = (flow.draw_noise(key, ROWS, "logit_normal", **SHARES | {"source_dropout": share}) for share in (0.3, 0.0))

@@ -44,7 +44,7 @@ def files_of_at_most(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_state_that_does_not_fit(tmp_path):
+def test_full_disk_while_saving_state(tmp_path):
     workdir = tmp_path / "run"
     assert train("nano_encoder", workdir, 2, **CHANGES)[0] == 0
     command = [sys.executable, "-c", LIMITED, *arguments("nano_encoder", workdir, 8, **CHANGES)]
@@ -88,7 +88,7 @@ def end_as_where_shared_memory_is_full(step: int) -> int:
     return step
 
 
-def test_a_worker_that_shared_memory_ends():
+def test_worker_killed_by_full_shared_memory():
     stream = pipeline.batches(end_as_where_shared_memory_is_full, start=0, workers=1)
     with pytest.raises(InputError, match=r"/dev/shm: too small \(.* free\) for the batches of 1 processes .* set data\.workers to 0"):
         for _ in stream:

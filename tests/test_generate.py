@@ -36,7 +36,7 @@ def keys(count, seed=0):
     return jax.vmap(jax.random.key)(np.arange(seed, seed + count, dtype=np.uint32))
 
 
-def test_cache_gives_what_a_whole_forward_gives(model):
+def test_kv_cache_equals_full_forward(model):
     """A picture and other lengths a row: greedy tokens with the cache, and without it by running the whole text again."""
     new = 4
     inputs = batch_of([[(4, 6)], []], extra=2)
@@ -75,14 +75,14 @@ def test_rows_stop_one_by_one(model):
         assert (np.asarray(written.tokens[row, length + 1 :]) == 7).all()
 
 
-def test_one_seed_a_row(model):
+def test_seeds_must_match_rows(model):
     with pytest.raises(ValueError, match="1 seeds came with 2 rows"):
         generate(model, batch_of([[], []]), GenerationSettings(), seeds=[1])
 
 
 @hypothesis_settings(max_examples=8, deadline=None, derandomize=True)
 @given(st.integers(0, 99), st.integers(0, 6), st.sampled_from([0.05, 0.5, 0.9, 1.0]), st.sampled_from([0.3, 1.0, 2.0]))
-def test_only_the_best_tokens_are_drawn(seed, top_k, top_p, temperature):
+def test_top_k_and_top_p_restrict_samples(seed, top_k, top_p, temperature):
     """The k best, and of them the fewest whose probability reaches top_p: each drawn token is one of these, computed plainly."""
     scores = np.random.default_rng(seed).normal(size=12).astype(np.float32) * 2
     order = np.argsort(-scores)[: top_k or 12]

@@ -64,7 +64,7 @@ def test_windows_and_patch_positions_are_those_of_transformers(h, w):
 
 @few
 @given(rows_of_grids, st.integers(0, 5))
-def test_windows_lead_back_to_the_patches(rows, extra):
+def test_window_order_is_invertible(rows, extra):
     grids = [grid for row in rows for grid in row]
     batch = build(rows, patch_length=max([h * w for h, w in grids], default=4) + 4 * extra)
     for i, (h, w) in enumerate(grids):
@@ -126,7 +126,7 @@ def test_the_published_square_picture():
         ({"mask": np.array([[True, False, True]])}, "padding after them"),
     ],
 )
-def test_refused(change, message):
+def test_invalid_inputs_are_refused(change, message):
     given = {
         "input_ids": np.array([[7, PICTURE, 9]]),
         "mask": np.ones((1, 3), bool),

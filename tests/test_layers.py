@@ -56,7 +56,7 @@ def softmax_attention(q, k, v, allowed):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("lengths", [None, [5, 2]])
-def test_attention_masks_keys_behind_the_length_and_ahead_of_the_query(causal, lengths):
+def test_attention_masks_padding_and_future_keys(causal, lengths):
     q, k, v = (np.asarray(x) for x in normal(3, 2, 5, 2, 4))
     allowed = np.broadcast_to(np.tri(5) if causal else np.ones((5, 5)), (2, 5, 5))
     if lengths:

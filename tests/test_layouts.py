@@ -149,7 +149,7 @@ def test_ultra_edit_by_many_threads(tmp_path):
                 assert np.array_equal(np.asarray(one), np.asarray(image(number)))
 
 
-def test_ultra_edit_that_is_none(tmp_path):
+def test_invalid_ultra_edit_is_refused(tmp_path):
     with pytest.raises(
         InputError,
         match=r"FreeForm-00000-of-00002.parquet: lacks edited_image.bytes; its columns are source_image.bytes, .*, ssim",

@@ -23,7 +23,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_build_train_kill_resume_evaluate(place, monkeypatch):
+def test_build_train_resume_after_kill_evaluate(place, monkeypatch):
     monkeypatch.chdir(place)
     code, text = dim("build-data", "tints", "tints", "--from", "emoji")
     assert code == 0, text

@@ -62,7 +62,7 @@ def test_it_is_fetched_once_and_found_again(remote, tmp_path):
     assert int(other.stdout) == found.stat().st_mtime_ns
 
 
-def test_who_asks_at_the_same_time_waits_for_the_first(remote):
+def test_concurrent_fetches_download_once(remote):
     found = []
     with counted_requests() as counts:
         threads = [threading.Thread(target=lambda: found.append(cached_path(remote).read_text())) for _ in range(6)]
@@ -83,7 +83,7 @@ def test_another_file_in_its_place_is_fetched_anew(remote, tmp_path):
     assert sorted(path.name for path in first.parent.iterdir()) == [".one.lock", ".one.of", "one"]
 
 
-def test_a_copy_that_was_cut_off_is_none(remote, monkeypatch):
+def test_truncated_copy_is_fetched_again(remote, monkeypatch):
     place = cached_path(remote)
     place.unlink()
     assert again(remote) == "one" * 1000

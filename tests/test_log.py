@@ -9,7 +9,7 @@ from dim_jax.errors import InputError
 from dim_jax.training.log import Board, Log
 
 
-def test_the_log_is_cut_where_a_run_goes_on(tmp_path):
+def test_log_is_truncated_at_resume_step(tmp_path):
     path, third = tmp_path / "log.jsonl", 1 / 3
     log = Log(path, after=0)
     for step in (2, 4, 6):

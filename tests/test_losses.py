@@ -14,7 +14,7 @@ from dim_jax.training.losses import encode_batch, painter_loss
 from tests.parity import dim_goldens
 
 
-def test_a_dropped_source_is_none():
+def test_source_dropout_equals_no_source():
     """On the channels; the encoder reads the same turn. Each row by itself."""
     dim = dim_goldens.load(Path(__file__).parent / "goldens")
     parameters = {path: jnp.asarray(x) for path, x in module.parameters(dim).items()}

@@ -36,7 +36,7 @@ def test_every_tensor_is_the_mean(two, tmp_path, goldens, dtype):
         np.testing.assert_allclose(found[name].astype(np.float32), wanted, rtol=1e-6 if dtype == "float32" else 2**-8, atol=1e-6)
 
 
-def test_models_that_are_not_alike(two, tmp_path, goldens):
+def test_mismatched_models_are_refused(two, tmp_path, goldens):
     one, _ = two
     with pytest.raises(InputError, match=r"qwen: autoencoder\.\S+ is None, in .*one \(.*\)\. Give a checkpoint with the same parameters"):
         run(one, tmp_path / "mean", "dim", mean_with=qwen_folder(tmp_path / "qwen", goldens))

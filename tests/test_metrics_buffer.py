@@ -23,7 +23,7 @@ def test_means_are_over_the_steps_since_the_last(tmp_path):
     assert recent.flush() == []
 
 
-def test_what_a_checkpoint_carries_along_counts(tmp_path):
+def test_means_include_metrics_from_checkpoint(tmp_path):
     whole, first = (MetricsBuffer(tmp_path / "non_finite.json") for _ in range(2))
     for recent in (whole, first):
         recent.add(1, {0: "a"}, metrics(1 / 3, 1 / 7))
@@ -49,7 +49,7 @@ def test_a_step_that_is_not_finite_is_named(loss, grad_norm, tmp_path):
     )
 
 
-def test_the_newest_step_can_be_blamed_for_its_state(tmp_path):
+def test_not_finite_error_names_latest_step(tmp_path):
     recent = MetricsBuffer(tmp_path / "non_finite.json")
     recent.add(7, {0: "a"}, metrics(0.5))
     recent.flush()

@@ -25,7 +25,7 @@ def test_it_is_small_and_says_whose_pictures_it_holds():
     assert all(sample["image"] in told for sample in samples if "image" in sample)
 
 
-def test_it_edits():
+def test_nano_model_edits():
     folder = bundled_checkpoint()
     moon, book = (open_picture(folder / "samples" / f"{name}.png") for name in ("moon", "book"))
     full, red = EditPipeline.from_pretrained(folder)(["Show a full moon.", "Make the book red."], [moon, book], seeds=[0, 0])
@@ -42,7 +42,7 @@ def test_it_edits():
     assert np.asarray(red.image, float)[ground].min() > 240  # it stays white
 
 
-def test_its_encoder_writes_a_blueprint_for_itself(tmp_path):
+def test_nano_encoder_writes_a_blueprint(tmp_path):
     picture = bundled_checkpoint() / "samples" / "woman.png"
     command = ("edit", "--image", str(picture), "--prompt", "Give the woman white hair.", "--designer", "local", "--steps", "2")
     code, text = dim(*command, "-o", str(tmp_path / "out.png"))

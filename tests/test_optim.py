@@ -72,7 +72,7 @@ def test_learning_rate_may_be_a_schedule():
     np.testing.assert_allclose(sizes, [0, 0.5, 1], atol=1e-5)
 
 
-def test_what_weight_decay_leaves_alone():
+def test_weight_decay_exclusions():
     """Without a gradient only kernels and embeddings move, in every part of the real model."""
     sizes = ModelConfig(QwenConfig.tiny(), SanaConfig.tiny(), DCAEConfig.tiny())
     parameters = {path: jnp.ones(2) for path in sizes.shapes()}

@@ -64,7 +64,7 @@ def assert_upright(image: Image.Image, kind: str = "png") -> None:
 @pytest.mark.parametrize("tag", ["exif", "attribute", "element"])
 @pytest.mark.parametrize("kind", [*LOSSLESS, *LOSSY])
 @pytest.mark.parametrize("orientation", STORED)
-def test_every_way_in(orientation, kind, tag, tmp_path):
+def test_exif_orientation_is_applied_for_every_input(orientation, kind, tag, tmp_path):
     """Files and PIL pictures: opened, copied, loaded before, converted with their metadata kept; however often it is asked for."""
     data = turned(kind, orientation, tag)
     (tmp_path / "a").write_bytes(data)

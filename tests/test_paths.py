@@ -148,7 +148,7 @@ def test_pictures_come_from_a_bucket_and_go_there(bucket, loaded, tmp_path):
     ],
     ids=["dim-edit", "train", "design", "evaluate"],
 )  # fmt: skip
-def test_what_must_lie_on_this_machine(command, tmp_path, monkeypatch):
+def test_bucket_paths_are_refused_where_local_is_needed(command, tmp_path, monkeypatch):
     """A folder "gs:" would be no help to anybody."""
     monkeypatch.chdir(tmp_path)
     assert one_error(dim(*command)) == "error: gs://mine/out: a path of this machine is needed here. Copy what lies elsewhere.\n"

@@ -289,7 +289,7 @@ def test_metadata_does_not_follow(tmp_path):
     assert corners(open_picture(tmp_path / "a.png")) == [RED, GREEN, BLUE, WHITE]
 
 
-def test_no_picture(tmp_path):
+def test_non_picture_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"gone\.png: there is no such file"):
         open_picture(tmp_path / "gone.png")
     with pytest.raises(InputError, match="a directory, not a picture"):

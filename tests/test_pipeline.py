@@ -284,7 +284,7 @@ def test_50000_words_are_refused_at_once():
         ({"resolution": 100}, "^Resolution 100 is not a multiple of 8. Take 96"),
     ],
 )
-def test_refused(changes, message):
+def test_invalid_calls_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         edit(**changes)
 
@@ -298,7 +298,7 @@ def test_refused(changes, message):
         {"guidance_stop": 1.1}, {"cache_interval": 0},
     ],
 )  # fmt: skip
-def test_settings_that_cannot_be(changes):
+def test_invalid_settings_are_refused(changes):
     with pytest.raises(InputError):
         settings(**changes)
 

@@ -34,7 +34,7 @@ def plan(counts: list[list[int]], batch_size: int, seed: int = 0, weights=STEADY
 
 @settings(max_examples=40)
 @given(COUNTS, st.integers(1, 9), st.integers(0, 2**63), WEIGHTS, st.dictionaries(st.integers(1, 70), WEIGHTS, max_size=3))
-def test_every_entry_once_a_round(counts, batch_size, seed, weights, later):
+def test_epoch_has_every_entry_once(counts, batch_size, seed, weights, later):
     """At the end of each round, every entry has been seen once for each round, but for those counted as carried into the next; also where
     the weights change in between."""
     found = plan(counts, batch_size, seed, weights, later)
@@ -57,7 +57,7 @@ def test_every_entry_once_a_round(counts, batch_size, seed, weights, later):
 
 
 @given(COUNTS, st.integers(1, 9), st.integers(0, 2**63))
-def test_after_as_many_rounds_as_a_batch_has_rows_nothing_is_carried(counts, batch_size, seed):
+def test_remainder_is_zero_after_batch_size_epochs(counts, batch_size, seed):
     found = plan(counts[:1], batch_size, seed)
     (component,) = found.components
     seen = Counter(row for step in range(len(component.rows)) for row in found.at(step).rows.tolist())
@@ -65,7 +65,7 @@ def test_after_as_many_rounds_as_a_batch_has_rows_nothing_is_carried(counts, bat
 
 
 @given(COUNTS, st.integers(0, 10**9), st.integers(0, 2**63), st.dictionaries(st.integers(1, 10**9), WEIGHTS, max_size=3))
-def test_any_step_alone(counts, step, seed, later):
+def test_plan_steps_are_random_access(counts, step, seed, later):
     """Without the steps before it, in any order, and from a copy that travelled."""
     found = plan(counts, 4, seed, later=later)
     there = [found.at(step + ahead) for ahead in (3, 0)]
@@ -135,7 +135,7 @@ def test_the_order_is_pinned():
     assert [(one.component, one.bucket, one.rows.tolist()) for one in map(found.at, (0, 1, 2, 1000))] == PINNED
 
 
-def test_a_step_far_away_is_near():
+def test_far_step_is_computed_in_constant_time():
     """Millions of rows are shuffled once a round; within it a step costs microseconds."""
     rows = np.arange(1_000_000)
     found = Plan([Component("large", {0: 1.0, 10**7: 2.0}, rows, rows % 3)], 256, 0)
@@ -146,7 +146,7 @@ def test_a_step_far_away_is_near():
     assert time.process_time() - before < 2  # 100 steps; a shuffle of each would take 10 s
 
 
-def test_a_plan_of_nothing():
+def test_empty_plan_is_refused():
     for components in ([], [Component("none", {0: 1.0}, np.arange(0), np.arange(0))]):
         with pytest.raises(ValueError, match="at least one"):
             Plan(components, 2, 0)

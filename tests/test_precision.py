@@ -67,12 +67,12 @@ def test_every_product_of_float32_numbers_is_exact(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_so_is_the_encoder(dtype, inputs):
+def test_encoder_products_are_exact(dtype, inputs):
     model = nnx.eval_shape(lambda: Dim(CONFIG, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
     assert not inexact(lambda model: model.encoder.logits(model.encoder(inputs)), model)
 
 
-def test_a_default_that_the_user_names_wins():
+def test_user_default_precision_wins():
     model = nnx.eval_shape(lambda: Dim(CONFIG, rngs=nnx.Rngs(0)))
     pixels = jnp.zeros((1, 2 * CONFIG.autoencoder.factor, 2 * CONFIG.autoencoder.factor, 3))
     with jax.default_matmul_precision("tensorfloat32"):

@@ -104,7 +104,7 @@ def test_workers_write_the_same_bytes(place, tmp_path):
     assert len(files) == 9
 
 
-def test_what_is_there_is_left_as_it_is(place, tmp_path):
+def test_finished_shards_are_not_rewritten(place, tmp_path):
     shutil.copytree(place / "dim_edit-prepared", tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     rows = {"edit/train": ROWS - 1, "edit/test": 1}
@@ -184,7 +184,7 @@ def test_without_the_packages_it_says_what_to_install(place, tmp_path, monkeypat
     assert "Install it: pip install 'dim_jax[data]'" in one_error(dim("prepare", str(place / "dim_edit"), str(tmp_path / "out")))
 
 
-def test_what_is_refused(place, tmp_path, monkeypatch):
+def test_invalid_sources_are_refused(place, tmp_path, monkeypatch):
     out = str(tmp_path / "out")
     for source, options, message in (
         (place / "none", (), "none: there is no such folder or file"),
@@ -213,7 +213,7 @@ def test_what_is_no_prepared_data_set(place, tmp_path):
         open_source(str(tmp_path / "out"), "edit", split="train", side=0)
 
 
-def test_damage_is_told(place, tmp_path):
+def test_damaged_shards_are_refused(place, tmp_path):
     shutil.copytree(place / "dim_edit-prepared", tmp_path / "out")
     path = tmp_path / "out/edit/edit-train.array_record-00001-of-00003"
     data = bytearray(path.read_bytes())

@@ -33,7 +33,7 @@ def run(folder: Path, steps: tuple[int, int] | None, *, done: int = 0, stop: int
                 x = double(x)
 
 
-def test_the_steps_that_were_asked_for(tmp_path):
+def test_profile_covers_requested_steps(tmp_path):
     run(tmp_path / "whole", (2, 4))
     assert traced(tmp_path / "whole") == {"2", "3", "4"}
     run(tmp_path / "stopped", (2, 4), stop=3)
@@ -43,6 +43,6 @@ def test_the_steps_that_were_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize(("steps", "done"), [((0, 2), 0), ((3, 2), 0), ((2, 6), 0), ((2, 4), 3)])
-def test_steps_that_do_not_come(steps, done, tmp_path):
+def test_profile_steps_beyond_the_run_are_refused(steps, done, tmp_path):
     with pytest.raises(InputError, match=f"--profile {steps[0]}:{steps[1]}: .* from {done + 1} to 5"):
         run(tmp_path, steps, done=done)

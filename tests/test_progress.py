@@ -22,7 +22,7 @@ def shown(*, terminal: bool, **more: float) -> str:
     return text.getvalue()
 
 
-def test_a_file_gets_lines():
+def test_progress_to_file_is_lines():
     assert shown(terminal=False) == f"step 40/100: {WORDS}\n"
 
 
@@ -30,7 +30,7 @@ def test_utilisation_is_shown_where_it_is_known():
     assert "64.0 samples/s, 41.2% MFU, 25% waiting for data" in shown(terminal=False, mfu=0.4123)
 
 
-def test_a_terminal_gets_a_bar():
+def test_progress_on_terminal_is_a_bar():
     text = shown(terminal=True)
     assert WORDS in text
     assert "40/100" in text

@@ -170,7 +170,7 @@ def test_wrong_configs_name_the_key(where, change, message):
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "cannot be read"), ("{", "not a JSON file"), ("[1]", "not a JSON object")])
-def test_config_files_that_are_none(tmp_path, content, message):
+def test_invalid_config_files_are_refused(tmp_path, content, message):
     path = tmp_path / "config.json"
     if content is not None:
         path.write_text(content)
@@ -190,7 +190,7 @@ def test_padding_and_other_rows_never_change_a_result(model):
     assert np.isfinite(states).all(), "padding stays finite"
 
 
-def test_what_stands_in_the_padding_is_never_read(model):
+def test_padding_content_is_never_read(model):
     inputs = batch_of([[(4, 6)], []], extra=3, patch_length=60)
     ids = np.where(inputs.mask, inputs.input_ids, 77)
     patches = np.where(inputs.patch_mask[..., None], inputs.patches, 9.0).astype(np.float32)

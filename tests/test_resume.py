@@ -11,7 +11,7 @@ from dim_jax.errors import InputError
 from dim_jax.training.resume import latest_step, read_state, training_states
 
 
-def test_the_latest_stay_and_those_at_multiples(tmp_path):
+def test_retention_keeps_latest_and_every_nth_state(tmp_path):
     folder, state = tmp_path / "states", {"a": jnp.arange(4.0)}
     assert latest_step(folder) == 0
     with training_states(folder, keep=2, keep_every=4) as saved:
@@ -40,7 +40,7 @@ def test_a_run_may_have_any_name(tmp_path, name):
     assert [path.name for path in folder.iterdir()] == ["4"]
 
 
-def test_a_state_that_was_never_joined_is_told_and_kept(tmp_path, monkeypatch):
+def test_unmerged_state_is_reported_and_kept(tmp_path, monkeypatch):
     folder, state = tmp_path / "states", {"a": jnp.arange(4.0)}
     with monkeypatch.context() as patch:
         patch.setattr(type(epath.Path()), "glob", lambda folder, pattern: iter(()))

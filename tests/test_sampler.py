@@ -54,7 +54,7 @@ def test_what_each_step_evaluates():
     assert set(sampler.evaluations(10, guided=False, start=0.0, stop=1.0, cache_interval=1)) == {conditional}
 
 
-def test_a_step_takes_what_its_table_says():
+def test_sampler_step_follows_coefficient_table():
     """Euler adds up the velocities. This one is the number of latents it is called on, plus sigma: the sum shows each call."""
     num_steps, sigma = 10, sampler.sigmas(10, 1.0)
 

@@ -28,7 +28,7 @@ def model() -> Sana:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3)])
-def test_any_size_and_no_row_sees_another(model, size):
+def test_rows_are_independent_at_any_size(model, size):
     latents, source, condition = normal(2, *size, 4), normal(2, *size, 4, seed=1), normal(2, 6, 12, seed=2)
     tokens = mask([6, 2], 6)
     both = velocity(model, latents, TIMESTEP[:2], condition, tokens, source)
@@ -86,7 +86,7 @@ def test_edit_model_without_source_paints_from_text(model):
 
 
 @pytest.mark.parametrize("scale", [0, 1])
-def test_a_grown_model_computes_what_it_did(scale):
+def test_grown_model_equals_original(scale):
     """Before training the source does not count, whether it is zero or a picture."""
     small = sana(config(edit=False))
     large = grow(small, edit=True, condition_length=9, key=jax.random.key(0))
@@ -188,7 +188,7 @@ def test_config_goes_to_json_and_back():
     [{"width": 0}, {"depth": -1}, {"in_channels": 5}, {"in_channels": 12}, {"cross_heads": 5}, {"linear_head_dim": 7}, {"more": 1}],
     ids=str,
 )
-def test_sizes_that_cannot_be(change):
+def test_invalid_sizes_are_refused(change):
     data = config().to_json()
     (data if "in_channels" in change else data["config"]).update(change)
     with pytest.raises(InputError):

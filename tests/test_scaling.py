@@ -90,7 +90,7 @@ SCALED = [
 
 
 @pytest.mark.parametrize(("old", "new", "height_first"), SCALED)
-def test_the_order_of_the_two_passes_is_ours(old, new, height_first):
+def test_resize_pass_order(old, new, height_first):
     """What the newest Pillow does, as the goldens have it, with any."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (old[1], old[0], 3), dtype=np.uint8))
     for resample in (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR):

@@ -65,7 +65,7 @@ def test_every_thread_has_written_before_the_first_renames(tmp_path, monkeypatch
     assert sum(found.is_file() for found in tmp_path.rglob("*")) == 1
 
 
-def test_writers_of_one_file_do_not_mix(tmp_path):
+def test_concurrent_writers_do_not_mix(tmp_path):
     """Each writes other bytes; the file is at any time one of them, whole."""
     path = tmp_path / ("x" * 250)  # a name that leaves no room for another beside it
 

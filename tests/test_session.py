@@ -67,7 +67,7 @@ def test_image_guidance_holds_in_every_round():
     assert largest_difference(second.image, by_hand("cut", Source(first.image, first.latents), 2).image) > 1
 
 
-def test_undo_and_another_way():
+def test_undo_then_edit_again():
     ours = session()
     first = ours.edit("red")
     second = ours.edit("cut")
@@ -153,7 +153,7 @@ def test_all_rounds_are_in_the_file_and_paint_it_again(tmp_path):
         assert saved.tobytes() == again.rounds[-1].image.tobytes()
 
 
-def test_what_a_round_leaves_alone_is_kept(monkeypatch):
+def test_keep_unchanged_copies_source_pixels(monkeypatch):
     """Random weights change everything, so the painter is given latents that differ in one corner only."""
     size = (64, 64)
     before = np.asarray(painter().encode([FIRST], size))[0]

@@ -63,7 +63,7 @@ def test_keys_that_are_not_there_are_as_published():
         ('{"resolution": -64}', "resolution -64"), ("[64]", "not a JSON object"), ('{"resolution": ', "not a JSON file"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used(text, says):
+def test_invalid_settings_files_are_refused(text, says):
     Path("settings.json").write_text(text)
     with pytest.raises(InputError) as caught:
         read_settings(Path("settings.json"))
@@ -150,7 +150,7 @@ def test_without_a_checkpoint_the_bundled_one_paints(monkeypatch):
     assert read_metadata("new.png")["settings"]["resolution"] == 64
 
 
-def test_an_installation_without_it(monkeypatch):
+def test_installation_without_bundled_model(monkeypatch):
     monkeypatch.setattr(bundled, "NANO", Path("inside"))
     for command in (("edit", "--image", "in.png"), ("generate",)):
         text = one_error(dim(*command, "--prompt", "red", "-o", "out.png"))

@@ -32,7 +32,7 @@ def test_a_failure_says_why_and_ends_the_others(machine, tmp_path):
     assert all(process.poll() is not None for process in running)
 
 
-def test_what_takes_too_long_is_ended(machine, tmp_path):
+def test_step_timeout_ends_processes(machine, tmp_path):
     machine.deadline = 0.0
     running = machine.start(["-c", "import time; time.sleep(600)"], tmp_path / "log", 1)
     with pytest.raises(RuntimeError, match="took longer than 1 s"):

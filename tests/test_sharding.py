@@ -68,7 +68,7 @@ def test_every_row_is_of_some_parameter():
         assert any(fnmatchcase(path, pattern) for path in paths), pattern
 
 
-def test_what_lies_whole_on_every_device_is_small():
+def test_replicated_parameters_are_small():
     rules = read_config(ROOT / "configs/common.py", {}).sharding.rules
     cut = {path: any(rules[axis] for axis in logical_axes(path)) for path in FULL.shapes()}
     assert sum(math.prod(shape) for path, shape in FULL.shapes().items() if not cut[path]) < 0.001 * 5.7e9
@@ -97,7 +97,7 @@ def test_meshes_of_the_full_model():
         ((1, 2, 1), {"sharding__rules__mlp": "fsdp"}, ("'mlp' and 'width'", "'fsdp'", "config.sharding.rules")),
     ],
 )  # fmt: skip
-def test_a_mesh_that_does_not_fit(sizes, changes, says):
+def test_indivisible_mesh_is_refused(sizes, changes, says):
     with pytest.raises(InputError) as error:
         mesh(*sizes, **changes)
     for part in says:
@@ -137,7 +137,7 @@ def test_the_rows_of_a_tpu_host_are_those_of_its_chips():
     assert [json.loads(line) for line in run.stdout.splitlines()] == [[0, 1, 2, 3, 12, 13, 30, 31], [0, 1, 6, 15]]
 
 
-def test_a_table_that_does_not_fit(monkeypatch):
+def test_incomplete_sharding_table_is_refused(monkeypatch):
     """A parameter without a row, with two, with a row of another rank; a logical axis without a rule."""
     row = ("sana.t_block.kernel", ("width", "modulation"))
     rows = [other for other in sharding.ROWS if other != row]
@@ -218,7 +218,7 @@ def curves(folder: Path) -> Iterator[tuple[str, list[str]]]:
         yield f"{before}, then {after}", half[before] + runs[after].steps(restored.state, 5, 10)[1]
 
 
-def test_the_curve_is_the_same_on_every_mesh(tmp_path):
+def test_loss_curve_is_equal_on_every_mesh(tmp_path):
     """In a process of its own, since the number of devices is fixed when JAX starts."""
     run = subprocess.run(
         [sys.executable, "-m", "tests.test_sharding", str(tmp_path)],

@@ -65,7 +65,7 @@ def test_every_parameter_is_trainable_or_frozen(name):
 
 
 @pytest.mark.parametrize("frozen", [("encoder",), ("encoder", "autoencoder", "sana")])
-def test_a_component_that_is_declared_never_or_twice(frozen):
+def test_component_must_be_declared_once(frozen):
     config = read_config(CONFIGS / "edit_stage2.py", {})
     config.frozen = frozen
     with pytest.raises(InputError, match=r"config\.frozen .*: name each of encoder, connector, sana, autoencoder once"):
@@ -94,7 +94,7 @@ def captioned(folder: Path, name: str) -> Path:
     return folder
 
 
-def test_from_raw_files_to_the_last_stage(tmp_path):
+def test_all_training_stages_end_to_end(tmp_path):
     raw = {"t2i": captioned(tmp_path / "T2I", "blip3"), "mix": captioned(tmp_path / "mix", "own")}
     raw |= {"edit_stage1": ultra_edit(tmp_path / "UltraEdit"), "edit_stage2": dim_edit(tmp_path / "DIM-Edit")}
     extract(raw["edit_stage2"], files("image/{}.png"))

@@ -50,7 +50,7 @@ def ended(program: str, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
 
 
-def test_a_watchdog_that_was_paused_and_then_bites():
+def test_watchdog_fires_after_pause():
     process = ended(PAUSES)
     assert process.returncode == STUCK, process.stderr
     assert process.stdout == "still here\n"
@@ -58,7 +58,7 @@ def test_a_watchdog_that_was_paused_and_then_bites():
     assert "in hang\n" in process.stderr
 
 
-def test_a_run_whose_data_hangs(tmp_path):
+def test_watchdog_ends_run_with_hanging_data(tmp_path):
     """Compiling takes longer than the watchdog waits, and is not taken for hanging."""
     changes = {"optim__cosine": "False", "train__watchdog_minutes": "0.2"}
     process = ended(HANGS, *arguments("nano_encoder", tmp_path / "run", 100_000, **changes))

@@ -103,7 +103,7 @@ def test_a_wrong_table_is_an_error(rows, message):
         tensor_mappings(rows, {"a": (2,), "b": (2,)})
 
 
-def test_only_one_of_our_tensors_is_held():
+def test_conversion_holds_one_tensor_at_a_time():
     """A stacked tensor is put together when its turn comes, not before."""
     found = tensor_mappings([Row("a.*.w", "a.kernel", SAME), Row("b.*.w", "b.kernel", SAME)], {"a.kernel": (3, 2), "b.kernel": (3, 2)})
     read = []
@@ -141,7 +141,7 @@ def test_a_copy_in_tiles_is_a_copy(shape, lead, dtype, order):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_one_bad_number_is_found(dtype, value):
+def test_single_non_finite_value_is_found(dtype, value):
     array = np.full((700, 1000), -1.5, dtype)
     assert is_finite(array)
     array[-1, -1] = value

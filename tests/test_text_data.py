@@ -15,10 +15,10 @@ from PIL import Image, ImageFont
 
 from dim_jax.datasets.layouts.pairs import Pairs
 from dim_jax.datasets.text import faces, grounds
-from dim_jax.datasets.text.build import Maker
-from dim_jax.datasets.text.rules import RULES, Stock, change
-from dim_jax.datasets.text.scenes import SIZES, box, invent, paint
-from dim_jax.datasets.text.vocabulary import WORDS, draw, split_of
+from dim_jax.datasets.text.build import SceneBuilder
+from dim_jax.datasets.text.rules import RULES, Choices, change
+from dim_jax.datasets.text.scenes import SIZES, box, render_scene, sample_scene
+from dim_jax.datasets.text.vocabulary import WORDS, sample_text, split_of
 from dim_jax.datasets.text.wording import AT, instructions
 from dim_jax.designer.blueprint import parse
 from tests.layout_fixtures import prepared
@@ -50,9 +50,9 @@ def changes(number: int = 30, side: int = 96):
     """Changes of every rule, with their scenes."""
     for n in range(number):
         split, rng = SPLITS[n % 2], Random(n)
-        scene = invent(rng, split, grounds.of_split(PATTERNS, split), faces.OWN, side)
+        scene = sample_scene(rng, split, grounds.of_split(PATTERNS, split), faces.BUILTIN_FACES, side)
         for rule in RULES:
-            found = change(rule, rng, scene, Stock(split, faces.OWN, scene.ground.readable), side)
+            found = change(rule, rng, scene, Choices(split, faces.BUILTIN_FACES, scene.ground.readable), side)
             if found is not None:
                 yield found
                 yield found.back()
@@ -65,7 +65,7 @@ def test_pairs_differ_inside_the_boxes_of_the_text_and_nowhere_else():
     count, side = Counter(), 96
     for one in changes(side=side):
         ground = one.source.ground.paint(side)
-        source, target = (np.asarray(paint(scene, ground), int) for scene in (one.source, one.target))
+        source, target = (np.asarray(render_scene(scene, ground), int) for scene in (one.source, one.target))
         inside = np.zeros((side, side), bool)
         for scene, label in ((one.source, one.old), (one.target, one.new)):
             left, top, right, bottom = box(label, scene.ground, side)
@@ -85,7 +85,7 @@ def test_texts_stand_out_from_their_ground():
     for one in changes(20, 128):
         scene = one.target
         ground = scene.ground.paint(128)
-        picture, bare = np.asarray(paint(scene, ground)), np.asarray(ground)
+        picture, bare = np.asarray(render_scene(scene, ground)), np.asarray(ground)
         for label in scene.labels:
             left, top, right, bottom = box(label, scene.ground, 128)
             colour = np.array(grounds.RGB[label.colour])
@@ -100,7 +100,7 @@ def luminance_of(pixel) -> float:
 
 
 def test_each_rule_changes_what_it_says():
-    fields = {"word": "text", "font": "face", "colour": "colour", "size": "size", "position": "place"}
+    fields = {"word": "text", "font": "face", "colour": "colour", "size": "size", "position": "position"}
     for one in changes():
         assert replace(one.old, **{fields[one.rule]: getattr(one.new, fields[one.rule])}) == one.new
         assert one.old != one.new
@@ -108,21 +108,21 @@ def test_each_rule_changes_what_it_says():
         assert f'"{one.old.text}"' in text
         told = {
             "word": f'"{one.new.text}"', "font": one.new.face.name, "colour": one.new.colour,
-            "size": "larger" if one.new.size > one.old.size else "smaller", "position": AT[one.new.place].split(" ", 1)[1],
+            "size": "larger" if one.new.size > one.old.size else "smaller", "position": AT[one.new.position].split(" ", 1)[1],
         }  # fmt: skip
         assert told[one.rule] in text
         assert ("much" in text) == (one.rule == "size" and abs(one.new.size - one.old.size) == len(SIZES) - 1)
 
 
-def test_letters_of_every_look():
-    shapes = {face.name: np.asarray(faces.letters(face, "Sign 42", 24), int) for face in faces.OWN}
+def test_render_letters_in_every_face():
+    shapes = {face.name: np.asarray(faces.render_letters(face, "Sign 42", 24), int) for face in faces.BUILTIN_FACES}
     assert all(shape.max() > 200 for shape in shapes.values())
     ink = {name: shape.sum() for name, shape in shapes.items()}
     assert ink["bold"] > 1.2 * ink["plain"]
     assert abs(ink["slanted"] - ink["plain"]) < 0.05 * ink["plain"]
     assert shapes["slanted"].shape[1] > shapes["plain"].shape[1]
     # Hollow: a line through the I crosses ink twice.
-    (row,) = np.asarray(faces.letters(faces.OWN[3], "I", 64), int)[30:31]
+    (row,) = np.asarray(faces.render_letters(faces.BUILTIN_FACES[3], "I", 64), int)[30:31]
     assert (np.diff((row > 128).astype(int)) == 1).sum() + (row[0] > 128) == 2
 
 
@@ -209,19 +209,19 @@ def test_pictures_and_fonts_of_the_user(tmp_path):
     assert statistics["faces"] == ["plain", "bold", "slanted", "outlined", "Aileron"]
     assert "Aileron" in (tmp_path / "out/README.md").read_text()
     # Where no letter is, the user's picture shows, scaled.
-    backgrounds = [np.asarray(ground.paint(128), int) for ground in grounds.read_pictures(tmp_path / "pictures")]
+    backgrounds = [np.asarray(ground.paint(128), int) for ground in grounds.read_grounds(tmp_path / "pictures")]
     shown = [np.asarray(example.target, int) for example in Pairs(tmp_path / "out", "train", "caption")]
     assert all(max((image == ground).all(-1).mean() for ground in backgrounds) > 0.6 for image in shown)
 
 
 def test_letters_on_pictures_have_a_rim():
     """In black or white, whichever stands out from the letters."""
-    maker = Maker({split: [replace(PATTERNS[0], path=Path("x"))] for split in SPLITS}, faces.OWN, 128, 0)
-    scene = invent(Random(0), "train", maker.grounds["train"], faces.OWN, 128)
-    label = replace(scene.labels[0], colour="yellow", face=faces.OWN[0])
+    maker = SceneBuilder({split: [replace(PATTERNS[0], path=Path("x"))] for split in SPLITS}, faces.BUILTIN_FACES, 128, 0)
+    scene = sample_scene(Random(0), "train", maker.grounds["train"], faces.BUILTIN_FACES, 128)
+    label = replace(scene.labels[0], colour="yellow", face=faces.BUILTIN_FACES[0])
     scene = replace(scene, labels=(label,))
     ground = Image.new("RGB", (128, 128), grounds.RGB["yellow"])
-    drawn = np.asarray(paint(scene, ground), int)
+    drawn = np.asarray(render_scene(scene, ground), int)
     assert (np.abs(drawn - grounds.RGB["black"]).max(-1) < 10).any()
     left, top, right, bottom = box(label, scene.ground, 128)
     outside = np.ones((128, 128), bool)
@@ -229,10 +229,10 @@ def test_letters_on_pictures_have_a_rim():
     assert (drawn[outside] == grounds.RGB["yellow"]).all()
 
 
-def test_draws_are_of_their_split():
+def test_sampled_texts_are_of_their_split():
     rng = Random(1)
     for split in SPLITS:
-        texts = [draw(rng, split, 0) for _ in range(200)]
+        texts = [sample_text(rng, split, 0) for _ in range(200)]
         assert all(split_of(word) == split for text in texts for word in text.split())
         assert any(text.isdecimal() for text in texts)
         assert any(" " in text for text in texts)

@@ -66,7 +66,7 @@ def painter_run(tmp_path_factory) -> Path:
     return workdir
 
 
-def test_a_trained_painter_paints(painter_run):
+def test_trained_checkpoint_paints(painter_run):
     pipeline = EditPipeline.from_pretrained(painter_run / "model")
     assert pipeline.sampler.settings.num_steps == 2
     assert pipeline.sampler.settings.resolution == 32
@@ -88,7 +88,7 @@ def test_the_log_and_the_files_of_a_run(painter_run):
     assert len(list(painter_run.glob("profile/**/*.xplane.pb"))) == 1
 
 
-def test_frozen_parts_stay_and_the_others_learn(painter_run, tmp_path):
+def test_only_trainable_components_change(painter_run, tmp_path):
     """A run of one step, whose learning rate is still zero, shows where both began."""
     assert train("nano_edit", tmp_path / "start", 1)[0] == 0
     before, after = (dict(open_weights(run / "model").stream()) for run in (tmp_path / "start", painter_run))
@@ -98,7 +98,7 @@ def test_frozen_parts_stay_and_the_others_learn(painter_run, tmp_path):
     assert changed == {"encoder": False, "connector": True, "sana": True, "autoencoder": False}
 
 
-def test_a_resumed_run_logs_what_an_uninterrupted_one_does(tmp_path):
+def test_resumed_run_logs_same_losses(tmp_path):
     assert train("nano_t2i", tmp_path / "whole", 4)[0] == 0
     assert train("nano_t2i", tmp_path / "parts", 2)[0] == 0
     code, text = train("nano_t2i", tmp_path / "parts", 4)
@@ -107,7 +107,7 @@ def test_a_resumed_run_logs_what_an_uninterrupted_one_does(tmp_path):
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
 
 
-def test_the_autoencoder_leaves_with_latents_of_unit_variance(tmp_path):
+def test_trained_autoencoder_exports_unit_variance_latents(tmp_path):
     assert train("nano_autoencoder", tmp_path / "run", 3)[0] == 0
     weights = open_weights(tmp_path / "run/model")
     assert weights.config.parts == ("autoencoder",)
@@ -152,7 +152,7 @@ def test_the_encoder_learns_to_write(tmp_path, monkeypatch):
         ({"optim__accumulate": "2"}, "accumulate is 2"),
     ],
 )
-def test_a_config_that_does_not_hold_together(changes, says, tmp_path):
+def test_inconsistent_config_is_refused(changes, says, tmp_path):
     assert says in last_error(train("nano_t2i", tmp_path / "run", 1, **changes))
     assert not (tmp_path / "run/checkpoints").exists()
 
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert [(change["step"], change["changed"]["optim.learning_rate"]) for change in changes] == [(2, [0.001, 1e30]), (2, [1e30, 0.001])]
 
 
-def test_a_config_file_that_is_none(tmp_path):
+def test_missing_config_file_is_refused(tmp_path):
     workdir = ("--workdir", str(tmp_path / "run"))
     assert "missing.py" in one_error(dim("train", "--config", "missing.py", *workdir))
     (tmp_path / "empty.py").write_text("")
@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     assert f"{tmp_path / 'run/checkpoints/2'}: is damaged" in message
 
 
-def test_a_start_that_was_refused_does_not_refuse_the_next(tmp_path):
+def test_refused_start_leaves_workdir_usable(tmp_path):
     """Whatever was wrong: the tokenizer is of the texts of the right start, and no key of a wrong one is held against it."""
     for wrong in ({"data__lengths": "(8,)"}, {"sharding__fsdp": "7"}, {"data__batch_size": "0"}, {"init__encoder": "nowhere"}):
         source = {"data__source": "nowhere"} if "init__encoder" in wrong else {}

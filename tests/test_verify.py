@@ -138,7 +138,7 @@ FIRST = {
 
 
 @pytest.mark.parametrize("path", FIRST)
-def test_what_we_compute_otherwise_is_blamed_on_its_part(tiny, monkeypatch, path):
+def test_numeric_difference_names_its_component(tiny, monkeypatch, path):
     """The file is the same for both sides; ours loses 1 % of a tensor on its way into the network."""
     part, stage = FIRST[path]
     taken = ours.Ours._module
@@ -156,7 +156,7 @@ def test_what_we_compute_otherwise_is_blamed_on_its_part(tiny, monkeypatch, path
     assert all(seen[name] for name in STAGES if list(STAGES).index(name) < list(STAGES).index(stage))
 
 
-def test_two_faults_are_both_blamed(tiny, monkeypatch):
+def test_two_faults_are_both_named(tiny, monkeypatch):
     taken = ours.Ours._module
 
     def off(self, part, tensors):
@@ -256,7 +256,7 @@ def test_files_that_are_no_fingerprints_are_one_line(tiny, tmp_path, text):
     assert str(tmp_path / "file.json") in one_error((code, errors))
 
 
-def test_what_is_asked_for_in_vain(tiny, recorded, tmp_path):
+def test_unavailable_stages_are_refused(tiny, recorded, tmp_path):
     assert "exists" in one_error(verify(tiny, "--record", recorded)[::2])
     assert "does not exist" in one_error(verify(tiny, "--record", tmp_path / "no/file.json")[::2])
     assert "no such file" in one_error(verify(tmp_path / "nothing")[::2])

@@ -29,7 +29,7 @@ ANEW = 0.7  # the temperature of an answer that is asked for again
 AZURE_VERSION = "2024-10-21"
 # A parameter that a server does not take is left out; the limit of tokens has two names.
 CAPS = ("max_tokens", "max_completion_tokens")
-PASSING = (408, 409, 425, 429)  # and 5xx: what may go well a little later
+TRANSIENT_STATUSES = (408, 409, 425, 429)  # and 5xx: what may go well a little later
 NOT_FOUND = (404, 405, 410, 501)  # no such model, or no server of this kind
 KEYS = re.compile(r"\b(?:(?:sk|key|gsk)[-_]|AIza)[\w*.-]+")
 # What some servers say with 400 or 429 where others have a status of its own.
@@ -294,7 +294,7 @@ class ChatDesigner:
             raise InputError(
                 f"{self.name}: not found at {self._client.base_url} ({status}: {said}). Check the model's name and --base-url."
             )
-        if status in PASSING or status >= 500:
+        if status in TRANSIENT_STATUSES or status >= 500:
             raise TransientError(f"the server answered {status}: {said}", retry_after(response.headers))
         return Response("", f"the server refused the request ({status}): {said}")
 

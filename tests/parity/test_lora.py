@@ -198,7 +198,7 @@ def test_the_connector_stands_beside_diffusers_file(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_halves_stay_halves(tmp_path, models):
+def test_float16_lora_stays_float16(tmp_path, models):
     lora = random_lora(shapes(models[1]))
     halves = Lora(
         "half", {slot: pair._replace(a=pair.a.astype(np.float16), b=pair.b.astype(np.float16)) for slot, pair in lora.pairs.items()}

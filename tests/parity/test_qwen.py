@@ -103,7 +103,7 @@ def test_forward_equals_transformers(sizes, rows, seed):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_saved_folders_go_both_ways(tmp_path, tied):
+def test_saved_folder_roundtrip_with_transformers(tmp_path, tied):
     config = replace(QwenConfig.tiny(), tie_word_embeddings=tied)
     theirs = torch_model(config, 0)
     theirs.save_pretrained(tmp_path)

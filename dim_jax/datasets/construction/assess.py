@@ -1,4 +1,4 @@
-"""Is the instruction of a pair what was done? Misaligned ones are dropped, partially aligned ones completed, aligned ones disambiguated.
+"""Assesses the instructions of pairs: misaligned ones are dropped, partially aligned ones completed, aligned ones disambiguated.
 
 Source: the three-way prompt quality assessment of Draw-In-Mind (arXiv 2509.01986); the wording of the prompt is ours.
 """
@@ -46,7 +46,7 @@ class Assessment(NamedTuple):
 
 
 def prompt(instruction: str) -> str:
-    """What is asked, beside the source and the target picture."""
+    """The text of the request; source and target picture go with it."""
     return TEMPLATE.replace("{instruction}", instruction.strip())
 
 
@@ -54,18 +54,18 @@ def parse(text: str) -> Assessment:
     """The assessment in a model's answer; thoughts, fences and emphasis are removed.
 
     Raises:
-        AnswerError: the model refused, the verdict is missing or none of the three, or the new instruction is missing or speaks of a
-            picture that the painter does not have.
+        AnswerError: the model refused, the verdict is missing or unknown, or the new instruction is missing or mentions a picture
+            that the model does not see.
     """
     body = without_thoughts(text).strip()
-    found = {line["name"].lower(): " ".join(line["text"].strip(" \t\r\n*_`").split()) for line in LINE.finditer(body)}
-    if "verdict" not in found:
+    fields = {line["name"].lower(): " ".join(line["text"].strip(" \t\r\n*_`").split()) for line in LINE.finditer(body)}
+    if "verdict" not in fields:
         raise AnswerError(f"the model refused: {body[:100]}" if REFUSAL.match(body) else f"the answer has no verdict: {body[:100]}")
-    words = re.sub(r"[\W_]+", " ", found["verdict"]).strip().lower().replace("partly", "partially")
+    words = re.sub(r"[\W_]+", " ", fields["verdict"]).strip().lower().replace("partly", "partially")
     verdict = next((name for name in VERDICTS if words == name or words.startswith(f"{name} ")), None)
     if verdict is None:
-        raise AnswerError(f'the verdict "{found["verdict"][:60]}" is none of {", ".join(VERDICTS)}')
-    reason, instruction = found.get("reason", ""), found.get("instruction", "")
+        raise AnswerError(f'the verdict "{fields["verdict"][:60]}" is none of {", ".join(VERDICTS)}')
+    reason, instruction = fields.get("reason", ""), fields.get("instruction", "")
     if verdict == MISALIGNED:
         return Assessment(verdict, reason, "")
     if NOTHING.fullmatch(instruction):
@@ -75,9 +75,9 @@ def parse(text: str) -> Assessment:
     return Assessment(verdict, reason, instruction)
 
 
-def _kept(text: str) -> str:
-    found = parse(text)
-    return f"Verdict: {found.verdict}\nReason: {found.reason}\nInstruction: {found.instruction or 'none'}"
+def _normalized(text: str) -> str:
+    assessment = parse(text)
+    return f"Verdict: {assessment.verdict}\nReason: {assessment.reason}\nInstruction: {assessment.instruction or 'none'}"
 
 
-ASSESSMENT = Task(prompt, _kept, hashlib.sha256(TEMPLATE.encode()).hexdigest()[:12], pictures=2)
+ASSESSMENT = Task(prompt, _normalized, hashlib.sha256(TEMPLATE.encode()).hexdigest()[:12], pictures=2)

@@ -1,4 +1,4 @@
-"""Long texts for pictures: captions along a list of dimensions, and short prompts written out.
+"""Long texts for pictures: captions along a list of dimensions, and short prompts expanded.
 
 Source: the long-context captions of DIM-T2I and the rewritten prompts of its evaluation (arXiv 2509.01986); the wording is ours.
 """
@@ -30,9 +30,9 @@ LISTED = re.compile(r"^[ \t]*(?:[-*•–#]|\d+[.)])[ \t]", re.MULTILINE)
 
 
 def caption_task(dimensions: Sequence[Sequence[str]], words: int, min_words: int) -> Task:
-    """Captions of pictures; each dimension is a name and what to say of it. The instruction of a job is not used."""
-    listed = "\n".join(f"- {name}: {asked}" for name, asked in dimensions)
-    text = CAPTION.replace("{words}", str(words)).replace("{dimensions}", listed)
+    """Captions of pictures; each dimension has a name and a description. The instruction of a job is ignored."""
+    lines = "\n".join(f"- {name}: {description}" for name, description in dimensions)
+    text = CAPTION.replace("{words}", str(words)).replace("{dimensions}", lines)
     return Task(lambda instruction: text, lambda answer: prose(answer, min_words), _version(text), pictures=1)
 
 

@@ -1,4 +1,4 @@
-"""What goes beside a data set that was built: counts and reasons, lengths in words, distributions, the page that shows them."""
+"""The files beside a built data set: counts, reasons, lengths in words, plots, and the README."""
 
 import json
 import re
@@ -33,26 +33,26 @@ def lengths(counts: Iterable[int]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def filtered(scored: Sequence[Scored], kept: Sequence[Scored], rejects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def filter_counts(scored: Sequence[Scored], kept: Sequence[Scored], rejects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Counts of the joint filter: by source, and by the scores that were out of bounds (a pair may have several)."""
     reasons = Counter(part.partition(" ")[0] for row in rejects if row["stage"] == "filter" for part in row["reason"].split(", "))
-    read = Counter(pair.source for pair in scored)
-    stay = Counter(pair.source for pair in kept)
+    read_counts = Counter(pair.source for pair in scored)
+    kept_counts = Counter(pair.source for pair in kept)
     return {
         "pairs": len(scored), "kept": len(kept), "unreadable": sum(pair.scores is None for pair in scored),
         "out of bounds": {name: reasons[name] for name in Scores._fields},
-        "sources": {name: {"pairs": number, "kept": stay[name]} for name, number in read.items()},
+        "sources": {name: {"pairs": number, "kept": kept_counts[name]} for name, number in read_counts.items()},
     }  # fmt: skip
 
 
-def assessed(verdicts: Mapping[str, Assessment], answers: Answers) -> dict[str, Any]:
+def assessment_counts(verdicts: Mapping[str, Assessment], answers: Answers) -> dict[str, Any]:
     """Counts of the quality assessment."""
-    counts = Counter(found.verdict for found in verdicts.values())
-    return {verdict: counts[verdict] for verdict in VERDICTS} | designed(answers)
+    counts = Counter(assessment.verdict for assessment in verdicts.values())
+    return {verdict: counts[verdict] for verdict in VERDICTS} | answer_counts(answers)
 
 
-def designed(answers: Answers) -> dict[str, Any]:
-    """Counts of a stage that was asked for."""
+def answer_counts(answers: Answers) -> dict[str, Any]:
+    """Counts of the answers of a stage."""
     return {
         "answered": len(answers.texts), "failed": len(answers.reasons), "reasons": by_reason(answers.reasons.values()),
         "tokens": {"in": answers.tokens[0], "out": answers.tokens[1]},
@@ -67,7 +67,7 @@ def by_reason(reasons: Iterable[str]) -> dict[str, int]:
 def plot_scores(
     path: Path, scored: Sequence[Scored], kinds: Mapping[str, str], bounds: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> None:
-    """A histogram of each score of each source, with the bounds that apply, and what share of the pairs lies under each tenth."""
+    """A histogram of each score of each source, with the bounds that apply, and the deciles."""
     sources = list(dict.fromkeys(pair.source for pair in scored))
     figure, plots = _figure(len(sources), len(Scores._fields))
     for source, row in zip(sources, plots, strict=True):
@@ -101,7 +101,7 @@ def write_edit(
     rejects: Sequence[Mapping[str, Any]],
     config: Mapping[str, Any],
 ) -> None:
-    """README.md, statistics.json and statistics.png of a rebuilt DIM-Edit. `counts` gains what is known at the end."""
+    """README.md, statistics.json and statistics.png of a rebuilt DIM-Edit. Adds the final numbers to `counts`."""
     texts = [row["prompt"] for row in pairs]
     total = {**counts, "pairs": len(pairs), "words": lengths(map(words, texts)), "published": PUBLISHED_EDIT, "config": config}
     write_text(folder / "statistics.json", json.dumps(total, indent=1, ensure_ascii=False) + "\n")
@@ -109,24 +109,26 @@ def write_edit(
     filtering, assessing = counts["filter"], counts["assess"]
     dropped = Counter(row["stage"] for row in rejects)
     reasons = Counter((row["stage"], _kind(row)) for row in rejects if row["stage"] != "filter")
-    first = filtering["pairs"] - dropped["read"]
-    stages = [("read", filtering["pairs"], dropped["read"]), ("joint filter", first, dropped["filter"])]
+    readable = filtering["pairs"] - dropped["read"]
+    stages = [("read", filtering["pairs"], dropped["read"]), ("joint filter", readable, dropped["filter"])]
     for stage, name in (("keep", "the same pair again"), ("assess", "instruction assessed"), ("design", "blueprint written")):
         stages.append((name, stages[-1][1] - stages[-1][2], dropped[stage]))
-    found = total["words"]
+    word_stats = total["words"]
     page = [
         "# Edit pairs with blueprints, in the form of DIM-Edit",
         "`tos_dataset_edit.jsonl`: `id`, `image_path` (source), `image_path_target`, `prompt` (blueprint). Others: `stages/rejects.jsonl`.",
-        _table(("stage", "in", "dropped", "out"), [(name, read, lost, read - lost) for name, read, lost in stages]),
+        _table(
+            ("stage", "in", "dropped", "out"), [(name, read, dropped_pairs, read - dropped_pairs) for name, read, dropped_pairs in stages]
+        ),
         f"Out of bounds (a pair may be so in several scores): {_listed(filtering['out of bounds'])}.",
         f"Verdicts: {_listed({name: assessing[name] for name in VERDICTS})}. These are dropped, completed and disambiguated.",
         _words_table(
-            "blueprint", len(pairs), found, ("DIM-Edit, published", f"about {PUBLISHED_EDIT['pairs']:,}", PUBLISHED_EDIT["words"])
+            "blueprint", len(pairs), word_stats, ("DIM-Edit, published", f"about {PUBLISHED_EDIT['pairs']:,}", PUBLISHED_EDIT["words"])
         ),
         "![Lengths of the blueprints](statistics.png)",
         "![Scores of the joint filter](scores.png)",
         "## Sources",
-        _table(("source", "pairs", "after the filter"), [(name, *of.values()) for name, of in filtering["sources"].items()]),
+        _table(("source", "pairs", "after the filter"), [(name, *row.values()) for name, row in filtering["sources"].items()]),
         "## Reasons",
         _table(("stage", "reason", "pairs"), [(*names, number) for names, number in reasons.most_common()]),
     ]
@@ -144,26 +146,34 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(" ".join(str(cell).replace("|", "/").split()) for cell in line) + " |" for line in lines)
 
 
-def taken(
+def picture_counts(
     rules: Mapping[str, Mapping[str, Any]], rows: Iterable[Mapping[str, str]], rejects: Iterable[Mapping[str, str]]
 ) -> dict[str, Any]:
     """Counts of pictures by sub-source, beside the published numbers of samples."""
-    stay, lost = (Counter(row["id"].partition("/")[0] for row in part) for part in (rows, rejects))
-    return {name: {"published": rule.get("samples"), "taken": stay[name], "rejected": lost[name]} for name, rule in rules.items()}
+    taken_counts, rejected_counts = (Counter(row["id"].partition("/")[0] for row in part) for part in (rows, rejects))
+    return {
+        name: {"published": rule.get("samples"), "taken": taken_counts[name], "rejected": rejected_counts[name]}
+        for name, rule in rules.items()
+    }
 
 
 def write_t2i(folder: Path, counts: Mapping[str, Any], rows: Iterable[Mapping[str, str]], rejects: Iterable[Mapping[str, Any]]) -> None:
     """README.md, statistics.json and statistics.png of a rebuilt DIM-T2I."""
     sizes = array("I", (words(row["prompt"]) for row in rows))
-    found, reasons = lengths(sizes), Counter((row["stage"], _kind(row)) for row in rejects)
-    total = {**counts, "rows": len(sizes), "words": found, "published": PUBLISHED_T2I}
+    word_stats, reasons = lengths(sizes), Counter((row["stage"], _kind(row)) for row in rejects)
+    total = {**counts, "rows": len(sizes), "words": word_stats, "published": PUBLISHED_T2I}
     write_text(folder / "statistics.json", json.dumps(total, indent=1, ensure_ascii=False) + "\n")
     plot_words(folder / "statistics.png", sizes, PUBLISHED_T2I["words"])
     page = [
         "# Pictures with long captions, in the form of DIM-T2I",
         "`tos_dataset_t2i.jsonl`: `id`, `image_path`, `prompt` (the caption). Other rows: `stages/rejects.jsonl`.",
-        _table(("sub-source", "published", "taken", "rejected"), [(name, *of.values()) for name, of in counts["pictures"].items()]),
-        _words_table("caption", len(sizes), found, ("DIM-T2I, published", f"about {PUBLISHED_T2I['pictures']:,}", PUBLISHED_T2I["words"])),
+        _table(
+            ("sub-source", "published", "taken", "rejected"),
+            [(name, *row.values()) for name, row in counts["pictures"].items()],
+        ),
+        _words_table(
+            "caption", len(sizes), word_stats, ("DIM-T2I, published", f"about {PUBLISHED_T2I['pictures']:,}", PUBLISHED_T2I["words"])
+        ),
         "![Lengths of the captions](statistics.png)",
         "## Reasons",
         _table(("stage", "reason", "rows"), [(*names, number) for names, number in reasons.most_common()]),
@@ -171,12 +181,12 @@ def write_t2i(folder: Path, counts: Mapping[str, Any], rows: Iterable[Mapping[st
     write_text(folder / "README.md", "\n\n".join(page) + "\n")
 
 
-def _words_table(what: str, number: int, found: Mapping[str, float], published: Sequence[Any]) -> str:
-    return _table((f"words of a {what}", "number", *found), [("here", number, *found.values()), published])
+def _words_table(noun: str, count: int, word_stats: Mapping[str, float], published: Sequence[Any]) -> str:
+    return _table((f"words of a {noun}", "number", *word_stats), [("here", count, *word_stats.values()), published])
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all. Errors as in `new_file`."""
+    """Write a text file, complete or not at all. Errors as in `new_file`."""
     with new_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
 
@@ -186,7 +196,7 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _figure(rows: int, columns: int) -> Any:
-    from matplotlib.figure import Figure  # without pyplot, which would look for a display
+    from matplotlib.figure import Figure  # not pyplot, which needs a display
 
     figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)

@@ -8,11 +8,11 @@ from typing import Any
 
 from dim_jax.errors import InputError
 
-OPEN = ("filter", "sources")  # tables whose keys are names of the user's
+USER_TABLES = ("filter", "sources")  # tables whose keys the user may choose
 
 
 def read_config(name: str, changes: Path | None) -> dict[str, Any]:
-    """The config of this package by the name of its file, with what a user's file changes.
+    """The config of this package by the name of its file, with the changes of a user's file.
 
     Tables are merged; everything else is replaced.
 
@@ -23,20 +23,20 @@ def read_config(name: str, changes: Path | None) -> dict[str, Any]:
     if changes is None:
         return config
     try:
-        own = tomllib.loads(changes.read_text(encoding="utf-8"))
+        user_config = tomllib.loads(changes.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{changes}: cannot be read ({getattr(error, 'strerror', None) or error}). Give a file in TOML.") from error
-    return _merged(config, own, str(changes), "")
+    return _merge(config, user_config, str(changes), "")
 
 
-def _merged(ours: dict[str, Any], theirs: dict[str, Any], file: str, path: str) -> dict[str, Any]:
-    merged = deepcopy(ours)
-    for key, value in theirs.items():
-        where = f"{path}{key}"
-        free = path.split(".")[0] in OPEN
-        if key not in ours and not free:
-            raise InputError(f"{file}: there is no key {where}. Those of this table: {', '.join(ours)}.")
-        if key in ours and type(value) is not type(ours[key]):
-            raise InputError(f"{file}: {where} is {value!r}; give a {type(ours[key]).__name__}, such as {ours[key]!r}.")
-        merged[key] = _merged(ours.get(key, {}), value, file, f"{where}.") if isinstance(value, dict) else value
+def _merge(defaults: dict[str, Any], changes: dict[str, Any], file: str, path: str) -> dict[str, Any]:
+    merged = deepcopy(defaults)
+    for key, value in changes.items():
+        name = f"{path}{key}"
+        user_table = path.split(".")[0] in USER_TABLES
+        if key not in defaults and not user_table:
+            raise InputError(f"{file}: there is no key {name}. Those of this table: {', '.join(defaults)}.")
+        if key in defaults and type(value) is not type(defaults[key]):
+            raise InputError(f"{file}: {name} is {value!r}; give a {type(defaults[key]).__name__}, such as {defaults[key]!r}.")
+        merged[key] = _merge(defaults.get(key, {}), value, file, f"{name}.") if isinstance(value, dict) else value
     return merged

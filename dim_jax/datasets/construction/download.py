@@ -1,4 +1,4 @@
-"""Files from many servers, politely: few requests at once to each, spaced, tried again where it helps, as servers ask."""
+"""Downloads files from many servers: few requests at once to each, with pauses and retries as servers ask."""
 
 import asyncio
 import fcntl
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from dim_jax.designer.clients import PASSING, retry_after
+from dim_jax.designer.clients import TRANSIENT_STATUSES, retry_after
 from dim_jax.designer.limits import Limits
 from dim_jax.errors import InputError, require
 from dim_jax.storage.disk import NO_SPACE
@@ -22,21 +22,21 @@ LONGEST_WAIT = 120.0  # seconds that a server may ask for before its file counts
 
 
 class DownloadError(Exception):
-    """A file that cannot be had; the message is the reason."""
+    """A file that cannot be downloaded; the message is the reason."""
 
 
-class _PassingError(Exception):
+class _TransientError(Exception):
     def __init__(self, reason: str, wait: float | None = None):
         super().__init__(reason)
         self.wait = wait
 
 
-class _Host:
-    """What is known of a server: how many requests it may have, and when the next may start."""
+class _HostLimits:
+    """The limits of a server: requests at the same time, and the start of the next one."""
 
     def __init__(self, at_once: int):
-        self.free = asyncio.Semaphore(at_once)
-        self.next = 0.0
+        self.slots = asyncio.Semaphore(at_once)
+        self.next_start = 0.0
 
 
 class Downloads:
@@ -44,7 +44,7 @@ class Downloads:
 
     def __init__(self, settings: Mapping[str, Any]):
         require("httpx2", extra="construction", what="Downloading")
-        self._settings, self._hosts = settings, dict[str, _Host]()
+        self._settings, self._hosts = settings, dict[str, _HostLimits]()
         self._backoff = Limits(tries=settings["tries"], backoff=settings["interval"] or 0.1)
 
     async def __aenter__(self) -> "Downloads":
@@ -67,34 +67,36 @@ class Downloads:
         """
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
             raise DownloadError("no address of a file")
-        host = self._hosts.setdefault(urlsplit(url).netloc, _Host(self._settings["per_host"]))
-        async with host.free:
+        host = self._hosts.setdefault(urlsplit(url).netloc, _HostLimits(self._settings["per_host"]))
+        async with host.slots:
             for tries in range(1, self._settings["tries"] + 1):
-                await self._turn(host)
+                await self._wait_for_slot(host)
                 try:
-                    data = await self._once(url, max_bytes)
+                    data = await self._request(url, max_bytes)
                     break
-                except _PassingError as error:
+                except _TransientError as error:
                     wait = self._backoff.wait(tries)
-                    host.next = max(host.next, asyncio.get_running_loop().time() + max(wait, min(error.wait or 0.0, LONGEST_WAIT)))
+                    host.next_start = max(
+                        host.next_start, asyncio.get_running_loop().time() + max(wait, min(error.wait or 0.0, LONGEST_WAIT))
+                    )
                     if tries == self._settings["tries"] or (error.wait or 0.0) > LONGEST_WAIT:
                         raise DownloadError(f"no file in {tries} tries: {error}") from error
         if sha256 and hashlib.sha256(data).hexdigest() != sha256.lower():
             raise DownloadError("the checksum is another than the published one")
         return data
 
-    async def _turn(self, host: _Host) -> None:
+    async def _wait_for_slot(self, host: _HostLimits) -> None:
         loop = asyncio.get_running_loop()
-        start = max(loop.time(), host.next)
-        host.next = start + self._settings["interval"]
+        start = max(loop.time(), host.next_start)
+        host.next_start = start + self._settings["interval"]
         await asyncio.sleep(start - loop.time())
 
-    async def _once(self, url: str, max_bytes: int) -> bytes:
+    async def _request(self, url: str, max_bytes: int) -> bytes:
         limit = self._settings["time_limit"]
         try:
-            with _connected():
+            with _translated_errors():
                 async with asyncio.timeout(limit), self._client.stream("GET", url) as response:
-                    _check(response)
+                    _check_status(response)
                     parts, size = [], 0
                     async for part in response.aiter_bytes():
                         parts.append(part)
@@ -102,77 +104,79 @@ class Downloads:
                             raise DownloadError(f"larger than {max_bytes:,} bytes")
                     return b"".join(parts)
         except TimeoutError as error:
-            raise _PassingError(f"not whole within {limit:g} s") from error
+            raise _TransientError(f"not whole within {limit:g} s") from error
 
     async def fetch(self, url: str, path: Path) -> None:
-        """A large file to `path`: what a try before left in `path` with ".partial" is continued, if the server says that it is still of
+        """Download a large file to `path`. A partial file of an earlier try (`path` with ".partial") is continued if the server still has
         the same file.
 
         Raises:
-            InputError: there is no such file, every try failed, the disk is full, or another run is fetching it. What came is kept.
+            InputError: there is no such file, every try failed, the disk is full, or another run is fetching it. The partial file stays.
         """
         partial = path.with_name(f"{path.name}.partial")
         try:
             with partial.open("ab") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not partial.exists():  # it has just become the file
+                if not partial.exists():  # another run has just renamed it
                     raise BlockingIOError
                 for tries in range(1, self._settings["tries"] + 1):
                     try:
-                        await self._append(url, file, _Note(path.with_name(f"{path.name}.partial.json")))
+                        await self._append(url, file, _ResumeNote(path.with_name(f"{path.name}.partial.json")))
                         break
-                    except (DownloadError, _PassingError) as error:
+                    except (DownloadError, _TransientError) as error:
                         if isinstance(error, DownloadError) or tries == self._settings["tries"] or (error.wait or 0.0) > LONGEST_WAIT:
-                            raise InputError(f"{url}: {error}. What came lies in {partial}; run the same command again.") from error
+                            raise InputError(f"{url}: {error}. The partial file {partial} is kept; run the same command again.") from error
                         await asyncio.sleep(max(self._backoff.wait(tries), error.wait or 0.0))
                 partial.replace(path)
-                _Note(path.with_name(f"{path.name}.partial.json")).forget()
+                _ResumeNote(path.with_name(f"{path.name}.partial.json")).forget()
         except BlockingIOError as error:
             raise InputError(f"{partial}: another run is fetching it. Wait for it.") from error
         except OSError as error:
-            what = "no space" if error.errno in NO_SPACE else "cannot be written"
-            raise InputError(f"{partial}: {what} ({error.strerror}). Mend that, then run the same command again.") from error
+            problem = "no space" if error.errno in NO_SPACE else "cannot be written"
+            raise InputError(
+                f"{partial}: {problem} ({error.strerror}). Free some space or make it writable, then run the same command again."
+            ) from error
 
-    async def _append(self, url: str, file: BinaryIO, note: "_Note") -> None:
-        """What is missing of a file; anew, where what is there may be of another one.
+    async def _append(self, url: str, file: BinaryIO, note: "_ResumeNote") -> None:
+        """Download the missing part of a file, or all of it if the partial one may be of another file.
 
         Raises:
-            _PassingError: something else came than was asked for, or less. The next try begins anew, or goes on.
+            _TransientError: the answer has other bytes or fewer. The next try starts again or continues.
         """
-        known, done = note.read(), os.fstat(file.fileno()).st_size
-        if known and done == known["total"]:
+        saved, size = note.read(), os.fstat(file.fileno()).st_size
+        if saved and size == saved["total"]:
             return
-        # Encoded bytes could not be continued: their number is not that of the bytes that are kept.
+        # A compressed answer could not be continued: its length is not that of the file.
         headers = {"Accept-Encoding": "identity"}
-        if known and done:
-            headers |= {"Range": f"bytes={done}-", "If-Range": known["validator"]}
-        with _connected():
+        if saved and size:
+            headers |= {"Range": f"bytes={size}-", "If-Range": saved["validator"]}
+        with _translated_errors():
             async with self._client.stream("GET", url, headers=headers) as response:
-                if response.status_code in (206, 416) and not (known and _continues(response.headers, done, known)):
+                if response.status_code in (206, 416) and not (saved and _continues(response.headers, size, saved)):
                     note.forget()
-                    raise _PassingError("another file came than the one that was begun")
-                _check(response)
+                    raise _TransientError("the server has another file than the partial one")
+                _check_status(response)
                 if response.status_code == 200:
                     file.truncate(0)
-                    done, known = 0, note.write(response.headers)
+                    size, saved = 0, note.write(response.headers)
                 async for part in response.aiter_bytes():
                     file.write(part)
                     file.flush()
-                    done += len(part)
-        if known and known["total"] is not None and done != known["total"]:
-            if done > known["total"]:
+                    size += len(part)
+        if saved and saved["total"] is not None and size != saved["total"]:
+            if size > saved["total"]:
                 note.forget()
-            raise _PassingError(f"{done:,} of {known['total']:,} bytes came")
+            raise _TransientError(f"{size:,} of {saved['total']:,} bytes came")
 
 
-class _Note:
-    """Which file a partial one is of, in a file beside it."""
+class _ResumeNote:
+    """Identifies the file of a partial one, in a file beside it."""
 
     def __init__(self, path: Path):
         self._path = path
 
     def read(self) -> dict[str, Any] | None:
-        """None: nothing is known, so it cannot be continued."""
+        """None: there is no valid note, so the file cannot be continued."""
         try:
             note = json.loads(self._path.read_bytes())
         except (FileNotFoundError, ValueError):
@@ -180,7 +184,7 @@ class _Note:
         return note if isinstance(note, dict) and note.keys() == {"validator", "total"} else None
 
     def write(self, headers: Any) -> dict[str, Any] | None:
-        """Keep what an answer says of its file: a strong ETag, else the time of its last change, and how long it is."""
+        """Save the headers that identify the file: a strong ETag, else Last-Modified, and the length."""
         self.forget()
         etag, length = headers.get("ETag", ""), headers.get("Content-Length", "")
         validator = etag if etag.startswith('"') else headers.get("Last-Modified")
@@ -195,18 +199,18 @@ class _Note:
         self._path.unlink(missing_ok=True)
 
 
-def _continues(headers: Any, done: int, known: Mapping[str, Any]) -> bool:
-    """Whether an answer goes on where the file ends, and is of the same file."""
+def _continues(headers: Any, size: int, saved: Mapping[str, Any]) -> bool:
+    """Whether an answer continues the partial file, and is of the same file."""
     span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
-    of_file = headers.get("ETag") if known["validator"].startswith('"') else headers.get("Last-Modified", known["validator"])
-    if span is None or int(span[1]) != done or of_file != known["validator"] or headers.get("Content-Encoding", "identity") != "identity":
+    of_file = headers.get("ETag") if saved["validator"].startswith('"') else headers.get("Last-Modified", saved["validator"])
+    if span is None or int(span[1]) != size or of_file != saved["validator"] or headers.get("Content-Encoding", "identity") != "identity":
         return False
-    return span[3] == "*" or known["total"] in (None, int(span[3]))
+    return span[3] == "*" or saved["total"] in (None, int(span[3]))
 
 
 @contextmanager
-def _connected() -> Iterator[None]:
-    """Errors of a connection, as those that pass and those that do not."""
+def _translated_errors() -> Iterator[None]:
+    """Turn errors of a connection into passing and final ones."""
     import httpx2
 
     try:
@@ -216,12 +220,12 @@ def _connected() -> Iterator[None]:
     except (httpx2.TooManyRedirects, httpx2.UnsupportedProtocol, httpx2.DecodingError) as error:
         raise DownloadError(f"the server misleads: {type(error).__name__}") from error
     except httpx2.HTTPError as error:
-        raise _PassingError(f"no connection: {type(error).__name__}") from error
+        raise _TransientError(f"no connection: {type(error).__name__}") from error
 
 
-def _check(response: Any) -> None:
+def _check_status(response: Any) -> None:
     status = response.status_code
-    if status in PASSING or status >= 500:
-        raise _PassingError(f"the server answered {status}", retry_after(response.headers))
+    if status in TRANSIENT_STATUSES or status >= 500:
+        raise _TransientError(f"the server answered {status}", retry_after(response.headers))
     if status not in (200, 206):
         raise DownloadError(f"the server answered {status}")

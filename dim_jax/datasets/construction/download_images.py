@@ -1,4 +1,4 @@
-"""The pictures of DIM-T2I's rows: found, downloaded where they have to be, checked, stored; each once, and what fails with a reason."""
+"""The pictures of DIM-T2I: finds, downloads, checks and stores each once; failures get a reason."""
 
 import asyncio
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dim_jax.datasets.construction.download import DownloadError, Downloads
-from dim_jax.datasets.construction.edit import reject
-from dim_jax.datasets.construction.ledger import Ledger, Wanted
-from dim_jax.datasets.construction.locators import Found, locate
+from dim_jax.datasets.construction.edit import reject_row
+from dim_jax.datasets.construction.ledger import Ledger, MissingKeys
+from dim_jax.datasets.construction.locators import Located, locate
 from dim_jax.datasets.construction.pictures import store
 from dim_jax.datasets.construction.sources import LazyImage
 from dim_jax.designer.journal import Lines
@@ -30,8 +30,8 @@ class Row(NamedTuple):
     sha256: str | None
 
 
-class Taken(NamedTuple):
-    """What became of the rows of the metadata, in their order; read anew each time, since millions of them do not fit into memory."""
+class DownloadedPictures(NamedTuple):
+    """The outcome of the rows of the metadata, in their order; read again each time, since millions of rows do not fit into memory."""
 
     ledger: Ledger
     metadata: Path
@@ -40,25 +40,25 @@ class Taken(NamedTuple):
 
     def rows(self) -> Iterator[dict[str, str]]:
         """Rows with `id`, `image_path` and the published caption as `prompt`."""
-        for row_id, row, path, _ in self._all():
+        for row_id, row, path, _ in self._outcomes():
             if path:
                 yield {"id": row_id, "image_path": path, "prompt": row.caption}
 
     def rejects(self) -> Iterator[dict[str, str]]:
         """The others, with their reasons."""
-        for row_id, _, path, reason in self._all():
+        for row_id, _, path, reason in self._outcomes():
             if not path:
-                yield reject({"id": row_id}, "pictures", reason)
+                yield reject_row({"id": row_id}, "pictures", reason)
 
-    def _all(self) -> Iterator[tuple[str, Row, str, str]]:
+    def _outcomes(self) -> Iterator[tuple[str, Row, str, str]]:
         for name, rule in self.rules.items():
             for number, row in enumerate(read_metadata(self.metadata, rule, self.field)):
-                first, path, reason = self.ledger.entry(name, row.key)
-                if number == first:  # of a key that occurs twice the first
+                first, path, reason = self.ledger.outcome(name, row.key)
+                if number == first:  # the first row of a key that occurs twice
                     yield f"{name}/{row.key}", row, path, reason
 
 
-def take_pictures(
+def download_pictures(
     folder: Path,
     metadata: Path,
     upstream: Path,
@@ -67,7 +67,7 @@ def take_pictures(
     *,
     retry_failed: bool = False,
     tell: Callable[[str], None] = lambda line: None,
-) -> Taken:
+) -> DownloadedPictures:
     """Find, download, check and store the pictures of sub-sources that are not there yet.
 
     Raises:
@@ -79,9 +79,9 @@ def take_pictures(
         for name, rule in rules.items():
             ledger.add(name, ((row.key, row.sha256) for row in read_metadata(metadata, rule, field)))
         for _, row in lines.read():
-            ledger.settle(*row["id"].split("/", 1), path=row["image_path"])
+            ledger.record(*row["id"].split("/", 1), path=row["image_path"])
         for _, row in failures.read() if not retry_failed else ():
-            ledger.settle(*row["id"].split("/", 1), reason=row["reason"])
+            ledger.record(*row["id"].split("/", 1), reason=row["reason"])
 
         def keep(name: str, key: str, path: str, reason: str) -> None:
             row_id = f"{name}/{key}"
@@ -89,74 +89,74 @@ def take_pictures(
                 lines.append({"id": row_id, "image_path": path})
             else:
                 failures.append({"id": row_id, "reason": reason})
-            ledger.settle(name, key, path=path, reason=reason)
+            ledger.record(name, key, path=path, reason=reason)
 
         for name, rule in rules.items():
-            wanted = Wanted(ledger, name)
-            if left := len(wanted):
-                tell(f"{name}: {left} pictures to find")
-                asyncio.run(_take(locate(rule, wanted, upstream / name), wanted, folder, config, partial(keep, name)))
-                for key in wanted:
-                    keep(name, key, "", "it does not lie upstream")
+            missing = MissingKeys(ledger, name)
+            if count := len(missing):
+                tell(f"{name}: {count} pictures to find")
+                asyncio.run(_download(locate(rule, missing, upstream / name), missing, folder, config, partial(keep, name)))
+                for key in missing:
+                    keep(name, key, "", "it is not upstream")
     finally:
         lines.close()
         failures.close()
-    return Taken(ledger, metadata, rules, field)
+    return DownloadedPictures(ledger, metadata, rules, field)
 
 
 def read_metadata(folder: Path, rule: Mapping[str, Any], field: str) -> Iterator[Row]:
     """The rows of a sub-source.
 
     Raises:
-        InputError: a file is missing or damaged, or a line has no image_path, or several texts of which `field` names none.
+        InputError: a file is missing or damaged, or a line has no image_path, or several texts and `field` is not set.
     """
     for file in rule["metadata"]:
         path = folder / file
         if not path.is_file():
             raise InputError(f"{path}: there is no such file. Get the metadata: hf download stdKonjac/DIM-T2I --repo-type dataset.")
-        for where, row in objects(path):
-            check_unicode(json.dumps(row, ensure_ascii=False), where)
-            yield Row(*_caption(row, field, where), row.get("sha256"))
+        for line, row in objects(path):
+            check_unicode(json.dumps(row, ensure_ascii=False), line)
+            yield Row(*_caption(row, field, line), row.get("sha256"))
 
 
 def _caption(row: Mapping[str, Any], field: str, where: str) -> tuple[str, str]:
     key = row.get("image_path")
     if not isinstance(key, str) or not key:
-        raise InputError(f"{where}: has no image_path. Mend the line.")
-    others = [name for name, value in row.items() if isinstance(value, str) and name not in ("image_path", "id", "sha256")]
-    if not field and len(others) > 1:
-        raise InputError(f"{where}: has several texts, {', '.join(others)}. Name the caption in the config (captions.field).")
-    return key, str(row.get(field, "")) if field else str(row[others[0]]) if others else ""
+        raise InputError(f"{where}: has no image_path. Repair the line.")
+    texts = [name for name, value in row.items() if isinstance(value, str) and name not in ("image_path", "id", "sha256")]
+    if not field and len(texts) > 1:
+        raise InputError(f"{where}: has several texts, {', '.join(texts)}. Name the caption in the config (captions.field).")
+    return key, str(row.get(field, "")) if field else str(row[texts[0]]) if texts else ""
 
 
-async def _take(
-    places: Iterator[Found],
-    wanted: Wanted,
+async def _download(
+    locations: Iterator[Located],
+    missing: MissingKeys,
     folder: Path,
     config: Mapping[str, Any],
-    keep: Callable[[str, str, str], None],
+    record: Callable[[str, str, str], None],
 ) -> None:
-    """Tell `keep` key, path and reason of each picture as it comes; one of the last two is empty."""
+    """Call `keep` with key, path and reason of each picture; path or reason is empty."""
     loop, limits, reading = asyncio.get_running_loop(), config["pictures"], asyncio.Lock()
-    # One thread writes, so that lines do not mix and a slow disk holds up nobody.
+    # One thread writes, so lines do not mix and a slow disk does not block downloads.
     with ThreadPoolExecutor(THREADS) as pool, ThreadPoolExecutor(1) as writer:
 
         async def work(downloads: Downloads) -> None:
             while True:
                 async with reading:  # a table is read in another thread, by one at a time
-                    found = await loop.run_in_executor(pool, next, places, None)
-                if found is None:
+                    located = await loop.run_in_executor(pool, next, locations, None)
+                if located is None:
                     return
                 path, reason = "", ""
                 try:
-                    if isinstance(found.place, str):
-                        data = await downloads.get(found.place, limits["max_bytes"], wanted.sha256(found.key))
+                    if isinstance(located.location, str):
+                        data = await downloads.get(located.location, limits["max_bytes"], missing.sha256(located.key))
                     else:
-                        data = await loop.run_in_executor(pool, found.place.read)
+                        data = await loop.run_in_executor(pool, located.location.read)
                     path = await loop.run_in_executor(pool, accept, folder, data, limits["min_side"])
                 except (DownloadError, InputError) as error:
                     reason = str(error)
-                await loop.run_in_executor(writer, keep, found.key, path, reason)
+                await loop.run_in_executor(writer, record, located.key, path, reason)
 
         async with Downloads(config["download"]) as downloads:
             await asyncio.gather(*(work(downloads) for _ in range(config["download"]["concurrency"])))

@@ -1,15 +1,15 @@
-"""DIM-Edit rebuilt, stage by stage: score, keep, assess, design, write. Each goes on where it was killed.
+"""Rebuilds DIM-Edit in stages: score, keep, assess, design, write. A killed stage resumes.
 
     tos_dataset_edit.jsonl    the data set, as DIM-Edit is published: id, image_path, image_path_target, prompt (the blueprint)
     image/                    the pictures of all pairs that the filter kept
     README.md                 counts, lengths, reasons; with statistics.json, statistics.png and scores.png
     stages/scores.jsonl       SSIM, DINO and CLIP similarity of every pair
     stages/pairs.jsonl        the pairs that the filter kept
-    stages/assess.jsonl       journal: is the instruction what was done?
+    stages/assess.jsonl       journal: assessments of the instructions
     stages/blueprints.jsonl   journal: blueprints, written with the target in sight
     stages/rejects.jsonl      every pair that is not in the data set, with stage and reason
 
-What is read for training is every jsonl of a folder, so those of the stages lie apart.
+Training reads every jsonl of a folder, so those of the stages are in a folder of their own.
 
 Source: the construction of DIM-Edit as Draw-In-Mind describes it (arXiv 2509.01986).
 """
@@ -46,19 +46,19 @@ def build(
     config: Mapping[str, Any],
     assessor: DesignerFactory | None,
     designer: DesignerFactory | None,
-    asking: StageRunner,
+    runner: StageRunner,
     *,
     until: str = "write",
     beam: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Build, or go on building, a data set folder.
+    """Build a data set folder, or continue an unfinished one.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it does not exist.
         sources: the pairs to build from.
         config: as dim_edit.toml.
-        assessor, designer: who judges instructions and who writes blueprints; not needed before their stages.
+        assessor, designer: the models that assess instructions and write blueprints; not needed before their stages.
         asking: limits and budget of both.
         until: the last of `STAGES` to run.
         beam: options of an Apache Beam pipeline that scores, instead of this process.
@@ -69,7 +69,7 @@ def build(
 
     Raises:
         InputError: the folder holds something else, two sources have one name, the config has wrong bounds, a package or model is missing,
-            a designer is missing or can answer nothing, or a limit ended a stage. What was done is kept.
+            a designer is missing or can answer nothing, or a limit ended a stage. Finished work is kept.
     """
     require("skimage", "matplotlib", extra="construction", what="Building DIM-Edit")
     check_bounds(config["filter"])
@@ -79,7 +79,7 @@ def build(
     stages = STAGES[: STAGES.index(until) + 1]
     for stage, writer in (("assess", assessor), ("design", designer)):
         if stage in stages and writer is None:
-            raise InputError(f"The stage {stage} needs somebody who writes. Name one (--designer), or stop before it (--until keep).")
+            raise InputError(f"The stage {stage} needs a designer. Give one (--designer), or stop before it (--until keep).")
     open_folder(folder)
     counts: dict[str, Any] = {}
     if beam is not None:
@@ -90,20 +90,20 @@ def build(
     scored = _score(folder, sources, config, console)
     card.plot_scores(folder / "scores.png", scored, {source.name: source.kind for source in sources}, config["filter"])
     kept, rejects = _filter(scored, sources, config["filter"])
-    counts["filter"] = card.filtered(scored, kept, rejects)
+    counts["filter"] = card.filter_counts(scored, kept, rejects)
     pairs = _keep(folder, kept, sources, rejects) if "keep" in stages else []
     if assessor and "assess" in stages:
         jobs = [_job(folder, row, row["prompt"]) for row in pairs]
-        answers = asking.stage(folder / ASSESSED, jobs, ASSESSMENT, assessor)
+        answers = runner.stage(folder / ASSESSED, jobs, ASSESSMENT, assessor)
         verdicts = {key: assessed(text) for key, text in answers.texts.items()}
-        counts["assess"] = card.assessed(verdicts, answers)
-        wrong = {key: f"misaligned: {found.reason}" for key, found in verdicts.items() if found.verdict == MISALIGNED}
-        pairs = without(pairs, "assess", answers.reasons | wrong, rejects)
+        counts["assess"] = card.assessment_counts(verdicts, answers)
+        misaligned = {key: f"misaligned: {assessment.reason}" for key, assessment in verdicts.items() if assessment.verdict == MISALIGNED}
+        pairs = drop_rejected(pairs, "assess", answers.reasons | misaligned, rejects)
         if designer and "design" in stages:
             jobs = [_job(folder, row, verdicts[row["id"]].instruction) for row in pairs]
-            answers = asking.stage(folder / DESIGNED, jobs, BLUEPRINT_WITH_TARGET, designer)
-            counts["design"] = card.designed(answers)
-            pairs = [{**row, "prompt": answers.texts[row["id"]]} for row in without(pairs, "design", answers.reasons, rejects)]
+            answers = runner.stage(folder / DESIGNED, jobs, BLUEPRINT_WITH_TARGET, designer)
+            counts["design"] = card.answer_counts(answers)
+            pairs = [{**row, "prompt": answers.texts[row["id"]]} for row in drop_rejected(pairs, "design", answers.reasons, rejects)]
     write_rows(folder / REJECTS, rejects)
     if "write" in stages:
         write_rows(folder / TABLE, pairs)
@@ -112,10 +112,10 @@ def build(
 
 
 def open_folder(folder: Path) -> None:
-    """Make a folder to build in, or take one that was built in before.
+    """Make a folder to build in, or open one of an earlier build.
 
     Raises:
-        InputError: it holds something else.
+        InputError: it has other files.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "stages").is_dir())):
         raise InputError(f"{folder} is not a folder that this command made. Choose another output.")
@@ -125,17 +125,17 @@ def open_folder(folder: Path) -> None:
 def _score(folder: Path, sources: Sequence[Source], config: Mapping[str, Any], console: Console | None) -> list[Scored]:
     with Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar:
         task = bar.add_task("scoring pairs", total=sum(len(source.rows) for source in sources))
-        return list(score(sources, config["scores"], folder / SCORES, show=lambda done: bar.update(task, completed=done)))
+        return list(score(sources, config["scores"], folder / SCORES, show=lambda count: bar.update(task, completed=count)))
 
 
 def _filter(scored: Sequence[Scored], sources: Sequence[Source], bounds: Mapping) -> tuple[list[Scored], list[dict]]:
     kinds = {source.name: source.kind for source in sources}
     kept, rejects = [], []
     for pair in scored:
-        why = pair.reason if pair.scores is None else out_of_bounds(kinds[pair.source], pair.scores, bounds)
-        if why:
+        reason = pair.reason if pair.scores is None else out_of_bounds(kinds[pair.source], pair.scores, bounds)
+        if reason:
             scores = {} if pair.scores is None else {"scores": pair.scores._asdict()}
-            rejects.append({"id": _id(pair), "stage": "read" if pair.scores is None else "filter", "reason": why} | scores)
+            rejects.append({"id": _id(pair), "stage": "read" if pair.scores is None else "filter", "reason": reason} | scores)
         else:
             kept.append(pair)
     return kept, rejects
@@ -146,21 +146,21 @@ def _keep(folder: Path, kept: Sequence[Scored], sources: Sequence[Source], rejec
     rows = {source.name: source.rows for source in sources}
     lines = Lines.locked(folder / PAIRS, wait=False)
     try:
-        known = {row["id"]: row for _, row in lines.read()}
-        pairs, first = [], dict[tuple[str, ...], str]()
+        stored_rows = {row["id"]: row for _, row in lines.read()}
+        pairs, first_ids = [], dict[tuple[str, ...], str]()
         for pair in kept:
-            row = known.get(_id(pair))
+            row = stored_rows.get(_id(pair))
             if row is None:
                 entry = rows[pair.source].raw(pair.index)
                 assert entry.source is not None
                 source, target = (store(folder, picture.read(), picture.picture()) for picture in (entry.source, entry.target))
                 row = {"id": _id(pair), "image_path": source, "image_path_target": target, "prompt": entry.texts[0]}
                 lines.append(row)
-            same = first.setdefault((row["image_path"], row["image_path_target"], row["prompt"]), row["id"])
-            if same == row["id"]:
+            first_id = first_ids.setdefault((row["image_path"], row["image_path_target"], row["prompt"]), row["id"])
+            if first_id == row["id"]:
                 pairs.append(row)
             else:
-                rejects.append(reject(row, "keep", f"the same pair and instruction as {same}"))
+                rejects.append(reject_row(row, "keep", f"the same pair and instruction as {first_id}"))
         return pairs
     finally:
         lines.close()
@@ -174,17 +174,17 @@ def _job(folder: Path, row: Mapping[str, str], instruction: str) -> Job:
     return Job((folder / row["image_path"], folder / row["image_path_target"]), instruction, dict(row))
 
 
-def without(pairs: Sequence[dict[str, str]], stage: str, reasons: Mapping[str, str], rejects: list[dict]) -> list[dict[str, str]]:
+def drop_rejected(pairs: Sequence[dict[str, str]], stage: str, reasons: Mapping[str, str], rejects: list[dict]) -> list[dict[str, str]]:
     """The pairs that a stage did not reject; the others go to the rejects."""
-    rejects += [reject(row, stage, reasons[row["id"]]) for row in pairs if row["id"] in reasons]
+    rejects += [reject_row(row, stage, reasons[row["id"]]) for row in pairs if row["id"] in reasons]
     return [row for row in pairs if row["id"] not in reasons]
 
 
-def reject(row: Mapping[str, str], stage: str, reason: str) -> dict[str, str]:
+def reject_row(row: Mapping[str, str], stage: str, reason: str) -> dict[str, str]:
     return {"id": row["id"], "stage": stage, "reason": reason}
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A jsonl, whole or not at all. Errors as in `new_file`."""
+    """Write a jsonl, complete or not at all. Errors as in `new_file`."""
     with new_file(path) as scratch, scratch.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

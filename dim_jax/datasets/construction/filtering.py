@@ -1,4 +1,4 @@
-"""The joint filter of edit pairs: each is scored once, and kept if every score lies within bounds that may be changed afterwards."""
+"""The joint filter of edit pairs: each is scored once, and kept if every score is within bounds, which may be changed afterwards."""
 
 import hashlib
 import json
@@ -27,15 +27,15 @@ class Scored(NamedTuple):
 
 
 def score(
-    sources: Sequence[Source], settings: Mapping[str, Any], path: Path, *, show: Callable[[int], None] = lambda done: None
+    sources: Sequence[Source], settings: Mapping[str, Any], path: Path, *, show: Callable[[int], None] = lambda count: None
 ) -> Iterator[Scored]:
-    """The scores of every pair, in order; those that `path`, a jsonl that grows, has from these models already are taken from there.
+    """The scores of every pair, in order; scores of these models that are already in `path`, a jsonl, are not computed again.
 
     Args:
         sources: where the pairs come from.
         settings: the table [scores] of the config.
         path: one line for each pair, written batch by batch.
-        show: told after each batch how many pairs are done.
+        show: called after each batch with the number of finished pairs.
 
     Raises:
         InputError: another run is writing to `path`, or a model cannot be read.
@@ -43,25 +43,25 @@ def score(
     version = scores_version(settings)
     lines = Lines.locked(path, wait=False)
     try:
-        known = {(row["source"], row["index"]): _scored(row) for _, row in lines.read() if row["version"] == version}
-        done, similarity = 0, None
+        scored = {(row["source"], row["index"]): _scored(row) for _, row in lines.read() if row["version"] == version}
+        count, similarity = 0, None
         for source in sources:
             for start in range(0, len(source.rows), settings["batch_size"]):
                 numbers = range(len(source.rows))[start : start + settings["batch_size"]]
-                missing = [index for index in numbers if (source.name, index) not in known]
+                missing = [index for index in numbers if (source.name, index) not in scored]
                 if missing:
                     similarity = similarity or Similarity(settings["dino"], settings["clip"])
                     rows = score_batch(source, missing, similarity, settings["ssim_side"])
                     lines.append(*({**row, "version": version} for row in rows))
-                    known |= {(source.name, row["index"]): _scored(row) for row in rows}
-                yield from (known.pop((source.name, index)) for index in numbers)
-                show(done := done + len(numbers))
+                    scored |= {(source.name, row["index"]): _scored(row) for row in rows}
+                yield from (scored.pop((source.name, index)) for index in numbers)
+                show(count := count + len(numbers))
     finally:
         lines.close()
 
 
 def scores_version(settings: Mapping[str, Any]) -> str:
-    """What scores depend on beside the pictures; scores of another version are not taken for these."""
+    """A hash of what scores depend on beside the pictures; scores of other versions are ignored."""
     parts = [settings[name] for name in ("dino", "clip", "ssim_side")]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
@@ -69,15 +69,15 @@ def scores_version(settings: Mapping[str, Any]) -> str:
 def score_batch(source: Source, numbers: Sequence[int], similarity: Similarity, side: int) -> list[dict[str, Any]]:
     """The scores of some pairs of a source, as they are kept; with `reason` instead for pairs that cannot be read."""
     with ThreadPoolExecutor(THREADS) as pool:
-        read = list(pool.map(lambda index: _read(source, index, side), numbers))
-    pairs = [pair for _, pair, _, _ in read if pair]
-    alike = iter(similarity(pairs) if pairs else [])
+        examples = list(pool.map(lambda index: _read(source, index, side), numbers))
+    pairs = [pair for _, pair, _, _ in examples if pair]
+    similarities = iter(similarity(pairs) if pairs else [])
     rows = []
-    for index, (key, pair, structure, reason) in zip(numbers, read, strict=True):
+    for index, (key, pair, ssim_value, reason) in zip(numbers, examples, strict=True):
         row: dict[str, Any] = {"source": source.name, "index": index, "key": key}
         if pair:
-            dino, clip = next(alike)
-            row |= {"ssim": round(structure, 5), "dino": round(dino, 5), "clip": round(clip, 5)}
+            dino, clip = next(similarities)
+            row |= {"ssim": round(ssim_value, 5), "dino": round(dino, 5), "clip": round(clip, 5)}
         else:
             row |= {"reason": reason}
         rows.append(row)
@@ -95,7 +95,7 @@ def out_of_bounds(kind: str, scores: Scores, bounds: Bounds) -> str:
 
 
 def check_bounds(bounds: Bounds) -> None:
-    """Refuse bounds that no score can lie within.
+    """Refuse invalid bounds.
 
     Raises:
         InputError: an unknown score, or not two numbers in order.
@@ -104,8 +104,8 @@ def check_bounds(bounds: Bounds) -> None:
         for name, value in table.items():
             if name not in Scores._fields:
                 raise InputError(f"filter.{kind}.{name}: there is no such score. There are {', '.join(Scores._fields)}.")
-            whole = isinstance(value, list) and len(value) == 2 and all(isinstance(number, int | float) for number in value)
-            if not whole or not value[0] <= value[1]:
+            is_pair = isinstance(value, list) and len(value) == 2 and all(isinstance(number, int | float) for number in value)
+            if not is_pair or not value[0] <= value[1]:
                 raise InputError(f"filter.{kind}.{name} is {value!r}; give [lowest, highest], such as [0.5, 1.0].")
 
 

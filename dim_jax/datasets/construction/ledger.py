@@ -1,4 +1,4 @@
-"""What is known of the rows of a build, in a file that SQLite removes with the process: millions of keys do not fit into memory."""
+"""The state of the rows of a build, in a temporary SQLite file: millions of keys do not fit into memory."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -19,18 +19,18 @@ class Ledger:
         self._file.execute("PRAGMA synchronous = OFF")
         self._file.execute(TABLE)
 
-    def ask(self, command: str, *values: object) -> list[tuple]:
-        """The answer to a command of SQL."""
+    def query(self, command: str, *values: object) -> list[tuple]:
+        """The rows of an SQL query."""
         with self._lock:
             return self._file.execute(command, values).fetchall()
 
-    def change(self, command: str, *values: object) -> int:
-        """How many rows a command of SQL changed."""
+    def execute(self, command: str, *values: object) -> int:
+        """The number of rows that an SQL command changed."""
         with self._lock:
             return self._file.execute(command, values).rowcount
 
     def close(self) -> None:
-        """Nothing of it stays."""
+        """Close and remove the file."""
         self._file.close()
 
     def add(self, name: str, rows: Iterable[tuple[str, object]]) -> None:
@@ -40,37 +40,37 @@ class Ledger:
             self._file.execute("BEGIN")
             self._file.executemany("INSERT OR IGNORE INTO rows (name, key, number, sha256) VALUES (?, ?, ?, ?)", numbered)
 
-    def settle(self, name: str, key: str, *, path: str = "", reason: str = "") -> None:
-        """Note where a row's picture is, or why there is none."""
-        self.change("UPDATE rows SET path = ?, reason = ?, found = 1 WHERE name = ? AND key = ? AND path = ''", path, reason, name, key)
+    def record(self, name: str, key: str, *, path: str = "", reason: str = "") -> None:
+        """Save the path of a row's picture, or the reason why there is none."""
+        self.execute("UPDATE rows SET path = ?, reason = ?, found = 1 WHERE name = ? AND key = ? AND path = ''", path, reason, name, key)
 
-    def entry(self, name: str, key: str) -> tuple[int, str, str]:
+    def outcome(self, name: str, key: str) -> tuple[int, str, str]:
         """The number of a row's first line, its path, and the reason why it has none."""
-        ((number, path, reason),) = self.ask("SELECT number, path, reason FROM rows WHERE name = ? AND key = ?", name, key)
+        ((number, path, reason),) = self.query("SELECT number, path, reason FROM rows WHERE name = ? AND key = ?", name, key)
         return number, path, reason
 
 
-class Wanted:
-    """The keys of a sub-source that have neither a picture nor a reason, nor were found yet; in order."""
+class MissingKeys:
+    """The keys of a sub-source without a picture, a reason or a location, in order."""
 
     def __init__(self, ledger: Ledger, name: str):
         self._ledger, self._name = ledger, name
 
     def __len__(self) -> int:
-        return self._ledger.ask("SELECT COUNT(*) FROM rows WHERE name = ? AND found = 0", self._name)[0][0]
+        return self._ledger.query("SELECT COUNT(*) FROM rows WHERE name = ? AND found = 0", self._name)[0][0]
 
     def __iter__(self) -> Iterator[str]:
         last, page = "", [("",)]
         command = "SELECT key FROM rows WHERE name = ? AND key > ? AND found = 0 ORDER BY key LIMIT ?"
         while page:
-            page = self._ledger.ask(command, self._name, last, PAGE)
+            page = self._ledger.query(command, self._name, last, PAGE)
             for (last,) in page:
                 yield last
 
-    def take(self, key: str) -> bool:
-        """Whether a key is wanted; from now on it no longer is."""
-        return self._ledger.change("UPDATE rows SET found = 1 WHERE name = ? AND key = ? AND found = 0", self._name, key) > 0
+    def claim(self, key: str) -> bool:
+        """Whether a key is missing; from now on it is not."""
+        return self._ledger.execute("UPDATE rows SET found = 1 WHERE name = ? AND key = ? AND found = 0", self._name, key) > 0
 
     def sha256(self, key: str) -> str:
         """The published checksum, or nothing."""
-        return self._ledger.ask("SELECT sha256 FROM rows WHERE name = ? AND key = ?", self._name, key)[0][0]
+        return self._ledger.query("SELECT sha256 FROM rows WHERE name = ? AND key = ?", self._name, key)[0][0]

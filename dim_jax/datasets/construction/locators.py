@@ -1,4 +1,4 @@
-"""Where the picture of an image_path is: at an address, in a table, in a folder, in an archive. One way for each `place` of a rule."""
+"""Finds the picture of an image_path: at a URL, in a table, in a folder or in an archive, by the `place` of a rule."""
 
 import csv
 import os
@@ -10,46 +10,46 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dim_jax.datasets.construction.ledger import Wanted
-from dim_jax.datasets.construction.sources import LazyImage, read_named
+from dim_jax.datasets.construction.ledger import MissingKeys
+from dim_jax.datasets.construction.sources import LazyImage, read_picture
 from dim_jax.errors import InputError, require
 from dim_jax.storage.paths import within
 
 ROWS = 256  # of a table, read at once
 
 
-class Found(NamedTuple):
-    """The picture of a key: at an address, or stored."""
+class Located(NamedTuple):
+    """The picture of a key: its URL, or a stored file."""
 
     key: str
-    place: str | LazyImage
+    location: str | LazyImage
 
 
-def locate(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
-    """The places of the keys that have one, each once, in the order of what lies upstream.
+def locate(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[Located]:
+    """The pictures of the keys that are found, each once, in the order of the upstream files.
 
     Raises:
         InputError: the files are missing or damaged, lack a column, or the rule is wrong.
     """
-    place = rule.get("place")
-    if place not in PLACES:
-        raise InputError(f"place is {place!r}; it must be one of {', '.join(PLACES)}.")
-    yield from PLACES[place](rule, keys, upstream)
+    kind = rule.get("place")
+    if kind not in PLACES:
+        raise InputError(f"place is {kind!r}; it must be one of {', '.join(PLACES)}.")
+    yield from PLACES[kind](rule, keys, upstream)
 
 
-def _url(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
-    yield from (Found(key, key) for key in keys if keys.take(key))
+def _url(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[Located]:
+    yield from (Located(key, key) for key in keys if keys.claim(key))
 
 
-def _table(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
+def _table(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[Located]:
     value = rule.get("url") or rule.get("picture")
     if not rule.get("key") or not value:
         raise InputError('A rule with place = "table" needs `key`, and `url` or `picture`.')
     for path in _files(rule, upstream):
         rows = _csv_rows if path.suffix == ".csv" else _parquet_rows
-        for key, found in rows(path, rule["key"], value):
-            if keys.take(key):
-                yield Found(key, str(found) if "url" in rule else LazyImage(f"{path}, {key}", partial(_picture, found, f"{path}, {key}")))
+        for key, cell in rows(path, rule["key"], value):
+            if keys.claim(key):
+                yield Located(key, str(cell) if "url" in rule else LazyImage(f"{path}, {key}", partial(_picture, cell, f"{path}, {key}")))
         if not len(keys):
             return
 
@@ -84,11 +84,11 @@ def _picture(value: Any, where: str) -> bytes:
     """The bytes in a cell, as they are or as the hub stores pictures: a struct with `bytes`."""
     data = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(data, bytes):
-        raise InputError(f"{where}: the cell holds no bytes of a picture")
+        raise InputError(f"{where}: the cell has no bytes of a picture")
     return data
 
 
-def _in_folder(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
+def _in_folder(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[Located]:
     """By its path, else by the one file whose path ends with it: archives are unpacked into folders of various names."""
     root = upstream / rule.get("files", ".")
     if not root.is_dir():
@@ -96,8 +96,8 @@ def _in_folder(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterato
     missing = defaultdict[str, list[str]](list)
     for key in keys:
         if os.path.lexists(root / key) or _leaves(root, key):
-            keys.take(key)
-            yield Found(key, LazyImage(str(root / key), partial(read_named, root, key)))
+            keys.claim(key)
+            yield Located(key, LazyImage(str(root / key), partial(read_picture, root, key)))
         else:
             missing[Path(key).name].append(key)
     candidates = defaultdict[str, list[Path]](list)
@@ -106,8 +106,8 @@ def _in_folder(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterato
             if path.is_file() and f"/{path.relative_to(root).as_posix()}".endswith(f"/{key}"):
                 candidates[key].append(path)
     for key, paths in sorted(candidates.items()):
-        if len(paths) == 1 and keys.take(key):
-            yield Found(key, LazyImage(str(paths[0]), partial(read_named, root, str(paths[0].relative_to(root)))))
+        if len(paths) == 1 and keys.claim(key):
+            yield Located(key, LazyImage(str(paths[0]), partial(read_picture, root, str(paths[0].relative_to(root)))))
 
 
 def _leaves(root: Path, key: str) -> bool:
@@ -118,21 +118,21 @@ def _leaves(root: Path, key: str) -> bool:
     return False
 
 
-def _tar(rule: Mapping[str, Any], keys: Wanted, upstream: Path) -> Iterator[Found]:
+def _tar(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[Located]:
     for path in _files(rule, upstream):
         try:
             with tarfile.open(path) as tar:
                 for member in tar:
                     stem, _, suffix = member.name.removeprefix("./").rpartition(".")
-                    if suffix.lower() in ("json", "txt") or member.isdir() or not keys.take(stem):
+                    if suffix.lower() in ("json", "txt") or member.isdir() or not keys.claim(stem):
                         continue
-                    yield Found(stem, LazyImage(f"{path}, {member.name}", _read_member(tar, member, f"{path}, {member.name}")))
+                    yield Located(stem, LazyImage(f"{path}, {member.name}", _read_member(tar, member, f"{path}, {member.name}")))
         except (tarfile.TarError, OSError, EOFError) as error:
             raise InputError(f"{path}: the archive is damaged ({error}). Download it again.") from error
 
 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> Callable[[], bytes]:
-    """What gives the bytes of a member, or of what it is a link to, which are read now: archives are read from end to end."""
+    """A function that returns the bytes of a member, with links followed. They are read now, since archives are read once, in order."""
     data = None
     with suppress(KeyError, RecursionError):  # a link to nothing in the archive, or in circles
         file = tar.extractfile(member)
@@ -157,5 +157,5 @@ def _files(rule: Mapping[str, Any], upstream: Path) -> list[Path]:
     pattern = rule.get("files", "")
     paths = sorted(upstream.glob(pattern)) if pattern else []
     if not paths:
-        raise InputError(f"{upstream}: holds no {pattern or 'files'}. Get them (--fetch), or correct the rule (--config).")
+        raise InputError(f"{upstream}: has no {pattern or 'files'}. Download them (--fetch), or correct the rule (--config).")
     return paths

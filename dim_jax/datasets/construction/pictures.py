@@ -1,4 +1,4 @@
-"""Pictures of a set that is being built, named by their contents: the same picture is stored once, and a killed run leaves none half."""
+"""Stores pictures by a hash of their contents, so the same picture is stored once; files appear complete or not at all."""
 
 import hashlib
 import io

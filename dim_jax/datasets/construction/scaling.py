@@ -1,4 +1,4 @@
-"""The score stage as an Apache Beam pipeline: stretches of pairs on as many workers as the runner has, each written when it is done.
+"""The score stage as an Apache Beam pipeline: ranges of pairs on the workers of the runner, each written when it is finished.
 
 Call it from a program with a main guard, as the command `dim` is: Beam's workers import the main module anew, and a pipeline that is
 started while its module is being imported waits for itself for ever.
@@ -22,7 +22,7 @@ from dim_jax.storage.folders import new_file
 BATCHES = 16  # of one stretch: what is lost when a worker dies
 
 
-class Stretch(NamedTuple):
+class PairRange(NamedTuple):
     """Pairs of a source, by its spelling and their numbers."""
 
     source: str
@@ -30,7 +30,7 @@ class Stretch(NamedTuple):
 
 
 class Score(beam.DoFn):
-    """Scores stretches and writes each to a file of its own in `folder`, which all workers must see."""
+    """Scores ranges and writes each to a file of its own in `folder`, which all workers must see."""
 
     def __init__(self, settings: dict[str, Any], folder: str):
         self._settings, self._folder = settings, folder
@@ -38,7 +38,7 @@ class Score(beam.DoFn):
     def setup(self) -> None:
         self._similarity = Similarity(self._settings["dino"], self._settings["clip"])
 
-    def process(self, element: Stretch) -> Iterator[int]:
+    def process(self, element: PairRange) -> Iterator[int]:
         source, size = _source(element.source), self._settings["batch_size"]
         starts = range(0, len(element.numbers), size)
         batches = (score_batch(source, element.numbers[i : i + size], self._similarity, self._settings["ssim_side"]) for i in starts)
@@ -50,9 +50,9 @@ class Score(beam.DoFn):
 
 
 def score_on_workers(sources: Sequence[Source], settings: Mapping[str, Any], path: Path, options: Sequence[str]) -> None:
-    """Score the pairs that `path` lacks, and append them to it: afterwards `filtering.score` has nothing left to do.
+    """Score the pairs that `path` lacks, and append them to it: `filtering.score` then has nothing to compute.
 
-    Stretches lie in a folder beside `path` until all are done, so a killed pipeline goes on from them.
+    Ranges are in a folder beside `path` until all are finished, so a killed pipeline resumes.
 
     Args:
         sources: where the pairs come from; workers open them by their spelling.
@@ -63,19 +63,19 @@ def score_on_workers(sources: Sequence[Source], settings: Mapping[str, Any], pat
     Raises:
         InputError: another run is writing to `path`.
     """
-    parts = path.with_name(f"{path.stem}.parts")
-    parts.mkdir(exist_ok=True)
+    shards = path.with_name(f"{path.stem}.parts")
+    shards.mkdir(exist_ok=True)
     lines = Lines.locked(path, wait=False)
     try:
-        known = {(row["source"], row["index"]) for _, row in lines.read() if row["version"] == scores_version(settings)}
-        known |= _collect(parts, lines, known)
-        stretches = [stretch for source in sources for stretch in _missing(source, known, settings["batch_size"] * BATCHES)]
-        if stretches:
+        scored_keys = {(row["source"], row["index"]) for _, row in lines.read() if row["version"] == scores_version(settings)}
+        scored_keys |= _collect(shards, lines, scored_keys)
+        ranges = [pair_range for source in sources for pair_range in _missing(source, scored_keys, settings["batch_size"] * BATCHES)]
+        if ranges:
             with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
-                scored = pipeline | beam.Create(stretches) | beam.Reshuffle()
-                scored | beam.ParDo(Score(dict(settings), str(parts.resolve())))  # pyright: ignore[reportUnusedExpression]
-            _collect(parts, lines, known)
-        parts.rmdir()
+                scored_rows = pipeline | beam.Create(ranges) | beam.Reshuffle()
+                scored_rows | beam.ParDo(Score(dict(settings), str(shards.resolve())))  # pyright: ignore[reportUnusedExpression]
+            _collect(shards, lines, scored_keys)
+        shards.rmdir()
     finally:
         lines.close()
 
@@ -86,20 +86,20 @@ def _source(spelling: str) -> Source:
     return open_source(spelling)
 
 
-def _missing(source: Source, known: set[tuple[str, int]], size: int) -> Iterator[Stretch]:
-    missing = [index for index in range(len(source.rows)) if (source.name, index) not in known]
+def _missing(source: Source, scored_keys: set[tuple[str, int]], size: int) -> Iterator[PairRange]:
+    missing = [index for index in range(len(source.rows)) if (source.name, index) not in scored_keys]
     for start in range(0, len(missing), size):
-        yield Stretch(source.spelling, tuple(missing[start : start + size]))
+        yield PairRange(source.spelling, tuple(missing[start : start + size]))
 
 
-def _collect(parts: Path, lines: Lines, known: set[tuple[str, int]]) -> set[tuple[str, int]]:
+def _collect(shards: Path, lines: Lines, scored_keys: set[tuple[str, int]]) -> set[tuple[str, int]]:
     """Move what workers wrote to `lines`; returns which pairs these are. A part that was moved before its file went is not moved again."""
-    found = set[tuple[str, int]]()
-    for part in sorted(parts.glob("[!.]*.jsonl")):
-        rows = [json.loads(line) for line in part.read_text().splitlines()]
-        new = [row for row in rows if (row["source"], row["index"]) not in known | found]
+    collected = set[tuple[str, int]]()
+    for shard in sorted(shards.glob("[!.]*.jsonl")):
+        rows = [json.loads(line) for line in shard.read_text().splitlines()]
+        new = [row for row in rows if (row["source"], row["index"]) not in scored_keys | collected]
         if new:
             lines.append(*new)
-        found |= {(row["source"], row["index"]) for row in new}
-        part.unlink()
-    return found
+        collected |= {(row["source"], row["index"]) for row in new}
+        shard.unlink()
+    return collected

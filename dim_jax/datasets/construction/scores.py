@@ -1,4 +1,4 @@
-"""How alike the two pictures of an edit are: in structure (SSIM), in what DINO sees, in what CLIP sees."""
+"""Similarity of the two pictures of an edit: structure (SSIM), DINO features, CLIP features."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ Pair = tuple[Image.Image, Image.Image]
 
 
 class Scores(NamedTuple):
-    """At most 1, which equal pictures have."""
+    """Each at most 1; equal pictures have 1."""
 
     ssim: float
     dino: float
@@ -56,8 +56,8 @@ class Similarity:
     def __call__(self, pairs: Sequence[Pair]) -> list[tuple[float, float]]:
         """Of each pair of RGB pictures its two cosines, DINO's and CLIP's."""
         pictures = [picture for pair in pairs for picture in pair]
-        dino = self._features(self._dino, pictures, lambda found: found.last_hidden_state[:, 0])
-        clip = self._features(self._clip, pictures, lambda found: found.image_embeds)
+        dino = self._features(self._dino, pictures, lambda outputs: outputs.last_hidden_state[:, 0])
+        clip = self._features(self._clip, pictures, lambda outputs: outputs.image_embeds)
         first, second = slice(0, None, 2), slice(1, None, 2)
         cosines = [(features[first] * features[second]).sum(1) for features in (dino, clip)]
         return [(float(a), float(b)) for a, b in zip(*cosines, strict=True)]
@@ -71,20 +71,20 @@ class Similarity:
         logging.set_verbosity_error()
         try:
             processor = AutoImageProcessor.from_pretrained(name, backend="pil")
-            model, found = kind.from_pretrained(name, output_loading_info=True)
+            model, loading_info = kind.from_pretrained(name, output_loading_info=True)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{name}: no {kind.__name__} can be read ({reason}). Name a folder or a hub id of transformers.") from error
+            raise InputError(f"{name}: no {kind.__name__} can be read ({reason}). Give a folder or a hub id of transformers.") from error
         # DINO's checkpoints have no pooler, and its output is not used.
-        if missing := sorted(key for key in found["missing_keys"] if not key.startswith("pooler.")):
-            raise InputError(f"{name}: lacks weights of a {kind.__name__}, such as {missing[0]}. Name another model.")
+        if missing := sorted(key for key in loading_info["missing_keys"] if not key.startswith("pooler.")):
+            raise InputError(f"{name}: lacks weights of a {kind.__name__}, such as {missing[0]}. Give another model.")
         return processor, model.to(self._device).eval()
 
-    def _features(self, opened: tuple[Any, Any], pictures: list[Image.Image], read: Any) -> Float[np.ndarray, "pictures d"]:
+    def _features(self, opened: tuple[Any, Any], pictures: list[Image.Image], select: Any) -> Float[np.ndarray, "pictures d"]:
         import torch
 
         processor, model = opened
         with torch.inference_mode():
             inputs = processor(pictures, return_tensors="pt").to(self._device)
-            features = read(model(**inputs)).float()
+            features = select(model(**inputs)).float()
             return torch.nn.functional.normalize(features, dim=-1).cpu().numpy()

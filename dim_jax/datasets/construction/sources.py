@@ -1,4 +1,4 @@
-"""Edit pairs to build from, by number: what a row says, with its two pictures unread."""
+"""Sources of edit pairs, by number; pictures are not read yet."""
 
 import json
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from dim_jax.errors import InputError, check_unicode
 from dim_jax.storage.jsonl import objects
 from dim_jax.storage.paths import read_if_there, within
 
-NOTES = "index"  # in the folder: where the pictures lie in its archives
+INDEX_FOLDER = "index"  # folder for the index of archives
 FORM = '{"source": "before.png", "target": "after.png", "prompt": "Make it blue."}'
 
 
-class OwnPairs:
+class JsonlPairs:
     """A jsonl of `source`, `target` (files, from its folder) and `prompt`; with `id`, or numbered."""
 
     def __init__(self, path: Path):
         """
         Raises:
-            InputError: the file cannot be read, or a line is no such object, or has the id of another.
+            InputError: the file cannot be read, a line is not such an object, or an id occurs twice.
         """
         self._folder = path.parent
         self._rows: list[dict] = []
@@ -36,7 +36,7 @@ class OwnPairs:
             check_unicode(json.dumps(row, ensure_ascii=False), where)
             row["id"] = str(row.get("id", len(self._rows) + 1))
             if row["id"] in keys:
-                raise InputError(f'{where}: the id "{row["id"]}" occurs before. Give each pair its own.')
+                raise InputError(f'{where}: the id "{row["id"]}" occurs twice. Give each pair its own id.')
             keys.add(row["id"])
             self._rows.append(row)
 
@@ -45,7 +45,7 @@ class OwnPairs:
 
     def raw(self, index: int) -> RawExample:
         row = self._rows[index]
-        source, target = (LazyImage(row[name], partial(read_named, self._folder, row[name])) for name in ("source", "target"))
+        source, target = (LazyImage(row[name], partial(read_picture, self._folder, row[name])) for name in ("source", "target"))
         return RawExample(row["id"], (row["prompt"],), None, source, target)
 
 
@@ -62,14 +62,14 @@ class Source(NamedTuple):
 
 
 KINDS: dict[str, Callable[[Path], Rows]] = {
-    "ultraedit": lambda folder: UltraEditRows(folder, "edit", folder / NOTES),
-    "sharegpt4o": lambda folder: ShareGPT4oRows(folder, "edit", folder / NOTES),
-    "pairs": OwnPairs,
+    "ultraedit": lambda folder: UltraEditRows(folder, "edit", folder / INDEX_FOLDER),
+    "sharegpt4o": lambda folder: ShareGPT4oRows(folder, "edit", folder / INDEX_FOLDER),
+    "pairs": JsonlPairs,
 }
 
 
 def open_source(spelling: str) -> Source:
-    """From `KIND:PATH`: `pairs:mine.jsonl`, or the folder of a published set. Where the pictures lie in its archives is noted there.
+    """From `KIND:PATH`: `pairs:mine.jsonl`, or the folder of a published set. The index of its archives is written there.
 
     Raises:
         InputError: the kind is unknown, or there are no pairs of it.
@@ -81,15 +81,15 @@ def open_source(spelling: str) -> Source:
         raise InputError(f"{path}: cannot be read, since there is no such file or folder. Give the {kind} to build from.")
     rows = KINDS[kind](Path(path))
     if not len(rows):
-        raise InputError(f"{path} has no pairs of {kind}. Name another folder.")
+        raise InputError(f"{path} has no pairs of {kind}. Give another folder.")
     return Source(f"{kind}:{Path(path).name}", kind, rows, f"{kind}:{Path(path).resolve()}")
 
 
-def read_named(folder: Path, name: str) -> bytes:
+def read_picture(folder: Path, name: str) -> bytes:
     """The bytes of a picture that a data set names, from its folder.
 
     Raises:
-        InputError: it lies elsewhere, or cannot be read.
+        InputError: it is outside of the folder, or cannot be read.
     """
     data = read_if_there(path := within(folder, name))
     if data is None:

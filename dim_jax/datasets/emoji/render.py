@@ -16,7 +16,7 @@ Pixels = UInt8[np.ndarray, "64 64 3"]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RenderedEmoji:
     """An emoji as a set draws it, with its main colours in words."""
 
     set: str

@@ -33,14 +33,14 @@ class Edit:
 def edits(emoji: dict[str, Emoji]) -> list[Edit]:
     """Every edit of every rule but `style`, in a fixed order. Emoji that are not given are in none."""
     people = [item for item in emoji.values() if item.tone is not None]
-    found = [
+    candidates = [
         *_skin_tone(people), *_gender(people), *_hair(people), *_occupation(people), *_facing(people), *_hands(emoji),
         *_table("clock", tables.CLOCKS), *_table("moon", tables.MOONS), *_table("arrow", tables.ARROWS),
         *_table("keycap", tables.KEYCAPS), *_table("zodiac", tables.ZODIAC),
-        *_colour(), *_shape(), *_faces(emoji), *_couples("face_to_cat", "cat_to_face", tables.CATS), *_animals(emoji),
+        *_colour(), *_shape(), *_faces(emoji), *_both_directions("face_to_cat", "cat_to_face", tables.CATS), *_animals(emoji),
         *_flags(emoji), *_states(emoji),
     ]  # fmt: skip
-    return [edit for edit in found if edit.source in emoji and edit.target in emoji]
+    return [edit for edit in candidates if edit.source in emoji and edit.target in emoji]
 
 
 def without_tone(code: str) -> str:
@@ -93,14 +93,14 @@ def _facing(people: list[Emoji]) -> Iterator[Edit]:
 
 
 def _hands(emoji: dict[str, Emoji]) -> Iterator[Edit]:
-    for what, hands in tables.HANDS.items():
+    for thing, hands in tables.HANDS.items():
         toned = [item for item in emoji.values() if without_tone(item.code) in hands]
         for group in _groups(toned, lambda item: item.tone):
             for a, b in permutations(group, 2):
-                yield Edit(a.code, b.code, "hand_direction", {"thing": what, "old": _way(hands, a), "new": _way(hands, b)})
+                yield Edit(a.code, b.code, "hand_direction", {"thing": thing, "old": _direction(hands, a), "new": _direction(hands, b)})
 
 
-def _way(hands: dict[str, str], item: Emoji) -> str:
+def _direction(hands: dict[str, str], item: Emoji) -> str:
     return hands[without_tone(item.code)]
 
 
@@ -118,16 +118,16 @@ def _colour() -> Iterator[Edit]:
 def _shape() -> Iterator[Edit]:
     for a, b in permutations(("heart", "circle", "square"), 2):
         for source, colour in tables.COLOURS[a].items():
-            for target in (code for code, other in tables.COLOURS[b].items() if other == colour):
+            for target in (code for code, name in tables.COLOURS[b].items() if name == colour):
                 yield Edit(source, target, "shape", {"colour": colour, "old": a, "new": b})
 
 
 def _faces(emoji: dict[str, Emoji]) -> Iterator[Edit]:
     faces = [code for code, item in emoji.items() if item.subgroup in FACES and code not in NO_FACES]
     for a, b in permutations(faces, 2):
-        for plain, other, rule in ((a, b, "accessory_on"), (b, a, "accessory_off")):
-            if plain in tables.PLAIN_FACES and other in tables.ACCESSORIES:
-                yield Edit(a, b, rule, {"item": tables.ACCESSORIES[other]})
+        for plain, decorated, rule in ((a, b, "accessory_on"), (b, a, "accessory_off")):
+            if plain in tables.PLAIN_FACES and decorated in tables.ACCESSORIES:
+                yield Edit(a, b, rule, {"item": tables.ACCESSORIES[decorated]})
                 break
         else:
             yield Edit(a, b, "expression", {})
@@ -136,16 +136,16 @@ def _faces(emoji: dict[str, Emoji]) -> Iterator[Edit]:
         yield Edit(a, b, "cat_expression", {})
 
 
-def _couples(there: str, back: str, couples: dict[str, str], words: dict[str, str] | None = None) -> Iterator[Edit]:
+def _both_directions(rule: str, inverse_rule: str, couples: dict[str, str], words: dict[str, str] | None = None) -> Iterator[Edit]:
     for first, second in couples.items():
-        yield Edit(first, second, there, words or {})
-        yield Edit(second, first, back, words or {})
+        yield Edit(first, second, rule, words or {})
+        yield Edit(second, first, inverse_rule, words or {})
 
 
 def _animals(emoji: dict[str, Emoji]) -> Iterator[Edit]:
-    for whole, face in tables.ANIMALS.items():
-        if whole in emoji:
-            yield from _couples("animal_face", "animal_whole", {whole: face}, {"animal": emoji[whole].head})
+    for body, face in tables.ANIMALS.items():
+        if body in emoji:
+            yield from _both_directions("animal_face", "animal_whole", {body: face}, {"animal": emoji[body].head})
 
 
 def _flags(emoji: dict[str, Emoji]) -> Iterator[Edit]:
@@ -159,7 +159,7 @@ def _states(emoji: dict[str, Emoji]) -> Iterator[Edit]:
     for item in emoji.values():
         if item.tone is not None:
             by_shape[without_tone(item.code)][item.tone] = item.code
-    for first, second, there, back in tables.STATES:
+    for first, second, instruction, inverse in tables.STATES:
         for tone in sorted(by_shape[first].keys() & by_shape[second].keys()):
-            yield Edit(by_shape[first][tone], by_shape[second][tone], "state", {"order": there})
-            yield Edit(by_shape[second][tone], by_shape[first][tone], "state", {"order": back})
+            yield Edit(by_shape[first][tone], by_shape[second][tone], "state", {"order": instruction})
+            yield Edit(by_shape[second][tone], by_shape[first][tone], "state", {"order": inverse})

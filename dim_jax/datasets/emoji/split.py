@@ -1,4 +1,4 @@
-"""Chance that nothing can move: which emoji are held out for the test, and which pairs are in a sample.
+"""The split of emoji and the sample of pairs, by stable hashes.
 
 Emoji are held out by a hash of the unit that they belong to, so that no other emoji matters.
 A unit is an emoji in all its skin tones: a woman in one occupation, a heart in one colour. Emoji that only a rule of their own joins,
@@ -11,7 +11,7 @@ from functools import cache
 from dim_jax.data.example import Split
 from dim_jax.datasets.emoji import rules, tables
 from dim_jax.datasets.emoji.names import Emoji
-from dim_jax.datasets.emoji.render import Drawn
+from dim_jax.datasets.emoji.render import RenderedEmoji
 from dim_jax.datasets.hashing import stable_hash
 
 SHARE = 0.1  # of the units, held out
@@ -26,8 +26,8 @@ def split_of(emoji: Emoji) -> Split:
     return "test" if stable_hash(SEED, unit) < share * 2**64 else "train"
 
 
-def lot(source: Drawn, target: Drawn) -> int:
-    """The lot of a pair: a sample of n pairs is the n lowest. It depends on nothing but the pair."""
+def sampling_hash(source: RenderedEmoji, target: RenderedEmoji) -> int:
+    """A hash of a pair: a sample of n pairs has the n lowest hashes. It depends on nothing but the pair."""
     return stable_hash(SEED, f"{source.set}/{source.emoji.code}>{target.set}/{target.emoji.code}")
 
 
@@ -37,20 +37,20 @@ def _unit(emoji: Emoji) -> tuple[str, float]:
     base = rules.without_tone(emoji.code)
     if emoji.kind in tables.FACING:  # both directions
         return f"{emoji.kind}/{emoji.gender}", MOST
-    tied, shares = _tied()
-    unit = tied.get(base, base)
+    units, shares = _units()
+    unit = units.get(base, base)
     return unit, shares.get(unit, MORE if emoji.gender else SHARE)
 
 
 @cache
-def _tied() -> tuple[dict[str, str], dict[str, float]]:
+def _units() -> tuple[dict[str, str], dict[str, float]]:
     """Emoji that go together, by the name of their unit; and the shares of units that are not held out as usual."""
-    unit: dict[str, str] = {}
+    units: dict[str, str] = {}
 
     def tie(first: str, second: str) -> None:
-        one, other = unit.setdefault(first, first), unit.setdefault(second, second)
-        for code in [code for code, name in unit.items() if name in (one, other)]:
-            unit[code] = min(one, other)
+        first_unit, second_unit = units.setdefault(first, first), units.setdefault(second, second)
+        for code in [code for code, name in units.items() if name in (first_unit, second_unit)]:
+            units[code] = min(first_unit, second_unit)
 
     for hands in tables.HANDS.values():
         for code in hands:
@@ -60,5 +60,5 @@ def _tied() -> tuple[dict[str, str], dict[str, float]]:
     small = [code for table in (tables.CLOCKS, tables.MOONS, tables.ARROWS, tables.ZODIAC, tables.KEYCAPS, tables.CATS) for code in table]
     small += [code for hands in tables.HANDS.values() for code in hands]
     small += [code for colours in tables.COLOURS.values() for code in colours]
-    shares = {unit.get(code, code): MORE for code in (*tables.PLAIN_FACES, *tables.ACCESSORIES, *tables.ANIMALS)}
-    return unit, shares | {unit.get(code, code): MOST for code in small}
+    shares = {units.get(code, code): MORE for code in (*tables.PLAIN_FACES, *tables.ACCESSORIES, *tables.ANIMALS)}
+    return units, shares | {units.get(code, code): MOST for code in small}

@@ -16,7 +16,7 @@ from PIL import Image
 from dim_jax.data.example import SPLITS, Split
 from dim_jax.datasets.emoji import tables
 from dim_jax.datasets.emoji.packages import SETS
-from dim_jax.datasets.emoji.wording import INSTRUCTIONS, a
+from dim_jax.datasets.emoji.wording import INSTRUCTIONS, with_article
 from dim_jax.datasets.hashing import stable_hash
 from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, decoded, read_pairs, read_pictures, webp, write_pairs
 from dim_jax.datasets.measures import PALETTE, extent, main_colours
@@ -34,18 +34,18 @@ SEED = 7
 SHADES = 5  # colours that a thing is given
 THINGS: Mapping[Split, int] = {"train": 600, "test": 60}
 # So many edits of the training are there in another colour: of shapes most, since little else tells that a shape keeps its colour.
-AGAIN = {"shape": 1500} | dict.fromkeys(("arrow", "clock", "keycap", "zodiac", "facing", "state"), 250)
-APART = 36  # levels, at least, in one channel between such a colour and all that have a name here
+RECOLOURED_PAIRS = {"shape": 1500} | dict.fromkeys(("arrow", "clock", "keycap", "zodiac", "facing", "state"), 250)
+MIN_COLOUR_DISTANCE = 36  # levels, at least, in one channel between such a colour and all that have a name here
 DEPTH = 0.7  # of light and dark that a tinted drawing keeps
 PAPER = 0.15  # white up to here in its darkest channel is ground, or shows through
 NEEDS = 60 * 2**20  # bytes on disk
 SHOWN = 4  # pairs of a rule on the sheet
 COLOUR_OF = {code: word for colours in tables.COLOURS.values() for code, word in colours.items()}
-NAMED = set(COLOUR_OF.values())
+COLOUR_WORDS = set(COLOUR_OF.values())
 
 
 def build(source: AnyPath, target: AnyPath, *, overwrite: bool = False) -> dict:
-    """Make a data set folder of tinted pictures, whole or not at all; the same source gives the same bytes.
+    """Make a data set folder of tinted pictures, complete or not at all; the same source gives the same bytes.
 
     A thing is of the split that it has in `source`. Hearts, circles, squares and books are not tinted with the colours that they come
     in, so no picture of the test comes back.
@@ -61,15 +61,15 @@ def build(source: AnyPath, target: AnyPath, *, overwrite: bool = False) -> dict:
     Raises:
         InputError: the target exists, or the source is not a data set of emoji.
     """
-    found = Tints(read_pictures(source))
-    found.recolour()
-    found.again(read_pairs(source, "train"))
-    counts = {split: Counter(pair.rule for pair in found.pairs if found.pictures[pair.source].split == split) for split in SPLITS}
+    tints = Tints(read_pictures(source))
+    tints.recolour_things()
+    tints.recolour_pairs(read_pairs(source, "train"))
+    counts = {split: Counter(pair.rule for pair in tints.pairs if tints.pictures[pair.source].split == split) for split in SPLITS}
     statistics = {"pairs": counts, "total": {split: counts[split].total() for split in SPLITS}}
     with new_folder(target, overwrite=overwrite, needs=NEEDS, kind=DATASET) as folder:
-        write_pairs(folder, found.pictures, found.pairs)
+        write_pairs(folder, tints.pictures, tints.pairs)
         (folder / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n")
-        found.sheet().save(folder / "sheet.png")
+        tints.sheet().save(folder / "sheet.png")
         (folder / "README.md").write_text(_card(statistics, source.name))
     return statistics
 
@@ -86,56 +86,60 @@ def tinted(pixels: Pixels, colour: Colour) -> Pixels:
 class Tints:
     """The data set while it is made."""
 
-    def __init__(self, drawn: Sequence[Picture]):
+    def __init__(self, pictures: Sequence[Picture]):
         self.pictures, self.pairs = list[Picture](), list[Pair]()
-        self._drawn, self._palettes = drawn, _palettes(drawn)
+        self._sources, self._palettes = pictures, _palettes(pictures)
 
-    def recolour(self) -> None:
+    def recolour_things(self) -> None:
         """Edits by a colour's name among things that have none, by the colours that their set gives hearts, circles, squares and books."""
         for split, count in THINGS.items():
-            things = [one for one in self._drawn if one.split == split and _is_thing(one) and len(self._palettes[one.set]) >= SHADES]
-            for thing in sorted(things, key=lambda one: stable_hash(SEED, one.key))[:count]:
+            things = [
+                picture
+                for picture in self._sources
+                if picture.split == split and _is_thing(picture) and len(self._palettes[picture.set]) >= SHADES
+            ]
+            for thing in sorted(things, key=lambda picture: stable_hash(SEED, picture.key))[:count]:
                 self._recolour(thing)
 
     def _recolour(self, thing: Picture) -> None:
         palette, pixels = self._palettes[thing.set], _pixels(thing)
         words = sorted(palette, key=lambda word: stable_hash(SEED, f"{thing.key}/{word}"))[:SHADES]
-        places = {word: self._add(thing, word, f"{word} {thing.name}", tinted(pixels, palette[word])) for word in words}
-        itself, own = self._add(thing, "itself", thing.name, pixels), main_colours(pixels)[0]
-        edits = [(old, new, places[old]) for old, new in permutations(words, 2)]
-        edits += [(own, new, itself) for new in words if new != own]
+        indices = {word: self._add(thing, word, f"{word} {thing.name}", tinted(pixels, palette[word])) for word in words}
+        itself, main_colour = self._add(thing, "itself", thing.name, pixels), main_colours(pixels)[0]
+        edits = [(old, new, indices[old]) for old, new in permutations(words, 2)]
+        edits += [(main_colour, new, itself) for new in words if new != main_colour]
         for old, new, source in edits:
             texts = tuple(text.format(thing=thing.name, old=old, new=new) for text in INSTRUCTIONS["colour"])
             change = "Change the colour of the surface, everywhere. Keep shape, size and shading."
-            self._pair(source, places[new], "tint", texts, change)
+            self._pair(source, indices[new], "tint", texts, change)
 
-    def again(self, pairs: Sequence[Pair]) -> None:
-        """Some edits of the training (`AGAIN`) with both pictures in one colour, which is far from all that have a name here."""
-        shades = [np.array(shade, float) for word in NAMED & PALETTE.keys() for shade in PALETTE[word]]
+    def recolour_pairs(self, pairs: Sequence[Pair]) -> None:
+        """Some edits of the training (`RECOLOURED_PAIRS`) with both pictures in one colour, which is far from all that have a name here."""
+        shades = [np.array(shade, float) for word in COLOUR_WORDS & PALETTE.keys() for shade in PALETTE[word]]
         shades += [colour for palette in self._palettes.values() for colour in palette.values()]
         by_rule: dict[str, list[tuple[Pair, tuple[str, ...]]]] = defaultdict(list)
         for pair in pairs:
-            if texts := tuple(text for text in pair.instructions if not NAMED & set(text.rstrip(".").split())):
+            if texts := tuple(text for text in pair.instructions if not COLOUR_WORDS & set(text.rstrip(".").split())):
                 by_rule[pair.rule].append((pair, texts))
-        for rule, count in AGAIN.items():
-            for turn in range(count if by_rule[rule] else 0):
-                chance = np.random.default_rng(stable_hash(SEED, f"{rule}/{turn}"))
-                (pair, texts), colour = by_rule[rule][chance.integers(len(by_rule[rule]))], _unnamed(shades, chance)
+        for rule, count in RECOLOURED_PAIRS.items():
+            for number in range(count if by_rule[rule] else 0):
+                rng = np.random.default_rng(stable_hash(SEED, f"{rule}/{number}"))
+                (pair, texts), colour = by_rule[rule][rng.integers(len(by_rule[rule]))], _unnamed(shades, rng)
                 source, target = (
-                    self._add(one, f"{rule}-{turn}", one.name, tinted(_pixels(one), colour))
-                    for one in (self._drawn[pair.source], self._drawn[pair.target])
+                    self._add(picture, f"{rule}-{number}", picture.name, tinted(_pixels(picture), colour))
+                    for picture in (self._sources[pair.source], self._sources[pair.target])
                 )
                 self._pair(source, target, rule, texts, "Change what the instruction names, and keep the colour.")
 
-    def _add(self, drawn: Picture, what: str, name: str, pixels: Pixels) -> int:
+    def _add(self, picture: Picture, suffix: str, name: str, pixels: Pixels) -> int:
         colours = listed(main_colours(pixels))
-        captions = (f"{capital(a(name))} in {colours}, {SETS[drawn.set].title} emoji style.",)
-        code = f"{drawn.code}-{what.replace(' ', '-')}"
-        self.pictures.append(Picture(drawn.set, code, name, drawn.split, captions, webp(pixels)))
+        captions = (f"{capital(with_article(name))} in {colours}, {SETS[picture.set].title} emoji style.",)
+        code = f"{picture.code}-{suffix.replace(' ', '-')}"
+        self.pictures.append(Picture(picture.set, code, name, picture.split, captions, webp(pixels)))
         return len(self.pictures) - 1
 
     def _pair(self, source: int, target: int, rule: str, texts: tuple[str, ...], change: str) -> None:
-        before, after = (self.pictures[place].captions[0] for place in (source, target))
+        before, after = (self.pictures[index].captions[0] for index in (source, target))
         blueprint = numbered((texts[0], "One emoji on plain white.", before, change, after))
         self.pairs.append(Pair(source, target, rule, texts, blueprint))
 
@@ -144,40 +148,40 @@ class Tints:
         rows = defaultdict(list)
         for pair in sorted(self.pairs, key=lambda pair: stable_hash(SEED, f"{pair.rule}/{pair.source}>{pair.target}")):
             if len(rows[pair.rule]) < SHOWN:
-                shown = tuple(decoded(self.pictures[place].webp) for place in (pair.source, pair.target))
-                rows[pair.rule].append((shown, pair.instructions[0]))
+                images = tuple(decoded(self.pictures[index].webp) for index in (pair.source, pair.target))
+                rows[pair.rule].append((images, pair.instructions[0]))
         return named_rows(dict(sorted(rows.items())))
 
 
-def _palettes(drawn: Sequence[Picture]) -> Mapping[str, dict[str, Colour]]:
+def _palettes(pictures: Sequence[Picture]) -> Mapping[str, dict[str, Colour]]:
     """Set -> word -> the colour of the things of the training that have it, the mean over them."""
-    found: dict[str, dict[str, list[Colour]]] = defaultdict(lambda: defaultdict(list))
-    for one in drawn:
-        if one.split == "train" and one.code in COLOUR_OF:
-            pixels = _pixels(one)
+    colours: dict[str, dict[str, list[Colour]]] = defaultdict(lambda: defaultdict(list))
+    for picture in pictures:
+        if picture.split == "train" and picture.code in COLOUR_OF:
+            pixels = _pixels(picture)
             if extent(pixels).any():
-                found[one.set][COLOUR_OF[one.code]].append(np.median(pixels[extent(pixels)], axis=0))
-    if not found:
+                colours[picture.set][COLOUR_OF[picture.code]].append(np.median(pixels[extent(pixels)], axis=0))
+    if not colours:
         raise InputError("None of the pictures is a heart, circle, square or book. Give a folder that `dim build-data emoji` made.")
-    return defaultdict(dict, {name: {word: np.mean(some, axis=0) for word, some in of.items()} for name, of in found.items()})
+    return defaultdict(dict, {name: {word: np.mean(shades, axis=0) for word, shades in words.items()} for name, words in colours.items()})
 
 
-def _is_thing(one: Picture) -> bool:
+def _is_thing(picture: Picture) -> bool:
     """One code point (no skin tone, no gender, no flag), a short name, and no colour of its own."""
-    words = one.name.split()
-    plain = "-" not in one.code and one.code not in COLOUR_OF and len(words) <= 3 and not NAMED & set(words)
-    return plain and bool(extent(_pixels(one)).any())
+    words = picture.name.split()
+    plain = "-" not in picture.code and picture.code not in COLOUR_OF and len(words) <= 3 and not COLOUR_WORDS & set(words)
+    return plain and bool(extent(_pixels(picture)).any())
 
 
-def _pixels(one: Picture) -> Pixels:
-    return np.asarray(decoded(one.webp))
+def _pixels(picture: Picture) -> Pixels:
+    return np.asarray(decoded(picture.webp))
 
 
-def _unnamed(shades: Sequence[Colour], chance: np.random.Generator) -> Colour:
+def _unnamed(shades: Sequence[Colour], rng: np.random.Generator) -> Colour:
     while True:
-        hue, saturation, value = chance.random(), *chance.uniform(0.35, 0.95, 2)
+        hue, saturation, value = rng.random(), *rng.uniform(0.35, 0.95, 2)
         colour = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
-        if min(abs(colour - shade).max() for shade in shades) > APART:
+        if min(abs(colour - shade).max() for shade in shades) > MIN_COLOUR_DISTANCE:
             return colour
 
 

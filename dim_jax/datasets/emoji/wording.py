@@ -4,7 +4,7 @@ import re
 
 from dim_jax.datasets.emoji.names import Emoji
 from dim_jax.datasets.emoji.packages import SETS
-from dim_jax.datasets.emoji.render import Drawn
+from dim_jax.datasets.emoji.render import RenderedEmoji
 from dim_jax.datasets.emoji.rules import Edit
 from dim_jax.datasets.words import capital, listed
 
@@ -110,9 +110,9 @@ CONSONANTS = ("unicorn", "uni", "one", "eu", "ewe", "up!", "user", "u-")
 VOWELS = ("hour", "atm", "sos", "ng ", "x-ray", "s-", "a ", "id ", "ok ", "on!", "end ", "om", "elf", "up-")
 
 
-def shown(emoji: Emoji) -> str:
+def describe(emoji: Emoji) -> str:
     """What the emoji shows, without an article: "woman health worker with medium skin tone"."""
-    base = what(emoji)
+    base = base_description(emoji)
     tones = [f"{emoji.tone} skin tone"] if emoji.tone else [f"{' and '.join(emoji.tones)} skin tones"] * bool(emoji.tones)
     features = tones + [emoji.hair] * bool(emoji.hair and emoji.hair != "bald")
     joint = " and " if " with " in base else " with "
@@ -120,7 +120,7 @@ def shown(emoji: Emoji) -> str:
     return f"{bald}{base}" + (joint + " and ".join(features) if features else "") + (" facing right" if emoji.right else "")
 
 
-def what(emoji: Emoji) -> str:
+def base_description(emoji: Emoji) -> str:
     """The same without skin tone, hair and direction."""
     if emoji.group == "flags":
         return f"flag of {country(emoji.details[0])}" if emoji.details else emoji.head
@@ -137,43 +137,43 @@ def country(name: str) -> str:
     return f"the {name}" if name.startswith(WITH_ARTICLE) or name.endswith("Islands") else name
 
 
-def a(name: str) -> str:
+def with_article(name: str) -> str:
     """With the indefinite article, where English wants one."""
     word = re.split(" with | of | in | on ", name)[0]
     if name.startswith("flag of "):
         return f"the {name}"
-    many = word.endswith("s") and not word.endswith(("ss", "us", "is")) and not word.startswith(ONE)
-    if many or name.startswith((*PROPER, *PLURAL)):
+    plural = word.endswith("s") and not word.endswith(("ss", "us", "is")) and not word.startswith(ONE)
+    if plural or name.startswith((*PROPER, *PLURAL)):
         return name
     low = name.lower()
-    an = low.startswith(VOWELS) or (low[0] in "aeiou" and not low.startswith(CONSONANTS))
-    return f"{'an' if an else 'a'} {name}"
+    vowel = low.startswith(VOWELS) or (low[0] in "aeiou" and not low.startswith(CONSONANTS))
+    return f"{'an' if vowel else 'a'} {name}"
 
 
-def the(name: str) -> str:
+def with_the(name: str) -> str:
     return name if name.startswith(PROPER) else f"the {name}"
 
 
 def instructions(edit: Edit, source: Emoji, target: Emoji) -> tuple[str, ...]:
     """The instruction of an edit in every wording of its rule, the plainest first."""
-    names = {"source": shown(source), "target": shown(target), "what": what(source)}
+    names = {"source": describe(source), "target": describe(target), "what": base_description(source)}
     words = dict(edit.words)
     for name, text in names.items():
-        words |= {name: text, f"a_{name}": a(text), f"the_{name}": the(text)}
+        words |= {name: text, f"a_{name}": with_article(text), f"the_{name}": with_the(text)}
     texts = (_tidy(wording.format_map(words)) for wording in INSTRUCTIONS[edit.rule])
     return tuple(dict.fromkeys(texts))
 
 
-def captions(drawn: Drawn) -> tuple[str, ...]:
+def captions(emoji: RenderedEmoji) -> tuple[str, ...]:
     """Texts that describe a picture, by what it shows, its main colours, and whose style it is."""
-    style, text = SETS[drawn.set], shown(drawn.emoji)
+    style, text = SETS[emoji.set], describe(emoji.emoji)
     return tuple(
         _tidy(caption)
         for caption in (
-            f"{a(text)}, {style.title} emoji style.",
-            f"{style.title} emoji of {a(text)}.",
-            f"{a(text)} on a white background, drawn by {style.title} in {style.look}.",
-            f"{a(text)} in {listed(drawn.colours)}, as a {style.title} emoji.",
+            f"{with_article(text)}, {style.title} emoji style.",
+            f"{style.title} emoji of {with_article(text)}.",
+            f"{with_article(text)} on a white background, drawn by {style.title} in {style.look}.",
+            f"{with_article(text)} in {listed(emoji.colours)}, as a {style.title} emoji.",
         )
     )
 
@@ -182,6 +182,6 @@ def _tidy(text: str) -> str:
     """A capital first, and "a artist" mended: nouns that a wording puts after its own article may begin with a vowel."""
     words = text.split(" ")
     for index, follower in enumerate(words[1:]):
-        if words[index] == "a" and a(follower).startswith("an "):
+        if words[index] == "a" and with_article(follower).startswith("an "):
             words[index] = "an"
     return capital(" ".join(words))

@@ -19,29 +19,31 @@ AREAS = {
 
 def blueprint(change: Change, instruction: str, ground: str, side: int) -> str:
     """The blueprint of a change on a picture of `side` pixels; `ground` says what is behind the texts."""
-    part, kept = AREAS[change.rule]
+    part, unchanged = AREAS[change.rule]
     old, new = (box(label, scene.ground, side) for label, scene in ((change.old, change.source), (change.new, change.target)))
-    rest = (*(f'the text "{label.text}"' for label in change.others), f"{ground} wherever no letter was or will be")
-    places = f"they fill {_share(old, side)}"
+    unchanged_parts = (*(f'the text "{label.text}"' for label in change.others), f"{ground} wherever no letter was or will be")
+    box_text = f"they fill {_box_words(old, side)}"
     if old != new:
-        places += f"; afterwards {_share(new, side)}, and where they are gone the ground is shown again"
+        box_text += f"; afterwards {_box_words(new, side)}, and where they are gone the ground is shown again"
     ground, texts = capital(ground), "one text" if len(change.source.labels) == 1 else "two texts"
-    result = f'{capital(AT[change.new.place])} it says "{change.new.text}", spelled {spelled(change.new.text)}. Nothing else has changed.'
+    result = (
+        f'{capital(AT[change.new.position])} it says "{change.new.text}", spelled {spelled(change.new.text)}. Nothing else has changed.'
+    )
     sections = (
         instruction,
-        f"{ground} with {texts}: {_named(change.source)}.",
+        f"{ground} with {texts}: {_texts_in(change.source)}.",
         " ".join(f"{capital(look(label))}, spelled {spelled(label.text)}." for label in change.source.labels),
-        f'Change {part} of "{change.old.text}": {places}. Keep {kept}, and {listed(rest)}.',
+        f'Change {part} of "{change.old.text}": {box_text}. Keep {unchanged}, and {listed(unchanged_parts)}.',
         f"{ground} with {listed(tuple(map(look, change.target.labels)))}. {result}",
     )
     return numbered(sections)
 
 
-def _named(scene: Scene) -> str:
-    return listed(tuple(f'"{label.text}" {AT[label.place]}' for label in scene.labels))
+def _texts_in(scene: Scene) -> str:
+    return listed(tuple(f'"{label.text}" {AT[label.position]}' for label in scene.labels))
 
 
-def _share(area: Box, side: int) -> str:
+def _box_words(area: Box, side: int) -> str:
     """A box in words: the part of the picture, and its edges in percent."""
     left, top, right, bottom = (100 * edge / side for edge in area)
     part = third(left / 100, right / 100, top / 100, bottom / 100)

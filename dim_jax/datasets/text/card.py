@@ -1,4 +1,4 @@
-"""What goes beside the data: counts and the data card."""
+"""The files beside the data: counts and the data card."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dim_jax.datasets.words import lengths
 
 @dataclass
 class Counts:
-    """What is counted while pictures and pairs pass by."""
+    """Counts of pictures and pairs while they are written."""
 
     pictures: Counter = field(default_factory=Counter)
     pairs: Counter = field(default_factory=Counter)
@@ -38,7 +38,7 @@ class Counts:
             "pairs": {
                 rule: {**{split: self.pairs[rule, split] for split in SPLITS}, "no room": self.no_room[rule]} for rule in RULES
             },
-            "total": {split: sum(number for (_, of), number in self.pairs.items() if of == split) for split in SPLITS},
+            "total": {split: sum(number for (_, pair_split), number in self.pairs.items() if pair_split == split) for split in SPLITS},
             "words": {name: lengths(group) for name, group in texts.items()},
         }  # fmt: skip
 
@@ -48,9 +48,9 @@ def text(statistics: dict) -> str:
     rules = "\n".join(f"| {rule} | {row['train']} | {row['test']} | {row['no room']} |" for rule, row in statistics["pairs"].items())
     words = "\n".join(f"| {name} | {row['mean']} | {row['longest']} |" for name, row in statistics["words"].items())
     side, scenes, total, pictures = (statistics[name] for name in ("side", "scenes", "total", "pictures"))
-    held, all_words = statistics["vocabulary"]["test"], sum(statistics["vocabulary"].values())
+    held_out, all_words = statistics["vocabulary"]["test"], sum(statistics["vocabulary"].values())
     grounds, all_grounds = statistics["grounds"]["test"], sum(statistics["grounds"].values())
-    faces, without = ", ".join(statistics["faces"]), ", ".join(statistics["left out"])
+    faces, left_out = ", ".join(statistics["faces"]), ", ".join(statistics["left out"])
     return f"""# Text on pictures: edits of words, typeface, colour, size and place
 
 Pictures of {side} x {side} pixels with one or two texts, and edits of one of them: {total["train"]} pairs to train on and
@@ -69,8 +69,8 @@ pictures have a black or white rim. Each rule changes one text of it, where ther
 
 ## Split
 
-By word and by ground, and no pair joins the two. {held} of {all_words} words, and numbers by the same hash, are written on pictures of the
-test only, in any case, and {grounds} of {all_grounds} grounds are used by them only. Every tenth scene is of the test.
+By word and by ground, and no pair joins the two. {held_out} of {all_words} words, and numbers by the same hash, are written on pictures
+of the test only, in any case, and {grounds} of {all_grounds} grounds are used by them only. Every tenth scene is of the test.
 
 ## Counts
 
@@ -84,7 +84,7 @@ test only, in any case, and {grounds} of {all_grounds} grounds are used by them 
 
 ## Fonts and licences
 
-Letters: {faces}.{f" Left out, without Latin letters of both cases: {without}." if without else ""}
+Letters: {faces}.{f" Left out, without Latin letters of both cases: {left_out}." if left_out else ""}
 
 `plain`, `bold`, `slanted` and `outlined` are drawn with the font that comes with Pillow, Aileron Regular by Sora Sagano, which its
 author has put into the public domain (CC0). Other fonts have licences of their own. Most allow pictures of text; some, above

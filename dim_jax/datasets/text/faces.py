@@ -12,10 +12,10 @@ from dim_jax.errors import InputError
 
 SUFFIXES = (".ttf", ".otf", ".ttc")
 LETTERS = "ABCXYZabcxyz0189"  # what a font must have
-NOTHING = "\uffff"  # no font has it
+MISSING_GLYPH = "\uffff"  # no font has it
 SLANT = 0.25  # to the right, for one up
 STROKES = {"bold": 1 / 28, "outlined": 1 / 18}  # of the size, on either side of an edge
-FINE = 4
+SUPERSAMPLING = 4
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Face:
     path: Path | None = None
 
 
-OWN = tuple(Face(name) for name in ("plain", "bold", "slanted", "outlined"))
+BUILTIN_FACES = tuple(Face(name) for name in ("plain", "bold", "slanted", "outlined"))
 
 
 def check_installed() -> None:
@@ -47,41 +47,41 @@ def read_faces(folder: Path) -> tuple[list[Face], list[str]]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Give one with fonts ({', '.join(SUFFIXES)}).")
-    found, without = dict[str, Face](), list[str]()
+    faces, left_out = dict[str, Face](), list[str]()
     for path in sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES):
         font = _font(path, 32)
         name = " ".join(part for part in font.getname() if part and part not in ("Regular", "Book"))
         if _latin(font):
-            found.setdefault(name, Face(name, path))
+            faces.setdefault(name, Face(name, path))
         else:
-            without.append(path.name)
-    if not found:
+            left_out.append(path.name)
+    if not faces:
         raise InputError(f"{folder}: no font with Latin letters in it ({', '.join(SUFFIXES)}). Give another folder.")
-    return [found[name] for name in sorted(found)], without
+    return [faces[name] for name in sorted(faces)], left_out
 
 
-def letters(face: Face, text: str, size: int) -> Image.Image:
+def render_letters(face: Face, text: str, size: int) -> Image.Image:
     """A text as a mask (mode L), cropped to its ink; `size` is the font's, pixels to an em.
 
-    It is drawn `FINE` times as large and scaled down, since a stroke of small letters is thinner than a pixel.
+    It is drawn `SUPERSAMPLING` times as large and scaled down, since a stroke of small letters is thinner than a pixel.
     """
-    font, own = _font(face.path, size * FINE), face.name if face.path is None else "plain"
-    stroke = round(size * FINE * STROKES.get(own, 0))
+    font, look = _font(face.path, size * SUPERSAMPLING), face.name if face.path is None else "plain"
+    stroke = round(size * SUPERSAMPLING * STROKES.get(look, 0))
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text, stroke_width=stroke))
-    lean = round(SLANT * (bottom - top)) if own == "slanted" else 0
+    lean = round(SLANT * (bottom - top)) if look == "slanted" else 0
     # Room for rounded edges, and sides that divide.
-    width, height = (-(-length // FINE) * FINE + 2 * FINE for length in (right - left + lean, bottom - top))
+    width, height = (-(-length // SUPERSAMPLING) * SUPERSAMPLING + 2 * SUPERSAMPLING for length in (right - left + lean, bottom - top))
     canvas = Image.new("L", (width, height))
-    corner = (FINE - left, FINE - top)
+    corner = (SUPERSAMPLING - left, SUPERSAMPLING - top)
     ImageDraw.Draw(canvas).text(corner, text, 255, font, stroke_width=stroke)
-    if own == "outlined":
-        inside = Image.new("L", canvas.size)
-        ImageDraw.Draw(inside).text(corner, text, 255, font)
-        canvas = ImageChops.subtract(canvas, inside)
+    if look == "outlined":
+        interior = Image.new("L", canvas.size)
+        ImageDraw.Draw(interior).text(corner, text, 255, font)
+        canvas = ImageChops.subtract(canvas, interior)
     if lean:
         shear = (1, SLANT, -lean, 0, 1, 0)
         canvas = canvas.transform(canvas.size, Image.Transform.AFFINE, shear, Image.Resampling.BILINEAR)
-    small = canvas.reduce(FINE)
+    small = canvas.reduce(SUPERSAMPLING)
     return small.crop(small.getbbox())
 
 
@@ -99,10 +99,10 @@ def _font(path: Path | None, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _latin(font: ImageFont.FreeTypeFont) -> bool:
-    shapes = [np.asarray(font.getmask(letter)).tobytes() for letter in (*LETTERS, NOTHING)]
+    shapes = [np.asarray(font.getmask(letter)).tobytes() for letter in (*LETTERS, MISSING_GLYPH)]
     return len(set(shapes)) == len(shapes)
 
 
-def other(faces: Sequence[Face], face: Face) -> list[Face]:
+def other_faces(faces: Sequence[Face], face: Face) -> list[Face]:
     """All but one."""
-    return [one for one in faces if one != face]
+    return [candidate for candidate in faces if candidate != face]

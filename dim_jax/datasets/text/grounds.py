@@ -58,7 +58,7 @@ class Ground:
         first, second = (np.array(RGB[name], np.float64) for name in (self.colours * 2)[:2])
         return Image.fromarray(np.rint(first + _pattern(self.key.split()[0], side)[..., None] * (second - first)).astype(np.uint8))
 
-    def described(self, picture: Image.Image) -> str:
+    def describe(self, picture: Image.Image) -> str:
         """`words`, and of a file its colours."""
         return f"{self.words} in mainly {listed(main_colours(np.asarray(picture)))}" if self.halo else self.words
 
@@ -68,10 +68,10 @@ class Ground:
         if self.halo:
             return tuple(RGB)
         # Between two colours a gradient may be darker than both: red and green meet in brown.
-        between = np.linspace(0, 1, 17 if self.key.startswith("gradient") else 2)[:, None]
+        fractions = np.linspace(0, 1, 17 if self.key.startswith("gradient") else 2)[:, None]
         first, second = (np.array(RGB[name], np.float64) for name in (self.colours * 2)[:2])
-        shown = [luminance(tuple(shade)) for shade in first + between * (second - first)]
-        low, high = min(shown), max(shown)
+        luminances = [luminance(tuple(shade)) for shade in first + fractions * (second - first)]
+        low, high = min(luminances), max(luminances)
         levels = {name: luminance(shade) for name, shade in RGB.items()}
         return tuple(
             name
@@ -86,7 +86,7 @@ def luminance(shade: tuple[float | int, ...]) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def unlike(name: str, names: Sequence[str]) -> list[str]:
+def distinct_colours(name: str, names: Sequence[str]) -> list[str]:
     """Those of some colours that differ plainly from one."""
     return [other for other in names if np.linalg.norm(np.subtract(RGB[name], RGB[other])) >= UNLIKE]
 
@@ -98,14 +98,14 @@ def contrast(a: float, b: float) -> float:
 
 def patterns() -> list[Ground]:
     """Every pattern on which enough colours can be read."""
-    found = [Ground(f"plain {name}", f"a plain {name} ground", (name,)) for name in RGB]
+    grounds = [Ground(f"plain {name}", f"a plain {name} ground", (name,)) for name in RGB]
     for first, second in permutations(RGB, 2):
         words = {"first": first, "second": second, "a_first": _a(first), "a_second": _a(second)}
-        found += [Ground(f"{kind} {first}/{second}", text.format_map(words), (first, second)) for kind, text in PATTERNS.items()]
-    return [ground for ground in found if len(ground.readable) >= FEWEST]
+        grounds += [Ground(f"{kind} {first}/{second}", text.format_map(words), (first, second)) for kind, text in PATTERNS.items()]
+    return [ground for ground in grounds if len(ground.readable) >= FEWEST]
 
 
-def read_pictures(folder: Path) -> list[Ground]:
+def read_grounds(folder: Path) -> list[Ground]:
     """The pictures of a folder and those below it, each content once, by the hash of their bytes.
 
     Raises:

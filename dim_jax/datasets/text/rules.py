@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from dim_jax.data.example import Split
-from dim_jax.datasets.text.faces import Face, other
-from dim_jax.datasets.text.grounds import unlike
-from dim_jax.datasets.text.scenes import PLACES, SIZES, TRIES, Label, Scene
-from dim_jax.datasets.text.vocabulary import draw
+from dim_jax.datasets.text.faces import Face, other_faces
+from dim_jax.datasets.text.grounds import distinct_colours
+from dim_jax.datasets.text.scenes import POSITIONS, SIZES, TRIES, Label, Scene
+from dim_jax.datasets.text.vocabulary import sample_text
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Stock:
+class Choices:
     """What changes may draw from."""
 
     split: Split
@@ -47,22 +47,22 @@ class Stock:
     colours: Sequence[str]
 
 
-RULES: dict[str, Callable[[Random, Label, Stock], Label]] = {
-    "word": lambda rng, label, stock: replace(label, text=draw(rng, stock.split, label.case)),
-    "font": lambda rng, label, stock: replace(label, face=rng.choice(other(stock.faces, label.face))),
-    "colour": lambda rng, label, stock: replace(label, colour=rng.choice(unlike(label.colour, stock.colours) or [label.colour])),
+RULES: dict[str, Callable[[Random, Label, Choices], Label]] = {
+    "word": lambda rng, label, stock: replace(label, text=sample_text(rng, stock.split, label.case)),
+    "font": lambda rng, label, stock: replace(label, face=rng.choice(other_faces(stock.faces, label.face))),
+    "colour": lambda rng, label, stock: replace(label, colour=rng.choice(distinct_colours(label.colour, stock.colours) or [label.colour])),
     "size": lambda rng, label, stock: replace(label, size=rng.choice([size for size in range(len(SIZES)) if size != label.size])),
-    "position": lambda rng, label, stock: replace(label, place=rng.choice([place for place in PLACES if place != label.place])),
+    "position": lambda rng, label, stock: replace(label, position=rng.choice([other for other in POSITIONS if other != label.position])),
 }
 
 
-def change(rule: str, rng: Random, scene: Scene, stock: Stock, side: int) -> Change | None:
+def change(rule: str, rng: Random, scene: Scene, stock: Choices, side: int) -> Change | None:
     """A scene changed by a rule so that it can still be read; None where no try finds room."""
     for _ in range(TRIES):
         index = rng.randrange(len(scene.labels))
         target = scene.with_label(index, RULES[rule](rng, scene.labels[index], stock))
         texts = {label.text.lower() for label in target.labels}
-        told_apart = len(texts) == len(target.labels) and (rule != "word" or scene.labels[index].text.lower() not in texts)
-        if target != scene and told_apart and target.fits(side):
+        labels_differ = len(texts) == len(target.labels) and (rule != "word" or scene.labels[index].text.lower() not in texts)
+        if target != scene and labels_differ and target.is_legible(side):
             return Change(rule, scene, target, index)
     return None

@@ -10,9 +10,9 @@ from PIL import Image
 
 from dim_jax.data.example import Split
 from dim_jax.data.pictures import max_filter
-from dim_jax.datasets.text.faces import Face, letters
+from dim_jax.datasets.text.faces import Face, render_letters
 from dim_jax.datasets.text.grounds import RGB, Ground, contrast, luminance
-from dim_jax.datasets.text.vocabulary import CASES, draw
+from dim_jax.datasets.text.vocabulary import CASES, sample_text
 
 SIZES = ("small", "medium-sized", "large")
 STEP = 1.5  # from one size to the next
@@ -21,7 +21,7 @@ MARGIN, WIDEST, HIGHEST = 0.06, 0.86, 0.3  # shares of the side
 WIDE = 0.55  # a text that is wider has no left and right
 RIM = 1 / 14  # of the size: the halo on pictures
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
-PLACES = tuple((row, column) for row in ROWS for column in COLUMNS)
+POSITIONS = tuple((row, column) for row in ROWS for column in COLUMNS)
 TRIES = 40
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
@@ -36,7 +36,7 @@ class Label:
     face: Face
     colour: str
     size: int
-    place: tuple[str, str]
+    position: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Scene:
         """The same with another label in the place of one."""
         return replace(self, labels=(*self.labels[:index], label, *self.labels[index + 1 :]))
 
-    def fits(self, side: int) -> bool:
+    def is_legible(self, side: int) -> bool:
         """Whether every text can be read: within the margins, in a colour that stands out, and none over another."""
         boxes = [box(label, self.ground, side) for label in self.labels]
         for (left, top, right, bottom), label in zip(boxes, self.labels, strict=True):
             width, height = right - left, bottom - top
             if width > WIDEST * side or height > HIGHEST * side or label.colour not in self.ground.readable:
                 return False
-            if width > WIDE * side and label.place[1] != "middle":
+            if width > WIDE * side and label.position[1] != "middle":
                 return False
         return not any(_overlap(first, second) for i, first in enumerate(boxes) for second in boxes[:i])
 
@@ -70,38 +70,45 @@ def pixels(size: int, side: int) -> int:
 def box(label: Label, ground: Ground, side: int) -> Box:
     """Where a text is drawn, its halo included."""
     mask, margin = _mask(label, ground, side), round(MARGIN * side)
-    row, column = label.place
+    row, column = label.position
     left = {"left": margin, "middle": (side - mask.width) // 2, "right": side - margin - mask.width}[column]
     top = {"top": margin, "middle": (side - mask.height) // 2, "bottom": side - margin - mask.height}[row]
     return left, top, left + mask.width, top + mask.height
 
 
-def paint(scene: Scene, ground: Image.Image) -> Image.Image:
+def render_scene(scene: Scene, ground: Image.Image) -> Image.Image:
     """The picture of a scene over its ground (`Ground.paint`)."""
     picture = ground.copy()
     for label in scene.labels:
         rim, side = _rim(label, scene.ground, ground.width), ground.width
         corner = box(label, scene.ground, side)[:2]
         if rim:
-            around = max(("black", "white"), key=lambda name: contrast(luminance(RGB[name]), luminance(RGB[label.colour])))
-            picture.paste(RGB[around], corner, _mask(label, scene.ground, side))
-        bare = letters(label.face, label.text, pixels(label.size, side))
+            rim_colour = max(("black", "white"), key=lambda name: contrast(luminance(RGB[name]), luminance(RGB[label.colour])))
+            picture.paste(RGB[rim_colour], corner, _mask(label, scene.ground, side))
+        bare = render_letters(label.face, label.text, pixels(label.size, side))
         picture.paste(RGB[label.colour], (corner[0] + rim, corner[1] + rim), bare)
     return picture
 
 
-def invent(rng: Random, split: Split, grounds: Sequence[Ground], faces: Sequence[Face], side: int) -> Scene:
+def sample_scene(rng: Random, split: Split, grounds: Sequence[Ground], faces: Sequence[Face], side: int) -> Scene:
     """A scene that can be read, of grounds of the split and with its words."""
     while True:
         ground, count = rng.choice(grounds), rng.choice((1, 1, 2))
         for _ in range(TRIES):
             case, colours = rng.randrange(len(CASES)), ground.readable
             labels = tuple(
-                Label(draw(rng, split, case), case, rng.choice(faces), rng.choice(colours), rng.randrange(len(SIZES)), rng.choice(PLACES))
+                Label(
+                    sample_text(rng, split, case),
+                    case,
+                    rng.choice(faces),
+                    rng.choice(colours),
+                    rng.randrange(len(SIZES)),
+                    rng.choice(POSITIONS),
+                )
                 for _ in range(count)
             )
             scene = Scene(ground, labels)
-            if len({label.text.lower() for label in labels}) == count and scene.fits(side):
+            if len({label.text.lower() for label in labels}) == count and scene.is_legible(side):
                 return scene
 
 
@@ -116,7 +123,7 @@ def _mask(label: Label, ground: Ground, side: int) -> Image.Image:
 @lru_cache(256)
 def _ink(face: Face, text: str, size: int, rim: int) -> Image.Image:
     """The letters, grown by the rim on every side."""
-    bare = letters(face, text, size)
+    bare = render_letters(face, text, size)
     if not rim:
         return bare
     return Image.fromarray(max_filter(np.pad(np.asarray(bare), rim), rim))

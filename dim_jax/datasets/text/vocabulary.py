@@ -9,7 +9,7 @@ from dim_jax.datasets.hashing import stable_hash
 SEED = 6022  # of what is held out
 SHARE = 0.1
 NUMBERS = 0.12  # share of texts that are a number
-TWO = 0.25  # share of the others that have two words
+TWO_WORDS = 0.25  # share of the others that have two words
 CASES = (str.upper, str.title, str.lower)
 
 # What stands on signs, covers, cards and screens; short enough to be read at 64 pixels.
@@ -38,13 +38,13 @@ def split_of(word: str) -> Split:
     return "test" if stable_hash(SEED, word.lower()) < SHARE * 2**64 else "train"
 
 
-def draw(rng: Random, split: Split, case: int) -> str:
+def sample_text(rng: Random, split: Split, case: int) -> str:
     """A text of one or two words, or a number, all of the split, in the case of that number in `CASES`."""
     if rng.random() < NUMBERS:
         while split_of(text := str(rng.randrange(10, 10_000))) != split:
             pass
         return text
-    return CASES[case](" ".join(rng.sample(_words(split), 2 if rng.random() < TWO else 1)))
+    return CASES[case](" ".join(rng.sample(_words(split), 2 if rng.random() < TWO_WORDS else 1)))
 
 
 @cache

@@ -34,9 +34,9 @@ AT = {
 }  # fmt: skip
 
 
-def to(place: tuple[str, str]) -> str:
+def destination(position: tuple[str, str]) -> str:
     """Where a text is moved: "to the top left"."""
-    return f"to {AT[place].partition(' ')[2]}"
+    return f"to {AT[position].partition(' ')[2]}"
 
 
 def instructions(change: Change) -> tuple[str, ...]:
@@ -44,9 +44,9 @@ def instructions(change: Change) -> tuple[str, ...]:
     old, new = change.old, change.new
     steps = new.size - old.size
     words = {
-        "text": old.text, "face": old.face.name, "colour": old.colour, "size": SIZES[old.size], "at": AT[old.place],
-        "new_text": new.text, "new_face": new.face.name, "new_colour": new.colour, "new_size": SIZES[new.size], "new_at": AT[new.place],
-        "larger": "much " * (abs(steps) > 1) + ("larger" if steps > 0 else "smaller"), "to": to(new.place),
+        "text": old.text, "face": old.face.name, "colour": old.colour, "size": SIZES[old.size], "at": AT[old.position],
+        "new_text": new.text, "new_face": new.face.name, "new_colour": new.colour, "new_size": SIZES[new.size], "new_at": AT[new.position],
+        "larger": "much " * (abs(steps) > 1) + ("larger" if steps > 0 else "smaller"), "to": destination(new.position),
     }  # fmt: skip
     return tuple(wording.format_map(words) for wording in INSTRUCTIONS[change.rule])
 
@@ -64,7 +64,7 @@ def captions(scene: Scene, ground: str) -> tuple[str, ...]:
 
 def look(label: Label) -> str:
     """A text with all that is to be seen of it: `"OPEN" in large red bold letters at the top`."""
-    return f'"{label.text}" in {SIZES[label.size]} {label.colour} {label.face.name} letters {AT[label.place]}'
+    return f'"{label.text}" in {SIZES[label.size]} {label.colour} {label.face.name} letters {AT[label.position]}'
 
 
 def spelled(text: str) -> str:
