@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dim_jax.cli.__main__ import run
 from dim_jax.edit_result import read_metadata, sheet
 from dim_jax.errors import InputError
 from dim_jax.pipeline import EditPipeline
@@ -255,6 +256,22 @@ def test_error_messages_are_one_line():
     name = "[bold]" + "long name " * 20 + "[/bold]\n2.png"
     assert name.replace("\n", " ") in one_error(dim(*edit(image=name)))
     assert "File name too long" in one_error(dim(*edit(image="x" * 300 + ".png")))
+
+
+class Interrupted:
+    """Finds modules as long as nobody presses Ctrl-C, which somebody does."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "dim_jax.cli.main":
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_the_command_line_is_imported(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "dim_jax.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as end:
+        run()
+    assert (end.value.code, capsys.readouterr().err) == (130, "stopped by Ctrl-C\n")
 
 
 def test_ctrl_c(monkeypatch):

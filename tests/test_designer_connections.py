@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dim_jax.designer.responses import ResponseError, read_completion
-from tests.chat_server import ChatServer, good, hang, status
+from tests.chat_server import ChatServer, Turnstile, good, hang, status
 from tests.local_server import free_port
-from tests.painter_fixtures import one_error
+from tests.painter_fixtures import dim, one_error
 from tests.test_designer_responses import FAILURES, _place, chat, design, one  # noqa: F401 (_place is a fixture)
 
 
@@ -119,6 +119,30 @@ def test_a_signal_is_one_line_and_keeps_what_is_there(number, many):
     if many:
         assert len(Path("cot.jsonl").read_text().splitlines()) == 1
         assert not FAILURES.exists()
+
+
+def test_a_signal_while_the_only_answer_is_under_way(monkeypatch):
+    """The answer is kept, since it is paid for, and the command ends all the same: an edit would go on to paint."""
+    turnstile = Turnstile(good(), 0)
+
+    def interrupt():
+        while not server.requests:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        turnstile.opened = 1
+
+    with ChatServer(turnstile) as server:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        command = ("design", "--image", "in.png", "--prompt", "Blue.", "--designer", "vllm:m", "--base-url", server.url, "-o", "one.txt")
+        code, text = dim(*command)
+        thread.join()
+        said = "error: stopped by Ctrl-C while vllm:m was asked; its answer is kept, the same command goes on from there\n"
+        assert (code, text) == (130, said)
+        assert not Path("one.txt").exists()
+        assert dim(*command)[0] == 0
+    assert len(server.requests) == 1
 
 
 def test_a_signal_waits_for_calls_under_way_no_longer_than_patience(monkeypatch):

@@ -1,13 +1,17 @@
 """`dim evaluate` with a judge: its options, its messages, and what it refuses before anything is asked."""
 
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from dim_jax.cli.judging import JudgeOptions
 from dim_jax.errors import InputError
-from tests.chat_server import ChatServer, good
+from tests.chat_server import ChatServer, Turnstile, good
 from tests.evals_fixtures import LINES, benchmark, make_cases, paint
 from tests.painter_fixtures import dim
 
@@ -68,6 +72,30 @@ def test_a_second_judge_within_one_budget():
     assert len(server.requests) == 12, "nothing is asked twice"
     assert dim(*COMMAND, "--stage", "report")[0] == 0
     assert len(json.loads((OUT / "report.json").read_text())["agreement"]) == 2
+
+
+def test_ctrl_c_while_the_last_answers_are_under_way():
+    """They are kept, and nothing else is asked: the next track and the report wait for the next run."""
+    turnstile = Turnstile(good(LINES.format(4, 4, 4)), 0)
+
+    def interrupt():
+        while len(server.requests) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        turnstile.opened = 100
+
+    with ChatServer(turnstile) as server:
+        command = (*COMMAND, "--stage", "judge", "--judge", "openai:m", "--judge-base-url", server.url)
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        code, said = dim(*command)
+        thread.join()
+        assert code == 130, said
+        assert "stopped by Ctrl-C, 0 of 3 are left. What is there is kept" in said
+        assert len(server.requests) == 3
+        assert dim(*command)[0] == 0
+    assert len(server.requests) == 6
 
 
 def test_two_evaluations_beside_each_other():

@@ -3,9 +3,33 @@
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+import pytest
+
+from dim_jax.data.workers import cancelling
+
+
+def test_a_pool_ends_at_once():
+    """Thousands of tasks wait when Ctrl-C comes; only those that were begun are done."""
+    done = []
+
+    def work(number: int) -> None:
+        time.sleep(0.02)
+        done.append(number)
+
+    def interrupted() -> None:
+        with cancelling(ThreadPoolExecutor(2)) as pool:
+            pool.map(work, range(2000))  # nothing is taken from it yet, so that it does not cancel by itself
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(done) < 100
+
 
 RUN = """
 import sys

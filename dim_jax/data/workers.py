@@ -1,19 +1,29 @@
-"""Worker processes that load data: they ignore signals, and end with the run that started them."""
+"""Pools that end at once after an error or Ctrl-C, and worker processes that load data: they ignore signals, and end with the run that
+started them."""
 
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from typing import Any
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+PoolT = TypeVar("PoolT", bound=Executor)
+
+
+def process_pool(
+    workers: int, initializer: Callable[..., None] | None = None, *arguments: Any
+) -> AbstractContextManager[ProcessPoolExecutor]:
+    """Worker processes that first call `initializer(*arguments)`; after an error, waiting tasks are cancelled."""
+    return cancelling(ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _initialize, (initializer, arguments)))
 
 
 @contextmanager
-def process_pool(workers: int, initializer: Callable[..., None] | None = None, *arguments: Any) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that first call `initializer(*arguments)`; after an error, waiting tasks are cancelled."""
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _initialize, (initializer, arguments)) as pool:
+def cancelling(pool: PoolT) -> Iterator[PoolT]:
+    """A pool whose waiting tasks are cancelled after an error: by itself it would first do them all."""
+    with pool:
         try:
             yield pool
         except BaseException:

@@ -56,8 +56,10 @@ def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: st
         report = run([job], designer, journal, Limits(concurrency=1), retry_failed=True)
         key = key_of([digest(picture)], instruction, designer.name, PROMPT_VERSION)
         text = journal.answer(key)
-        if text is None and report.signal:
-            raise SignalError(f"stopped by {report.stopped} before {designer.name} had answered", report.signal)
+        if report.signal:
+            paid = text is not None and isinstance(designer, ChatDesigner)
+            kept = "; its answer is kept, the same command goes on from there" if paid else ""
+            raise SignalError(f"stopped by {report.stopped} while {designer.name} was asked{kept}", report.signal)
         if text is None:
             why = journal.reason(key) or f"stopped by {report.stopped}"
             raise InputError(

@@ -44,7 +44,7 @@ class StageRunner:
         """Ask what `path`, a journal, does not hold yet, and read what it holds of these jobs.
 
         Raises:
-            InputError: as in `run`, or a limit ended the stage; what was answered is kept.
+            InputError: as in `run`, or a limit ended the stage; what was answered is kept. SignalError: a signal ended it.
         """
         designer = writer.open()
         with Journal(path) as journal:
@@ -58,7 +58,8 @@ class StageRunner:
         self._tokens += sum(tokens)
         self._dollars += writer.price.of(*tokens) if writer.price else 0.0
         answers = Answers.read(path, jobs, task, designer.name, tokens)
-        if left := len(jobs) - len(answers.texts) - len(answers.reasons):
+        left = len(jobs) - len(answers.texts) - len(answers.reasons)
+        if left or number:
             text = (
                 f"{path}: stopped by {stopped}, {left} of {len(jobs)} are left. What is there is kept; run the same command again, with a "
                 "larger limit if it was one, to go on."

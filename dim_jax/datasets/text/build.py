@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from dim_jax.data.example import SPLITS, Split
 from dim_jax.data.records import check_installed
+from dim_jax.data.workers import cancelling
 from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, webp, write_pairs
 from dim_jax.datasets.text import faces as fonts
 from dim_jax.datasets.text import grounds as backgrounds
@@ -121,7 +122,7 @@ def build(
     needs = round(scenes * (1 + len(RULES)) * side**2 * BYTES[pictures is not None])
     with (
         new_folder(target, overwrite=overwrite, needs=needs, kind=DATASET) as folder,
-        ThreadPoolExecutor(os.cpu_count()) as threads,
+        cancelling(ThreadPoolExecutor(os.cpu_count())) as threads,
         Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar,
     ):
         built = bar.track(threads.map(maker, range(scenes)), total=scenes, description="drawing scenes")
