@@ -50,10 +50,14 @@ class EditResult:
         Raises:
             InputError: as `check_output`; or the disk is full.
         """
+        save_picture(self.image, path, overwrite=overwrite, info=self.png_info())
+
+    def png_info(self) -> PngInfo:
+        """The text chunks of a saved picture, as Pillow writes them."""
         info = PngInfo()
         for key, value in self.metadata().items():
             info.add_itxt(key, value)
-        save_picture(self.image, path, overwrite=overwrite, info=info)
+        return info
 
     def metadata(self) -> dict[str, str]:
         """The text chunks of a saved picture."""

@@ -69,7 +69,7 @@ class EditPipeline:
             Request(prompt, seed, settings.size or self._size(source, settings), source)
             for prompt, source, seed in zip(prompts, sources, seeds, strict=True)
         ]
-        yield from _run(self.sampler, requests, settings, progress)
+        yield from paint_requests(self.sampler, requests, settings, progress)
 
     def _size(self, source: Source, settings: Settings) -> tuple[int, int]:
         """(height, width) in pixels: that of the latents, else the nearest in aspect ratio."""
@@ -113,10 +113,13 @@ class GeneratePipeline:
         _same_number(prompts=prompts, seeds=seeds)
         size = settings.size or (settings.resolution, settings.resolution)
         requests = [Request(prompt, seed, size) for prompt, seed in zip(prompts, seeds, strict=True)]
-        yield from _run(self.sampler, requests, settings, progress)
+        yield from paint_requests(self.sampler, requests, settings, progress)
 
 
-def _run(sampler: Sampler, requests: Sequence[Request], settings: Settings, progress: bool) -> Iterator[tuple[int, EditResult]]:
+def paint_requests(
+    sampler: Sampler, requests: Sequence[Request], settings: Settings, progress: bool = False
+) -> Iterator[tuple[int, EditResult]]:
+    """Index and result of each request, whose size counts instead of the settings'. Errors as in `Sampler.paint`."""
     used = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
     for i, (picture, latents) in sampler.paint(requests, settings, progress=progress):
         request = requests[i]

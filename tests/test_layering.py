@@ -42,6 +42,7 @@ RANKS = {
     "dim_jax.evals": 10,
     "dim_jax.demo": 9,
     "dim_jax.verify": 9,
+    "dim_jax.serve": 10,
     "dim_jax.train": 10,
     "dim_jax.caching": 10,
     "dim_jax.aot": 11,  # compiles the step of `train`
@@ -54,6 +55,7 @@ ENTRY_POINTS = {
     "dim_jax.evals",
     "dim_jax.demo",
     "dim_jax.verify",
+    "dim_jax.serve",
     "dim_jax.datasets",
 }  # imported by the command alone, and
 READERS = {("dim_jax.evals", "dim_jax.datasets")}  # a benchmark of our own is a data set that we made

@@ -16,6 +16,7 @@ from dim_jax.cli.design import design
 from dim_jax.cli.evaluate import evaluate
 from dim_jax.cli.options import Commands
 from dim_jax.cli.paint import Overwrite, Precision, edit, generate
+from dim_jax.cli.serve import serve
 from dim_jax.cli.train import cache, compile_step, require_training, train
 from dim_jax.cli.verify import verify
 from dim_jax.console import open_console
@@ -33,6 +34,7 @@ build_data.command("tints")(build_tints)
 build_data.command("text")(build_text)
 app.command()(edit)
 app.command()(generate)
+app.command()(serve)
 app.command()(design)
 app.command()(prepare)
 app.command()(cache)

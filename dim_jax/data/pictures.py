@@ -106,6 +106,21 @@ def read_picture(file: BufferedReader | BytesIO, name: str) -> Image.Image:
         return as_rgb(image, name)
 
 
+def read_alpha(file: BufferedReader | BytesIO, name: str) -> UInt8[np.ndarray, "h w"]:
+    """How opaque each pixel of the picture in an open file is, upright: 0 is transparent; `name` is for errors.
+
+    Raises:
+        InputError: as `read_picture`, or the picture has no transparency.
+    """
+    with _decoding(name):
+        image = _open_header(file)
+        check_size(*image.size, name)
+        if not image.has_transparency_data:
+            raise InputError(f"{name}: the picture has no transparency. Save it as a PNG with an alpha channel.")
+        image = image.transpose(UPRIGHT[orientation]) if (orientation := _orientation(image)) in UPRIGHT else image
+        return np.asarray(image.convert("RGBA").getchannel("A"))
+
+
 def picture_size(file: BufferedReader | BytesIO, name: str) -> tuple[int, int]:
     """`size` of `read_header`; raises the same."""
     return read_header(file, name).size

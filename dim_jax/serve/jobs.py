@@ -1,0 +1,213 @@
+"""From the fields of a request to what the engine paints, and from its results to what the client gets."""
+
+import base64
+import io
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from pydantic import BaseModel, Field, ValidationError
+
+from dim_jax.batching import Request, Source
+from dim_jax.compositing import Frame, composite, mask_opacity
+from dim_jax.data.buckets import aspect_buckets, nearest_bucket
+from dim_jax.edit_result import EditResult
+from dim_jax.sampling import Sampler
+from dim_jax.serve.limits import ApiError, Limits
+from dim_jax.settings import Settings, check_prompt
+
+SEEDS = 2**31
+
+
+class Model(NamedTuple):
+    """What a client may know of the painter.
+
+    Attributes:
+        name: its id.
+        settings: those of a request that names none.
+        factor: sizes are multiples of so many pixels.
+        edits: whether it edits pictures.
+    """
+
+    name: str
+    settings: Settings
+    factor: int
+    edits: bool
+
+    @classmethod
+    def of(cls, sampler: Sampler) -> "Model":
+        config = sampler.dim.config
+        return cls(sampler.name, sampler.settings, config.autoencoder.factor, config.sana.is_edit)
+
+
+class Fields(BaseModel, extra="forbid"):
+    """The fields of both endpoints, as OpenAI names them, then ours. What would change nothing may be given, what we cannot do may not."""
+
+    prompt: str
+    model: str | None = None
+    n: int = Field(1, ge=1)
+    size: str | None = None
+    response_format: Literal["b64_json"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    output_compression: int = Field(100, ge=0, le=100)
+    quality: Literal["auto", "standard"] | None = None
+    background: Literal["auto", "opaque"] | None = None
+    moderation: Literal["auto", "low"] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    seed: int | None = Field(None, ge=0, lt=SEEDS)
+    steps: int | None = Field(None, ge=1)
+    guidance: float | None = None
+    negative_prompt: str | None = None
+
+
+class EditFields(Fields):
+    """Those of edits: `feather` is in pixels of the source; `designer="none"` paints the prompt as it stands."""
+
+    image_guidance: float | None = None
+    feather: float = Field(0.0, ge=0, le=1024)
+    designer: Literal["none"] | None = None
+
+
+AnyFields = TypeVar("AnyFields", bound=Fields)
+
+
+class Job(NamedTuple):
+    """Pictures to paint with the same settings, what becomes of each result, and whether a designer is asked first."""
+
+    fields: Fields
+    requests: list[Request]
+    settings: Settings
+    finish: Callable[[EditResult], Image.Image]
+    design: bool = False
+
+
+def read_fields(kind: type[AnyFields], values: dict[str, Any] | bytes) -> AnyFields:
+    """The fields in a form or, as bytes, in JSON.
+
+    Raises:
+        ApiError: 400; names the field.
+    """
+    try:
+        return kind.model_validate_json(values) if isinstance(values, bytes) else kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(map(str, first["loc"])) or None
+        raise ApiError(400, f"{name or 'The body'}: {first['msg']}.", param=name, code=first["type"]) from error
+
+
+def edit(model: Model, limits: Limits, fields: EditFields, picture: bytes, mask: bytes | None, *, designer: bool) -> Job:
+    """The job of an edit.
+
+    Raises:
+        ApiError, InputError: something cannot be used.
+    """
+    if not model.edits:
+        raise ApiError(400, f"{model.name} paints from text alone. Use /v1/images/generations.", code="unsupported")
+    settings = _settings(model, limits, fields, image_guidance_scale=fields.image_guidance)
+    source, finish = limits.picture(picture, "image"), _image
+    if mask is None:
+        size = _size(model, limits, fields.size) or _nearest(source, settings, model)
+    else:
+        alpha = limits.alpha(mask, "mask")
+        if alpha.shape[::-1] != source.size:
+            said = f"The mask is {alpha.shape[1]} x {alpha.shape[0]} pixels, the picture {source.width} x {source.height}."
+            raise ApiError(400, f"{said} Give them the same size.", param="mask")
+        if fields.size not in (None, "auto", f"{source.width}x{source.height}"):
+            said = "With a mask the result has the size of the picture. Leave the size out."
+            raise ApiError(400, said, param="size")
+        size = _nearest(source, settings, model)
+        source, finish = _masked(source, alpha, size, fields.feather)
+    requests = _requests(fields, size, Source(source))
+    return Job(fields, requests, replace(settings, size=size), finish, designer and fields.designer != "none")
+
+
+def generation(model: Model, limits: Limits, fields: Fields) -> Job:
+    """The job of a picture from text; errors as in `edit`."""
+    settings = _settings(model, limits, fields)
+    size = _size(model, limits, fields.size) or settings.size or (settings.resolution, settings.resolution)
+    return Job(fields, _requests(fields, size, None), replace(settings, size=size), _image)
+
+
+def payload(job: Job, results: list[EditResult], model: Model, writer: str | None) -> dict[str, Any]:
+    """The answer; PNGs have the metadata that `dim edit` writes."""
+    data, size = [], ""
+    for result in results:
+        picture = job.finish(result)
+        result = replace(result, image=picture, checkpoint=model.name)
+        item: dict[str, Any] = {"seed": result.seed}
+        if job.design:
+            result = replace(result, designer=writer or "none", instruction=job.fields.prompt)
+            item["revised_prompt"] = result.prompt
+        data.append(item | {"b64_json": base64.b64encode(_encoded(result, job.fields)).decode()})
+        size = f"{picture.width}x{picture.height}"
+    kind = job.fields.output_format
+    return {"created": int(time.time()), "data": data, "size": size, "output_format": kind, "background": "opaque"}
+
+
+def _encoded(result: EditResult, fields: Fields) -> bytes:
+    file = io.BytesIO()
+    if fields.output_format == "png":
+        result.image.save(file, "PNG", pnginfo=result.png_info(), compress_level=1)
+    else:
+        result.image.save(file, fields.output_format.upper(), quality=fields.output_compression)
+    return file.getvalue()
+
+
+def _image(result: EditResult) -> Image.Image:
+    return result.image
+
+
+def _masked(
+    source: Image.Image, alpha: UInt8[np.ndarray, "h w"], size: tuple[int, int], feather: float
+) -> tuple[Image.Image, Callable[[EditResult], Image.Image]]:
+    """What is painted at `size` for a source that has another aspect ratio, and how its result comes under the mask."""
+    frame, opacity = Frame.around(source, size), mask_opacity(alpha, feather)
+    return frame.padded, lambda result: composite(source, frame.cut(result.image), opacity)
+
+
+def _settings(model: Model, limits: Limits, fields: Fields, **more: Any) -> Settings:
+    if fields.model not in (None, model.name):
+        said = f'There is no model "{fields.model}" here. Leave the model out, or name {model.name}.'
+        raise ApiError(404, said, param="model", code="model_not_found")
+    for name, value, most in (("n", fields.n, limits.pictures), ("steps", fields.steps or 0, limits.steps)):
+        if value > most:
+            raise ApiError(400, f"{name} is {value}, but may be at most {most} here.", param=name, code="above_max_value")
+    for name, text in (("prompt", fields.prompt), ("negative_prompt", fields.negative_prompt or "-")):
+        if len(text) > limits.prompt:
+            said = f"{name} has {len(text):,} characters, but may have at most {limits.prompt:,} here."
+            raise ApiError(400, said, param=name, code="string_above_max_length")
+    check_prompt(fields.prompt)
+    wanted = {"num_steps": fields.steps, "guidance_scale": fields.guidance, "negative_prompt": fields.negative_prompt, **more}
+    return replace(model.settings, **{name: value for name, value in wanted.items() if value is not None})
+
+
+def _size(model: Model, limits: Limits, text: str | None) -> tuple[int, int] | None:
+    """(height, width) of a text such as "1024x768", which has the width first; None: the server chooses."""
+    if text in (None, "auto"):
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and len(text) < 12):
+        raise ApiError(400, 'size: write WIDTHxHEIGHT in pixels, such as "1024x768", or "auto".', param="size")
+    size = int(height), int(width)
+    if any(side < model.factor or side % model.factor for side in size):
+        raise ApiError(400, f"size: {text} must have sides that are multiples of {model.factor} pixels.", param="size")
+    if size[0] * size[1] > limits.painted_pixels:
+        said = f"size: {text} has more than the {limits.painted_pixels:,} pixels that are painted here."
+        raise ApiError(400, said, param="size", code="above_max_value")
+    return size
+
+
+def _nearest(source: Image.Image, settings: Settings, model: Model) -> tuple[int, int]:
+    return settings.size or nearest_bucket(*source.size, aspect_buckets(settings.resolution, model.factor))
+
+
+def _requests(fields: Fields, size: tuple[int, int], source: Source | None) -> list[Request]:
+    """One a picture, each with the seed after the last one's."""
+    first = secrets.randbelow(SEEDS) if fields.seed is None else fields.seed
+    return [Request(fields.prompt, (first + i) % SEEDS, size, source) for i in range(fields.n)]
