@@ -32,7 +32,7 @@ def journal_path() -> Path:
     return path
 
 
-def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: str | None = None) -> str:
+def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: str | None = None, journal_file: Path | None = None) -> str:
     """The blueprint of one edit, as the painter reads it. A server's answer is kept in `journal_path()`, and taken from there next time.
 
     Args:
@@ -40,6 +40,7 @@ def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: st
         instruction: what is to be edited.
         designer: who writes.
         row_id: the id to look for among ready blueprints; by default the name of the picture's file, without its suffix.
+        journal_file: where the answer is kept instead. A file has one writer at a time, and others wait.
 
     Raises:
         InputError: the instruction or the picture cannot be read, the designer cannot be asked, or it wrote no blueprint; the message
@@ -49,7 +50,7 @@ def blueprint(picture: Path, instruction: str, designer: Designer, *, row_id: st
     prompt(instruction)
     job = Job((picture,), instruction, {"id": replaced(row_id or picture.stem)})
     with ExitStack() as opened:
-        path = (
+        path = journal_file or (
             journal_path() if isinstance(designer, ChatDesigner) else Path(opened.enter_context(TemporaryDirectory())) / "blueprints.jsonl"
         )
         journal = opened.enter_context(Journal(path, wait=True))

@@ -37,7 +37,7 @@ class BlueprintWriter(NamedTuple):
 
 
 def remote(choice: Choice, base_url: str | None = None) -> BlueprintWriter:
-    """A model behind a server, asked as `dim edit` does. Answers are not kept: the file of those has one writer at a time.
+    """A model behind a server, asked as `dim edit` does. Answers are not kept, for several are asked for at once.
 
     Raises:
         InputError: as in `ChatDesigner.open`.
@@ -56,7 +56,7 @@ def _asked(choice: Choice, base_url: str | None, picture: Image.Image, instructi
         picture.save(file, compress_level=1)
         try:
             # A client of its own, for it is closed at the end.
-            return blueprint(file, instruction, choice.open(base_url=base_url), keep=False)
+            return blueprint(file, instruction, choice.open(base_url=base_url), journal_file=Path(folder) / "blueprints.jsonl")
         except InputError as error:
             log.warning("no blueprint: %s", error)
             return None
