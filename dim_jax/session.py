@@ -22,7 +22,7 @@ from dim_jax.batching import Source
 from dim_jax.compositing import cells, composite, opacity
 from dim_jax.data.pictures import as_rgb, autoencoder_samples
 from dim_jax.designer.clients import Designer
-from dim_jax.designer.design import blueprint as written
+from dim_jax.designer.design import write_blueprint
 from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
 from dim_jax.pipeline import EditPipeline
@@ -60,7 +60,7 @@ class EditSession:
         Raises:
             InputError: as `as_rgb`.
         """
-        self._first, self._file = Source(as_rgb(picture)), file
+        self._original, self._file = Source(as_rgb(picture)), file
         self._name = name or (file.stem if file else "picture")
         self.pipeline, self.designer, self.keep_unchanged = pipeline, designer, keep_unchanged
         self.settings = settings or pipeline.sampler.settings
@@ -69,7 +69,7 @@ class EditSession:
     @property
     def source(self) -> Source:
         """What the next round edits: the last result with its latents, or the first picture."""
-        return Source(self.rounds[-1].image, self.rounds[-1].latents) if self.rounds else self._first
+        return Source(self.rounds[-1].image, self.rounds[-1].latents) if self.rounds else self._original
 
     def edit(
         self, instruction: str, *, blueprint: str | None = None, written_by: str = "none", seed: int = 0, progress: bool = False
@@ -88,13 +88,13 @@ class EditSession:
         """
         if blueprint is None:
             check_prompt(instruction, "The instruction")
-            blueprint, written_by = (instruction, "none") if self.designer is None else (self._written(instruction), self.designer.name)
+            blueprint, written_by = (instruction, "none") if self.designer is None else (self._blueprint(instruction), self.designer.name)
         source = self.source
         (result,) = self.pipeline([blueprint], [source], seeds=[seed], settings=self.settings, progress=progress)
         if self.keep_unchanged:
             result = self._composited(result, source)
-        told = "" if blueprint == instruction else instruction
-        result = replace(result, designer=written_by, instruction=told, earlier=self.rounds)
+        shown_instruction = "" if blueprint == instruction else instruction
+        result = replace(result, designer=written_by, instruction=shown_instruction, earlier=self.rounds)
         self.rounds += (result,)
         return result
 
@@ -114,7 +114,7 @@ class EditSession:
         """Another session at the same round. What one does from now on, the other does not see."""
         return copy(self)  # its rounds are a tuple of its own as soon as one is added
 
-    def _written(self, instruction: str) -> str:
+    def _blueprint(self, instruction: str) -> str:
         """The designer's blueprint for the current picture."""
         assert self.designer is not None
         number = len(self.rounds) + 1
@@ -124,18 +124,18 @@ class EditSession:
             if file is None:
                 file = Path(folder) / f"round-{number}.png"
                 self.source.picture.save(file)
-            return written(file, instruction, self.designer, row_id=name)
+            return write_blueprint(file, instruction, self.designer, row_id=name)
 
     def _composited(self, result: EditResult, source: Source) -> EditResult:
         """The result with all that it left alone as it was, in pixels and in latents."""
         sampler, size = self.pipeline.sampler, result.settings["size"]
         cell, latents = sampler.dim.config.autoencoder.factor, result.latents
         assert latents is not None
-        before = np.asarray(sampler.encode([source.picture], size))[0] if source.latents is None else source.latents
-        share = opacity(sampler.decode(before[None])[0], result.image, cell)
+        source_latents = np.asarray(sampler.encode([source.picture], size))[0] if source.latents is None else source.latents
+        opacities = opacity(sampler.decode(source_latents[None])[0], result.image, cell)
         return replace(
             result,
-            image=composite(Image.fromarray(autoencoder_samples(source.picture, size)), result.image, share),
-            latents=np.where(cells(share, cell)[..., None], latents, before),
-            changed=float((share > 0).mean()),
+            image=composite(Image.fromarray(autoencoder_samples(source.picture, size)), result.image, opacities),
+            latents=np.where(cells(opacities, cell)[..., None], latents, source_latents),
+            changed=float((opacities > 0).mean()),
         )

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from dim_jax.designer.choice import Choice
+from dim_jax.designer.choice import DesignerChoice
 from dim_jax.designer.limits import Limits, Price
 from dim_jax.designer.stage_runner import DesignerFactory, StageRunner
 from dim_jax.evals.benchmark import Benchmark, Case
@@ -55,7 +55,9 @@ def answering(answer: Callable[[Request], str], **options) -> Reply:
 
 
 def judge_of(server: ChatServer, model: str = "m", price: Price | None = None) -> DesignerFactory:
-    return DesignerFactory(lambda: Choice.read(f"openai:{model}").open(base_url=server.url, max_tokens=200, time_limit=30.0), price)
+    return DesignerFactory(
+        lambda: DesignerChoice.parse(f"openai:{model}").open(base_url=server.url, max_tokens=200, time_limit=30.0), price
+    )
 
 
 def runner(**options) -> tuple[StageRunner, list[str]]:

@@ -34,8 +34,8 @@ def test_parse_misaligned_and_aligned_verdicts():
     ("text", "reason"),
     [
         ("I'm sorry, I can't do that.", "the model refused"), ("It is aligned.", "no verdict"), ("", "no verdict"),
-        ("Verdict: good\nInstruction: x", "none of misaligned, partially aligned, aligned"),
-        ("Verdict: not aligned\nInstruction: x", "none of"),
+        ("Verdict: good\nInstruction: x", "not one of misaligned, partially aligned, aligned"),
+        ("Verdict: not aligned\nInstruction: x", "not one of"),
         ("Verdict: aligned\nReason: It fits.", "has no instruction"), ("Verdict: aligned\nInstruction: None.", "has no instruction"),
         ("Verdict: aligned\nInstruction: Make it as in the second picture.", 'speaks of the "second picture"'),
     ],
@@ -47,9 +47,9 @@ def test_other_answers_are_refused_with_a_reason(text, reason):
 
 @pytest.mark.parametrize("text", [*GOOD_ANSWERS.values(), "Verdict: misaligned\nReason: No."])
 def test_normalized_assessment_parses_to_itself(text):
-    kept = ASSESSMENT.read(text)
+    kept = ASSESSMENT.parse(text)
     assert parse(kept) == parse(text)
-    assert ASSESSMENT.read(kept) == kept
+    assert ASSESSMENT.parse(kept) == kept
 
 
 def test_assessment_prompt():
@@ -60,8 +60,8 @@ def test_assessment_prompt():
 def test_blueprints_with_the_target_in_sight():
     """The same form and reader under a version of its own; a text that lets on what it saw is refused."""
     assert VERSION_WITH_TARGET != PROMPT_VERSION
-    assert BLUEPRINT_WITH_TARGET.ask("Blue.") == TEMPLATE_WITH_TARGET.replace("{instruction}", "Blue.")
-    assert BLUEPRINT_WITH_TARGET.read(f"<answer>{GOOD}</answer>") == GOOD
+    assert BLUEPRINT_WITH_TARGET.prompt("Blue.") == TEMPLATE_WITH_TARGET.replace("{instruction}", "Blue.")
+    assert BLUEPRINT_WITH_TARGET.parse(f"<answer>{GOOD}</answer>") == GOOD
     leak = lines("{n}. {title}: {text}", (*TEXTS[:4], "The cup is blue, as in the target image."))
     with pytest.raises(AnswerError, match='"target image"'):
-        BLUEPRINT_WITH_TARGET.read(leak)
+        BLUEPRINT_WITH_TARGET.parse(leak)

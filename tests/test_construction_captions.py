@@ -46,7 +46,7 @@ def test_the_dimensions_are_asked_for_and_make_the_version():
     captions = read_config("dim_t2i.toml", None)["captions"]
     assert len(captions["dimensions"]) == len({name for name, _ in captions["dimensions"]}) == 21
     task = caption_task(captions["dimensions"], captions["words"], captions["min_words"])
-    asked = task.ask("")
+    asked = task.prompt("")
     assert all(f"- {name}: {what}" in asked for name, what in captions["dimensions"])
     assert "about 150 words" in asked
     assert task.version != caption_task(captions["dimensions"][1:], 150, 60).version

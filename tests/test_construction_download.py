@@ -57,7 +57,7 @@ def test_unreachable_server_and_invalid_url():
         pass
     gone, *others = get(f"{server.url}/a.png", "ftp://a/b.png", "a/b.png", "", "http://", tries=2)
     assert str(gone).startswith("no file in 2 tries: no connection")
-    assert others == ["no address of a file"] * 4
+    assert others == ["not the address of a file"] * 4
 
 
 def test_checksums():

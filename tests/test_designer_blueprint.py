@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dim_jax.designer.blueprint import ASKED, Blueprint, parse, prompt
+from dim_jax.designer.blueprint import SECTION_PROMPTS, Blueprint, parse, prompt
 from dim_jax.designer.sections import SECTIONS, numbered
 from dim_jax.designer.task import AnswerError
 from dim_jax.errors import InputError
@@ -103,7 +103,7 @@ def test_a_last_section_of_bullets_needs_no_full_stops():
 
 def test_the_form_repeated_before_it_is_filled_in():
     """As a small model did for the published benchmarks; the painter gets what was written."""
-    written = f"{lines('{n}. {title}: {text}', ASKED)}\n\n{GOOD}"
+    written = f"{lines('{n}. {title}: {text}', SECTION_PROMPTS)}\n\n{GOOD}"
     assert texts_of(parse(written)) == TEXTS
     assert parse(written).text == written
 
@@ -151,7 +151,7 @@ REFUSED = {
     "an empty section": (GOOD.replace(TEXTS[2], "**"), '"Local Object Perception" is empty'),
     "a section left out": (GOOD.replace("3. Local Object Perception: ", ""), "missing: Local Object Perception"),
     "another order": ("\n".join(reversed(GOOD.splitlines())), "another order"),
-    "the questions again": (lines("{n}. {title}: {text}", ASKED), "repeats the questions"),
+    "the questions again": (lines("{n}. {title}: {text}", SECTION_PROMPTS), "repeats the questions"),
     "json": (json.dumps(dict(zip(SECTIONS, TEXTS, strict=True)), indent=1), "none of the titles"),
 }  # fmt: skip
 

@@ -9,15 +9,15 @@ from email.utils import formatdate
 import pytest
 
 from dim_jax.designer.blueprint import prompt
-from dim_jax.designer.choice import Choice
+from dim_jax.designer.choice import DesignerChoice
 from dim_jax.designer.clients import SERVERS, Request, Response, TransientError, retry_after
-from dim_jax.designer.picture import Sent
+from dim_jax.designer.picture import EncodedPicture
 from dim_jax.errors import InputError
 from tests.chat_server import ChatServer, drip, dropped, good, hang, raw, response, status
 from tests.designer_answers import GOOD
 
 INSTRUCTION = "Make the cup blue."
-QUESTION = Request("7", INSTRUCTION, prompt(INSTRUCTION), (Sent(b"\x89PNG of a cup", "image/png"),))
+QUESTION = Request("7", INSTRUCTION, prompt(INSTRUCTION), (EncodedPicture(b"\x89PNG of a cup", "image/png"),))
 KEY = "sk-secret-of-mine-123"
 
 
@@ -34,7 +34,7 @@ def ask(server: ChatServer | None, *questions: Request, spelling: str = "openai:
     """One after another, by one designer, which the server's URL names unless it is None."""
 
     async def all_of_them() -> list[Response]:
-        designer = Choice.read(spelling).open(base_url=server and server.url, **options)
+        designer = DesignerChoice.parse(spelling).open(base_url=server and server.url, **options)
         try:
             return [await designer.complete(question) for question in questions or (QUESTION,)]
         finally:
@@ -97,19 +97,19 @@ def test_the_environment_names_the_server(monkeypatch):
 def test_a_missing_key(spelling, words, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(InputError, match=words):
-        Choice.read(spelling).open()
+        DesignerChoice.parse(spelling).open()
 
 
 def test_azure_without_endpoint(monkeypatch):
     monkeypatch.setenv("AZURE_OPENAI_API_KEY", "mine")
     with pytest.raises(InputError, match="AZURE_OPENAI_ENDPOINT"):
-        Choice.read("azure:mine").open()
+        DesignerChoice.parse("azure:mine").open()
 
 
 @pytest.mark.parametrize("spelling", ["gpt-4o", "", "openai", "openai:", "file", "azure:", "none:x", "OpenAI:gpt-4o"])
 def test_wrong_spellings(spelling):
     with pytest.raises(InputError, match=re.escape(spelling) + ".*[Ww]rite"):
-        Choice.read(spelling)
+        DesignerChoice.parse(spelling)
 
 
 # Parameters that a server does not take
@@ -165,7 +165,7 @@ def test_a_parameter_named_only_in_words():
 def test_permanent_request_failures(reply, reason):
     with ChatServer(reply) as server:
         (answer,) = ask(server)
-    assert re.search(reason, answer.trouble or "")
+    assert re.search(reason, answer.failure or "")
     assert len(server.requests) == 1
 
 
@@ -178,12 +178,12 @@ def test_permanent_request_failures(reply, reason):
         (status(529, "overloaded"), "529"),
         (raw(response(502, b"<html>bad gateway</html>", {"Content-Type": "text/html"})), "502"),
         (raw(response(200, b'{"choices": [{"mess')), "not JSON"),
-        (raw(response(200, b"<html>", {"Content-Type": "text/html"})), "no chat completion"),
-        (raw(response(200, b"{}")), "no chat completion"),
-        (raw(response(200, b"null")), "no chat completion"),
+        (raw(response(200, b"<html>", {"Content-Type": "text/html"})), "not a chat completion"),
+        (raw(response(200, b"{}")), "not a chat completion"),
+        (raw(response(200, b"null")), "not a chat completion"),
         (raw(response(200, b'{"error": {"message": "provider is down"}}')), "provider is down"),
-        (raw(response(200, b'{"choices": []}')), "no chat completion"),
-        (raw(response(200, b'{"choices": [{"index": 0}]}')), "no chat completion"),
+        (raw(response(200, b'{"choices": []}')), "not a chat completion"),
+        (raw(response(200, b'{"choices": [{"index": 0}]}')), "not a chat completion"),
         (raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "no connection"),
         (dropped(), "no connection"),
         (dropped(60), "no connection"),
@@ -215,7 +215,7 @@ def test_connection_refused_is_transient():
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (status(401, f"Incorrect API key provided: {KEY}"), "does not take the key in OPENAI_API_KEY"),
+        (status(401, f"Incorrect API key provided: {KEY}"), "rejects the key in OPENAI_API_KEY"),
         (status(403, f"Key {KEY[:12]} may not use it"), "may not use this model"),
         (status(404, "The model `gpt-4o` does not exist"), "does not exist.*Check the model's name"),
         (status(402, "credits"), "no credit left"),
@@ -233,7 +233,7 @@ def test_errors_that_end_the_run(reply, words):
 def test_no_content_and_no_usage():
     with ChatServer(good(None, usage=None)) as server:
         (answer,) = ask(server)
-    assert (answer.text, answer.trouble) == ("", None)
+    assert (answer.text, answer.failure) == ("", None)
     assert answer.tokens_in > 1000
     with ChatServer(good(GOOD, usage=None)) as server:
         assert ask(server)[0].tokens_out == len(GOOD) // 4

@@ -65,7 +65,7 @@ def test_https_url_of_http_server():
 def test_unreachable_server_is_one_error(command):
     """One line, and nothing that a second run would skip."""
     message = one_error(command(f"http://127.0.0.1:{free_port()}/v1", *(("--tries", "1") if command is design else ())))
-    assert "nobody listens there. Start the server, or check --base-url" in message
+    assert "nothing listens there. Start the server, or check --base-url" in message
     assert "its name is not known" in one_error(design("http://no-such-host.invalid/v1", "--tries", "1"))
     assert not FAILURES.exists()
 
@@ -163,5 +163,5 @@ def test_a_signal_waits_for_calls_under_way_no_longer_than_patience(monkeypatch)
 
 
 def test_non_completion_body_raises_response_error():
-    with pytest.raises(ResponseError, match="no chat completion"):
+    with pytest.raises(ResponseError, match="not a chat completion"):
         read_completion(b"{}")

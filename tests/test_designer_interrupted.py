@@ -21,14 +21,14 @@ def _place(tmp_path, monkeypatch):
 SCRIPT = """
 import sys
 from pathlib import Path
-from dim_jax.designer.choice import Choice
+from dim_jax.designer.choice import DesignerChoice
 from dim_jax.designer.journal import Journal
 from dim_jax.designer.limits import Limits
 from dim_jax.designer.runner import Job, run
 url, number = sys.argv[1], int(sys.argv[2])
 jobs = (Job((Path("a.png"),), f"Edit number {i}.", {"id": str(i)}) for i in range(number))
 with Journal(Path("out.jsonl")) as journal:
-    print(run(jobs, Choice.read("openai:m").open(base_url=url), journal, Limits(concurrency=4)))
+    print(run(jobs, DesignerChoice.parse("openai:m").open(base_url=url), journal, Limits(concurrency=4)))
 assert "jax" not in sys.modules and "flax" not in sys.modules
 """
 

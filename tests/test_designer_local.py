@@ -13,7 +13,7 @@ from dim_jax.data.chat import END_OF_TEXT, IM_END
 from dim_jax.designer.blueprint import prompt
 from dim_jax.designer.clients import Request
 from dim_jax.designer.local import LocalDesigner
-from dim_jax.designer.picture import Sent
+from dim_jax.designer.picture import EncodedPicture
 from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.settings import read_prompt_mode, read_settings
@@ -23,7 +23,7 @@ INSTRUCTION = "Make it blue."
 
 
 def designer(**changes) -> LocalDesigner:
-    return replace(LocalDesigner.of(painter(), 64), max_tokens=12, **changes)
+    return replace(LocalDesigner.from_sampler(painter(), 64), max_tokens=12, **changes)
 
 
 def expected(text: str, mode: str, penalty: float) -> str:
@@ -38,7 +38,7 @@ def expected(text: str, mode: str, penalty: float) -> str:
 
 
 def test_local_designer_shares_the_painters_arrays():
-    ours, theirs = (jax.tree.leaves(encoder) for encoder in (LocalDesigner.of(painter(), 64).encoder, painter().dim.encoder))
+    ours, theirs = (jax.tree.leaves(encoder) for encoder in (LocalDesigner.from_sampler(painter(), 64).encoder, painter().dim.encoder))
     assert all(a is b for a, b in zip(ours, theirs, strict=True))
 
 
@@ -50,13 +50,13 @@ def test_local_designer_equals_generate(prompt_mode, text, mode, penalty):
     (answer,) = designer(prompt_mode=prompt_mode).write([picture(80, 60)], [INSTRUCTION])
     assert answer.text == expected(text, mode, penalty)
     assert answer.tokens_in > 20
-    assert (answer.trouble is not None) == (answer.tokens_out == 12)
+    assert (answer.failure is not None) == (answer.tokens_out == 12)
 
 
 def test_local_designer_completes_requests():
     file = io.BytesIO()
     picture(80, 60).save(file, "PNG")
-    question = Request("1", INSTRUCTION, prompt(INSTRUCTION), (Sent(file.getvalue(), "image/png"),))
+    question = Request("1", INSTRUCTION, prompt(INSTRUCTION), (EncodedPicture(file.getvalue(), "image/png"),))
     assert [asyncio.run(designer().complete(question))] == designer().write([picture(80, 60)], [INSTRUCTION])
 
 

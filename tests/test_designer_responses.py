@@ -11,7 +11,7 @@ import pytest
 
 from dim_jax.designer.clients import retry_after
 from dim_jax.designer.journal import Journal
-from dim_jax.designer.responses import count, load, read_completion, words
+from dim_jax.designer.responses import parse_json, read_completion, short_message, token_count
 from tests.chat_server import ChatServer, completion, good, raw, response, status
 from tests.designer_answers import GOOD
 from tests.painter_fixtures import dim, one_error, picture
@@ -84,24 +84,24 @@ def test_answers_that_are_kept(body):
 
 
 FAILED = {
-    "an object": (chat(content={"text": GOOD}), "content is no text"),
-    "a number": (chat(content=5), "content is no text: 5"),
-    "no part of text": (chat(content=[{"type": "image_url"}, 3]), "content is no text"),
-    "a message of text": ({"choices": [{"message": "so be it"}]}, "message is no object: so be it"),
-    "a message of parts": ({"choices": [{"message": ["so be it"]}]}, "message is no object: so be it"),
+    "an object": (chat(content={"text": GOOD}), "content is not text"),
+    "a number": (chat(content=5), "content is not text: 5"),
+    "no part of text": (chat(content=[{"type": "image_url"}, 3]), "content is not text"),
+    "a message of text": ({"choices": [{"message": "so be it"}]}, "message is not an object: so be it"),
+    "a message of parts": ({"choices": [{"message": ["so be it"]}]}, "message is not an object: so be it"),
     "a refusal of parts": (chat(refusal={"reason": "not nice"}), "refused: not nice"),
     "an error in the choice": ({"choices": [{"message": {"content": ""}, "error": {"message": "gone"}}]}, "broke off: gone"),
-    "no choice, but paid": ({"choices": [], "usage": {"prompt_tokens": 9}}, "no chat completion"),
+    "no choice, but paid": ({"choices": [], "usage": {"prompt_tokens": 9}}, "not a chat completion"),
     "a stream cut off": (stream(*HALVES, end="{}"), "ends in the middle"),
-    "nothing": (b"", "no chat completion, not JSON"),
+    "nothing": (b"", "not a chat completion, not JSON"),
     "a page": (b"<!doctype html><html><title>Sign in &amp; go</title><body>x", "not JSON: Sign in & go"),
-    "a list": ([], "no chat completion"),
-    "a text": ("hello", "no chat completion"),
-    "null": (None, "no chat completion"),
-    "no choices": ({"choices": None}, "no chat completion"),
-    "choices of a text": ({"choices": "x"}, "no chat completion"),
-    "a choice of nothing": ({"choices": [None]}, "no chat completion"),
-    "deep": (b"[" * 100_000, "no chat completion"),
+    "a list": ([], "not a chat completion"),
+    "a text": ("hello", "not a chat completion"),
+    "null": (None, "not a chat completion"),
+    "no choices": ({"choices": None}, "not a chat completion"),
+    "choices of a text": ({"choices": "x"}, "not a chat completion"),
+    "a choice of nothing": ({"choices": [None]}, "not a chat completion"),
+    "deep": (b"[" * 100_000, "not a chat completion"),
     "an error": ({"error": {"message": "the provider is down"}}, "the provider is down"),
 }
 
@@ -120,13 +120,13 @@ def test_answers_that_fail_their_row_alone(body, reason):
 
 @pytest.mark.parametrize("value", [-5, -1e300, 0, True, None, "many", "-5", [], 2.5, float("nan"), float("inf"), 1e300, 10**400])
 def test_missing_token_counts_are_estimated(value):
-    assert count(value) is None
+    assert token_count(value) is None
     found = read_completion(json.dumps(chat({"prompt_tokens": value, "completion_tokens": value}, content="x")).encode())
     assert (found.tokens_in, found.tokens_out) == (None, None)
 
 
 def test_counts_in_other_types():
-    assert [count(value) for value in (7, 7.0, "7")] == [7, 7, 7]
+    assert [token_count(value) for value in (7, 7.0, "7")] == [7, 7, 7]
 
 
 def test_negative_counts_do_not_pay_for_others():
@@ -181,8 +181,8 @@ def test_server_message_is_the_reason(body, said):
 
 
 def test_a_reason_is_short():
-    assert len(words({"detail": ["x" * 9000] * 9})) == 200
-    assert words(load(b"[" * 9000)) == "[" * 199 + "…"
+    assert len(short_message({"detail": ["x" * 9000] * 9})) == 200
+    assert short_message(parse_json(b"[" * 9000)) == "[" * 199 + "…"
 
 
 @pytest.mark.parametrize(
@@ -191,10 +191,10 @@ def test_a_reason_is_short():
         (
             400,
             [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}],
-            "does not take the key in VLLM_API_KEY",
+            "rejects the key in VLLM_API_KEY",
         ),
         (401, {"detail": "Unauthorized"}, "401: Unauthorized"),
-        (401, b"", "does not take the key"),
+        (401, b"", "rejects the key"),
         (403, b"<html><title>403 Forbidden</title>", "403: 403 Forbidden"),
         (402, {"error": "Insufficient Balance"}, "no credit left"),
         (400, {"error": {"message": "Your credit balance is too low to access the API"}}, "no credit left"),

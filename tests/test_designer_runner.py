@@ -90,7 +90,7 @@ def test_a_torn_line_is_cut_off_and_a_broken_one_is_told():
         OUT.write_bytes(whole[:-1])  # only the end of the line is missing
         assert go(server, [job(i) for i in range(3)]).calls == 0
         OUT.write_bytes(lines[0] + b"{\n" + lines[1])
-        with pytest.raises(InputError, match=r"out\.jsonl, line 2: no JSON object"):
+        with pytest.raises(InputError, match=r"out\.jsonl, line 2: is not a JSON object"):
             go(server, [job(0)])
         OUT.write_text('{"id": "1", "prompt": "mine"}\n')
         with pytest.raises(InputError, match="line 1 was not written by"):
@@ -216,7 +216,7 @@ def test_retry_after_holds_for_all():
 def test_backoff_grows_with_jitter():
     limits = Limits(backoff=0.5, longest_backoff=3.0)
     for tries, most in ((1, 0.5), (2, 1), (3, 2), (4, 3), (50, 3)):
-        waits = [limits.wait(tries) for _ in range(400)]
+        waits = [limits.backoff_seconds(tries) for _ in range(400)]
         assert 0 <= min(waits) < 0.1 * most
         assert 0.9 * most < max(waits) <= most
 
@@ -248,10 +248,10 @@ def test_what_is_under_way_is_kept_when_credit_ends():
 def test_unanswered_requests_end_the_run():
     with (
         ChatServer(dropped()) as server,
-        pytest.raises(InputError, match=f"{runner.HOPELESS} questions in a row.*no connection"),
+        pytest.raises(InputError, match=f"{runner.MAX_UNANSWERED} requests in a row.*no connection"),
     ):
         go(server, (job(i) for i in itertools.count()), Limits(tries=2, backoff=0.001))
-    assert runner.HOPELESS <= len(rows(FAILURES)) + 1 <= runner.HOPELESS + 8
+    assert runner.MAX_UNANSWERED <= len(rows(FAILURES)) + 1 <= runner.MAX_UNANSWERED + 8
 
 
 # Limits
@@ -308,7 +308,7 @@ def test_a_budget_of_tokens_is_never_exceeded_and_goes_on_when_raised():
 def test_a_budget_in_dollars():
     Path("prices.json").write_text('{"openai:m": {"input": 2, "output": 10}}')
     price = Price.read(Path("prices.json"), "openai:m")
-    assert price.of(1000, 100) == pytest.approx(0.003)
+    assert price.dollars(1000, 100) == pytest.approx(0.003)
     with ChatServer() as server:
         report = go(server, [job(i) for i in range(30)], Limits(concurrency=2, budget_dollars=0.03), price=price)
         assert report.stopped == "the budget"

@@ -100,7 +100,7 @@ def test_results_of_genevals_scorer(tmp_path):
     scores = geneval.official_scores(made.put_lines(tmp_path / "results.jsonl", rows), found)
     assert scores == {"0": {"correct": 0}, "1": {"correct": 0.25}, "2": {"correct": 0.5}}
     for wrong in ({"filename": "x/00007/samples/0000.png", "correct": True}, {"filename": "00000/samples/0.png", "correct": "yes"}):
-        with pytest.raises(InputError, match=r"results.jsonl, line 2: is no result"):
+        with pytest.raises(InputError, match=r"results.jsonl, line 2: is not a result"):
             geneval.official_scores(made.put_lines(tmp_path / "results.jsonl", [rows[0], wrong]), found)
 
 
@@ -185,10 +185,10 @@ def test_broken_files_are_one_error_that_names_the_place(tmp_path):
     folder = made.imgedit(tmp_path / "imgedit")
     table = folder / "Benchmark/singleturn/singleturn.json"
     for wrong, says in (
-        ({"9": {"id": "animal/000342021.jpg", "prompt": "x", "edit_type": "fly"}}, 'entry "9": "fly" is no type of edit'),
+        ({"9": {"id": "animal/000342021.jpg", "prompt": "x", "edit_type": "fly"}}, 'entry "9": "fly" is not a type of edit'),
         ({"9": {"id": "animal/000342021.jpg", "edit_type": "add"}}, 'entry "9": needs a text "prompt"'),
-        ({"9": "x"}, 'entry "9": is no object'),
-        ({"9": {"id": "../../etc/passwd", "prompt": "x", "edit_type": "add"}}, "is no name of a picture"),
+        ({"9": "x"}, 'entry "9": is not an object'),
+        ({"9": {"id": "../../etc/passwd", "prompt": "x", "edit_type": "add"}}, "is not the name of a picture"),
         ([], "must be an object"),
     ):
         made.put_json(table, wrong)

@@ -112,7 +112,7 @@ def test_a_feature_network_by_path(tmp_path):
         assert "299 x 299" in resizing
     (tmp_path / "wrong.pt").write_bytes(b"no network")
     for path, says in (
-        (tmp_path / "wrong.pt", "is no TorchScript file"),
+        (tmp_path / "wrong.pt", "is not a TorchScript file"),
         (Path("nothing.pt"), "no such file"),
         (tmp_path, "no config.json"),
     ):

@@ -92,7 +92,7 @@ def test_ctrl_c_while_the_last_answers_are_under_way():
         code, said = dim(*command)
         thread.join()
         assert code == 130, said
-        assert "stopped by Ctrl-C, 0 of 3 are left. What is there is kept" in said
+        assert "stopped by Ctrl-C, 0 of 3 are left. Answers are kept" in said
         assert len(server.requests) == 3
         assert dim(*command)[0] == 0
     assert len(server.requests) == 6
@@ -110,11 +110,11 @@ def test_two_evaluations_beside_each_other():
 
 def test_what_is_refused(monkeypatch):
     judge = (*COMMAND, "--stage", "judge")
-    assert '"gpt-4o" is no designer' in error(dim(*judge, "--judge", "gpt-4o"))
+    assert '"gpt-4o" is not a designer' in error(dim(*judge, "--judge", "gpt-4o"))
     Path("prompts.json").write_text('{"tint": "x"}')
     assert "asks nothing under tint" in error(dim(*judge, "--prompts", "prompts.json"))
     monkeypatch.delenv("OPENAI_API_KEY")
     assert "needs a key" in error(dim(*judge, "--judge", "openai:m"))
-    assert "Name somebody who judges" in dim(*judge, "--judge", "none")[1]
+    assert "Give a model that judges" in dim(*judge, "--judge", "none")[1]
     with pytest.raises(InputError, match="Any edits is not judged"):
         JudgeOptions(judge=["openai:m"]).protocol(benchmark([], None))

@@ -359,7 +359,7 @@ def noteless(result: tuple[int, str]) -> tuple[int, str]:
         (("--shard", "3/2"), "write a shard as its number, from 1"),
         (("--seed", "-1"), "must not be negative"),
         (("--stage", "judge"), "nothing is painted there"),
-        (("--designer", "nobody:x"), "is no designer"),
+        (("--designer", "nobody:x"), "is not a designer"),
     ],
     ids=["no-designer", "no-track", "shard-0", "shard-3", "seed", "judge-first", "nobody"],
 )
@@ -384,10 +384,10 @@ def text_to_image(*more: str) -> tuple[int, str]:
 
 
 def test_another_run_is_painting_the_same():
-    from dim_jax.designer.journal import Lines
+    from dim_jax.designer.journal import JsonlLog
 
     os.makedirs("out/direct")
-    held = Lines.locked(Path("out/direct/cases.jsonl"), wait=False)
+    held = JsonlLog.locked(Path("out/direct/cases.jsonl"), wait=False)
     assert "another run is writing to it" in one_error(noteless(evaluate()))
     held.close()
     assert evaluate()[0] == 0

@@ -23,7 +23,7 @@ def test_log_is_truncated_at_resume_step(tmp_path):
         {"step": 6, "loss": 0.5},
     ]
     path.write_text("what\n" + path.read_text())
-    with pytest.raises(InputError, match=r"log\.jsonl, line 1: is no log line"):
+    with pytest.raises(InputError, match=r"log\.jsonl, line 1: is not a log line"):
         Log(path, after=4)
 
 

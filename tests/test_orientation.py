@@ -13,7 +13,7 @@ from dim_jax.data.pictures import ORIENTATION, as_rgb, autoencoder_samples, open
 from dim_jax.data.processor import encoder_picture
 from dim_jax.datasets.construction.pictures import store
 from dim_jax.datasets.layouts.pairs import decoded
-from dim_jax.designer.picture import sent
+from dim_jax.designer.picture import encode_picture
 from dim_jax.pipeline import EditPipeline
 from dim_jax.session import EditSession
 from tests.designer_answers import GOOD
@@ -95,7 +95,7 @@ def test_what_is_sent_and_stored(orientation, tmp_path):
     for kind in ("png", "webp", "tif"):
         data = turned(kind, orientation)
         (tmp_path / f"a.{kind}").write_bytes(data)
-        with Image.open(io.BytesIO(sent(tmp_path / f"a.{kind}").data)) as image:
+        with Image.open(io.BytesIO(encode_picture(tmp_path / f"a.{kind}").data)) as image:
             assert image.getexif().get(ORIENTATION, 1) == 1
             assert_upright(image.convert("RGB"))
         assert_upright(open_picture(tmp_path / store(tmp_path, data, read_picture(io.BytesIO(data), "a"))))

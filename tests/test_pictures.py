@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dim_jax.data import pictures
 from dim_jax.data.pictures import as_rgb, gray_to_8_bit, open_picture, picture_size
-from dim_jax.designer.picture import sent
+from dim_jax.designer.picture import encode_picture
 from dim_jax.errors import InputError
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
@@ -102,7 +102,7 @@ def test_broken_exif_is_ignored(tmp_path, name, extension):
     assert picture_size(io.BytesIO(file.read_bytes()), "a") == (32, 32)
     with Image.open(file) as image:
         assert close(as_rgb(image).getpixel((2, 2)), RED)
-    with Image.open(io.BytesIO(sent(file).data)) as image:
+    with Image.open(io.BytesIO(encode_picture(file).data)) as image:
         assert close(image.convert("RGB").getpixel((2, 2)), RED)
 
 
@@ -116,7 +116,7 @@ def test_broken_tags_of_a_tiff_are_ignored(tmp_path, tags):
     assert open_picture(tmp_path / "a.tif").getpixel((2, 2)) == RED
     with Image.open(tmp_path / "a.tif") as image:
         assert as_rgb(image).getpixel((2, 2)) == RED
-    with Image.open(io.BytesIO(sent(tmp_path / "a.tif").data)) as image:
+    with Image.open(io.BytesIO(encode_picture(tmp_path / "a.tif").data)) as image:
         assert image.getpixel((2, 2)) == RED
 
 
@@ -144,8 +144,8 @@ def test_texts_and_profiles_of_a_png_may_be_large(tmp_path, kind, first):
     limits = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY, ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
     assert corners(open_picture(tmp_path / "a.png")) == [RED, GREEN, BLUE, WHITE]
     assert picture_size(io.BytesIO((tmp_path / "a.png").read_bytes()), "a") == (32, 32)
-    assert sent(tmp_path / "a.png").mime == "image/png"
-    with Image.open(io.BytesIO(sent(tmp_path / "a.png").data)) as image:  # as a server would
+    assert encode_picture(tmp_path / "a.png").mime == "image/png"
+    with Image.open(io.BytesIO(encode_picture(tmp_path / "a.png").data)) as image:  # as a server would
         assert corners(image.convert("RGB")) == [RED, GREEN, BLUE, WHITE]
     assert limits == (
         *(PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY),

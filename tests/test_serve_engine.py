@@ -155,11 +155,11 @@ def test_a_blueprint_is_written_before_an_edit_is_painted(calls):
 
 
 def test_a_server_is_asked_for_blueprints(monkeypatch):
-    from dim_jax.designer.choice import Choice
+    from dim_jax.designer.choice import DesignerChoice
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
     with ChatServer(good(), raw(response(200, completion("I cannot help with that.")))) as server:
-        writer = remote(Choice.read("openai:gpt-4o"), server.url)
+        writer = remote(DesignerChoice.parse("openai:gpt-4o"), server.url)
         with engine(painting(), writer=writer) as made:
             assert made.submit(requests("red", edit=True), SETTINGS, design=True).future.result(60)[0].prompt == GOOD.strip()
             with pytest.raises(BlueprintError):

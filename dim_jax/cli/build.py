@@ -123,13 +123,13 @@ def _asking(asks: DesignerOptions):
 
 
 def _writer(spelling: str | None, asks: DesignerOptions):
-    from dim_jax.designer.choice import Choice
+    from dim_jax.designer.choice import DesignerChoice
     from dim_jax.designer.stage_runner import DesignerFactory
 
     if spelling is None:
         return None
-    choice = Choice.read(spelling)
-    if not choice.costs:
+    choice = DesignerChoice.parse(spelling)
+    if not choice.online:
         raise typer.BadParameter(f'"{spelling}": name a model behind a server.', param_hint="--designer")
     asks.open(choice)  # a key that is missing is told before long work
     return DesignerFactory(lambda: asks.open(choice), asks.price(spelling))

@@ -30,12 +30,12 @@ def design(
 ) -> None:
     """Write blueprints: for one picture, or for the rows of a jsonl."""
     from dim_jax.designer import design as library
-    from dim_jax.designer.choice import Choice
+    from dim_jax.designer.choice import DesignerChoice
     from dim_jax.storage.folders import check_file, new_file
 
-    choice = Choice.read(designer)
+    choice = DesignerChoice.parse(designer)
     if choice.kind == "none":
-        raise typer.BadParameter("Name somebody who writes.", param_hint="--designer")
+        raise typer.BadParameter("Give a designer that writes.", param_hint="--designer")
     if (table is None) == (image is None or prompt is None) or (table is not None and output is None):
         raise typer.BadParameter("Give ROWS.jsonl and -o, or --image and --prompt.")
     limits, price = asks.limits(), asks.price(designer)
@@ -43,12 +43,12 @@ def design(
         check_file(output, overwrite=overwrite)
     writer = _local(choice.name or checkpoint) if choice.kind == "local" else asks.open(choice)
     if table is not None and output is not None:
-        done = library.rows(
+        done = library.write_blueprints(
             table, output, writer, limits, pictures=pictures, price=price, retry_failed=asks.retry_failed, progress=console.is_terminal
         )
         typer.echo(done, err=True)
     elif image is not None and prompt is not None:
-        text = library.blueprint(image, prompt, writer, row_id=row_id)
+        text = library.write_blueprint(image, prompt, writer, row_id=row_id)
         if output is None:
             typer.echo(text)
             return

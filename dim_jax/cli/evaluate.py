@@ -73,13 +73,13 @@ def evaluate(
         _by_rule(data, output, known_targets, pairs_per_rule, batch_size, how)
         return
     assert out is not None
-    from dim_jax.designer.choice import Choice
+    from dim_jax.designer.choice import DesignerChoice
     from dim_jax.evals import run
     from dim_jax.evals.benchmark import benchmark as named
     from dim_jax.evals.measuring import Models
     from dim_jax.storage.paths import as_path
 
-    benchmark, choice, changes = named(name), Choice.read(designer), how.changes([])
+    benchmark, choice, changes = named(name), DesignerChoice.parse(designer), how.changes([])
     part = run.Shard.read(shard) if shard else run.Shard()
     folder, writes = as_path(data), choice.kind != "none"
     chosen = run.read_tracks(tracks or ("direct,designed" if writes else "direct"), benchmark, designed=writes)
@@ -129,7 +129,7 @@ def _designs(choice: Any, spelling: str, asks: DesignerOptions, how: SamplingOpt
 
         if choice.name:
             return LocalDesigner.from_pretrained(choice.name, dtype=how.dtype)
-        return LocalDesigner.of(painter, (how.resolution or painter.settings.resolution))
+        return LocalDesigner.from_sampler(painter, (how.resolution or painter.settings.resolution))
 
     def make(painter: Any, tag: str) -> Designs:
         # A server's client belongs to one stage; blueprints of a file and a local model are read once.

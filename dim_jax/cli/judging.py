@@ -46,20 +46,20 @@ class JudgeOptions:
 
     def judges(self, asks: DesignerOptions, checkpoint: str | None) -> list[Any]:
         """The designers that judge. What can be refused is refused now, before anything is painted."""
-        from dim_jax.designer.choice import Choice
+        from dim_jax.designer.choice import DesignerChoice
         from dim_jax.designer.stage_runner import DesignerFactory
 
         asks, found = replace(asks, base_url=self.judge_base_url), []
         for spelling in self.judge or ():
-            choice = Choice.read(spelling)
+            choice = DesignerChoice.parse(spelling)
             if choice.kind == "none":
-                raise typer.BadParameter("Name somebody who judges.", param_hint="--judge")
+                raise typer.BadParameter("Give a model that judges.", param_hint="--judge")
             opened = [] if choice.kind == "local" else [asks.open(choice)]
             # A server's client belongs to one stage, so each track has its own; a local model is read once.
             found.append(
                 DesignerFactory(
                     lambda choice=choice, opened=opened: _open(choice, opened, asks, checkpoint),
-                    asks.price(spelling) if choice.costs else None,
+                    asks.price(spelling) if choice.online else None,
                 )
             )
         return found
@@ -70,7 +70,7 @@ def _open(choice: Any, opened: list[Any], asks: DesignerOptions, checkpoint: str
         from dim_jax.designer.local import LocalDesigner  # imports JAX
 
         opened.append(LocalDesigner.from_pretrained(choice.name or named_or_bundled(checkpoint)))
-    return asks.open(choice) if choice.costs else opened[0]
+    return asks.open(choice) if choice.online else opened[0]
 
 
 def ask_judges(

@@ -155,12 +155,12 @@ def edit(
     """Edit a picture as the prompt says, and the result as each --then says."""
     from dim_jax import edit_result
     from dim_jax.data.pictures import open_picture
-    from dim_jax.designer.choice import Choice
-    from dim_jax.designer.design import blueprint as write_blueprint
+    from dim_jax.designer.choice import DesignerChoice
     from dim_jax.designer.design import read_text
+    from dim_jax.designer.design import write_blueprint as write_blueprint
     from dim_jax.storage.paths import as_path, local
 
-    choice = Choice.read(designer)
+    choice = DesignerChoice.parse(designer)
     if (prompt is None and not blueprint) or (blueprint and choice.kind != "none"):
         raise typer.BadParameter("Give --prompt, or --blueprint without a designer.")
     if blueprint and then:
@@ -194,7 +194,7 @@ def edit(
         if choice.name:
             writer = LocalDesigner.from_pretrained(choice.name, dtype=how.dtype)
         else:
-            writer = LocalDesigner.of(pipeline.sampler, settings.resolution)
+            writer = LocalDesigner.from_sampler(pipeline.sampler, settings.resolution)
     session = EditSession(
         pipeline, picture, designer=writer, settings=settings, keep_unchanged=keep_unchanged, file=file, name=row_id
     )  # fmt: skip

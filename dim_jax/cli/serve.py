@@ -64,10 +64,10 @@ def serve(
     most: LimitOptions,
 ) -> None:
     """Serve OpenAI's image API: edits and pictures from text, painted in batches."""
-    from dim_jax.designer.choice import Choice
+    from dim_jax.designer.choice import DesignerChoice
 
     require("starlette", "uvicorn", "python_multipart", "prometheus_client", extra="serve", what="dim serve")
-    choice, mesh = Choice.read(designer), mesh_sizes(devices)
+    choice, mesh = DesignerChoice.parse(designer), mesh_sizes(devices)
     if choice.kind == "file":
         raise typer.BadParameter("blueprints of a file are found by ids, which requests have not.", param_hint="--designer")
     if queue < most.max_n:
@@ -95,7 +95,7 @@ def serve(
         if choice.kind == "local":
             from dim_jax.designer.local import LocalDesigner
 
-            own = LocalDesigner.of(sampler, sampler.settings.resolution)
+            own = LocalDesigner.from_sampler(sampler, sampler.settings.resolution)
             writer = blueprints.local(LocalDesigner.from_pretrained(choice.name, dtype=dtype) if choice.name else own)
         engine = Engine(partial(paint_requests, sampler), batch=batch, wait=wait_ms / 1000, queue=queue, writer=writer)
         service = Service(engine, Model.of(sampler), most.limits(), tokens, writer and writer.name)

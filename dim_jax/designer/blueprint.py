@@ -1,4 +1,4 @@
-"""The one prompt that asks for a blueprint, and the one parser that reads what came back.
+"""The prompt that asks for a blueprint, and the parser of its answers.
 
 Source: the four steps of Draw-In-Mind's blueprints (arXiv 2509.01986) after the instruction; the wording of the prompt is ours.
 """
@@ -13,7 +13,7 @@ from dim_jax.designer.sections import SECTIONS
 from dim_jax.designer.task import AnswerError, Task
 from dim_jax.errors import InputError
 
-ASKED = (
+SECTION_PROMPTS = (
     "the instruction again, made precise. Name the objects as they are in this picture and add nothing that was not asked for.",
     "what kind of picture it is, its main objects, and where each of them is.",
     "how each object and the background look: shape, colour, material, state, and any text, letter by letter.",
@@ -24,17 +24,20 @@ FORM = (
     "The instruction: {instruction}\n\n"
     "Answer in English with exactly these five numbered sections, each with its title and then your own text, as plain sentences. "
     "Write nothing before the first section and nothing after the last, about 250 words in all.\n\n"
-    + "\n".join(f"{number}. {title}: {asked}" for number, (title, asked) in enumerate(zip(SECTIONS, ASKED, strict=True), 1))
+    + "\n".join(
+        f"{number}. {title}: {section_prompt}"
+        for number, (title, section_prompt) in enumerate(zip(SECTIONS, SECTION_PROMPTS, strict=True), 1)
+    )
 )
 TEMPLATE = f"You plan the edit of the picture above for a painter, who sees the picture and your words and nothing else.\n\n{FORM}"
-# For training data, whose edits are known: the designer need not guess the result, and must not let on that it saw it.
+# For training data, whose results are known: the designer sees the result, and must not mention it.
 TEMPLATE_WITH_TARGET = (
     "The first picture is to be edited by a painter, who sees that picture and your words and nothing else. The second picture is what "
     "the painter shall arrive at. Plan the edit so that its result is the second picture: the sections on layout and objects describe "
     "the first one, the last section describes the second one as you imagine it. Write as if you had never seen the second picture, "
     f"and mention it nowhere.\n\n{FORM}"
 )
-# Another prompt, another version: answers to an older one are not taken for answers to this one.
+# Answers to an older prompt have another version and are not used.
 PROMPT_VERSION, VERSION_WITH_TARGET = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (TEMPLATE, TEMPLATE_WITH_TARGET))
 
 MARKS = r"[ \t>#*_•–-]*+"  # Markdown's headings, quotes, bullets and bold; possessive, so that no line of dashes takes long
@@ -77,7 +80,7 @@ class Blueprint:
 
 
 def prompt(instruction: str) -> str:
-    """What a designer is asked, beside the source picture.
+    """The text of a request, beside the source picture.
 
     Raises:
         InputError: the instruction is empty.
@@ -96,7 +99,7 @@ def parse(text: str) -> Blueprint:
 
     Thoughts, tags such as <answer>, code fences and remarks before the first title are wrappers and removed; all else stays as written.
     Titles count in any case, bold or not, with or without numbers. A model that repeats the form before it fills it in (or begins
-    anew) is read from its last whole blueprint.
+    anew) is read from its last complete blueprint.
 
     Raises:
         AnswerError: the model refused, or the answer is empty, lacks a section, or ends in the middle.
@@ -107,20 +110,20 @@ def parse(text: str) -> Blueprint:
     headings = list(HEADING.finditer(body))
     if not headings:
         if REFUSAL.match(body):
-            raise AnswerError(f"the model refused: {_start(body)}")
-        raise AnswerError(f"the answer has none of the titles of a blueprint: {_start(body)}")
-    found = _sections(body, headings)
-    for title, section in zip(SECTIONS, found, strict=True):
+            raise AnswerError(f"the model refused: {_first_line(body)}")
+        raise AnswerError(f"the answer has none of the titles of a blueprint: {_first_line(body)}")
+    sections = _sections(body, headings)
+    for title, section in zip(SECTIONS, sections, strict=True):
         if REFUSAL.match(section):
-            raise AnswerError(f'the model refused in "{title}": {_start(section)}')
+            raise AnswerError(f'the model refused in "{title}": {_first_line(section)}')
         if not section.strip(" \t\n*_#>-"):
             raise AnswerError(f'the section "{title}" is empty' + (", the answer ends there" if title == SECTIONS[-1] else ""))
-    if found[1:] == ASKED[1:]:
+    if sections[1:] == SECTION_PROMPTS[1:]:
         raise AnswerError("the answer repeats the questions")
-    last = found[-1].splitlines()[-1]
-    if last.count("**") % 2 or not (SENTENCE_END.search(last) or BULLET.match(last)):
-        raise AnswerError(f"the answer ends in the middle of a sentence: …{last[-60:]}")
-    return Blueprint(body[headings[0].start() :].strip(), *found)
+    last_line = sections[-1].splitlines()[-1]
+    if last_line.count("**") % 2 or not (SENTENCE_END.search(last_line) or BULLET.match(last_line)):
+        raise AnswerError(f"the answer ends in the middle of a sentence: …{last_line[-60:]}")
+    return Blueprint(body[headings[0].start() :].strip(), *sections)
 
 
 def _with_target(answer: str) -> str:
@@ -135,38 +138,38 @@ BLUEPRINT_WITH_TARGET = Task(partial(_filled, TEMPLATE_WITH_TARGET), _with_targe
 
 
 def _unwrapped(text: str) -> str:
-    """What tags or a fence enclose of an answer, without its thoughts."""
+    """The part of an answer inside tags or a fence, without its thoughts."""
     text = without_thoughts(text)
     for wrapper in (TAGGED, FENCED, TAGGED):
         enclosed = wrapper.search(text)
-        # What stands in a fence within a blueprint is part of it.
+        # A fence within a blueprint is part of it.
         if enclosed and HEADING.search(enclosed["inside"]) and not HEADING.search(text[: enclosed.start()]):
             text = enclosed["inside"]
     return text.strip()
 
 
 def without_thoughts(text: str) -> str:
-    """An answer without what a model wrote for itself before it.
+    """An answer without the model's reasoning before it.
 
     Raises:
         AnswerError: the answer ends within the thoughts.
     """
-    kept, start, inside = "", 0, False
+    answer, start, in_thought = "", 0, False
     for tag in THOUGHT.finditer(text):
-        if tag["end"] and not inside:
-            kept = ""  # some servers keep back the tag that begins the thought
-        elif not inside:
-            kept += text[start : tag.start()]
-        start, inside = tag.end(), not tag["end"]
-    if not inside:
-        return kept + text[start:]
-    if HEADING.search(kept) is None:
+        if tag["end"] and not in_thought:
+            answer = ""  # some servers leave out the tag that begins the thought
+        elif not in_thought:
+            answer += text[start : tag.start()]
+        start, in_thought = tag.end(), not tag["end"]
+    if not in_thought:
+        return answer + text[start:]
+    if HEADING.search(answer) is None:
         raise AnswerError("the answer ends within the model's thoughts; allow more tokens")
-    return kept
+    return answer
 
 
 def _sections(body: str, headings: list[re.Match[str]]) -> tuple[str, ...]:
-    """The five texts, from the last whole run of titles in order."""
+    """The five texts, from the last complete run of titles in order."""
     numbers = [_number(heading) for heading in headings]
     chosen: list[int] = []
     end = len(headings)
@@ -191,6 +194,6 @@ def _number(heading: re.Match[str]) -> int:
     return [title.lower() for title in SECTIONS].index(words)
 
 
-def _start(text: str) -> str:
+def _first_line(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 100 else line[:99] + "…"

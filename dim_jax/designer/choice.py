@@ -1,4 +1,4 @@
-"""The one spelling of a designer, `--designer KIND:NAME`, and what it stands for."""
+"""Parses `--designer KIND:NAME`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dim_jax.designer.clients import MAX_TOKENS, SERVERS, ChatDesigner, Designer, Request, Response
-from dim_jax.designer.responses import replaced
+from dim_jax.designer.responses import replace_surrogates
 from dim_jax.errors import InputError
 from dim_jax.storage.jsonl import values
 
@@ -15,34 +15,34 @@ KINDS = {**dict.fromkeys(SERVERS, "MODEL"), "azure": "DEPLOYMENT", "file": "BLUE
 SPELLINGS = f"{', '.join(f'{kind}:{name}' for kind, name in KINDS.items() if kind not in ('local', 'none'))}, local, local:FOLDER, none"
 
 
-class Choice(NamedTuple):
-    """A designer by kind and, where there are several of it, name."""
+class DesignerChoice(NamedTuple):
+    """A designer by kind and name; some kinds have no name."""
 
     kind: str
     name: str
 
     @classmethod
-    def read(cls, spelling: str) -> "Choice":
+    def parse(cls, spelling: str) -> "DesignerChoice":
         """From `openai:gpt-4o`, `file:cot.jsonl`, `local` ...; a name may hold colons, and that of `local` may be left out.
 
         Raises:
-            InputError: the kind is unknown, or a name is missing or too much.
+            InputError: the kind is unknown, or a name is missing or not allowed.
         """
         kind, _, name = spelling.partition(":")
         if kind not in KINDS:
-            raise InputError(f'"{spelling}" is no designer. Write one of: {SPELLINGS}.')
+            raise InputError(f'"{spelling}" is not a designer. Write one of: {SPELLINGS}.')
         if kind != "local" and bool(name) != bool(KINDS[kind]):
-            right = f"{kind}:{KINDS[kind]}" if KINDS[kind] else kind
-            raise InputError(f'"{spelling}": write {right}.')
+            usage = f"{kind}:{KINDS[kind]}" if KINDS[kind] else kind
+            raise InputError(f'"{spelling}": write {usage}.')
         return cls(kind, name)
 
     @property
-    def costs(self) -> bool:
-        """Whether answers come from a server, and are worth keeping."""
+    def online(self) -> bool:
+        """Whether answers come from a server, which costs time or money."""
         return self.kind in ONLINE
 
     def open(self, *, base_url: str | None = None, max_tokens: int = MAX_TOKENS, time_limit: float = 180.0) -> Designer:
-        """The designer of any kind but `local`, which needs a network, and `none`. Options as in `ChatDesigner.open`.
+        """The designer of any kind but `local`, which loads a model, and `none`. Options as in `ChatDesigner.open`.
 
         Raises:
             InputError: as in `ChatDesigner.open` and `ReadyBlueprints.open`.
@@ -54,7 +54,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadyBlueprints:
-    """Blueprints that were written before, by id."""
+    """Blueprints from a file, by id."""
 
     name: str
     texts: dict[str, str]
@@ -65,30 +65,30 @@ class ReadyBlueprints:
         """From a jsonl of objects with `id` and `prompt` (the blueprint), as published and as `dim design` writes it.
 
         Raises:
-            InputError: the file cannot be read, a line is no such object, or an id has two blueprints.
+            InputError: the file cannot be read, a line is not such an object, or an id has two blueprints.
         """
         texts: dict[str, str] = {}
         for where, row in read_rows(path):
-            row["prompt"] = replaced(row["prompt"])
+            row["prompt"] = replace_surrogates(row["prompt"])
             if texts.setdefault(row["id"], row["prompt"]) != row["prompt"]:
-                raise InputError(f'{where}: id "{row["id"]}" has another blueprint before. Remove one of them.')
+                raise InputError(f'{where}: id "{row["id"]}" has another blueprint above. Remove one of them.')
         return cls(f"file:{path}", texts)
 
-    async def complete(self, question: Request) -> Response:
-        if question.id not in self.texts:
-            return Response("", f'{self.name.partition(":")[2]} has no id "{question.id}"')
-        return Response(self.texts[question.id])
+    async def complete(self, request: Request) -> Response:
+        if request.id not in self.texts:
+            return Response("", f'{self.name.partition(":")[2]} has no id "{request.id}"')
+        return Response(self.texts[request.id])
 
     async def close(self) -> None:
         """Nothing is open."""
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
-    """The objects of a jsonl, one at a time, and where each stands; each has texts `id` and `prompt` at least. A number for an id is read
-    as its text.
+    """The position (for errors) and the object of each line of a jsonl; each has texts `id` and `prompt` at least. A number as id becomes
+    text.
 
     Raises:
-        InputError: the file cannot be read, or a line is no such object.
+        InputError: the file cannot be read, or a line is not such an object.
     """
     for where, row in values(path):
         if not isinstance(row, dict) or not isinstance(row.get("id"), str | int) or not isinstance(row.get("prompt"), str):

@@ -1,4 +1,4 @@
-"""Designers that are asked over the network: any server that speaks OpenAI's chat completions, and Azure OpenAI."""
+"""Designers behind a network: any server that speaks OpenAI's chat completions, and Azure OpenAI."""
 
 import asyncio
 import base64
@@ -15,24 +15,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from dim_jax.designer.picture import Sent
-from dim_jax.designer.responses import ResponseError, error_of, load, read_completion, words
+from dim_jax.designer.picture import EncodedPicture
+from dim_jax.designer.responses import ResponseError, error_object, parse_json, read_completion, short_message
 from dim_jax.errors import InputError, check_unicode, require
 
 if TYPE_CHECKING:
     import openai
 
-MAX_TOKENS = 2048  # real blueprints have some 330 tokens; models that think first need more
-TOKENS_OF_A_PICTURE = 1500  # where a server does not count: about what 1024 x 1024 pixels are to GPT-4o and Qwen2.5-VL
-LETTERS_PER_TOKEN = 4
-ANEW = 0.7  # the temperature of an answer that is asked for again
+MAX_TOKENS = 2048  # real blueprints have about 330 tokens; reasoning models need more
+TOKENS_PER_PICTURE = 1500  # estimate where a server does not count: 1024 x 1024 pixels in GPT-4o and Qwen2.5-VL
+CHARS_PER_TOKEN = 4
+RETRY_TEMPERATURE = 0.7  # the temperature of a second attempt
 AZURE_VERSION = "2024-10-21"
-# A parameter that a server does not take is left out; the limit of tokens has two names.
-CAPS = ("max_tokens", "max_completion_tokens")
-TRANSIENT_STATUSES = (408, 409, 425, 429)  # and 5xx: what may go well a little later
+# Unsupported parameters are left out; the token limit has two names.
+TOKEN_LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
+TRANSIENT_STATUSES = (408, 409, 425, 429)  # and 5xx: a later try may succeed
 NOT_FOUND = (404, 405, 410, 501)  # no such model, or no server of this kind
 KEYS = re.compile(r"\b(?:(?:sk|key|gsk)[-_]|AIza)[\w*.-]+")
-# What some servers say with 400 or 429 where others have a status of its own.
+# Messages that some servers send with 400 or 429, where others use a status of their own.
 WRONG_KEY = re.compile(
     r"API_KEY_INVALID|invalid_api_key|\b(?:invalid|incorrect|wrong|expired|missing|no|unknown)\b[^.]{0,20}\bapi[ _-]?key"
     r"|\bapi[ _-]?key\b[^.]{0,20}\b(?:not valid|invalid|incorrect|wrong|expired|missing|not found|required|revoked|disabled)\b",
@@ -42,16 +42,16 @@ NO_CREDIT = re.compile(r"insufficient[_ ](?:quota|balance|credits?|funds)|credit
 WRONG_MODEL = re.compile(
     r"model_not_found|not a valid model|\bmodel\b[^.]{0,80}\b(?:does ?n[o']t exist|not exist|not found)\b", re.IGNORECASE
 )
-MODERATED = re.compile(r"content[_ ](?:filter|management policy|policy)|moderation|\bflagged\b", re.IGNORECASE)
-# What is said of a parameter that a server does not have, and never of one whose value does not suit one question.
-NOT_TAKEN = re.compile(
+CONTENT_FILTERED = re.compile(r"content[_ ](?:filter|management policy|policy)|moderation|\bflagged\b", re.IGNORECASE)
+# Messages about an unsupported parameter, never about a value that is wrong for one request.
+UNSUPPORTED_PARAMETER = re.compile(
     r"unsupported|not supported|n[o']t support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed|\bextra\b|\buse '?max_",
     re.IGNORECASE,
 )
 
 
 class Server(NamedTuple):
-    """Where a server is unless the user says otherwise, and the environment variable with its key."""
+    """A server's default address, and the environment variable with its key."""
 
     url: str
     key: str
@@ -70,9 +70,9 @@ SERVERS = {
 
 
 class TransientError(Exception):
-    """No answer this time; another try may bring one, at the earliest `retry_after` seconds from now if the server says so.
+    """No answer this time; a retry may succeed, at the earliest after `retry_after` seconds if the server says so.
 
-    `unreached`: there was no connection, so nobody has heard the question.
+    `unreached`: there was no connection, so the server has not received the request.
     """
 
     def __init__(self, reason: str, retry_after: float | None = None, *, unreached: bool = False):
@@ -82,34 +82,34 @@ class TransientError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What a designer is asked: pictures in formats that every server reads, and a text about them.
+    """A request to a designer: pictures in formats that every server reads, and a text about them.
 
-    `id` names the edit; the text was made of the `instruction`. `capped`: it may only be asked with a limit to the answer's tokens.
-    `attempt`: how many answers to it could not be used; those after the first are drawn at random, or the same would come again.
+    `id` names the edit; the text was made from the `instruction`. `needs_token_limit`: send it only with a limit on the answer's tokens.
+    `attempt`: the number of unusable answers so far; later attempts are sampled at random, or the same answer would come again.
     """
 
     id: str
     instruction: str
     text: str
-    pictures: tuple[Sent, ...]
-    capped: bool = False
+    pictures: tuple[EncodedPicture, ...]
+    needs_token_limit: bool = False
     attempt: int = 0
 
 
 @dataclass(frozen=True)
 class Response:
-    """What came back.
+    """The answer to a request.
 
     Attributes:
-        text: as written.
-        trouble: why this is no answer, whatever the text (refused, filtered, cut off); None if nothing is known against it.
+        text: the answer as written.
+        failure: why the text is not an answer (refused, filtered, cut off); None if it may be one.
         tokens_in, tokens_out: as the server counts them, or estimated where it does not; never negative.
-        dropped: parameters that the server refused, and which were left out.
-        model: who answered, as the server names it; None if it does not.
+        dropped: unsupported parameters that were left out.
+        model: the model's name in the answer; None if it has none.
     """
 
     text: str
-    trouble: str | None = None
+    failure: str | None = None
     tokens_in: int = 0
     tokens_out: int = 0
     dropped: tuple[str, ...] = ()
@@ -118,7 +118,7 @@ class Response:
 
 @runtime_checkable
 class Designer(Protocol):
-    """Writes blueprints, and answers other questions about pictures."""
+    """Writes blueprints, and answers other requests about pictures."""
 
     @property
     def name(self) -> str:
@@ -127,20 +127,20 @@ class Designer(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """The most that an answer may have; 0 if answers cost nothing."""
+        """The most tokens of an answer; 0 if answers are free."""
         ...
 
-    async def complete(self, question: Request) -> Response:
+    async def complete(self, request: Request) -> Response:
         """The answer.
 
         Raises:
-            TransientError: there is none this time.
-            InputError: there will be none for any question.
+            TransientError: no answer this time; retry.
+            InputError: every request will fail.
         """
         ...
 
     async def close(self) -> None:
-        """Ends connections, until something is asked again."""
+        """Closes connections; the next request opens them again."""
         ...
 
 
@@ -156,7 +156,7 @@ class ChatDesigner:
         max_tokens: int = MAX_TOKENS,
         time_limit: float = 180.0,
     ):
-        """`name` is the spelling, `kind:model`; `connect` makes a client, of which every run has its own; `key` is the environment
+        """`name` is `kind:model`; `connect` makes a client, one for each run; `key` is the environment
         variable with the key; `time_limit` seconds, for each call."""
         self.name, self.max_tokens = name, max_tokens
         self._model = name.partition(":")[2]
@@ -169,8 +169,8 @@ class ChatDesigner:
         """The model of a server in `SERVERS`, at `base_url` if given, or an Azure deployment. Keys come from the environment.
 
         Raises:
-            InputError: the key or Azure's endpoint is missing or no such thing, the package `openai` is missing, or what the environment
-                says of proxies and certificates cannot be used.
+            InputError: the key or Azure's endpoint is missing or invalid, the package `openai` is missing, or proxies or certificates in
+                the environment cannot be used.
         """
         require("openai", extra="designer", what="Asking a server")
         import httpx2  # as openai does
@@ -204,127 +204,131 @@ class ChatDesigner:
                 "SSL_CERT_FILE and SSL_CERT_DIR."
             ) from error
 
-    async def complete(self, question: Request) -> Response:
+    async def complete(self, request: Request) -> Response:
         import openai
 
-        urls = (f"data:{picture.mime};base64,{base64.b64encode(picture.data).decode()}" for picture in question.pictures)
-        content = [*({"type": "image_url", "image_url": {"url": url}} for url in urls), {"type": "text", "text": question.text}]
+        urls = (f"data:{picture.mime};base64,{base64.b64encode(picture.data).decode()}" for picture in request.pictures)
+        content = [*({"type": "image_url", "image_url": {"url": url}} for url in urls), {"type": "text", "text": request.text}]
         message: Any = {"role": "user", "content": content}
         while True:
             parameters = dict(self._parameters)
-            if question.attempt:
-                parameters |= {name: value for name, value in (("temperature", ANEW), ("seed", question.attempt)) if name in parameters}
-            if question.capped and not set(CAPS) & set(parameters):
+            if request.attempt:
+                parameters |= {
+                    name: value for name, value in (("temperature", RETRY_TEMPERATURE), ("seed", request.attempt)) if name in parameters
+                }
+            if request.needs_token_limit and not set(TOKEN_LIMIT_NAMES) & set(parameters):
                 raise InputError(
-                    f"{self.name}: the server takes no limit to an answer's tokens ({' or '.join(CAPS)}), so that no budget can be kept. "
+                    f"{self.name}: the server supports no token limit ({' or '.join(TOKEN_LIMIT_NAMES)}), so no budget can be kept. "
                     "Leave the budget out, or ask another server."
                 )
             try:
-                # The client's own limit is for each read: a server that drips a byte a second would never meet it.
+                # The client's own limit is for each read: a server that sends a byte a second would never reach it.
                 async with asyncio.timeout(self._time_limit):
-                    found = await self._client.chat.completions.with_raw_response.create(
+                    raw_response = await self._client.chat.completions.with_raw_response.create(
                         model=self._model, messages=[message], **parameters
                     )
-                return self._read(found.content, question)
+                return self._response(raw_response.content, request)
             except TimeoutError as error:
                 raise TransientError(f"no whole answer within {self._time_limit:g} s") from error
             except openai.APIStatusError as error:
-                value = load(error.response.content)
-                if not self._drop(error.status_code, value, parameters):
-                    return self._refused(error.status_code, value, error.response)
+                value = parse_json(error.response.content)
+                if not self._drop_parameter(error.status_code, value, parameters):
+                    return self._handle_status(error.status_code, value, error.response)
             except openai.APIConnectionError as error:
-                raise self._unconnected(error) from error
+                raise self._connection_error(error) from error
             except ResponseError as error:
-                status = error_of(error.value).get("code")
+                status = error_object(error.value).get("code")
                 if isinstance(status, int) and 400 <= status < 600:  # of OpenRouter, in an answer of status 200
-                    return self._refused(status, error.value, found.http_response)
+                    return self._handle_status(status, error.value, raw_response.http_response)
                 raise TransientError(self._without_keys(str(error))) from error
 
     async def close(self) -> None:
         await self._client.close()
-        self._client = self._connect()  # connects when it is asked, which may be in another event loop
+        self._client = self._connect()  # connects on its next request, which may be in another event loop
 
-    def _read(self, body: bytes, asked: Request) -> Response:
+    def _response(self, body: bytes, request: Request) -> Response:
         """The answer in a completion."""
-        found = read_completion(body)
-        trouble = found.trouble and self._without_keys(found.trouble)
-        if not trouble and found.finish == "content_filter":
-            trouble = "the server's content filter stopped the answer"
-        elif not trouble and found.finish == "length":
-            trouble = f"the answer was cut off at {self.max_tokens} tokens; allow more (--max-tokens)"
-        tokens_in = found.tokens_in or TOKENS_OF_A_PICTURE * len(asked.pictures) + len(asked.text) // LETTERS_PER_TOKEN
-        tokens_out = found.tokens_out or len(found.text) // LETTERS_PER_TOKEN
-        return Response(found.text, trouble, tokens_in, tokens_out, tuple(self._dropped), found.model)
+        completion = read_completion(body)
+        failure = completion.failure and self._without_keys(completion.failure)
+        if not failure and completion.finish == "content_filter":
+            failure = "the server's content filter stopped the answer"
+        elif not failure and completion.finish == "length":
+            failure = f"the answer was cut off at {self.max_tokens} tokens; allow more (--max-tokens)"
+        tokens_in = completion.tokens_in or TOKENS_PER_PICTURE * len(request.pictures) + len(request.text) // CHARS_PER_TOKEN
+        tokens_out = completion.tokens_out or len(completion.text) // CHARS_PER_TOKEN
+        return Response(completion.text, failure, tokens_in, tokens_out, tuple(self._dropped), completion.model)
 
-    def _drop(self, status: int, value: Any, sent: dict[str, Any]) -> bool:
-        """Whether the error is about a parameter that the server does not take, which is then left out from now on.
+    def _drop_parameter(self, status: int, value: Any, parameters: dict[str, Any]) -> bool:
+        """Whether the error is about an unsupported parameter, which is left out from now on.
 
-        A limit to the answer stays if only its size is refused, such as for one long question to vLLM.
+        The token limit stays if only its value is refused, for example for one long request to vLLM.
         """
-        fault, said = error_of(value), words(value)
+        fault, message = error_object(value), short_message(value)
         code = str(fault.get("code"))
         if status not in (400, 422) or code in ("context_length_exceeded", "content_filter"):
             return False
-        named = [name for name in sent if fault.get("param") == name or re.search(rf"\b{name}\b", said)]
-        if not named or (named[0] in CAPS and code != "unsupported_parameter" and not NOT_TAKEN.search(said)):
+        names = [name for name in parameters if fault.get("param") == name or re.search(rf"\b{name}\b", message)]
+        if not names or (names[0] in TOKEN_LIMIT_NAMES and code != "unsupported_parameter" and not UNSUPPORTED_PARAMETER.search(message)):
             return False
-        name = named[0]
-        # Calls under way at once are all refused; the first to hear of it changes the parameters.
+        name = names[0]
+        # All concurrent requests are refused; the first one changes the parameters.
         if name in self._parameters:
             limit = self._parameters.pop(name)
             self._dropped.append(name)
-            if name == CAPS[0]:
-                self._parameters[CAPS[1]] = limit
+            if name == TOKEN_LIMIT_NAMES[0]:
+                self._parameters[TOKEN_LIMIT_NAMES[1]] = limit
         return True
 
-    def _refused(self, status: int, value: Any, response: Any) -> Response:
-        """What follows from a status that is no success."""
-        said = self._without_keys(words(value) or response.reason_phrase or "no reason given")
-        whole = " ".join([*(str(error_of(value).get(name)) for name in ("code", "type", "status")), said])
-        if status in (400, 403, 451) and MODERATED.search(whole):
-            return Response("", f"the server's content filter refused the request: {said}")
+    def _handle_status(self, status: int, value: Any, response: Any) -> Response:
+        """The response to an error status. Raises TransientError or InputError, as in `complete`."""
+        message = self._without_keys(short_message(value) or response.reason_phrase or "no reason given")
+        details = " ".join([*(str(error_object(value).get(name)) for name in ("code", "type", "status")), message])
+        if status in (400, 403, 451) and CONTENT_FILTERED.search(details):
+            return Response("", f"the server's content filter refused the request: {message}")
         # Before keys: an account without credit has a right one.
-        if status == 402 or (status in (400, 403, 429) and NO_CREDIT.search(whole)):
-            raise InputError(f"{self.name}: the account has no credit left ({said}). Add some, then run the same command again.")
-        if status == 401 or (status == 400 and WRONG_KEY.search(whole)):  # what servers say of a wrong key may hold parts of it
-            raise InputError(f"{self.name}: the server does not take the key in {self._key} ({status}: {said}). Check key and --base-url.")
+        if status == 402 or (status in (400, 403, 429) and NO_CREDIT.search(details)):
+            raise InputError(f"{self.name}: the account has no credit left ({message}). Add some, then run the same command again.")
+        if status == 401 or (status == 400 and WRONG_KEY.search(details)):  # messages about a wrong key may contain parts of it
+            raise InputError(f"{self.name}: the server rejects the key in {self._key} ({status}: {message}). Check key and --base-url.")
         if status == 403:
-            raise InputError(f"{self.name}: the key in {self._key} may not use this model (403: {said}). Ask for access, or take another.")
-        if status in NOT_FOUND or (status == 400 and WRONG_MODEL.search(whole)):
             raise InputError(
-                f"{self.name}: not found at {self._client.base_url} ({status}: {said}). Check the model's name and --base-url."
+                f"{self.name}: the key in {self._key} may not use this model (403: {message}). Ask for access, or take another."
+            )
+        if status in NOT_FOUND or (status == 400 and WRONG_MODEL.search(details)):
+            raise InputError(
+                f"{self.name}: not found at {self._client.base_url} ({status}: {message}). Check the model's name and --base-url."
             )
         if status in TRANSIENT_STATUSES or status >= 500:
-            raise TransientError(f"the server answered {status}: {said}", retry_after(response.headers))
-        return Response("", f"the server refused the request ({status}): {said}")
+            raise TransientError(f"the server answered {status}: {message}", retry_after(response.headers))
+        return Response("", f"the server refused the request ({status}): {message}")
 
-    def _unconnected(self, error: BaseException) -> TransientError:
-        """Why there was no connection, or none to the end.
+    def _connection_error(self, error: BaseException) -> TransientError:
+        """The reason of a connection error.
 
         Raises:
-            InputError: it will not get better by itself.
+            InputError: a retry cannot help.
         """
         import httpx2
 
         url, chain = self._client.base_url, [error]
         while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
             chain.append(cause)
-        last, unreached = chain[-1], any(isinstance(one, httpx2.ConnectError | httpx2.ConnectTimeout) for one in chain)
-        for one in chain:
-            if isinstance(one, ssl.SSLCertVerificationError):
+        root, unreached = chain[-1], any(isinstance(exception, httpx2.ConnectError | httpx2.ConnectTimeout) for exception in chain)
+        for exception in chain:
+            if isinstance(exception, ssl.SSLCertVerificationError):
                 raise InputError(
-                    f"{self.name}: the certificate of {url} is not valid ({one.verify_message or one}). Check --base-url and this "
-                    "machine's clock; for a certificate of your own, name its file in SSL_CERT_FILE."
+                    f"{self.name}: the certificate of {url} is not valid ({exception.verify_message or exception}). Check --base-url and "
+                    "this machine's clock; for a certificate of your own, name its file in SSL_CERT_FILE."
                 ) from error
-            if isinstance(one, ssl.SSLError) and "WRONG_VERSION_NUMBER" in str(one):
+            if isinstance(exception, ssl.SSLError) and "WRONG_VERSION_NUMBER" in str(exception):
                 raise InputError(f"{self.name}: {url} does not speak TLS. Write http:// instead of https:// in --base-url.") from error
-            if isinstance(one, socket.gaierror):
-                reason = f"its name is not known: {one.strerror}. Check --base-url and the network"
+            if isinstance(exception, socket.gaierror):
+                reason = f"its name is not known: {exception.strerror}. Check --base-url and the network"
                 return TransientError(f"no connection to {url} ({reason})", unreached=True)
-            if isinstance(one, ConnectionRefusedError):
-                reason = "nobody listens there. Start the server, or check --base-url"
+            if isinstance(exception, ConnectionRefusedError):
+                reason = "nothing listens there. Start the server, or check --base-url"
                 return TransientError(f"no connection to {url} ({reason})", unreached=True)
-        reason = words(str(chain[min(1, len(chain) - 1)])) or type(last).__name__
+        reason = short_message(str(chain[min(1, len(chain) - 1)])) or type(root).__name__
         end = "" if unreached else " to the end of the answer"
         return TransientError(f"no connection to {url}{end} ({reason})", unreached=unreached)
 
@@ -337,15 +341,15 @@ def _check_url(url: str) -> None:
     check_unicode(url, "The address of the server")
     try:
         parts = urlsplit(url)
-        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
-    except ValueError:  # such as a port that is no number
-        right = False
-    if not right:
-        raise InputError(f"{url}: no address of a server. Write one such as http://localhost:8000/v1 (--base-url).")
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
+    except ValueError:  # such as a port that is not a number
+        valid = False
+    if not valid:
+        raise InputError(f"{url}: not the address of a server. Write one such as http://localhost:8000/v1 (--base-url).")
 
 
 def retry_after(headers: Any) -> float | None:
-    """Seconds to wait as the headers of a response say: `retry-after-ms`, or `Retry-After` in seconds or as a date (RFC 9110); for a number
+    """Seconds to wait by the headers of a response: `retry-after-ms`, or `Retry-After` in seconds or as a date (RFC 9110); for a number
     that is too large for this machine, infinity."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         if re.fullmatch(r"\s*[0-9]+(?:\.[0-9]*)?\s*", value := headers.get(name, "")):

@@ -1,4 +1,4 @@
-"""How fast to ask, how long to wait, and when to stop."""
+"""Limits of a run: rates, retries, budgets."""
 
 import asyncio
 import json
@@ -15,14 +15,14 @@ from dim_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run may do; None is no limit.
+    """Limits of a run; None: no limit.
 
     Attributes:
-        concurrency: calls under way at once.
-        requests_per_minute, tokens_per_minute: of the account; tokens are those of question and answer.
-        budget_tokens, budget_dollars: for the whole output, with what it has cost before this run.
-        time_limit: seconds, after which nothing new is asked.
-        tries: of one question, before it counts as failed.
+        concurrency: requests in flight at once.
+        requests_per_minute, tokens_per_minute: of the account; tokens count in requests and answers.
+        budget_tokens, budget_dollars: for the whole output, including earlier runs.
+        time_limit: seconds, after which no new request starts.
+        tries: of one request, before it counts as failed.
         backoff, longest_backoff: seconds before the second try at most, doubled for each further one up to the longest.
         longest_wait: seconds that a server may ask to wait; if it asks for more, the run ends.
 
@@ -42,17 +42,19 @@ class Limits:
     longest_wait: float = 600.0
 
     def __post_init__(self):
-        wrong = [f"{name} {value}" for name, value in vars(self).items() if value is not None and not (math.isfinite(value) and value > 0)]
-        if wrong:
-            raise InputError(f"Limits must be positive; these are {', '.join(wrong)}.")
+        invalid = [
+            f"{name} {value}" for name, value in vars(self).items() if value is not None and not (math.isfinite(value) and value > 0)
+        ]
+        if invalid:
+            raise InputError(f"Limits must be positive; these are {', '.join(invalid)}.")
 
     @property
     def budgeted(self) -> bool:
         """Whether there is a budget."""
         return self.budget_tokens is not None or self.budget_dollars is not None
 
-    def wait(self, tries: int) -> float:
-        """Seconds to wait after so many tries: exponential backoff with full jitter, so that those who failed together part.
+    def backoff_seconds(self, tries: int) -> float:
+        """Seconds to wait after so many tries: exponential backoff with full jitter, so that requests that failed together spread out.
 
         Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
         """
@@ -65,7 +67,7 @@ class Price(NamedTuple):
     input: float
     output: float
 
-    def of(self, tokens_in: int, tokens_out: int) -> float:
+    def dollars(self, tokens_in: int, tokens_out: int) -> float:
         return (tokens_in * self.input + tokens_out * self.output) / 1e6
 
     @classmethod
@@ -90,72 +92,71 @@ class Price(NamedTuple):
 
 
 class RateLimiter:
-    """At most so many units a minute, evenly: each booking gets the time from which it may start.
+    """At most so many units a minute, evenly spaced: each reservation gets its start time.
 
-    Evenly, since servers that allow 600 a minute refuse a burst of 600. What is not used is not saved up.
+    Evenly, since servers that allow 600 a minute refuse a burst of 600. Unused capacity is not saved.
     """
 
     def __init__(self, per_minute: float | None):
         self._interval = 60 / per_minute if per_minute else 0.0
-        self._free = 0.0
+        self._next_start = 0.0
 
     def reserve(self, units: float) -> float:
         """When `units` may start, in the event loop's time."""
-        start = max(asyncio.get_running_loop().time(), self._free)
-        self._free = start + units * self._interval
+        start = max(asyncio.get_running_loop().time(), self._next_start)
+        self._next_start = start + units * self._interval
         return start
 
     def correct(self, units: float) -> None:
-        """A booking was short by so many units (long, if negative)."""
-        self._free += units * self._interval
+        """A reservation was too small by so many units (too large, if negative)."""
+        self._next_start += units * self._interval
 
 
 class OverBudgetError(Exception):
-    """Not one more question can be paid for."""
+    """The budget does not allow another request."""
 
 
 class Budget:
-    """Sets aside what a question may cost before it is asked, so that the budget holds however many are under way.
+    """Reserves the cost of a request before it is sent, so that the budget holds with any number in flight.
 
-    The most that a question took so far stands for what the next one will take, with the whole answer that it may have. `spent` tells
-    the tokens (in, out) that are paid for.
+    The estimate is the largest request so far plus the longest allowed answer. `spent` returns the tokens (in, out) so far.
     """
 
     def __init__(self, limits: Limits, price: Price | None, spent: Callable[[], tuple[int, int]], *, question: int, answer: int):
         self._limits, self._price, self._spent = limits, price, spent
         self._question, self._answer = question, answer
-        self._under_way = 0
+        self._in_flight = 0
         self._settled = asyncio.Condition()
 
-    def learn(self, tokens_in: int, tokens_out: int) -> None:
-        """A question and its answer took so many tokens; some servers go beyond the limit that they are sent."""
+    def observe(self, tokens_in: int, tokens_out: int) -> None:
+        """Update the estimate by the tokens of a request and its answer; some servers exceed the limit that they are sent."""
         self._question, self._answer = max(self._question, tokens_in), max(self._answer, tokens_out)
 
     @asynccontextmanager
     async def reserved(self) -> AsyncIterator[None]:
-        """A question, its answer, and keeping it. While others may yet come out cheaper than was set aside, it waits for them.
+        """Covers a request until its answer is saved. Waits while requests in flight may cost less than reserved.
 
         Raises:
-            OverBudgetError: nothing is under way, and it still is too much.
+            OverBudgetError: nothing is in flight, and the budget still does not allow it.
         """
         async with self._settled:
             while not self._affordable():
-                if not self._under_way:
+                if not self._in_flight:
                     raise OverBudgetError
                 await self._settled.wait()
-            self._under_way += 1
+            self._in_flight += 1
         try:
             yield
         finally:
-            self._under_way -= 1
+            self._in_flight -= 1
             async with self._settled:
                 self._settled.notify_all()
 
     def _affordable(self) -> bool:
         spent_in, spent_out = self._spent()
-        tokens_in = spent_in + (self._under_way + 1) * self._question
-        tokens_out = spent_out + (self._under_way + 1) * self._answer
+        tokens_in = spent_in + (self._in_flight + 1) * self._question
+        tokens_out = spent_out + (self._in_flight + 1) * self._answer
         tokens, dollars = self._limits.budget_tokens, self._limits.budget_dollars
         if tokens is not None and tokens_in + tokens_out > tokens:
             return False
-        return dollars is None or self._price is None or self._price.of(tokens_in, tokens_out) <= dollars
+        return dollars is None or self._price is None or self._price.dollars(tokens_in, tokens_out) <= dollars

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL in JAX as the designer: the painter's own encoder, which is a whole language model, or another one."""
+"""Qwen2.5-VL in JAX as the designer: the painter's own encoder, which is a complete language model, or another one."""
 
 import asyncio
 import io
@@ -13,7 +13,7 @@ from dim_jax.data.chat import END_OF_TEXT, IM_END
 from dim_jax.data.pictures import read_picture
 from dim_jax.data.processor import Processor
 from dim_jax.designer.blueprint import prompt
-from dim_jax.designer.clients import ANEW, Request, Response
+from dim_jax.designer.clients import RETRY_TEMPERATURE, Request, Response
 from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.precision import compute_dtype
@@ -26,14 +26,14 @@ from dim_jax.weights.opening import open_weights
 
 # Each length of turn, and each multiple of PATCHES, compiles once.
 LENGTHS = (128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 4096, 8192, 2**15)
-PATCHES = 1024
+PATCH_MULTIPLE = 1024
 PICTURE_TOKENS = 1280  # at most, what Qwen2.5-VL's model card advises; 1000 x 1000 pixels
 REPETITION_PENALTY = 1.05  # of its generation_config.json
 
 
 @dataclass(frozen=True)
 class LocalDesigner:
-    """Writes with `encoder`, whose arrays it shares with whoever else holds them.
+    """Writes with `encoder`, whose arrays it shares, for example with a painter.
 
     `prompt_mode` is what the encoder was trained to answer: any prompt, with the picture in its own proportions; or, as the nano model, the
     bare instruction, with the picture as the painter sees it, `processor.resolution` squared.
@@ -46,9 +46,9 @@ class LocalDesigner:
     name: str = "local"
 
     @classmethod
-    def of(cls, painter: Sampler, resolution: int) -> "LocalDesigner":
+    def from_sampler(cls, sampler: Sampler, resolution: int) -> "LocalDesigner":
         """The painter's own encoder, which sees pictures of this resolution if it was trained to write from what the painter sees."""
-        return cls(painter.dim.encoder, replace(painter.processor, resolution=resolution), painter.prompt_mode)
+        return cls(sampler.dim.encoder, replace(sampler.processor, resolution=resolution), sampler.prompt_mode)
 
     @classmethod
     def from_pretrained(
@@ -75,14 +75,14 @@ class LocalDesigner:
         )
         return cls(encoder, processor, read_prompt_mode(weights.settings), name=f"local:{path}")
 
-    async def complete(self, question: Request) -> Response:
+    async def complete(self, request: Request) -> Response:
         # Beside the event loop, which shows the progress meanwhile.
-        return await asyncio.to_thread(self._ask, question)
+        return await asyncio.to_thread(self._complete, request)
 
-    def _ask(self, question: Request) -> Response:
-        pictures = [read_picture(io.BytesIO(picture.data), "the picture") for picture in question.pictures]
-        text = question.text if self.prompt_mode == "prompt" else question.instruction
-        (answer,) = self._write([pictures], [text], question.attempt)
+    def _complete(self, request: Request) -> Response:
+        pictures = [read_picture(io.BytesIO(picture.data), "the picture") for picture in request.pictures]
+        text = request.text if self.prompt_mode == "prompt" else request.instruction
+        (answer,) = self._write([pictures], [text], request.attempt)
         return answer
 
     async def close(self) -> None:
@@ -99,11 +99,11 @@ class LocalDesigner:
 
     def _write(self, pictures: list[list[Image.Image]], texts: list[str], attempt: int = 0) -> list[Response]:
         """The answer to each turn of pictures and text: greedy, but for a further attempt drawn at random."""
-        processor, tokenizer, free = self.processor, self.processor.tokenizer, self.prompt_mode == "prompt"
+        processor, tokenizer, any_prompt = self.processor, self.processor.tokenizer, self.prompt_mode == "prompt"
         # Its own limit, not that of the painter's condition.
         longest = self.encoder.config.text.max_position_embeddings - self.max_tokens
         processor = replace(processor, condition_length=longest)
-        if free:
+        if any_prompt:
             processor = replace(processor, mode="native", max_pixels=PICTURE_TOKENS * processor.factor**2)
         sizes = [[processor.resize(picture).size for picture in turn] for turn in pictures]
         patches = max(sum(width * height for width, height in turn) for turn in sizes) // processor.layout.patch_size**2
@@ -111,23 +111,23 @@ class LocalDesigner:
             texts,
             pictures,
             lengths=LENGTHS,
-            patch_length=-(-patches // PATCHES) * PATCHES,
+            patch_length=-(-patches // PATCH_MULTIPLE) * PATCH_MULTIPLE,
             generation_prompt=True,
         )
         settings = GenerationSettings(
             max_new_tokens=self.max_tokens,
-            temperature=ANEW if attempt else 0.0,
-            repetition_penalty=REPETITION_PENALTY if free else 1.0,
+            temperature=RETRY_TEMPERATURE if attempt else 0.0,
+            repetition_penalty=REPETITION_PENALTY if any_prompt else 1.0,
             stop_tokens=(tokenizer.ids[IM_END], tokenizer.ids[END_OF_TEXT]),
             pad_token=tokenizer.pad_id,
         )
-        written = generate(self.encoder, inputs, settings, [attempt] * len(texts))
+        generated = generate(self.encoder, inputs, settings, [attempt] * len(texts))
         turns = np.asarray(inputs.mask).sum(1)
         return [
-            self._answer(tokens[:length].tolist(), int(turn))
-            for tokens, length, turn in zip(np.asarray(written.tokens), np.asarray(written.lengths), turns, strict=True)
+            self._response(tokens[:length].tolist(), int(turn))
+            for tokens, length, turn in zip(np.asarray(generated.tokens), np.asarray(generated.lengths), turns, strict=True)
         ]
 
-    def _answer(self, tokens: list[int], read: int) -> Response:
+    def _response(self, tokens: list[int], tokens_in: int) -> Response:
         cut = f"the answer was cut off at {self.max_tokens} tokens" if len(tokens) == self.max_tokens else None
-        return Response(self.processor.tokenizer.decode(tokens), cut, read, len(tokens))
+        return Response(self.processor.tokenizer.decode(tokens), cut, tokens_in, len(tokens))

@@ -1,4 +1,4 @@
-"""Pictures as they are sent to a designer: as the painter will see them, in a format that every server reads."""
+"""Encodes pictures for a designer: as the painter sees them, in a format that every server reads."""
 
 import hashlib
 import io
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from dim_jax.data.pictures import open_picture, read_header, without_texts
 from dim_jax.errors import InputError
 
-SENT = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+MIME_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
-class Sent(NamedTuple):
-    """The bytes of a file and what they are."""
+class EncodedPicture(NamedTuple):
+    """The bytes of a picture and their MIME type."""
 
     data: bytes
     mime: str
@@ -31,17 +31,17 @@ def digest(path: Path) -> str:
         raise InputError(f"{path}: the picture cannot be read ({getattr(error, 'strerror', None) or error}). Check its path.") from error
 
 
-def sent(path: Path) -> Sent:
-    """A JPEG or WebP as it is, a PNG without its texts; a PNG of any other picture, and of one that servers may show otherwise than the
-    painter sees it: turned by its metadata, with metadata that cannot be read, or transparent.
+def encode_picture(path: Path) -> EncodedPicture:
+    """A JPEG or WebP unchanged, a PNG without its texts. Any other picture becomes a PNG, as do those that a server may decode differently
+    from the painter: rotated by EXIF, with damaged metadata, or transparent.
 
     Raises:
-        InputError: as `open_picture`: it is damaged, or no picture.
+        InputError: as `open_picture`: it is damaged, or not a picture.
     """
     picture, data = open_picture(path), path.read_bytes()
     header = read_header(io.BytesIO(data), str(path))
-    if header.plain and header.format in SENT:
-        return Sent(without_texts(data), SENT[header.format])
+    if header.plain and header.format in MIME_TYPES:
+        return EncodedPicture(without_texts(data), MIME_TYPES[header.format])
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=1)
-    return Sent(file.getvalue(), "image/png")
+    return EncodedPicture(file.getvalue(), "image/png")

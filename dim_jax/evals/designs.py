@@ -60,7 +60,7 @@ def parse(answer: str) -> Reflection:
     try:
         found: Any = json.loads(text[0]) if text else None
     except ValueError as error:
-        raise AnswerError(f"the answer is no JSON object ({error})") from error
+        raise AnswerError(f"the answer is not a JSON object ({error})") from error
     if not isinstance(found, dict):
         raise AnswerError("the answer has no JSON object")
     done, score, reason, instruction = (found.get(key) for key in ("done", "score", "reason", "instruction"))

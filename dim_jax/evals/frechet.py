@@ -103,7 +103,7 @@ def open_features(path: Path) -> tuple[Features, str]:
         network = torch.jit.load(str(path), map_location=device).eval()
     except RuntimeError as error:
         raise InputError(
-            f"{path}: is no TorchScript file ({str(error).splitlines()[0]}). Give one, or a folder of transformers."
+            f"{path}: is not a TorchScript file ({str(error).splitlines()[0]}). Give one, or a folder of transformers."
         ) from error
     # NVIDIA's wraps the layers in a resizing of its own.
     layers = getattr(network, "layers", None)

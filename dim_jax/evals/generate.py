@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from dim_jax.data.pictures import open_picture, picture_size
-from dim_jax.designer.journal import Lines
+from dim_jax.designer.journal import JsonlLog
 from dim_jax.designer.runner import Job
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import Benchmark, Case, Track, read_finished
@@ -99,7 +99,7 @@ class Generator:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         failed: dict[str, str] = {}
-        with closing(Lines.locked(folder / f"cases{self.tag}.jsonl", wait=False)) as lines:
+        with closing(JsonlLog.locked(folder / f"cases{self.tag}.jsonl", wait=False)) as lines:
             for _ in lines.read():  # cuts off what a kill has torn
                 pass
             finished = read_finished(folder)
@@ -109,7 +109,7 @@ class Generator:
                 failed |= self._chunk(track, left[start : start + CHUNK], lines)
         return failed
 
-    def _chunk(self, track: Track, cases: Sequence[Case], lines: Lines) -> dict[str, str]:
+    def _chunk(self, track: Track, cases: Sequence[Case], lines: JsonlLog) -> dict[str, str]:
         works, failed = [self._begin(case) for case in cases], dict[str, str]()
         for turn in range(max(len(work.turns) for work in works)):
             works = [work for work in works if turn < len(work.turns)]
@@ -229,7 +229,7 @@ class Generator:
     ) -> tuple[dict[str, str], dict[str, str]]:
         """By case what the painter reads; and of those without, why."""
         if self.designs is None:
-            raise InputError(f"The track {track} needs somebody who writes blueprints. Name a designer (--designer).")
+            raise InputError(f"The track {track} needs a designer that writes blueprints. Give one (--designer).")
         end = "" if attempt == 1 else f".r{attempt}"
         ids = {work.case.id: f"{work.case.id}{_tail(turn)}{end}" for work in works}
         jobs = [Job(() if work.file is None else (work.file,), asked[work.case.id], {"id": ids[work.case.id]}) for work in works]
@@ -239,7 +239,7 @@ class Generator:
         texts = {case: found.texts[name] for case, name in ids.items() if name in found.texts}
         return texts, {case: found.reasons.get(name, "not asked") for case, name in ids.items() if case not in texts}
 
-    def _finish(self, track: Track, work: _Work, lines: Lines) -> None:
+    def _finish(self, track: Track, work: _Work, lines: JsonlLog) -> None:
         row: dict[str, Any] = {
             "id": work.case.id, "category": work.case.category, "prompt": work.case.prompt,
             "painted_prompt": "\n\n".join(work.texts), "pictures": work.pictures, "seconds": round(work.seconds, 3),

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dim_jax.designer.clients import LETTERS_PER_TOKEN, TOKENS_OF_A_PICTURE
-from dim_jax.designer.journal import key_of
+from dim_jax.designer.clients import CHARS_PER_TOKEN, TOKENS_PER_PICTURE
+from dim_jax.designer.journal import request_key
 from dim_jax.designer.limits import Price
 from dim_jax.designer.picture import digest
 from dim_jax.designer.runner import Job
@@ -164,12 +164,12 @@ def estimate(path: Path, asked: Sequence[Asked], judge: str, price: Price | None
     if counts:
         tokens_in, tokens_out = (len(left) * sum(column) / len(counts) for column in zip(*counts, strict=True))
     else:
-        sizes = (TOKENS_OF_A_PICTURE * len(one.question.pictures) + len(one.text) // LETTERS_PER_TOKEN for one in left)
+        sizes = (TOKENS_PER_PICTURE * len(one.question.pictures) + len(one.text) // CHARS_PER_TOKEN for one in left)
         tokens_in, tokens_out = float(sum(sizes)), float(TOKENS_OF_AN_ANSWER * len(left))
     text = f"{len(left)} of {len(asked)} questions to ask {judge}"
     if left:
         text += f", about {tokens_in + tokens_out:,.0f} tokens"
-        text += f", ${price.of(round(tokens_in), round(tokens_out)):,.2f}" if price else ""
+        text += f", ${price.dollars(round(tokens_in), round(tokens_out)):,.2f}" if price else ""
     return text
 
 
@@ -180,7 +180,7 @@ class Keys:
         self._judge, self._digests = judge, {} if digests is None else digests
 
     def __call__(self, asked: Asked) -> str:
-        return key_of([self._digest(picture) for picture in asked.question.pictures], asked.text, self._judge, asked.version)
+        return request_key([self._digest(picture) for picture in asked.question.pictures], asked.text, self._judge, asked.version)
 
     def _digest(self, picture: Path) -> str:
         if picture not in self._digests:

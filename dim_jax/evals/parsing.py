@@ -27,7 +27,7 @@ NUMBER = r"[*_`]*(?P<{0}>-?\d+(?:\.\d+)?)[*_`]*(?:\s*(?:/|out of)\s*[*_`]*(?P<{0
 VALUE = re.compile(NUMBER.format("n"), re.IGNORECASE)
 ONE = r"[*_`]*-?\d+(?:\.\d+)?[*_`]*(?:\s*/\s*\d+)?"
 LIST = rf"[*_`]*(?:[\[(]?\s*{ONE}(?:\s*,\s*{ONE})+\s*[\])]?|\[\s*{ONE}\s*\])[*_`]*"
-# A label, then its score, then nothing, or a remark that begins with a mark: "Compliance: 3 apples" is no score.
+# A label, then its score, then nothing, or a remark that begins with a mark: "Compliance: 3 apples" is not a score.
 LINE = re.compile(
     rf"^{MARKS}(?P<label>[^\W\d][^\n:：=]{{0,60}}?)[*_`\s]*[:：=]+[*_`\s]*(?:(?P<list>{LIST})|{NUMBER.format('n')})(?=\s*(?:$|[-–—(;,](?:\D|$)|\.(?:\s|$)))",
     re.IGNORECASE | re.MULTILINE,
@@ -79,7 +79,7 @@ def _json(body: str) -> Found | None:
     """
     found: list[Found] = []
     for value in _values(body):
-        scores = _of_value(value) if isinstance(value, dict) or body.startswith("[") else []  # "the region [3, 4]" is no pair of scores
+        scores = _of_value(value) if isinstance(value, dict) or body.startswith("[") else []  # "the region [3, 4]" is not a pair of scores
         if scores and scores not in found:
             found.append(scores)
     if len(found) > 1:

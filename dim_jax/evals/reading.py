@@ -35,14 +35,14 @@ def read_table(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Where, key and value of each entry of a JSON object of objects.
 
     Raises:
-        InputError: the file is damaged, or no such object.
+        InputError: the file is damaged, or not such an object.
     """
     table = read_json(path)
     if not isinstance(table, dict):
         raise InputError(f"{path}: must be an object with an entry for each case. Download it again.")
     for key, value in table.items():
         if not isinstance(value, dict):
-            raise InputError(f'{path}, entry "{key}": is no object. Download it again.')
+            raise InputError(f'{path}, entry "{key}": is not an object. Download it again.')
         yield f'{path}, entry "{key}"', key, value
 
 
@@ -73,7 +73,7 @@ class Pictures:
         """
         parts = [part for part in PurePosixPath(name).parts if part != "."]
         if not parts or ".." in parts:
-            raise InputError(f'{where}: "{name}" is no name of a picture. Mend the line.')
+            raise InputError(f'{where}: "{name}" is not the name of a picture. Mend the line.')
         self._total += 1
         for start in range(len(parts)):
             for folder in self._folders:
@@ -138,7 +138,7 @@ def picture_file(data: bytes, where: str) -> Path:
     default ~/.cache/dim_jax.
 
     Raises:
-        InputError: it is no picture (`where` says whose), or nothing can be kept there.
+        InputError: it is not a picture (`where` says whose), or nothing can be kept there.
     """
     if not isinstance(data, bytes):
         raise InputError(f"{where}: has no picture in it. Download it again.")

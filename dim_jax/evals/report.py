@@ -97,7 +97,7 @@ def build(
             assert protocol is not None
             judges[found.judge] = summary(found, protocol, benchmark.subsets, official_seed=official_seed)
             cost = price(found.judge)
-            judges[found.judge]["dollars"] = cost.of(found.tokens_in, found.tokens_out) if cost else None
+            judges[found.judge]["dollars"] = cost.dollars(found.tokens_in, found.tokens_out) if cost else None
         finished = read_finished(folder)
         painted = sum(case.id in finished for case in cases)
         measured = {key: value for key, value in measures[run, track].items() if key != "cases"}

@@ -46,7 +46,7 @@ class Shard(NamedTuple):
         """From "2/4".
 
         Raises:
-            InputError: it is no such text.
+            InputError: it is not such a text.
         """
         found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
@@ -71,7 +71,7 @@ def read_tracks(text: str, benchmark: Benchmark, *, designed: bool) -> list[Trac
     if unknown := [name for name in names if name not in TRACKS]:
         raise InputError(f'There is no track "{unknown[0]}". Tracks are {", ".join(TRACKS)}.')
     if names != ["direct"] and not designed:
-        raise InputError(f"The tracks {text} need somebody who writes blueprints. Name a designer (--designer).")
+        raise InputError(f"The tracks {text} need a designer that writes blueprints. Give one (--designer).")
     if "reflected" in names and benchmark.kind == "generate":
         raise InputError(f"{benchmark.title} has no pictures to edit, so no track reflected. Tracks for it are direct and designed.")
     return [track for track in TRACKS if track in names]

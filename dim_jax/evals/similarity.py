@@ -31,7 +31,7 @@ class VisionModel:
     def __init__(self, folder: Path):
         require("torch", extra="evaluate", what="A similarity by a model")
         if not (folder / "config.json").is_file():
-            raise InputError(f"{folder}: no folder of transformers (it has no config.json). Give a model that lies on this machine.")
+            raise InputError(f"{folder}: not a folder of transformers (it has no config.json). Give a model that lies on this machine.")
         self._folder = folder
 
     def features(self, pictures: Sequence[Image.Image]) -> Float[np.ndarray, "b d"]:

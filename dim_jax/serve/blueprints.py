@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import Image
 
 from dim_jax.designer.blueprint import BLUEPRINT
-from dim_jax.designer.choice import Choice
+from dim_jax.designer.choice import DesignerChoice
 from dim_jax.designer.clients import Response
-from dim_jax.designer.design import blueprint
+from dim_jax.designer.design import write_blueprint
 from dim_jax.designer.task import AnswerError
 from dim_jax.errors import InputError
 
@@ -36,7 +36,7 @@ class BlueprintWriter(NamedTuple):
     calls: int = 0
 
 
-def remote(choice: Choice, base_url: str | None = None) -> BlueprintWriter:
+def remote(choice: DesignerChoice, base_url: str | None = None) -> BlueprintWriter:
     """A model behind a server, asked as `dim edit` does. Answers are not kept, for several are asked for at once.
 
     Raises:
@@ -45,18 +45,18 @@ def remote(choice: Choice, base_url: str | None = None) -> BlueprintWriter:
     name = choice.open(base_url=base_url).name
 
     def write(pictures: Sequence[Image.Image], instructions: Sequence[str]) -> list[str | None]:
-        return [_asked(choice, base_url, *edit) for edit in zip(pictures, instructions, strict=True)]
+        return [_write(choice, base_url, *edit) for edit in zip(pictures, instructions, strict=True)]
 
     return BlueprintWriter(name, write, CALLS)
 
 
-def _asked(choice: Choice, base_url: str | None, picture: Image.Image, instruction: str) -> str | None:
+def _write(choice: DesignerChoice, base_url: str | None, picture: Image.Image, instruction: str) -> str | None:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "picture.png"
         picture.save(file, compress_level=1)
         try:
             # A client of its own, for it is closed at the end.
-            return blueprint(file, instruction, choice.open(base_url=base_url), journal_file=Path(folder) / "blueprints.jsonl")
+            return write_blueprint(file, instruction, choice.open(base_url=base_url), journal_file=Path(folder) / "blueprints.jsonl")
         except InputError as error:
             log.warning("no blueprint: %s", error)
             return None
@@ -65,13 +65,15 @@ def _asked(choice: Choice, base_url: str | None, picture: Image.Image, instructi
 def local(designer: "LocalDesigner") -> BlueprintWriter:
     """A Qwen2.5-VL on this machine."""
 
-    def read(answer: Response) -> str | None:
+    def parse(answer: Response) -> str | None:
         try:
-            if answer.trouble:
-                raise AnswerError(answer.trouble)
-            return BLUEPRINT.read(answer.text)
+            if answer.failure:
+                raise AnswerError(answer.failure)
+            return BLUEPRINT.parse(answer.text)
         except AnswerError as error:
             log.warning("%s wrote no blueprint: %s", designer.name, error)
             return None
 
-    return BlueprintWriter(designer.name, lambda pictures, instructions: [read(one) for one in designer.write(pictures, instructions)])
+    return BlueprintWriter(
+        designer.name, lambda pictures, instructions: [parse(answer) for answer in designer.write(pictures, instructions)]
+    )

@@ -63,7 +63,7 @@ def cached_parts(folder: AnyPath, parts: list[MixtureComponent], made_by: Mappin
             it is in a bucket, and too large for copies of its shards.
     """
     if not (folder / CACHE).exists():
-        raise InputError(f"{folder}: is no cache ({CACHE} is missing). Write it first: dim cache --config ... --into {folder}")
+        raise InputError(f"{folder}: is not a cache ({CACHE} is missing). Write it first: dim cache --config ... --into {folder}")
     known = read_json(folder / CACHE)
     known.pop("hidden states", None)
     _compare(folder, known, json.loads(json.dumps(made_by)), "Write another cache (dim cache --into), and name it in data.cache.")

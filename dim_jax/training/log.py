@@ -110,4 +110,4 @@ def _step(path: AnyPath, number: int, line: str, lines: int) -> float:
     except (ValueError, KeyError, TypeError) as error:
         if number == lines:
             return float("inf")
-        raise InputError(f"{path}, line {number}: is no log line ({error}). Remove the line, or use another workdir.") from error
+        raise InputError(f"{path}, line {number}: is not a log line ({error}). Remove the line, or use another workdir.") from error

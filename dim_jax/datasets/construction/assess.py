@@ -64,7 +64,7 @@ def parse(text: str) -> Assessment:
     words = re.sub(r"[\W_]+", " ", fields["verdict"]).strip().lower().replace("partly", "partially")
     verdict = next((name for name in VERDICTS if words == name or words.startswith(f"{name} ")), None)
     if verdict is None:
-        raise AnswerError(f'the verdict "{fields["verdict"][:60]}" is none of {", ".join(VERDICTS)}')
+        raise AnswerError(f'the verdict "{fields["verdict"][:60]}" is not one of {", ".join(VERDICTS)}')
     reason, instruction = fields.get("reason", ""), fields.get("instruction", "")
     if verdict == MISALIGNED:
         return Assessment(verdict, reason, "")

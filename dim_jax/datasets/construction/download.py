@@ -66,7 +66,7 @@ class Downloads:
             DownloadError: there is no such file, it is too large or has another checksum, or every try failed.
         """
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise DownloadError("no address of a file")
+            raise DownloadError("not the address of a file")
         host = self._hosts.setdefault(urlsplit(url).netloc, _HostLimits(self._settings["per_host"]))
         async with host.slots:
             for tries in range(1, self._settings["tries"] + 1):
@@ -75,7 +75,7 @@ class Downloads:
                     data = await self._request(url, max_bytes)
                     break
                 except _TransientError as error:
-                    wait = self._backoff.wait(tries)
+                    wait = self._backoff.backoff_seconds(tries)
                     host.next_start = max(
                         host.next_start, asyncio.get_running_loop().time() + max(wait, min(error.wait or 0.0, LONGEST_WAIT))
                     )
@@ -126,7 +126,7 @@ class Downloads:
                     except (DownloadError, _TransientError) as error:
                         if isinstance(error, DownloadError) or tries == self._settings["tries"] or (error.wait or 0.0) > LONGEST_WAIT:
                             raise InputError(f"{url}: {error}. The partial file {partial} is kept; run the same command again.") from error
-                        await asyncio.sleep(max(self._backoff.wait(tries), error.wait or 0.0))
+                        await asyncio.sleep(max(self._backoff.backoff_seconds(tries), error.wait or 0.0))
                 partial.replace(path)
                 _ResumeNote(path.with_name(f"{path.name}.partial.json")).forget()
         except BlockingIOError as error:
@@ -216,7 +216,7 @@ def _translated_errors() -> Iterator[None]:
     try:
         yield
     except httpx2.InvalidURL as error:
-        raise DownloadError("no address of a file") from error
+        raise DownloadError("not the address of a file") from error
     except (httpx2.TooManyRedirects, httpx2.UnsupportedProtocol, httpx2.DecodingError) as error:
         raise DownloadError(f"the server misleads: {type(error).__name__}") from error
     except httpx2.HTTPError as error:

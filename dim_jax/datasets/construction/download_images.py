@@ -14,7 +14,7 @@ from dim_jax.datasets.construction.ledger import Ledger, MissingKeys
 from dim_jax.datasets.construction.locators import Located, locate
 from dim_jax.datasets.construction.pictures import store
 from dim_jax.datasets.construction.sources import LazyImage
-from dim_jax.designer.journal import Lines
+from dim_jax.designer.journal import JsonlLog
 from dim_jax.errors import InputError, check_unicode
 from dim_jax.storage.jsonl import objects
 
@@ -74,7 +74,7 @@ def download_pictures(
         InputError: as in `build`.
     """
     ledger, field = Ledger(), config["captions"]["field"]
-    lines, failures = Lines.locked(folder / PICTURES, wait=False), Lines(folder / FAILURES)
+    lines, failures = JsonlLog.locked(folder / PICTURES, wait=False), JsonlLog(folder / FAILURES)
     try:
         for name, rule in rules.items():
             ledger.add(name, ((row.key, row.sha256) for row in read_metadata(metadata, rule, field)))

@@ -29,7 +29,7 @@ from dim_jax.datasets.construction.filtering import Scored, check_bounds, out_of
 from dim_jax.datasets.construction.pictures import store
 from dim_jax.datasets.construction.sources import Source
 from dim_jax.designer.blueprint import BLUEPRINT_WITH_TARGET
-from dim_jax.designer.journal import Lines
+from dim_jax.designer.journal import JsonlLog
 from dim_jax.designer.runner import Job
 from dim_jax.designer.stage_runner import DesignerFactory, StageRunner
 from dim_jax.errors import InputError, require
@@ -144,7 +144,7 @@ def _filter(scored: Sequence[Scored], sources: Sequence[Source], bounds: Mapping
 def _keep(folder: Path, kept: Sequence[Scored], sources: Sequence[Source], rejects: list[dict]) -> list[dict[str, str]]:
     """A row for each pair that passed the filter, its pictures written; a pair that occurs twice with one instruction is kept once."""
     rows = {source.name: source.rows for source in sources}
-    lines = Lines.locked(folder / PAIRS, wait=False)
+    lines = JsonlLog.locked(folder / PAIRS, wait=False)
     try:
         stored_rows = {row["id"]: row for _, row in lines.read()}
         pairs, first_ids = [], dict[tuple[str, ...], str]()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dim_jax.datasets.construction.scores import Pair, Scores, Similarity, ssim
 from dim_jax.datasets.construction.sources import RawExample, Source
-from dim_jax.designer.journal import Lines
+from dim_jax.designer.journal import JsonlLog
 from dim_jax.errors import InputError
 
 THREADS = 4
@@ -41,7 +41,7 @@ def score(
         InputError: another run is writing to `path`, or a model cannot be read.
     """
     version = scores_version(settings)
-    lines = Lines.locked(path, wait=False)
+    lines = JsonlLog.locked(path, wait=False)
     try:
         scored = {(row["source"], row["index"]): _scored(row) for _, row in lines.read() if row["version"] == version}
         count, similarity = 0, None

@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ign
 from dim_jax.datasets.construction.filtering import score_batch, scores_version
 from dim_jax.datasets.construction.scores import Similarity
 from dim_jax.datasets.construction.sources import Source, open_source
-from dim_jax.designer.journal import Lines
+from dim_jax.designer.journal import JsonlLog
 from dim_jax.storage.folders import new_file
 
 BATCHES = 16  # of one stretch: what is lost when a worker dies
@@ -65,7 +65,7 @@ def score_on_workers(sources: Sequence[Source], settings: Mapping[str, Any], pat
     """
     shards = path.with_name(f"{path.stem}.parts")
     shards.mkdir(exist_ok=True)
-    lines = Lines.locked(path, wait=False)
+    lines = JsonlLog.locked(path, wait=False)
     try:
         scored_keys = {(row["source"], row["index"]) for _, row in lines.read() if row["version"] == scores_version(settings)}
         scored_keys |= _collect(shards, lines, scored_keys)
@@ -92,7 +92,7 @@ def _missing(source: Source, scored_keys: set[tuple[str, int]], size: int) -> It
         yield PairRange(source.spelling, tuple(missing[start : start + size]))
 
 
-def _collect(shards: Path, lines: Lines, scored_keys: set[tuple[str, int]]) -> set[tuple[str, int]]:
+def _collect(shards: Path, lines: JsonlLog, scored_keys: set[tuple[str, int]]) -> set[tuple[str, int]]:
     """Move what workers wrote to `lines`; returns which pairs these are. A part that was moved before its file went is not moved again."""
     collected = set[tuple[str, int]]()
     for shard in sorted(shards.glob("[!.]*.jsonl")):

@@ -41,7 +41,7 @@ BUFFER, FAR_BUFFER = 2**20, 2**22  # bytes that are read at once; from a bucket 
 ZIP_BUFFER = 2**16  # less, since its members are read one by one
 
 
-# What zipfile raises for damaged archives, methods and encryption that it does not know, and names that are no text.
+# What zipfile raises for damaged archives, methods and encryption that it does not know, and names that are not valid text.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
 Links = dict[str, tuple[bool, str]]  # of an archive: name -> (hard link or not, target)
 

@@ -34,7 +34,7 @@ def scores(results: Path, cases: Sequence[Case]) -> Mapping[str, dict[str, float
     """By case the share of its pictures that are right, from what evaluate_images.py writes.
 
     Raises:
-        InputError: a line is none of its results, or names a picture that was not painted for one of the cases.
+        InputError: a line is not one of its results, or names a picture that was not painted for one of the cases.
     """
     right: dict[str, list[bool]] = {}
     known = {int(case.id): case.id for case in cases}
@@ -42,7 +42,7 @@ def scores(results: Path, cases: Sequence[Case]) -> Mapping[str, dict[str, float
         parts = Path(text_of(row, "filename", where)).parts
         number = int(parts[-3]) if len(parts) > 2 and parts[-3].isdecimal() else -1
         if number not in known or not isinstance(row.get("correct"), bool):
-            raise InputError(f"{where}: is no result of one of these pictures. Run the scorer on the folder `official` of this track.")
+            raise InputError(f"{where}: is not a result of one of these pictures. Run the scorer on the folder `official` of this track.")
         right.setdefault(known[number], []).append(row["correct"])
     return {name: {"correct": sum(found) / len(found)} for name, found in right.items()}
 

@@ -47,7 +47,7 @@ def _edit_type(row: dict, where: str) -> str:
     kind = text_of(row, "edit_type", where)
     kind = OTHER_NAMES.get(kind, kind)
     if kind not in TYPES:
-        raise InputError(f'{where}: "{kind}" is no type of edit. Types are {", ".join(TYPES)}.')
+        raise InputError(f'{where}: "{kind}" is not a type of edit. Types are {", ".join(TYPES)}.')
     return kind
 
 

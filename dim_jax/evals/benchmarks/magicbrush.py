@@ -53,7 +53,7 @@ def read_turns(data: Path) -> list[Turn]:
 def _edits(path: Path, sessions: dict[str, Any]) -> Iterator[tuple[str, int, str, dict[str, Any]]]:
     for session, edits in sessions.items():
         if not isinstance(edits, list) or not all(isinstance(edit, dict) for edit in edits):
-            raise InputError(f'{path}, session "{session}": is no list of edits. Download it again.')
+            raise InputError(f'{path}, session "{session}": is not a list of edits. Download it again.')
         for number, edit in enumerate(edits, 1):
             yield session, number, f'{path}, session "{session}", turn {number}', edit
 

@@ -27,10 +27,10 @@ def read(data: Path) -> list[Case]:
     for number, row in enumerate(rows, 1):
         where = f"{path}, case {number}"
         if not isinstance(row, dict):
-            raise InputError(f"{where}: is no object. Download it again.")
+            raise InputError(f"{where}: is not an object. Download it again.")
         category = text_of(row, "category", where)
         if category not in CATEGORIES:
-            raise InputError(f'{where}: "{category}" is none of {", ".join(CATEGORIES)}.')
+            raise InputError(f'{where}: "{category}" is not one of {", ".join(CATEGORIES)}.')
         facts: dict[str, Any] = {key: value for key, value in row.items() if value is not None}
         for key in PICTURES:
             if isinstance(facts.get(key), str):
