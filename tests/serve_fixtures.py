@@ -1,6 +1,6 @@
 """A server of images without a network that paints: what the tests of `dim serve` share.
 
-`python -m tests.serve_fixtures SECONDS` serves until a signal ends it, and prints its address; a batch takes so many seconds.
+`python -m tests.serve_fixtures SECONDS GRACE` serves until a signal ends it, and prints its address; a batch takes so many seconds.
 """
 
 import hashlib
@@ -115,4 +115,4 @@ if __name__ == "__main__":
         log_to_stderr()
         slow = Engine(painting(float(sys.argv[1])), queue=24, wait=0.002)
         print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
-        serve(Service(slow, MODEL, Limits(upload=2**18, pixels=2**20), (TOKEN,)), listening, grace=10.0)
+        serve(Service(slow, MODEL, Limits(upload=2**18, pixels=2**20), (TOKEN,)), listening, float(sys.argv[2]))
