@@ -76,7 +76,7 @@ def parse(words: Sequence[str]) -> None:
     assert words[0] == "dim"
     command: Any = typer.main.get_command(app)
     words = words[1:]
-    while words[0] in getattr(command, "commands", {}):
+    while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
     command.make_context("dim", list(words))
 

@@ -33,21 +33,22 @@ def test_what_fits_together_is_painted_together():
         assert [made.ahead(ticket) for ticket in tickets] == [0, 2, 5, 3]
         gate.opened.set()
         results = [ticket.future.result(60) for ticket in tickets]
-    # Six pictures of one bucket in batches of four, and the other bucket by itself; the oldest first, filled up to a power of two.
+    # Six pictures of one bucket in batches of four, and the other bucket by itself; the oldest first.
     assert gate.batches == [["first"], ["a", "a", "b", "c"], ["c"], ["wide"]]
     assert [[one.seed for one in result] for result in results] == [[0, 1], [0], [0], [0, 1]]
     assert all(one.image.getpixel((0, 0)) == colour(one.prompt, one.seed) for result in results for one in result)
     assert [ticket.stage for ticket in tickets] == ["done"] * 4
 
 
-def test_a_batch_is_filled_up_to_a_power_of_two():
+def test_batches_are_powers_of_two():
+    """Or whole: so few programs are compiled, and nothing is painted twice to fill one up."""
     gate = Gate()
     with engine(painting(before=gate), batch=6, wait=0.0) as made:
         gate.first(made)
-        ticket = made.submit(requests("a", 3), SETTINGS)
+        ticket = made.submit(requests("a", 9), SETTINGS)
         gate.opened.set()
-        assert [one.seed for one in ticket.future.result(60)] == [0, 1, 2]
-    assert [len(batch) for batch in gate.batches] == [1, 4]
+        assert [one.seed for one in ticket.future.result(60)] == list(range(9))
+    assert [len(batch) for batch in gate.batches] == [1, 6, 2, 1]
 
 
 def test_the_first_picture_waits_for_others():
@@ -151,7 +152,7 @@ def test_a_blueprint_is_written_before_an_edit_is_painted(calls):
     if calls:
         assert sorted(flat) == ["a", "b", "refuse"], "each is paid for once"
     else:
-        assert asked == [["a", "refuse", "b", "b"]], "a batch of its own, filled up"
+        assert asked == [["a", "refuse"], ["b"]], "in batches of their own"
 
 
 def test_a_server_is_asked_for_blueprints(monkeypatch):

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from dim_jax.batching import Batch, Request
+from dim_jax.batching import Request
 from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
 from dim_jax.serve.blueprints import BlueprintWriter
@@ -59,7 +59,7 @@ class Engine:
         """
         Args:
             paint: such as `pipeline.paint_requests` of a sampler.
-            batch: the most pictures that are painted together. They are filled up to a power of two, for every number compiles anew.
+            batch: the most pictures that are painted together. Fewer are a power of two, for every number compiles anew.
             wait: seconds that the first picture of a batch waits for more.
             queue: the most pictures that wait.
             writer: writes the blueprints that are asked for; where it asks a server, in threads beside the painting one.
@@ -158,7 +158,7 @@ class Engine:
                     mates = list({row.ticket: row for row in reversed(mates)}.values())[::-1]
                 left = ready[0].ticket.since + self.wait - time.monotonic() if ready else None
                 if left is not None and (len(mates) >= self.batch or left <= 0 or self._stopping):
-                    return mates[: self.batch]
+                    return mates[: self.batch if len(mates) >= self.batch else 1 << len(mates).bit_length() - 1]
                 self._changed.wait(left)
 
     def _attempt(self, work: Callable[[list[_Row]], None], rows: list[_Row]) -> None:
@@ -188,9 +188,9 @@ class Engine:
         assert self._writer is not None
         for row in rows:
             row.ticket.stage = "designing"
-        filled = [row.request for row in self._filled(rows)]
-        texts = self._writer.write([request.source.picture for request in filled if request.source], [one.prompt for one in filled])
-        for row, text in zip(rows, texts, strict=False):
+        edits = [row.request for row in rows]
+        texts = self._writer.write([edit.source.picture for edit in edits if edit.source], [edit.prompt for edit in edits])
+        for row, text in zip(rows, texts, strict=True):
             ticket = row.ticket
             if text is None:
                 self._finish(
@@ -210,10 +210,9 @@ class Engine:
             self._rows = [row for row in self._rows if row not in rows]
         for row in rows:
             row.ticket.stage = "painting"
-        filled = self._filled(rows)
         started = time.monotonic()
-        settings = replace(rows[0].ticket.settings, batch_size=len(filled))
-        found = dict(self._paint([row.request for row in filled], settings))
+        settings = replace(rows[0].ticket.settings, batch_size=len(rows))
+        found = dict(self._paint([row.request for row in rows], settings))
         seconds = time.monotonic() - started
         self._speeds.append(seconds / len(rows))
         self.on_batch(len(rows), seconds)
@@ -222,11 +221,6 @@ class Engine:
             ticket.results[row.index] = found[i]
             if ticket.painted == len(ticket.requests):
                 self._finish(ticket, [ticket.results[index] for index in range(ticket.painted)])
-
-    def _filled(self, rows: list[_Row]) -> list[_Row]:
-        """The rows, the last one again up to a power of two."""
-        number = min(self.batch, 1 << (len(rows) - 1).bit_length())
-        return Batch(list(range(len(rows))), number).fill(rows)
 
     def _bucket(self, ticket: Ticket, index: int) -> Hashable:
         return ticket.requests[index].kind, ticket.settings

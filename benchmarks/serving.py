@@ -1,0 +1,129 @@
+"""How many edits a second `dim serve` answers, beside offline batching of the same edits in one call of the pipeline.
+
+    python benchmarks/serving.py [--checkpoint dim_jax/nano] [--edits 48] [--batch 8] [--rounds 5]
+
+Both read PNG bytes, paint in batches of the same size and give PNG bytes. The server is a process of its own; clients are threads of this
+one, twice as many as a batch has pictures. Rounds alternate between the two, so that both meet the same load from others; the first of each
+compiles and does not count. The goal is 90 % of the offline rate. On a GPU set
+XLA_PYTHON_CLIENT_PREALLOCATE=false, for both processes use it.
+"""
+
+import argparse
+import base64
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPT = "Make it red."
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default=str(ROOT / "dim_jax/nano"))
+    parser.add_argument("--picture", type=Path, default=ROOT / "dim_jax/nano/samples/book.png")
+    parser.add_argument("--edits", type=int, default=48, help="in a round")
+    parser.add_argument("--batch", type=int, default=8, help="pictures that are painted together")
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser.parse_args(arguments)
+
+
+def offline(args: argparse.Namespace) -> Callable[[], list[bytes]]:
+    """Paints all edits in one call."""
+    from dim_jax.data.pictures import read_picture
+    from dim_jax.pipeline import EditPipeline
+
+    pipeline = EditPipeline.from_pretrained(args.checkpoint)
+    settings = replace(pipeline.sampler.settings, batch_size=args.batch)
+    data = args.picture.read_bytes()
+
+    def run() -> list[bytes]:
+        pictures = [read_picture(io.BytesIO(data), "picture") for _ in range(args.edits)]
+        results = pipeline([PROMPT] * args.edits, pictures, seeds=range(args.edits), settings=settings)
+        files = []
+        for result in results:
+            files.append(io.BytesIO())
+            result.image.save(files[-1], "PNG", pnginfo=result.png_info(), compress_level=1)
+        return [file.getvalue() for file in files]
+
+    return run
+
+
+def served(args: argparse.Namespace, port: int) -> Callable[[], list[bytes]]:
+    """Asks the server for all edits."""
+    data, mark = args.picture.read_bytes(), uuid.uuid4().hex
+
+    def edit(seed: int) -> bytes:
+        fields = {"prompt": PROMPT, "seed": seed}
+        text = "".join(f'--{mark}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{fields[name]}\r\n' for name in fields)
+        file = f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+        body = (text + file).encode() + data + f"\r\n--{mark}--\r\n".encode()
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("POST", "/v1/images/edits", body, {"Content-Type": f"multipart/form-data; boundary={mark}"})
+        answer = connection.getresponse()
+        found = json.loads(answer.read())
+        connection.close()
+        if answer.status != 200:
+            raise SystemExit(f"the server answered {answer.status}: {found}")
+        return base64.b64decode(found["data"][0]["b64_json"])
+
+    def run() -> list[bytes]:
+        with ThreadPoolExecutor(2 * args.batch) as clients:
+            return list(clients.map(edit, range(args.edits)))
+
+    return run
+
+
+def start(args: argparse.Namespace) -> tuple[subprocess.Popen, int]:
+    """A server on a free port."""
+    command = [sys.executable, "-m", "dim_jax.cli", "serve", args.checkpoint, "--port", "0", "--batch", str(args.batch)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"http://[\d.]+:(\d+)", line):
+            threading.Thread(target=process.stderr.read, daemon=True).start()  # a pipe that nobody reads would stop it once it is full
+            return process, int(found[1])
+    raise SystemExit(f"{' '.join(command)} ended with exit code {process.wait()}.")
+
+
+def main() -> None:
+    args = parse()
+    process, port = start(args)
+    try:
+        ways = {"offline": offline(args), "served": served(args, port)}
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(args.rounds + 1):
+            for name, run in ways.items():
+                began = time.monotonic()
+                run()
+                rate = args.edits / (time.monotonic() - began)
+                print(f"round {number}: {name} {rate:.2f} edits/s", flush=True)
+                rates[name] += [rate] if number else []
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+    ratios = [ours / theirs for ours, theirs in zip(rates["served"], rates["offline"], strict=True)]
+    print(f"\n| | edits/s, median of {args.rounds} |\n|---|---|")
+    for name, values in rates.items():
+        print(f"| {name} | {statistics.median(values):.2f} |")
+    print(f"\nserved over offline: median {statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()
