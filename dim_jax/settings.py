@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from dim_jax.diffusion.sampler import SOLVERS
+from dim_jax.diffusion.solvers import SOLVERS
 from dim_jax.errors import InputError, check_unicode
 from dim_jax.models.hf_config import HFConfig
 
@@ -54,7 +54,7 @@ class Settings:
             raise InputError(
                 f"num_steps {self.num_steps}, resolution {self.resolution} and batch_size {self.batch_size} must be at least 1, "
                 f"flow_shift {self.flow_shift} positive, guidance_scale {self.guidance_scale} and image_guidance_scale "
-                f"{self.image_guidance_scale} not negative."
+                f"{self.image_guidance_scale} not negative, and all of them finite."
             )
         if not 0 <= self.guidance_start <= self.guidance_stop <= 1 or self.cache_interval < 1:
             raise InputError(

@@ -60,7 +60,6 @@ def test_bad_values(loaded):
     assert "Resolution 100 " in one_error(dim(*edit("--resolution", "100")))
     assert "Size 100 x 100: " in one_error(dim(*generate("--resolution", "100")))
     assert "flow_shift nan" in one_error(dim(*edit("--flow-shift", "nan")))
-    assert "Solvers are dpm++2m, euler" in one_error(dim(*edit("--solver", "heun")))
     assert "Seed 99999999999" in one_error(dim(*edit(*QUICKLY, "--seed", "99999999999")))
     assert os.listdir() == ["in.png"]
 
@@ -190,3 +189,9 @@ def test_a_full_disk(loaded, which):
     assert "File too large" in text
     assert ("ours" if which == "convert" else "out.png") in text
     assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize("output", ["", ".", "..", "/"])
+def test_an_output_without_a_name(output):
+    assert "Name a file that ends in .png" in one_error(dim(*edit(output=output)))
+    assert os.listdir() == ["in.png"]

@@ -1,12 +1,14 @@
 """A run goes on with its own config, or with another one that it was told of."""
 
 import json
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
+from dim_jax.config import read_config
 from dim_jax.errors import InputError
-from dim_jax.training.config_guard import same_config
+from dim_jax.training.config_guard import check_config, same_config
 
 
 def config(rate: float, steps: int) -> ConfigDict:
@@ -59,3 +61,22 @@ def test_curriculum_equals_its_json_roundtrip(tmp_path):
     config.data.curriculum = ((8, {"edit": 0.5, "caption": 0.5}),)
     with pytest.raises(InputError, match=r"data.curriculum was \[\[9, "):
         same_config(config, tmp_path, step=6, allow_changes=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("optim.learning_rate", "-1.0", "at least 0"), ("optim.learning_rate", "1e999", "at least 0"),
+        ("optim.warmup_steps", "-1", "at least 0"),
+        ("optim.ema_decay", "1.0", "less than 1"), ("optim.betas", "(0.9, 1.5)", "less than 1"),
+        ("optim.clip_global_norm", "0.0", "above 0"), ("sample.num_steps", "0", "at least 1"), ("sample.blueprint_from", "x", "one of"),
+        ("flow.condition_dropout", "1.5", "from 0 to 1"), ("flow.shift", "-3.0", "above 0"), ("data.workers", "-1", "at least 0"),
+        ("data.batch_size", "0", "at least 1"), ("data.max_aspect_ratio", "0.5", "at least 1"),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_their_range_are_refused(key, value, says):
+    """A run would begin with them, and learn nothing, or away from its data."""
+    found = read_config(Path("nano_edit"), {key: value})
+    with pytest.raises(InputError, match=rf"{key.rpartition('.')[2]} .*must be .*{says}"):
+        check_config(found)
+    check_config(read_config(Path("nano_edit"), {}))

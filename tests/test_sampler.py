@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dim_jax.diffusion import sampler
+from dim_jax.diffusion import sampler, solvers
 from dim_jax.errors import InputError
 
 NOISE = sampler.noise(np.arange(2), (2, 3, 4))
@@ -36,12 +36,12 @@ def test_impossible_schedules_are_refused(values):
 def test_data_weights_of_every_step_add_up():
     """x' = a x + b data + c previous: for data = x and noise = 0 nothing but the level of noise may change."""
     sigma = sampler.sigmas(20, 3.0).astype(np.float64)
-    for solver in sampler.SOLVERS.values():
+    for solver in solvers.SOLVERS.values():
         a, b, c = solver(sigma).T
         np.testing.assert_allclose(a + b + c, 1, atol=1e-6)
         np.testing.assert_allclose(a, sigma[1:] / sigma[:-1], atol=1e-7)
         assert c[0] == c[-1] == 0
-    assert sampler.dpm_solver_2m(sigma)[:, 2].any()
+    assert solvers.dpm_solver_2m(sigma)[:, 2].any()
 
 
 def test_what_each_step_evaluates():
@@ -71,7 +71,7 @@ def test_sampler_step_follows_coefficient_table():
 
 @pytest.mark.parametrize("cache_interval", [1, 3])
 @pytest.mark.parametrize("num_steps", [1, 2, 7])
-@pytest.mark.parametrize("solver", sampler.SOLVERS)
+@pytest.mark.parametrize("solver", solvers.SOLVERS)
 def test_a_straight_path_is_followed_exactly(num_steps, solver, cache_interval):
     """The velocity noise - data of one picture is constant: any number of steps ends at the picture."""
     data = jnp.asarray(np.random.default_rng(1).normal(size=NOISE.shape), jnp.float32)

@@ -9,6 +9,7 @@ import typer
 
 from dim_jax.cli.options import mesh_sizes, with_options
 from dim_jax.console import open_console
+from dim_jax.diffusion.solvers import SOLVERS
 
 AS_SAID = "Default: as the checkpoint says, else"
 console = open_console()
@@ -56,6 +57,12 @@ Loras = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 
 
+def _known_solver(name: str | None) -> str | None:
+    if name is not None and name not in SOLVERS:
+        raise typer.BadParameter(f'there is no solver "{name}". Solvers are {", ".join(SOLVERS)}.')
+    return name
+
+
 @dataclass(frozen=True)
 class SamplingOptions:
     """The options of every command that paints. Settings that are None are as the checkpoint says."""
@@ -77,7 +84,10 @@ class SamplingOptions:
     size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Exact size, instead of one by resolution and aspect ratio.")] = (
         None
     )
-    solver: Annotated[str | None, typer.Option(metavar="NAME", help=f"The sampler; a wrong name lists all. {AS_SAID} dpm++2m.")] = None
+    solver: Annotated[
+        str | None,
+        typer.Option(callback=_known_solver, metavar="NAME", help=f"The sampler: {' or '.join(SOLVERS)}. {AS_SAID} dpm++2m."),
+    ] = None
     lora: Loras = None
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")] = False
     dtype: Dtype = None
@@ -170,9 +180,9 @@ def edit(
     if show_blueprint and not blueprint and choice.kind == "none":
         raise typer.BadParameter("Name who writes it (--designer), or give one (--blueprint).", param_hint="--show-blueprint")
     prompts = [prompt or "", *(then or [])]
-    result = as_path(output)
+    result = edit_result.check_output(output, overwrite=how.overwrite)
     sheet_path, paths = result.with_suffix(".sheet.png"), [result.with_suffix(f".{n}.png") for n in range(1, len(prompts) + 1) if rounds]
-    for path in [result, *([sheet_path] if sheet else []), *paths]:
+    for path in [*([sheet_path] if sheet else []), *paths]:
         edit_result.check_output(path, overwrite=how.overwrite)
     file = local(as_path(image))
     picture = open_picture(file)

@@ -1,7 +1,7 @@
-"""From noise to data along a velocity field: DPM-Solver++ 2M and Euler, with classifier-free guidance.
+"""From noise to data along a velocity field, with classifier-free guidance.
 
-Every solver here is linear in the latents and in its last two predictions of the data, so a solver is a table of coefficients,
-computed once in float64 (`SOLVERS`), and all share one loop. What each step evaluates is a table as well (`evaluations`).
+Every solver is a table of coefficients (`diffusion.solvers`), and all share one loop. What each step evaluates is a table as well
+(`evaluations`).
 """
 
 import math
@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dim_jax.diffusion import flow
+from dim_jax.diffusion.solvers import SOLVERS
 from dim_jax.errors import InputError
 
-Table = Float[np.ndarray, "levels-1 3"]
 Velocity = Callable[[Float[Array, "b h w c"], Float[Array, ""]], Float[Array, "b h w c"]]
 StepCallback = Callable[[Int[np.ndarray, ""], Float[np.ndarray, "b h w c"]], None]
 
@@ -38,29 +38,7 @@ def sigmas(num_steps: int, flow_shift: float) -> Float[np.ndarray, " {num_steps}
     return (shift * s / (one + more * s))[::-1]
 
 
-def euler(sigma: Float[np.ndarray, " levels"]) -> Table:
-    """Coefficients a, b, c of x' = a x + b data + c previous_data for every step, where data = x - sigma * velocity; float64."""
-    ratio = sigma[1:] / sigma[:-1]
-    return np.stack([ratio, 1 - ratio, np.zeros_like(ratio)], 1)
-
-
-def dpm_solver_2m(sigma: Float[np.ndarray, " levels"]) -> Table:
-    """The coefficients of DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2) with alpha = 1 - sigma.
-
-    The first and the last step are of first order, which is Euler's for a straight flow: the one has no past, the other ends where
-    log(alpha / sigma) is infinite.
-    """
-    table = euler(sigma)
-    log_snr = np.log(1 - sigma[:-1]) - np.log(sigma[:-1])
-    step = np.diff(log_snr)  # h_1 .. h_{n-1}; the last step's is infinite
-    second = table[1:-1, 1] * step[1:] / (2 * step[:-1])
-    table[1:-1, 1] += second
-    table[1:-1, 2] -= second
-    return table
-
-
 GUIDED, CONDITIONAL, CACHED = range(3)
-SOLVERS = {"dpm++2m": dpm_solver_2m, "euler": euler}  # a new solver is a function and its name here
 
 
 def evaluations(num_steps: int, *, guided: bool, start: float, stop: float, cache_interval: int) -> Int[np.ndarray, " steps"]:

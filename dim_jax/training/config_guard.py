@@ -1,8 +1,10 @@
 """Checks of a run's config: whether its options hold together, and whether it is the one that the working directory began with."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
@@ -12,6 +14,7 @@ from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
 from dim_jax.models.sana import SAVED_NAMES
+from dim_jax.settings import IN_FILE, PromptMode, Settings
 from dim_jax.storage.folders import append, new_file
 from dim_jax.storage.paths import AnyPath, read_json
 from dim_jax.training.lora import check_lora
@@ -24,12 +27,25 @@ FREE_TO_CHANGE = (
 )  # fmt: skip
 
 
+# What must hold of numbers, and of which: NaN is in no range.
+RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    ("at least 1", lambda value: 1 <= value < math.inf, ("data.batch_size", "data.max_aspect_ratio")),
+    ("at least 0", lambda value: 0 <= value < math.inf, (
+        "data.workers", "data.bad_samples", "data.balance", "data.shift", "optim.learning_rate", "optim.warmup_steps", "optim.weight_decay",
+        "autoencoder.latent_noise", "autoencoder.spread_weight",
+    )),
+    ("above 0", lambda value: value > 0, ("optim.clip_global_norm", "optim.eps", "flow.shift")),
+    ("from 0 to 1", lambda value: 0 <= value <= 1, ("flow.condition_dropout", "flow.source_dropout")),
+    ("at least 0 and less than 1", lambda value: 0 <= value < 1, ("optim.betas", "optim.ema_decay")),
+)  # fmt: skip
+
+
 def check_config(config: Config) -> tuple[str, ...]:
     """The components that `config.objective` needs, once the config is known to hold together; its data and checkpoints are not opened.
 
     Raises:
         InputError: there is no such objective or `config.model.remat`; `config.trainable` and `config.frozen` do not name each component
-            once; it cannot be trained from a cache, which `config.data.cache` names; a number of `config.train` is too small; or as
+            once; it cannot be trained from a cache, which `config.data.cache` names; a number is out of its range; or as
             `check_lora`.
     """
     if config.objective not in COMPONENTS:
@@ -51,7 +67,31 @@ def check_config(config: Config) -> tuple[str, ...]:
     for name in ("show_every", "watchdog_minutes"):
         if options[name] < 0:
             raise InputError(f"config.train: {name} {options[name]} must be positive, or 0.")
+    _check_ranges(config)
     return components
+
+
+def _check_ranges(config: Config) -> None:
+    """Refuse numbers that a run would take and learn nothing from, or something else.
+
+    Raises:
+        InputError: names them with their ranges.
+    """
+    wrong = [
+        f"{key} {value!r} must be {said}"
+        for said, within, keys in RANGES
+        for key in keys
+        for value in [config[key.split(".")[0]][key.split(".")[1]]]
+        if not (all(map(within, value)) if isinstance(value, tuple) else within(value))
+    ]
+    if wrong:
+        raise InputError(f"config: {'; '.join(wrong)}. Correct them (--set KEY=VALUE).")
+    try:  # the settings of the checkpoint that is written at the end
+        Settings(**{key: value for key, value in config.sample.items() if key in IN_FILE})
+    except InputError as error:
+        raise InputError(f"config.sample: {error}") from error
+    if config.sample.blueprint_from not in (modes := get_args(PromptMode)):
+        raise InputError(f"config.sample.blueprint_from is {config.sample.blueprint_from!r}, but must be one of {', '.join(modes)}.")
 
 
 def check_cacheable(config: Config) -> None:
