@@ -34,6 +34,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--text-tokens", type=int, default=330, help="of the blueprint")
     parser.add_argument("--remat", default="products", help="as config.model.remat")
     parser.add_argument("--part", choices=("cached", "online"), help="one way of training")
+    parser.add_argument("--float8", action="store_true", help="our sampler's large products in float8")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch on a CPU; 0: as it likes")
     parser.add_argument("--only", choices=FRAMEWORKS, help="one framework, in this process, without the table")

@@ -51,7 +51,7 @@ def edit(args: Namespace, dtype: Any) -> None:
         return sana.encode_condition(condition, mask), sana.null_condition(mask)
 
     def sample(dim: Any, keys: Any, source: Any) -> Any:
-        options = {"guidance_scale": cases.GUIDANCE, "num_steps": args.steps}
+        options = {"guidance_scale": cases.GUIDANCE, "num_steps": args.steps, "float8": args.float8}
         return dim.paint(keys[0], seeds, (cells, cells), source, unconditional=keys[1], **options)
 
     autoencoder = type(dim.autoencoder)

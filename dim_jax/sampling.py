@@ -35,7 +35,7 @@ from dim_jax.weights.lora_files import open_loras
 # Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
 LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
 REMEDY = "Take a smaller --resolution or batch_size, or --dtype bfloat16."
-SCHEDULE = ("num_steps", "flow_shift", "solver", "guidance_start", "guidance_stop", "cache_interval")  # settings that a program depends on
+SCHEDULE = ("num_steps", "flow_shift", "solver", "guidance_start", "guidance_stop", "cache_interval", "float8")  # that programs depend on
 TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
 
 

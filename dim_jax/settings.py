@@ -12,7 +12,7 @@ from dim_jax.models.hf_config import HFConfig
 # What a checkpoint may set. The other fields of `Settings` depend on the picture or on the machine.
 IN_FILE = {
     "num_steps": int, "guidance_scale": float, "image_guidance_scale": float, "flow_shift": float, "solver": str, "resolution": int,
-    "guidance_start": float, "guidance_stop": float, "cache_interval": int,
+    "guidance_start": float, "guidance_stop": float, "cache_interval": int, "float8": bool,
 }  # fmt: skip
 # What the encoder of a checkpoint was trained to write blueprints from: any prompt, as Qwen2.5-VL was, or the instruction alone.
 PromptMode = Literal["prompt", "instruction"]
@@ -28,7 +28,8 @@ class Settings:
     `image_guidance_scale` guides an edit by its source as well (`sampler.sample`), with three evaluations a step instead of two: more
     than 1 stays nearer to the source, 1 is off. It only helps models that were trained with source dropout.
     Guidance is on from the fraction `guidance_start` of the steps to `guidance_stop`. After the first fifth of the steps, one step in
-    `cache_interval` is evaluated; the others reuse its velocity (`sampler.evaluations`).
+    `cache_interval` is evaluated; the others reuse its velocity (`sampler.evaluations`). `float8`: the large products of SANA's blocks are
+    computed in float8, which is faster on GPUs since H100 and changes pictures a little.
     `overflow="keep_last"` accepts prompts that are longer than the condition and drops their first tokens.
     """
 
@@ -38,6 +39,7 @@ class Settings:
     guidance_start: float = 0.0
     guidance_stop: float = 1.0
     cache_interval: int = 1
+    float8: bool = False
     flow_shift: float = 3.0
     solver: str = "dpm++2m"
     resolution: int = 1024

@@ -79,17 +79,19 @@ class Dim(nnx.Module):
         num_steps: int = 30,
         flow_shift: float = 3.0,
         solver: str = "dpm++2m",
+        float8: bool = False,
     ) -> Float[Array, "b h w c"]:
         """Latents of `size` (rows, columns), each from the noise of its seed.
 
         `unconditional` (the learned null or a negative prompt) turns guidance on; without it one branch runs, and `guidance_scale` is
         ignored. `image_guidance_scale` adds a third branch, with the source but without the condition (`sampler.sample`).
-        `guidance_start`, `guidance_stop` and `cache_interval` skip evaluations (`sampler.evaluations`).
+        `guidance_start`, `guidance_stop` and `cache_interval` skip evaluations (`sampler.evaluations`). `float8`: large products in float8
+        (`Sana.unroll`).
         An edit model without `source` latents generates from the text alone, and ignores `image_guidance_scale`.
         """
         noise = layers.shard_batch(sampler.noise(seeds, (*size, self.config.sana.latent_channels)))
         scale = image_scale = None
-        conditional = self._velocity(condition, source)
+        conditional = self._velocity(condition, source, float8)
         if unconditional is not None:
             scale, conditions = guidance_scale, [unconditional, condition]
             if source is not None:
@@ -98,14 +100,14 @@ class Dim(nnx.Module):
                     image_scale, conditions, sources = image_guidance_scale, [unconditional, *conditions], [jnp.zeros_like(noise), *sources]
                 source = layers.interleave(*sources)
             condition = conditions[0].interleave(*conditions[1:])
-        guided = self._velocity(condition, source)
+        guided = self._velocity(condition, source, float8)
         return sampler.sample(
             lambda x, sigma: (conditional if len(x) == len(noise) else guided)(x, sigma), noise, num_steps=num_steps,
             guidance_scale=scale, image_guidance_scale=image_scale, guidance_start=guidance_start, guidance_stop=guidance_stop,
             cache_interval=cache_interval, flow_shift=flow_shift, solver=solver,
         )  # fmt: skip
 
-    def _velocity(self, condition: Condition, source: Float[Array, "b h w c"] | None) -> sampler.Velocity:
+    def _velocity(self, condition: Condition, source: Float[Array, "b h w c"] | None, float8: bool) -> sampler.Velocity:
         """The velocity of as many latents as `condition` and `source` have rows."""
-        unrolled = self.sana.unroll(condition) if layers.platform() == "gpu" else None
+        unrolled = self.sana.unroll(condition, float8=float8) if float8 or layers.platform() == "gpu" else None
         return lambda x, sigma: self.sana(x, jnp.full(len(x), flow.model_timestep(sigma)), condition, source, unrolled=unrolled)

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from dim_jax.models import layers
+from dim_jax.models.float8 import Float8Linear
 from dim_jax.models.lora import LoRALinear
 
 try:
@@ -45,11 +46,16 @@ def gated_conv(
     return a * jax.nn.silu(g)
 
 
-def widened_gated_conv(x: Float[Array, "b h w d"], widen: nnx.Linear, depthwise: layers.DepthwiseConv) -> Float[Array, "b h w f"]:
+def widened_gated_conv(
+    x: Float[Array, "b h w d"], widen: nnx.Linear | Float8Linear, depthwise: layers.DepthwiseConv
+) -> Float[Array, "b h w f"]:
     """`gated_conv` of `widen(x)`, in the dtype of `depthwise`; the product may be saved for the backward pass as "inverted"."""
     assert widen.bias is not None
     assert depthwise.bias is not None
-    z = jnp.matmul(x.astype(depthwise.dtype), widen.kernel[...].astype(depthwise.dtype))
+    if isinstance(widen, Float8Linear):
+        z = widen.product(x)
+    else:
+        z = jnp.matmul(x.astype(depthwise.dtype), widen.kernel[...].astype(depthwise.dtype))
     if isinstance(widen, LoRALinear):
         z = z + widen.branch(x)
     return gated_conv(checkpoint_name(z, "inverted"), widen.bias[...], depthwise.kernel[...], depthwise.bias[...])

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dim_jax.models import fused, layers
+from dim_jax.models.float8 import Float8Linear
 from dim_jax.models.precision import exact_products
 from dim_jax.models.sana_config import SanaConfig
 
@@ -245,10 +246,17 @@ class Sana(nnx.Module):
         """Condition tokens at the network's width; blocks compute their keys and values from them."""
         return ConditionTokens(layers.shard_batch(self.attention_y_norm(self.y_embedder(condition))), mask)
 
-    def unroll(self, condition: Condition) -> Unrolled:
-        """Single blocks and their keys and values, for a loop over steps (`layers.unstack` says when it is faster)."""
+    def unroll(self, condition: Condition, *, float8: bool = False) -> Unrolled:
+        """Single blocks and their keys and values, for a loop over steps (`layers.unstack` says when it is faster).
+
+        `float8`: the large products of each block in float8; cross-attention, modulation, first and last layers stay as they are.
+        """
         depth = self.config.depth
-        return layers.unstack(self.blocks, depth), layers.unstack((condition.keys, condition.values), depth)
+        blocks = layers.unstack(self.blocks, depth)
+        for block in blocks if float8 else ():
+            block.attn.qkv, block.attn.proj = Float8Linear(block.attn.qkv), Float8Linear(block.attn.proj)
+            block.mlp.inverted_conv, block.mlp.point_conv = Float8Linear(block.mlp.inverted_conv), Float8Linear(block.mlp.point_conv)
+        return blocks, layers.unstack((condition.keys, condition.values), depth)
 
     def null_condition(self, mask: Bool[Array, "b t"]) -> Condition:
         """The learned null condition, as long as `mask` and masked like it (Draw-In-Mind masks both branches alike)."""
