@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.compositing import LEVELS, cells, composite, opacity
+from dim_jax.compositing import LEVELS, Frame, cells, composite, mask_opacity, opacity
+from dim_jax.data.pictures import cover_crop
 from tests.painter_fixtures import picture
 
 CELL = 8
@@ -65,3 +66,41 @@ def test_cells_hold_every_changed_pixel():
     expected = np.zeros((4, 6), bool)
     expected[0, 1] = expected[3, 5] = True
     np.testing.assert_array_equal(cells(share, 8), expected)
+
+
+def test_a_mask_shows_the_edit_where_it_is_transparent():
+    alpha = np.full((40, 60), 255, np.uint8)
+    alpha[10:30, 20:50] = 0
+    alpha[0, 0] = 51
+    share = mask_opacity(alpha)
+    assert share[0, 0] == np.float32(0.8)
+    assert set(np.unique(share[1:])) == {0, 1}
+    feathered = mask_opacity(alpha, 8.0)
+    assert (feathered[alpha == 255] == 0).all()
+    assert (feathered <= share).all()
+    assert 0 < feathered[20, 21] < feathered[20, 24] < feathered[20, 29]
+    assert feathered[20, 35] > 0.95
+    source, edit = picture(60, 40, 1), picture(60, 40, 2)
+    for weight in (share, feathered):
+        result = np.asarray(composite(source, edit, weight))
+        np.testing.assert_array_equal(result[alpha == 255], np.asarray(source)[alpha == 255])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 128), (96, 48)])
+@pytest.mark.parametrize("width", [30, 101, 640])
+def test_a_frame_is_cut_to_where_its_picture_was(size, width):
+    """A dot comes back to where it was, by half a pixel of what is painted: nothing is cropped, nothing shifts."""
+    height = 77
+    source = Image.new("RGB", (width, height), "white")
+    box = (width // 4, height // 2, width // 4 + max(4, width // 6), height // 2 + 20)
+    source.paste("black", box)
+    frame = Frame.around(source, size)
+    full = frame.padded.size
+    assert abs(full[0] / full[1] / (size[1] / size[0]) - 1) < 1 / min(full)
+    assert frame.padded.crop(frame.box).tobytes() == source.tobytes()
+    back = 255 - np.asarray(frame.cut(cover_crop(frame.padded, size)).convert("L"), float)
+    assert back.shape == (height, width)
+    x, y = (np.average(np.arange(side), weights=back.sum(axis)) for side, axis in ((width, 0), (height, 1)))
+    scale = max(full[0] / size[1], full[1] / size[0], 1)
+    assert abs(x - ((box[0] + box[2]) / 2 - 0.5)) <= scale / 2
+    assert abs(y - ((box[1] + box[3]) / 2 - 0.5)) <= scale / 2

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageFile, PngImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dim_jax.data import pictures
-from dim_jax.data.pictures import as_rgb, gray_to_8_bit, open_picture, picture_size
+from dim_jax.data.pictures import as_rgb, gray_to_8_bit, open_picture, picture_size, read_alpha
 from dim_jax.designer.picture import encode_picture
 from dim_jax.errors import InputError
 
@@ -350,3 +350,20 @@ def test_too_thin_and_too_small(tmp_path):
         Image.new("RGB", size).save(tmp_path / "thin.png")
         with pytest.raises(InputError, match=rf"thin\.png: the picture is {size[0]} x {size[1]} pixels; .*{message}"):
             open_picture(tmp_path / "thin.png")
+
+
+def test_alpha_is_upright():
+    alpha = np.arange(8 * 12, dtype=np.uint8).reshape(8, 12)
+    image = Image.fromarray(np.dstack([alpha] * 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    for options, expected in (({}, alpha), ({"exif": exif}, np.rot90(alpha, -1))):
+        file = io.BytesIO()
+        image.save(file, "PNG", **options)
+        file.seek(0)
+        np.testing.assert_array_equal(read_alpha(file, "mask"), expected)
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "PNG")
+    file.seek(0)
+    with pytest.raises(InputError, match=r"mask: the picture has no transparency\. Save it as a PNG with an alpha channel"):
+        read_alpha(file, "mask")

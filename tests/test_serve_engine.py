@@ -29,8 +29,8 @@ def test_what_fits_together_is_painted_together():
         gate.first(made)
         tickets = [made.submit(requests(prompt, count), SETTINGS) for prompt, count in (("a", 2), ("b", 1), ("c", 2))]
         tickets.insert(2, made.submit(requests("wide", size=(32, 128)), SETTINGS))
-        assert made.waiting() == 6
-        assert [made.ahead(ticket) for ticket in tickets] == [0, 2, 5, 3]
+        assert len(made.queue) == 6
+        assert [made.queue.ahead(ticket) for ticket in tickets] == [0, 2, 5, 3]
         gate.opened.set()
         results = [ticket.future.result(60) for ticket in tickets]
     # Six pictures of one bucket in batches of four, and the other bucket by itself; the oldest first.
@@ -84,7 +84,7 @@ def test_what_nobody_waits_for_is_not_painted():
         gate.first(made)
         gone, stays = made.submit(requests("gone", 2), SETTINGS), made.submit(requests("stays"), SETTINGS)
         assert gone.future.cancel()
-        assert made.waiting() == 1
+        assert len(made.queue) == 1
         gate.opened.set()
         assert stays.future.result(60)
         with pytest.raises(CancelledError):

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from dim_jax.data.pictures import open_picture
+from dim_jax.designer.blueprint import parse
 from dim_jax.weights.bundled import bundled_checkpoint
 from tests.painter_fixtures import largest_difference
 from tests.started import started
@@ -25,7 +26,7 @@ from tests.test_serve import connected, opened, png
 ROOT = Path(__file__).parents[1]
 SAMPLES = bundled_checkpoint() / "samples"
 TOKEN = "nano-token"
-QUICK = {"steps": 4, "seed": 1}
+QUICK = {"steps": 4, "seed": 1, "designer": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def server(tmp_path_factory) -> Iterator[str]:
     """The address of a running one. Pairs are painted in one batch, so that few programs are compiled."""
     folder = tmp_path_factory.mktemp("serve")
     (folder / "tokens").write_text(f"other\n{TOKEN}\n")
-    options = ("--port", "0", "--batch", "2", "--wait-ms", "300", "--token", str(folder / "tokens"))
+    options = ("--port", "0", "--batch", "2", "--wait-ms", "300", "--token", str(folder / "tokens"), "--designer", "local")
     with started(folder / "log", [sys.executable, "-m", "dim_jax.cli", "serve", *options]) as run:
         run.wait_until(lambda: "serving nano at" in run.said())
         yield re.search(r"http://127.0.0.1:\d+", run.said())[0]
@@ -55,6 +56,17 @@ def test_an_edit_changes_what_it_should(client):
     for item in client.images.edit(image=png(book), prompt="Make the book red.", n=2, extra_body=QUICK).data:
         cover = np.asarray(opened(item).convert("RGB"), float)[12:44, 20:50].mean((0, 1))
         assert cover[0] > cover[1:].max() + 50
+
+
+def test_the_designer_writes_a_blueprint(client):
+    answer = client.images.edit(
+        image=png(open_picture(SAMPLES / "woman.png")), prompt="Give the woman white hair.", n=2, extra_body={"steps": 4, "seed": 1}
+    )
+    written = {item.revised_prompt for item in answer.data}
+    assert len(written) == 1
+    assert "white hair" in parse(written.pop()).instruction.lower()
+    metadata = opened(answer.data[0]).info
+    assert (metadata["designer"], metadata["instruction"]) == ("local", "Give the woman white hair.")
 
 
 def test_results_do_not_depend_on_who_asks_at_the_same_time(client):

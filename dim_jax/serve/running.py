@@ -30,7 +30,7 @@ class Server(uvicorn.Server):
         if self._signal:
             os._exit(128 + sig)
         self._signal = sig
-        name, waiting = signal.Signals(sig).name, self._engine.waiting()
+        name, waiting = signal.Signals(sig).name, len(self._engine.queue)
         print(f"{name}: ending, {waiting} pictures wait; a second signal ends at once", file=sys.stderr, flush=True)
         threading.Thread(target=self._stop, name="stopping", daemon=True).start()
 

@@ -47,7 +47,7 @@ class Service:
     def __post_init__(self):
         self.started = int(time.time())
         self._metrics = Metrics()
-        self._metrics.queue.set_function(self.engine.waiting)
+        self._metrics.queue.set_function(self.engine.queue.__len__)
         self.engine.on_batch = self._metrics.painted
         self._codecs = anyio.CapacityLimiter(os.cpu_count() or 1)  # pictures that are decoded or encoded at once
 
@@ -92,7 +92,7 @@ class Service:
         log.info("%s %s %d %.2f s", request.method, endpoint, status, seconds)
 
     async def _edits(self, request: Request) -> Response:
-        self.engine.check_room()  # before anything is uploaded
+        self.engine.queue.check_room()  # before anything is uploaded
         _check_type(request, "multipart/form-data")
         async with _arriving(request, self.limits) as counted, counted.form(max_files=32, max_fields=64) as form:
             pictures = [value for name, value in form.multi_items() if name in ("image", "image[]")]
@@ -110,7 +110,7 @@ class Service:
         return await self._painted(request, job)
 
     async def _generations(self, request: Request) -> Response:
-        self.engine.check_room()
+        self.engine.queue.check_room()
         _check_type(request, "application/json")
         async with _arriving(request, self.limits) as counted:
             body = await counted.body()
@@ -153,7 +153,7 @@ class Service:
         return JSONResponse({"status": "live"})
 
     async def _ready(self, request: Request) -> Response:
-        stopping = self.engine.stopping
+        stopping = self.engine.queue.stopping
         return JSONResponse({"status": "stopping" if stopping else "ready"}, 503 if stopping else 200)
 
 
