@@ -81,30 +81,30 @@ def main(
     sharding = Sharding.open(config, model_init.model_config, jax.local_devices())
     data, size = config.data, config.data.batch_size
     storage = storage or cast(Storage, compute_dtype(config.model.dtype).name)
-    parts = open_data(config, "train")
+    mixture = open_data(config, "train")
     folder.mkdir(parents=True, exist_ok=True)
     has_shards = any(True for _ in folder.glob("*/*.array_record"))  # else a call that was refused left what is there
     processes.barrier("the files of the cache")
-    tokenizer = make_tokenizer(config, model_init, parts, folder, begun=has_shards)
+    tokenizer = make_tokenizer(config, model_init, mixture, folder, has_state=has_shards)
     processes.barrier("the tokenizer")
     objective = open_objective(config, model_init, tokenizer)
     reader, sizes = objective.reader, objective.model_config
     plan = make_plan(
-        parts, reader, objective.processor.tokenizer, batch_size=size, seed=config.seed, allowed=data.bad_samples, console=console,
+        mixture, reader, objective.processor.tokenizer, batch_size=size, seed=config.seed, allowed=data.bad_samples, console=console,
     )  # fmt: skip
-    folders = cache.part_folders(folder, [part.name for part in parts])
-    row_bytes = [row_nbytes(part, component, reader, sizes, storage) for part, component in zip(parts, plan.components, strict=True)]
+    folders = cache.component_folders(folder, [member.name for member in mixture])
+    row_bytes = [row_nbytes(member, component, reader, sizes, storage) for member, component in zip(mixture, plan.components, strict=True)]
     if processes.is_first():
-        begin_cache(folder, fingerprint(model_init, objective), storage, begun=has_shards)
-        for part, part_folder, nbytes in zip(parts, folders, row_bytes, strict=True):
-            if not has_shards or cache.read_layout(part_folder, len(part.source)) is None:
-                cache.create_layout(part_folder, part.name, len(part.source), max(1, shard_bytes // nbytes))
+        begin_cache(folder, fingerprint(model_init, objective), storage, has_shards=has_shards)
+        for member, part_folder, nbytes in zip(mixture, folders, row_bytes, strict=True):
+            if not has_shards or cache.read_layout(part_folder, len(member.source)) is None:
+                cache.create_layout(part_folder, member.name, len(member.source), max(1, shard_bytes // nbytes))
     processes.barrier("the layout of the cache")
 
     # The missing shards, and the space for them.
     work, needed = list[tuple[Layout, int, list[Chunk]]](), list[int]()
-    for number, (part, component, part_folder, nbytes) in enumerate(zip(parts, plan.components, folders, row_bytes, strict=True)):
-        layout = cache.read_layout(part_folder, len(part.source))
+    for number, (member, component, part_folder, nbytes) in enumerate(zip(mixture, plan.components, folders, row_bytes, strict=True)):
+        layout = cache.read_layout(part_folder, len(member.source))
         assert layout is not None
         missing = layout.missing()
         missing_bytes = [nbytes * len(layout.shard_range(shard)) for shard in missing]
@@ -112,14 +112,14 @@ def main(
         own_shards = [shard for shard in missing if shard % jax.process_count() == jax.process_index()]
         work += [(layout, shard, shard_chunks(number, component, layout, shard, size)) for shard in own_shards]
         console.out(
-            f"{part.name}: {layout.rows:,} rows, about {format_bytes(nbytes)} each: {format_bytes(nbytes * layout.rows)} in "
+            f"{member.name}: {layout.rows:,} rows, about {format_bytes(nbytes)} each: {format_bytes(nbytes * layout.rows)} in "
             f"{layout.shards} shards; {len(missing)} shards ({format_bytes(sum(missing_bytes))}) are missing",
             highlight=False,
         )  # fmt: skip
     processes.barrier("the missing shards of the cache")  # before anybody writes any of it
     _check_space(folder, needed)
 
-    loader = ChunkLoader(parts, [chunk for *_, chunks in work for chunk in chunks], reader, size, substitute=data.bad_samples > 0)
+    loader = ChunkLoader(mixture, [chunk for *_, chunks in work for chunk in chunks], reader, size, substitute=data.bad_samples > 0)
     stream = _within(data.bad_samples, batches(loader, start=0, stop=len(loader.chunks), workers=data.workers))
     shown = track(stream, "caching", len(loader.chunks), console=console, disable=not console.is_terminal)
     computed = _ahead(map(_frozen(config, objective, model_init, sharding), shown)) if work else iter(())
@@ -141,12 +141,12 @@ def _check_space(folder: AnyPath, shards: list[int]) -> None:
     check_space(disk, needed, what=what, remedy=remedy)
 
 
-def row_nbytes(part: MixtureComponent, component: Component, reader: PaintReader, sizes: ModelConfig, storage: Storage) -> int:
+def row_nbytes(member: MixtureComponent, component: Component, reader: PaintReader, sizes: ModelConfig, storage: Storage) -> int:
     """Mean bytes of a row, estimated from sampled rows and the tokens of their wordings."""
     encoder, autoencoder = sizes.encoder, sizes.autoencoder
     assert encoder is not None
     assert autoencoder is not None
-    edit, total = part.kind == "edit", 0
+    edit, total = member.kind == "edit", 0
     sampled = evenly_spaced(len(component.rows), SAMPLED)
     for index in sampled:
         bucket = buckets(reader)[component.buckets[index]]
@@ -154,7 +154,7 @@ def row_nbytes(part: MixtureComponent, component: Component, reader: PaintReader
         total += 4 * area * autoencoder.latent_channels * (1 + edit) + OVERHEAD
         tokens = []
         with suppress(InputError):  # a row that cannot be used is reported when it is loaded
-            tokens = reader.condition_tokens(part.source.row_texts(int(component.rows[index])), edit=edit)
+            tokens = reader.condition_tokens(member.source.row_texts(int(component.rows[index])), edit=edit)
         total += sum(cache.states_nbytes(count, encoder.text.hidden_size, storage) + OVERHEAD for count in tokens)
     return math.ceil(total / len(sampled))
 

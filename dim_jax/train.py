@@ -27,9 +27,9 @@ from dim_jax.rng import key_seed
 from dim_jax.sharding import Sharding
 from dim_jax.storage.orbax import orbax_path
 from dim_jax.storage.paths import AnyPath, as_path
-from dim_jax.training.config_guard import check_config, report_unknown_rules, same_config
-from dim_jax.training.exporting import MEASURED, make_tokenizer, write_adapters, write_model
-from dim_jax.training.fingerprint import cached_parts, fingerprint
+from dim_jax.training.config_guard import check_config, record_config, report_unknown_rules
+from dim_jax.training.exporting import SCALING_EXAMPLES, make_tokenizer, write_adapters, write_model
+from dim_jax.training.fingerprint import cached_mixture, fingerprint
 from dim_jax.training.held_out import write_sheet
 from dim_jax.training.log import MetricWriter
 from dim_jax.training.losses import Loss, Metrics
@@ -95,29 +95,29 @@ def main(
     orbax_path(workdir)  # refuses one that could not hold the run's states
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = workdir / "checkpoints"
-    begun = latest_step(checkpoints)
+    latest = latest_step(checkpoints)
     if is_first:
-        same_config(config, workdir, step=begun, allow_changes=allow_changes)
+        record_config(config, workdir, step=latest, allow_changes=allow_changes)
 
     # Start: sizes, mesh, data, tokenizer.
     model_init = ModelInit.open(config, components)
     sharding = Sharding.open(config, model_init.model_config)
     data = config.data
-    parts, held_out = (open_data(config, split) for split in SPLITS)
-    tokenizer = make_tokenizer(config, model_init, parts, workdir, begun=begun > 0)
+    mixture, held_out = (open_data(config, split) for split in SPLITS)
+    tokenizer = make_tokenizer(config, model_init, mixture, workdir, has_state=latest > 0)
     processes.barrier("the config and the tokenizer")
     objective = open_objective(config, model_init, tokenizer)
     chat = objective.processor and objective.processor.tokenizer
     if data.cache:
-        parts = cached_parts(as_path(data.cache), parts, fingerprint(model_init, objective))
+        mixture = cached_mixture(as_path(data.cache), mixture, fingerprint(model_init, objective))
     plan = make_plan(
-        parts, objective.reader, chat, batch_size=data.batch_size, seed=config.seed, balance=data.balance, allowed=data.bad_samples,
+        mixture, objective.reader, chat, batch_size=data.batch_size, seed=config.seed, balance=data.balance, allowed=data.bad_samples,
         console=console,
     )  # fmt: skip
-    places = sharding.local_batch_indices(data.batch_size)
-    report_unknown_rules(config, parts, console)
+    batch_indices = sharding.local_batch_indices(data.batch_size)
+    report_unknown_rules(config, mixture, console)
     augment = None if data.cache else Augment(data.shift, data.mirrored, data.recoloured)
-    loader = Loader(parts, plan, objective.reader, places, augment=augment, substitute=data.bad_samples > 0)
+    loader = Loader(mixture, plan, objective.reader, batch_indices, augment=augment, substitute=data.bad_samples > 0)
     bad_samples = BadSamples(workdir / "bad_samples.jsonl", data.bad_samples)
 
     # Step.
@@ -135,14 +135,14 @@ def main(
         params = model_init.init_params(config.seed, needed)  # all in one call: they may come from afar
         frozen = {path: params.pop(path) for path in frozen_like}
         state = restored.state if restored else init_state(config, params, state_like)
-        done = int(state.step)
-        if done:
-            console.out(f"going on after step {done}", highlight=False)
+        first = int(state.step)
+        if first:
+            console.out(f"going on after step {first}", highlight=False)
 
         # Loop.
         bad_held_out = bad_samples.new if data.bad_samples else None
         examples = list(evenly_spaced_examples(held_out, NUM_EXAMPLES, bad_held_out))
-        stream = bad_samples.watch(batches(loader, start=done, workers=data.workers))
+        stream = bad_samples.watch(batches(loader, start=first, workers=data.workers))
         to_global = sharding.place_local_rows(loader.batch_indices, data.batch_size)
         peak = peak_flops(jax.devices()[0].device_kind)
         speed = Speed(data.batch_size, peak and peak * jax.device_count())
@@ -150,30 +150,30 @@ def main(
         flops = dict[tuple, int]()  # by the shapes of a batch
         vote = processes.Vote()
         with (
-            Profile(workdir / "profile", profile, done=done, total=steps) as trace,
-            MetricWriter(workdir, console, total=steps, done=done) as writer,
+            Profile(workdir / "profile", profile, start_step=first, total=steps) as trace,
+            MetricWriter(workdir, console, total=steps, start_step=first) as writer,
             Termination() as termination,
             Watchdog(config.train.watchdog_minutes) as watchdog,
         ):
-            for step in range(done + 1, steps + 1):
+            for step in range(first + 1, steps + 1):
                 with speed.waiting():
                     keys, batch, _ = next(stream)
-                states.settle()
+                states.check_write()
                 batch = sharding.shard(batch, to_global)
                 shapes = tuple(array.shape for array in jax.tree.leaves(batch))
                 if shapes not in flops:  # once for each bucket, which is compiled now
                     watchdog.pause()
                     flops[shapes] = step_flops(config, model_config, batch).model
-                speed.computes(flops[shapes])
+                speed.add_flops(flops[shapes])
                 with trace.step(step, buffer.flush):
                     state, metrics = train_step(state, frozen, batch)
                     buffer.add(step, dict(zip(loader.batch_indices.tolist(), keys, strict=True)), metrics)
-                last, stopping = step == steps, vote(termination.asked)
-                logging, saving = (step % every == 0 or last for every in (config.train.log_every, config.train.save_every))
+                is_last, stopping = step == steps, vote(termination.requested)
+                logging, saving = (step % every == 0 or is_last for every in (config.train.log_every, config.train.save_every))
                 if logging or saving or stopping:
                     bad_samples.flush()
                 if logging:
-                    writer.write(step, buffer.means(), speed.read())
+                    writer.write(step, buffer.means(), speed.rates())
                 if saving or stopping:
                     notes = {"config": config.to_dict(), "recent": buffer.flush()}
                     if not is_finite(state):
@@ -182,7 +182,7 @@ def main(
                 if stopping:
                     console.out(f"SIGTERM: saving step {step}; the same command goes on after it", highlight=False)
                     raise SystemExit(STOPPED)
-                if examples and config.train.show_every and (step % config.train.show_every == 0 or last):
+                if examples and config.train.show_every and (step % config.train.show_every == 0 or is_last):
                     watchdog.pause()
                     params = state.ema | frozen | model_init.init_params(config.seed, cached_like)
                     sheet = write_sheet(workdir / "sheets" / f"{step:06}", objective, params, examples)
@@ -199,6 +199,6 @@ def main(
     del state, frozen  # the moments may be where the frozen parameters go
     exported = abstract_params(model_config, sharding, config.frozen)
     params |= model_init.init_params(config.seed, {path: leaf for path, leaf in exported.items() if path not in params})
-    write_model(workdir / "model", config, objective, params, evenly_spaced_examples(held_out, MEASURED, bad_held_out), tokenizer)
+    write_model(workdir / "model", config, objective, params, evenly_spaced_examples(held_out, SCALING_EXAMPLES, bad_held_out), tokenizer)
     bad_samples.flush()
     console.out(f"wrote {workdir / 'model'}", highlight=False)

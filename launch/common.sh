@@ -2,7 +2,7 @@
 # What the launch scripts share; they source it.
 
 # Exit codes of `dim train` after which the same command goes on (dim_jax/training/supervision.py).
-readonly STUCK=70 STOPPED=75
+readonly HUNG=70 STOPPED=75
 # More are those of signals: it was killed. Where several processes are one run, one may see first how JAX ends those whose peer is gone.
 readonly SIGNALS=128
 
@@ -93,4 +93,4 @@ run() {
 note() { printf '# %s\n' "$*"; }
 
 # Whether the same command goes on after this exit code.
-goes_on() { (($1 == STUCK || $1 == STOPPED || $1 > SIGNALS)); }
+goes_on() { (($1 == HUNG || $1 == STOPPED || $1 > SIGNALS)); }

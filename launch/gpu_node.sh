@@ -38,7 +38,7 @@ train() {
 
 quoted dim train "${arguments[@]}"
 if dry; then
-  note "again after exit code $STUCK or $STOPPED or a kill, up to ${given[max-restarts]} times"
+  note "again after exit code $HUNG or $STOPPED or a kill, up to ${given[max-restarts]} times"
   exit
 fi
 for ((restarts = 0; ; restarts++)); do

@@ -118,7 +118,7 @@ run_all() {
     code=0
     { [[ -n $installed ]] || { create && install && installed=1; }; } && train || code=$?
     if dry; then
-      note "after exit code $STUCK or $STOPPED or a kill the last command again. If the slices were lost, this, and then all again:"
+      note "after exit code $HUNG or $STOPPED or a kill the last command again. If the slices were lost, this, and then all again:"
       note "$(delete)"
       note "when the run is done:"
     fi

@@ -59,7 +59,7 @@ case ${words[0]} in
       command="pip install --quiet '.[tpu,train,data,gcs]' && $command"
     fi
     run xpk workload create "${place[@]}" "--workload=${given[name]}" "--tpu-type=${given[type]}" "--num-slices=${given[slices]}" \
-      "${image[@]}" "--max-restarts=${given[max-restarts]}" "--restart-on-exit-codes=$STUCK,$STOPPED" \
+      "${image[@]}" "--max-restarts=${given[max-restarts]}" "--restart-on-exit-codes=$HUNG,$STOPPED" \
       --termination-grace-period-seconds=300 "--command=$command"
     ;;
   list) run xpk workload list "${place[@]}" ;;

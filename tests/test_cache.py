@@ -29,7 +29,7 @@ from dim_jax.errors import InputError
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.storage.paths import AnyPath, as_path, files_below, upload
 from dim_jax.training.config_guard import check_config
-from dim_jax.training.fingerprint import cached_parts, fingerprint
+from dim_jax.training.fingerprint import cached_mixture, fingerprint
 from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives import open_objective
 from dim_jax.weights import lazy
@@ -96,7 +96,7 @@ class Run:
         self.objective = objective = open_objective(now, model_init, model_init.tokenizer)
         parts = open_mixture(now.data.source, now.data.mix.to_dict(), split="train", side=32)
         if now.data.cache:
-            parts = cached_parts(as_path(now.data.cache), parts, fingerprint(model_init, objective))
+            parts = cached_mixture(as_path(now.data.cache), parts, fingerprint(model_init, objective))
         plan = make_plan(parts, objective.reader, objective.processor.tokenizer, batch_size=4, seed=0)
         self.loader = Loader(parts, plan, objective.reader, np.arange(4), substitute=now.data.bad_samples > 0)
         params = dict(open_weights(place / "tiny").stream())
@@ -288,7 +288,7 @@ def test_a_damaged_shard_is_named(place):
 
 def test_rows_with_other_texts_are_refused(place):
     run = Run(place, data__cache=str(place / "made"))
-    example = run.loader.parts[1].source[3]
+    example = run.loader.mixture[1].source[3]
     with pytest.raises(InputError, match=r"row 4 of the source .* had other texts when it was cached"):
         example.states("Something else.")
 

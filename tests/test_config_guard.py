@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from dim_jax.config import read_config
 from dim_jax.errors import InputError
-from dim_jax.training.config_guard import check_config, same_config
+from dim_jax.training.config_guard import check_config, record_config
 
 
 def config(rate: float, steps: int) -> ConfigDict:
@@ -16,15 +16,15 @@ def config(rate: float, steps: int) -> ConfigDict:
 
 
 def test_config_changes_are_refused_or_logged(tmp_path):
-    same_config(config(0.1, 10), tmp_path, step=0, allow_changes=False)
+    record_config(config(0.1, 10), tmp_path, step=0, allow_changes=False)
     assert json.loads((tmp_path / "config.json").read_text()) == {"optim.betas": [0.9, 0.99], "optim.rate": 0.1, "train.steps": 10}
-    same_config(config(0.1, 10), tmp_path, step=5, allow_changes=False)
+    record_config(config(0.1, 10), tmp_path, step=5, allow_changes=False)
     assert not (tmp_path / "changes.jsonl").exists()
-    same_config(config(0.1, 20), tmp_path, step=5, allow_changes=False)  # the curve does not depend on it
+    record_config(config(0.1, 20), tmp_path, step=5, allow_changes=False)  # the curve does not depend on it
     with pytest.raises(InputError, match=r"optim.rate was 0.1, is 0.2. .*--allow-changes"):
-        same_config(config(0.2, 30), tmp_path, step=6, allow_changes=False)
-    same_config(config(0.2, 30), tmp_path, step=6, allow_changes=True)
-    same_config(config(0.2, 30), tmp_path, step=7, allow_changes=False)  # what was allowed is the config from then on
+        record_config(config(0.2, 30), tmp_path, step=6, allow_changes=False)
+    record_config(config(0.2, 30), tmp_path, step=6, allow_changes=True)
+    record_config(config(0.2, 30), tmp_path, step=7, allow_changes=False)  # what was allowed is the config from then on
     assert [json.loads(line) for line in (tmp_path / "changes.jsonl").read_text().splitlines()] == [
         {"step": 5, "changed": {"train.steps": [10, 20]}},
         {"step": 6, "changed": {"optim.rate": [0.1, 0.2], "train.steps": [20, 30]}},
@@ -32,35 +32,35 @@ def test_config_changes_are_refused_or_logged(tmp_path):
 
 
 def test_a_key_that_is_newer_than_the_run_counts_as_its_default(tmp_path):
-    same_config(ConfigDict({"train": {"steps": 10}}), tmp_path, step=0, allow_changes=False)
+    record_config(ConfigDict({"train": {"steps": 10}}), tmp_path, step=0, allow_changes=False)
     newer = ConfigDict({"train": {"steps": 10}, "optim": {"accumulate": 2, "betas": (0.9, 0.999)}})
     with pytest.raises(InputError, match=r"with another config: optim.accumulate was 1, is 2. "):
-        same_config(newer, tmp_path, step=5, allow_changes=False)
+        record_config(newer, tmp_path, step=5, allow_changes=False)
     newer.optim.accumulate = 1
-    same_config(newer, tmp_path, step=5, allow_changes=False)
+    record_config(newer, tmp_path, step=5, allow_changes=False)
     assert not (tmp_path / "changes.jsonl").exists()
     assert json.loads((tmp_path / "config.json").read_text())["optim.accumulate"] == 1
 
 
 def test_workdir_without_state_accepts_new_config(tmp_path):
     """It may have been refused; its bad rows may be of other data."""
-    same_config(config(0.1, 10), tmp_path, step=0, allow_changes=False)
+    record_config(config(0.1, 10), tmp_path, step=0, allow_changes=False)
     (tmp_path / "bad_samples.jsonl").write_text("{}\n")
-    same_config(config(0.2, 10), tmp_path, step=0, allow_changes=False)
+    record_config(config(0.2, 10), tmp_path, step=0, allow_changes=False)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     with pytest.raises(InputError, match=r"optim.rate was 0.2, is 0.1"):
-        same_config(config(0.1, 10), tmp_path, step=1, allow_changes=False)
+        record_config(config(0.1, 10), tmp_path, step=1, allow_changes=False)
 
 
 def test_curriculum_equals_its_json_roundtrip(tmp_path):
     """JSON knows no tuples, however deep."""
     config = ConfigDict({"data": {"mix": {"edit": 1.0, "caption": 0.0}, "curriculum": ((9, {"edit": 0.5, "caption": 0.5}),)}})
     for step in (0, 5):
-        same_config(config, tmp_path, step=step, allow_changes=False)
+        record_config(config, tmp_path, step=step, allow_changes=False)
     assert json.loads((tmp_path / "config.json").read_text())["data.curriculum"] == [[9, {"edit": 0.5, "caption": 0.5}]]
     config.data.curriculum = ((8, {"edit": 0.5, "caption": 0.5}),)
     with pytest.raises(InputError, match=r"data.curriculum was \[\[9, "):
-        same_config(config, tmp_path, step=6, allow_changes=False)
+        record_config(config, tmp_path, step=6, allow_changes=False)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_messages_on_tty_and_pipe():
 
 def test_progress_of_a_run():
     said = io.StringIO()
-    with ProgressBar(Console(file=said, width=20), total=2, done=0) as shown:
+    with ProgressBar(Console(file=said, width=20), total=2, start_step=0) as shown:
         means = {"loss": 1.0, "learning_rate": 0.1, "grad_norm": 1.0}
         shown.update(1, means, {"steps_per_second": 1.0, "samples_per_second": 1.0, "waiting_for_data": 0.0})
     assert said.getvalue().count("\n") == 1

@@ -13,7 +13,7 @@ import pytest
 from dim_jax.data import pipeline
 from dim_jax.errors import InputError
 from dim_jax.storage.folders import append
-from dim_jax.training.log import Board
+from dim_jax.training.log import TensorBoardWriter
 from dim_jax.training.resume import latest_step
 from tests.started import started
 from tests.test_train import arguments, log, train
@@ -70,7 +70,7 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
 def test_a_log_for_tensorboard_that_fails(tmp_path, monkeypatch, code):
     """Nothing waits for a thread that has died."""
-    with Board(tmp_path / "board", after=0) as board:
+    with TensorBoardWriter(tmp_path / "board", start_step=0) as board:
         board.write(1, {"loss": 1.0})
 
         def fail() -> None:

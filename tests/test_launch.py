@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dim_jax.training.supervision import STOPPED, STUCK
+from dim_jax.training.supervision import HUNG, STOPPED
 from tests.painter_fixtures import parse
 
 ROOT = Path(__file__).parents[1]
@@ -198,7 +198,7 @@ def test_a_slice_that_was_taken_away_is_made_anew_and_the_same_command_goes_on(p
     assert len(trained) == 1
 
 
-@pytest.mark.parametrize("code", [STUCK, STOPPED, 137, 255])
+@pytest.mark.parametrize("code", [HUNG, STOPPED, 137, 255])
 def test_a_run_that_asks_for_it_is_started_again_on_the_same_slices(programs, code):
     programs.answer("describe", "0 ACTIVE")
     programs.answer("ssh", "0", str(code), "0")
@@ -218,9 +218,9 @@ def test_a_run_that_would_only_fail_again_ends_with_its_code_and_keeps_the_slice
 
 def test_a_run_is_not_started_again_for_ever(programs):
     programs.answer("describe", "0 ACTIVE")
-    programs.answer("ssh", "0", str(STUCK))
+    programs.answer("ssh", "0", str(HUNG))
     result = launch("tpu_pod.sh", "run", *POD, "--max-restarts=3", *RUN, path=programs.path)
-    assert result.returncode == STUCK
+    assert result.returncode == HUNG
     assert programs.verbs("ssh") == ["ssh"] * 5
 
 
@@ -267,7 +267,7 @@ def test_slurm_submits_itself_and_shows_the_job(programs):
     assert programs.calls == [submit]
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (STOPPED, True), (STUCK, True), (137, True)])
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (STOPPED, True), (HUNG, True), (137, True)])
 def test_a_job_goes_back_into_the_queue_where_the_run_asks_for_it(programs, tmp_path, code, requeued):
     job = tmp_path / "slurm_script"
     shutil.copy(ROOT / "launch/slurm.sbatch", job)
@@ -281,7 +281,7 @@ def test_a_job_goes_back_into_the_queue_where_the_run_asks_for_it(programs, tmp_
 # gpu_node.sh
 
 
-@pytest.mark.parametrize(("codes", "started"), [(("0",), 1), (("1",), 1), ((str(STUCK), str(STOPPED), "137", "0"), 4), ((str(STUCK),), 6)])
+@pytest.mark.parametrize(("codes", "started"), [(("0",), 1), (("1",), 1), ((str(HUNG), str(STOPPED), "137", "0"), 4), ((str(HUNG),), 6)])
 def test_a_node_starts_the_run_again_where_it_asks_for_it(programs, codes, started):
     programs.answer("dim", *codes)
     result = launch("gpu_node.sh", "--max-restarts=5", *RUN, path=programs.path)

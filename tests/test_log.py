@@ -6,17 +6,17 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dim_jax.errors import InputError
-from dim_jax.training.log import Board, Log
+from dim_jax.training.log import MetricLog, TensorBoardWriter
 
 
 def test_log_is_truncated_at_resume_step(tmp_path):
     path, third = tmp_path / "log.jsonl", 1 / 3
-    log = Log(path, after=0)
+    log = MetricLog(path, start_step=0)
     for step in (2, 4, 6):
         log.write(step, {"loss": third + step})
     with path.open("a") as file:
         file.write('{"step": 8, "lo')  # a kill cut it off
-    Log(path, after=4).write(6, {"loss": 0.5})
+    MetricLog(path, start_step=4).write(6, {"loss": 0.5})
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"step": 2, "loss": third + 2},
         {"step": 4, "loss": third + 4},
@@ -24,14 +24,14 @@ def test_log_is_truncated_at_resume_step(tmp_path):
     ]
     path.write_text("what\n" + path.read_text())
     with pytest.raises(InputError, match=r"log\.jsonl, line 1: is not a log line"):
-        Log(path, after=4)
+        MetricLog(path, start_step=4)
 
 
 def test_tensorboard_shows_the_same_and_hides_what_was_cut(tmp_path):
-    with Board(tmp_path, after=0) as board:
+    with TensorBoardWriter(tmp_path, start_step=0) as board:
         for step in (4, 6, 8):
             board.write(step, {"loss": step / 8, "grad_norm": 2.0})
-    with Board(tmp_path, after=4) as board:
+    with TensorBoardWriter(tmp_path, start_step=4) as board:
         board.write(6, {"loss": 0.25})
     found = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, event.value) for event in found.Scalars("loss")] == [(4, 0.5), (6, 0.25)]

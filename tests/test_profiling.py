@@ -27,7 +27,7 @@ def traced(folder: Path) -> set[str]:
 
 def run(folder: Path, steps: tuple[int, int] | None, *, done: int = 0, stop: int = 5) -> None:
     x = jnp.ones(4)
-    with Profile(folder, steps, done=done, total=5) as profile:
+    with Profile(folder, steps, start_step=done, total=5) as profile:
         for step in range(done + 1, stop + 1):
             with profile.step(step, jax.effects_barrier):
                 x = double(x)

@@ -17,7 +17,7 @@ WORDS = "loss 0.5123, lr 1.00e-04, gradient 1.5, 64.0 samples/s, 25% waiting for
 
 def shown(*, terminal: bool, **more: float) -> str:
     text = io.StringIO()
-    with ProgressBar(Console(file=text, force_terminal=terminal, width=200), total=100, done=20) as progress:
+    with ProgressBar(Console(file=text, force_terminal=terminal, width=200), total=100, start_step=20) as progress:
         progress.update(40, MEANS, SPEED | more)
     return text.getvalue()
 
@@ -43,26 +43,26 @@ def test_speed_is_since_the_last_reading():
         with speed.waiting():
             time.sleep(0.1)
     time.sleep(0.3)
-    found = speed.read()
+    found = speed.rates()
     assert found["samples_per_second"] == 32 * found["steps_per_second"]
     assert found["steps_per_second"] <= 3 / 0.6
     assert 0 < found["waiting_for_data"] < 1
     with speed.waiting():
         pass
     time.sleep(0.3)
-    assert speed.read()["waiting_for_data"] < found["waiting_for_data"]
+    assert speed.rates()["waiting_for_data"] < found["waiting_for_data"]
 
 
 def test_utilisation_is_of_the_peak_and_absent_where_that_is_unknown():
     speed = Speed(32, peak=1e6)
     for _ in range(2):
         with speed.waiting():
-            speed.computes(40_000)
+            speed.add_flops(40_000)
     time.sleep(0.2)
-    found = speed.read()
+    found = speed.rates()
     assert found["mfu"] == pytest.approx(40_000 * found["steps_per_second"] / 1e6)
     assert 0 < found["mfu"] <= 0.4
-    assert speed.read()["mfu"] == 0
-    assert "mfu" not in Speed(32).read()
+    assert speed.rates()["mfu"] == 0
+    assert "mfu" not in Speed(32).rates()
     assert peak_flops(jax.devices("cpu")[0].device_kind) is None
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12

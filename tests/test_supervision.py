@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dim_jax.training.supervision import STOPPED, STUCK, Termination
+from dim_jax.training.supervision import HUNG, STOPPED, Termination
 from tests.test_train import arguments
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def ended(program: str, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_watchdog_fires_after_pause():
     process = ended(PAUSES)
-    assert process.returncode == STUCK, process.stderr
+    assert process.returncode == HUNG, process.stderr
     assert process.stdout == "still here\n"
     assert "no step in 0.03 minutes" in process.stderr
     assert "in hang\n" in process.stderr
@@ -62,7 +62,7 @@ def test_watchdog_ends_run_with_hanging_data(tmp_path):
     """Compiling takes longer than the watchdog waits, and is not taken for hanging."""
     changes = {"optim__cosine": "False", "train__watchdog_minutes": "0.2"}
     process = ended(HANGS, *arguments("nano_encoder", tmp_path / "run", 100_000, **changes))
-    assert process.returncode == STUCK, process.stderr
+    assert process.returncode == HUNG, process.stderr
     assert (tmp_path / "run/log.jsonl").read_text().startswith('{"step": 1, ')
     assert "in hanging_data\n" in process.stderr
     assert "in main\n" in process.stderr
@@ -77,8 +77,8 @@ def test_a_watchdog_ends_with_the_run():
 def test_sigterm_is_noted():
     before = signal.getsignal(signal.SIGTERM)
     with Termination() as termination:
-        assert not termination.asked
+        assert not termination.requested
         os.kill(os.getpid(), signal.SIGTERM)
-        assert termination.asked
+        assert termination.requested
     assert signal.getsignal(signal.SIGTERM) is before
-    assert len({0, 1, 2, STOPPED, STUCK}) == 5
+    assert len({0, 1, 2, STOPPED, HUNG}) == 5

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dim_jax.cli.designer_options import DesignerOptions, with_asks
+from dim_jax.cli.designer_options import DesignerOptions, with_designer_options
 from dim_jax.console import open_console
 from dim_jax.errors import require
 
@@ -19,7 +19,7 @@ Config = Annotated[Path | None, typer.Option(help="TOML with what differs from t
 Designer = Annotated[str | None, typer.Option(metavar="KIND:NAME", help="Who writes: openai:gpt-4o, vllm:MODEL ..., as for `dim design`.")]
 
 
-@with_asks
+@with_designer_options
 def build_edit(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make, or to go on with.")],
     source: Annotated[
@@ -29,7 +29,7 @@ def build_edit(
             help="Pairs to build from: ultraedit:FOLDER, sharegpt4o:FOLDER, pairs:FILE.jsonl. May be given several times.",
         ),
     ],
-    asks: DesignerOptions,
+    options: DesignerOptions,
     designer: Designer = None,
     assessor: Annotated[str | None, typer.Option(metavar="KIND:NAME", help="Who judges the instructions. Default: the designer.")] = None,
     config: Config = None,
@@ -46,24 +46,24 @@ def build_edit(
 
     _check_stage(until, STAGES)
     settings = read_config("dim_edit.toml", config)
-    asking = _asking(asks)
-    writer = _writer(designer, asks)
+    runner = _stage_runner(options)
+    writer = _writer(designer, options)
     with lock_output(folder):
         counts = build(
-            folder, [open_source(one) for one in source], settings, _writer(assessor, asks) or writer, writer, asking,
+            folder, [open_source(spelling) for spelling in source], settings, _writer(assessor, options) or writer, writer, runner,
             until=until, beam=None if beam is None else shlex.split(beam), console=console,
         )  # fmt: skip
     parts = {"keep": ("filter", "kept"), "assess": ("assess", "answered"), "design": ("design", "answered")}
-    told = [f"{stage} {counts[part][name]}" for stage, (part, name) in parts.items() if part in counts]
-    typer.echo(f"{folder}: {counts['filter']['pairs']} pairs; {', '.join(told)}", err=True)
+    summary = [f"{stage} {counts[part][name]}" for stage, (part, name) in parts.items() if part in counts]
+    typer.echo(f"{folder}: {counts['filter']['pairs']} pairs; {', '.join(summary)}", err=True)
 
 
-@with_asks
+@with_designer_options
 def build_t2i(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make, or to go on with.")],
     metadata: Annotated[Path, typer.Option(help="Folder with the jsonl files of DIM-T2I, or your own.")],
     upstream: Annotated[Path, typer.Option(help="Folder with what lies upstream, under the name of each sub-source.")],
-    asks: DesignerOptions,
+    options: DesignerOptions,
     source: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A sub-source of the config. Default: all.")] = None,
     designer: Annotated[
         str | None, typer.Option(metavar="KIND:NAME", help="Who writes captions along the dimensions. Default: the published ones.")
@@ -79,20 +79,20 @@ def build_t2i(
 
     _check_stage(until, STAGES)
     settings = read_config("dim_t2i.toml", config)
-    asking = _asking(asks)
-    writer = _writer(designer, asks)
+    runner = _stage_runner(options)
+    writer = _writer(designer, options)
     with lock_output(folder), lock_output(upstream) if fetch else nullcontext():
-        counts = build(folder, metadata, upstream, source or list(settings["sources"]), settings, writer, asking, fetch=fetch, until=until)
-    found = counts.get("pictures", {}).values()
-    typer.echo(f"{folder}: {sum(one['taken'] for one in found)} pictures, {sum(one['rejected'] for one in found)} rejected", err=True)
+        counts = build(folder, metadata, upstream, source or list(settings["sources"]), settings, writer, runner, fetch=fetch, until=until)
+    taken, rejected = (sum(row[name] for row in counts.get("pictures", {}).values()) for name in ("taken", "rejected"))
+    typer.echo(f"{folder}: {taken} pictures, {rejected} rejected", err=True)
 
 
-@with_asks
+@with_designer_options
 def rewrite(
     table: Annotated[Path, typer.Argument(metavar="PROMPTS.jsonl", help="Objects with id and, as prompt, a short prompt.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A jsonl, which is continued if it is there.")],
     designer: Annotated[str, typer.Option(metavar="KIND:NAME", help="Who writes: as for `dim design`.")],
-    asks: DesignerOptions,
+    options: DesignerOptions,
     config: Config = None,
 ) -> None:
     """Write short prompts out into long ones, as the painter was trained on."""
@@ -104,11 +104,11 @@ def rewrite(
 
     check_output(output, table)
     settings = read_config("dim_t2i.toml", config)["captions"]
-    asking = _asking(asks)
-    writer = _writer(designer, asks)
+    runner = _stage_runner(options)
+    writer = _writer(designer, options)
     assert writer is not None
     jobs = [Job((), row["prompt"], row) for _, row in read_rows(table)]
-    asking.stage(output, jobs, rewriting_task(settings["words"], settings["min_words"]), writer)
+    runner.stage(output, jobs, rewriting_task(settings["words"], settings["min_words"]), writer)
 
 
 def _check_stage(until: str, stages: Sequence[str]) -> None:
@@ -116,13 +116,13 @@ def _check_stage(until: str, stages: Sequence[str]) -> None:
         raise typer.BadParameter(f"Stages are {', '.join(stages)}.", param_hint="--until")
 
 
-def _asking(asks: DesignerOptions):
+def _stage_runner(options: DesignerOptions):
     from dim_jax.designer.stage_runner import StageRunner
 
-    return StageRunner(asks.limits(), asks.retry_failed, console.is_terminal, lambda line: typer.echo(line, err=True))
+    return StageRunner(options.limits(), options.retry_failed, console.is_terminal, lambda line: typer.echo(line, err=True))
 
 
-def _writer(spelling: str | None, asks: DesignerOptions):
+def _writer(spelling: str | None, options: DesignerOptions):
     from dim_jax.designer.choice import DesignerChoice
     from dim_jax.designer.stage_runner import DesignerFactory
 
@@ -131,8 +131,8 @@ def _writer(spelling: str | None, asks: DesignerOptions):
     choice = DesignerChoice.parse(spelling)
     if not choice.online:
         raise typer.BadParameter(f'"{spelling}": name a model behind a server.', param_hint="--designer")
-    asks.open(choice)  # a key that is missing is told before long work
-    return DesignerFactory(lambda: asks.open(choice), asks.price(spelling))
+    options.open(choice)  # a key that is missing is told before long work
+    return DesignerFactory(lambda: options.open(choice), options.price(spelling))
 
 
 def build_emoji(

@@ -5,16 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from dim_jax.cli.designer_options import DesignerOptions, with_asks
+from dim_jax.cli.designer_options import DesignerOptions, with_designer_options
 from dim_jax.console import open_console
 
 console = open_console()
 
 
-@with_asks
+@with_designer_options
 def design(
     designer: Annotated[str, typer.Option(metavar="KIND:NAME", help="Who writes: as for `dim edit`, and never none.")],
-    asks: DesignerOptions,
+    options: DesignerOptions,
     table: Annotated[
         Path | None, typer.Argument(metavar="[ROWS.jsonl]", help="Many edits: objects with id, image_path, and the instruction as prompt.")
     ] = None,
@@ -38,15 +38,15 @@ def design(
         raise typer.BadParameter("Give a designer that writes.", param_hint="--designer")
     if (table is None) == (image is None or prompt is None) or (table is not None and output is None):
         raise typer.BadParameter("Give ROWS.jsonl and -o, or --image and --prompt.")
-    limits, price = asks.limits(), asks.price(designer)
+    limits, price = options.limits(), options.price(designer)
     if image is not None and output is not None:
         check_file(output, overwrite=overwrite)
-    writer = _local(choice.name or checkpoint) if choice.kind == "local" else asks.open(choice)
+    writer = _local(choice.name or checkpoint) if choice.kind == "local" else options.open(choice)
     if table is not None and output is not None:
-        done = library.write_blueprints(
-            table, output, writer, limits, pictures=pictures, price=price, retry_failed=asks.retry_failed, progress=console.is_terminal
+        summary = library.write_blueprints(
+            table, output, writer, limits, pictures=pictures, price=price, retry_failed=options.retry_failed, progress=console.is_terminal
         )
-        typer.echo(done, err=True)
+        typer.echo(summary, err=True)
     elif image is not None and prompt is not None:
         text = library.write_blueprint(image, prompt, writer, row_id=row_id)
         if output is None:

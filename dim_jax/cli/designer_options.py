@@ -11,7 +11,7 @@ from dim_jax.cli.options import with_options
 
 @dataclass(frozen=True)
 class DesignerOptions:
-    """The options of every command that asks a designer many things; `with_asks` adds them."""
+    """The options of every command that asks a designer many things; `with_designer_options` adds them."""
 
     base_url: Annotated[str | None, typer.Option(help="Of the server, such as http://localhost:8000/v1.")] = None
     concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 8
@@ -51,4 +51,4 @@ class DesignerOptions:
         return choice.open(base_url=self.base_url, max_tokens=self.max_tokens, time_limit=self.call_limit)
 
 
-with_asks = with_options(asks=DesignerOptions)
+with_designer_options = with_options(options=DesignerOptions)

@@ -26,7 +26,7 @@ class Stage(StrEnum):
     report = "report"
 
 
-@with_options(how=SamplingOptions, judging=JudgeOptions, asks=DesignerOptions)
+@with_options(sampling=SamplingOptions, judging=JudgeOptions, options=DesignerOptions)
 def evaluate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The benchmark, such as imgedit; a wrong name lists all.")],
     data: Annotated[str, typer.Option(help="Folder of the benchmark as its makers ship it; of emoji also gs://BUCKET/...")],
@@ -58,19 +58,19 @@ def evaluate(
     ] = False,
     pairs_per_rule: Annotated[int | None, typer.Option(min=1, help="-o: default 24, or as many more as 200 pairs in all need.")] = None,
     *,
-    how: SamplingOptions,
+    sampling: SamplingOptions,
     judging: JudgeOptions,
-    asks: DesignerOptions,
+    options: DesignerOptions,
 ) -> None:
     """Measure a painter on a benchmark: paint its cases, score them, compare tracks. Goes on where it was interrupted."""
     if (out is None) == (output is None) or (output is not None and name != "emoji"):
         raise typer.BadParameter("Give --out FOLDER; or, with emoji, -o REPORT.json.")
-    if how.seed < 0:
-        raise InputError(f"Seed {how.seed}: of an evaluation it must not be negative. Choose another one (--seed).")
+    if sampling.seed < 0:
+        raise InputError(f"Seed {sampling.seed}: of an evaluation it must not be negative. Choose another one (--seed).")
     if output is not None:
-        if how.changes([]):
+        if sampling.changes([]):
             raise typer.BadParameter("With -o the checkpoint's own settings count. Leave them out, or give --out.")
-        _by_rule(data, output, known_targets, pairs_per_rule, batch_size, how)
+        _by_rule(data, output, known_targets, pairs_per_rule, batch_size, sampling)
         return
     assert out is not None
     from dim_jax.designer.choice import DesignerChoice
@@ -79,82 +79,82 @@ def evaluate(
     from dim_jax.evals.measuring import Models
     from dim_jax.storage.paths import as_path
 
-    benchmark, choice, changes = named(name), DesignerChoice.parse(designer), how.changes([])
+    benchmark, choice, changes = named(name), DesignerChoice.parse(designer), sampling.changes([])
     part = run.Shard.read(shard) if shard else run.Shard()
     folder, writes = as_path(data), choice.kind != "none"
     chosen = run.read_tracks(tracks or ("direct,designed" if writes else "direct"), benchmark, designed=writes)
     if not isinstance(folder, Path):
         raise InputError(f"{data}: a benchmark is read from this machine. Copy it here first.")
-    cases, notes = benchmark.cases(folder, limit=limit, seed=how.seed)
+    cases, notes = benchmark.cases(folder, limit=limit, seed=sampling.seed)
     for note in notes:
         typer.echo(note, err=True)
     stages = [stage.value] if stage else ["report"] if judging.compare else ["generate"] if shard else list(run.STAGES)
     tell = partial(typer.echo, err=True)
-    rules, judges = judging.protocol(benchmark), judging.judges(asks, how.checkpoint) if "judge" in stages else []
+    rules, judges = judging.protocol(benchmark), judging.judges(options, sampling.checkpoint) if "judge" in stages else []
     if "generate" in stages:
         from dim_jax.sampling import Sampler
 
         painting = run.Painting(
-            lambda: Sampler.from_pretrained(named_or_bundled(how.checkpoint), edits=benchmark.kind == "edit", **how.loading),
+            lambda: Sampler.from_pretrained(named_or_bundled(sampling.checkpoint), edits=benchmark.kind == "edit", **sampling.loading),
             lambda painter: replace(painter.settings, batch_size=batch_size, **changes),
-            _designs(choice, designer, asks, how) if writes else None, designer, rounds,
+            _designs(choice, designer, options, sampling) if writes else None, designer, rounds,
         )  # fmt: skip
         run.generate(
-            benchmark, cases, out, painting, data=data, tracks=chosen, seed=how.seed, limit=limit, shard=part, official=official,
+            benchmark, cases, out, painting, data=data, tracks=chosen, seed=sampling.seed, limit=limit, shard=part, official=official,
             progress=console.is_terminal, tell=tell,
         )  # fmt: skip
     if "judge" in stages:
         models = Models(clip, dino, features)
-        found = run.table(run.score(benchmark, cases, out, models, official=official, scorer=official_scorer, tell=tell))
-        if found is not None:
-            open_console(stderr=False).print(found)
+        scores = run.table(run.score(benchmark, cases, out, models, official=official, scorer=official_scorer, tell=tell))
+        if scores is not None:
+            open_console(stderr=False).print(scores)
         if judges:
-            ask_judges(judges, rules, cases, out, asks, tell, console.is_terminal)
+            ask_judges(judges, rules, cases, out, options, tell, console.is_terminal)
     if "report" in stages:
-        write_report(benchmark, cases, out, judging, asks, how.seed, tell)
+        write_report(benchmark, cases, out, judging, options, sampling.seed, tell)
 
 
-def _designs(choice: Any, spelling: str, asks: DesignerOptions, how: SamplingOptions) -> Any:
+def _designs(choice: Any, spelling: str, options: DesignerOptions, sampling: SamplingOptions) -> Any:
     """What makes the designer of a painter and a shard; what can be refused is refused now."""
     from dim_jax.designer.stage_runner import DesignerFactory, StageRunner
     from dim_jax.evals.designs import Designs
 
-    stages = StageRunner(asks.limits(), asks.retry_failed, console.is_terminal)
-    ready, price = choice.kind == "file", asks.price(spelling)
-    opened = None if choice.kind == "local" else asks.open(choice)
+    stages = StageRunner(options.limits(), options.retry_failed, console.is_terminal)
+    from_file, price = choice.kind == "file", options.price(spelling)
+    opened = None if choice.kind == "local" else options.open(choice)
 
     @cache
     def local(painter: Any) -> Any:
         from dim_jax.designer.local import LocalDesigner
 
         if choice.name:
-            return LocalDesigner.from_pretrained(choice.name, dtype=how.dtype)
-        return LocalDesigner.from_sampler(painter, (how.resolution or painter.settings.resolution))
+            return LocalDesigner.from_pretrained(choice.name, dtype=sampling.dtype)
+        return LocalDesigner.from_sampler(painter, (sampling.resolution or painter.settings.resolution))
 
     def make(painter: Any, tag: str) -> Designs:
         # A server's client belongs to one stage; blueprints of a file and a local model are read once.
-        writer = opened if ready else None
-        factory = (lambda: local(painter)) if choice.kind == "local" else (lambda: writer or asks.open(choice))
-        return Designs((opened or local(painter)).name, DesignerFactory(factory, price), stages, ready, tag)
+        writer = opened if from_file else None
+        factory = (lambda: local(painter)) if choice.kind == "local" else (lambda: writer or options.open(choice))
+        return Designs((opened or local(painter)).name, DesignerFactory(factory, price), stages, from_file, tag)
 
     return make
 
 
-def _by_rule(data: str, output: Path, known_targets: bool, pairs_per_rule: int | None, batch_size: int, how: SamplingOptions) -> None:
+def _by_rule(data: str, output: Path, known_targets: bool, pairs_per_rule: int | None, batch_size: int, sampling: SamplingOptions) -> None:
     from dim_jax.datasets.layouts.pairs import Pairs
     from dim_jax.evals import emoji
     from dim_jax.pipeline import EditPipeline
     from dim_jax.storage.locks import lock_output
     from dim_jax.storage.paths import as_path
 
-    emoji.check_outputs(output, overwrite=how.overwrite)
+    emoji.check_outputs(output, overwrite=sampling.overwrite)
     split, folder = "known" if known_targets else "test", as_path(data)
     edits, captions = Pairs(folder, split, "edit"), Pairs(folder, "test", "caption")
     with lock_output(output):
-        pipeline = EditPipeline.from_pretrained(named_or_bundled(how.checkpoint), **how.loading)
+        pipeline = EditPipeline.from_pretrained(named_or_bundled(sampling.checkpoint), **sampling.loading)
         report = emoji.evaluate(
-            pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=how.seed,
-            batch_size=batch_size, overwrite=how.overwrite, progress=console.is_terminal,
+            pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=sampling.seed,
+            batch_size=batch_size, overwrite=sampling.overwrite, progress=console.is_terminal,
         )  # fmt: skip
     open_console(stderr=False).print(emoji.table(report), soft_wrap=False)
     typer.echo(f"wrote {output} and {output.with_suffix('.png')}", err=True)

@@ -41,70 +41,70 @@ class JudgeOptions:
             if self.judge or self.prompts:
                 raise InputError(f"{benchmark.title} is not judged, it is measured alone. Leave out --judge and --prompts.")
             return None
-        found = protocol(benchmark.protocol)
-        return found if self.prompts is None else found.with_prompts(self.prompts)
+        judging_protocol = protocol(benchmark.protocol)
+        return judging_protocol if self.prompts is None else judging_protocol.with_prompts(self.prompts)
 
-    def judges(self, asks: DesignerOptions, checkpoint: str | None) -> list[Any]:
+    def judges(self, options: DesignerOptions, checkpoint: str | None) -> list[Any]:
         """The designers that judge. What can be refused is refused now, before anything is painted."""
         from dim_jax.designer.choice import DesignerChoice
         from dim_jax.designer.stage_runner import DesignerFactory
 
-        asks, found = replace(asks, base_url=self.judge_base_url), []
+        options, factories = replace(options, base_url=self.judge_base_url), []
         for spelling in self.judge or ():
             choice = DesignerChoice.parse(spelling)
             if choice.kind == "none":
                 raise typer.BadParameter("Give a model that judges.", param_hint="--judge")
-            opened = [] if choice.kind == "local" else [asks.open(choice)]
+            opened = [] if choice.kind == "local" else [options.open(choice)]
             # A server's client belongs to one stage, so each track has its own; a local model is read once.
-            found.append(
+            factories.append(
                 DesignerFactory(
-                    lambda choice=choice, opened=opened: _open(choice, opened, asks, checkpoint),
-                    asks.price(spelling) if choice.online else None,
+                    lambda choice=choice, opened=opened: _open(choice, opened, options, checkpoint),
+                    options.price(spelling) if choice.online else None,
                 )
             )
-        return found
+        return factories
 
 
-def _open(choice: Any, opened: list[Any], asks: DesignerOptions, checkpoint: str | None) -> Any:
+def _open(choice: Any, opened: list[Any], options: DesignerOptions, checkpoint: str | None) -> Any:
     if choice.kind == "local" and not opened:
         from dim_jax.designer.local import LocalDesigner  # imports JAX
 
         opened.append(LocalDesigner.from_pretrained(choice.name or named_or_bundled(checkpoint)))
-    return asks.open(choice) if choice.online else opened[0]
+    return options.open(choice) if choice.online else opened[0]
 
 
 def ask_judges(
-    judges: list[Any], protocol: Any, cases: list[Any], out: Path, asks: DesignerOptions, tell: Callable[[str], None], progress: bool
+    judges: list[Any], protocol: Any, cases: list[Any], out: Path, options: DesignerOptions, tell: Callable[[str], None], progress: bool
 ) -> None:
     """Every judge about every track, all within one budget."""
     from dim_jax.designer.stage_runner import StageRunner
     from dim_jax.evals.judge import judge
 
-    runner = StageRunner(asks.limits(), asks.retry_failed, progress, tell)
-    for one in judges:
-        judge(out, cases, protocol, one, runner)
+    runner = StageRunner(options.limits(), options.retry_failed, progress, tell)
+    for designer in judges:
+        judge(out, cases, protocol, designer, runner)
 
 
 def write_report(
-    benchmark: Any, cases: list[Any], out: Path, options: JudgeOptions, asks: DesignerOptions, seed: int, tell: Callable[[str], None]
+    benchmark: Any, cases: list[Any], out: Path, judging: JudgeOptions, options: DesignerOptions, seed: int, tell: Callable[[str], None]
 ) -> None:
     """Of one run, or of the two that --compare names."""
     from dim_jax.evals import report
     from dim_jax.storage.paths import read_json
 
-    runs = {"run": out} if options.compare is None else _named(options.compare)
-    priced = read_json(asks.prices) if asks.prices else {}
+    runs = {"run": out} if judging.compare is None else _run_names(judging.compare)
+    priced = read_json(options.prices) if options.prices else {}
 
     def price(judge: str) -> Any:
-        return asks.price(judge) if judge in priced else None
+        return options.price(judge) if judge in priced else None
 
     report.write(
-        out, benchmark, cases, runs, options.protocol(benchmark), price=price, official_seed=seed if options.strict_official else None
+        out, benchmark, cases, runs, judging.protocol(benchmark), price=price, official_seed=seed if judging.strict_official else None
     )
     tell(f"wrote {out / 'report.html'}, with report.md and report.json beside it")
 
 
-def _named(folders: tuple[Path, Path]) -> dict[str, Path]:
+def _run_names(folders: tuple[Path, Path]) -> dict[str, Path]:
     """The runs by the shortest ends of their paths that differ.
 
     Raises:

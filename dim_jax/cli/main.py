@@ -124,8 +124,8 @@ def convert(
     trained = is_state(source)
     if weights is not None and not trained:
         raise typer.BadParameter("it goes with a state of a training run, RUN/checkpoints/STEP.", param_hint="--weights")
-    for option, given in (("--mean-with", mean_with), ("--lora", lora)):
-        if given and (any(parents) or trained):
+    for option, value in (("--mean-with", mean_with), ("--lora", lora)):
+        if value and (any(parents) or trained):
             raise typer.BadParameter("it goes with one SRC; convert the state of a training run first.", param_hint=option)
     options: dict[str, Any] = {"dtype": dtype and dtype.value, "tokenizer": tokenizer, "overwrite": overwrite}
     if encoder and sana and autoencoder:
@@ -178,7 +178,7 @@ def main() -> None:
         else:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     try:
         app(args=arguments, prog_name="dim")
     except (InputError, OSError) as error:
@@ -194,7 +194,7 @@ def main() -> None:
         _say(f"stopped by {'SIGTERM' if terminated else 'Ctrl-C'}")
         sys.exit(143 if terminated else 130)
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 

@@ -52,17 +52,17 @@ def with_options(**shared: type) -> Callable[[Callable[..., None]], Callable[...
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         fields = {name: inspect.signature(kind).parameters for name, kind in shared.items()}
-        own = {name: one for name, one in inspect.signature(command).parameters.items() if name not in shared}
+        own_parameters = {name: parameter for name, parameter in inspect.signature(command).parameters.items() if name not in shared}
 
         @wraps(command)
         def wrapped(**options: Any) -> None:
-            made = {name: kind(**{field: options[field] for field in fields[name]}) for name, kind in shared.items()}
-            command(**{name: options[name] for name in own}, **made)
+            groups = {name: kind(**{field: options[field] for field in fields[name]}) for name, kind in shared.items()}
+            command(**{name: options[name] for name in own_parameters}, **groups)
 
-        parameters = [one for group in (own, *fields.values()) for one in group.values()]
-        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+        parameters = [parameter for group in (own_parameters, *fields.values()) for parameter in group.values()]
+        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
         wrapped.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
-        wrapped.__annotations__ = {one.name: one.annotation for one in parameters}
+        wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return wrapped
 
     return decorate

@@ -11,7 +11,7 @@ from dim_jax.cli.options import mesh_sizes, with_options
 from dim_jax.console import open_console
 from dim_jax.diffusion.solvers import SOLVERS
 
-AS_SAID = "Default: as the checkpoint says, else"
+DEFAULT = "Default: as the checkpoint says, else"
 console = open_console()
 
 
@@ -69,28 +69,28 @@ class SamplingOptions:
 
     checkpoint: Checkpoint = None
     seed: Annotated[int, typer.Option(help="Of the noise. The same seed gives the same picture.")] = 0
-    steps: Annotated[int | None, typer.Option(min=1, help=f"Steps of the sampler. {AS_SAID} 30.")] = None
+    steps: Annotated[int | None, typer.Option(min=1, help=f"Steps of the sampler. {DEFAULT} 30.")] = None
     guidance: Annotated[
-        float | None, typer.Option(min=0, help=f"How far to move from the unconditional picture; 1 turns guidance off. {AS_SAID} 7.5.")
+        float | None, typer.Option(min=0, help=f"How far to move from the unconditional picture; 1 turns guidance off. {DEFAULT} 7.5.")
     ] = None
-    guidance_start: Annotated[float | None, typer.Option(help=f"Fraction of the steps before which guidance is off. {AS_SAID} 0.")] = None
-    guidance_stop: Annotated[float | None, typer.Option(help=f"Fraction of the steps after which guidance is off. {AS_SAID} 1.")] = None
+    guidance_start: Annotated[float | None, typer.Option(help=f"Fraction of the steps before which guidance is off. {DEFAULT} 0.")] = None
+    guidance_stop: Annotated[float | None, typer.Option(help=f"Fraction of the steps after which guidance is off. {DEFAULT} 1.")] = None
     cache_interval: Annotated[
-        int | None, typer.Option(min=1, help=f"Evaluate the network in one of so many steps, after the first fifth. {AS_SAID} 1.")
+        int | None, typer.Option(min=1, help=f"Evaluate the network in one of so many steps, after the first fifth. {DEFAULT} 1.")
     ] = None
     float8: Annotated[
         bool | None,
         typer.Option(help="Compute SANA's large products in float8: faster on GPUs since H100. Default: as the checkpoint says, else no."),
     ] = None
-    flow_shift: Annotated[float | None, typer.Option(help=f"More than 1 spends more steps on high noise. {AS_SAID} 3.")] = None
+    flow_shift: Annotated[float | None, typer.Option(help=f"More than 1 spends more steps on high noise. {DEFAULT} 3.")] = None
     negative_prompt: Annotated[str | None, typer.Option(help="What to move away from, instead of the learned null condition.")] = None
-    resolution: Annotated[int | None, typer.Option(min=1, help=f"The picture has about this x this pixels. {AS_SAID} 1024.")] = None
+    resolution: Annotated[int | None, typer.Option(min=1, help=f"The picture has about this x this pixels. {DEFAULT} 1024.")] = None
     size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Exact size, instead of one by resolution and aspect ratio.")] = (
         None
     )
     solver: Annotated[
         str | None,
-        typer.Option(callback=_known_solver, metavar="NAME", help=f"The sampler: {' or '.join(SOLVERS)}. {AS_SAID} dpm++2m."),
+        typer.Option(callback=_known_solver, metavar="NAME", help=f"The sampler: {' or '.join(SOLVERS)}. {DEFAULT} dpm++2m."),
     ] = None
     lora: Loras = None
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")] = False
@@ -122,7 +122,7 @@ class SamplingOptions:
         return changes
 
 
-@with_options(how=SamplingOptions)
+@with_options(sampling=SamplingOptions)
 def edit(
     image: Annotated[str, typer.Option(help="The picture to edit, also gs://BUCKET/...")],
     output: Output,
@@ -160,11 +160,11 @@ def edit(
         typer.Option(
             "--image-guidance-scale",
             min=0,
-            help=f"How near to stay to the picture, for a model that was trained with source dropout; 1 turns this off. {AS_SAID} 1.",
+            help=f"How near to stay to the picture, for a model that was trained with source dropout; 1 turns this off. {DEFAULT} 1.",
         ),
     ] = None,
     *,
-    how: SamplingOptions,
+    sampling: SamplingOptions,
 ) -> None:
     """Edit a picture as the prompt says, and the result as each --then says."""
     from dim_jax import edit_result
@@ -184,14 +184,14 @@ def edit(
     if show_blueprint and not blueprint and choice.kind == "none":
         raise typer.BadParameter("Name who writes it (--designer), or give one (--blueprint).", param_hint="--show-blueprint")
     prompts = [prompt or "", *(then or [])]
-    result = edit_result.check_output(output, overwrite=how.overwrite)
+    result = edit_result.check_output(output, overwrite=sampling.overwrite)
     sheet_path, paths = result.with_suffix(".sheet.png"), [result.with_suffix(f".{n}.png") for n in range(1, len(prompts) + 1) if rounds]
     for path in [*([sheet_path] if sheet else []), *paths]:
-        edit_result.check_output(path, overwrite=how.overwrite)
+        edit_result.check_output(path, overwrite=sampling.overwrite)
     file = local(as_path(image))
     picture = open_picture(file)
     text = read_text(blueprint) if blueprint else prompts[0]
-    changes, loading = how.changes([text, *prompts[1:]], image_guidance), how.loading
+    changes, loading = sampling.changes([text, *prompts[1:]], image_guidance), sampling.loading
     writer = None
     if choice.kind not in ("none", "local"):
         writer = choice.open(base_url=base_url)
@@ -200,13 +200,13 @@ def edit(
     from dim_jax.pipeline import EditPipeline  # imports JAX, which takes seconds
     from dim_jax.session import EditSession
 
-    pipeline = EditPipeline.from_pretrained(named_or_bundled(how.checkpoint), **loading)
+    pipeline = EditPipeline.from_pretrained(named_or_bundled(sampling.checkpoint), **loading)
     settings = replace(pipeline.sampler.settings, **changes)
     if choice.kind == "local":
         from dim_jax.designer.local import LocalDesigner
 
         if choice.name:
-            writer = LocalDesigner.from_pretrained(choice.name, dtype=how.dtype)
+            writer = LocalDesigner.from_pretrained(choice.name, dtype=sampling.dtype)
         else:
             writer = LocalDesigner.from_sampler(pipeline.sampler, settings.resolution)
     session = EditSession(
@@ -214,35 +214,35 @@ def edit(
     )  # fmt: skip
     ready = {"blueprint": text, "written_by": f"file:{blueprint}"} if blueprint else {}  # of the only round
     for number, instruction in enumerate(prompts):
-        edited = session.edit(instruction, **ready, seed=how.seed, progress=console.is_terminal)
+        edited = session.edit(instruction, **ready, seed=sampling.seed, progress=console.is_terminal)
         if show_blueprint:
             typer.echo(edited.prompt)
         if rounds:
-            edited.save(paths[number], overwrite=how.overwrite)
-    session.rounds[-1].save(result, overwrite=how.overwrite)
+            edited.save(paths[number], overwrite=sampling.overwrite)
+    session.rounds[-1].save(result, overwrite=sampling.overwrite)
     if sheet:
-        edit_result.save_sheet(session.rounds, sheet_path, overwrite=how.overwrite)
+        edit_result.save_sheet(session.rounds, sheet_path, overwrite=sampling.overwrite)
     typer.echo(f"wrote {output}" + (f" and {sheet_path}" if sheet else ""), err=True)
 
 
-@with_options(how=SamplingOptions)
+@with_options(sampling=SamplingOptions)
 def generate(
     prompt: Annotated[str, typer.Option(help="What to paint.")],
     output: Output,
     *,
-    how: SamplingOptions,
+    sampling: SamplingOptions,
 ) -> None:
     """Paint a picture from a prompt alone."""
     from dim_jax import edit_result
 
-    edit_result.check_output(output, overwrite=how.overwrite)
-    changes, loading = how.changes([prompt]), how.loading
+    edit_result.check_output(output, overwrite=sampling.overwrite)
+    changes, loading = sampling.changes([prompt]), sampling.loading
     from dim_jax.pipeline import GeneratePipeline
 
-    pipeline = GeneratePipeline.from_pretrained(named_or_bundled(how.checkpoint), **loading)
+    pipeline = GeneratePipeline.from_pretrained(named_or_bundled(sampling.checkpoint), **loading)
     settings = replace(pipeline.sampler.settings, **changes)
-    paintings = pipeline([prompt], seeds=[how.seed], settings=settings, progress=console.is_terminal)
-    paintings[0].save(output, overwrite=how.overwrite)
+    paintings = pipeline([prompt], seeds=[sampling.seed], settings=settings, progress=console.is_terminal)
+    paintings[0].save(output, overwrite=sampling.overwrite)
     typer.echo(f"wrote {output}", err=True)
 
 

@@ -41,13 +41,13 @@ def train(
     first, colon, last = (profile or "").partition(":")
     if profile is not None and not (colon and first.isdecimal() and last.isdecimal()):
         raise typer.BadParameter(f"{profile}: write START:STOP, such as 100:110.", param_hint="--profile")
-    found = _config(config, [*(change or []), *([] if steps is None else [f"train.steps={steps}"])], what="Training")
+    settings = _config(config, [*(change or []), *([] if steps is None else [f"train.steps={steps}"])], what="Training")
     from dim_jax import processes, train
     from dim_jax.storage.paths import as_path
 
-    place = as_path(workdir)
-    with processes.distributed(), processes.locked(place):
-        train.main(found, place, allow_changes=allow_changes, profile=(int(first), int(last)) if profile else None)
+    folder = as_path(workdir)
+    with processes.distributed(), processes.locked(folder):
+        train.main(settings, folder, allow_changes=allow_changes, profile=(int(first), int(last)) if profile else None)
 
 
 def cache(
@@ -64,14 +64,14 @@ def cache(
     change: Change = None,
 ) -> None:
     """Store what the frozen parts of a painter make of every row, for training without them. Goes on where it was interrupted."""
-    found = _config(config, change or [], what="Caching")
+    settings = _config(config, change or [], what="Caching")
     from dim_jax import caching, processes
     from dim_jax.storage.disk import parse_size
     from dim_jax.storage.paths import as_path
 
     size, folder = parse_size(shard_size, "--shard-size"), as_path(into)
     with processes.distributed(), processes.locked(folder):
-        caching.main(found, folder, storage=None if dtype is None else dtype.value, shard_bytes=size)
+        caching.main(settings, folder, storage=None if dtype is None else dtype.value, shard_bytes=size)
 
 
 def compile_step(
@@ -83,13 +83,13 @@ def compile_step(
     """Compile a training step for a TPU slice on any machine, and say whether it fits (exit code 1: it does not) and how long it takes."""
     from dim_jax.aot.topology import Topology
 
-    found = Topology.parse(topology)
-    found.pretend()  # before anything imports JAX
+    target = Topology.parse(topology)
+    target.pretend()  # before anything imports JAX
     require("libtpu", extra="tpu", what="Compiling for TPUs")
-    chosen = _config(config, change or [], what="Compiling a training step")
+    settings = _config(config, change or [], what="Compiling a training step")
     from dim_jax.aot import compiling
 
-    compiling.main(chosen, found, open_console(stderr=False), keep=hlo)
+    compiling.main(settings, target, open_console(stderr=False), keep=hlo)
 
 
 def require_training(what: str) -> None:
@@ -99,8 +99,8 @@ def require_training(what: str) -> None:
 
 def _config(path: Path, changes: list[str], *, what: str) -> Any:
     pairs = [text.partition("=") for text in changes]
-    if wrong := [key for key, equals, _ in pairs if not equals]:
-        raise typer.BadParameter(f"{wrong[0]}: write KEY=VALUE.", param_hint="--set")
+    if invalid := [key for key, equals, _ in pairs if not equals]:
+        raise typer.BadParameter(f"{invalid[0]}: write KEY=VALUE.", param_hint="--set")
     require_training(what)
     from dim_jax.config import read_config
 

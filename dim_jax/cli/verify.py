@@ -27,9 +27,9 @@ def verify(
     from dim_jax.storage.paths import as_path
     from dim_jax.verify.verify import verify
 
-    place = None if record is None else as_path(record)
+    folder = None if record is None else as_path(record)
     agrees = verify(
-        checkpoint, against=against, record=place, dtype=dtype.value, resolution=resolution, tokenizer=tokenizer, overwrite=overwrite,
+        checkpoint, against=against, record=folder, dtype=dtype.value, resolution=resolution, tokenizer=tokenizer, overwrite=overwrite,
         console=open_console(stderr=False),
     )  # fmt: skip
     if not agrees:

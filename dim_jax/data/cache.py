@@ -104,19 +104,19 @@ class Layout(NamedTuple):
         return [shard for shard in range(self.shards) if self.path(shard).name not in existing]
 
 
-def part_folders(cache: AnyPath, parts: Sequence[str]) -> list[AnyPath]:
+def component_folders(cache: AnyPath, names: Sequence[str]) -> list[AnyPath]:
     """The folder of each component (KIND:SOURCE). It has the name of the source alone, so that a source may move to another folder.
 
     Raises:
         InputError: two components would have the same folder.
     """
     folders = []
-    for name in parts:
+    for name in names:
         kind, _, source = name.partition(":")
         folder = cache / f"{kind}-{Path(source).name}"
         if folder in folders:
             raise InputError(
-                f"{cache}: {name} and {parts[folders.index(folder)]} would both be cached in {folder.name}. Rename one of the sources."
+                f"{cache}: {name} and {names[folders.index(folder)]} would both be cached in {folder.name}. Rename one of the sources."
             )
         folders.append(folder)
     return folders

@@ -19,7 +19,7 @@ from dim_jax.errors import InputError
 class Chunk(NamedTuple):
     """Rows of one shard and one bucket, at most as many as are computed at once."""
 
-    part: int
+    component_index: int
     shard: int
     bucket: int
     rows: Int[np.ndarray, " n"]
@@ -51,14 +51,14 @@ class LoadedChunk(NamedTuple):
     bad: tuple[BadSample, ...]
 
 
-def shard_chunks(part: int, component: Component, layout: Layout, shard: int, size: int) -> list[Chunk]:
+def shard_chunks(component_index: int, component: Component, layout: Layout, shard: int, size: int) -> list[Chunk]:
     """The chunks of a shard: the rows of each bucket, `size` at a time."""
     shard_rows = layout.shard_range(shard)
     in_shard = (component.rows >= shard_rows.start) & (component.rows < shard_rows.stop)
     chunks = []
     for bucket in np.unique(component.buckets[in_shard]).tolist():
         rows = component.rows[in_shard & (component.buckets == bucket)]
-        chunks += [Chunk(part, shard, bucket, rows[start : start + size]) for start in range(0, len(rows), size)]
+        chunks += [Chunk(component_index, shard, bucket, rows[start : start + size]) for start in range(0, len(rows), size)]
     return chunks
 
 
@@ -71,7 +71,7 @@ class ChunkLoader:
         substitute: list bad rows instead of raising an error.
     """
 
-    parts: Sequence[MixtureComponent]
+    mixture: Sequence[MixtureComponent]
     chunks: Sequence[Chunk]
     reader: PaintReader
     size: int
@@ -79,15 +79,15 @@ class ChunkLoader:
 
     def __call__(self, number: int) -> LoadedChunk:
         chunk = self.chunks[number]
-        part, bucket = self.parts[chunk.part], buckets(self.reader)[chunk.bucket]
+        member, bucket = self.mixture[chunk.component_index], buckets(self.reader)[chunk.bucket]
         rows, samples, bad = list[Row](), list[Sample](), list[BadSample]()
         for row in chunk.rows.tolist():
             try:
-                example: Example = part.source[row]
+                example: Example = member.source[row]
             except InputError as error:
                 if not self.substitute:
                     raise
-                bad.append(BadSample(part.name, row + 1, str(error)))
+                bad.append(BadSample(member.name, row + 1, str(error)))
                 continue
             wordings = self.reader.wordings(Texts(example.texts, example.blueprint), edit=example.source is not None)
             rows.append(Row(row, example.key, wordings))

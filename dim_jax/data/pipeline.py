@@ -57,13 +57,13 @@ def open_mixture(source: str, mix: Mix, *, curriculum: Curriculum = (), split: S
     Raises:
         InputError: as `schedule` and `open_source`.
     """
-    parts = []
-    for part, weights in schedule(mix, curriculum).items():
-        kind_name, _, own_source = part.partition(":")
+    mixture = []
+    for spelling, weights in schedule(mix, curriculum).items():
+        kind_name, _, own_source = spelling.partition(":")
         kind, name = as_kind(kind_name), own_source or source
         opened = open_source(SYNTHETIC if source == SYNTHETIC else name, kind, split=split, side=side)
-        parts.append(MixtureComponent(f"{kind}:{name}", kind, opened, weights))
-    return parts
+        mixture.append(MixtureComponent(f"{kind}:{name}", kind, opened, weights))
+    return mixture
 
 
 def schedule(mix: Mix, curriculum: Curriculum = ()) -> dict[str, dict[int, float]]:
@@ -95,16 +95,16 @@ def schedule(mix: Mix, curriculum: Curriculum = ()) -> dict[str, dict[int, float
     return {name: weights for name, weights in scheduled.items() if any(weights.values())}
 
 
-def evenly_spaced_examples(parts: Sequence[MixtureComponent], count: int, bad: "list[BadSample] | None" = None) -> Iterator[Example]:
+def evenly_spaced_examples(mixture: Sequence[MixtureComponent], count: int, bad: "list[BadSample] | None" = None) -> Iterator[Example]:
     """At most `count` examples, evenly from all components. Bad samples are added to `bad`; without it they raise."""
-    rows = [(part, row) for part in parts for row in evenly_spaced(len(part.source), -(-count // len(parts)))]
-    for part, row in rows[:count]:
+    rows = [(member, row) for member in mixture for row in evenly_spaced(len(member.source), -(-count // len(mixture)))]
+    for member, row in rows[:count]:
         try:
-            yield part.source[row]
+            yield member.source[row]
         except InputError as error:
             if bad is None:
                 raise
-            bad.append(BadSample(f"{part.name}, held out", row + 1, str(error)))
+            bad.append(BadSample(f"{member.name}, held out", row + 1, str(error)))
 
 
 def evenly_spaced(rows: int, count: int) -> list[int]:
@@ -113,7 +113,7 @@ def evenly_spaced(rows: int, count: int) -> list[int]:
 
 
 def make_plan(
-    parts: Sequence[MixtureComponent],
+    mixture: Sequence[MixtureComponent],
     reader: Reader,
     tokenizer: ChatTokenizer | None,
     *,
@@ -132,15 +132,15 @@ def make_plan(
         InputError: rows have more tokens than any bucket, or more than `allowed` rows cannot be read.
     """
     components = []
-    for part in parts:
-        rows = np.arange(len(part.source))
+    for member in mixture:
+        rows = np.arange(len(member.source))
         if balance:
-            rows = np.repeat(rows, repeats(part.source.rules(), balance))
-        numbers = np.zeros(len(part.source), np.int64)
+            rows = np.repeat(rows, repeats(member.source.rules(), balance))
+        numbers = np.zeros(len(member.source), np.int64)
         if len(buckets(reader)) > 1:
-            numbers = _bucket_numbers(part, reader, _stats(part, tokenizer, allowed, console))
+            numbers = _bucket_numbers(member, reader, _stats(member, tokenizer, allowed, console))
         # Small dtypes: every worker gets a copy, and there may be millions of rows.
-        components.append(Component(part.name, part.weights, rows.astype(np.int32), numbers[rows].astype(np.int16)))
+        components.append(Component(member.name, member.weights, rows.astype(np.int32), numbers[rows].astype(np.int16)))
     return Plan(components, batch_size, seed)
 
 
@@ -151,24 +151,26 @@ def repeats(rules: Sequence[str], balance: float) -> list[int]:
     return [round((most / counts[rule]) ** balance) for rule in rules]
 
 
-def _stats(part: MixtureComponent, tokenizer: ChatTokenizer | None, allowed: int, console: Console | None) -> RowStats:
-    stats = part.source.stats(tokenizer)
+def _stats(member: MixtureComponent, tokenizer: ChatTokenizer | None, allowed: int, console: Console | None) -> RowStats:
+    stats = member.source.stats(tokenizer)
     if stats is not None:
         return stats
     if console is not None:
-        message = f"counting the tokens of {len(part.source):,} rows of {part.name}; `dim prepare --tokenizer` does it once for all runs"
+        message = (
+            f"counting the tokens of {len(member.source):,} rows of {member.name}; `dim prepare --tokenizer` does it once for all runs"
+        )
         console.out(message, highlight=False)
-    return count(part.source, tokenizer, allowed=allowed)
+    return count(member.source, tokenizer, allowed=allowed)
 
 
-def _bucket_numbers(part: MixtureComponent, reader: Reader, stats: RowStats) -> Int[np.ndarray, " n"]:
+def _bucket_numbers(member: MixtureComponent, reader: Reader, stats: RowStats) -> Int[np.ndarray, " n"]:
     """Index of each row's bucket in `buckets(reader)`."""
     lengths = sorted(reader.lengths)
-    tokens = reader.tokens(stats, edit=part.kind == "edit")
+    tokens = reader.tokens(stats, edit=member.kind == "edit")
     numbers = np.searchsorted(lengths, tokens)
     if len(long := np.flatnonzero(numbers == len(lengths))):
         raise InputError(
-            f"{part.name}: {len(long):,} of {len(tokens):,} rows have more tokens than the longest bucket {lengths[-1]:,}, such as row "
+            f"{member.name}: {len(long):,} of {len(tokens):,} rows have more tokens than the longest bucket {lengths[-1]:,}, such as row "
             f"{long[0] + 1} with {tokens[long[0]]:,}; the longest has {tokens.max():,}. Add a longer bucket to data.lengths."
         )
     if len(reader.sizes) > 1:
@@ -204,7 +206,7 @@ class Loader:
         substitute: replace a bad sample by another row of its bucket instead of raising its error.
     """
 
-    parts: Sequence[MixtureComponent]
+    mixture: Sequence[MixtureComponent]
     plan: Plan
     reader: Reader
     batch_indices: Int[np.ndarray, " b"]
@@ -220,21 +222,21 @@ class Loader:
 
     def _sample(self, step: int, index: int, planned: Planned, bad: list[BadSample]) -> Any:
         """The sample at an index of the global batch; its random numbers depend on seed, step and index."""
-        part = self.parts[planned.component]
+        member = self.mixture[planned.component]
         first = row = int(planned.rows[index])
         for attempt in range(ATTEMPTS):
             rng = np.random.default_rng(random_stream(self.plan.seed, "samples", step, index))
             try:
-                example: Any = part.source[row]
+                example: Any = member.source[row]
                 if self.augment is not None:
                     example = self.augment(example, rng)
                 return self.reader.choose(example, rng)
             except InputError as error:
                 if not self.substitute:
                     raise
-                bad.append(BadSample(part.name, row + 1, str(error)))
+                bad.append(BadSample(member.name, row + 1, str(error)))
                 row = self.plan.substitute(planned, first, attempt)
-        raise InputError(f"{part.name}: {ATTEMPTS} rows one after the other cannot be used. The last: {bad[-1].error}")
+        raise InputError(f"{member.name}: {ATTEMPTS} rows one after the other cannot be used. The last: {bad[-1].error}")
 
 
 def batches(loader: Callable[[int], Any], *, start: int, workers: int, stop: int = sys.maxsize) -> Iterator[Any]:

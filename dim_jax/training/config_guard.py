@@ -1,4 +1,4 @@
-"""Checks of a run's config: whether its options hold together, and whether it is the one that the working directory began with."""
+"""Checks of a run's config: are its options consistent, and is it the config that the working directory started with?"""
 
 import json
 import math
@@ -20,7 +20,7 @@ from dim_jax.storage.paths import AnyPath, read_json
 from dim_jax.training.lora import check_lora
 from dim_jax.training.objectives import CACHED, COMPONENTS
 
-# Keys, and beginnings of keys: the curve does not depend on them, but for rounding.
+# Keys and prefixes of keys that change the loss curve by rounding only.
 FREE_TO_CHANGE = (
     "data.bad_samples", "data.workers", "sharding.", "train.keep", "train.log_every", "train.save_every", "train.show_every",
     "train.steps", "train.watchdog_minutes",
@@ -41,11 +41,11 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
 
 
 def check_config(config: Config) -> tuple[str, ...]:
-    """The components that `config.objective` needs, once the config is known to hold together; its data and checkpoints are not opened.
+    """The components that `config.objective` needs, after a check that the config is consistent; opens no data and no checkpoint.
 
     Raises:
-        InputError: there is no such objective or `config.model.remat`; `config.trainable` and `config.frozen` do not name each component
-            once; it cannot be trained from a cache, which `config.data.cache` names; a number is out of its range; or as
+        InputError: the objective or `config.model.remat` is unknown; `config.trainable` and `config.frozen` do not name each component
+            once; `config.data.cache` is set and the run cannot use a cache; a number is out of its range; or as
             `check_lora`.
     """
     if config.objective not in COMPONENTS:
@@ -77,15 +77,15 @@ def _check_ranges(config: Config) -> None:
     Raises:
         InputError: names them with their ranges.
     """
-    wrong = [
-        f"{key} {value!r} must be {said}"
-        for said, within, keys in RANGES
+    invalid = [
+        f"{key} {value!r} must be {rule}"
+        for rule, within, keys in RANGES
         for key in keys
         for value in [config[key.split(".")[0]][key.split(".")[1]]]
         if not (all(map(within, value)) if isinstance(value, tuple) else within(value))
     ]
-    if wrong:
-        raise InputError(f"config: {'; '.join(wrong)}. Correct them (--set KEY=VALUE).")
+    if invalid:
+        raise InputError(f"config: {'; '.join(invalid)}. Correct them (--set KEY=VALUE).")
     try:  # the settings of the checkpoint that is written at the end
         Settings(**{key: value for key, value in config.sample.items() if key in IN_FILE})
     except InputError as error:
@@ -95,14 +95,14 @@ def _check_ranges(config: Config) -> None:
 
 
 def check_cacheable(config: Config) -> None:
-    """Refuse what no cache can hold.
+    """Refuse a config that cannot train from a cache.
 
     Raises:
-        InputError: it is not the painter that is trained, a component whose results are cached learns, or pictures are changed at random.
+        InputError: the objective is not the painter, a cached component is trainable, or pictures are augmented.
     """
     if config.objective != "painter" or (learn := [name for name in CACHED if name not in config.frozen]):
         reason = f'config.objective "{config.objective}"' if config.objective != "painter" else f"config.trainable has {', '.join(learn)}"
-        raise InputError(f"{reason}: a cache is of the painter's {' and '.join(CACHED)}, which must be frozen.")
+        raise InputError(f"{reason}: a cache holds outputs of the painter's {' and '.join(CACHED)}, which must be frozen.")
     for key in ("shift", "mirrored", "recoloured"):
         if value := config.data[key]:
             raise InputError(
@@ -111,43 +111,47 @@ def check_cacheable(config: Config) -> None:
             )
 
 
-def same_config(config: Config, workdir: AnyPath, *, step: int, allow_changes: bool) -> None:
-    """Write `config` to config.json, and what differs from the one before, after `step`, as a line of changes.jsonl.
+def record_config(config: Config, workdir: AnyPath, *, step: int, allow_changes: bool) -> None:
+    """Write `config` to config.json, and its differences from the recorded config as a line of changes.jsonl.
 
-    A start that left no state (`step` 0) binds nobody: it may have been refused.
+    A run without a state (`step` 0) may change everything: its first start may have failed.
 
     Raises:
-        InputError: a key differs on which the curve depends, and `allow_changes` is not set.
+        InputError: a key that changes the loss curve differs, and `allow_changes` is not set.
     """
-    path, now = workdir / "config.json", flat(config)
+    path, current = workdir / "config.json", flat(config)
     if not step:
         for name in ("config.json", "changes.jsonl", "bad_samples.jsonl"):
             (workdir / name).unlink(missing_ok=True)
-    before = read_json(path) if path.exists() else now
-    if new := {key for key in now.keys() - before.keys() if not key.startswith(f"{MIX}.")}:
-        # They came with a later version than the run began with, which did what their default does.
+    recorded = read_json(path) if path.exists() else current
+    if added := {key for key in current.keys() - recorded.keys() if not key.startswith(f"{MIX}.")}:
+        # Keys of a later version than the run's first one, which behaved like their defaults.
         defaults = flat(read_config(Path("common"), {}))
-        before |= {key: defaults[key] for key in new if key in defaults}
-    changed = {key: [before.get(key), now.get(key)] for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)}
-    bound = [f"{key} was {was!r}, is {new!r}" for key, (was, new) in changed.items() if not key.startswith(FREE_TO_CHANGE)]
-    if bound and not allow_changes:
+        recorded |= {key: defaults[key] for key in added if key in defaults}
+    changed = {
+        key: [recorded.get(key), current.get(key)]
+        for key in sorted(recorded.keys() | current.keys())
+        if recorded.get(key) != current.get(key)
+    }
+    conflicts = [f"{key} was {was!r}, is {now!r}" for key, (was, now) in changed.items() if not key.startswith(FREE_TO_CHANGE)]
+    if conflicts and not allow_changes:
         raise InputError(
-            f"{workdir} began with another config: {'; '.join(bound)}. Change it back, use another --workdir, or go on with the new one "
-            "(--allow-changes)."
+            f"{workdir} began with another config: {'; '.join(conflicts)}. Change it back, use another --workdir, or continue with the "
+            "new one (--allow-changes)."
         )
     if changed:
         append(workdir / "changes.jsonl", json.dumps({"step": step, "changed": changed}) + "\n")
     with new_file(path) as scratch:
-        scratch.write_text(json.dumps(now, indent=1) + "\n")
+        scratch.write_text(json.dumps(current, indent=1) + "\n")
 
 
 def report_unknown_rules(config: Config, components: Sequence[MixtureComponent], console: Console) -> None:
-    """Name the rules to augment that no example has, once: perhaps they are misspelt, perhaps of other data."""
+    """Print the rules to augment that no example has: they may be misspelt, or of other data."""
     if config.data.source == SYNTHETIC or not processes.is_first():
         return
-    named = {key: set(config.data[key]) for key in ("mirrored", "recoloured") if config.data[key]}
-    known = {rule for component in components for rule in component.source.rules()} if named else set()
-    for key, rules in named.items():
-        if unknown := sorted(rules - known):
-            message = f"data.{key}: no example has the rule {', '.join(unknown)}. There are {', '.join(sorted(known))}."
+    rules_by_key = {key: set(config.data[key]) for key in ("mirrored", "recoloured") if config.data[key]}
+    known_rules = {rule for component in components for rule in component.source.rules()} if rules_by_key else set()
+    for key, rules in rules_by_key.items():
+        if unknown := sorted(rules - known_rules):
+            message = f"data.{key}: no example has the rule {', '.join(unknown)}. There are {', '.join(sorted(known_rules))}."
             console.out(message, highlight=False)

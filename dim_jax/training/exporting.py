@@ -1,4 +1,4 @@
-"""The model in a training run: the checkpoint folder or the LoRA at its end, and the one of any state that it kept."""
+"""Exports the model of a training run: the checkpoint folder or the LoRA at its end, and of any saved state."""
 
 import json
 import tempfile
@@ -32,9 +32,9 @@ from dim_jax.weights.lora import from_factors
 from dim_jax.weights.lora_files import write_lora
 from dim_jax.weights.published import tokenizer_in
 
-MEASURED = 256  # held-out examples that an autoencoder is measured on
-READ = 20_000  # examples of each source whose texts make a tokenizer
-Which = Literal["ema", "raw"]
+SCALING_EXAMPLES = 256  # held-out examples that measure an autoencoder's scaling factor
+TOKENIZER_ROWS = 20_000  # examples of each source whose texts make a tokenizer
+StateWeights = Literal["ema", "raw"]
 
 
 def write_model(
@@ -50,12 +50,12 @@ def write_model(
     All processes must call this, with the same arrays: each writes its shards.
 
     Args:
-        folder: what to make, or to replace.
+        folder: to make or replace.
         config: of the run.
-        objective: what was trained.
+        objective: of the run.
         params: path -> array.
-        examples: held-out ones, which the autoencoder is measured on.
-        tokenizer: the folder that the tokenizer lies in, if there is one.
+        examples: held-out examples that measure the autoencoder's scaling factor.
+        tokenizer: the tokenizer's folder, if there is one.
     """
     model_config = objective.model_config
     if config.objective == "autoencoder":
@@ -78,18 +78,18 @@ def write_adapters(folder: AnyPath, config: Config, params: Mapping[str, Any]) -
     processes.barrier("the LoRA")
 
 
-def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
-    """Write the model of a training state as a checkpoint folder, or its LoRA. Frozen parts come from where the run took them.
+def export_state(state: AnyPath, folder: AnyPath, weights: StateWeights) -> None:
+    """Write the model of a training state as a checkpoint folder, or its LoRA. Frozen components come from the run's own sources.
 
     Args:
         state: WORKDIR/checkpoints/STEP.
-        folder: what to make.
+        folder: to make.
         which: the averaged parameters ("ema"), or those of the step itself ("raw").
 
     Raises:
-        InputError: the state is damaged, or a checkpoint or the data that its config names is no longer there.
+        InputError: the state is damaged, or a checkpoint or the data of its config is missing.
     """
-    config: Config = ConfigDict({"lora": {"rank": 0, "alpha": 1.0}} | read_notes(state)["config"])  # runs before there were any
+    config: Config = ConfigDict({"lora": {"rank": 0, "alpha": 1.0}} | read_notes(state)["config"])  # older runs have no such key
     for axis in MESH_AXES:
         config.sharding[axis] = 1
     model_init = ModelInit.open(config, check_config(config))
@@ -97,10 +97,10 @@ def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
     if tokenizer is not None and not tokenizer.exists():
         raise InputError(f"{tokenizer}: the tokenizer of this run is missing. Restore the folder.")
     objective = open_objective(config, model_init, tokenizer)
-    # The host's memory holds what many devices may have shared, wherever this runs.
+    # The host's memory holds the state, which may have been sharded over many devices.
     sharding = Sharding.open(config, model_init.model_config, jax.devices("cpu")[:1])
     restored = read_state(state, abstract_state(config, objective.model_config, sharding))
-    learned = restored.ema if which == "ema" else restored.params
+    learned = restored.ema if weights == "ema" else restored.params
     if config.lora.rank:
         write_adapters(folder, config, learned)
         return
@@ -109,43 +109,43 @@ def export_state(state: AnyPath, folder: AnyPath, which: Which) -> None:
 
 
 def _held_out(config: Config) -> Iterator[Example]:
-    """Opens the data only for who asks for an example."""
-    yield from evenly_spaced_examples(open_data(config, "test"), MEASURED, [] if config.data.bad_samples else None)
+    """Opens the data when the first example is read."""
+    yield from evenly_spaced_examples(open_data(config, "test"), SCALING_EXAMPLES, [] if config.data.bad_samples else None)
 
 
-def convert_state(state: AnyPath, dst: AnyPath, to: str, which: Which, **options: Any) -> None:
-    """`weights.convert.convert` of the model of a training state (`export_state`), with the options of that; raises what both do."""
+def convert_state(state: AnyPath, dst: AnyPath, to: str, weights: StateWeights, **options: Any) -> None:
+    """`weights.convert.convert` of the model of a training state (`export_state`), with the options of that. Errors as in both."""
     with (
         lock_output(dst),
         tempfile.TemporaryDirectory(dir=None if is_remote(dst) else dst.parent, prefix=f".{dst.name}-") as scratch,
     ):
-        export_state(state, Path(scratch) / "model", which)
+        export_state(state, Path(scratch) / "model", weights)
         convert(Path(scratch) / "model", dst, to, **options)
 
 
 def run_tokenizer(config: Config, model_init: ModelInit, workdir: AnyPath) -> AnyPath | None:
-    """Where a run's tokenizer is, or is to be: named, the encoder's own, or one trained for it; None: it has no encoder."""
+    """The folder of a run's tokenizer: from the config, the encoder's own, or one to train; None: the run has no encoder."""
     if model_init.model_config.encoder is None:
         return None
     return as_path(config.data.tokenizer) if config.data.tokenizer else model_init.tokenizer or workdir / "tokenizer"
 
 
 def make_tokenizer(
-    config: Config, model_init: ModelInit, parts: Sequence[MixtureComponent], workdir: AnyPath, *, begun: bool
+    config: Config, model_init: ModelInit, mixture: Sequence[MixtureComponent], workdir: AnyPath, *, has_state: bool
 ) -> AnyPath | None:
-    """`run_tokenizer`; the first process trains one for the run, in `workdir`/tokenizer, where there is none yet. What lies there before
-    anything has `begun` is of a start that was refused, perhaps with other texts."""
+    """`run_tokenizer`; the first process trains one for the run, in `workdir`/tokenizer, if it is missing. Without a state (`has_state`) an
+    existing one is of a failed start, perhaps with other texts, and is replaced."""
     tokenizer = run_tokenizer(config, model_init, workdir)
-    if processes.is_first() and tokenizer is not None and tokenizer == workdir / "tokenizer" and not (begun and tokenizer.exists()):
+    if processes.is_first() and tokenizer is not None and tokenizer == workdir / "tokenizer" and not (has_state and tokenizer.exists()):
         assert model_init.model_config.encoder is not None
-        train_tokenizer(_texts(parts), model_init.model_config.encoder.text.vocab_size, tokenizer)
+        train_tokenizer(_texts(mixture), model_init.model_config.encoder.text.vocab_size, tokenizer)
     return tokenizer
 
 
-def _texts(parts: Sequence[MixtureComponent]) -> Iterator[str]:
-    """The texts of each part."""
-    for part in parts:
-        for row in evenly_spaced(len(part.source), READ):
-            with suppress(InputError):  # a row that cannot be used is said, and counted, where it is needed
-                told = part.source.row_texts(row)
-                yield from (*told.texts, told.blueprint or "")
+def _texts(mixture: Sequence[MixtureComponent]) -> Iterator[str]:
+    """The texts of each source."""
+    for member in mixture:
+        for row in evenly_spaced(len(member.source), TOKENIZER_ROWS):
+            with suppress(InputError):  # a bad row is reported and counted when it is used
+                row_texts = member.source.row_texts(row)
+                yield from (*row_texts.texts, row_texts.blueprint or "")

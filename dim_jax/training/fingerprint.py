@@ -1,10 +1,10 @@
-"""What a cache was made by: the frozen parts' weights, and whatever else changes what they compute. Another one is refused by name."""
+"""Fingerprints of caches: the frozen components' weights and all settings that change their outputs. Other caches are refused."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from dim_jax.data.cache import CACHE, CachedSource, Layout, Storage, part_folders, read_layout
+from dim_jax.data.cache import CACHE, CachedSource, Layout, Storage, component_folders, read_layout
 from dim_jax.data.chat import render
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.errors import InputError
@@ -15,14 +15,14 @@ from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives import CACHED, Objective
 
 FORMAT = 1  # of the files
-# Of configs in published form: they change no value. Token ids follow from the tokenizer.
+# Keys of published configs that change no value. Token ids follow from the tokenizer.
 NAMES = ("architectures", "model_type", "torch_dtype", "_class_name", "bos_token_id", "eos_token_id")
 
 
 def fingerprint(model_init: ModelInit, objective: Objective) -> dict[str, Any]:
-    """All that a cache's values depend on but its rows. Reads the frozen parts' weights once, a tensor at a time.
+    """All that a cache's values depend on, except its rows. Reads the frozen components' weights once, a tensor at a time.
 
-    Which buckets and batches there are is not in it: padding changes nothing but rounding.
+    Buckets and batch sizes are not part of it: padding changes rounding only.
     """
     config, processor, sizes = objective.config, objective.processor, objective.model_config.to_json()
     return {
@@ -40,55 +40,56 @@ def fingerprint(model_init: ModelInit, objective: Objective) -> dict[str, Any]:
     }
 
 
-def begin_cache(folder: AnyPath, made_by: Mapping[str, Any], storage: Storage, *, begun: bool) -> None:
-    """Write cache.json, or go on with the one that is there, where shards were written (`begun`).
+def begin_cache(folder: AnyPath, made_by: Mapping[str, Any], storage: Storage, *, has_shards: bool) -> None:
+    """Write cache.json, or check the existing one if shards were written (`has_shards`).
 
     Raises:
-        InputError: it is another one; names what differs.
+        InputError: it has another fingerprint; names the differences.
     """
-    wanted = json.loads(json.dumps({"hidden states": storage, **made_by}))
+    expected = json.loads(json.dumps({"hidden states": storage, **made_by}))
     path = folder / CACHE
-    if begun and path.exists():
-        _compare(folder, read_json(path), wanted, "Choose another folder (--into), or remove this one.")
+    if has_shards and path.exists():
+        _compare(folder, read_json(path), expected, "Choose another folder (--into), or remove this one.")
         return
     with new_file(path) as scratch:
-        scratch.write_text(json.dumps(wanted, indent=1) + "\n")
+        scratch.write_text(json.dumps(expected, indent=1) + "\n")
 
 
-def cached_parts(folder: AnyPath, parts: list[MixtureComponent], made_by: Mapping[str, Any]) -> list[MixtureComponent]:
-    """The same parts of a mixture, their rows from the cache.
+def cached_mixture(folder: AnyPath, mixture: list[MixtureComponent], made_by: Mapping[str, Any]) -> list[MixtureComponent]:
+    """The same mixture with its rows from the cache.
 
     Raises:
-        InputError: there is no cache, it was made by something else (names what differs), or a part or some of its shards are not in it; or
-            it is in a bucket, and too large for copies of its shards.
+        InputError: there is no cache, it has another fingerprint (names the differences), or lacks a source or shards; or it is in a
+            bucket, and the disk is too small for copies of its shards.
     """
     if not (folder / CACHE).exists():
         raise InputError(f"{folder}: is not a cache ({CACHE} is missing). Write it first: dim cache --config ... --into {folder}")
-    known = read_json(folder / CACHE)
-    known.pop("hidden states", None)
-    _compare(folder, known, json.loads(json.dumps(made_by)), "Write another cache (dim cache --into), and name it in data.cache.")
-    places = part_folders(folder, [part.name for part in parts])
-    layouts = [_finished(folder, part, place) for part, place in zip(parts, places, strict=True)]
+    recorded = read_json(folder / CACHE)
+    recorded.pop("hidden states", None)
+    _compare(folder, recorded, json.loads(json.dumps(made_by)), "Write another cache (dim cache --into), and name it in data.cache.")
+    folders = component_folders(folder, [member.name for member in mixture])
+    layouts = [_complete_layout(folder, member, subfolder) for member, subfolder in zip(mixture, folders, strict=True)]
     check_disk_space([layout.path(shard) for layout in layouts for shard in range(layout.shards)])
     return [
-        part._replace(source=CachedSource(layout, part.source, part.kind == "edit")) for part, layout in zip(parts, layouts, strict=True)
+        member._replace(source=CachedSource(layout, member.source, member.kind == "edit"))
+        for member, layout in zip(mixture, layouts, strict=True)
     ]
 
 
-def _finished(folder: AnyPath, part: MixtureComponent, place: AnyPath) -> Layout:
-    layout = read_layout(place, len(part.source))
+def _complete_layout(folder: AnyPath, member: MixtureComponent, subfolder: AnyPath) -> Layout:
+    layout = read_layout(subfolder, len(member.source))
     missing = [] if layout is None else layout.missing()
     if layout is None or missing:
-        said = "is not in it" if layout is None else f"lacks {len(missing)} of {layout.shards} shards, such as {layout.path(missing[0])}"
-        raise InputError(f"{folder}: {part.name} {said}. The same call of dim cache goes on: dim cache --config ... --into {folder}")
+        problem = "is not in it" if layout is None else f"lacks {len(missing)} of {layout.shards} shards, such as {layout.path(missing[0])}"
+        raise InputError(f"{folder}: {member.name} {problem}. Continue it with the same command: dim cache --config ... --into {folder}")
     return layout
 
 
-def _compare(folder: AnyPath, known: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str) -> None:
+def _compare(folder: AnyPath, recorded: Mapping[str, Any], expected: Mapping[str, Any], remedy: str) -> None:
     differ = [
-        f"{key} is {known.get(key)!r} there, {wanted.get(key)!r} here"
-        for key in dict.fromkeys((*wanted, *known))
-        if known.get(key) != wanted.get(key)
+        f"{key} is {recorded.get(key)!r} there, {expected.get(key)!r} here"
+        for key in dict.fromkeys((*expected, *recorded))
+        if recorded.get(key) != expected.get(key)
     ]
     if differ:
-        raise InputError(f"{folder}: the cache was made by something else: {'; '.join(differ)}. {remedy}")
+        raise InputError(f"{folder}: the cache has another fingerprint: {'; '.join(differ)}. {remedy}")

@@ -1,4 +1,4 @@
-"""Held-out examples in a training run: a sheet of what the model makes of them, and the autoencoder's scaling factor at the end.
+"""Held-out examples in a training run: a sheet of the model's outputs, and the autoencoder's scaling factor at the end.
 
 All processes must call these functions, with the same arrays; the first one alone writes.
 """
@@ -35,11 +35,11 @@ from dim_jax.storage.paths import AnyPath
 from dim_jax.training.objectives import Objective, dim_config, paint_reader
 from dim_jax.weights.model_config import ModelConfig
 
-BATCH_PIXELS = 2**22  # of pictures in one program: the autoencoder's largest activation takes about 256 bytes of each
+BATCH_PIXELS = 2**22  # of a batch: the autoencoder's largest activation takes about 256 bytes for each pixel
 
 
 def write_sheet(path: AnyPath, objective: Objective, params: Mapping[str, Any], examples: Sequence[Example]) -> AnyPath:
-    """Write what a model makes of examples, as `path` with the suffix .png, or .md for the encoder; return where it is.
+    """Write a model's outputs for examples to `path` with the suffix .png, or .md for the encoder; return that path.
 
     `params` are all parameters of the objective's model, frozen ones too.
     """
@@ -58,7 +58,7 @@ def write_sheet(path: AnyPath, objective: Objective, params: Mapping[str, Any], 
 
 
 def _edits(objective: Objective, params: Mapping[str, Any], examples: Sequence[Example]) -> Image.Image:
-    """A row for each example: source, painted picture, target, over the prompt."""
+    """A row for each example: source, edited picture, target, over the prompt."""
     config, model_config = objective.config, objective.model_config
     settings = {key: value for key, value in config.sample.items() if key in IN_FILE}
     size = (config.data.resolution,) * 2
@@ -70,23 +70,23 @@ def _edits(objective: Objective, params: Mapping[str, Any], examples: Sequence[E
     model = nnx.eval_shape(lambda: Dim(dim_config(model_config), dtype=dtype, rngs=nnx.Rngs(0)))
     dim = with_parameters(objective.with_lora(model), params)
     results = Sampler(dim, objective.processor, "training").paint(requests, Settings(**settings, resolution=config.data.resolution))
-    painted = {i: result.picture for i, result in results}
+    edited = {i: result.picture for i, result in results}
     rows = []
     for i, sample in enumerate(samples):
-        pictures = [picture for picture in (sample.source_image, painted[i], sample.target) if picture is not None]
+        pictures = [picture for picture in (sample.source_image, edited[i], sample.target) if picture is not None]
         rows.append([labelled([cover_crop(picture, size) for picture in pictures], sample.prompt, zoom=2)])
     return grid(rows)
 
 
 def _reconstructions(objective: Objective, params: Mapping[str, Any], examples: Sequence[Example]) -> Image.Image:
-    """A row for each example: target, and what the autoencoder makes of it."""
+    """A row for each example: target and reconstruction."""
     pictures = [example.target for example in examples]
     decoded = _map_pictures(_reconstruct, objective, params, pictures)
     return grid([[picture, to_picture(pixels)] for picture, pixels in zip(pictures, decoded, strict=True)])
 
 
 def _answers(objective: Objective, params: Mapping[str, Any], examples: Sequence[Example]) -> str:
-    """A page in Markdown: each prompt with the encoder's answer and the right one."""
+    """A page in Markdown: each prompt with the encoder's answer and the label."""
     processor = objective.processor
     samples = [objective.reader.choose(example, np.random.default_rng(0)) for example in examples]
     pictures = [[sample.source_image] for sample in samples if sample.source_image]
@@ -112,7 +112,7 @@ def with_scaling_factor(objective: Objective, params: Mapping[str, Any], example
     assert config is not None
     latents = list(_map_pictures(_encode, objective, params, (example.target for example in examples)))
     if not latents:
-        raise InputError("No held-out picture can be used, and the scaling factor is measured on them. Mend some (bad_samples.jsonl).")
+        raise InputError("No held-out picture can be used, and the scaling factor is measured on them. Correct some (bad_samples.jsonl).")
     spread = float(np.std(latents))
     return replace(objective.model_config, autoencoder=replace(config, scaling_factor=config.scaling_factor / spread))
 
@@ -120,7 +120,7 @@ def with_scaling_factor(objective: Objective, params: Mapping[str, Any], example
 def _map_pictures(
     function: Any, objective: Objective, params: Mapping[str, Any], pictures: Iterable[Image.Image]
 ) -> Iterator[Float[np.ndarray, "h w c"]]:
-    """What a function of autoencoder and pixels makes of each picture; as many at once as `BATCH_PIXELS` allows."""
+    """The output of a function of autoencoder and pixels for each picture, in batches of at most `BATCH_PIXELS`."""
     model: Any = with_parameters(objective.model, params)
     side, remaining = objective.config.data.resolution, iter(pictures)
     while batch := list(islice(remaining, max(1, BATCH_PIXELS // side**2))):

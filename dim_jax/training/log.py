@@ -1,4 +1,4 @@
-"""What a run logs: one JSON object a line, which a resumed run continues as if it had never stopped, and the same for TensorBoard."""
+"""Logs of a run: one JSON object a line, which a resumed run continues seamlessly, and the same for TensorBoard."""
 
 import json
 import socket
@@ -19,55 +19,52 @@ from dim_jax.training.progress import ProgressBar
 
 
 class MetricWriter:
-    """The numbers of a run wherever they are kept or shown: log.jsonl and speed.jsonl in `workdir`, TensorBoard, the console.
+    """Writes a run's metrics to log.jsonl and speed.jsonl in `workdir`, to TensorBoard and the console. Only the first process writes."""
 
-    Of several processes the first one alone writes, what all have alike.
-    """
-
-    def __init__(self, workdir: AnyPath, console: Console, *, total: int, done: int):
-        """The run goes on after step `done`."""
-        self._workdir, self._console, self._total, self._done = workdir, console, total, done
+    def __init__(self, workdir: AnyPath, console: Console, *, total: int, start_step: int):
+        """The run continues after step `start_step`."""
+        self._workdir, self._console, self._total, self._start_step = workdir, console, total, start_step
         self._writes, self._open = processes.is_first(), ExitStack()
 
     def __enter__(self) -> "MetricWriter":
         if self._writes:
-            self._log, self._speed = (Log(self._workdir / name, after=self._done) for name in ("log.jsonl", "speed.jsonl"))
-            self._board = self._open.enter_context(Board(self._workdir / "tensorboard", after=self._done))
-            self._shown = self._open.enter_context(ProgressBar(self._console, total=self._total, done=self._done))
+            self._log, self._speed = (MetricLog(self._workdir / name, start_step=self._start_step) for name in ("log.jsonl", "speed.jsonl"))
+            self._board = self._open.enter_context(TensorBoardWriter(self._workdir / "tensorboard", start_step=self._start_step))
+            self._progress = self._open.enter_context(ProgressBar(self._console, total=self._total, start_step=self._start_step))
         return self
 
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
     def write(self, step: int, means: Mapping[str, float], pace: Mapping[str, float]) -> None:
-        """The metrics' means since the last line, and how fast it was."""
+        """Log the metrics' means since the last line, and the speed."""
         if self._writes:
             self._log.write(step, means)
             self._speed.write(step, pace)
             self._board.write(step, {**means, **pace})
-            self._shown.update(step, means, pace)
+            self._progress.update(step, means, pace)
 
 
-class Log:
-    """Appends to `path`; what was logged after step `after` (by a run that was killed after its last checkpoint) is dropped."""
+class MetricLog:
+    """Appends to `path`; lines after `start_step` (of a run that was killed after its last checkpoint) are dropped."""
 
-    def __init__(self, path: AnyPath, *, after: int):
+    def __init__(self, path: AnyPath, *, start_step: int):
         self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for number, line in enumerate(lines, 1) if _step(path, number, line, len(lines)) <= after]
+        kept_lines = [line for number, line in enumerate(lines, 1) if _step(path, number, line, len(lines)) <= start_step]
         with new_file(path) as scratch:
-            scratch.write_text("".join(line + "\n" for line in kept))
+            scratch.write_text("".join(line + "\n" for line in kept_lines))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the values of a step, to their last bit."""
+        """Log the values of a step with full precision."""
         append(self.path, json.dumps({"step": step, **values}) + "\n")
 
 
-class Board:
-    """Scalars for TensorBoard, in `folder`; it hides what was logged after step `after`."""
+class TensorBoardWriter:
+    """Scalars for TensorBoard, in `folder`; it hides steps after `start_step` of an earlier run."""
 
-    def __init__(self, folder: AnyPath, *, after: int):
-        self._folder, self._after = folder, after
+    def __init__(self, folder: AnyPath, *, start_step: int):
+        self._folder, self._start_step = folder, start_step
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values of a step."""
@@ -75,17 +72,17 @@ class Board:
             self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)])))
         self._add()
         if is_remote(self._folder):
-            upload(self._place, self._folder)
+            upload(self._local_folder, self._folder)
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "TensorBoardWriter":
         with ExitStack() as opened:
-            self._place = opened.enter_context(filled(self._folder))
+            self._local_folder = opened.enter_context(filled(self._folder))
             with writing(self._folder):
                 name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"  # TensorBoard reads them in this order
-                self._events = RecordWriter((self._place / name).open("wb"))  # not its EventFileWriter, whose thread fails unheard
+                self._events = RecordWriter((self._local_folder / name).open("wb"))  # not its EventFileWriter, whose thread hides errors
             opened.callback(self._events.close)
             self._add(Event(file_version="brain.Event:2"))
-            self._add(Event(step=self._after + 1, session_log=SessionLog(status=SessionLog.START)))
+            self._add(Event(step=self._start_step + 1, session_log=SessionLog(status=SessionLog.START)))
             self._opened = opened.pop_all()
         return self
 
@@ -94,7 +91,7 @@ class Board:
             self._opened.close()
 
     def _add(self, *events: Event) -> None:
-        """Write events; without any, wait until the disk has those before."""
+        """Write events; without any, flush."""
         with writing(self._folder):
             for event in events:
                 event.wall_time = time.time()
@@ -104,7 +101,7 @@ class Board:
 
 
 def _step(path: AnyPath, number: int, line: str, lines: int) -> float:
-    """The step of a line; a last line that was cut off by a kill counts as later than all."""
+    """The step of a line; a last line that a kill has torn counts as later than all."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError) as error:

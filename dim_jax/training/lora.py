@@ -1,4 +1,4 @@
-"""A LoRA in a training run: which layers config.lora adapts, and the first values of their factors."""
+"""A LoRA in a training run: the layers that config.lora adapts, and the initial values of their factors."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -18,43 +18,45 @@ from dim_jax.weights.table import Shape
 
 
 def check_lora(config: Config) -> None:
-    """Refuse a `config.lora` that does not hold together.
+    """Refuse an inconsistent `config.lora`.
 
     Raises:
-        InputError: a number is too small; a part that learns cannot have adapters; or a part comes from no checkpoint, so that nobody
-            could use what its adapters learn.
+        InputError: a number is too small; a trainable component cannot have adapters; or a component has no checkpoint, without
+            which its adapters would be useless.
     """
     options = config.lora
     if options.rank < 0 or not options.alpha > 0:
         raise InputError(f"config.lora: rank {options.rank} must be at least 1, or 0 for no LoRA, and alpha {options.alpha} positive.")
     if not options.rank:
         return
-    if wrong := [part for part in config.trainable if part not in PARTS]:
+    if invalid := [component for component in config.trainable if component not in PARTS]:
         raise InputError(
-            f"config.lora.rank is {options.rank}: adapters are of {' and '.join(PARTS)}, not of {', '.join(wrong)}. Freeze it."
+            f"config.lora.rank is {options.rank}: adapters are of {' and '.join(PARTS)}, not of {', '.join(invalid)}. Freeze it."
         )
-    if config.data.source != SYNTHETIC and (missing := [part for part, path in config.init.items() if not path]):
-        raise InputError(f"config.init: {', '.join(missing)}: a LoRA is of a checkpoint. Name the one that each part comes from.")
+    if config.data.source != SYNTHETIC and (missing := [component for component, path in config.init.items() if not path]):
+        raise InputError(f"config.init: {', '.join(missing)}: a LoRA is of a checkpoint. Name the one that each component comes from.")
 
 
-def adapted(config: Config, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Layer -> shape of its kernel, of every layer of a model with these shapes that `config.lora` adapts; none: whole parts learn.
+def adapted_layers(config: Config, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Layer -> shape of its kernel, of every layer of a model with these shapes that `config.lora` adapts; empty: no LoRA.
 
     Raises:
-        InputError: a pattern of `config.lora.targets` fits no layer of the parts that learn.
+        InputError: a pattern of `config.lora.targets` fits no layer of the trainable components.
     """
     if not config.lora.rank:
         return {}
-    known, targets = kernels(shapes, config.trainable), tuple(config.lora.targets)
-    wrong = [pattern for pattern in targets if not any(fnmatchcase(layer, pattern) for layer in known)]
-    if wrong or not targets:
-        raise InputError(f"config.lora.targets {targets}: {', '.join(wrong) or 'nothing'} fits no layer. There are {', '.join(known)}.")
-    return {layer: shape for layer, shape in known.items() if any(fnmatchcase(layer, pattern) for pattern in targets)}
+    layers, targets = kernels(shapes, config.trainable), tuple(config.lora.targets)
+    unmatched = [pattern for pattern in targets if not any(fnmatchcase(layer, pattern) for layer in layers)]
+    if unmatched or not targets:
+        raise InputError(
+            f"config.lora.targets {targets}: {', '.join(unmatched) or 'nothing'} fits no layer. There are {', '.join(layers)}."
+        )
+    return {layer: shape for layer, shape in layers.items() if any(fnmatchcase(layer, pattern) for pattern in targets)}
 
 
 def init_factors(seed: int, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """The first value of every factor in `abstract`, in its sharding and dtype: `lora_b` zero, `lora_a` uniform up to 1 / sqrt(d), as
-    PEFT starts them."""
+    """The initial value of every factor in `abstract`, in its sharding and dtype: `lora_b` zero, `lora_a` uniform up to 1 / sqrt(d), as
+    in PEFT."""
     shardings: dict[str, Sharding] = {path: leaf.sharding for path, leaf in abstract.items() if leaf.sharding is not None}
     return jax.jit(partial(_draw, seed, abstract), out_shardings=shardings)()
 

@@ -1,4 +1,4 @@
-"""What is minimised. Each loss is a function of modules, of what they learn from and of a key; its options are keys of the config.
+"""Losses. Each is a function of modules, features and a key; its options are keys of the config.
 
 To change a loss, change its function: its metrics are logged, and a new option takes its value from the key of that name.
 """
@@ -20,15 +20,15 @@ from dim_jax.models.qwen import Qwen
 from dim_jax.models.sana import Remat, Sana
 
 Metrics = dict[str, Float[Array, ""]]
-Loss = tuple[Float[Array, ""], Metrics]  # the scalar to minimise, and what else to log
+Loss = tuple[Float[Array, ""], Metrics]  # the scalar to minimise, and metrics to log
 
 
 class Features(NamedTuple):
-    """What encoder and autoencoder make of a batch: all that the painter learns from.
+    """Outputs of encoder and autoencoder for a batch: the painter's training input.
 
     Attributes:
         hidden: the encoder's states of the user turns, from the front on, zeros after them.
-        mask: which of them are real.
+        mask: False at padding.
         target: latents of the picture to paint.
         source: latents of the picture to edit; None: the text alone is painted.
     """

@@ -1,4 +1,4 @@
-"""Where a run starts: the sizes of its components, the tokenizer, the data, and every parameter, from checkpoints or drawn anew."""
+"""Initialises a run: the sizes of its components, the tokenizer, the data, and every parameter, from checkpoints or random."""
 
 import hashlib
 import json
@@ -41,17 +41,17 @@ PRESETS: dict[str, dict[str, Callable[[], Any]]] = {
 
 @dataclass(frozen=True)
 class ModelInit:
-    """Sizes and first parameters of a run's components: `init_checkpoints` are those that components come from; others are drawn anew."""
+    """Sizes and initial parameters of a run's components: from `init_checkpoints`, others are random."""
 
     model_config: ModelConfig
     init_checkpoints: Mapping[str, Weights]
 
     @classmethod
     def open(cls, config: Config, components: tuple[str, ...]) -> "ModelInit":
-        """Open the checkpoints in `config.init`; the sizes of the other components are the presets that `config.model` names.
+        """Open the checkpoints in `config.init`; the other components have the sizes of the presets in `config.model`.
 
-        A SANA of a checkpoint grows to what `config.model` asks for: source channels for edits, rows of the null table. A run on
-        synthetic data reads no file: every component is drawn anew.
+        A SANA from a checkpoint grows as `config.model` says: source channels for edits, rows of the null table. A run on
+        synthetic data reads no file: every component is random.
 
         Raises:
             InputError: a checkpoint cannot be used or lacks the component; a preset is unknown; or SANA would shrink, or in a LoRA grow.
@@ -82,12 +82,12 @@ class ModelInit:
 
     @property
     def tokenizer(self) -> Path | None:
-        """The folder of the tokenizer that the encoder's checkpoint brings."""
+        """The tokenizer's folder in the encoder's checkpoint."""
         weights = self.init_checkpoints.get("encoder")
         return weights.tokenizer[0].parent if weights is not None and weights.tokenizer else None
 
     def with_tokenizer(self, tokenizer: ChatTokenizer) -> "ModelInit":
-        """The same with the special tokens' ids of `tokenizer` in an encoder that is drawn anew.
+        """The same with the special tokens' ids of `tokenizer` in a randomly initialised encoder.
 
         Raises:
             InputError: the encoder's vocabulary is too small, or its checkpoint was trained with other ids.
@@ -108,7 +108,7 @@ class ModelInit:
         return replace(self, model_config=replace(self.model_config, encoder=replace(encoder, **ids)))
 
     def processor(self, tokenizer: ChatTokenizer, config: Config) -> Processor:
-        """What reads prompts and pictures of `config.data.resolution` for this encoder."""
+        """The processor of prompts and pictures of `config.data.resolution` for this encoder."""
         assert self.model_config.encoder is not None
         return Processor(
             tokenizer,
@@ -118,7 +118,7 @@ class ModelInit:
         )
 
     def init_params(self, seed: int, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-        """The first value of every parameter in `abstract`, drawn or read directly into its sharding and dtype there."""
+        """The initial value of every parameter in `abstract`, drawn or read directly into its sharding and dtype."""
         factors = {path: leaf for path, leaf in abstract.items() if is_factor(path)}
         abstract = {path: leaf for path, leaf in abstract.items() if path not in factors}
         components = dict.fromkeys(path.split(".")[0] for path in abstract)  # in order: the same program on every process
@@ -133,15 +133,15 @@ class ModelInit:
         for name in components:
             if name not in self.init_checkpoints:
                 params |= jax.jit(lambda name=name: cast(self.model_config.init(name, seed)), out_shardings=shardings[name])()
-        old = self.init_checkpoints["sana"].config.sana if "sana" in components and "sana" in self.init_checkpoints else None
-        if old is not None and old != self.model_config.sana:
-            grow_sana = jax.jit(lambda params: cast(self._grow(old, seed, params)), out_shardings=shardings["sana"])
+        old_config = self.init_checkpoints["sana"].config.sana if "sana" in components and "sana" in self.init_checkpoints else None
+        if old_config is not None and old_config != self.model_config.sana:
+            grow_sana = jax.jit(lambda params: cast(self._grow(old_config, seed, params)), out_shardings=shardings["sana"])
             params |= grow_sana({path: params[path] for path in shardings["sana"]})
         return {path: params[path] for path in (*abstract, *factors)}
 
     def digests(self, seed: int, components: Iterable[str]) -> dict[str, str]:
-        """Component -> a digest of all its parameters as float32, which no format or dtype of the same values changes; or that it is drawn
-        anew. A tensor is read at a time.
+        """Component -> a digest of all its parameters as float32, independent of format and dtype; or the seed of its random draw. Reads
+        one tensor at a time.
         """
         hashes: dict[str, dict[str, str]] = {}
         for weights, names in self._by_checkpoint(components):
@@ -149,31 +149,33 @@ class ModelInit:
             for path, tensor in weights.stream([path for path in weights.parameters if path.split(".")[0] in names]):
                 data: Any = contiguous(tensor, np.dtype(np.float32))
                 hashes[path.split(".")[0]][path] = hashlib.sha256(data).hexdigest()
-        found = {name: hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16] for name, of in hashes.items()}
-        return {name: found.get(name, f"drawn anew with seed {seed}, each part from a stream of its own") for name in components}
+        digests = {name: hashlib.sha256(json.dumps(by_path, sort_keys=True).encode()).hexdigest()[:16] for name, by_path in hashes.items()}
+        return {name: digests.get(name, f"drawn anew with seed {seed}, each part from a stream of its own") for name in components}
 
     def _by_checkpoint(self, components: Iterable[str]) -> Iterator[tuple[Weights, list[str]]]:
-        """Each checkpoint once, with those of the components that come from it."""
+        """Each checkpoint once, with its components among `components`."""
         names = [name for name in components if name in self.init_checkpoints]
         for weights in {id(weights): weights for weights in map(self.init_checkpoints.__getitem__, names)}.values():
             yield weights, [name for name in names if self.init_checkpoints[name] is weights]
 
-    def _grow(self, old: SanaConfig, seed: int, params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        new = self.model_config.sana
-        assert new is not None
-        abstract = nnx.eval_shape(lambda: Sana(old, rngs=nnx.Rngs(0)))
+    def _grow(self, old_config: SanaConfig, seed: int, params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        new_config = self.model_config.sana
+        assert new_config is not None
+        abstract = nnx.eval_shape(lambda: Sana(old_config, rngs=nnx.Rngs(0)))
         sana = with_parameters(abstract, {path: params[f"sana.{path}"] for path in parameters(abstract)})
-        larger = grow(sana, edit=new.is_edit, condition_length=new.condition_length, key=jax.random.key(key_seed(seed, NULL_ROWS)))
+        larger = grow(
+            sana, edit=new_config.is_edit, condition_length=new_config.condition_length, key=jax.random.key(key_seed(seed, NULL_ROWS))
+        )
         return {f"sana.{path}": param for path, param in parameters(larger).items()}
 
 
 def open_data(config: Config, split: Split) -> list[MixtureComponent]:
-    """The parts of a run's mixture; raises as `open_mixture`."""
+    """The mixture of a run. Errors as in `open_mixture`."""
     data = config.data
     return open_mixture(data.source, data.mix.to_dict(), curriculum=data.curriculum, split=split, side=data.resolution)
 
 
-def _preset(part: str, name: str) -> Any:
-    if name not in PRESETS[part]:
-        raise InputError(f'config.model.{part} is "{name}", but the sizes of this part are {", ".join(PRESETS[part])}.')
-    return PRESETS[part][name]()
+def _preset(component: str, name: str) -> Any:
+    if name not in PRESETS[component]:
+        raise InputError(f'config.model.{component} is "{name}", but the sizes of this part are {", ".join(PRESETS[component])}.')
+    return PRESETS[component][name]()

@@ -26,7 +26,7 @@ from dim_jax.models.dim import DimConfig
 from dim_jax.models.lora import Module, with_lora
 from dim_jax.models.precision import compute_dtype
 from dim_jax.storage.paths import AnyPath
-from dim_jax.training.lora import adapted
+from dim_jax.training.lora import adapted_layers
 from dim_jax.training.losses import Features, Loss, autoencoder_loss, cached_features, encode_batch, encoder_loss, painter_loss
 from dim_jax.training.model_init import ModelInit
 from dim_jax.weights.model_config import ModelConfig
@@ -69,7 +69,7 @@ class Objective:
     def with_lora(self, model: Module) -> Module:
         """An abstract model of all components of a step, or more, with the adapters that `config.lora` asks for."""
         rank: int = self.config.lora.rank
-        layers = adapted(self.config, self.model_config.shapes())
+        layers = adapted_layers(self.config, self.model_config.shapes())
         return with_lora(model, dict.fromkeys(layers, rank), self.config.lora.alpha / rank) if layers else model
 
 

@@ -1,4 +1,4 @@
-"""A trace of a few steps for the profiler: what each device and thread did when."""
+"""Traces a few steps for the profiler."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,14 +14,14 @@ from dim_jax.storage.paths import AnyPath
 class Profile:
     """Writes a trace of the first process's steps `first` to `last`, both included, into `folder` (formats of TensorBoard and Perfetto)."""
 
-    def __init__(self, folder: AnyPath, steps: tuple[int, int] | None, *, done: int, total: int):
-        """Between `done` and `total` steps are left to run.
+    def __init__(self, folder: AnyPath, steps: tuple[int, int] | None, *, start_step: int, total: int):
+        """The run goes from step `start_step` + 1 to `total`.
 
         Raises:
-            InputError: `steps` (None: no trace) are not among those.
+            InputError: `steps` (None: no trace) are outside of the run.
         """
-        if steps is not None and not done < steps[0] <= steps[1] <= total:
-            raise InputError(f"--profile {steps[0]}:{steps[1]}: name two steps in order, of those from {done + 1} to {total}.")
+        if steps is not None and not start_step < steps[0] <= steps[1] <= total:
+            raise InputError(f"--profile {steps[0]}:{steps[1]}: give two steps in order, from {start_step + 1} to {total}.")
         self._folder = folder
         self._first, self._last = steps or (0, 0)
         self._open = ExitStack()
@@ -34,7 +34,7 @@ class Profile:
 
     @contextmanager
     def step(self, number: int, wait: Callable[[], object]) -> Iterator[None]:
-        """Around a step; `wait` returns when it is done, which only the last one of a trace has to."""
+        """Wraps a step; `wait` returns when it has finished, which only the last step of a trace waits for."""
         if number == self._first and processes.is_first():
             jax.profiler.start_trace(str(self._open.enter_context(filled(self._folder))))
             self._open.callback(jax.profiler.stop_trace)

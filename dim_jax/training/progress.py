@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a bar where a person watches, lines where a file is written."""
+"""Progress of a run: a bar on a terminal, lines in a file."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -13,41 +13,41 @@ class Speed:
     """Measures steps, in wall-clock time."""
 
     def __init__(self, rows: int, peak: float | None = None):
-        """`rows` is the number of examples in a batch, `peak` the FLOP/s of all devices together, where they are known."""
+        """`rows`: examples in a batch; `peak`: FLOP/s of all devices together, if known."""
         self._rows, self._peak = rows, peak
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._since, self._waited, self._steps, self._flops = time.perf_counter(), 0.0, 0, 0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around the one wait of a step, that for its batch."""
-        before = time.perf_counter()
+        """Wraps a step's wait for its batch."""
+        start = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - before
+        self._waited += time.perf_counter() - start
         self._steps += 1
 
-    def computes(self, flops: int) -> None:
-        """The model FLOPs of the step that was begun."""
+    def add_flops(self, flops: int) -> None:
+        """Add the model FLOPs of the current step."""
         self._flops += flops
 
-    def read(self) -> dict[str, float]:
-        """Steps and examples per second, the share of the time that was spent waiting for data, and where the peak is known the model
-        FLOPs utilisation (`mfu`: FLOP/s as a share of the peak), since the last reading."""
+    def rates(self) -> dict[str, float]:
+        """Steps and examples per second, the share of time spent waiting for data, and if the peak is known the model FLOPs utilisation
+        (`mfu`: FLOP/s as a share of the peak), since the last call."""
         seconds = time.perf_counter() - self._since
         speed = self._steps / seconds
-        found = {"steps_per_second": speed, "samples_per_second": speed * self._rows, "waiting_for_data": self._waited / seconds}
+        rates = {"steps_per_second": speed, "samples_per_second": speed * self._rows, "waiting_for_data": self._waited / seconds}
         if self._peak is not None:
-            found["mfu"] = self._flops / seconds / self._peak
-        self._begin()
-        return found
+            rates["mfu"] = self._flops / seconds / self._peak
+        self._reset()
+        return rates
 
 
 class ProgressBar:
     """A run's progress on a console."""
 
-    def __init__(self, console: Console, *, total: int, done: int):
+    def __init__(self, console: Console, *, total: int, start_step: int):
         self._console, self._total = console, total
         columns = (
             TextColumn("step"),
@@ -56,7 +56,7 @@ class ProgressBar:
             TextColumn("{task.description}", markup=False),
         )
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._bar.add_task("", total=total, completed=done)
+        self._task = self._bar.add_task("", total=total, completed=start_step)
 
     def __enter__(self) -> "ProgressBar":
         self._bar.start()
@@ -66,13 +66,13 @@ class ProgressBar:
         self._bar.stop()
 
     def update(self, step: int, means: Mapping[str, float], speed: Mapping[str, float]) -> None:
-        """Loss, learning rate and gradient norm; examples per second, MFU where it is known, share of time that waits for data, and the
-        time that is left."""
-        left = timedelta(seconds=round((self._total - step) / speed["steps_per_second"]))
+        """Show loss, learning rate and gradient norm; examples per second, MFU if known, share of time waiting for data, and the remaining
+        time."""
+        remaining = timedelta(seconds=round((self._total - step) / speed["steps_per_second"]))
         utilisation = f"{speed['mfu']:.1%} MFU, " if "mfu" in speed else ""
         text = (
             f"loss {means['loss']:.4f}, lr {means['learning_rate']:.2e}, gradient {means['grad_norm']:.3g}, "
-            f"{speed['samples_per_second']:.1f} samples/s, {utilisation}{speed['waiting_for_data']:.0%} waiting for data, {left} left"
+            f"{speed['samples_per_second']:.1f} samples/s, {utilisation}{speed['waiting_for_data']:.0%} waiting for data, {remaining} left"
         )
         self._bar.update(self._task, completed=step, description=text)
         if self._bar.disable:

@@ -1,4 +1,4 @@
-"""The state of a training run, and where and in which dtype its parameters lie."""
+"""The state of a training run, with dtypes and shardings."""
 
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int
 from dim_jax.config import Config
 from dim_jax.models.precision import compute_dtype
 from dim_jax.sharding import Sharding
-from dim_jax.training.lora import adapted
+from dim_jax.training.lora import adapted_layers
 from dim_jax.training.objectives import Objective
 from dim_jax.training.optim import make_optimizer
 from dim_jax.weights.lora import factor_shapes
@@ -23,7 +23,7 @@ Params = dict[str, Any]  # path -> array, or an abstract one
 
 
 class State(NamedTuple):
-    """What a step changes; of the parameters the trainable ones alone."""
+    """The values that a step changes; only trainable parameters."""
 
     step: Int[Any, ""]
     params: Params
@@ -37,8 +37,8 @@ def abstract_params(model_config: ModelConfig, sharding: Sharding, components: C
 
 
 def abstract_trainable(config: Config, model_config: ModelConfig, sharding: Sharding) -> Params:
-    """Those that learn: all of `config.trainable`, or in a LoRA the factors of its adapters alone."""
-    if layers := adapted(config, model_config.shapes()):
+    """The trainable parameters: all of `config.trainable`, or in a LoRA the factors of its adapters."""
+    if layers := adapted_layers(config, model_config.shapes()):
         return _abstract(factor_shapes(layers, config.lora.rank), sharding, jnp.float32)
     return abstract_params(model_config, sharding, config.trainable)
 
@@ -48,7 +48,7 @@ def _abstract(shapes: Mapping[str, Shape], sharding: Sharding, dtype: DTypeLike)
 
 
 def abstract_frozen(objective: Objective, sharding: Sharding) -> tuple[Params, Params]:
-    """The frozen parameters in the dtype of computation: those that a step reads beside the state, and those that a cache stands for."""
+    """The frozen parameters in the dtype of computation: those that a step reads, and those that a cache replaces."""
     config, model_config = objective.config, objective.model_config
     components = (*config.frozen, *(config.trainable if config.lora.rank else ()))
     frozen = abstract_params(model_config, sharding, components, compute_dtype(config.model.dtype))
@@ -57,14 +57,14 @@ def abstract_frozen(objective: Objective, sharding: Sharding) -> tuple[Params, P
 
 
 def abstract_state(config: Config, model_config: ModelConfig, sharding: Sharding) -> State:
-    """Shapes, dtypes and shardings of a run's state: its moments and averages lie as their parameter does."""
+    """Shapes, dtypes and shardings of a run's state: moments and averages have their parameter's sharding."""
     state = jax.eval_shape(partial(_init, config), abstract_trainable(config, model_config, sharding))
     shardings = sharding.state_shardings(state)
-    return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, shardings)
+    return jax.tree.map(lambda leaf, leaf_sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf_sharding), state, shardings)
 
 
 def init_state(config: Config, params: Params, abstract: State) -> State:
-    """The first state of a run, laid out as `abstract`. It takes `params` over."""
+    """The initial state of a run, in the shardings of `abstract`. It donates `params`."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(partial(_init, config), out_shardings=shardings, donate_argnums=0)(params)
 

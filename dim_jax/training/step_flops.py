@@ -1,4 +1,4 @@
-"""What a training step computes, by the formulas of `models.flops`."""
+"""FLOPs of a training step, by the formulas of `models.flops`."""
 
 from dim_jax.config import Config
 from dim_jax.data.batches import AnswerBatch, Batch, CachedBatch, PictureBatch
@@ -9,7 +9,7 @@ from dim_jax.weights.model_config import ModelConfig
 
 
 def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepFlops:
-    """What a step on a batch computes; only shapes are read. A LoRA's own products, a percent or two, are left out."""
+    """FLOPs of a step on a batch; reads only shapes. A LoRA's own products, a percent or two, are left out."""
     if isinstance(batch, PictureBatch):
         autoencoder, size = model_config.autoencoder, batch.samples.shape[:3]
         assert autoencoder is not None

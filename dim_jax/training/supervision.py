@@ -1,9 +1,9 @@
-"""A run and the scheduler that watches over it: the signal that asks it to stop, the clock that ends one that hangs, exit codes.
+"""A run under a scheduler: SIGTERM, a watchdog for hanging steps, exit codes.
 
     0   the run is done                           1   it cannot go on: what the user gave, or a loss that is not finite
     75  stopped by SIGTERM, after a checkpoint   70  no step within `train.watchdog_minutes`
 
-After 75, 70 or a kill the same command goes on; after 1 it would only fail again.
+After 75, 70 or a kill the same command continues; after 1 it would fail again.
 """
 
 import faulthandler
@@ -16,30 +16,30 @@ import time
 from typing import Any
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
-STUCK = 70  # EX_SOFTWARE
+HUNG = 70  # EX_SOFTWARE
 
 
 class Termination:
-    """Within it SIGTERM ends nothing; `asked` says whether it came."""
+    """Catches SIGTERM; `requested` says whether it came."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def __enter__(self) -> "Termination":
-        self._before = signal.signal(signal.SIGTERM, self._ask)
+        self._old_handler = signal.signal(signal.SIGTERM, self._request)
         return self
 
     def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        signal.signal(signal.SIGTERM, self._old_handler)
 
-    def _ask(self, number: int, frame: Any) -> None:
-        self.asked = True
+    def _request(self, number: int, frame: Any) -> None:
+        self.requested = True
 
 
 class Watchdog:
-    """Ends the process where `alive` is not called for `minutes` (0: never): every thread's stack to stderr, then exit code 70.
+    """Ends the process if `alive` is not called for `minutes` (0: never): every thread's stack to stderr, then exit code 70.
 
-    It sleeps until `alive` is called for the first time, and after `pause` until it is called again: compiling takes as long as it takes.
+    It waits for the first call of `alive`, and after `pause` for the next one: compilation may take longer.
     """
 
     def __init__(self, minutes: float):
@@ -57,11 +57,11 @@ class Watchdog:
         self._closed.set()
 
     def alive(self) -> None:
-        """A step is done: from now on the next one has its time."""
+        """A step has finished: restart the clock."""
         self._deadline = time.monotonic() + self._seconds
 
     def pause(self) -> None:
-        """What comes next may take longer than a step."""
+        """Stop the clock: the next operation may take longer than a step."""
         self._deadline = math.inf
 
     def _watch(self) -> None:
@@ -73,4 +73,4 @@ class Watchdog:
                     flush=True,
                 )
                 faulthandler.dump_traceback(sys.stderr, all_threads=True)
-                os._exit(STUCK)  # a thread that hangs would not let the interpreter end
+                os._exit(HUNG)  # a hanging thread would block a normal exit
