@@ -46,8 +46,8 @@ class Batch(NamedTuple):
 
     def fill(self, items: Sequence) -> list:
         """The batch's items, the last one again in the rows that are left."""
-        found = [items[i] for i in self.indices]
-        return found + found[-1:] * (self.rows - len(found))
+        filled = [items[i] for i in self.indices]
+        return filled + filled[-1:] * (self.rows - len(filled))
 
 
 def batches(kinds: Sequence[Hashable], batch_size: int, devices: int = 1) -> list[Batch]:
@@ -60,12 +60,12 @@ def batches(kinds: Sequence[Hashable], batch_size: int, devices: int = 1) -> lis
     groups: dict[Hashable, list[int]] = {}
     for i, kind in enumerate(kinds):
         groups.setdefault(kind, []).append(i)
-    found = []
+    result = []
     for group in groups.values():
         rows = 1 if len(group) == 1 else _multiple(min(batch_size, len(group)), devices)
-        found += [Batch(group[i : i + rows], rows) for i in range(0, len(group), rows)]
-    return found
+        result += [Batch(group[i : i + rows], rows) for i in range(0, len(group), rows)]
+    return result
 
 
-def _multiple(number: int, of: int) -> int:
-    return -(-number // of) * of
+def _multiple(number: int, divisor: int) -> int:
+    return -(-number // divisor) * divisor

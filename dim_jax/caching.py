@@ -121,8 +121,8 @@ def main(
 
     loader = ChunkLoader(mixture, [chunk for *_, chunks in work for chunk in chunks], reader, size, substitute=data.bad_samples > 0)
     stream = _within(data.bad_samples, batches(loader, start=0, stop=len(loader.chunks), workers=data.workers))
-    shown = track(stream, "caching", len(loader.chunks), console=console, disable=not console.is_terminal)
-    computed = _ahead(map(_frozen(config, objective, model_init, sharding), shown)) if work else iter(())
+    tracked = track(stream, "caching", len(loader.chunks), console=console, disable=not console.is_terminal)
+    computed = _ahead(map(_frozen(config, objective, model_init, sharding), tracked)) if work else iter(())
     for layout, shard, chunks in work:
         write_shard(layout, shard, _records(islice(computed, len(chunks)), storage))
     processes.barrier("the end of the cache")

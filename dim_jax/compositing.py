@@ -42,8 +42,8 @@ def mask_opacity(alpha: UInt8[np.ndarray, "h w"], feather: float = 0.0) -> Float
         alpha: of the mask.
         feather: pixels within which the edit's rim fades inwards.
     """
-    shown = 1 - alpha.astype(np.float32) / 255
-    return np.minimum(shown, _faded(shown > 0, feather / 2)) if feather else shown
+    alpha_value = 1 - alpha.astype(np.float32) / 255
+    return np.minimum(alpha_value, _faded(alpha_value > 0, feather / 2)) if feather else alpha_value
 
 
 def _faded(changed: Bool[np.ndarray, "h w"], deviation: float) -> Float[np.ndarray, "h w"]:
@@ -74,9 +74,9 @@ class Frame(NamedTuple):
         edges = ((top, full[1] - height - top), (left, full[0] - width - left), (0, 0))
         return cls(Image.fromarray(np.pad(np.asarray(picture), edges, "edge")), (left, top, left + width, top + height))
 
-    def cut(self, painted: Image.Image) -> Image.Image:
+    def cut(self, canvas: Image.Image) -> Image.Image:
         """Of what was painted of `padded` at whatever size, the part that is the picture, at its size."""
-        return resized(painted, self.padded.size, Image.Resampling.BICUBIC).crop(self.box)
+        return resized(canvas, self.padded.size, Image.Resampling.BICUBIC).crop(self.box)
 
 
 def composite(source: Image.Image, edited: Image.Image, opacity: Float[np.ndarray, "h w"]) -> Image.Image:

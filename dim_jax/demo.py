@@ -71,21 +71,21 @@ def paint(pipeline: EditPipeline, samples: Sequence[Sample], *, progress: bool =
     edits = {i: sample.source for i, sample in enumerate(samples) if sample.source is not None}
     texts = [i for i in range(len(samples)) if i not in edits]
     settings = replace(pipeline.sampler.settings, batch_size=len(samples))
-    found: dict[int, EditResult] = {}
+    results: dict[int, EditResult] = {}
     if edits:
         prompts, seeds = [samples[i].prompt for i in edits], [samples[i].seed for i in edits]
         edited = pipeline(prompts, list(edits.values()), seeds=seeds, settings=settings, progress=progress)
-        found |= zip(edits, edited, strict=True)
+        results |= zip(edits, edited, strict=True)
     if texts:
         prompts, seeds = [samples[i].prompt for i in texts], [samples[i].seed for i in texts]
-        painted = GeneratePipeline(pipeline.sampler)(prompts, seeds=seeds, settings=settings, progress=progress)
-        found |= zip(texts, painted, strict=True)
-    return [found[i] for i in range(len(samples))]
+        generated = GeneratePipeline(pipeline.sampler)(prompts, seeds=seeds, settings=settings, progress=progress)
+        results |= zip(texts, generated, strict=True)
+    return [results[i] for i in range(len(samples))]
 
 
 def sheet(paintings: Sequence[EditResult]) -> Image.Image:
     """Source and result of every painting, the prompt below."""
-    cells = [labelled([*([one.source] if one.source else []), one.image], one.prompt, zoom=2) for one in paintings]
+    cells = [labelled([*([painting.source] if painting.source else []), painting.image], painting.prompt, zoom=2) for painting in paintings]
     return grid([cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)])
 
 

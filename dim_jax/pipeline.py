@@ -129,8 +129,8 @@ def paint_requests(
 
 
 def _in_order(results: Iterable[tuple[int, EditResult]]) -> list[EditResult]:
-    found = dict(results)
-    return [found[i] for i in sorted(found)]
+    by_index = dict(results)
+    return [by_index[i] for i in sorted(by_index)]
 
 
 def _same_number(**lists: Sequence) -> None:

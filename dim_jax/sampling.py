@@ -105,8 +105,8 @@ class Sampler:
         factors = stacked(open_loras(loras), weights.config.shapes())  # before much is read
         chosen = compute_dtype(dtype)
         sharding = None if mesh is None else Sharding.for_painting(mesh, weights.config)
-        place = None if sharding is None else sharding.param_sharding
-        dim = load_module(lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen, place=place)
+        param_sharding = None if sharding is None else sharding.param_sharding
+        dim = load_module(lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen, sharding_of=param_sharding)
         sampler = cls(dim, processor, str(path), settings, prompt_mode, sharding)
         return sampler._adapted(factors, loras) if loras else sampler
 
@@ -121,8 +121,8 @@ class Sampler:
 
     def _adapted(self, factors: Mapping[str, np.ndarray], loras: Sequence[str]) -> "Sampler":
         config, dtype = self.dim.config, self.dtype
-        place = None if self.sharding is None else self.sharding.param_sharding
-        dim = add_factors(lambda rngs: Dim(config, dtype=dtype, rngs=rngs), self.dim, factors, place)
+        param_sharding = None if self.sharding is None else self.sharding.param_sharding
+        dim = add_factors(lambda rngs: Dim(config, dtype=dtype, rngs=rngs), self.dim, factors, param_sharding)
         name = " + ".join([self._checkpoint, *loras])
         sampler = Sampler(dim, self.processor, name, self.settings, self.prompt_mode, self.sharding)
         sampler._checkpoint = self._checkpoint
@@ -167,13 +167,13 @@ class Sampler:
             task = bar.add_task("painting", total=len(requests))
             for batch in self._batches([request.kind for request in requests], settings):
                 filled = batch.fill(requests)
-                what = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {batch.rows}"
-                with enough_memory(what, REMEDY):
+                context = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {batch.rows}"
+                with enough_memory(context, REMEDY):
                     latents = self._batch(filled, settings)
                     pixels, latents = (np.asarray(to_host(array)) for array in (self._decode(self.dim, latents), latents))
                 bar.advance(task, len(batch.indices))
-                for i, one, cells in zip(batch.indices, pixels, latents, strict=False):
-                    yield i, DecodedImage(to_picture(one), cells)
+                for i, image_pixels, cells in zip(batch.indices, pixels, latents, strict=False):
+                    yield i, DecodedImage(to_picture(image_pixels), cells)
 
     def _check(self, number: int, request: Request) -> None:
         """Refuses a request that this model cannot paint; `number` counts from 1."""
@@ -206,7 +206,7 @@ class Sampler:
             InputError: there is not enough memory.
         """
         with enough_memory(f"{self.name}: the autoencoder on {len(latents)} latents of {latents.shape[1]} x {latents.shape[2]}", REMEDY):
-            return [to_picture(one) for one in np.asarray(to_host(self._decode(self.dim, self._put(latents))))]
+            return [to_picture(image_pixels) for image_pixels in np.asarray(to_host(self._decode(self.dim, self._put(latents))))]
 
     def reconstruct(self, pictures: Sequence[Image.Image], settings: Settings) -> list[Image.Image]:
         """What the autoencoder makes of pictures, each scaled and cropped to `settings.resolution` squared, `batch_size` at a time.
@@ -214,10 +214,10 @@ class Sampler:
         Raises:
             InputError: there is not enough memory.
         """
-        size, found = (settings.resolution, settings.resolution), []
+        size, images = (settings.resolution, settings.resolution), []
         for batch in self._batches([size] * len(pictures), settings):
-            found += self.decode(self.encode(batch.fill(pictures), size))[: len(batch.indices)]
-        return found
+            images += self.decode(self.encode(batch.fill(pictures), size))[: len(batch.indices)]
+        return images
 
     def _batch(self, requests: Sequence[Request], settings: Settings) -> Float[Array, "b h w c"]:
         """Latents of requests whose size and kind of source are the same."""
@@ -242,9 +242,9 @@ class Sampler:
 
     def _source(self, sources: Sequence[Source], size: tuple[int, int]) -> Float[Array, "b h w c"] | None:
         """What SANA sees beside the noise: latents as they are, or those of the pictures."""
-        known = [source.latents for source in sources if source.latents is not None]
-        if known:
-            return jnp.asarray(self._put(np.stack(known)))
+        given_latents = [source.latents for source in sources if source.latents is not None]
+        if given_latents:
+            return jnp.asarray(self._put(np.stack(given_latents)))
         return self.encode([source.picture for source in sources], size) if sources else None
 
     def _inputs(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], settings: Settings) -> tuple[EncoderInputs, int]:

@@ -128,11 +128,11 @@ def logical_axes(path: str) -> tuple[str, ...]:
         layer, _, name = path.rpartition(".")
         *stack, rows, columns = logical_axes(f"{layer}.kernel")
         return (*stack, rows, "small") if name == "lora_a" else (*stack, "small", columns)
-    found = [(pattern, axes) for pattern, axes in ROWS if fnmatchcase(path, pattern)]
-    if len(found) != 1:
-        rows = " and ".join(pattern for pattern, _ in found) or "none"
+    matches = [(pattern, axes) for pattern, axes in ROWS if fnmatchcase(path, pattern)]
+    if len(matches) != 1:
+        rows = " and ".join(pattern for pattern, _ in matches) or "none"
         raise InputError(f"{path}: every parameter has one row in the table of dim_jax/sharding.py, this one: {rows}. Mend the table.")
-    return found[0][1]
+    return matches[0][1]
 
 
 @dataclass(frozen=True)
@@ -170,15 +170,15 @@ class Sharding:
             devices = mesh.devices.transpose(order).reshape([mesh.shape.get(axis, 1) for axis in MESH_AXES])
         else:
             here = jax.local_devices()
-            said = ", ".join(f"{axis}={size}" for axis, size in mesh.items())
-            shape = _filled({axis: mesh.get(axis, 1) for axis in MESH_AXES}, len(here), said)
+            mesh_text = ", ".join(f"{axis}={size}" for axis, size in mesh.items())
+            shape = _filled({axis: mesh.get(axis, 1) for axis in MESH_AXES}, len(here), mesh_text)
             count = math.prod(shape.values())
             if count > len(here):
-                raise InputError(f"{said} takes {count} devices, but this process has {len(here)}. Ask for fewer.")
+                raise InputError(f"{mesh_text} takes {count} devices, but this process has {len(here)}. Ask for fewer.")
             devices = _ordered(here[:count], *shape.values())
-        found = cls(_auto_mesh(devices), RULES)
-        _check_divides(sizes, RULES, found.mesh.shape, lambda axis, fitting, logical: f"Take {axis}={fitting}, or a divisor of it.")
-        return found
+        sharding = cls(_auto_mesh(devices), RULES)
+        _check_divides(sizes, RULES, sharding.mesh.shape, lambda axis, fitting, logical: f"Take {axis}={fitting}, or a divisor of it.")
+        return sharding
 
     @property
     def row_ways(self) -> int:
@@ -204,34 +204,34 @@ class Sharding:
         """Which of `count` rows of a batch this process must have: those that its own devices get. On a slice, mesh order may be another
         than the order of processes, and devices of a `tensor` axis share their rows."""
         where = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
-        taken = np.zeros(count, bool)
+        is_local = np.zeros(count, bool)
         for index in where.addressable_devices_indices_map((count,)).values():
-            taken[index] = True
-        return np.flatnonzero(taken)
+            is_local[index] = True
+        return np.flatnonzero(is_local)
 
     def place_local_rows(self, rows: Int[np.ndarray, " local_batch_indices"], count: int) -> Callable[[Any, NamedSharding], jax.Array]:
         """`put` for arrays of which this process has only the rows `rows` (`Sharding.rows`) of `count`, for `spread`."""
 
-        def place(array: Any, where: NamedSharding) -> jax.Array:
-            axis = len(where.spec) - 1
-            each = array.shape[axis] // len(rows)  # pictures of a row, where the axis is of pictures
-            shape = (*array.shape[:axis], count * each, *array.shape[axis + 1 :])
+        def place(array: Any, sharding: NamedSharding) -> jax.Array:
+            axis = len(sharding.spec) - 1
+            per_row = array.shape[axis] // len(rows)  # pictures of a row, where the axis is of pictures
+            shape = (*array.shape[:axis], count * per_row, *array.shape[axis + 1 :])
 
             def part(index: Any) -> np.ndarray:
-                start, stop, _ = index[axis].indices(count * each)
-                first = int(np.searchsorted(rows, start // each)) * each if each else 0
+                start, stop, _ = index[axis].indices(count * per_row)
+                first = int(np.searchsorted(rows, start // per_row)) * per_row if per_row else 0
                 return array[(*index[:axis], slice(first, first + stop - start))]
 
-            return jax.make_array_from_callback(shape, where, part)
+            return jax.make_array_from_callback(shape, sharding, part)
 
         return place
 
     def put(self, batch: Any) -> Any:
         """The arrays of a batch that this process has whole, on the devices: rows are spread where they divide, else all have all rows."""
 
-        def place(array: Any, where: NamedSharding) -> jax.Array:
-            where = where if array.shape[len(where.spec) - 1] % self.row_ways == 0 else self.replicated
-            return jax.device_put(array, where) if isinstance(array, jax.Array) else make_global_array(array, where)
+        def place(array: Any, sharding: NamedSharding) -> jax.Array:
+            sharding = sharding if array.shape[len(sharding.spec) - 1] % self.row_ways == 0 else self.replicated
+            return jax.device_put(array, sharding) if isinstance(array, jax.Array) else make_global_array(array, sharding)
 
         return self.shard(batch, place)
 
@@ -302,11 +302,11 @@ def _ordered(devices: Sequence[Any], slices: int, *within: int) -> np.ndarray:
         InputError: the devices lie in another number of slices. Several GPU nodes may be taken for one slice all the same.
     """
     is_cpu = devices[0].platform == "cpu"  # which has no slices: each process is taken for one
-    found = len({device.process_index if is_cpu else getattr(device, "slice_index", 0) for device in devices})
-    if slices != found and (slices > 1 or devices[0].platform == "tpu"):
+    actual = len({device.process_index if is_cpu else getattr(device, "slice_index", 0) for device in devices})
+    if slices != actual and (slices > 1 or devices[0].platform == "tpu"):
         raise InputError(
-            f"config.sharding.slices is {slices}, but the {len(devices)} devices that are here lie in {found}. Set it to {found}; the "
-            f"other axes are of the {len(devices) // found} devices of one slice."
+            f"config.sharding.slices is {slices}, but the {len(devices)} devices that are here lie in {actual}. Set it to {actual}; the "
+            f"other axes are of the {len(devices) // actual} devices of one slice."
         )
     shape = (1, *within)
     if slices == 1:
@@ -316,31 +316,31 @@ def _ordered(devices: Sequence[Any], slices: int, *within: int) -> np.ndarray:
 
 
 def _mesh_shape(config: Config, devices: int) -> dict[str, int]:
-    wanted = {axis: config.sharding[axis] for axis in MESH_AXES}
-    said = "config.sharding: " + " x ".join(f"{axis} {size}" for axis, size in wanted.items())
-    shape = _filled(wanted, devices, said)
+    sizes = {axis: config.sharding[axis] for axis in MESH_AXES}
+    text = "config.sharding: " + " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+    shape = _filled(sizes, devices, text)
     if math.prod(shape.values()) != devices:
-        raise InputError(f"{said} does not make the {devices} devices that are here. Set one of them to -1: all that the others leave.")
+        raise InputError(f"{text} does not make the {devices} devices that are here. Set one of them to -1: all that the others leave.")
     return shape
 
 
-def _filled(wanted: Mapping[str, int], devices: int, said: str) -> dict[str, int]:
+def _filled(sizes: Mapping[str, int], devices: int, text: str) -> dict[str, int]:
     """The sizes of a mesh with all that the others leave (at least 1) for one that is -1; `said` is how they were written.
 
     Raises:
         InputError: a size is below 1, or more than one are -1.
     """
-    rest = [axis for axis, size in wanted.items() if size == -1]
-    known = math.prod(size for size in wanted.values() if size != -1)
-    if len(rest) > 1 or any(size < 1 and size != -1 for size in wanted.values()):
-        raise InputError(f"{said}: sizes are at least 1, and one of them may be -1, which is all that the others leave.")
-    return {axis: max(1, devices // known) if axis in rest else size for axis, size in wanted.items()}
+    free = [axis for axis, size in sizes.items() if size == -1]
+    product = math.prod(size for size in sizes.values() if size != -1)
+    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise InputError(f"{text}: sizes are at least 1, and one of them may be -1, which is all that the others leave.")
+    return {axis: max(1, devices // product) if axis in free else size for axis, size in sizes.items()}
 
 
 def _check_rules(rules: Mapping[str, str]) -> None:
     logical = {axis for _, axes in ROWS for axis in axes}
-    if wrong := sorted(logical ^ rules.keys()):
-        raise InputError(f"config.sharding.rules: {', '.join(wrong)}: logical axes are {', '.join(sorted(logical))}; give each a rule.")
+    if differ := sorted(logical ^ rules.keys()):
+        raise InputError(f"config.sharding.rules: {', '.join(differ)}: logical axes are {', '.join(sorted(logical))}; give each a rule.")
     for axis, mesh_axis in rules.items():
         if mesh_axis not in ("", *MESH_AXES):
             raise InputError(f"config.sharding.rules.{axis} is '{mesh_axis}', but mesh axes are {', '.join(MESH_AXES)}, and '' is none.")
@@ -374,10 +374,10 @@ def _cut(
 
 def _heads(sizes: ModelConfig) -> dict[str, int]:
     """Logical axis -> how many heads it holds."""
-    found = {}
+    heads = {}
     if sizes.encoder is not None:
         text, vision = sizes.encoder.text, sizes.encoder.vision
-        found |= {"text_heads": text.num_attention_heads, "kv_heads": text.num_key_value_heads, "vision_heads": vision.num_heads}
+        heads |= {"text_heads": text.num_attention_heads, "kv_heads": text.num_key_value_heads, "vision_heads": vision.num_heads}
     if sizes.sana is not None:
-        found |= {"linear_heads": sizes.sana.width // sizes.sana.linear_head_dim, "cross_heads": sizes.sana.cross_heads}
-    return found
+        heads |= {"linear_heads": sizes.sana.width // sizes.sana.linear_head_dim, "cross_heads": sizes.sana.cross_heads}
+    return heads

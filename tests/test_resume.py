@@ -47,7 +47,7 @@ def test_unmerged_state_is_reported_and_kept(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="its arrays are not there"), training_states(folder, keep=1, keep_every=0) as saved:
             saved.save(2, state, {})
     parts = folder / "2" / "state" / "ocdbt.process_0"
-    with pytest.raises(InputError, match=r"copy all that is in state/ocdbt.process_0/"):
+    with pytest.raises(InputError, match=r"copy all files of state/ocdbt.process_0/"):
         read_state(folder / "2", state)
     shutil.copytree(parts, folder / "2" / "state", dirs_exist_ok=True)
     np.testing.assert_array_equal(read_state(folder / "2", state)["a"], state["a"])

@@ -48,15 +48,15 @@ class Phase(NamedTuple):
     shares: list[int]
     before: list[int]
 
-    def taken(self, step: int) -> list[int]:
+    def counts(self, step: int) -> list[int]:
         """The number of batches of each component before a step of this phase (or its end). Shares are spread evenly: of the n steps that
         earlier components leave, a component with share w gets n w, rounded."""
-        steps, shares, taken = step - self.start, sum(self.shares), []
+        steps, shares, counts = step - self.start, sum(self.shares), []
         for share, before in zip(self.shares, self.before, strict=True):
             batches = (steps * share + shares // 2) // shares if share else 0
-            taken.append(before + batches)
+            counts.append(before + batches)
             steps, shares = steps - batches, shares - share
-        return taken
+        return counts
 
 
 class Planned(NamedTuple):
@@ -84,7 +84,7 @@ class Plan:
         self.components, self.batch_size, self.seed = components, batch_size, seed
         self._phases: list[Phase] = []
         for start in starts:
-            before = self._phases[-1].taken(start) if self._phases else [0] * len(components)
+            before = self._phases[-1].counts(start) if self._phases else [0] * len(components)
             self._phases.append(Phase(start, _shares([component.weights[start] for component in components]), before))
         self._members = [_by_bucket(component) for component in components]
         self._lock = threading.Lock()  # otherwise each thread of a loader would shuffle a new epoch
@@ -97,7 +97,7 @@ class Plan:
     def at(self, step: int) -> Planned:
         """The batch of a step, from 0 on."""
         phase = self._phases[bisect_right(self._phases, step, key=lambda phase: phase.start) - 1]
-        before, after = phase.taken(step), phase.taken(step + 1)
+        before, after = phase.counts(step), phase.counts(step + 1)
         component = next(i for i, (now, then) in enumerate(zip(before, after, strict=True)) if then > now)
         number = before[component]
         members = self._members[component]

@@ -79,9 +79,9 @@ def token_counts(rows: Sequence[Texts], tokenizer: ChatTokenizer | None) -> Int[
 
 def _tokens_added(texts: set[str], tokenizer: ChatTokenizer, *, joined: bool) -> dict[str, int]:
     """The tokens of each text after a picture; if `joined`, also directly after the header, and the larger number counts."""
-    alone = dict(zip(texts, tokenizer.lengths(list(texts)), strict=True))
+    lengths = dict(zip(texts, tokenizer.lengths(list(texts)), strict=True))
     if not joined:
-        return alone
+        return lengths
     (header,) = tokenizer.lengths([f"{USER_HEADER}a"])
-    with_header = tokenizer.lengths([USER_HEADER + text for text in alone])
-    return {text: max(count, longer - header + 1) for (text, count), longer in zip(alone.items(), with_header, strict=True)}
+    with_header = tokenizer.lengths([USER_HEADER + text for text in lengths])
+    return {text: max(count, longer - header + 1) for (text, count), longer in zip(lengths.items(), with_header, strict=True)}

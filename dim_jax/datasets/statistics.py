@@ -38,8 +38,8 @@ class Tally:
 
     def __add__(self, other: "Tally") -> "Tally":
         least, most = (
-            {name: choose(value, theirs.get(name, value)) for name, value in (theirs | ours).items()}
-            for choose, ours, theirs in ((min, self.least, other.least), (max, self.most, other.most))
+            {name: choose(value, others.get(name, value)) for name, value in (others | ours).items()}
+            for choose, ours, others in ((min, self.least, other.least), (max, self.most, other.most))
         )
         return Tally(dict(Counter(self.sums) + Counter(other.sums)), least, most)
 

@@ -36,9 +36,9 @@ def model_timestep(sigma: Float[Array, "*b"], *, continuous: bool = False) -> Fl
     return timestep if continuous else jnp.floor(timestep)
 
 
-def draw(key: PRNGKeyArray, shape: tuple[int, ...], how: Draw = "logit_normal") -> Float[Array, "..."]:
+def draw(key: PRNGKeyArray, shape: tuple[int, ...], distribution: Draw = "logit_normal") -> Float[Array, "..."]:
     """Random s in [0, 1): the logistic of a standard normal, or uniform."""
-    if how == "uniform":
+    if distribution == "uniform":
         return jax.random.uniform(key, shape)
     return jax.nn.sigmoid(jax.random.normal(key, shape))
 
@@ -52,7 +52,9 @@ class NoiseDraws(NamedTuple):
     drop_source: Bool[Array, " b"]
 
 
-def draw_noise(key: PRNGKeyArray, shape: tuple[int, ...], how: Draw, *, condition_dropout: float, source_dropout: float) -> NoiseDraws:
+def draw_noise(
+    key: PRNGKeyArray, shape: tuple[int, ...], distribution: Draw, *, condition_dropout: float, source_dropout: float
+) -> NoiseDraws:
     """Draws for latents of `shape` (b h w c). What a row gets follows from the key and its place among the b rows, however they are
     spread over devices; the two dropouts are independent of each other, and neither moves another draw.
     """
@@ -60,7 +62,7 @@ def draw_noise(key: PRNGKeyArray, shape: tuple[int, ...], how: Draw, *, conditio
     rows = shape[:1]
     return NoiseDraws(
         jax.random.normal(noise_key, shape),
-        draw(time_key, rows, how),
+        draw(time_key, rows, distribution),
         jax.random.bernoulli(drop_key, condition_dropout, rows),
         jax.random.bernoulli(jax.random.fold_in(drop_key, 1), source_dropout, rows),
     )

@@ -77,8 +77,8 @@ Branches = tuple[Condition, Float[Array, "2 h w c"] | None]  # by the two branch
 
 
 def _branches(sana: Sana, condition: Array, mask: Array, source: Array | None) -> Branches:
-    both = sana.null_condition(mask).interleave(sana.encode_condition(jnp.where(mask[..., None], condition, 0), mask))
-    return both, None if source is None else jnp.concatenate([source, source])
+    branches = sana.null_condition(mask).interleave(sana.encode_condition(jnp.where(mask[..., None], condition, 0), mask))
+    return branches, None if source is None else jnp.concatenate([source, source])
 
 
 @jax.jit

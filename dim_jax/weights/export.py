@@ -54,19 +54,19 @@ def plan(weights: Weights, to: str, max_shard_size: int | None = None) -> Export
     files = {name: _default_file(form, name) for name in tensors}
     if original:
         stated = original.tensors()
-        wrong = [f"{name} is not in these weights" for name in stated if name not in tensors]
-        wrong += [f"{name} is only in these weights" for name in tensors if name not in stated]
-        if not wrong:
+        unknown = [f"{name} is not in these weights" for name in stated if name not in tensors]
+        unknown += [f"{name} is only in these weights" for name in tensors if name not in stated]
+        if not unknown:
             dtypes = common_dtypes(mappings, {name: DTYPES[dtype] for name, (_, dtype) in stated.items()})
             dtypes_here = {path: weights.tensors[path].dtype for path in ours}
-            wrong = [
+            unknown = [
                 f"{path} was {NAMES[dtypes[path]]}, here it is {NAMES[dtypes_here[path]]}"
                 for path in ours
                 if dtypes[path] != dtypes_here[path]
             ]
-        if wrong:
+        if unknown:
             raise InputError(
-                f"{weights.where}: manifest.json belongs to other weights: {listed(wrong, '; ')}. Remove it to "
+                f"{weights.where}: manifest.json belongs to other weights: {listed(unknown, '; ')}. Remove it to "
                 "export with default names and files."
             )
         tensors = {name: TensorInfo(tensors[name].shape, DTYPES[dtype]) for name, (_, dtype) in stated.items()}

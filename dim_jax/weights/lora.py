@@ -65,8 +65,8 @@ LAYERS = adaptable(DIM_ROWS)
 
 def kernels(shapes: Mapping[str, Shape], parts: Iterable[str] = PARTS) -> dict[str, Shape]:
     """Layer -> shape of its kernel, of all layers in these parts of a model that can have adapters."""
-    found = {layer: shapes[f"{layer}.kernel"] for layer in LAYERS if f"{layer}.kernel" in shapes}
-    return {layer: shape for layer, shape in found.items() if layer.split(".")[0] in parts}
+    kernel_shapes = {layer: shapes[f"{layer}.kernel"] for layer in LAYERS if f"{layer}.kernel" in shapes}
+    return {layer: shape for layer, shape in kernel_shapes.items() if layer.split(".")[0] in parts}
 
 
 def factor_shapes(kernels: Mapping[str, Shape], rank: int) -> dict[str, Shape]:
@@ -95,19 +95,19 @@ def joined(lora: Lora) -> Lora:
     groups: dict[Slot, dict[int, Pair]] = {}
     for slot, pair in lora.pairs.items():
         groups.setdefault(Slot(slot.layer, slot.block, parts=slot.parts), {})[slot.part] = pair
-    return Lora(lora.where, {Slot(slot.layer, slot.block): _join(found, slot.parts) for slot, found in groups.items()})
+    return Lora(lora.where, {Slot(slot.layer, slot.block): _join(group, slot.parts) for slot, group in groups.items()})
 
 
-def _join(found: Mapping[int, Pair], parts: int) -> Pair:
-    first = next(iter(found.values()))
-    alike = all(pair.scale == first.scale for pair in found.values())
-    if len(found) == parts and alike and all(same_bits(*map(np.ascontiguousarray, (pair.a, first.a))) for pair in found.values()):
-        return Pair(first.a, np.concatenate([found[part].b for part in range(parts)], 1), first.scale)
+def _join(pairs: Mapping[int, Pair], parts: int) -> Pair:
+    first = next(iter(pairs.values()))
+    same_scale = all(pair.scale == first.scale for pair in pairs.values())
+    if len(pairs) == parts and same_scale and all(same_bits(*map(np.ascontiguousarray, (pair.a, first.a))) for pair in pairs.values()):
+        return Pair(first.a, np.concatenate([pairs[part].b for part in range(parts)], 1), first.scale)
     f, rows = first.b.shape[1], list[np.ndarray]()
-    for part, pair in sorted(found.items()):
-        rows.append(np.zeros((pair.rank, parts * f), pair.b.dtype if alike else np.float32))
-        rows[-1][:, part * f : (part + 1) * f] = pair.b if alike else pair.scale * pair.b.astype(np.float32)
-    return Pair(np.concatenate([found[part].a for part in sorted(found)], 1), np.concatenate(rows), first.scale if alike else 1.0)
+    for part, pair in sorted(pairs.items()):
+        rows.append(np.zeros((pair.rank, parts * f), pair.b.dtype if same_scale else np.float32))
+        rows[-1][:, part * f : (part + 1) * f] = pair.b if same_scale else pair.scale * pair.b.astype(np.float32)
+    return Pair(np.concatenate([pairs[part].a for part in sorted(pairs)], 1), np.concatenate(rows), first.scale if same_scale else 1.0)
 
 
 def apart(lora: Lora, rows: Mapping[str, Row]) -> Lora:
@@ -135,21 +135,21 @@ def stacked(loras: Sequence[tuple[Lora, float]], shapes: Mapping[str, Shape]) ->
     Raises:
         InputError: a LoRA is of a model with other layers; names them.
     """
-    found: dict[str, dict[int | None, list[Pair]]] = {}
-    known = kernels(shapes)
+    groups: dict[str, dict[int | None, list[Pair]]] = {}
+    kernel_shapes = kernels(shapes)
     for lora, weight in loras:
-        wrong = list[str]()
+        mismatched = list[str]()
         for slot, (a, b, scale) in joined(lora).pairs.items():
-            *stack, d, f = known.get(slot.layer, (0, 0))
+            *stack, d, f = kernel_shapes.get(slot.layer, (0, 0))
             if (len(a), b.shape[1]) != (d, f) or (slot.block is None) != (not stack) or not (slot.block or 0) < (*stack, 1)[0]:
-                here = f"here it is {known[slot.layer]}" if slot.layer in known else "there is none here"
-                wrong.append(f"{slot} is ({len(a)}, {b.shape[1]}), {here}")
+                here = f"here it is {kernel_shapes[slot.layer]}" if slot.layer in kernel_shapes else "there is none here"
+                mismatched.append(f"{slot} is ({len(a)}, {b.shape[1]}), {here}")
             pair = Pair(a.astype(np.float32), b.astype(np.float32) * np.float32(scale * weight), 1.0)
-            found.setdefault(slot.layer, {}).setdefault(slot.block, []).append(pair)
-        if wrong:
-            raise InputError(f"{lora.where}: is a LoRA of another model: {listed(wrong, '; ', limit=3)}. Give one of this model.")
+            groups.setdefault(slot.layer, {}).setdefault(slot.block, []).append(pair)
+        if mismatched:
+            raise InputError(f"{lora.where}: is a LoRA of another model: {listed(mismatched, '; ', limit=3)}. Give one of this model.")
     factors: dict[str, np.ndarray] = {}
-    for layer, blocks in found.items():
+    for layer, blocks in groups.items():
         rank = max(sum(pair.rank for pair in pairs) for pairs in blocks.values())
         for path, shape in factor_shapes({layer: shapes[f"{layer}.kernel"]}, rank).items():
             factors[path] = np.zeros(shape, np.float32)

@@ -56,7 +56,7 @@ class _Place(NamedTuple):
     transform: Transform
 
 
-def _places(rows: Mapping[str, Row]) -> Iterator[_Place]:
+def _locations(rows: Mapping[str, Row]) -> Iterator[_Place]:
     for layer, row in rows.items():
         for part, name in enumerate(row.parts):
             pattern = re.compile(re.escape(name.removesuffix(".weight")).replace(r"\*", r"(\d+)"))
@@ -64,7 +64,7 @@ def _places(rows: Mapping[str, Row]) -> Iterator[_Place]:
 
 
 BY_DIM, BY_DIFFUSERS = adaptable(DIM_ROWS), adaptable(DIFFUSERS_ROWS)
-PLACES = tuple(place for rows in (BY_DIM, BY_DIFFUSERS, adaptable(NVLABS.rows)) for place in _places(rows))
+LOCATIONS = tuple(place for rows in (BY_DIM, BY_DIFFUSERS, adaptable(NVLABS.rows)) for place in _locations(rows))
 
 
 def is_lora(path: AnyPath) -> bool:
@@ -137,17 +137,17 @@ def _read(file: AnyPath, config: Any) -> dict[Slot, Pair]:
         is_dora = any("magnitude" in name or "dora" in name for name in unknown)
         reason = f"of a DoRA, which is not supported. {MERGE}" if is_dora else "expected are LAYER.lora_A.weight and LAYER.lora_B.weight."
         raise InputError(f"{file}: {listed(unknown, limit=3)}: {reason}")
-    found: dict[str, dict[str, str]] = {}
+    names_by_layer: dict[str, dict[str, str]] = {}
     for name, match in matches.items():
         assert match is not None
-        found.setdefault(match["layer"], {})[match["factor"]] = name
-    if alone := [name for names in found.values() for name in names.values() if len(names) == 1]:
-        raise InputError(f"{file}: {listed(alone, limit=3)}: the other factor of the pair is missing. Save or fetch the file again.")
-    if not found:
+        names_by_layer.setdefault(match["layer"], {})[match["factor"]] = name
+    if unpaired := [name for names in names_by_layer.values() for name in names.values() if len(names) == 1]:
+        raise InputError(f"{file}: {listed(unpaired, limit=3)}: the other factor of the pair is missing. Save or fetch the file again.")
+    if not names_by_layer:
         raise InputError(f"{file}: holds no tensors. Save or fetch it again.")
     pairs: dict[Slot, Pair] = {}
     shapes: dict[tuple[str, int | None], tuple[int, ...]] = {}  # of the parts of a kernel: they are alike
-    for layer, names in found.items():
+    for layer, names in names_by_layer.items():
         module = layer.removeprefix(PEFT_PREFIX).removeprefix(DIFFUSERS_PREFIX)
         slot, transform = _slot(file, layer, module)
         if slot in pairs:
@@ -186,10 +186,10 @@ def _check_kind(file: AnyPath, config: Mapping[str, Any]) -> None:
 
 
 def _slot(file: AnyPath, layer: str, module: str) -> tuple[Slot, Transform]:
-    for place in PLACES:
-        if match := place.pattern.fullmatch(module):
+    for location in LOCATIONS:
+        if match := location.pattern.fullmatch(module):
             block = int(match[1]) if match.groups() else None
-            return Slot(place.layer, block, place.part, place.parts), place.transform
+            return Slot(location.layer, block, location.part, location.parts), location.transform
     raise InputError(f"{file}: {layer}: is not a linear layer or 1 x 1 convolution of SANA or the connector, where adapters may be.")
 
 
@@ -199,9 +199,9 @@ def _scale(file: AnyPath, config: Mapping[str, Any], module: str, rank: int) -> 
         return 1.0
 
     def own(patterns: str, default: str) -> Any:
-        found = config.get(patterns) or {}
+        values = config.get(patterns) or {}
         try:
-            value = next((value for key, value in found.items() if re.match(rf"(.*\.)?({key})$", module)), config.get(default))
+            value = next((value for key, value in values.items() if re.match(rf"(.*\.)?({key})$", module)), config.get(default))
         except (re.error, AttributeError) as error:
             raise InputError(f"{file}: {patterns} in its config cannot be used ({error}). Save it again.") from error
         if not isinstance(value, int | float) or value <= 0:
@@ -226,14 +226,15 @@ def write_lora(folder: AnyPath, lora: Lora, to: str, *, overwrite: bool = False)
         if to == "dim":
             _write(scratch / PEFT_FILE, joined(lora), BY_DIM, PEFT_PREFIX)
             return
-        held, rest = ({slot: pair for slot, pair in lora.pairs.items() if (slot.layer in BY_DIFFUSERS) == mine} for mine in (True, False))
-        if held:
+        main = {slot: pair for slot, pair in lora.pairs.items() if slot.layer in BY_DIFFUSERS}
+        extra = {slot: pair for slot, pair in lora.pairs.items() if slot.layer not in BY_DIFFUSERS}
+        if main:
             file, prefix = (PEFT_FILE, PEFT_PREFIX) if to == "peft" else (DIFFUSERS_FILE, DIFFUSERS_PREFIX)
-            _write(scratch / file, apart(Lora(lora.where, held), BY_DIFFUSERS), BY_DIFFUSERS, prefix)
+            _write(scratch / file, apart(Lora(lora.where, main), BY_DIFFUSERS), BY_DIFFUSERS, prefix)
         else:
             raise InputError(f"{lora.where}: has adapters of the connector alone, which diffusers does not have. Write it with --to dim.")
-        if rest:
-            _write(scratch / EXTRA_FILE, Lora(lora.where, rest), BY_DIM, "")
+        if extra:
+            _write(scratch / EXTRA_FILE, Lora(lora.where, extra), BY_DIM, "")
 
 
 def _write(file: Any, lora: Lora, rows: Mapping[str, Row], prefix: str) -> None:
@@ -261,15 +262,15 @@ def _write(file: Any, lora: Lora, rows: Mapping[str, Row], prefix: str) -> None:
 def _config(modules: Mapping[str, Pair]) -> dict[str, Any]:
     """PEFT's LoraConfig of these pairs by module: what most have, and what is different in some."""
     ranks = {module: pair.rank for module, pair in modules.items()}
-    alphas = {module: _whole(pair.scale * pair.rank) for module, pair in modules.items()}
+    alphas = {module: _complete(pair.scale * pair.rank) for module, pair in modules.items()}
     r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     return {
         "peft_type": "LORA", "r": r, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": list(modules),
         "rank_pattern": {f"^{re.escape(module)}": rank for module, rank in ranks.items() if rank != r},
-        "alpha_pattern": {f"^{re.escape(module)}": one for module, one in alphas.items() if one != alpha},
+        "alpha_pattern": {f"^{re.escape(module)}": value for module, value in alphas.items() if value != alpha},
     }  # fmt: skip
 
 
-def _whole(number: float) -> int | float:
+def _complete(number: float) -> int | float:
     """An alpha without the last digits of the product that it comes from."""
     return round(number) if abs(number - round(number)) < 1e-6 * number else number

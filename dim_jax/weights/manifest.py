@@ -85,8 +85,8 @@ def _without_headers(data: Mapping[str, Any]) -> dict[str, Any]:
     headers = {file: json.loads(header) for file, header in data["headers"].items()}
     files = {file: {name: info["dtype"] for name, info in header.items() if name != "__metadata__"} for file, header in headers.items()}
     configs = {file: text for file, text in data.get("texts", {}).items() if not INDEX.search(file)}
-    same = {name: data[name] for name in ("format", "aliases", "kept") if name in data}
-    return {**same, "files": files, "configs": configs, "initialized": data.get("drawn", [])}
+    common = {name: data[name] for name in ("format", "aliases", "kept") if name in data}
+    return {**common, "files": files, "configs": configs, "initialized": data.get("drawn", [])}
 
 
 def folder_of(file: str) -> str:

@@ -32,9 +32,9 @@ def open_weights(path: AnyPath | str) -> Weights:
     for name, info in stored.items():
         if info.dtype not in NAMES:
             raise InputError(f"{path}: {name} is {info.dtype}; weights are {', '.join(NAMES.values())}. Save it in one of these.")
-    if wrong := mismatches(stored, config.shapes()):
+    if problems := mismatches(stored, config.shapes()):
         raise InputError(
-            f"{path}: {checkpoint.CONFIG} and the weights disagree: {listed(wrong, '; ')}. Restore the config of these weights."
+            f"{path}: {checkpoint.CONFIG} and the weights disagree: {listed(problems, '; ')}. Restore the config of these weights."
         )
     manifest_path, extras = path / checkpoint.MANIFEST, path / checkpoint.EXTRAS
     manifest = Manifest.from_json(read_json(manifest_path), manifest_path) if manifest_path.is_file() else None

@@ -110,9 +110,9 @@ def open_published(path: AnyPath) -> Weights:
     dropped = [name for name in hf if form.dropped and name.startswith(form.dropped)]
     kept = {name: ours for name, ours in form.kept.items() if name in hf}
     expected = {name: mapping.shape for name, mapping in mappings.items()}
-    if wrong := mismatches({name: info for name, info in hf.items() if name not in {*aliases, *kept, *dropped}}, expected):
+    if errors := mismatches({name: info for name, info in hf.items() if name not in {*aliases, *kept, *dropped}}, expected):
         raise InputError(
-            f"{path} ({form.title}): {listed(wrong, '; ')}. Fetch the checkpoint again; one of another size than the published one needs "
+            f"{path} ({form.title}): {listed(errors, '; ')}. Fetch the checkpoint again; one of another size than the published one needs "
             f"its configs beside it ({', '.join(CONFIG_FILES)})."
         )
     manifest = Manifest(
@@ -182,9 +182,9 @@ def _in_our_layout(
 
 def mismatches(infos: Mapping[str, TensorInfo], expected: Mapping[str, Shape]) -> list[str]:
     """What is wrong with the names and shapes of tensors."""
-    wrong = [f"{name} {info.shape} is unknown" for name, info in infos.items() if name not in expected]
-    wrong += [f"{name} {shape} is missing" for name, shape in expected.items() if name not in infos]
-    return wrong + [
+    problems = [f"{name} {info.shape} is unknown" for name, info in infos.items() if name not in expected]
+    problems += [f"{name} {shape} is missing" for name, shape in expected.items() if name not in infos]
+    return problems + [
         f"{name} is {infos[name].shape}, expected {shape}"
         for name, shape in expected.items()
         if name in infos and infos[name].shape != shape

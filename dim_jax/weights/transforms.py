@@ -65,9 +65,9 @@ def mean(weights: Weights, other: Weights) -> Weights:
         InputError: their parameters differ.
     """
     shapes, others = ({path: model.tensors[path].shape for path in model.parameters} for model in (weights, other))
-    if wrong := [path for path in sorted(shapes | others) if shapes.get(path) != others.get(path)]:
+    if differ := [path for path in sorted(shapes | others) if shapes.get(path) != others.get(path)]:
         raise InputError(
-            f"{other.where}: {wrong[0]} is {others.get(wrong[0])}, in {weights.where} {shapes.get(wrong[0])}. Give a checkpoint "
+            f"{other.where}: {differ[0]} is {others.get(differ[0])}, in {weights.where} {shapes.get(differ[0])}. Give a checkpoint "
             "with the same parameters."
         )
 
