@@ -46,7 +46,7 @@ def ask(server: ChatServer | None, *questions: Request, spelling: str = "openai:
 # What is sent
 
 
-def test_a_question_and_its_answer():
+def test_complete_sends_pictures_and_text():
     with ChatServer(good()) as server:
         (answer,) = ask(server, max_tokens=900)
     assert answer == Response(GOOD, None, 1000, 100, (), "m")
@@ -107,7 +107,7 @@ def test_azure_without_endpoint(monkeypatch):
 
 
 @pytest.mark.parametrize("spelling", ["gpt-4o", "", "openai", "openai:", "file", "azure:", "none:x", "OpenAI:gpt-4o"])
-def test_wrong_spellings(spelling):
+def test_invalid_designer_spellings(spelling):
     with pytest.raises(InputError, match=re.escape(spelling) + ".*[Ww]rite"):
         DesignerChoice.parse(spelling)
 

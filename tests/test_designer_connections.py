@@ -103,7 +103,7 @@ def test_unwritable_home_names_journal_variable(monkeypatch):
 
 @pytest.mark.parametrize("many", [True, False])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_one_line_and_keeps_what_is_there(number, many):
+def test_signal_is_one_line_and_keeps_answers(number, many):
     """The first answers are there, the next question waits long for its turn."""
     later = status(429, "slow down", headers={"Retry-After": "1.9"})
     with ChatServer(*([good()] if many else []), later) as server:
@@ -145,7 +145,7 @@ def test_a_signal_while_the_only_answer_is_under_way(monkeypatch):
     assert len(server.requests) == 1
 
 
-def test_a_signal_waits_for_calls_under_way_no_longer_than_patience(monkeypatch):
+def test_signal_waits_at_most_patience_for_requests_in_flight(monkeypatch):
     monkeypatch.setattr("dim_jax.designer.runner.PATIENCE", 0.2)
     with ChatServer(hang(600.0)) as server:
 

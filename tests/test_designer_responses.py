@@ -205,7 +205,7 @@ def test_a_reason_is_short():
         (200, {"error": {"code": 402, "message": "Insufficient credits"}}, "no credit left"),
     ],
 )
-def test_what_holds_for_all_ends_the_run_and_keeps_what_is_there(code, body, said):
+def test_account_errors_end_the_run_and_keep_answers(code, body, said):
     table(4)
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     with ChatServer(good(), raw(response(code, data))) as server:
@@ -230,7 +230,7 @@ LONG = "This model's maximum context length is 4096 tokens and your request has 
     "message",
     [f"'max_tokens' or 'max_completion_tokens' is too large: 2048. {LONG}", LONG, "max_tokens must be at least 1, got -5."],
 )
-def test_one_long_question_takes_no_limit_from_the_others(message):
+def test_context_length_error_keeps_the_token_limit(message):
     with ChatServer(status(400, message, code=400, type="BadRequestError"), good()) as server:
         assert "1 answered, 1 failed" in design(server)[1]
     assert [request.body["max_tokens"] for request in server.requests] == [2048, 2048]
@@ -253,7 +253,7 @@ def test_no_budget_without_a_limit():
 
 
 @pytest.mark.parametrize("wait", ["86400", "9" * 400, 253402300000, "2.5 hours"])
-def test_a_long_wait_is_told_and_not_waited_for(wait):
+def test_retry_after_over_longest_wait_ends_the_run(wait):
     value = {253402300000: formatdate(253402300000, usegmt=True), "2.5 hours": formatdate(time.time() + 9000, usegmt=True)}.get(wait, wait)
     with ChatServer(good(), status(429, "daily quota reached", headers={"Retry-After": value})) as server:
         message = one_error(design(server))
@@ -263,7 +263,7 @@ def test_a_long_wait_is_told_and_not_waited_for(wait):
     assert not FAILURES.exists()
 
 
-def test_a_wait_is_told_and_its_bound_can_be_set():
+def test_waits_are_shown_and_longest_wait_can_be_set():
     with ChatServer(status(429, "slow down", headers={"Retry-After": "2"}), good()) as server:
         code, text = design(server)
         assert code == 0

@@ -79,7 +79,7 @@ def test_a_question_that_occurs_twice_is_paid_once():
     assert {row["prompt"] for row in rows()} == {GOOD}
 
 
-def test_a_torn_line_is_cut_off_and_a_broken_one_is_told():
+def test_torn_last_line_is_removed_and_broken_line_is_refused():
     with ChatServer() as server:
         go(server, [job(i) for i in range(3)])
         whole = OUT.read_bytes()
@@ -204,7 +204,7 @@ def test_request_fails_after_max_tries():
     assert "no answer in 3 tries, at last: the server answered 503: loading" in rows(FAILURES)[0]["design"]["reason"]
 
 
-def test_retry_after_holds_for_all():
+def test_retry_after_pauses_all_requests():
     """Nobody asks before the time that the server named, whoever was told."""
     with ChatServer(*[good()] * 3, status(429, headers={"Retry-After": "0.6"}), good(after=0.02)) as server:
         report = go(server, [job(i) for i in range(12)], Limits(concurrency=2, backoff=0.01))
@@ -229,7 +229,7 @@ def test_a_wrong_key_is_one_clear_error_without_another_try(reply, words):
     assert os.listdir() == ["a.png"]
 
 
-def test_what_is_under_way_is_kept_when_credit_ends():
+def test_answers_in_flight_are_kept_when_credit_ends():
     refused = threading.Event()
 
     def refuse(request):

@@ -28,7 +28,7 @@ def tensors(folder) -> dict[str, np.ndarray]:
     return dict(open_weights(folder).stream())
 
 
-def test_the_averages_of_the_last_state_are_the_model(run, tmp_path):
+def test_exported_ema_equals_final_model(run, tmp_path):
     """On a machine with more devices than the run had, too."""
     command = [sys.executable, "-m", "dim_jax.cli", "convert", str(run / "checkpoints/6"), str(tmp_path / "out"), "--to", "orbax"]
     done = subprocess.run(command, env=with_devices(8), capture_output=True, text=True, check=False)
@@ -40,7 +40,7 @@ def test_the_averages_of_the_last_state_are_the_model(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_state_in_the_published_formats(run, tmp_path):
+def test_export_state_to_published_formats(run, tmp_path):
     state = str(run / "checkpoints/4")
     for which in ("ema", "raw"):
         code, text = dim("convert", state, str(tmp_path / which), "--to", "dim", "--weights", which)

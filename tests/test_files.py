@@ -276,7 +276,7 @@ class Code:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_code_in_a_pickle_is_never_run(tmp_path, plain):
+def test_pickle_code_is_never_executed(tmp_path, plain):
     trap, file = tmp_path / "trap", tmp_path / "evil.pth"
     if plain:
         file.write_bytes(pickle.dumps({"a": Code(trap)}))

@@ -31,7 +31,7 @@ def test_every_index_sees_its_own_sigma_and_integer_timestep(index):
     assert timestep[0] == flow.published_times(3.0)[1][index]
 
 
-def test_s_near_one_stays_in_the_table():
+def test_timestep_index_is_clamped_near_one():
     sigma, timestep = flow.training_times(jnp.array([1.0, 0.0]), 3.0)
     np.testing.assert_array_equal(timestep, [999, 0])
     assert sigma[0] < 1

@@ -27,7 +27,7 @@ def test_log_is_truncated_at_resume_step(tmp_path):
         MetricLog(path, start_step=4)
 
 
-def test_tensorboard_shows_the_same_and_hides_what_was_cut(tmp_path):
+def test_tensorboard_hides_steps_after_resume(tmp_path):
     with TensorBoardWriter(tmp_path, start_step=0) as board:
         for step in (4, 6, 8):
             board.write(step, {"loss": step / 8, "grad_norm": 2.0})

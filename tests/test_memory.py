@@ -32,7 +32,7 @@ STATUS = Path("/proc/self/status")
 
 
 @pytest.mark.skipif("DIM_MEMORY" not in os.environ or not STATUS.exists(), reason="slow: make soak")
-def test_each_process_holds_its_shards_alone(tmp_path):
+def test_each_process_holds_only_its_shards(tmp_path):
     for what in ("draw", "restore"):
         with several(tmp_path / "output", 2, 1, "-m", "tests.test_memory", what, str(tmp_path)) as launched:
             code, said = launched.ended(1800)

@@ -13,7 +13,7 @@ def metrics(loss: float, grad_norm: float = 1.0) -> dict:
     return {"loss": jnp.float32(loss), "grad_norm": jnp.float32(grad_norm)}
 
 
-def test_means_are_over_the_steps_since_the_last(tmp_path):
+def test_means_since_last_call(tmp_path):
     recent = MetricsBuffer(tmp_path / "non_finite.json")
     for step, loss in enumerate((0.1, 0.2, 0.3), 1):
         recent.add(step, {0: "a"}, metrics(loss))
@@ -35,7 +35,7 @@ def test_means_include_metrics_from_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(("loss", "grad_norm"), [(float("nan"), 1.0), (1.0, float("inf"))])
-def test_a_step_that_is_not_finite_is_named(loss, grad_norm, tmp_path):
+def test_not_finite_step_is_reported(loss, grad_norm, tmp_path):
     """It is seen when the next step is under way, and it is not the next one that is blamed."""
     recent = MetricsBuffer(tmp_path / "non_finite.json")
     recent.add(1, {0: "a", 1: "b"}, metrics(0.5))

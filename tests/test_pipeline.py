@@ -86,7 +86,7 @@ def test_latents_of_a_source_take_the_place_of_its_pixels(mixed):
     assert edit(sources=[Source(SOURCES[0], encoded[1])])[0].image.size == (128, 32)
 
 
-def test_a_painting_holds_what_it_was_decoded_from(mixed):
+def test_result_holds_its_latents(mixed):
     for painting in mixed:
         assert painting.latents is not None
         assert largest_difference(painter().decode(painting.latents[None])[0], painting.image) <= 1
@@ -109,7 +109,7 @@ def test_the_settings_paint_the_picture_again():
     assert (first.checkpoint, first.dtype) == (painter().name, "float32")
 
 
-def test_nothing_is_compiled_twice():
+def test_repeated_calls_do_not_recompile():
     one()
     one(negative_prompt="dull")
     before = compilations()
@@ -148,7 +148,7 @@ def test_image_guidance_alone_needs_the_null_condition_too():
     assert largest_difference(text_free, one(guidance_scale=1.0)) > 1
 
 
-def test_what_has_no_source_has_no_image_guidance():
+def test_image_guidance_needs_a_source():
     generate = GeneratePipeline(painter())
     (plain,), (same,) = (generate(["a hat"], settings=settings(image_guidance_scale=scale)) for scale in (1.0, 3.0))
     np.testing.assert_array_equal(plain.latents, same.latents)

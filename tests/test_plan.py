@@ -78,7 +78,7 @@ def test_plan_steps_are_random_access(counts, step, seed, later):
 
 @settings(max_examples=20)
 @given(WEIGHTS, st.integers(1, 300))
-def test_weights_are_kept_at_every_moment(weights, steps):
+def test_mixture_weights_hold_at_every_step(weights, steps):
     found = plan([[5], [5], [5]], 2, weights=weights)
     taken = Counter(found.at(step).component for step in range(steps))
     for number, weight in enumerate(weights):
@@ -100,7 +100,7 @@ def test_weights_change_at_their_steps():
         assert mine == [alone.at(step).rows.tolist() for step in range(len(mine))]
 
 
-def test_weights_of_other_steps_than_the_others_have():
+def test_component_weight_from_step_zero_is_required():
     parts = [Component("a", {0: 1.0}, np.arange(3), np.zeros(3, int)), Component("b", {0: 1.0, 4: 2.0}, np.arange(3), np.zeros(3, int))]
     with pytest.raises(ValueError, match="a weight from step 0 on"):
         Plan(parts, 2, 0)
@@ -128,7 +128,7 @@ def test_a_substitute_is_of_the_same_bucket(row, attempt):
     assert other == plan([[7, 9], [8]], 4).substitute(planned, row, attempt)
 
 
-def test_the_order_is_pinned():
+def test_plan_order_is_stable_across_versions():
     """A run goes on after an update of this package or of NumPy as it would have gone on before."""
     parts = [Component("a", {0: 2.0}, np.arange(13), np.arange(13) % 2), Component("b", {0: 1.0}, np.arange(6), np.zeros(6, int))]
     found = Plan(parts, 3, 1)

@@ -53,7 +53,7 @@ def same_examples(one: Rows | Source, other: Source) -> None:
 
 
 @pytest.mark.parametrize("name", RAW)
-def test_the_same_examples_in_the_same_order(place, name):
+def test_prepared_examples_equal_the_source(place, name):
     for kind, split in itertools.product(KINDS, SPLITS):
         if open_splits(place / name, layout_of(place / name), kind, place / "notes"):
             found = open_source(str(place / f"{name}-prepared"), kind, split=split, side=0)
@@ -118,7 +118,7 @@ def test_finished_shards_are_not_rewritten(place, tmp_path):
     assert open_source(str(tmp_path / "out"), "edit", split="train", side=0).stats(ChatTokenizer.from_pretrained(TOKENIZER)) is None
 
 
-def test_an_interrupted_call_goes_on(place, tmp_path, monkeypatch):
+def test_interrupted_prepare_resumes(place, tmp_path, monkeypatch):
     """Shards that were written are not read again."""
     source, out = edits(tmp_path / "raw"), tmp_path / "out"
     write = preparing.write_shard
@@ -164,7 +164,7 @@ def test_bad_rows_within_a_budget(tmp_path, workers):
     assert found.size(6) == image(14).size
 
 
-def test_a_command_that_is_killed(tmp_path):
+def test_killed_prepare_resumes(tmp_path):
     """SIGKILL in the middle: the next call finishes what the first began, and TFDS reads it."""
     source, out = edits(tmp_path / "raw"), tmp_path / "out"
     command = ("prepare", str(source), str(out), "--shards", "6", "--tokenizer", str(TOKENIZER))

@@ -199,7 +199,7 @@ def test_padding_content_is_never_read(model):
     np.testing.assert_array_equal(np.asarray(clean)[inputs.mask], np.asarray(dirty)[inputs.mask])
 
 
-def test_compile_size_does_not_grow_with_depth():
+def test_compiled_size_is_constant_in_depth():
     def size(depth):
         vision = replace(TINY.vision, depth=depth, fullatt_block_indexes=tuple(range(0, depth, 3)))
         config = replace(TINY, vision=vision, text=replace(TINY.text, num_hidden_layers=depth))

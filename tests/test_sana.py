@@ -133,7 +133,7 @@ def test_gradients_reach_everything_but_the_null_table_and_remat_keeps_them(mode
             np.testing.assert_allclose(other[path][...], gradient[...], rtol=1e-4, atol=1e-6)
 
 
-def test_single_blocks_compute_what_the_stack_does(model):
+def test_unstacked_blocks_equal_scanned_stack(model):
     latents, condition = normal(2, 3, 4, 4), model.encode_condition(normal(2, 6, 12, seed=2), mask([6, 3], 6))
     stacked, alone = (model(latents, TIMESTEP[:2], condition, latents, unrolled=unrolled) for unrolled in (None, model.unroll(condition)))
     np.testing.assert_allclose(alone, stacked, rtol=1e-5, atol=1e-6)

@@ -46,7 +46,7 @@ class Writer:
         pass
 
 
-def test_a_round_goes_on_from_the_latents_of_the_last():
+def test_round_edits_latents_of_previous_round():
     ours = session()
     first, second = ours.edit("red", seed=1), ours.edit("a hat on it", seed=2)
     alone = by_hand("red", FIRST, 1)
@@ -84,7 +84,7 @@ def test_undo_then_edit_again():
     assert largest_difference(ours.edit("red").image, first.image) == 0
 
 
-def test_branches_do_not_see_each_other():
+def test_session_branches_are_independent():
     ours = session()
     first = ours.edit("red")
     other = ours.branch()

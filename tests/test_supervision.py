@@ -68,13 +68,13 @@ def test_watchdog_ends_run_with_hanging_data(tmp_path):
     assert "in main\n" in process.stderr
 
 
-def test_a_watchdog_ends_with_the_run():
+def test_watchdog_stops_with_the_run():
     text = "import time\nfrom dim_jax.training.supervision import Watchdog\n"
     text += "with Watchdog(0.02) as watchdog: watchdog.alive()\ntime.sleep(2)"
     assert ended(text).returncode == 0
 
 
-def test_sigterm_is_noted():
+def test_sigterm_sets_requested():
     before = signal.getsignal(signal.SIGTERM)
     with Termination() as termination:
         assert not termination.requested

@@ -61,7 +61,7 @@ def test_published_sizes_have_the_published_number_of_tensors():
 
 
 @given(kind=st.sampled_from(list(KINDS)), dtype=st.sampled_from(DTYPES), data=st.data())
-def test_layout_changes_are_undone(kind: Transform, dtype, data):
+def test_layout_transforms_are_invertible(kind: Transform, dtype, data):
     shape = tuple(size if size == 1 else data.draw(st.integers(1, 5)) for size in KINDS[kind])
     theirs = random(shape, dtype, np.random.default_rng(0))
     ours = kind.from_hf(theirs)

@@ -31,7 +31,7 @@ def design(
     """Write blueprints: for one picture, or for the rows of a jsonl."""
     from dim_jax.designer import design as library
     from dim_jax.designer.choice import DesignerChoice
-    from dim_jax.storage.folders import check_file, new_file
+    from dim_jax.storage.folders import check_file, write_text
 
     choice = DesignerChoice.parse(designer)
     if choice.kind == "none":
@@ -52,8 +52,7 @@ def design(
         if output is None:
             typer.echo(text)
             return
-        with new_file(output) as scratch:
-            scratch.write_text(text + "\n", encoding="utf-8")
+        write_text(output, text + "\n")
         typer.echo(f"wrote {output}", err=True)
 
 

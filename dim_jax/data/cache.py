@@ -28,7 +28,7 @@ from dim_jax.data.example import Texts
 from dim_jax.data.records import Records, new_records
 from dim_jax.data.row_stats import RowStats
 from dim_jax.errors import InputError
-from dim_jax.storage.folders import new_file
+from dim_jax.storage.folders import new_file, write_json
 from dim_jax.storage.paths import AnyPath, entries
 
 Storage = Literal["float32", "bfloat16", "int8"]
@@ -144,8 +144,7 @@ def read_layout(folder: AnyPath, rows: int) -> Layout | None:
 def create_layout(folder: AnyPath, source: str, rows: int, shard_rows: int) -> Layout:
     """Write the part.json of a new component, which `read_layout` reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    with new_file(folder / PART) as scratch:
-        scratch.write_text(json.dumps({"source": source, "rows": rows, "shard_rows": shard_rows}) + "\n")
+    write_json(folder / PART, {"source": source, "rows": rows, "shard_rows": shard_rows}, indent=None)
     return Layout(folder, rows, shard_rows)
 
 

@@ -30,7 +30,7 @@ from dim_jax.datasets.statistics import Tally
 from dim_jax.errors import InputError, require
 from dim_jax.plugins import plugin
 from dim_jax.storage.disk import check_space
-from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.folders import new_file, write_json, write_text, writing
 from dim_jax.storage.locks import lock_folder
 from dim_jax.storage.paths import AnyPath, absolute, entries
 
@@ -92,8 +92,7 @@ def prepare(
             archives.index_archives(source, notes, console)
         finished = {path.name for path in entries(notes)}
         shards_to_write, plan = _plan_shards(source, name, tokenizer, notes, out, finished, old_plan or plan, shards)
-        with new_file(notes / PLAN) as scratch:
-            scratch.write_text(json.dumps(plan, indent=1) + "\n")
+        write_json(notes / PLAN, plan)
         for folder in {shard.path.parent for shard in shards_to_write}:
             with writing(folder):
                 folder.mkdir(exist_ok=True)
@@ -144,8 +143,7 @@ def _write(
         if note.bad:
             fields = ({"kind": shard.rows.kind, "split": shard.rows.split, **row._asdict()} for row in note.bad)
             bad.extend(json.dumps(row, ensure_ascii=False) for row in fields)
-            with new_file(out / BAD) as scratch:
-                scratch.write_text("".join(f"{line}\n" for line in bad), encoding="utf-8")
+            write_text(out / BAD, "".join(f"{line}\n" for line in bad))
         if len(bad) > allowed:
             raise InputError(
                 f"{json.loads(bad[0])['error']} {len(bad)} rows so far cannot be used, but --bad-samples allows {allowed}; they are "

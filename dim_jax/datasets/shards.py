@@ -23,7 +23,7 @@ from dim_jax.data.row_stats import COLUMNS, RowStats, token_counts
 from dim_jax.datasets.layouts import SplitRows, open_splits
 from dim_jax.datasets.statistics import Tally
 from dim_jax.errors import InputError
-from dim_jax.storage.folders import new_file
+from dim_jax.storage.folders import new_file, write_json
 from dim_jax.storage.paths import AnyPath
 
 open_rows = cache(open_splits)  # once in each process, since a file is read to its end to find its lines
@@ -128,8 +128,7 @@ def write_shard(shard: Shard) -> None:
     columns = np.concatenate([np.array(sizes, np.int32).reshape(-1, 2).T, token_counts(texts, _tokenizer(rows.tokenizer)).T])
     note = {"size": tally.sums.get("bytes", 0), "sha256": digest, "tally": vars(tally), "rules": rules, "bad": bad}
     note["stats"] = columns.tolist()
-    with new_file(shard.note) as scratch:
-        scratch.write_text(json.dumps(note, ensure_ascii=False), encoding="utf-8")
+    write_json(shard.note, note, indent=None)
 
 
 def read_note(path: AnyPath) -> Written:

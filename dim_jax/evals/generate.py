@@ -25,7 +25,7 @@ from dim_jax.evals.designs import Designs, parse
 from dim_jax.evals.metrics import mse, unit_pixels
 from dim_jax.evals.pictures import LATENTS, Album, Edit, is_whole, link
 from dim_jax.sampling import Source
-from dim_jax.storage.folders import writing
+from dim_jax.storage.folders import make_folder
 from dim_jax.storage.paths import open_regular
 
 CHUNK = 256  # cases whose sources are in memory at once
@@ -96,8 +96,7 @@ class Generator:
             InputError: a source cannot be read, another run paints the same, a limit on the designer was reached, or as in `Album.paint`.
         """
         folder = self.out / track
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         failed: dict[str, str] = {}
         with closing(JsonlLog.locked(folder / f"cases{self.tag}.jsonl", wait=False)) as lines:
             for _ in lines.read():  # cuts off what a kill has torn

@@ -16,7 +16,7 @@ from dim_jax.evals.frechet import collect, frechet_distance, open_features
 from dim_jax.evals.metrics import METRICS, Triple
 from dim_jax.evals.official import RESULTS
 from dim_jax.evals.similarity import Clip, VisionModel, cosine
-from dim_jax.storage.folders import new_file
+from dim_jax.storage.folders import write_json
 from dim_jax.storage.paths import read_json
 
 FILE = "metrics.json"
@@ -68,8 +68,7 @@ def measure(track: Path, benchmark: Benchmark, cases: Sequence[Case], models: Mo
         report["oracle"] = {"cases": oracle, "mean": _mean(list(oracle.values()))}
     if "fid" in chosen and models.features is not None:
         report["mean"]["fid"], report["fid"] = _fid(track, cases, finished, benchmark, models.features)
-    with new_file(track / FILE) as scratch:
-        scratch.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_json(track / FILE, report)
     return report
 
 

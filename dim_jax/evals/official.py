@@ -8,7 +8,7 @@ from pathlib import Path
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import Benchmark, Case, read_finished
 from dim_jax.evals.pictures import link
-from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.folders import make_folder, new_file, write_text
 
 FOLDER, RESULTS = "official", "official_results.jsonl"
 
@@ -35,10 +35,8 @@ def _write(path: Path, content: str | Path) -> None:
     if isinstance(content, Path):
         link(content, path)
         return
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as scratch:
-        scratch.write_text(content, encoding="utf-8")
+    make_folder(path.parent)
+    write_text(path, content)
 
 
 def run_scorer(track: Path, command: str) -> Path:

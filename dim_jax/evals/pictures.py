@@ -17,7 +17,7 @@ from dim_jax.models.module import parameters
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.sampling import Sampler, Source
 from dim_jax.settings import Settings
-from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.folders import make_folder, new_file, writing
 
 LATENTS = ".npy"
 END = b"\0\0\0\0IEND\xaeB`\x82"  # the last bytes of every PNG
@@ -122,8 +122,7 @@ class Album:
             for number, result in painted:
                 i = numbers[number]
                 file = self.file(edits[i])
-                with writing(file.parent):
-                    file.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(file.parent)
                 if edits[i].keep_latents:
                     with new_file(file.with_suffix(LATENTS)) as scratch, scratch.open("wb") as opened:
                         np.save(opened, np.asarray(result.latents))

@@ -10,7 +10,7 @@ from typing import Any
 from dim_jax.data.pictures import read_header
 from dim_jax.designer.choice import read_rows
 from dim_jax.errors import InputError, require
-from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.folders import make_folder, new_file
 from dim_jax.storage.local_cache import FOLDER
 from dim_jax.storage.paths import read_json
 
@@ -146,8 +146,7 @@ def picture_file(data: bytes, where: str) -> Path:
     folder = Path(os.environ.get(FOLDER) or Path("~/.cache/dim_jax").expanduser()) / "pictures"
     path = folder / f"{hashlib.sha256(data).hexdigest()}{suffix}"
     if not path.is_file():
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with new_file(path) as scratch:
             scratch.write_bytes(data)
     return path

@@ -16,7 +16,7 @@ from dim_jax.evals.benchmark import Benchmark, Case, read_finished
 from dim_jax.evals.judge import Judgement, painted_tracks, read_judgements
 from dim_jax.evals.protocols import Protocol
 from dim_jax.evals.scoring import agreement, summary
-from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.folders import make_folder, write_text
 from dim_jax.storage.paths import read_json
 
 NAME = "report"
@@ -46,8 +46,7 @@ def write(
         InputError: nothing is painted, a file of a run is damaged, or a picture cannot be read.
     """
     report = build(benchmark, cases, runs, protocol, price=price, official_seed=official_seed)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     tables = sheets.sheets(report)
     texts = {
         "json": lambda: json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
@@ -55,8 +54,7 @@ def write(
         "html": lambda: page.html(report, tables, cases, runs),
     }
     for ending, text in texts.items():
-        with new_file(out / f"{NAME}.{ending}") as scratch:
-            scratch.write_text(text(), encoding="utf-8", errors="backslashreplace")
+        write_text(out / f"{NAME}.{ending}", text())
     return report
 
 

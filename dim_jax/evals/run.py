@@ -25,7 +25,7 @@ from dim_jax.evals.official import run_scorer, write_official
 from dim_jax.evals.pictures import Album, digest
 from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
-from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.folders import make_folder, write_json
 from dim_jax.storage.locks import lock_output
 from dim_jax.storage.paths import read_json
 
@@ -116,8 +116,7 @@ def generate(
     Raises:
         InputError: `out` is of another run, another process paints the same, or as in `Generator.paint`.
     """
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     painter = painting.open()
     settings, weights = painting.settings(painter), digest(painter)
     run = {
@@ -160,8 +159,7 @@ def _note(path: Path, run: dict[str, Any]) -> None:
             run |= {key: known[key] for key in ("designer", "rounds")}
         tracks = [track for track in TRACKS if track in (*known.get("tracks", ()), *run["tracks"])]
         run["tracks"] = tracks
-    with new_file(path) as scratch:
-        scratch.write_text(json.dumps(run, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_json(path, run)
 
 
 def score(

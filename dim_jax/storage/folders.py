@@ -7,6 +7,7 @@ in one piece.
 
 import errno
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
 
@@ -186,8 +187,7 @@ def filled(folder: AnyPath) -> Iterator[Path]:
         InputError: the bucket cannot be reached.
     """
     if isinstance(folder, Path):
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         yield folder
     else:
         with tempfile.TemporaryDirectory(prefix="dim_jax-") as scratch:
@@ -258,6 +258,23 @@ def new_file(path: AnyPath) -> Iterator[Path]:
             with tempfile.TemporaryDirectory(prefix="dim_jax-") as folder:
                 yield Path(folder) / path.name
                 upload(Path(folder) / path.name, path)
+
+
+def write_text(path: AnyPath, text: str) -> None:
+    """Write a text in UTF-8, a lone surrogate as its escape in JSON. Errors as in `new_file`."""
+    with new_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: AnyPath, value: Any, *, indent: int | None = 1) -> None:
+    """Write a value as JSON. Errors as in `new_file`."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+
+
+def make_folder(path: AnyPath) -> None:
+    """Make a folder and its parents, unless it exists. Errors as in `writing`."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

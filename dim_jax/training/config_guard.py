@@ -15,7 +15,7 @@ from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
 from dim_jax.models.sana import SAVED_NAMES
 from dim_jax.settings import IN_FILE, PromptMode, Settings
-from dim_jax.storage.folders import append, new_file
+from dim_jax.storage.folders import append, write_json
 from dim_jax.storage.paths import AnyPath, read_json
 from dim_jax.training.lora import check_lora
 from dim_jax.training.objectives import CACHED, COMPONENTS
@@ -141,8 +141,7 @@ def record_config(config: Config, workdir: AnyPath, *, step: int, allow_changes:
         )
     if changed:
         append(workdir / "changes.jsonl", json.dumps({"step": step, "changed": changed}) + "\n")
-    with new_file(path) as scratch:
-        scratch.write_text(json.dumps(current, indent=1) + "\n")
+    write_json(path, current)
 
 
 def report_unknown_rules(config: Config, components: Sequence[MixtureComponent], console: Console) -> None:

@@ -1,6 +1,5 @@
 """Exports the model of a training run: the checkpoint folder or the LoRA at its end, and of any saved state."""
 
-import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from dim_jax.data.pipeline import MixtureComponent, evenly_spaced, evenly_spaced
 from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
 from dim_jax.sharding import MESH_AXES, Sharding
-from dim_jax.storage.folders import new_file
+from dim_jax.storage.folders import write_json
 from dim_jax.storage.locks import lock_output
 from dim_jax.storage.paths import AnyPath, as_path, is_remote
 from dim_jax.training.config_guard import check_config
@@ -64,8 +63,7 @@ def write_model(
     if config.objective == "painter":
         settings = folder.with_name(checkpoint.SETTINGS)
         if processes.is_first():
-            with new_file(settings) as scratch:
-                scratch.write_text(json.dumps(config.sample.to_dict() | {"resolution": config.data.resolution}, indent=1) + "\n")
+            write_json(settings, config.sample.to_dict() | {"resolution": config.data.resolution})
     files = tokenizer_in(tokenizer) if tokenizer else ()
     checkpoint.save(folder, params, model_config.to_json(), tokenizer=files, settings=settings, overwrite=True)
 

@@ -8,7 +8,7 @@ from dim_jax.data.cache import CACHE, CachedSource, Layout, Storage, component_f
 from dim_jax.data.chat import render
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.errors import InputError
-from dim_jax.storage.folders import new_file
+from dim_jax.storage.folders import write_json
 from dim_jax.storage.local_cache import check_disk_space
 from dim_jax.storage.paths import AnyPath, read_json
 from dim_jax.training.model_init import ModelInit
@@ -51,8 +51,7 @@ def begin_cache(folder: AnyPath, made_by: Mapping[str, Any], storage: Storage, *
     if has_shards and path.exists():
         _compare(folder, read_json(path), expected, "Choose another folder (--into), or remove this one.")
         return
-    with new_file(path) as scratch:
-        scratch.write_text(json.dumps(expected, indent=1) + "\n")
+    write_json(path, expected)
 
 
 def cached_mixture(folder: AnyPath, mixture: list[MixtureComponent], made_by: Mapping[str, Any]) -> list[MixtureComponent]:

@@ -30,7 +30,7 @@ from dim_jax.processes import to_host
 from dim_jax.sampling import Sampler
 from dim_jax.settings import IN_FILE, Settings
 from dim_jax.sheets import grid, labelled
-from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.folders import make_folder, write_text
 from dim_jax.storage.paths import AnyPath
 from dim_jax.training.objectives import Objective, dim_config, paint_reader
 from dim_jax.weights.model_config import ModelConfig
@@ -47,11 +47,9 @@ def write_sheet(path: AnyPath, objective: Objective, params: Mapping[str, Any], 
     sheet = show(objective, params, examples)
     path = path.with_suffix(".md" if isinstance(sheet, str) else ".png")
     if processes.is_first():
-        with writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         if isinstance(sheet, str):
-            with new_file(path) as scratch:
-                scratch.write_text(sheet, encoding="utf-8")
+            write_text(path, sheet)
         else:
             save_picture(sheet, path, overwrite=True)
     return path

@@ -13,7 +13,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from dim_jax import processes
 from dim_jax.errors import InputError
-from dim_jax.storage.folders import append, filled, new_file, writing
+from dim_jax.storage.folders import append, filled, write_text, writing
 from dim_jax.storage.paths import AnyPath, is_remote, upload
 from dim_jax.training.progress import ProgressBar
 
@@ -52,8 +52,7 @@ class MetricLog:
         self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
         kept_lines = [line for number, line in enumerate(lines, 1) if _step(path, number, line, len(lines)) <= start_step]
-        with new_file(path) as scratch:
-            scratch.write_text("".join(line + "\n" for line in kept_lines))
+        write_text(path, "".join(line + "\n" for line in kept_lines))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values of a step with full precision."""

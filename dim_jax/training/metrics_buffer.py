@@ -1,6 +1,5 @@
 """Buffers metrics between log lines, and ends a run whose loss or gradient is not finite."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 
 from dim_jax import processes
 from dim_jax.errors import InputError
-from dim_jax.storage.folders import new_file
+from dim_jax.storage.folders import write_json
 from dim_jax.storage.paths import AnyPath
 
 Metrics = dict[str, float]
@@ -69,8 +68,7 @@ class MetricsBuffer:
         json_metrics = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}  # JSON has no nan
         if processes.is_first():
             record = {"step": step, "keys": [names[index] for index in sorted(names)], "metrics": json_metrics}
-            with new_file(self._path) as scratch:
-                scratch.write_text(json.dumps(record, indent=1) + "\n")
+            write_json(self._path, record)
         return InputError(
             f"Step {step}: {reason}. {self._path} names its examples. Earlier checkpoints are complete: continue from the last one with a "
             "lower optim.learning_rate or optim.clip_global_norm (--allow-changes)."

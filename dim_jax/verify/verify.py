@@ -3,7 +3,6 @@
 The checkpoint is read once. The encoder, most of the memory, is compared and freed before SANA is read.
 """
 
-import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from dim_jax import __version__
 from dim_jax.console import open_console
 from dim_jax.errors import InputError
 from dim_jax.settings import read_settings
-from dim_jax.storage.folders import check_file, new_file
+from dim_jax.storage.folders import check_file, write_json
 from dim_jax.storage.paths import AnyPath, as_path, read_json
 from dim_jax.verify.case import make_case, make_settings
 from dim_jax.verify.fingerprints import Fingerprint, Recording, Tally
@@ -73,8 +72,7 @@ def verify(
     made_by = f"dim_jax {__version__}, {reference.name}" if reference else recorded.made_by if recorded else ""
     if record is not None:
         stages = {name: Fingerprint.of(x) for name, x in expected_outputs.items()}
-        with new_file(record) as scratch:
-            scratch.write_text(json.dumps(Recording(settings, tally.digest, tally.tensors, stages, made_by).to_json()) + "\n")
+        write_json(record, Recording(settings, tally.digest, tally.tensors, stages, made_by).to_json(), indent=None)
     expected = recorded.stages if recorded else {name: Fingerprint.of(x, None) for name, x in expected_outputs.items()}
     results = [_result(name, expected, outputs[name], dtype) for name in STAGES]
     differing = tally.differing(recorded.tensors, SAME_TENSOR[dtype]) if recorded else {}

@@ -1,6 +1,5 @@
 """The files beside a built data set: counts, reasons, lengths in words, plots, and the README."""
 
-import json
 import re
 import statistics
 from array import array
@@ -13,7 +12,7 @@ from dim_jax.datasets.construction.assess import VERDICTS, Assessment
 from dim_jax.datasets.construction.filtering import Scored
 from dim_jax.datasets.construction.scores import Scores
 from dim_jax.designer.stage_runner import Answers
-from dim_jax.storage.folders import new_file
+from dim_jax.storage.folders import new_file, write_json, write_text
 
 PUBLISHED_T2I = {"pictures": 14_000_000, "words": 146.76}  # the same; some 6.3 million are released
 PUBLISHED_EDIT = {"pairs": 233_000, "words": 252.64}  # arXiv 2509.01986
@@ -104,7 +103,7 @@ def write_edit(
     """README.md, statistics.json and statistics.png of a rebuilt DIM-Edit. Adds the final numbers to `counts`."""
     texts = [row["prompt"] for row in pairs]
     total = {**counts, "pairs": len(pairs), "words": lengths(map(words, texts)), "published": PUBLISHED_EDIT, "config": config}
-    write_text(folder / "statistics.json", json.dumps(total, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / "statistics.json", total)
     plot_words(folder / "statistics.png", [words(text) for text in texts], PUBLISHED_EDIT["words"])
     filtering, assessing = counts["filter"], counts["assess"]
     dropped = Counter(row["stage"] for row in rejects)
@@ -162,7 +161,7 @@ def write_t2i(folder: Path, counts: Mapping[str, Any], rows: Iterable[Mapping[st
     sizes = array("I", (words(row["prompt"]) for row in rows))
     word_stats, reasons = lengths(sizes), Counter((row["stage"], _kind(row)) for row in rejects)
     total = {**counts, "rows": len(sizes), "words": word_stats, "published": PUBLISHED_T2I}
-    write_text(folder / "statistics.json", json.dumps(total, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / "statistics.json", total)
     plot_words(folder / "statistics.png", sizes, PUBLISHED_T2I["words"])
     page = [
         "# Pictures with long captions, in the form of DIM-T2I",
@@ -183,12 +182,6 @@ def write_t2i(folder: Path, counts: Mapping[str, Any], rows: Iterable[Mapping[st
 
 def _words_table(noun: str, count: int, word_stats: Mapping[str, float], published: Sequence[Any]) -> str:
     return _table((f"words of a {noun}", "number", *word_stats), [("here", count, *word_stats.values()), published])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, complete or not at all. Errors as in `new_file`."""
-    with new_file(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -16,7 +16,7 @@ from dim_jax.designer.clients import TRANSIENT_STATUSES, retry_after
 from dim_jax.designer.limits import Limits
 from dim_jax.errors import InputError, require
 from dim_jax.storage.disk import NO_SPACE
-from dim_jax.storage.folders import new_file
+from dim_jax.storage.folders import write_json
 
 LONGEST_WAIT = 120.0  # seconds that a server may ask for before its file counts as failed
 
@@ -191,8 +191,7 @@ class _ResumeNote:
         if not validator or headers.get("Content-Encoding", "identity") != "identity":
             return None
         note = {"validator": validator, "total": int(length) if length.isdecimal() else None}
-        with new_file(self._path) as scratch:
-            scratch.write_text(json.dumps(note))
+        write_json(self._path, note, indent=None)
         return note
 
     def forget(self) -> None:

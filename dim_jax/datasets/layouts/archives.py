@@ -28,7 +28,7 @@ from rich.console import Console
 from dim_jax.data.example import LazyImage
 from dim_jax.datasets.layouts.rows import Joined, naming
 from dim_jax.errors import InputError, require
-from dim_jax.storage.folders import new_file, writing
+from dim_jax.storage.folders import make_folder, new_file
 from dim_jax.storage.local_cache import cached_path
 from dim_jax.storage.paths import AnyPath, entries, is_remote, read_errors, read_if_there, within
 
@@ -90,8 +90,7 @@ def index_archives(folder: AnyPath, index: AnyPath, console: Console | None = No
     archives = find_archives(folder, index)
     if not archives or (index / MEMBERS).exists():
         return
-    with writing(index):
-        index.mkdir(parents=True, exist_ok=True)
+    make_folder(index)
     names, spans, links = list[str](), list[tuple[int, int, int]](), Links()
     for number, archive in enumerate(archives):
         archive_links = Links()

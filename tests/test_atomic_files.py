@@ -84,7 +84,7 @@ def test_concurrent_writers_do_not_mix(tmp_path):
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_a_failure_leaves_nothing(tmp_path):
+def test_failed_write_leaves_no_file(tmp_path):
     with pytest.raises(UnicodeError), new_file(tmp_path / "a") as scratch:
         scratch.write_text("half \ud83d", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be written"), new_file(tmp_path / "a") as scratch:
@@ -105,7 +105,7 @@ with new_file(folder / "a") as file, new_folder(folder / "b") as scratch:
 """
 
 
-def test_what_a_killed_writer_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path):
+def test_stale_scratch_files_are_removed_and_live_ones_kept(tmp_path):
     for name in (".edit.partial", ".theirs.0123456789abcdef.old", "big.zip.partial", ".copy.lock", ".lock"):
         (tmp_path / name).touch()  # of others, who go on with them
     kept = set(tmp_path.iterdir())

@@ -20,7 +20,7 @@ def two(tmp_path, goldens) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_tensor_is_the_mean(two, tmp_path, goldens, dtype):
+def test_mean_of_every_tensor(two, tmp_path, goldens, dtype):
     one, other = two
     arguments = ("convert", str(one), str(tmp_path / "mean"), "--to", "dim", "--mean-with", str(other), "--dtype", dtype)
     assert dim(*arguments)[0] == 0
