@@ -82,7 +82,7 @@ def _check_ranges(config: Config) -> None:
         for rule, within, keys in RANGES
         for key in keys
         for value in [config[key.split(".")[0]][key.split(".")[1]]]
-        if not (all(map(within, value)) if isinstance(value, tuple) else within(value))
+        if not (all(map(within, value)) if isinstance(value, tuple | list) else within(value))
     ]
     if invalid:
         raise InputError(f"config: {'; '.join(invalid)}. Correct them (--set KEY=VALUE).")
