@@ -63,7 +63,7 @@ class Sampler:
         self.dim, self.processor, self.name, self.settings = dim, processor, name, settings or Settings()
         self.prompt_mode: PromptMode = prompt_mode
         self.sharding = sharding
-        self._checkpoint = name  # without LoRAs
+        self.sources = (name,)  # what it was read from: the checkpoint, and LoRAs as they were named
         self._null: dict[int, Condition] = {}
         self._condition = self._compiled(_condition, static_argnums=2)
         self._null_row = self._compiled(_null_row, static_argnums=1)
@@ -123,9 +123,9 @@ class Sampler:
         config, dtype = self.dim.config, self.dtype
         param_sharding = None if self.sharding is None else self.sharding.param_sharding
         dim = add_factors(lambda rngs: Dim(config, dtype=dtype, rngs=rngs), self.dim, factors, param_sharding)
-        name = " + ".join([self._checkpoint, *loras])
+        name = " + ".join([self.sources[0], *loras])
         sampler = Sampler(dim, self.processor, name, self.settings, self.prompt_mode, self.sharding)
-        sampler._checkpoint = self._checkpoint
+        sampler.sources = (self.sources[0], *loras)
         return sampler
 
     def _compiled(self, function: Callable[..., Any], **options: Any) -> Any:

@@ -16,7 +16,7 @@ from dim_jax.data.example import Example
 from dim_jax.edit_result import EditResult, read_metadata
 from dim_jax.errors import InputError
 from dim_jax.evals import emoji
-from dim_jax.evals.pictures import digest
+from dim_jax.evals.pictures import checkpoint_digest, digest
 from dim_jax.pipeline import EditPipeline
 from dim_jax.sampling import Sampler
 from tests.painter_fixtures import QUICK, dim, one_error, painter, picture, tiny_checkpoint
@@ -185,7 +185,7 @@ def test_pictures_of_another_run_are_not_taken_for_this_one(monkeypatch):
     evaluate(overwrite=True, seed=1)
     assert len(pretender.prompts) == 13, "and those of other settings"
     monkeypatch.setattr(painter(), "settings", QUICK)
-    monkeypatch.setattr(emoji.kept, "digest", lambda painter: "sha256:other")
+    monkeypatch.setattr(emoji.kept, "checkpoint_digest", lambda painter: "sha256:other")
     evaluate(overwrite=True, seed=1)
     assert len(pretender.prompts) == 17, "and those of other weights"
 
@@ -196,6 +196,32 @@ def test_the_digest_is_of_the_weights(tmp_path):
     bias = same.dim.connector.fc1.bias
     bias[...] = bias[...].at[0].add(1e-6)
     assert digest(same) != digest(painter())
+
+
+def test_the_digest_is_computed_once_for_the_same_files(tmp_path, monkeypatch):
+    """Until one of them changes, though not in size; a folder of the cache that is damaged or cannot be written costs time alone."""
+    monkeypatch.setenv("DIM_JAX_CACHE", str(tmp_path / "cache"))
+    tiny_checkpoint(tmp_path / "tiny")
+    model = Sampler(painter().dim, painter().processor, str(tmp_path / "tiny"))
+    calls = []
+    monkeypatch.setattr(emoji.kept, "digest", lambda painter: calls.append(painter) or f"sha256:{len(calls)}")
+    assert [checkpoint_digest(model) for _ in range(3)] == ["sha256:1"] * 3
+    weights = tmp_path / "tiny/model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    times = weights.stat()
+    weights.write_bytes(data)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert [checkpoint_digest(model) for _ in range(2)] == ["sha256:2"] * 2
+    model.sources = (*model.sources, str(tmp_path / "lora:0.5"))  # a LoRA that is not there
+    assert checkpoint_digest(model) == "sha256:3"
+    model.sources = ("gs://bucket/model",)
+    assert checkpoint_digest(model) == "sha256:4"
+    model.sources = (str(tmp_path / "tiny"),)
+    (tmp_path / "cache/digests.jsonl").write_text("{}\n")
+    assert checkpoint_digest(model) == "sha256:5"
+    monkeypatch.setenv("DIM_JAX_CACHE", "/dev/null/cache")
+    assert checkpoint_digest(model) == "sha256:6"
 
 
 # What is refused

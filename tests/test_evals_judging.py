@@ -2,18 +2,21 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dim_jax.cli.judging import JudgeOptions
+from dim_jax.designer.local import LocalDesigner
 from dim_jax.errors import InputError
 from tests.chat_server import ChatServer, Turnstile, good
 from tests.evals_fixtures import LINES, benchmark, make_cases, paint
-from tests.painter_fixtures import dim
+from tests.painter_fixtures import dim, tiny_checkpoint
 
 OUT = Path("out")
 COMMAND = ("evaluate", "imgedit", "--data", "data", "--out", "out")
@@ -96,6 +99,20 @@ def test_ctrl_c_while_the_last_answers_are_under_way():
         assert len(server.requests) == 3
         assert dim(*command)[0] == 0
     assert len(server.requests) == 6
+
+
+def test_a_local_judge_that_answers_nonsense(monkeypatch):
+    """Random weights: each question is asked three times, all of them fail, and none becomes a number."""
+    load = LocalDesigner.from_pretrained
+    monkeypatch.setattr(LocalDesigner, "from_pretrained", lambda path: replace(load(path), max_tokens=8))
+    tiny_checkpoint(Path("tiny"))
+    shutil.rmtree(OUT / "designed")
+    code, said = dim(*COMMAND, "--stage", "judge", "--judge", "local:tiny")
+    assert code == 0, said
+    assert "0 answered, 3 failed" in said
+    assert dim(*COMMAND, "--stage", "report")[0] == 0
+    found = json.loads((OUT / "report.json").read_text())["tracks"][0]["judges"]["local:tiny"]
+    assert (found["failed"], found["judged"], found["failed_share"], found["metrics"]) == (3, 0, 1.0, {})
 
 
 def test_two_evaluations_beside_each_other():

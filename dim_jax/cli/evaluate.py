@@ -52,6 +52,7 @@ def evaluate(
     clip: Annotated[Path | None, typer.Option(help="Folder of transformers with a CLIP, for clip_i and clip_t.")] = None,
     dino: Annotated[Path | None, typer.Option(help="Folder of transformers with a DINO.")] = None,
     features: Annotated[Path | None, typer.Option(help="Network for the FID: TorchScript, or a folder of transformers.")] = None,
+    lpips: Annotated[Path | None, typer.Option(help="AlexNet for LPIPS: torchvision's alexnet-owt-7be5be79.pth.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="emoji: measure by rule, into this JSON, instead of --out.")] = None,
     known_targets: Annotated[
         bool, typer.Option("--known-targets", help="-o: pairs of which only the source is held out, the target may have been trained on.")
@@ -104,7 +105,7 @@ def evaluate(
             progress=console.is_terminal, tell=tell,
         )  # fmt: skip
     if "judge" in stages:
-        models = Models(clip, dino, features)
+        models = Models(clip, dino, features, lpips)
         scores = run.table(run.score(benchmark, cases, out, models, official=official, scorer=official_scorer, tell=tell))
         if scores is not None:
             open_console(stderr=False).print(scores)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dim_jax.datasets.construction.captions import rewriting_task
+from dim_jax.datasets.construction.config import read_config
 from dim_jax.designer.blueprint import BLUEPRINT, prompt, without_thoughts
 from dim_jax.designer.runner import Job
 from dim_jax.designer.stage_runner import Answers, DesignerFactory, StageRunner
@@ -93,6 +95,12 @@ REFLECTION = Task(_asked, _kept, VERSION, pictures=2)
 READY_PROMPT = Task(lambda prompt: prompt, _prompt, "ready", pictures=0)
 
 
+def _rewriting() -> Task:
+    """As `dim build-data rewrite` asks by default."""
+    captions = read_config("dim_t2i.toml", None)["captions"]
+    return rewriting_task(captions["words"], captions["min_words"])
+
+
 @dataclass(frozen=True)
 class Designs:
     """A designer and how it is asked.
@@ -111,16 +119,14 @@ class Designs:
     tag: str = ""
 
     def blueprints(self, track: Path, jobs: Sequence[Job], others: Sequence[Path] = ()) -> Answers:
-        """The blueprints of jobs, by id; for text to image, prompts. `others` are tracks whose answers are taken too.
+        """The blueprints of jobs, by id; for text to image, prompts written out. `others` are tracks whose answers are taken too.
 
         Raises:
-            InputError: as in `StageRunner.stage`; or a designer is asked for prompts that must have been written before.
+            InputError: as in `StageRunner.stage`.
         """
         task = BLUEPRINT
         if jobs and not jobs[0].pictures:
-            task = READY_PROMPT
-            if not self.ready:
-                raise InputError(f"{self.name}: for text to image, give prompts that were written before (--designer file:PROMPTS.jsonl).")
+            task = READY_PROMPT if self.ready else _rewriting()
         return self._ask(track, "blueprints", jobs, task, others)
 
     def reflections(self, track: Path, jobs: Sequence[Job]) -> Answers:

@@ -123,7 +123,7 @@ def evaluate(
             f"batches of {batch_size}. Each must be at least 1: give another data set, or other numbers."
         )
     painter = pipeline.sampler
-    settings, weights = replace(painter.settings, batch_size=batch_size), kept.digest(painter)
+    settings, weights = replace(painter.settings, batch_size=batch_size), kept.checkpoint_digest(painter)
     chosen = [edits[i] for i in sample([example.rule for example in edits], pairs_per_rule, seed=seed)]
     tasks = [_edit(example, seed) for example in chosen]
     results = kept.paint(pipeline, tasks, output.with_suffix(".pictures"), settings, weights, progress=progress)

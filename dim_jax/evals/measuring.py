@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ from dim_jax.data.pictures import open_picture
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import Benchmark, Case, read_finished
 from dim_jax.evals.frechet import collect, frechet_distance, open_features
-from dim_jax.evals.metrics import METRICS, Triple
+from dim_jax.evals.lpips import Lpips
+from dim_jax.evals.metrics import METRICS, Triple, fitted
 from dim_jax.evals.official import RESULTS
 from dim_jax.evals.similarity import Clip, VisionModel, cosine
 from dim_jax.storage.folders import write_json
 from dim_jax.storage.paths import read_json
 
 FILE = "metrics.json"
-MODELS = {"clip_i": "clip", "clip_t": "clip", "dino": "dino", "fid": "features"}  # which model a metric needs
+MODELS = {"clip_i": "clip", "clip_t": "clip", "dino": "dino", "fid": "features", "lpips": "lpips"}  # which model a metric needs
 BATCH = 16
 
 
@@ -31,6 +32,7 @@ class Models:
     clip: Path | None = None
     dino: Path | None = None
     features: Path | None = None
+    lpips: Path | None = None
 
 
 def measure(track: Path, benchmark: Benchmark, cases: Sequence[Case], models: Models) -> dict[str, Any]:
@@ -51,11 +53,15 @@ def measure(track: Path, benchmark: Benchmark, cases: Sequence[Case], models: Mo
     left_out = {name: f"needs a network (--{MODELS[name]})" for name in benchmark.metrics if name not in chosen}
     scores = {case.id: dict[str, float]() for case in cases}
     oracle: dict[str, dict[str, float]] = {}
+    measures = {name: METRICS[name] for name in benchmark.metrics if name in METRICS}
+    if "lpips" in chosen and models.lpips is not None:
+        perceptual = Lpips(models.lpips)
+        measures["lpips"] = lambda triple: perceptual.distance(*fitted(triple))
     for case in cases:
         row = finished[case.id]
-        scores[case.id] |= _distances(benchmark, case, [track / name for name in _scored(row, benchmark)])
+        scores[case.id] |= _distances(measures, case, [track / name for name in _scored(row, benchmark)])
         if best := _oracle(row):
-            oracle[case.id] = _distances(benchmark, case, [track / best])
+            oracle[case.id] = _distances(measures, case, [track / best])
     _similarities(track, cases, finished, models, chosen, scores)
     if benchmark.official_scores and (track / RESULTS).is_file():
         for name, found in benchmark.official_scores(track / RESULTS, cases).items():
@@ -72,14 +78,13 @@ def measure(track: Path, benchmark: Benchmark, cases: Sequence[Case], models: Mo
     return report
 
 
-def _distances(benchmark: Benchmark, case: Case, pictures: Sequence[Path]) -> dict[str, float]:
+def _distances(measures: Mapping[str, Callable[[Triple], float]], case: Case, pictures: Sequence[Path]) -> dict[str, float]:
     """By metric, the mean over pictures."""
-    names = [name for name in benchmark.metrics if name in METRICS]
-    if case.target is None or not names:
+    if case.target is None or not measures:
         return {}
     source, target = None if case.source is None else open_picture(case.source), open_picture(case.target)
     triples = [Triple(open_picture(picture), target, source) for picture in pictures]
-    return {name: float(np.mean([METRICS[name](triple) for triple in triples])) for name in names}
+    return {name: float(np.mean([measure(triple) for triple in triples])) for name, measure in measures.items()}
 
 
 def _similarities(

@@ -59,13 +59,14 @@ def ssim(a: Float[np.ndarray, "h w 3"], b: Float[np.ndarray, "h w 3"]) -> float:
     return float(np.asarray(found).item())
 
 
-def _fitted(triple: Triple) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 3"]]:
+def fitted(triple: Triple) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 3"]]:
+    """Result and target at the target's size, in [0, 1]."""
     size = (triple.target.height, triple.target.width)
     return unit_pixels(triple.result, size), unit_pixels(triple.target, size)
 
 
 def _nearer(triple: Triple) -> float:
-    result, target = _fitted(triple)
+    result, target = fitted(triple)
     return float(triple.source is not None and mse(result, target) < mse(result, unit_pixels(triple.source, target.shape[:2])))
 
 
@@ -84,7 +85,7 @@ def _l2(triple: Triple) -> float:
 METRICS: dict[str, Callable[[Triple], float]] = {
     "l1": _l1,
     "l2": _l2,
-    "psnr": lambda triple: psnr(mse(*_fitted(triple))),
-    "ssim": lambda triple: ssim(*_fitted(triple)),
+    "psnr": lambda triple: psnr(mse(*fitted(triple))),
+    "ssim": lambda triple: ssim(*fitted(triple)),
     "nearer": _nearer,
 }

@@ -1,6 +1,7 @@
 """The pictures of a measurement, kept on disk as they are painted, so that an interrupted run goes on where it stopped."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dim_jax import __version__
 from dim_jax.data.pictures import open_picture
 from dim_jax.edit_result import EditResult, read_metadata
 from dim_jax.errors import InputError
@@ -17,9 +19,14 @@ from dim_jax.models.module import parameters
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.sampling import Sampler, Source
 from dim_jax.settings import Settings
-from dim_jax.storage.folders import make_folder, new_file, writing
+from dim_jax.storage.disk import may_be_made
+from dim_jax.storage.folders import append, make_folder, new_file, writing
+from dim_jax.storage.jsonl import objects
+from dim_jax.storage.local_cache import FOLDER
+from dim_jax.weights.lora_files import is_lora, parse_spec
 
 LATENTS = ".npy"
+DIGESTS = "digests.jsonl"  # in the cache
 END = b"\0\0\0\0IEND\xaeB`\x82"  # the last bytes of every PNG
 
 
@@ -51,8 +58,39 @@ def digest(painter: Sampler) -> str:
     """SHA-256 of names and bytes of all parameters, whatever the format and the place that they were read from."""
     sha = hashlib.sha256()
     for path, tensor in sorted(parameters(painter.dim).items()):
-        sha.update(path.encode() + np.asarray(tensor).tobytes())
+        sha.update(path.encode())
+        sha.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
     return f"sha256:{sha.hexdigest()}"
+
+
+def checkpoint_digest(painter: Sampler) -> str:
+    """`digest` of a painter as it was loaded. It is remembered for the files that it came from, since hashing 21 GB takes a minute or more.
+
+    Files are the same as long as their names, sizes, inodes and times of change are. Those of a bucket are hashed anew.
+    """
+    marks = [_file_marks(source) for source in painter.sources]
+    memory = Path(os.environ.get(FOLDER) or Path("~/.cache/dim_jax").expanduser()) / DIGESTS
+    if not all(marks) or not may_be_made(memory.parent.absolute()):
+        return digest(painter)
+    key = hashlib.sha256(json.dumps([__version__, painter.dtype, painter.sources[1:], marks]).encode()).hexdigest()
+    try:
+        known = {row["files"]: row["digest"] for _, row in objects(memory, torn=True)} if memory.exists() else {}
+    except (InputError, KeyError):  # of another program, or damaged
+        return digest(painter)
+    if key not in known:
+        known[key] = digest(painter)
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        append(memory, json.dumps({"files": key, "digest": known[key]}) + "\n")
+    return known[key]
+
+
+def _file_marks(source: str) -> list[tuple[str, int, int, int, int]]:
+    """What tells whether the files of a checkpoint's folder or a LoRA are the same; empty where that is not known."""
+    path = Path(source if os.path.exists(source) else parse_spec(source)[0])
+    folder = path.parent if path.is_file() and is_lora(path) else path
+    files = sorted(Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    found = [(file, file.stat()) for file in files if file.is_file()]
+    return [(str(file.resolve()), one.st_size, one.st_ino, one.st_mtime_ns, one.st_ctime_ns) for file, one in found]
 
 
 @dataclass(frozen=True)

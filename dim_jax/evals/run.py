@@ -22,7 +22,7 @@ from dim_jax.evals.judge import painted_tracks
 from dim_jax.evals.measuring import FILE as METRICS_FILE
 from dim_jax.evals.measuring import Models, measure
 from dim_jax.evals.official import run_scorer, write_official
-from dim_jax.evals.pictures import Album, digest
+from dim_jax.evals.pictures import Album, checkpoint_digest
 from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
 from dim_jax.storage.folders import make_folder, write_json
@@ -118,7 +118,7 @@ def generate(
     """
     make_folder(out)
     painter = painting.open()
-    settings, weights = painting.settings(painter), digest(painter)
+    settings, weights = painting.settings(painter), checkpoint_digest(painter)
     run = {
         "benchmark": benchmark.name, "data": data, "seed": seed, "limit": limit, "checkpoint": painter.name, "weights": weights,
         "settings": {key: value for key, value in asdict(settings).items() if key != "batch_size"}, "dtype": painter.dtype,

@@ -30,5 +30,5 @@ BENCHMARK = Benchmark(
     read=read,
     official=lambda case, k: f"{case.file}.png",
     protocol="imgedit",
-    metrics=("nearer", "psnr", "l1", "l2", "ssim"),
+    metrics=("nearer", "psnr", "l1", "l2", "ssim", "lpips"),
 )
