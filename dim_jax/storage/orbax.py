@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,10 @@ def quiet_orbax() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.CRITICAL)
     asyncio.set_event_loop_policy(_Policy())
+    uvloop = sys.modules.get("uvloop")  # which Orbax takes in place of asyncio's loops where one is running
+    new_event_loop = getattr(uvloop, "new_event_loop", None)
+    if uvloop is not None:
+        uvloop.new_event_loop = _Loop
     try:
         yield
     except BaseException:
@@ -55,16 +60,18 @@ def quiet_orbax() -> Iterator[None]:
     finally:
         asyncio.set_event_loop_policy(policy)
         log.setLevel(level)
+        if uvloop is not None:
+            uvloop.new_event_loop = new_event_loop
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """Ignores callbacks after it is closed, and tasks of Orbax whose error is already raised."""
+    """Ignores callbacks after it is closed, and tasks of Orbax and TensorStore whose error is already raised."""
 
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
         return None if self.is_closed() else super().call_soon_threadsafe(callback, *args, context=context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        if "/orbax/" not in repr(context):
+        if not re.search("/orbax/|tensorstore", repr(context)):
             super().call_exception_handler(context)
 
 
