@@ -21,7 +21,7 @@ from dim_jax.training.supervision import STOPPED
 from tests.started import Started, started, with_devices
 from tests.test_train import CONFIGS, arguments, log, train
 
-KILLS = int(os.environ.get("DIM_KILLS", "3"))
+KILLS = int(os.environ.get("DIM_KILLS", "2"))
 EVERY = 3  # steps between saves; there are two between lines of the log, so that most saves are between lines
 HOW = {"optim__cosine": "False", "train__save_every": str(EVERY), "train__log_every": "2"}
 
