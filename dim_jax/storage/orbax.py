@@ -46,7 +46,7 @@ def quiet_orbax() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.CRITICAL)
     asyncio.set_event_loop_policy(_Policy())
-    uvloop = sys.modules.get("uvloop")  # which Orbax takes in place of asyncio's loops where one is running
+    uvloop: Any = sys.modules.get("uvloop")  # which Orbax takes in place of asyncio's loops where one is running
     new_event_loop = getattr(uvloop, "new_event_loop", None)
     if uvloop is not None:
         uvloop.new_event_loop = _Loop
