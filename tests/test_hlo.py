@@ -132,6 +132,13 @@ def test_a_loop_counts_as_often_as_it_runs_and_the_cheapest_branch():
     assert hlo.bytes_sent(program) == {"collective-permute": 4 * 1024}  # from 1 by 2 to 9; an all-reduce would send half as much again
 
 
+def test_a_loop_whose_counter_is_copied():
+    """As libtpu has it where a counter leaves the fast memory of scalars."""
+    add, copied = "%next = s32[] add(%i, %two)", "%sum = s32[]{:S(6)} add(%i, %two)\n  %next = s32[] copy(%sum)"
+    assert add in PROGRAM
+    assert hlo.bytes_sent(hlo.Program.parse(PROGRAM.replace(add, copied))) == {"collective-permute": 4 * 1024}
+
+
 def test_what_is_sliced_counts_as_the_slice_and_fast_memory_not():
     in_the_loop = 8 * 1024 + 1024  # the broadcast is written, a row of it read; results and branches are in fast memory
     branch = 2 * 1024  # the permutation itself does not say where its arrays lie

@@ -70,12 +70,15 @@ class Computation(dict[str, Instruction]):
     def users(self, name: str) -> list[Instruction]:
         return [instruction for instruction in self.values() if name in instruction.operands]
 
+    def original(self, name: str) -> Instruction:
+        """The instruction that makes a value; copies are followed back."""
+        instruction = self[name]
+        return self.original(instruction.operands[0]) if instruction.opcode in ("copy", "bitcast", "convert") else instruction
+
     def constant(self, name: str) -> int | None:
         """The number that a scalar is, if it is a constant or a copy of one."""
-        instruction = self[name]
-        if instruction.opcode == "constant":
-            return int(instruction.arguments) if re.fullmatch(r"-?\d+", instruction.arguments) else None
-        return self.constant(instruction.operands[0]) if instruction.opcode in ("copy", "bitcast", "convert") else None
+        instruction = self.original(name)
+        return int(instruction.arguments) if instruction.opcode == "constant" and re.fullmatch(r"-?\d+", instruction.arguments) else None
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,9 @@ class Program:
         compare, after = condition.root, body.root
         if compare.opcode == "compare" and "direction=LT" in compare.attributes and after.opcode == "tuple":
             variable, bound = compare.operands
-            if index := re.search(r"index=(\d+)", condition[variable].attributes):
+            if index := re.search(r"index=(\d+)", condition.original(variable).attributes):
                 first = computation.constant(computation[loop.operands[0]].operands[int(index[1])])
-                change = body[after.operands[int(index[1])]]
+                change = body.original(after.operands[int(index[1])])
                 steps = [body.constant(name) for name in change.operands] if change.opcode == "add" else []
                 step, last = next(filter(None, steps), None), condition.constant(bound)
                 if first is not None and last is not None and step is not None:
