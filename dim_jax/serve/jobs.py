@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,9 +17,11 @@ from dim_jax.batching import Request, Source
 from dim_jax.compositing import Frame, composite, mask_opacity
 from dim_jax.data.buckets import aspect_buckets, nearest_bucket
 from dim_jax.edit_result import EditResult
-from dim_jax.sampling import Sampler
 from dim_jax.serve.limits import ApiError, Limits
 from dim_jax.settings import Settings, check_prompt
+
+if TYPE_CHECKING:  # it imports the networks
+    from dim_jax.sampling import Sampler
 
 SEEDS = 2**31
 
@@ -40,7 +42,7 @@ class Model(NamedTuple):
     edits: bool
 
     @classmethod
-    def of(cls, sampler: Sampler) -> "Model":
+    def of(cls, sampler: "Sampler") -> "Model":
         config = sampler.dim.config
         return cls(sampler.name, sampler.settings, config.autoencoder.factor, config.sana.is_edit)
 
