@@ -91,12 +91,7 @@ class GeneratePipeline:
         return cls(Sampler.from_pretrained(path, **kwargs))
 
     def __call__(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int] | None = None,
-        settings: Settings | None = None,
-        progress: bool = False,
+        self, prompts: Sequence[str], *, seeds: Sequence[int] | None = None, settings: Settings | None = None, progress: bool = False
     ) -> list[EditResult]:
         """One result per prompt; by default every seed is 0 and the settings are the painter's own.
 

@@ -106,7 +106,7 @@ class Sampler:
         chosen = compute_dtype(dtype)
         sharding = None if mesh is None else Sharding.for_painting(mesh, weights.config)
         param_sharding = None if sharding is None else sharding.param_sharding
-        dim = load_module(lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen, sharding_of=param_sharding)
+        dim = load_module(lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen, layout=param_sharding)
         sampler = cls(dim, processor, str(path), settings, prompt_mode, sharding)
         return sampler._adapted(factors, loras) if loras else sampler
 

@@ -115,7 +115,7 @@ def _print_time(flops: StepFlops, program: hlo.Program, chip: Chip, print_line: 
     bound = Roofline.of(chip, flops=flops.hardware / program.devices, moved=moved, sent=sent.total())
     print_line(
         f"a step takes at least {bound.least:.3g} s, MFU at most {flops.model / (program.devices * chip.flops * bound.least):.1%} "
-        f"(compute {bound.compute:.3g} s, memory {bound.memory:.3g} s, links {bound.links:.3g} s)",
+        f"(compute {bound.compute:.3g} s, memory {bound.memory:.3g} s, links {bound.links:.3g} s)"
     )
 
 

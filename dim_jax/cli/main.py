@@ -87,8 +87,7 @@ def convert(
     condition_length: Annotated[int, typer.Option(min=1, help="Assemble: rows of the null table.")] = 8192,
     seed: Annotated[int, typer.Option(help="Assemble: of the fresh connector.")] = 0,
     weights: Annotated[
-        Which | None,
-        typer.Option(help="Of a state of a training run, RUN/checkpoints/STEP: its averages (default), or the step's own."),
+        Which | None, typer.Option(help="Of a state of a training run, RUN/checkpoints/STEP: its averages (default), or the step's own.")
     ] = None,
     dtype: Annotated[Precision | None, typer.Option(help="Cast every tensor. Default: as stored.")] = None,
     max_shard_size: Annotated[

@@ -89,8 +89,7 @@ class SamplingOptions:
         None
     )
     solver: Annotated[
-        str | None,
-        typer.Option(callback=_known_solver, metavar="NAME", help=f"The sampler: {' or '.join(SOLVERS)}. {DEFAULT} dpm++2m."),
+        str | None, typer.Option(callback=_known_solver, metavar="NAME", help=f"The sampler: {' or '.join(SOLVERS)}. {DEFAULT} dpm++2m.")
     ] = None
     lora: Loras = None
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")] = False
@@ -226,12 +225,7 @@ def edit(
 
 
 @with_options(sampling=SamplingOptions)
-def generate(
-    prompt: Annotated[str, typer.Option(help="What to paint.")],
-    output: Output,
-    *,
-    sampling: SamplingOptions,
-) -> None:
+def generate(prompt: Annotated[str, typer.Option(help="What to paint.")], output: Output, *, sampling: SamplingOptions) -> None:
     """Paint a picture from a prompt alone."""
     from dim_jax import edit_result
 

@@ -56,10 +56,7 @@ def cache(
         str,
         typer.Option(help="Where the cache lives, a folder or gs://BUCKET/..., as in data.cache; one that is not finished is continued."),
     ],
-    dtype: Annotated[
-        Storage | None,
-        typer.Option(help="Of the stored hidden states. Default: model.dtype, which loses nothing."),
-    ] = None,
+    dtype: Annotated[Storage | None, typer.Option(help="Of the stored hidden states. Default: model.dtype, which loses nothing.")] = None,
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="About the size of a file, such as 4GiB.")] = "4GiB",
     change: Change = None,
 ) -> None:

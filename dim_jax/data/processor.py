@@ -48,12 +48,7 @@ def smart_resize(height: int, width: int, factor: int = 28, min_pixels: int = MI
 
 
 def encoder_picture(
-    picture: Image.Image,
-    mode: str,
-    resolution: int,
-    factor: int = 28,
-    min_pixels: int = MIN_PIXELS,
-    max_pixels: int = MAX_PIXELS,
+    picture: Image.Image, mode: str, resolution: int, factor: int = 28, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
     """Any PIL picture as RGB at the size whose patches the encoder reads (PIL's bicubic on 8-bit samples).
 

@@ -148,13 +148,7 @@ class ChatDesigner:
     """A model behind a server that speaks OpenAI's chat completions."""
 
     def __init__(
-        self,
-        name: str,
-        connect: Callable[[], "openai.AsyncOpenAI"],
-        *,
-        key: str,
-        max_tokens: int = MAX_TOKENS,
-        time_limit: float = 180.0,
+        self, name: str, connect: Callable[[], "openai.AsyncOpenAI"], *, key: str, max_tokens: int = MAX_TOKENS, time_limit: float = 180.0
     ):
         """`name` is `kind:model`; `connect` makes a client, one for each run; `key` is the environment
         variable with the key; `time_limit` seconds, for each call."""
@@ -213,9 +207,8 @@ class ChatDesigner:
         while True:
             parameters = dict(self._parameters)
             if request.attempt:
-                parameters |= {
-                    name: value for name, value in (("temperature", RETRY_TEMPERATURE), ("seed", request.attempt)) if name in parameters
-                }
+                retry = {"temperature": RETRY_TEMPERATURE, "seed": request.attempt}
+                parameters |= {name: value for name, value in retry.items() if name in parameters}
             if request.needs_token_limit and not set(TOKEN_LIMIT_NAMES) & set(parameters):
                 raise InputError(
                     f"{self.name}: the server supports no token limit ({' or '.join(TOKEN_LIMIT_NAMES)}), so no budget can be kept. "

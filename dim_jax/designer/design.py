@@ -121,11 +121,9 @@ def write_blueprints(
         text = f"{output}: {summary(report, journal, price)}"
     if report.failed:
         text += f", such as {report.example}; why they failed stands in {journal.failures_path}, --retry-failed asks again"
-    remaining = total - report.answered - report.failed - report.skipped
+    rest = total - report.answered - report.failed - report.skipped
     if report.stopped:
-        text += (
-            f"; stopped by {report.stopped}, {remaining} are left: run the command again, with a larger limit if it was one, to continue"
-        )
+        text += f"; stopped by {report.stopped}, {rest} are left: run the command again, with a larger limit if it was one, to continue"
     if report.signal:
         raise SignalError(text, report.signal)
     return text

@@ -42,11 +42,9 @@ class Limits:
     longest_wait: float = 600.0
 
     def __post_init__(self):
-        invalid = [
-            f"{name} {value}" for name, value in vars(self).items() if value is not None and not (math.isfinite(value) and value > 0)
-        ]
-        if invalid:
-            raise InputError(f"Limits must be positive; these are {', '.join(invalid)}.")
+        wrong = [f"{name} {value}" for name, value in vars(self).items() if value is not None and not (math.isfinite(value) and value > 0)]
+        if wrong:
+            raise InputError(f"Limits must be positive; these are {', '.join(wrong)}.")
 
     @property
     def budgeted(self) -> bool:

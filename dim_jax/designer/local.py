@@ -108,11 +108,7 @@ class LocalDesigner:
         sizes = [[processor.resize(picture).size for picture in turn] for turn in pictures]
         patches = max(sum(width * height for width, height in turn) for turn in sizes) // processor.layout.patch_size**2
         inputs = processor(
-            texts,
-            pictures,
-            lengths=LENGTHS,
-            patch_length=-(-patches // PATCH_MULTIPLE) * PATCH_MULTIPLE,
-            generation_prompt=True,
+            texts, pictures, lengths=LENGTHS, patch_length=-(-patches // PATCH_MULTIPLE) * PATCH_MULTIPLE, generation_prompt=True
         )
         settings = GenerationSettings(
             max_new_tokens=self.max_tokens,

@@ -54,9 +54,8 @@ def read_completion(body: bytes) -> Completion:
 
 def _completion(value: Any) -> Completion:
     usage = value.get("usage") if isinstance(value, dict) else None
-    tokens_in, tokens_out = (
-        token_count(usage.get(name)) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")
-    )
+    usage = usage if isinstance(usage, dict) else {}
+    tokens_in, tokens_out = (token_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
     choices = value.get("choices") if isinstance(value, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict) or choice.get("message") is None:
@@ -103,7 +102,7 @@ def _merge_stream(body: bytes) -> dict[str, Any] | None:
     refusal = "".join(delta["refusal"] for delta in deltas if isinstance(delta.get("refusal"), str))
     message = {"content": "".join(_text(delta.get("content")) or "" for delta in deltas), "refusal": refusal}
     merged = {"message": message} | {
-        name: source[name] for source in (*events, *choices) for name in ("error", "finish_reason") if source.get(name)
+        name: part[name] for part in (*events, *choices) for name in ("error", "finish_reason") if part.get(name)
     }
     if "finish_reason" not in merged:
         merged.setdefault("error", "its stream ends in the middle")

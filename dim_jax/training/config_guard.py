@@ -128,11 +128,8 @@ def record_config(config: Config, workdir: AnyPath, *, step: int, allow_changes:
         # Keys of a later version than the run's first one, which behaved like their defaults.
         defaults = flat(read_config(Path("common"), {}))
         recorded |= {key: defaults[key] for key in added if key in defaults}
-    changed = {
-        key: [recorded.get(key), current.get(key)]
-        for key in sorted(recorded.keys() | current.keys())
-        if recorded.get(key) != current.get(key)
-    }
+    pairs = {key: [recorded.get(key), current.get(key)] for key in sorted(recorded.keys() | current.keys())}
+    changed = {key: [was, now] for key, (was, now) in pairs.items() if was != now}
     conflicts = [f"{key} was {was!r}, is {now!r}" for key, (was, now) in changed.items() if not key.startswith(FREE_TO_CHANGE)]
     if conflicts and not allow_changes:
         raise InputError(

@@ -37,12 +37,7 @@ StateWeights = Literal["ema", "raw"]
 
 
 def write_model(
-    folder: AnyPath,
-    config: Config,
-    objective: Objective,
-    params: Mapping[str, Any],
-    examples: Iterable[Example],
-    tokenizer: AnyPath | None,
+    folder: AnyPath, config: Config, objective: Objective, params: Mapping[str, Any], examples: Iterable[Example], tokenizer: AnyPath | None
 ) -> None:
     """Write all parameters of a run as a checkpoint folder, with the settings.json of a painter or the scaling factor of an autoencoder.
 
@@ -113,10 +108,7 @@ def _held_out(config: Config) -> Iterator[Example]:
 
 def convert_state(state: AnyPath, dst: AnyPath, to: str, weights: StateWeights, **options: Any) -> None:
     """`weights.convert.convert` of the model of a training state (`export_state`), with the options of that. Errors as in both."""
-    with (
-        lock_output(dst),
-        tempfile.TemporaryDirectory(dir=None if is_remote(dst) else dst.parent, prefix=f".{dst.name}-") as scratch,
-    ):
+    with lock_output(dst), tempfile.TemporaryDirectory(dir=None if is_remote(dst) else dst.parent, prefix=f".{dst.name}-") as scratch:
         export_state(state, Path(scratch) / "model", weights)
         convert(Path(scratch) / "model", dst, to, **options)
 

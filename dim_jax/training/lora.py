@@ -46,11 +46,9 @@ def adapted_layers(config: Config, shapes: Mapping[str, Shape]) -> dict[str, Sha
     if not config.lora.rank:
         return {}
     layers, targets = kernels(shapes, config.trainable), tuple(config.lora.targets)
-    unmatched = [pattern for pattern in targets if not any(fnmatchcase(layer, pattern) for layer in layers)]
-    if unmatched or not targets:
-        raise InputError(
-            f"config.lora.targets {targets}: {', '.join(unmatched) or 'nothing'} fits no layer. There are {', '.join(layers)}."
-        )
+    unused = [pattern for pattern in targets if not any(fnmatchcase(layer, pattern) for layer in layers)]
+    if unused or not targets:
+        raise InputError(f"config.lora.targets {targets}: {', '.join(unused) or 'nothing'} fits no layer. There are {', '.join(layers)}.")
     return {layer: shape for layer, shape in layers.items() if any(fnmatchcase(layer, pattern) for pattern in targets)}
 
 

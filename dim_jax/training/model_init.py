@@ -159,13 +159,11 @@ class ModelInit:
             yield weights, [name for name in names if self.init_checkpoints[name] is weights]
 
     def _grow(self, old_config: SanaConfig, seed: int, params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        new_config = self.model_config.sana
-        assert new_config is not None
+        config = self.model_config.sana
+        assert config is not None
         abstract = nnx.eval_shape(lambda: Sana(old_config, rngs=nnx.Rngs(0)))
         sana = with_parameters(abstract, {path: params[f"sana.{path}"] for path in parameters(abstract)})
-        larger = grow(
-            sana, edit=new_config.is_edit, condition_length=new_config.condition_length, key=jax.random.key(key_seed(seed, NULL_ROWS))
-        )
+        larger = grow(sana, edit=config.is_edit, condition_length=config.condition_length, key=jax.random.key(key_seed(seed, NULL_ROWS)))
         return {f"sana.{path}": param for path, param in parameters(larger).items()}
 
 

@@ -31,11 +31,7 @@ from dim_jax.training.losses import Features, Loss, autoencoder_loss, cached_fea
 from dim_jax.training.model_init import ModelInit
 from dim_jax.weights.model_config import ModelConfig
 
-COMPONENTS = {
-    "autoencoder": ("autoencoder",),
-    "encoder": ("encoder",),
-    "painter": ("encoder", "connector", "sana", "autoencoder"),
-}
+COMPONENTS = {"autoencoder": ("autoencoder",), "encoder": ("encoder",), "painter": ("encoder", "connector", "sana", "autoencoder")}
 CACHED = ("encoder", "autoencoder")  # the components whose results a cache holds
 
 

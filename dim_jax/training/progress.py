@@ -49,12 +49,7 @@ class ProgressBar:
 
     def __init__(self, console: Console, *, total: int, start_step: int):
         self._console, self._total = console, total
-        columns = (
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.description}", markup=False),
-        )
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}", markup=False))
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._bar.add_task("", total=total, completed=start_step)
 

@@ -143,13 +143,11 @@ def training_states(folder: AnyPath, *, keep: int, keep_every: int) -> Iterator[
     """
     policies = ocp.training.preservation_policies
     save_policy: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)  # whenever it is called
-    preservation: Any = policies.AnyPreservationPolicy(
-        [policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])]
-    )
+    to_keep: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])])
     with quiet_orbax():  # until the end: it logs from threads of its own, too
         with writing(folder):
             checkpointer = ocp.training.Checkpointer(
-                orbax_path(folder), save_decision_policy=save_policy, preservation_policy=preservation, cleanup_tmp_directories=True
+                orbax_path(folder), save_decision_policy=save_policy, preservation_policy=to_keep, cleanup_tmp_directories=True
             )
         states = TrainingStates(folder, checkpointer)
         try:

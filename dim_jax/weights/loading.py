@@ -42,9 +42,7 @@ def open_dim(path: str | AnyPath, tokenizer: str | AnyPath | None = None) -> tup
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     processor = Processor.from_pretrained(
-        tokenizer or weights.tokenizer[0].parent,
-        condition_length=sana.condition_length,
-        layout=encoder.vision.layout,
+        tokenizer or weights.tokenizer[0].parent, condition_length=sana.condition_length, layout=encoder.vision.layout
     )
     vocabulary, image = encoder.text.vocab_size, encoder.image_token_id
     if processor.tokenizer.image_id != image or processor.tokenizer.largest_id >= vocabulary:
@@ -71,11 +69,11 @@ def load_module(
     weights: Weights,
     dtype: np.dtype,
     part: str = "",
-    sharding_of: Callable[[str], jax.sharding.Sharding] | None = None,
+    layout: Callable[[str], jax.sharding.Sharding] | None = None,
 ) -> Module:
     """The module that `make` makes, with the parameters of a checkpoint, or of its `part` ("encoder"), in `dtype`.
 
-    Each is read once, directly to where `sharding_of(its path in the checkpoint)` says; None: to the default device.
+    Each is read once, directly to where `layout(its path in the checkpoint)` says; None: to the default device.
 
     Raises:
         InputError: the checkpoint is damaged, or there is not enough memory.
@@ -86,9 +84,7 @@ def load_module(
     remedy = "Take --dtype bfloat16, a device with more, or cut it over several (--devices fsdp=2)."
     with enough_memory(f"{weights.where}: loading it as {dtype.name}", remedy):
         tensors = {
-            path.removeprefix(prefix): jnp.asarray(tensor, dtype)
-            if sharding_of is None
-            else make_global_array(tensor, sharding_of(path), dtype)
+            path.removeprefix(prefix): jnp.asarray(tensor, dtype) if layout is None else make_global_array(tensor, layout(path), dtype)
             for path, tensor in stream
         }
     return with_parameters(module, tensors)
@@ -98,16 +94,16 @@ def add_factors(
     make: Callable[[nnx.Rngs], Module],
     module: Module,
     factors: Mapping[str, np.ndarray],
-    sharding_of: Callable[[str], jax.sharding.Sharding] | None = None,
+    layout: Callable[[str], jax.sharding.Sharding] | None = None,
 ) -> Module:
     """What `make` makes, with the parameters of `module`, which stay where they are, and adapters with these factors (`lora.stacked`) in
-    place of those that `module` has; `sharding_of` as in `load_module`."""
+    place of those that `module` has; `layout` as in `load_module`."""
     params = {path: tensor for path, tensor in parameters(module).items() if not is_factor(path)}
     ranks = {path.removesuffix(".lora_a"): factor.shape[-1] for path, factor in factors.items() if path.endswith(".lora_a")}
     tensors = {}
     for path, factor in factors.items():
         dtype = params[f"{path.rpartition('.')[0]}.kernel"].dtype
-        tensors[path] = jnp.asarray(factor, dtype) if sharding_of is None else make_global_array(factor, sharding_of(path), dtype)
+        tensors[path] = jnp.asarray(factor, dtype) if layout is None else make_global_array(factor, layout(path), dtype)
     return with_parameters(with_lora(nnx.eval_shape(lambda: make(nnx.Rngs(0))), ranks), params | tensors)
 
 

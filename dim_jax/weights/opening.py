@@ -48,9 +48,7 @@ def open_weights(path: AnyPath | str) -> Weights:
         title="checkpoint folder",
         config=config,
         tensors=check_finite(
-            tensors,
-            manifest,
-            lambda bad: f"{path}: not finite: {listed(bad)}. The checkpoint is damaged, or training diverged before it.",
+            tensors, manifest, lambda bad: f"{path}: not finite: {listed(bad)}. The checkpoint is damaged, or training diverged before it."
         ),
         manifest=manifest,
         tokenizer=checkpoint.tokenizer_files(path),

@@ -112,17 +112,15 @@ def write_edit(
     stages = [("read", filtering["pairs"], dropped["read"]), ("joint filter", readable, dropped["filter"])]
     for stage, name in (("keep", "the same pair again"), ("assess", "instruction assessed"), ("design", "blueprint written")):
         stages.append((name, stages[-1][1] - stages[-1][2], dropped[stage]))
-    word_stats = total["words"]
+    stats = total["words"]
     page = [
         "# Edit pairs with blueprints, in the form of DIM-Edit",
         "`tos_dataset_edit.jsonl`: `id`, `image_path` (source), `image_path_target`, `prompt` (blueprint). Others: `stages/rejects.jsonl`.",
-        _table(
-            ("stage", "in", "dropped", "out"), [(name, read, dropped_pairs, read - dropped_pairs) for name, read, dropped_pairs in stages]
-        ),
+        _table(("stage", "in", "dropped", "out"), [(name, read, out, read - out) for name, read, out in stages]),
         f"Out of bounds (a pair may be so in several scores): {_listed(filtering['out of bounds'])}.",
         f"Verdicts: {_listed({name: assessing[name] for name in VERDICTS})}. These are dropped, completed and disambiguated.",
         _words_table(
-            "blueprint", len(pairs), word_stats, ("DIM-Edit, published", f"about {PUBLISHED_EDIT['pairs']:,}", PUBLISHED_EDIT["words"])
+            "blueprint", len(pairs), stats, ("DIM-Edit, published", f"about {PUBLISHED_EDIT['pairs']:,}", PUBLISHED_EDIT["words"])
         ),
         "![Lengths of the blueprints](statistics.png)",
         "![Scores of the joint filter](scores.png)",
@@ -149,30 +147,22 @@ def picture_counts(
     rules: Mapping[str, Mapping[str, Any]], rows: Iterable[Mapping[str, str]], rejects: Iterable[Mapping[str, str]]
 ) -> dict[str, Any]:
     """Counts of pictures by sub-source, beside the published numbers of samples."""
-    taken_counts, rejected_counts = (Counter(row["id"].partition("/")[0] for row in part) for part in (rows, rejects))
-    return {
-        name: {"published": rule.get("samples"), "taken": taken_counts[name], "rejected": rejected_counts[name]}
-        for name, rule in rules.items()
-    }
+    stored, rejected = (Counter(row["id"].partition("/")[0] for row in part) for part in (rows, rejects))
+    return {name: {"published": rule.get("samples"), "taken": stored[name], "rejected": rejected[name]} for name, rule in rules.items()}
 
 
 def write_t2i(folder: Path, counts: Mapping[str, Any], rows: Iterable[Mapping[str, str]], rejects: Iterable[Mapping[str, Any]]) -> None:
     """README.md, statistics.json and statistics.png of a rebuilt DIM-T2I."""
     sizes = array("I", (words(row["prompt"]) for row in rows))
-    word_stats, reasons = lengths(sizes), Counter((row["stage"], _kind(row)) for row in rejects)
-    total = {**counts, "rows": len(sizes), "words": word_stats, "published": PUBLISHED_T2I}
+    stats, reasons = lengths(sizes), Counter((row["stage"], _kind(row)) for row in rejects)
+    total = {**counts, "rows": len(sizes), "words": stats, "published": PUBLISHED_T2I}
     write_json(folder / "statistics.json", total)
     plot_words(folder / "statistics.png", sizes, PUBLISHED_T2I["words"])
     page = [
         "# Pictures with long captions, in the form of DIM-T2I",
         "`tos_dataset_t2i.jsonl`: `id`, `image_path`, `prompt` (the caption). Other rows: `stages/rejects.jsonl`.",
-        _table(
-            ("sub-source", "published", "taken", "rejected"),
-            [(name, *row.values()) for name, row in counts["pictures"].items()],
-        ),
-        _words_table(
-            "caption", len(sizes), word_stats, ("DIM-T2I, published", f"about {PUBLISHED_T2I['pictures']:,}", PUBLISHED_T2I["words"])
-        ),
+        _table(("sub-source", "published", "taken", "rejected"), [(name, *row.values()) for name, row in counts["pictures"].items()]),
+        _words_table("caption", len(sizes), stats, ("DIM-T2I, published", f"about {PUBLISHED_T2I['pictures']:,}", PUBLISHED_T2I["words"])),
         "![Lengths of the captions](statistics.png)",
         "## Reasons",
         _table(("stage", "reason", "rows"), [(*names, number) for names, number in reasons.most_common()]),

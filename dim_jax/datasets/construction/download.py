@@ -75,10 +75,9 @@ class Downloads:
                     data = await self._request(url, max_bytes)
                     break
                 except _TransientError as error:
-                    wait = self._backoff.backoff_seconds(tries)
-                    host.next_start = max(
-                        host.next_start, asyncio.get_running_loop().time() + max(wait, min(error.wait or 0.0, LONGEST_WAIT))
-                    )
+                    delay = self._backoff.backoff_seconds(tries)
+                    delay = max(delay, min(error.wait or 0.0, LONGEST_WAIT))
+                    host.next_start = max(host.next_start, asyncio.get_running_loop().time() + delay)
                     if tries == self._settings["tries"] or (error.wait or 0.0) > LONGEST_WAIT:
                         raise DownloadError(f"no file in {tries} tries: {error}") from error
         if sha256 and hashlib.sha256(data).hexdigest() != sha256.lower():
@@ -133,9 +132,7 @@ class Downloads:
             raise InputError(f"{partial}: another run is fetching it. Wait for it.") from error
         except OSError as error:
             problem = "no space" if error.errno in NO_SPACE else "cannot be written"
-            raise InputError(
-                f"{partial}: {problem} ({error.strerror}). Free some space or make it writable, then run the same command again."
-            ) from error
+            raise InputError(f"{partial}: {problem} ({error.strerror}). Correct that, then run the same command again.") from error
 
     async def _append(self, url: str, file: BinaryIO, note: "_ResumeNote") -> None:
         """Download the missing part of a file, or all of it if the partial one may be of another file.

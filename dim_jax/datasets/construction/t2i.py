@@ -72,31 +72,27 @@ def build(
     counts: dict[str, Any] = {}
     if until == "fetch":
         return counts
-    downloaded = download_pictures(folder, metadata, upstream, rules, config, retry_failed=runner.retry_failed, tell=runner.tell)
-    counts["pictures"] = card.picture_counts(rules, downloaded.rows(), downloaded.rejects())
+    images = download_pictures(folder, metadata, upstream, rules, config, retry_failed=runner.retry_failed, tell=runner.tell)
+    counts["pictures"] = card.picture_counts(rules, images.rows(), images.rejects())
 
     def rows() -> Iterable[dict[str, str]]:
-        return (row for row in downloaded.rows() if row["prompt"])
+        return (row for row in images.rows() if row["prompt"])
 
     def rejects() -> Iterable[dict[str, str]]:
-        return chain(
-            downloaded.rejects(), (reject_row(row, "caption", "no published caption") for row in downloaded.rows() if not row["prompt"])
-        )
+        return chain(images.rejects(), (reject_row(row, "caption", "no published caption") for row in images.rows() if not row["prompt"]))
 
     if writer and until != "pictures":
         captions = config["captions"]
         task = caption_task(captions["dimensions"], captions["words"], captions["min_words"])
-        downloaded_rows, dropped = list(downloaded.rows()), list(downloaded.rejects())
-        jobs = [Job((folder / row["image_path"],), "", {"id": row["id"], "image_path": row["image_path"]}) for row in downloaded_rows]
+        found_rows, dropped = list(images.rows()), list(images.rejects())
+        jobs = [Job((folder / row["image_path"],), "", {"id": row["id"], "image_path": row["image_path"]}) for row in found_rows]
         answers = runner.stage(folder / CAPTIONS, jobs, task, writer)
         counts["caption"] = card.answer_counts(answers)
-        captioned = [
-            {**row, "prompt": answers.texts[row["id"]]} for row in drop_rejected(downloaded_rows, "caption", answers.reasons, dropped)
-        ]
+        captioned = [{**row, "prompt": answers.texts[row["id"]]} for row in drop_rejected(found_rows, "caption", answers.reasons, dropped)]
         rows, rejects = (lambda: captioned), (lambda: dropped)
     write_rows(folder / REJECTS, rejects())
     if until == "write":
         write_rows(folder / TABLE, rows())
         card.write_t2i(folder, counts, rows(), rejects())
-    downloaded.ledger.close()
+    images.ledger.close()
     return counts

@@ -93,12 +93,8 @@ class Tints:
     def recolour_things(self) -> None:
         """Edits by a colour's name among things that have none, by the colours that their set gives hearts, circles, squares and books."""
         for split, count in THINGS.items():
-            things = [
-                picture
-                for picture in self._sources
-                if picture.split == split and _is_thing(picture) and len(self._palettes[picture.set]) >= SHADES
-            ]
-            for thing in sorted(things, key=lambda picture: stable_hash(SEED, picture.key))[:count]:
+            things = [item for item in self._sources if item.split == split and _is_thing(item) and len(self._palettes[item.set]) >= SHADES]
+            for thing in sorted(things, key=lambda item: stable_hash(SEED, item.key))[:count]:
                 self._recolour(thing)
 
     def _recolour(self, thing: Picture) -> None:

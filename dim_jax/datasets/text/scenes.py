@@ -95,15 +95,10 @@ def sample_scene(rng: Random, split: Split, grounds: Sequence[Ground], faces: Se
     while True:
         ground, count = rng.choice(grounds), rng.choice((1, 1, 2))
         for _ in range(TRIES):
-            case, colours = rng.randrange(len(CASES)), ground.readable
+            case, colours, sizes = rng.randrange(len(CASES)), ground.readable, len(SIZES)
             labels = tuple(
                 Label(
-                    sample_text(rng, split, case),
-                    case,
-                    rng.choice(faces),
-                    rng.choice(colours),
-                    rng.randrange(len(SIZES)),
-                    rng.choice(POSITIONS),
+                    sample_text(rng, split, case), case, rng.choice(faces), rng.choice(colours), rng.randrange(sizes), rng.choice(POSITIONS)
                 )
                 for _ in range(count)
             )

@@ -82,11 +82,5 @@ def _official(case: Case, k: int) -> str:
 
 
 BENCHMARK = Benchmark(
-    name="magicbrush",
-    title="MagicBrush (single turn)",
-    kind="edit",
-    read=read,
-    official=_official,
-    metrics=METRICS,
-    size=1053,
+    name="magicbrush", title="MagicBrush (single turn)", kind="edit", read=read, official=_official, metrics=METRICS, size=1053
 )
