@@ -140,7 +140,7 @@ def test_the_metrics_of_a_track(clip, dino, tmp_path):
 
 
 def test_folders_without_a_model(tmp_path):
-    with pytest.raises(InputError, match="no folder of transformers"):
+    with pytest.raises(InputError, match="not a folder of transformers"):
         Clip(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="transformers cannot load it"):
