@@ -222,6 +222,10 @@ def test_a_wrong_solver_lists_all_and_so_does_the_help():
     assert "dpm++2m or euler" in " ".join(process("edit", "--help").stdout.split())
 
 
+def test_help_says_what_the_command_is_for():
+    assert "Draw-In-Mind: edit and paint pictures" in " ".join(process("--help").stdout.split())
+
+
 def test_help_usage_errors_and_bad_pictures_load_no_jax():
     """They answer at once; `import jax` and `import transformers` take seconds."""
     script = f"""

@@ -33,12 +33,17 @@ COMMON = ("--checkpoint", "C", "--batch-size", "2", "--keep-last")
 USED = replace(QUICK, overflow="keep_last")
 
 
-@pytest.fixture(autouse=True)
-def _place(tmp_path, monkeypatch, loaded):
-    monkeypatch.chdir(tmp_path)
+def work_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key, quick settings, and a cache of its own."""
+    monkeypatch.chdir(folder)
     monkeypatch.setattr(painter(), "settings", QUICK)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
-    monkeypatch.setenv("DIM_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DIM_JAX_CACHE", str(folder / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path, monkeypatch, loaded):
+    work_in(tmp_path, monkeypatch)
     made.imgedit(Path("imgedit"))
 
 

@@ -10,16 +10,12 @@ import pytest
 from dim_jax.edit_result import read_metadata
 from tests import benchmark_fixtures as made
 from tests.chat_server import ChatServer, Request, completion, response
-from tests.painter_fixtures import QUICK, painter
-from tests.test_evals_run import evaluate, rows, text_to_image
+from tests.test_evals_run import evaluate, rows, text_to_image, work_in
 
 
 @pytest.fixture(autouse=True)
 def _place(tmp_path, monkeypatch, loaded):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(painter(), "settings", QUICK)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
-    monkeypatch.setenv("DIM_JAX_CACHE", str(tmp_path / "cache"))
+    work_in(tmp_path, monkeypatch)
 
 
 SCORER = """

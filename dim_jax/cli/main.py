@@ -67,6 +67,7 @@ def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
+    """Draw-In-Mind: edit and paint pictures; train, convert, serve and measure the model."""
     if version:
         typer.echo(f"dim_jax {__version__}")
         raise typer.Exit
