@@ -23,7 +23,7 @@ from dim_jax.console import open_console
 from dim_jax.errors import InputError
 from dim_jax.storage.disk import may_be_made
 
-app = Commands(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
+app = Commands(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 build_data = Commands(no_args_is_help=True, help="Make a data set.")
 app.add_typer(build_data, name="build-data")
 build_data.command("dim-edit")(build_edit)
