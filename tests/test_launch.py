@@ -16,7 +16,7 @@ from dim_jax.training.supervision import HUNG, STOPPED
 from tests.painter_fixtures import parse
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("gpu_node.sh", "nano.sh", "slurm.sbatch", "tpu_pod.sh", "xpk.sh")
+SCRIPTS = ("first_run.sh", "gpu_node.sh", "nano.sh", "slurm.sbatch", "tpu_pod.sh", "xpk.sh")
 RUN = ("--", "--config", "configs/edit_stage2.py", "--workdir", "gs://my-bucket/run", "--set", "data.text=it's 'told' $HOME")
 POD = ("--project=p", "--zone=z", "--name=pod", "--type=v5litepod-16", "--runtime=v2-alpha-tpuv5-lite")
 GKE = ("--project=p", "--zone=z", "--cluster=c", "--name=run", "--type=v6e-64")
@@ -149,6 +149,19 @@ def test_nano_says_what_it_lacks():
     result = launch("nano.sh")
     assert result.returncode == 2
     assert "launch/nano.sh [--dry-run] DATA RUNS" in result.stderr
+
+
+# first_run.sh
+
+
+def test_first_run_shows_all_of_it_with_the_training_twice():
+    lines = shown("first_run.sh", "data/mine", "my runs", "in.png", "Make it blue.", "data.resolution=256", "train.steps=20")
+    assert [line[1] for line in lines] == ["prepare", "cache", "train", "train", "edit"]
+    assert lines[2] == lines[3]
+    assert lines[4][2:8] == ["--checkpoint", "my runs/run/model", "--image", "in.png", "--prompt", "Make it blue."]
+    for line in lines:
+        assert ("--config" in line) == ("train.steps=20" in line) == ("data.resolution=256" in line)
+        parse(line)
 
 
 # tpu_pod.sh
