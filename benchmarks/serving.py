@@ -93,19 +93,8 @@ def served(args: argparse.Namespace, port: int) -> Callable[[], list[bytes]]:
 
 def start(args: argparse.Namespace) -> tuple[subprocess.Popen, int]:
     """A server on a free port."""
-    command = [
-        sys.executable,
-        "-m",
-        "dim_jax.cli",
-        "serve",
-        args.checkpoint,
-        "--port",
-        "0",
-        "--batch",
-        str(args.batch),
-        "--max-n",
-        str(args.batch),
-    ]
+    options = ["--port", "0", "--batch", str(args.batch), "--max-n", str(args.batch)]
+    command = [sys.executable, "-m", "dim_jax.cli", "serve", args.checkpoint, *options]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None

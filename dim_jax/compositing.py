@@ -42,8 +42,8 @@ def mask_opacity(alpha: UInt8[np.ndarray, "h w"], feather: float = 0.0) -> Float
         alpha: of the mask.
         feather: pixels within which the edit's rim fades inwards.
     """
-    alpha_value = 1 - alpha.astype(np.float32) / 255
-    return np.minimum(alpha_value, _faded(alpha_value > 0, feather / 2)) if feather else alpha_value
+    weights = 1 - alpha.astype(np.float32) / 255
+    return np.minimum(weights, _faded(weights > 0, feather / 2)) if feather else weights
 
 
 def _faded(changed: Bool[np.ndarray, "h w"], deviation: float) -> Float[np.ndarray, "h w"]:

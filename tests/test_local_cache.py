@@ -121,10 +121,10 @@ def test_a_folder_that_cannot_be_made_is_one_error(remote, tmp_path, monkeypatch
 def test_where_copies_are_kept(monkeypatch):
     monkeypatch.delenv("DIM_JAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert module._folder() == Path("/somewhere/dim_jax/buckets")
+    assert module.cache_folder("buckets") == Path("/somewhere/dim_jax/buckets")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
-    assert module._folder() == Path("/home/me/.cache/dim_jax/buckets")
+    assert module.cache_folder("buckets") == Path("/home/me/.cache/dim_jax/buckets")
 
 
 FORKED = """

@@ -169,8 +169,7 @@ def edit(
     from dim_jax import edit_result
     from dim_jax.data.pictures import open_picture
     from dim_jax.designer.choice import DesignerChoice
-    from dim_jax.designer.design import read_text
-    from dim_jax.designer.design import write_blueprint as write_blueprint
+    from dim_jax.designer.design import read_text, write_blueprint
     from dim_jax.storage.paths import as_path, local
 
     choice = DesignerChoice.parse(designer)

@@ -15,7 +15,6 @@ from dim_jax.cli.paint import Devices, Dtype, Loras, named_or_bundled
 from dim_jax.errors import InputError, require
 
 TOKEN = "DIM_SERVE_TOKEN"
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class LimitOptions:
 
     def limits(self) -> Any:
         """Of `dim_jax.serve.limits`."""
-        from dim_jax.serve.limits import Limits
+        from dim_jax.serve.limits import MIB, Limits
 
         return Limits(
             self.max_upload * MIB, pixels=self.max_pixels, painted_pixels=self.max_painted_pixels,

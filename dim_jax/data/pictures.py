@@ -117,8 +117,7 @@ def read_alpha(file: BufferedReader | BytesIO, name: str) -> UInt8[np.ndarray, "
         check_size(*image.size, name)
         if not image.has_transparency_data:
             raise InputError(f"{name}: the picture has no transparency. Save it as a PNG with an alpha channel.")
-        image = image.transpose(UPRIGHT[orientation]) if (orientation := _orientation(image)) in UPRIGHT else image
-        return np.asarray(image.convert("RGBA").getchannel("A"))
+        return np.asarray(_upright(image).convert("RGBA").getchannel("A"))
 
 
 def picture_size(file: BufferedReader | BytesIO, name: str) -> tuple[int, int]:
@@ -239,12 +238,7 @@ def as_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
         InputError: it is damaged, its colour mode has no conversion to RGB, or its floating-point samples are not all finite.
     """
     with _decoding(name):
-        if not isinstance(image.info.get("xmp", b""), bytes):
-            del image.info["xmp"]  # of a TIFF; Pillow cannot search in this type
-        image.load()
-        upright = UPRIGHT.get(_orientation(image))
-        if upright is not None:
-            image = image.transpose(upright)
+        image = _upright(image)
         if image.mode.startswith("I") or image.mode == "F":
             return _wide_gray_to_rgb(image, name)
         if image.has_transparency_data:
@@ -255,6 +249,15 @@ def as_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
             raise InputError(f"{name}: pictures of colour mode {image.mode} cannot be read. Convert it to RGB first.") from error
         rgb.info = {}
         return rgb
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture, decoded, as its orientation says it is meant."""
+    if not isinstance(image.info.get("xmp", b""), bytes):
+        del image.info["xmp"]  # of a TIFF; Pillow cannot search in this type
+    image.load()
+    turn = UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:

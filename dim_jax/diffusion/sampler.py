@@ -97,9 +97,9 @@ def sample(
         # From the branch that knows least to the one that knows most: each scale multiplies what the next one adds.
         predicted = (1 - sigma) * velocity(copies, sigma) + copies
         guided, *branches = jnp.unstack(predicted.reshape(len(x), 1 + len(scales), *x.shape[1:]), axis=1)
-        cached = guided
+        previous = guided
         for scale, branch in zip(scales, branches, strict=True):
-            guided, cached = guided + scale * (branch - cached), branch
+            guided, previous = guided + scale * (branch - previous), branch
         return guided
 
     def cached_noise(x: Array, sigma: Array, last: Array) -> Array:

@@ -22,7 +22,7 @@ from dim_jax.settings import Settings
 from dim_jax.storage.disk import may_be_made
 from dim_jax.storage.folders import append, make_folder, new_file, writing
 from dim_jax.storage.jsonl import objects
-from dim_jax.storage.local_cache import FOLDER
+from dim_jax.storage.local_cache import cache_folder
 from dim_jax.weights.lora_files import is_lora, parse_spec
 
 LATENTS = ".npy"
@@ -69,8 +69,8 @@ def checkpoint_digest(painter: Sampler) -> str:
     Files are the same as long as their names, sizes, inodes and times of change are. Those of a bucket are hashed anew.
     """
     marks = [_file_marks(source) for source in painter.sources]
-    memory = Path(os.environ.get(FOLDER) or Path("~/.cache/dim_jax").expanduser()) / DIGESTS
-    if not all(marks) or not may_be_made(memory.parent.absolute()):
+    memory = cache_folder() / DIGESTS
+    if not all(marks) or not may_be_made(memory.parent):
         return digest(painter)
     key = hashlib.sha256(json.dumps([__version__, painter.dtype, painter.sources[1:], marks]).encode()).hexdigest()
     try:

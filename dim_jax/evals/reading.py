@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,7 +10,7 @@ from dim_jax.data.pictures import read_header
 from dim_jax.designer.choice import read_rows
 from dim_jax.errors import InputError, require
 from dim_jax.storage.folders import make_folder, new_file
-from dim_jax.storage.local_cache import FOLDER
+from dim_jax.storage.local_cache import cache_folder
 from dim_jax.storage.paths import read_json
 
 
@@ -143,7 +142,7 @@ def picture_file(data: bytes, where: str) -> Path:
     if not isinstance(data, bytes):
         raise InputError(f"{where}: has no picture in it. Download it again.")
     suffix = f".{read_header(io.BytesIO(data), where).format.lower()}"
-    folder = Path(os.environ.get(FOLDER) or Path("~/.cache/dim_jax").expanduser()) / "pictures"
+    folder = cache_folder() / "pictures"
     path = folder / f"{hashlib.sha256(data).hexdigest()}{suffix}"
     if not path.is_file():
         make_folder(folder)

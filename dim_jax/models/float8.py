@@ -1,8 +1,7 @@
 """Products of linear layers in float8 (e4m3: three bits of mantissa), twice as fast as in bfloat16 on GPUs that have them (since H100).
 
 Factors are scaled by powers of two whose product is 1, so that nothing has to be scaled back: a kernel and inputs of about 1 share the
-kernel's smallness, since the format loses bits below 2**-6. "FP8 formats for deep
-learning" (arXiv 2209.05433) has the format.
+kernel's smallness, since the format loses bits below 2**-6. "FP8 formats for deep learning" (arXiv 2209.05433) has the format.
 """
 
 import jax

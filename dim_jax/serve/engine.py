@@ -64,8 +64,8 @@ class Engine:
             StoppedError: the engine is stopping.
             InputError: there would never be room.
         """
-        if len(requests) > self.queue.most:
-            raise InputError(f"{len(requests)} pictures are more than the queue ever holds, {self.queue.most}. Ask for fewer.")
+        if len(requests) > self.queue.capacity:
+            raise InputError(f"{len(requests)} pictures are more than the queue ever holds, {self.queue.capacity}. Ask for fewer.")
         ticket = Ticket(list(requests), settings)
         bucket = _bucket(ticket) if not design else DESIGN if self._calls is None else None
         with self._lock:

@@ -118,11 +118,11 @@ def edit(model: Model, limits: Limits, fields: EditFields, picture: bytes, mask:
     else:
         alpha = limits.alpha(mask, "mask")
         if alpha.shape[::-1] != source.size:
-            said = f"The mask is {alpha.shape[1]} x {alpha.shape[0]} pixels, the picture {source.width} x {source.height}."
-            raise ApiError(400, f"{said} Give them the same size.", param="mask")
+            message = f"The mask is {alpha.shape[1]} x {alpha.shape[0]} pixels, the picture {source.width} x {source.height}."
+            raise ApiError(400, f"{message} Give them the same size.", param="mask")
         if fields.size not in (None, "auto", f"{source.width}x{source.height}"):
-            said = "With a mask the result has the size of the picture. Leave the size out."
-            raise ApiError(400, said, param="size")
+            message = "With a mask the result has the size of the picture. Leave the size out."
+            raise ApiError(400, message, param="size")
         size = _nearest(source, settings, model)
         source, finish = _masked(source, alpha, size, fields.feather)
     requests = _requests(fields, size, Source(source))
@@ -175,15 +175,15 @@ def _masked(
 
 def _settings(model: Model, limits: Limits, fields: Fields, **more: Any) -> Settings:
     if fields.model not in (None, model.name):
-        said = f'There is no model "{fields.model}" here. Leave the model out, or name {model.name}.'
-        raise ApiError(404, said, param="model", code="model_not_found")
-    for name, value, most in (("n", fields.n, limits.pictures), ("steps", fields.steps or 0, limits.steps)):
-        if value > most:
-            raise ApiError(400, f"{name} is {value}, but may be at most {most} here.", param=name, code="above_max_value")
+        message = f'There is no model "{fields.model}" here. Leave the model out, or name {model.name}.'
+        raise ApiError(404, message, param="model", code="model_not_found")
+    for name, value, limit in (("n", fields.n, limits.pictures), ("steps", fields.steps or 0, limits.steps)):
+        if value > limit:
+            raise ApiError(400, f"{name} is {value}, but may be at most {limit} here.", param=name, code="above_max_value")
     for name, text in (("prompt", fields.prompt), ("negative_prompt", fields.negative_prompt or "-")):
         if len(text) > limits.prompt:
-            said = f"{name} has {len(text):,} characters, but may have at most {limits.prompt:,} here."
-            raise ApiError(400, said, param=name, code="string_above_max_length")
+            message = f"{name} has {len(text):,} characters, but may have at most {limits.prompt:,} here."
+            raise ApiError(400, message, param=name, code="string_above_max_length")
     check_prompt(fields.prompt)
     wanted = {"num_steps": fields.steps, "guidance_scale": fields.guidance, "negative_prompt": fields.negative_prompt, **more}
     return replace(model.settings, **{name: value for name, value in wanted.items() if value is not None})
@@ -200,8 +200,8 @@ def _size(model: Model, limits: Limits, text: str | None) -> tuple[int, int] | N
     if any(side < model.factor or side % model.factor for side in size):
         raise ApiError(400, f"size: {text} must have sides that are multiples of {model.factor} pixels.", param="size")
     if size[0] * size[1] > limits.painted_pixels:
-        said = f"size: {text} has more than the {limits.painted_pixels:,} pixels that are painted here."
-        raise ApiError(400, said, param="size", code="above_max_value")
+        message = f"size: {text} has more than the {limits.painted_pixels:,} pixels that are painted here."
+        raise ApiError(400, message, param="size", code="above_max_value")
     return size
 
 

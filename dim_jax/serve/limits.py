@@ -90,8 +90,8 @@ class Limits:
             raise InputError(f"{name}: the file is empty (0 bytes). Upload the picture again.")
         width, height = read_header(BytesIO(data), name).size
         if width * height > self.pixels:
-            said = f"{name}: the picture is {width} x {height} pixels, more than the {self.pixels:,} that are accepted. Scale it down."
-            raise ApiError(413, said, param=name, code="picture_too_large")
+            message = f"{name}: the picture is {width} x {height} pixels, more than the {self.pixels:,} that are accepted. Scale it down."
+            raise ApiError(413, message, param=name, code="picture_too_large")
 
 
 def check_token(header: str, tokens: Sequence[str]) -> None:
@@ -104,5 +104,5 @@ def check_token(header: str, tokens: Sequence[str]) -> None:
     # All are compared, each in constant time, so that the time tells nothing.
     known = sum(hmac.compare_digest(sent.strip().encode(), token.encode()) for token in tokens)
     if tokens and not (known and kind.lower() == "bearer"):
-        said = "A token is needed: Authorization: Bearer TOKEN."
-        raise ApiError(401, said, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        message = "A token is needed: Authorization: Bearer TOKEN."
+        raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

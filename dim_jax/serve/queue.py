@@ -27,10 +27,10 @@ class Row:
 class Queue:
     """A bounded queue that any thread may use. Rows of a ticket that is done or cancelled are dropped."""
 
-    def __init__(self, batch: int, wait: float, most: int, seconds: Callable[[int], float]):
-        """Batches of up to `batch` rows, whose first one waits `wait` seconds for others; `most` rows; `seconds` says how long a number
+    def __init__(self, batch: int, wait: float, capacity: int, seconds: Callable[[int], float]):
+        """Batches of up to `batch` rows, whose first one waits `wait` seconds for others; `capacity` rows; `seconds` says how long a number
         of rows takes."""
-        self.batch, self.wait, self.most, self._seconds = batch, wait, most, seconds
+        self.batch, self.wait, self.capacity, self._seconds = batch, wait, capacity, seconds
         self.stopping = False
         self._rows: list[Row] = []
         self._changed = threading.Condition()
@@ -45,7 +45,7 @@ class Queue:
         with self._changed:
             if self.stopping:
                 raise StoppedError
-            if (more := len(self) + pictures - self.most) > 0:
+            if (more := len(self) + pictures - self.capacity) > 0:
                 raise QueueFullError(self._seconds(more))
 
     def add(self, rows: Sequence[Row]) -> None:

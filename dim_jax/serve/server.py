@@ -97,12 +97,12 @@ class Service:
         async with _arriving(request, self.limits) as counted, counted.form(max_files=32, max_fields=64) as form:
             pictures = [value for name, value in form.multi_items() if name in ("image", "image[]")]
             if len(pictures) != 1:
-                said = f"This model edits one picture; these are {len(pictures)}. Send one as the file image."
-                raise ApiError(400, said, param="image")
+                message = f"This model edits one picture; these are {len(pictures)}. Send one as the file image."
+                raise ApiError(400, message, param="image")
             uploads = [*pictures, *form.getlist("mask")]
-            if len(uploads) > 2 or not all(isinstance(one, UploadFile) for one in uploads):
+            if len(uploads) > 2 or not all(isinstance(upload, UploadFile) for upload in uploads):
                 raise ApiError(400, "image and mask must be one uploaded file each; no address is opened.", param="image")
-            picture, mask = [await one.read() for one in uploads if isinstance(one, UploadFile)] + [None] * (2 - len(uploads))
+            picture, mask = [await upload.read() for upload in uploads if isinstance(upload, UploadFile)] + [None] * (2 - len(uploads))
             values = {name: value for name, value in form.multi_items() if name not in ("image", "image[]", "mask")}
         fields = jobs.read_fields(jobs.EditFields, values)
         design = self.designer is not None

@@ -31,7 +31,7 @@ def cached_path(path: AnyPath) -> Path:
     Raises:
         InputError: there is no such file, it cannot be fetched, or there is no space for it.
     """
-    return _cached_copy(os.fspath(path), _folder()) if is_remote(path) else Path(path)
+    return _cached_copy(os.fspath(path), cache_folder("buckets")) if is_remote(path) else Path(path)
 
 
 def check_disk_space(paths: Sequence[AnyPath]) -> None:
@@ -48,12 +48,12 @@ def check_disk_space(paths: Sequence[AnyPath]) -> None:
             info = infos.get(os.fspath(path).removeprefix(GS))
             if info is None:
                 raise InputError(f"{path}: no such file. Copy it there, or build it again.")
-            if not _is_current(_copy_path(path, _folder()), _version(info)):
+            if not _is_current(_copy_path(path, cache_folder("buckets")), _version(info)):
                 missing[path] = info["size"]
     if missing:
         others = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
         first = next(iter(missing))
-        check_space(_folder(), sum(missing.values()), what=f"copies of {first}{others}", remedy=_remedy(first))
+        check_space(cache_folder("buckets"), sum(missing.values()), what=f"copies of {first}{others}", remedy=_remedy(first))
 
 
 @cache
@@ -109,6 +109,7 @@ def _sibling(copy: Path, ending: str) -> Path:
     return copy.with_name(f".{copy.name}.{ending}")
 
 
-def _folder() -> Path:
+def cache_folder(name: str = "") -> Path:
+    """The folder DIM_JAX_CACHE, by default `name` in ~/.cache/dim_jax (XDG_CACHE_HOME stands for ~/.cache)."""
     cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(FOLDER) or Path(cache_home) / "dim_jax/buckets").absolute()
+    return Path(os.environ.get(FOLDER) or Path(cache_home, "dim_jax", name)).absolute()

@@ -77,12 +77,12 @@ def _check_ranges(config: Config) -> None:
     Raises:
         InputError: names them with their ranges.
     """
+    values = flat(config)
     invalid = [
-        f"{key} {value!r} must be {rule}"
+        f"{key} {values[key]!r} must be {rule}"
         for rule, within, keys in RANGES
         for key in keys
-        for value in [config[key.split(".")[0]][key.split(".")[1]]]
-        if not (all(map(within, value)) if isinstance(value, tuple | list) else within(value))
+        if not all(map(within, values[key] if isinstance(values[key], tuple | list) else [values[key]]))
     ]
     if invalid:
         raise InputError(f"config: {'; '.join(invalid)}. Correct them (--set KEY=VALUE).")

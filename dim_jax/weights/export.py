@@ -54,19 +54,19 @@ def plan(weights: Weights, to: str, max_shard_size: int | None = None) -> Export
     files = {name: _default_file(form, name) for name in tensors}
     if original:
         stated = original.tensors()
-        unknown = [f"{name} is not in these weights" for name in stated if name not in tensors]
-        unknown += [f"{name} is only in these weights" for name in tensors if name not in stated]
-        if not unknown:
+        problems = [f"{name} is not in these weights" for name in stated if name not in tensors]
+        problems += [f"{name} is only in these weights" for name in tensors if name not in stated]
+        if not problems:
             dtypes = common_dtypes(mappings, {name: DTYPES[dtype] for name, (_, dtype) in stated.items()})
             dtypes_here = {path: weights.tensors[path].dtype for path in ours}
-            unknown = [
+            problems = [
                 f"{path} was {NAMES[dtypes[path]]}, here it is {NAMES[dtypes_here[path]]}"
                 for path in ours
                 if dtypes[path] != dtypes_here[path]
             ]
-        if unknown:
+        if problems:
             raise InputError(
-                f"{weights.where}: manifest.json belongs to other weights: {listed(unknown, '; ')}. Remove it to "
+                f"{weights.where}: manifest.json belongs to other weights: {listed(problems, '; ')}. Remove it to "
                 "export with default names and files."
             )
         tensors = {name: TensorInfo(tensors[name].shape, DTYPES[dtype]) for name, (_, dtype) in stated.items()}

@@ -187,15 +187,15 @@ def find_safetensors(folder: AnyPath) -> dict[str, LazyTensors]:
     for shard, tensors in shards.items():
         for name in tensors:
             homes.setdefault(name, []).append(shard)
-    duplicates = [f"{name} is in {' and in '.join(home)}" for name, home in homes.items() if len(home) > 1]
-    duplicates += [
+    problems = [f"{name} is in {' and in '.join(home)}" for name, home in homes.items() if len(home) > 1]
+    problems += [
         f"{name} should be in {shard}, it is in {homes.get(name, ['no shard'])[0]}"
         for name, shard in weight_map.items()
         if homes.get(name) != [shard] and len(homes.get(name, ())) < 2
     ]
-    duplicates += [f"{name} in {home[0]} is not in the index" for name, home in homes.items() if name not in weight_map]
-    if duplicates:
-        raise InputError(f"{index} and its shards disagree: {listed(duplicates, '; ')}. Fetch the checkpoint again.")
+    problems += [f"{name} in {home[0]} is not in the index" for name, home in homes.items() if name not in weight_map]
+    if problems:
+        raise InputError(f"{index} and its shards disagree: {listed(problems, '; ')}. Fetch the checkpoint again.")
     return shards
 
 

@@ -262,7 +262,7 @@ def _write(file: Any, lora: Lora, rows: Mapping[str, Row], prefix: str) -> None:
 def _config(modules: Mapping[str, Pair]) -> dict[str, Any]:
     """PEFT's LoraConfig of these pairs by module: what most have, and what is different in some."""
     ranks = {module: pair.rank for module, pair in modules.items()}
-    alphas = {module: _complete(pair.scale * pair.rank) for module, pair in modules.items()}
+    alphas = {module: _rounded(pair.scale * pair.rank) for module, pair in modules.items()}
     r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     return {
         "peft_type": "LORA", "r": r, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": list(modules),
@@ -271,6 +271,6 @@ def _config(modules: Mapping[str, Pair]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _complete(number: float) -> int | float:
+def _rounded(number: float) -> int | float:
     """An alpha without the last digits of the product that it comes from."""
     return round(number) if abs(number - round(number)) < 1e-6 * number else number

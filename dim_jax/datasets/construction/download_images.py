@@ -132,7 +132,7 @@ def _caption(row: Mapping[str, Any], field: str, where: str) -> tuple[str, str]:
 async def _download(
     locations: Iterator[Located], missing: MissingKeys, folder: Path, config: Mapping[str, Any], record: Callable[[str, str, str], None]
 ) -> None:
-    """Call `keep` with key, path and reason of each picture; path or reason is empty."""
+    """Call `record` with key, path and reason of each picture; path or reason is empty."""
     loop, limits, reading = asyncio.get_running_loop(), config["pictures"], asyncio.Lock()
     # One thread writes, so lines do not mix and a slow disk does not block downloads.
     with ThreadPoolExecutor(THREADS) as pool, ThreadPoolExecutor(1) as writer:
