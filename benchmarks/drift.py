@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dim_jax.batching import Source
-from dim_jax.data.pictures import cover_crop, open_picture
 from dim_jax.datasets.layouts.pairs import Pairs
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
 from dim_jax.pipeline import EditPipeline
+from dim_jax.processing.pictures import cover_crop, open_picture
 from dim_jax.sampling import Sampler
 from dim_jax.session import EditSession
 from dim_jax.settings import Settings

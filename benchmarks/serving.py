@@ -45,8 +45,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def offline(args: argparse.Namespace) -> Callable[[], list[bytes]]:
     """Paints all edits in one call."""
-    from dim_jax.data.pictures import read_picture
     from dim_jax.pipeline import EditPipeline
+    from dim_jax.processing.pictures import read_picture
 
     pipeline = EditPipeline.from_pretrained(args.checkpoint)
     settings = replace(pipeline.sampler.settings, batch_size=args.batch)

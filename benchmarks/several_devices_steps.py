@@ -20,11 +20,11 @@ from benchmarks.speed_cases import measure
 from benchmarks.speed_jax import machine, random_dim, stage_two, training
 from dim_jax import processes
 from dim_jax.batching import Request, Source
-from dim_jax.data.chat import ChatTokenizer
-from dim_jax.data.pictures import open_picture
-from dim_jax.data.processor import Processor
-from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.pipeline import EditPipeline
+from dim_jax.processing.chat import ChatTokenizer
+from dim_jax.processing.pictures import open_picture
+from dim_jax.processing.processor import Processor
+from dim_jax.processing.tokenizer import train_tokenizer
 from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
 from dim_jax.sharding import MESH_AXES, Sharding

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dim_jax.data.inputs import EncoderInputs, encoder_inputs
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.dim import DimConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
+from dim_jax.processing.inputs import EncoderInputs, encoder_inputs
 
 BEFORE_USER, TEXT_TOKENS = 14, 330  # of a turn; of a blueprint
 LENGTHS = (80, 320, 512, 768, 1024, 1600, 1792, 2048, 2560, 4096, 8192)  # buckets

@@ -30,8 +30,6 @@ from dim_jax.data import cache
 from dim_jax.data.batches import PictureBatch
 from dim_jax.data.cache import Layout, Storage, bad_record, quantize, row_records, write_shard
 from dim_jax.data.chunks import Chunk, ChunkLoader, LoadedChunk, shard_chunks
-from dim_jax.data.inputs import EncoderInputs
-from dim_jax.data.pictures import signed_pixels
 from dim_jax.data.pipeline import MixtureComponent, batches, evenly_spaced, make_plan
 from dim_jax.data.plan import Component
 from dim_jax.data.readers import PaintReader, buckets
@@ -40,6 +38,8 @@ from dim_jax.models.connector import select_user_turn
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.processes import make_global_array
+from dim_jax.processing.inputs import EncoderInputs
+from dim_jax.processing.pictures import signed_pixels
 from dim_jax.sharding import Sharding
 from dim_jax.storage.disk import check_space, format_bytes
 from dim_jax.storage.paths import AnyPath

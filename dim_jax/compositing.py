@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageChops, ImageFilter
 
-from dim_jax.data.pictures import max_filter, resized
+from dim_jax.processing.pictures import max_filter, resized
 
 LEVELS = 12  # of 255; where an edit of the nano model leaves a picture alone, it is off by 0 to 8
 

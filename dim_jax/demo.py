@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from dim_jax.data.pictures import open_picture
 from dim_jax.edit_result import EditResult, check_output, save_picture
 from dim_jax.errors import InputError
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
+from dim_jax.processing.pictures import open_picture
 from dim_jax.sheets import grid, labelled
 from dim_jax.storage.paths import AnyPath, read_json
 

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from PIL import Image
 
 from dim_jax.batching import Request, Source
-from dim_jax.data.buckets import aspect_buckets, nearest_bucket
-from dim_jax.data.pictures import as_rgb
 from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
+from dim_jax.processing.buckets import aspect_buckets, nearest_bucket
+from dim_jax.processing.pictures import as_rgb
 from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
 from dim_jax.storage.paths import AnyPath

@@ -15,9 +15,6 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dim_jax.batching import Batch, Request, Source, batches
-from dim_jax.data.inputs import EncoderInputs
-from dim_jax.data.pictures import autoencoder_pixels, to_picture
-from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.memory import enough_memory
 from dim_jax.models.dim import Dim
@@ -25,6 +22,9 @@ from dim_jax.models.module import parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.sana import Condition
 from dim_jax.processes import to_host
+from dim_jax.processing.inputs import EncoderInputs
+from dim_jax.processing.pictures import autoencoder_pixels, to_picture
+from dim_jax.processing.processor import Processor
 from dim_jax.settings import PromptMode, Settings, check_prompt, read_prompt_mode, read_settings
 from dim_jax.sharding import Sharding
 from dim_jax.storage.paths import AnyPath

@@ -20,12 +20,12 @@ from PIL import Image
 
 from dim_jax.batching import Source
 from dim_jax.compositing import cells, composite, opacity
-from dim_jax.data.pictures import as_rgb, autoencoder_samples
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.design import write_blueprint
 from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
 from dim_jax.pipeline import EditPipeline
+from dim_jax.processing.pictures import as_rgb, autoencoder_samples
 from dim_jax.settings import Settings, check_prompt
 
 

@@ -24,11 +24,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 from jaxtyping import Int
 
-from dim_jax.data.inputs import BATCH_AXIS, EncoderInputs
 from dim_jax.errors import InputError
 from dim_jax.models.layers import BATCH_AXES
 from dim_jax.models.lora import is_factor
 from dim_jax.processes import make_global_array
+from dim_jax.processing.inputs import BATCH_AXIS, EncoderInputs
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.table import Shape
 

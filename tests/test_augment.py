@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from dim_jax.data.augment import Augment, hue_rotate
-from dim_jax.data.pictures import as_rgb
 from dim_jax.data.synthetic import Synthetic
+from dim_jax.processing.pictures import as_rgb
 
 SIDE = 16
 EDIT, CAPTION = (Synthetic(kind, SIDE)[0] for kind in ("edit", "caption"))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dim_jax.data.buckets import aspect_buckets, nearest_bucket
 from dim_jax.errors import InputError
+from dim_jax.processing.buckets import aspect_buckets, nearest_bucket
 
 
 @pytest.mark.parametrize("resolution", [256, 512, 1024, 2048])

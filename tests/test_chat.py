@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from dim_jax.data.chat import SPECIALS, ChatTokenizer, render
 from dim_jax.errors import InputError
+from dim_jax.processing.chat import SPECIALS, ChatTokenizer, render
 
 TINY = Path(__file__).parent / "tiny_tokenizer"
 # A real Qwen tokenizer (folder or tokenizer.json) is too large for the repository; with its path given, its ids are tested too.

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dim_jax.compositing import LEVELS, Frame, cells, composite, mask_opacity, opacity
-from dim_jax.data.pictures import cover_crop
+from dim_jax.processing.pictures import cover_crop
 from tests.painter_fixtures import picture
 
 CELL = 8

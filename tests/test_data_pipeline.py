@@ -13,14 +13,14 @@ import pytest
 from dim_jax.config import read_config
 from dim_jax.data.augment import Augment
 from dim_jax.data.bad_samples import BadSamples
-from dim_jax.data.buckets import Bucket
-from dim_jax.data.chat import IM_END
 from dim_jax.data.pipeline import Loader, MixtureComponent, batches, make_plan, open_mixture
-from dim_jax.data.processor import Processor
 from dim_jax.data.readers import AnswerReader, PaintReader, PictureReader, Reader, buckets
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.errors import InputError
 from dim_jax.models.qwen import QwenConfig
+from dim_jax.processing.buckets import Bucket
+from dim_jax.processing.chat import IM_END
+from dim_jax.processing.processor import Processor
 from dim_jax.training.model_init import open_data
 
 TOKENIZER = Path(__file__).parent / "tiny_tokenizer"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from dim_jax import demo
-from dim_jax.data.pictures import open_picture
 from dim_jax.edit_result import read_metadata
 from dim_jax.errors import InputError
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
+from dim_jax.processing.pictures import open_picture
 from dim_jax.sheets import GAP
 from dim_jax.weights import bundled
 from tests.painter_fixtures import QUICK, dim, largest_difference, painter, picture, tiny_checkpoint

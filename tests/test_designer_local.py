@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from dim_jax.data.chat import END_OF_TEXT, IM_END
 from dim_jax.designer.blueprint import prompt
 from dim_jax.designer.clients import Request
 from dim_jax.designer.local import LocalDesigner
 from dim_jax.designer.picture import EncodedPicture
 from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, generate
+from dim_jax.processing.chat import END_OF_TEXT, IM_END
 from dim_jax.settings import read_prompt_mode, read_settings
 from tests.painter_fixtures import painter, picture, tiny_checkpoint
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dim_jax.data.inputs import encoder_inputs
 from dim_jax.errors import InputError
 from dim_jax.models import module
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.sana_config import SanaConfig
+from dim_jax.processing.inputs import encoder_inputs
 from tests.parity import dim_goldens
 from tests.sana_fixtures import normal
 

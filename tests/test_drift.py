@@ -3,8 +3,8 @@
 from itertools import islice
 
 from benchmarks import drift
-from dim_jax.data.pictures import cover_crop
 from dim_jax.pipeline import EditPipeline
+from dim_jax.processing.pictures import cover_crop
 from tests.painter_fixtures import QUICK, largest_difference, painter, picture
 
 PICTURES = [cover_crop(picture(80, 70, seed), (64, 64)) for seed in (1, 2)]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.data.pictures import open_picture
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import Benchmark, Case, benchmark, benchmarks, read_finished, spread
+from dim_jax.processing.pictures import open_picture
 from tests import benchmark_fixtures as made
 from tests.painter_fixtures import picture
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.data.pictures import open_picture
 from dim_jax.edit_result import read_metadata
 from dim_jax.evals import run
 from dim_jax.evals.benchmark import read_finished
 from dim_jax.evals.generate import seed_of
 from dim_jax.evals.pictures import digest
 from dim_jax.pipeline import EditPipeline
+from dim_jax.processing.pictures import open_picture
 from dim_jax.sampling import Sampler
 from dim_jax.session import EditSession
 from tests import benchmark_fixtures as made

@@ -11,7 +11,6 @@ from flax import nnx
 
 from dim_jax.config import read_config
 from dim_jax.data.batches import PaintBatch
-from dim_jax.data.inputs import encoder_inputs
 from dim_jax.models import flops
 from dim_jax.models.connector import Connector
 from dim_jax.models.dc_ae import DCAE
@@ -21,6 +20,7 @@ from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.qwen_vision import window_attention
 from dim_jax.models.sana import SAVED_NAMES, Sana
 from dim_jax.models.sana_config import SanaConfig
+from dim_jax.processing.inputs import encoder_inputs
 from dim_jax.training.step_flops import step_flops
 from dim_jax.weights.model_config import ModelConfig
 from tests.test_train import CONFIGS

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dim_jax.data.inputs import encoder_inputs
 from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, choose, generate
 from dim_jax.models.qwen import Qwen
+from dim_jax.processing.inputs import encoder_inputs
 from tests.test_qwen import TINY, batch_of, random_model
 
 PUBLISHED = {

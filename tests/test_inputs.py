@@ -9,8 +9,8 @@ from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from dim_jax.data.inputs import VisionLayout, encoder_inputs
 from dim_jax.errors import InputError
+from dim_jax.processing.inputs import VisionLayout, encoder_inputs
 
 PICTURE, PAD, C = 290, 0, 6
 few = settings(max_examples=25, deadline=None, derandomize=True)

@@ -21,8 +21,9 @@ RANKS = {
     "dim_jax.processes": 1,
     "dim_jax.sheets": 1,
     "dim_jax.config": 1,
-    "dim_jax.data": 2,
-    "dim_jax.diffusion": 2,
+    "dim_jax.processing": 2,
+    "dim_jax.data": 3,
+    "dim_jax.diffusion": 3,
     "dim_jax.designer": 3,  # asks servers, without JAX
     "dim_jax.models": 3,
     "dim_jax.datasets": 4,  # data sets from files and answers, without JAX; training reads only what they write

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dim_jax.data.batches import PaintBatch
-from dim_jax.data.inputs import encoder_inputs
 from dim_jax.models import module
+from dim_jax.processing.inputs import encoder_inputs
 from dim_jax.training.losses import encode_batch, painter_loss
 from tests.parity import dim_goldens
 

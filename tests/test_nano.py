@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 
-from dim_jax.data.pictures import open_picture
 from dim_jax.designer.blueprint import parse
 from dim_jax.edit_result import read_metadata
 from dim_jax.pipeline import EditPipeline
+from dim_jax.processing.pictures import open_picture
 from dim_jax.weights.bundled import bundled_checkpoint
 from tests.painter_fixtures import dim
 

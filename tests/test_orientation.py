@@ -9,12 +9,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dim_jax.data.example import LazyImage
-from dim_jax.data.pictures import ORIENTATION, as_rgb, autoencoder_samples, open_picture, picture_size, read_picture
-from dim_jax.data.processor import encoder_picture
 from dim_jax.datasets.construction.pictures import store
 from dim_jax.datasets.layouts.pairs import decoded
 from dim_jax.designer.picture import encode_picture
 from dim_jax.pipeline import EditPipeline
+from dim_jax.processing.pictures import ORIENTATION, as_rgb, autoencoder_samples, open_picture, picture_size, read_picture
+from dim_jax.processing.processor import encoder_picture
 from dim_jax.session import EditSession
 from tests.designer_answers import GOOD
 from tests.painter_fixtures import QUICK, QUICKLY, dim, edit, painter, picture

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile, PngImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from dim_jax.data import pictures
-from dim_jax.data.pictures import as_rgb, gray_to_8_bit, open_picture, picture_size, read_alpha
 from dim_jax.designer.picture import encode_picture
 from dim_jax.errors import InputError
+from dim_jax.processing import pictures
+from dim_jax.processing.pictures import as_rgb, gray_to_8_bit, open_picture, picture_size, read_alpha
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 

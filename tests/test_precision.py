@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dim_jax.data.inputs import EncoderInputs
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
+from dim_jax.processing.inputs import EncoderInputs
 from dim_jax.training.losses import Features, painter_loss
 from tests.painter_fixtures import painter
 

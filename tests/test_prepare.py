@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.dataset import Dataset, Source, open_source
 from dim_jax.data.example import KINDS, SPLITS
 from dim_jax.data.pipeline import evenly_spaced_examples, make_plan, open_mixture
-from dim_jax.data.processor import Processor
 from dim_jax.data.readers import PaintReader
 from dim_jax.datasets import prepare as preparing
 from dim_jax.datasets.layouts import layout_of, open_splits
 from dim_jax.datasets.prepare import prepare
 from dim_jax.errors import InputError
 from dim_jax.models.qwen import QwenConfig
+from dim_jax.processing.chat import ChatTokenizer
+from dim_jax.processing.processor import Processor
 from tests.layout_fixtures import ROWS, TOKENIZER, Rows, captions, edits, emoji, gpt, image, png, prepared, ultra_edit
 from tests.painter_fixtures import dim, one_error
 from tests.started import started

@@ -11,9 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dim_jax.data.inputs import VisionLayout, normalised
-from dim_jax.data.processor import MAX_PIXELS, MIN_PIXELS, Processor, encoder_picture, smart_resize, to_patches
 from dim_jax.errors import InputError
+from dim_jax.processing.inputs import VisionLayout, normalised
+from dim_jax.processing.processor import MAX_PIXELS, MIN_PIXELS, Processor, encoder_picture, smart_resize, to_patches
 from tests.parity import processor_goldens
 from tests.parity.goldens import Goldens
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2_5_VLConfig
 
-from dim_jax.data.inputs import EncoderInputs, encoder_inputs
 from dim_jax.errors import InputError
 from dim_jax.models import layers, module
 from dim_jax.models.qwen import Qwen, QwenConfig
+from dim_jax.processing.inputs import EncoderInputs, encoder_inputs
 
 TINY = QwenConfig.tiny()
 PUBLISHED_3B = {  # the keys of the published config.json that matter, in its flat form

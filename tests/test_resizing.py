@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dim_jax.data import pictures
-from dim_jax.data.pictures import autoencoder_pixels, cover_crop, resized, to_picture
+from dim_jax.processing import pictures
+from dim_jax.processing.pictures import autoencoder_pixels, cover_crop, resized, to_picture
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 

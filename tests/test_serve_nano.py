@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dim_jax.data.pictures import open_picture
 from dim_jax.designer.blueprint import parse
+from dim_jax.processing.pictures import open_picture
 from dim_jax.weights.bundled import bundled_checkpoint
 from tests.painter_fixtures import largest_difference
 from tests.started import started

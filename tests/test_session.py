@@ -9,11 +9,11 @@ from PIL import Image
 
 from dim_jax.batching import Source
 from dim_jax.compositing import cells
-from dim_jax.data.pictures import autoencoder_samples
 from dim_jax.designer.clients import Request, Response
 from dim_jax.edit_result import read_metadata
 from dim_jax.errors import InputError
 from dim_jax.pipeline import EditPipeline
+from dim_jax.processing.pictures import autoencoder_samples
 from dim_jax.session import EditSession
 from dim_jax.settings import Settings
 from tests.designer_answers import GOOD

@@ -13,11 +13,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from dim_jax.config import flat, read_config
-from dim_jax.data.pictures import autoencoder_pixels
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import with_parameters
 from dim_jax.pipeline import EditPipeline
+from dim_jax.processing.pictures import autoencoder_pixels
 from dim_jax.storage.paths import AnyPath
 from dim_jax.training import held_out
 from dim_jax.training.objectives import make_objective

@@ -11,13 +11,13 @@ import pytest
 from jax.tree_util import DictKey
 
 from dim_jax.config import read_config
-from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.pipeline import EditPipeline
+from dim_jax.processing.processor import Processor
 from dim_jax.sharding import Sharding
 from dim_jax.training.config_guard import check_config
 from dim_jax.training.objectives import make_objective

@@ -167,9 +167,9 @@ def edit(
 ) -> None:
     """Edit a picture as the prompt says, and the result as each --then says."""
     from dim_jax import edit_result
-    from dim_jax.data.pictures import open_picture
     from dim_jax.designer.choice import DesignerChoice
     from dim_jax.designer.design import read_text, write_blueprint
+    from dim_jax.processing.pictures import open_picture
     from dim_jax.storage.paths import as_path, local
 
     choice = DesignerChoice.parse(designer)

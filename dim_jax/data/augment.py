@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dim_jax.data.example import Example
-from dim_jax.data.pictures import as_rgb, translate
+from dim_jax.processing.pictures import as_rgb, translate
 
 
 @dataclass(frozen=True)

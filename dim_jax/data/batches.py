@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jaxtyping import Bool, Float, Num, UInt8
 
-from dim_jax.data.inputs import EncoderInputs
+from dim_jax.processing.inputs import EncoderInputs
 
 
 @jax.tree_util.register_dataclass

@@ -22,12 +22,12 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Float, Num
 
-from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.dataset import Source
 from dim_jax.data.example import Texts
 from dim_jax.data.records import Records, new_records
 from dim_jax.data.row_stats import RowStats
 from dim_jax.errors import InputError
+from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.storage.folders import new_file, write_json
 from dim_jax.storage.paths import AnyPath, entries
 

@@ -9,11 +9,11 @@ from jaxtyping import Int, UInt8
 
 from dim_jax.data.cache import Layout
 from dim_jax.data.example import Example, Texts
-from dim_jax.data.inputs import EncoderInputs
 from dim_jax.data.pipeline import BadSample, MixtureComponent
 from dim_jax.data.plan import Component
 from dim_jax.data.readers import PaintReader, Sample, buckets
 from dim_jax.errors import InputError
+from dim_jax.processing.inputs import EncoderInputs
 
 
 class Chunk(NamedTuple):

@@ -20,12 +20,12 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.example import KINDS, Example, Kind, LazyImage, RawExample, Split, Texts
-from dim_jax.data.pictures import read_picture
 from dim_jax.data.row_stats import COLUMNS, Countable, RowStats
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.errors import InputError, require
+from dim_jax.processing.chat import ChatTokenizer
+from dim_jax.processing.pictures import read_picture
 from dim_jax.storage.folders import new_file
 from dim_jax.storage.local_cache import cached_path, check_disk_space
 from dim_jax.storage.paths import AnyPath, as_path, entries

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple, get_args
 
 from PIL import Image
 
-from dim_jax.data.pictures import picture_size, read_picture
 from dim_jax.errors import InputError
+from dim_jax.processing.pictures import picture_size, read_picture
 
 Kind = Literal["edit", "caption"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

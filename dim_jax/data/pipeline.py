@@ -19,8 +19,6 @@ from rich.console import Console
 
 from dim_jax.data.augment import Augment
 from dim_jax.data.batches import Batch
-from dim_jax.data.buckets import nearest_bucket
-from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.dataset import Source, open_source
 from dim_jax.data.example import Example, Kind, Split, as_kind
 from dim_jax.data.plan import Component, Plan, Planned
@@ -29,6 +27,8 @@ from dim_jax.data.row_stats import RowStats, count
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.data.workers import exit_with_parent
 from dim_jax.errors import InputError
+from dim_jax.processing.buckets import nearest_bucket
+from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.rng import stream as random_stream
 from dim_jax.storage.disk import NO_SPACE, check_space, format_bytes
 

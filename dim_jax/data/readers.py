@@ -13,14 +13,14 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from dim_jax.data.batches import AnswerBatch, CachedBatch, PaintBatch, PictureBatch
-from dim_jax.data.buckets import Bucket
 from dim_jax.data.cache import CachedExample, States
 from dim_jax.data.example import Example, Texts
-from dim_jax.data.inputs import EncoderInputs, in_larger_batch
-from dim_jax.data.pictures import autoencoder_samples
-from dim_jax.data.processor import Processor
 from dim_jax.data.row_stats import RowStats
 from dim_jax.errors import InputError
+from dim_jax.processing.buckets import Bucket
+from dim_jax.processing.inputs import EncoderInputs, in_larger_batch
+from dim_jax.processing.pictures import autoencoder_samples
+from dim_jax.processing.processor import Processor
 
 Text = Literal["instruction", "blueprint"]
 Sizes = tuple[tuple[int, int], ...]  # (height, width) in pixels

@@ -7,9 +7,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from dim_jax.data.chat import USER_HEADER, ChatTokenizer
 from dim_jax.data.example import Texts
 from dim_jax.errors import InputError
+from dim_jax.processing.chat import USER_HEADER, ChatTokenizer
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.example import Example, Kind, Texts
 from dim_jax.data.row_stats import RowStats
+from dim_jax.processing.chat import ChatTokenizer
 
 SYNTHETIC = "synthetic"  # the name of this source in configs
 LENGTH = 1024

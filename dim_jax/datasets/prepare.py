@@ -19,7 +19,6 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import track
 
-from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.dataset import INFO, StoredStats, stats_path, write_stats
 from dim_jax.data.example import KINDS, Kind
 from dim_jax.data.row_stats import COLUMNS, RowStats
@@ -29,6 +28,7 @@ from dim_jax.datasets.shards import Rows, Shard, Written, cut, estimate, feature
 from dim_jax.datasets.statistics import Tally
 from dim_jax.errors import InputError, require
 from dim_jax.plugins import plugin
+from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.storage.disk import check_space
 from dim_jax.storage.folders import new_file, write_json, write_text, writing
 from dim_jax.storage.locks import lock_folder

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dim_jax.data.chat import ChatTokenizer
 from dim_jax.data.example import Kind, LazyImage, RawExample, Texts
-from dim_jax.data.pictures import read_picture
 from dim_jax.data.records import new_records
 from dim_jax.data.row_stats import COLUMNS, RowStats, token_counts
 from dim_jax.datasets.layouts import SplitRows, open_splits
 from dim_jax.datasets.statistics import Tally
 from dim_jax.errors import InputError
+from dim_jax.processing.chat import ChatTokenizer
+from dim_jax.processing.pictures import read_picture
 from dim_jax.storage.folders import new_file, write_json
 from dim_jax.storage.paths import AnyPath
 

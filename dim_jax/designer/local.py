@@ -9,15 +9,15 @@ import numpy as np
 from jax.typing import DTypeLike
 from PIL import Image
 
-from dim_jax.data.chat import END_OF_TEXT, IM_END
-from dim_jax.data.pictures import read_picture
-from dim_jax.data.processor import Processor
 from dim_jax.designer.blueprint import prompt
 from dim_jax.designer.clients import RETRY_TEMPERATURE, Request, Response
 from dim_jax.errors import InputError
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.qwen import Qwen
+from dim_jax.processing.chat import END_OF_TEXT, IM_END
+from dim_jax.processing.pictures import read_picture
+from dim_jax.processing.processor import Processor
 from dim_jax.sampling import Sampler
 from dim_jax.settings import PromptMode, read_prompt_mode, read_settings
 from dim_jax.storage.paths import AnyPath

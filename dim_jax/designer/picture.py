@@ -5,8 +5,8 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
-from dim_jax.data.pictures import open_picture, read_header, without_texts
 from dim_jax.errors import InputError
+from dim_jax.processing.pictures import open_picture, read_header, without_texts
 
 MIME_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 

@@ -19,12 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from dim_jax.data.example import Example
-from dim_jax.data.pictures import cover_crop
 from dim_jax.edit_result import check_output, save_picture
 from dim_jax.errors import InputError
 from dim_jax.evals import pictures as kept
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
 from dim_jax.pipeline import EditPipeline
+from dim_jax.processing.pictures import cover_crop
 from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
 from dim_jax.sheets import grid, labelled

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dim_jax.data.pictures import open_picture, picture_size
 from dim_jax.designer.journal import JsonlLog
 from dim_jax.designer.runner import Job
 from dim_jax.errors import InputError
@@ -24,6 +23,7 @@ from dim_jax.evals.benchmark import Benchmark, Case, Track, read_finished
 from dim_jax.evals.designs import Designs, parse
 from dim_jax.evals.metrics import mse, unit_pixels
 from dim_jax.evals.pictures import LATENTS, Album, Edit, is_whole, link
+from dim_jax.processing.pictures import open_picture, picture_size
 from dim_jax.sampling import Source
 from dim_jax.storage.folders import make_folder
 from dim_jax.storage.paths import open_regular

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from dim_jax.data.pictures import cover_crop
 from dim_jax.errors import require
+from dim_jax.processing.pictures import cover_crop
 
 # Mean squared error of rounding to 8 bits, (1/255)^2 / 12: less cannot be told apart.
 ROUNDING = 1 / (12 * 255**2)

@@ -12,9 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from dim_jax.data.pictures import open_picture
 from dim_jax.evals.benchmark import Case
 from dim_jax.evals.sheets import Sheet, about, as_html, name_of
+from dim_jax.processing.pictures import open_picture
 
 SIDES = (384, 256, 192, 160, 128, 112)  # pixels of a thumbnail's longer side, the largest that fits the page's size
 PAGE_BYTES = 12_000_000  # of all thumbnails together, about

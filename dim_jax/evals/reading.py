@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dim_jax.data.pictures import read_header
 from dim_jax.designer.choice import read_rows
 from dim_jax.errors import InputError, require
+from dim_jax.processing.pictures import read_header
 from dim_jax.storage.folders import make_folder, new_file
 from dim_jax.storage.local_cache import cache_folder
 from dim_jax.storage.paths import read_json

@@ -14,7 +14,6 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from dim_jax.data.inputs import EncoderInputs
 from dim_jax.diffusion import flow, sampler
 from dim_jax.errors import InputError
 from dim_jax.models import layers
@@ -23,6 +22,7 @@ from dim_jax.models.dc_ae import DCAE, DCAEConfig
 from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.sana import Condition, Sana
 from dim_jax.models.sana_config import SanaConfig
+from dim_jax.processing.inputs import EncoderInputs
 
 
 @dataclass(frozen=True)

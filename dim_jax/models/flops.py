@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from dim_jax.data.inputs import EncoderInputs
 from dim_jax.models.dc_ae import GLU_RATIO
 from dim_jax.models.dc_ae_config import RES_BLOCK, DCAEConfig, Stage
 from dim_jax.models.qwen import QwenConfig
@@ -18,6 +17,7 @@ from dim_jax.models.qwen_text import TextConfig
 from dim_jax.models.qwen_vision import CHANNELS, VisionConfig
 from dim_jax.models.sana import Remat
 from dim_jax.models.sana_config import SanaConfig
+from dim_jax.processing.inputs import EncoderInputs
 
 
 @dataclass(frozen=True)

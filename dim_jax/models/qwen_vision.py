@@ -1,6 +1,6 @@
 """The vision tower of Qwen2.5-VL (arXiv 2502.13923, section 2.1): pictures to features, one for every 2 x 2 patches.
 
-Most layers attend inside windows of 112 pixels, a few over the whole picture. Axis letters as in `dim_jax.data.inputs`.
+Most layers attend inside windows of 112 pixels, a few over the whole picture. Axis letters as in `dim_jax.processing.inputs`.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from dim_jax.data.inputs import EncoderInputs, VisionLayout, normalised
 from dim_jax.models import layers
 from dim_jax.models.hf_config import HFConfig, check
 from dim_jax.models.precision import exact_products
 from dim_jax.models.qwen_layers import GatedMLP, frequencies, rms_norm, rotate
+from dim_jax.processing.inputs import EncoderInputs, VisionLayout, normalised
 
 CHANNELS, THETA, EPS = 3, 10000.0, 1e-6  # the same in every published model
 

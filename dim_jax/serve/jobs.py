@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from dim_jax.batching import Request, Source
 from dim_jax.compositing import Frame, composite, mask_opacity
-from dim_jax.data.buckets import aspect_buckets, nearest_bucket
 from dim_jax.edit_result import EditResult
+from dim_jax.processing.buckets import aspect_buckets, nearest_bucket
 from dim_jax.serve.limits import ApiError, Limits
 from dim_jax.settings import Settings, check_prompt
 

@@ -11,8 +11,8 @@ from PIL import Image
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive
 
-from dim_jax.data.pictures import read_alpha, read_header, read_picture
 from dim_jax.errors import InputError
+from dim_jax.processing.pictures import read_alpha, read_header, read_picture
 
 MIB = 2**20
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}

@@ -14,8 +14,8 @@ from dim_jax import checkpoint, processes
 from dim_jax.config import Config
 from dim_jax.data.example import Example
 from dim_jax.data.pipeline import MixtureComponent, evenly_spaced, evenly_spaced_examples
-from dim_jax.data.tokenizer import train_tokenizer
 from dim_jax.errors import InputError
+from dim_jax.processing.tokenizer import train_tokenizer
 from dim_jax.sharding import MESH_AXES, Sharding
 from dim_jax.storage.folders import write_json
 from dim_jax.storage.locks import lock_output

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dim_jax.data.cache import CACHE, CachedSource, Layout, Storage, component_folders, read_layout
-from dim_jax.data.chat import render
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.errors import InputError
+from dim_jax.processing.chat import render
 from dim_jax.storage.folders import write_json
 from dim_jax.storage.local_cache import check_disk_space
 from dim_jax.storage.paths import AnyPath, read_json

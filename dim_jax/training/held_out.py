@@ -17,9 +17,7 @@ from PIL import Image
 
 from dim_jax import processes
 from dim_jax.batching import Request, Source
-from dim_jax.data.chat import IM_END
 from dim_jax.data.example import Example
-from dim_jax.data.pictures import autoencoder_pixels, cover_crop, to_picture
 from dim_jax.edit_result import save_picture
 from dim_jax.errors import InputError
 from dim_jax.models.dim import Dim
@@ -27,6 +25,8 @@ from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.processes import to_host
+from dim_jax.processing.chat import IM_END
+from dim_jax.processing.pictures import autoencoder_pixels, cover_crop, to_picture
 from dim_jax.sampling import Sampler
 from dim_jax.settings import IN_FILE, Settings
 from dim_jax.sheets import grid, labelled

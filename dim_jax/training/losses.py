@@ -11,13 +11,13 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dim_jax.data.batches import AnswerBatch, CachedBatch, PaintBatch
-from dim_jax.data.pictures import signed_pixels
 from dim_jax.diffusion import flow
 from dim_jax.models import layers
 from dim_jax.models.connector import Connector, select_user_turn
 from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.qwen import Qwen
 from dim_jax.models.sana import Remat, Sana
+from dim_jax.processing.pictures import signed_pixels
 
 Metrics = dict[str, Float[Array, ""]]
 Loss = tuple[Float[Array, ""], Metrics]  # the scalar to minimise, and metrics to log

@@ -12,10 +12,8 @@ import numpy as np
 from flax import nnx
 
 from dim_jax.config import Config
-from dim_jax.data.chat import VIDEO_PAD, VISION_END, VISION_START, ChatTokenizer
 from dim_jax.data.example import Split
 from dim_jax.data.pipeline import MixtureComponent, open_mixture
-from dim_jax.data.processor import Processor
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
@@ -24,6 +22,8 @@ from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import Sana, grow
 from dim_jax.models.sana_config import SanaConfig
+from dim_jax.processing.chat import VIDEO_PAD, VISION_END, VISION_START, ChatTokenizer
+from dim_jax.processing.processor import Processor
 from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.training.lora import init_factors
 from dim_jax.weights.arrays import contiguous

@@ -17,14 +17,14 @@ from jaxtyping import Array, PRNGKeyArray
 
 from dim_jax.config import Config
 from dim_jax.data.batches import AnswerBatch, CachedBatch, PaintBatch, PictureBatch
-from dim_jax.data.buckets import aspect_buckets
-from dim_jax.data.chat import ChatTokenizer
-from dim_jax.data.pictures import signed_pixels
-from dim_jax.data.processor import Processor
 from dim_jax.data.readers import AnswerReader, CachedReader, PaintReader, PictureReader
 from dim_jax.models.dim import DimConfig
 from dim_jax.models.lora import Module, with_lora
 from dim_jax.models.precision import compute_dtype
+from dim_jax.processing.buckets import aspect_buckets
+from dim_jax.processing.chat import ChatTokenizer
+from dim_jax.processing.pictures import signed_pixels
+from dim_jax.processing.processor import Processor
 from dim_jax.storage.paths import AnyPath
 from dim_jax.training.lora import adapted_layers
 from dim_jax.training.losses import Features, Loss, autoencoder_loss, cached_features, encode_batch, encoder_loss, painter_loss

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from dim_jax.data.inputs import EncoderInputs
-from dim_jax.data.pictures import open_picture
-from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.models.dim import DimConfig
+from dim_jax.processing.inputs import EncoderInputs
+from dim_jax.processing.pictures import open_picture
+from dim_jax.processing.processor import Processor
 from dim_jax.settings import Settings
 from dim_jax.weights.bundled import bundled_checkpoint
 

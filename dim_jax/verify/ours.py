@@ -9,14 +9,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dim_jax.data.inputs import normalised
-from dim_jax.data.pictures import autoencoder_pixels
 from dim_jax.diffusion import flow, sampler
 from dim_jax.models.connector import Connector, select_user_turn
 from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.module import with_parameters
 from dim_jax.models.qwen import Qwen
 from dim_jax.models.sana import Condition, Sana
+from dim_jax.processing.inputs import normalised
+from dim_jax.processing.pictures import autoencoder_pixels
 from dim_jax.verify.case import Case
 from dim_jax.verify.stages import VELOCITIES, Stages, Tensors
 from dim_jax.weights.model_config import ModelConfig

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dim_jax.data.processor import Processor
 from dim_jax.errors import InputError
 from dim_jax.memory import enough_memory
 from dim_jax.models.dim import DimConfig
@@ -16,6 +15,7 @@ from dim_jax.models.lora import is_factor, with_lora
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.processes import make_global_array
+from dim_jax.processing.processor import Processor
 from dim_jax.storage.paths import AnyPath
 from dim_jax.weights.opening import open_weights
 from dim_jax.weights.published import Weights

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-from dim_jax.data.inputs import EncoderInputs, encoder_inputs
 from dim_jax.diffusion import flow
 from dim_jax.models import module
 from dim_jax.models.connector import select_user_turn
@@ -19,6 +18,7 @@ from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
+from dim_jax.processing.inputs import EncoderInputs, encoder_inputs
 from dim_jax.training import optim
 from dim_jax.weights import dim as weights
 from dim_jax.weights import table

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dim_jax.data.chat import ChatTokenizer, render
-from dim_jax.data.inputs import normalised
-from dim_jax.data.pictures import autoencoder_pixels
-from dim_jax.data.processor import encoder_picture, smart_resize, to_patches
+from dim_jax.processing.chat import ChatTokenizer, render
+from dim_jax.processing.inputs import normalised
+from dim_jax.processing.pictures import autoencoder_pixels
+from dim_jax.processing.processor import encoder_picture, smart_resize, to_patches
 from tests.parity.goldens import Goldens, Group, MissingError
 
 

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from dim_jax.data.inputs import EncoderInputs, encoder_inputs
 from dim_jax.models import module
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.qwen import Qwen, QwenConfig
+from dim_jax.processing.inputs import EncoderInputs, encoder_inputs
 from dim_jax.weights import table
 from dim_jax.weights.qwen import ROWS
 from tests.parity.goldens import Goldens, Group, Tensors

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dim_jax.data.pictures import read_header
+from dim_jax.processing.pictures import read_header
 from dim_jax.storage.folders import new_file
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}

@@ -24,10 +24,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dim_jax.data.example import SPLITS, Example, Kind, LazyImage, RawExample, Split
-from dim_jax.data.pictures import read_picture
 from dim_jax.data.records import Records, new_records
 from dim_jax.datasets.layouts import Layout
 from dim_jax.errors import InputError
+from dim_jax.processing.pictures import read_picture
 from dim_jax.storage import folders
 from dim_jax.storage.paths import AnyPath, as_path
 

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from dim_jax.data.example import Split
-from dim_jax.data.pictures import cover_crop, open_picture
 from dim_jax.datasets.hashing import stable_hash
 from dim_jax.datasets.measures import PALETTE, main_colours
 from dim_jax.datasets.text.vocabulary import SEED
 from dim_jax.datasets.words import listed
 from dim_jax.errors import InputError
+from dim_jax.processing.pictures import cover_crop, open_picture
 
 SHARE = 0.1  # of the grounds, held out
 CONTRAST = 3.0  # of letters and ground at least: WCAG 2.2 (1.4.3) for large text

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from dim_jax.data.example import Split
-from dim_jax.data.pictures import max_filter
 from dim_jax.datasets.text.faces import Face, render_letters
 from dim_jax.datasets.text.grounds import RGB, Ground, contrast, luminance
 from dim_jax.datasets.text.vocabulary import CASES, sample_text
+from dim_jax.processing.pictures import max_filter
 
 SIZES = ("small", "medium-sized", "large")
 STEP = 1.5  # from one size to the next

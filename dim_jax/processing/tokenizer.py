@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from dim_jax.data.chat import END_OF_TEXT, IM_END, SPECIALS, VIDEO_PAD
+from dim_jax.processing.chat import END_OF_TEXT, IM_END, SPECIALS, VIDEO_PAD
 from dim_jax.storage.folders import Kind, new_folder
 from dim_jax.storage.paths import AnyPath
 

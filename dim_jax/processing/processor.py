@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from dim_jax.data.chat import IM_END, ChatTokenizer, Turn
-from dim_jax.data.inputs import EncoderInputs, VisionLayout, encoder_inputs
-from dim_jax.data.pictures import MAX_ASPECT_RATIO, as_rgb, resized
 from dim_jax.errors import InputError
+from dim_jax.processing.chat import IM_END, ChatTokenizer, Turn
+from dim_jax.processing.inputs import EncoderInputs, VisionLayout, encoder_inputs
+from dim_jax.processing.pictures import MAX_ASPECT_RATIO, as_rgb, resized
 
 # Qwen2.5-VL's own: 4 to 16384 picture tokens.
 MIN_PIXELS = 4 * 28 * 28
