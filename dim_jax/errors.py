@@ -1,6 +1,7 @@
-"""The one exception for input that a user can mend."""
+"""The exception for input that a user can mend, and checks that raise it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 
@@ -41,12 +42,28 @@ def listed(items: Sequence[str], separator: str = ", ", limit: int = 12) -> str:
     return separator.join([*items[:limit], f"and {more:,} more"] if more > 0 else items)
 
 
-def require(*packages: str, extra: str, what: str) -> None:
+def require_packages(*packages: str, extra: str, feature: str) -> None:
     """Refuse to start if optional packages are missing, rather than fail at the end of long work.
 
     Raises:
-        InputError: `what` needs packages that are not installed; names them and the extra that installs them.
+        InputError: `feature` needs packages that are not installed; names them and the extra that installs them.
     """
     missing = [name for name in packages if find_spec(name) is None]
-    if missing:
-        raise InputError(f"{what} needs the package {', '.join(missing)}. Install it: pip install 'dim_jax[{extra}]'.")
+    check(not missing, f"{feature} needs the package {', '.join(missing)}. Install it: pip install 'dim_jax[{extra}]'.")
+
+
+def check(condition: object, message: str) -> None:
+    """Raise an InputError with `message` unless the condition holds."""
+    if not condition:
+        raise InputError(message)
+
+
+@contextmanager
+def input_errors(message: Callable[[Exception], str], *errors: type[Exception]) -> Iterator[None]:
+    """Turn `errors` that are raised within into an InputError, whose text `message(error)` makes; an InputError stays as it is."""
+    try:
+        yield
+    except InputError:
+        raise
+    except errors as error:
+        raise InputError(message(error)) from error

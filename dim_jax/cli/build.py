@@ -10,7 +10,7 @@ import typer
 
 from dim_jax.cli.designer_options import DesignerOptions, with_designer_options
 from dim_jax.console import open_console
-from dim_jax.errors import require
+from dim_jax.errors import require_packages
 
 console = open_console()
 Folder = Annotated[str, typer.Argument(metavar="OUT", help="The folder to make, also gs://BUCKET/...")]
@@ -189,7 +189,7 @@ def prepare(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a data set in the format that training reads. Every picture is checked; an interrupted call goes on."""
-    require("tensorflow_datasets", "importlib_resources", "array_record", extra="data", what="A data set")
+    require_packages("tensorflow_datasets", "importlib_resources", "array_record", extra="data", feature="A data set")
     from dim_jax.datasets.prepare import prepare
     from dim_jax.storage.paths import as_path
 

@@ -12,7 +12,7 @@ import typer
 
 from dim_jax.cli.options import mesh_sizes, with_options
 from dim_jax.cli.paint import Devices, Dtype, Loras, named_or_bundled
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 
 TOKEN = "DIM_SERVE_TOKEN"
 
@@ -65,7 +65,7 @@ def serve(
     """Serve OpenAI's image API: edits and pictures from text, painted in batches."""
     from dim_jax.designer.choice import DesignerChoice
 
-    require("starlette", "uvicorn", "python_multipart", "prometheus_client", extra="serve", what="dim serve")
+    require_packages("starlette", "uvicorn", "python_multipart", "prometheus_client", extra="serve", feature="dim serve")
     choice, mesh = DesignerChoice.parse(designer), mesh_sizes(devices)
     if choice.kind == "file":
         raise typer.BadParameter("blueprints of a file are found by ids, which requests have not.", param_hint="--designer")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dim_jax.console import open_console
-from dim_jax.errors import require
+from dim_jax.errors import require_packages
 
 CONFIG_HELP = "A file such as configs/nano_edit.py, or the name of one that comes with the package: nano_edit."
 Change = Annotated[
@@ -82,16 +82,16 @@ def compile_step(
 
     target = Topology.parse(topology)
     target.pretend()  # before anything imports JAX
-    require("libtpu", extra="tpu", what="Compiling for TPUs")
+    require_packages("libtpu", extra="tpu", feature="Compiling for TPUs")
     settings = _config(config, change or [], what="Compiling a training step")
     from dim_jax.aot import compiling
 
     compiling.main(settings, target, open_console(stderr=False), keep=hlo)
 
 
-def require_training(what: str) -> None:
+def require_training(feature: str) -> None:
     """Refuse where the packages of the extra `train` are missing."""
-    require("absl", "grain", "ml_collections", "tensorboard", extra="train", what=what)
+    require_packages("absl", "grain", "ml_collections", "tensorboard", extra="train", feature=feature)
 
 
 def _config(path: Path, changes: list[str], *, what: str) -> Any:

@@ -23,7 +23,7 @@ from PIL import Image
 from dim_jax.data.example import KINDS, Example, Kind, LazyImage, RawExample, Split, Texts
 from dim_jax.data.row_stats import COLUMNS, Countable, RowStats
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.processing.pictures import read_picture
 from dim_jax.storage.folders import new_file
@@ -87,7 +87,7 @@ class Dataset:
     """
 
     def __init__(self, folder: AnyPath, split: str):
-        require("tensorflow_datasets", "importlib_resources", "array_record", extra="data", what="A data set")
+        require_packages("tensorflow_datasets", "importlib_resources", "array_record", extra="data", feature="A data set")
         import tensorflow_datasets as tfds
 
         self._folder, self._split = folder, split

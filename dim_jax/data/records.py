@@ -6,14 +6,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 from dim_jax.storage.local_cache import cached_path
 from dim_jax.storage.paths import AnyPath
 
 
 def check_installed() -> None:
     """Refuse to go on if the package that reads and writes records is missing."""
-    require("array_record", extra="data", what="A data set")
+    require_packages("array_record", extra="data", feature="A data set")
 
 
 class Records:

@@ -26,7 +26,7 @@ from dim_jax.data.workers import process_pool
 from dim_jax.datasets.layouts import archives, layout_of, layouts
 from dim_jax.datasets.shards import Rows, Shard, Written, cut, estimate, features_of, open_rows, read_note, write_shard
 from dim_jax.datasets.statistics import Tally
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 from dim_jax.plugins import plugin
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.storage.disk import check_space
@@ -71,7 +71,7 @@ def prepare(
         InputError: the source has no known layout, more than `bad_samples` rows cannot be used (names the first; finished shards are kept),
             `out` has shards of another source, or there is too little space.
     """
-    require("tensorflow_datasets", "importlib_resources", "array_record", extra="data", what="A data set")
+    require_packages("tensorflow_datasets", "importlib_resources", "array_record", extra="data", feature="A data set")
     source, chat = absolute(source), None if tokenizer is None else ChatTokenizer.from_pretrained(tokenizer)
     name = layout or layout_of(source)
     plugin(layouts(), name, "layout")

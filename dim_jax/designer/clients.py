@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from dim_jax.designer.picture import EncodedPicture
 from dim_jax.designer.responses import ResponseError, error_object, parse_json, read_completion, short_message
-from dim_jax.errors import InputError, check_unicode, require
+from dim_jax.errors import InputError, check_unicode, require_packages
 
 if TYPE_CHECKING:
     import openai
@@ -166,7 +166,7 @@ class ChatDesigner:
             InputError: the key or Azure's endpoint is missing or invalid, the package `openai` is missing, or proxies or certificates in
                 the environment cannot be used.
         """
-        require("openai", extra="designer", what="Asking a server")
+        require_packages("openai", extra="designer", feature="Asking a server")
         import httpx2  # as openai does
         import openai  # takes half a second
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 
 SIDE = 299  # pixels, of InceptionV3
 BATCH = 32
@@ -93,7 +93,7 @@ def open_features(path: Path) -> tuple[Features, str]:
 
         model = VisionModel(path)
         return model.features, f"as the image processor of {path.name} does"
-    require("torch", extra="evaluate", what="Reading features")
+    require_packages("torch", extra="evaluate", feature="Reading features")
     import torch
 
     if not path.is_file():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 
 SMALLEST = 31  # pixels a side, which the last layer needs
 # Convolutions of torchvision's AlexNet by their number in `features`: stride, padding, and whether a maximum over 3 x 3 pixels in steps of
@@ -32,7 +32,7 @@ class Lpips:
     """
 
     def __init__(self, path: Path):
-        require("torch", "torchmetrics", extra="evaluate", what="LPIPS")
+        require_packages("torch", "torchmetrics", extra="evaluate", feature="LPIPS")
         import torch
 
         package = find_spec("torchmetrics")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from dim_jax.errors import require
+from dim_jax.errors import require_packages
 from dim_jax.processing.pictures import cover_crop
 
 # Mean squared error of rounding to 8 bits, (1/255)^2 / 12: less cannot be told apart.
@@ -52,7 +52,7 @@ def ssim(a: Float[np.ndarray, "h w 3"], b: Float[np.ndarray, "h w 3"]) -> float:
     Raises:
         InputError: the package scikit-image is missing.
     """
-    require("skimage", extra="evaluate", what="SSIM")
+    require_packages("skimage", extra="evaluate", feature="SSIM")
     from skimage.metrics import structural_similarity
 
     found = structural_similarity(a, b, data_range=1.0, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dim_jax.designer.choice import read_rows
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 from dim_jax.processing.pictures import read_header
 from dim_jax.storage.folders import make_folder, new_file
 from dim_jax.storage.local_cache import cache_folder
@@ -107,7 +107,7 @@ def read_parquet(data: Path, columns: Sequence[str], title: str) -> Iterator[tup
     Raises:
         InputError: there is no such file, it is damaged, or a column is missing.
     """
-    require("pyarrow", extra="evaluate", what="Reading parquet")
+    require_packages("pyarrow", extra="evaluate", feature="Reading parquet")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

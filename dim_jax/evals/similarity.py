@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 
 
 def cosine(a: Float[np.ndarray, "b d"], b: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
@@ -29,7 +29,7 @@ class VisionModel:
     """
 
     def __init__(self, folder: Path):
-        require("torch", extra="evaluate", what="A similarity by a model")
+        require_packages("torch", extra="evaluate", feature="A similarity by a model")
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder}: not a folder of transformers (it has no config.json). Give a model that lies on this machine.")
         self._folder = folder

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from dim_jax.errors import InputError
-from dim_jax.models.hf_config import HFConfig, Source, check
+from dim_jax.errors import InputError, check
+from dim_jax.models.hf_config import HFConfig, Source
 
 RES_BLOCK, VIT_BLOCK = "ResBlock", "EfficientViTBlock"
 # Values of keys that config.json lacks: the defaults of AutoencoderDC, which published files rely on.

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dim_jax.models.hf_config import HFConfig, Source, check
+from dim_jax.errors import check
+from dim_jax.models.hf_config import HFConfig, Source
 from dim_jax.models.qwen import Qwen
 from dim_jax.processing.inputs import EncoderInputs
 

@@ -69,9 +69,3 @@ class HFConfig:
             return cls(**read, **given)
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from error
-
-
-def check(rule: bool, message: str) -> None:
-    """Raise InputError with `message` where the sizes of a config break a rule."""
-    if not rule:
-        raise InputError(message)

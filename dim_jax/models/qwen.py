@@ -9,7 +9,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dim_jax.models.hf_config import HFConfig, Source, check
+from dim_jax.errors import check
+from dim_jax.models.hf_config import HFConfig, Source
 from dim_jax.models.precision import exact_products
 from dim_jax.models.qwen_text import QwenText, TextConfig
 from dim_jax.models.qwen_vision import CHANNELS, QwenVision, VisionConfig

@@ -14,8 +14,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from dim_jax.errors import check
 from dim_jax.models import layers
-from dim_jax.models.hf_config import HFConfig, check
+from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.precision import exact_products
 from dim_jax.models.qwen_layers import GatedMLP, frequencies, rms_norm, rotate
 

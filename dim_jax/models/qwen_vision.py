@@ -12,8 +12,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from dim_jax.errors import check
 from dim_jax.models import layers
-from dim_jax.models.hf_config import HFConfig, check
+from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.precision import exact_products
 from dim_jax.models.qwen_layers import GatedMLP, frequencies, rms_norm, rotate
 from dim_jax.processing.inputs import EncoderInputs, VisionLayout, normalised

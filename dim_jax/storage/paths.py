@@ -25,7 +25,7 @@ from typing import Any
 
 from etils import epath
 
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 
 AnyPath = Path | epath.Path
 GS = "gs://"
@@ -255,7 +255,7 @@ def bucket_of(path: str | os.PathLike) -> str:
 @cache
 def _file_system(bucket: str, process: int) -> Any:
     """One for each process: a forked process lacks the thread that sends requests."""
-    require("gcsfs", extra="gcs", what=f"{GS}{bucket}")
+    require_packages("gcsfs", extra="gcs", feature=f"{GS}{bucket}")
     from fsspec import config, filesystem
 
     # Orbax writes without gcsfs, whose cached listings would be out of date.

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from dim_jax.designer.clients import TRANSIENT_STATUSES, retry_after
 from dim_jax.designer.limits import Limits
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 from dim_jax.storage.disk import NO_SPACE
 from dim_jax.storage.folders import write_json
 
@@ -43,7 +43,7 @@ class Downloads:
     """A client for one run; use it in an `async with` statement. `settings` is the table [download] of the config."""
 
     def __init__(self, settings: Mapping[str, Any]):
-        require("httpx2", extra="construction", what="Downloading")
+        require_packages("httpx2", extra="construction", feature="Downloading")
         self._settings, self._hosts = settings, dict[str, _HostLimits]()
         self._backoff = Limits(tries=settings["tries"], backoff=settings["interval"] or 0.1)
 

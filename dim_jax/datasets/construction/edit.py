@@ -32,7 +32,7 @@ from dim_jax.designer.blueprint import BLUEPRINT_WITH_TARGET
 from dim_jax.designer.journal import JsonlLog
 from dim_jax.designer.runner import Job
 from dim_jax.designer.stage_runner import DesignerFactory, StageRunner
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 from dim_jax.storage.folders import new_file
 
 STAGES = ("score", "keep", "assess", "design", "write")
@@ -71,7 +71,7 @@ def build(
         InputError: the folder holds something else, two sources have one name, the config has wrong bounds, a package or model is missing,
             a designer is missing or can answer nothing, or a limit ended a stage. Finished work is kept.
     """
-    require("skimage", "matplotlib", extra="construction", what="Building DIM-Edit")
+    require_packages("skimage", "matplotlib", extra="construction", feature="Building DIM-Edit")
     check_bounds(config["filter"])
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
@@ -83,7 +83,7 @@ def build(
     open_folder(folder)
     counts: dict[str, Any] = {}
     if beam is not None:
-        require("apache_beam", extra="beam", what="Scoring on workers")
+        require_packages("apache_beam", extra="beam", feature="Scoring on workers")
         from dim_jax.datasets.construction.scaling import score_on_workers
 
         score_on_workers(sources, config["scores"], folder / SCORES, beam)

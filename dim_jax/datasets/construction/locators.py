@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dim_jax.datasets.construction.ledger import MissingKeys
 from dim_jax.datasets.construction.sources import LazyImage, read_picture
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 from dim_jax.storage.paths import within
 
 ROWS = 256  # of a table, read at once
@@ -55,7 +55,7 @@ def _table(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterat
 
 
 def _parquet_rows(path: Path, key: str, value: str) -> Iterator[tuple[str, Any]]:
-    require("pyarrow", extra="construction", what="Reading parquet files")
+    require_packages("pyarrow", extra="construction", feature="Reading parquet files")
     import pyarrow
     from pyarrow import parquet
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 
 Pair = tuple[Image.Image, Image.Image]
 
@@ -45,7 +45,7 @@ class Similarity:
         Raises:
             InputError: a package is missing, or a model cannot be read or is of another kind.
         """
-        require("torch", "transformers", extra="construction", what="Similarity by DINO and CLIP")
+        require_packages("torch", "transformers", extra="construction", feature="Similarity by DINO and CLIP")
         import torch
         from transformers import AutoModel, CLIPVisionModelWithProjection
 

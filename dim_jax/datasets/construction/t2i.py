@@ -23,7 +23,7 @@ from dim_jax.datasets.construction.edit import drop_rejected, open_folder, rejec
 from dim_jax.datasets.construction.upstream import fetch_upstream
 from dim_jax.designer.runner import Job
 from dim_jax.designer.stage_runner import DesignerFactory, StageRunner
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 
 STAGES = ("fetch", "pictures", "caption", "write")
 CAPTIONS, TABLE, REJECTS = "stages/captions.jsonl", "tos_dataset_t2i.jsonl", "stages/rejects.jsonl"
@@ -61,7 +61,7 @@ def build(
         InputError: the folder holds something else, a sub-source is unknown, metadata or upstream files are missing or damaged, a rule is
             wrong, the writer can answer nothing, or a limit ended the stage. Finished work is kept.
     """
-    require("httpx2", "matplotlib", extra="construction", what="Building DIM-T2I")
+    require_packages("httpx2", "matplotlib", extra="construction", feature="Building DIM-T2I")
     if unknown := [name for name in names if name not in config["sources"]]:
         raise InputError(f"There is no sub-source {', '.join(unknown)}. There are: {', '.join(config['sources'])}.")
     open_folder(folder)

@@ -21,7 +21,7 @@ from dim_jax.datasets.emoji.split import sampling_hash, split_of
 from dim_jax.datasets.emoji.wording import captions, instructions
 from dim_jax.datasets.layouts.pairs import DATASET, PAIR_SPLITS, Pair, PairSplit, Picture, pair_split, webp, write_pairs
 from dim_jax.datasets.measures import main_colours
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 from dim_jax.storage.folders import new_folder
 from dim_jax.storage.paths import AnyPath
 
@@ -55,7 +55,7 @@ def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = Fa
     Raises:
         InputError: the target exists, a package cannot be fetched or is damaged, or a Python package is missing.
     """
-    require("array_record", "resvg_py", extra="data", what="The emoji data set")
+    require_packages("array_record", "resvg_py", extra="data", feature="The emoji data set")
     if archives is not None and not archives.is_dir():
         raise InputError(f"{archives}: no such folder. Give the one that holds the packages' .tgz files.")
     with (

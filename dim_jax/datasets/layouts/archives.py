@@ -27,7 +27,7 @@ from rich.console import Console
 
 from dim_jax.data.example import LazyImage
 from dim_jax.datasets.layouts.rows import Joined, naming
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 from dim_jax.storage.folders import make_folder, new_file
 from dim_jax.storage.local_cache import cached_path
 from dim_jax.storage.paths import AnyPath, entries, is_remote, read_errors, read_if_there, within
@@ -157,7 +157,7 @@ class Archive:
         return self._unpacked(str(cached_path(self._points)))
 
     def _unpacked(self, points: str | None) -> Any:
-        require("indexed_gzip", extra="data", what="A compressed archive")
+        require_packages("indexed_gzip", extra="data", feature="A compressed archive")
         from indexed_gzip import IndexedGzipFile
 
         return IndexedGzipFile(fileobj=Joined(self.paths), spacing=SPACING, readbuf_size=self._buffer, buffer_size=2**16, index_file=points)

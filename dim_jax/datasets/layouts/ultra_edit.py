@@ -18,7 +18,7 @@ import numpy as np
 from dim_jax.data.example import Kind, LazyImage, RawExample
 from dim_jax.datasets.layouts import Layout
 from dim_jax.datasets.layouts.rows import Joined, naming
-from dim_jax.errors import InputError, require
+from dim_jax.errors import InputError, require_packages
 from dim_jax.storage.paths import AnyPath, files_below, open_regular
 
 AT_ONCE = 16  # files that are opened at the same time; in a bucket each takes a few requests
@@ -35,7 +35,7 @@ class UltraEditRows:
 
     def __init__(self, folder: AnyPath, kind: Kind, notes: AnyPath):
         del notes  # parquet files have an index of their own
-        require("pyarrow", extra="data", what="UltraEdit")
+        require_packages("pyarrow", extra="data", feature="UltraEdit")
         self._files = files_below(folder, "*.parquet") if kind == "edit" else []
         with ThreadPoolExecutor(AT_ONCE) as pool:
             self._groups = [np.cumsum([0, *groups]) for groups in pool.map(_group_sizes, self._files)]
