@@ -15,7 +15,7 @@ from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
 from dim_jax.processing.buckets import aspect_buckets, nearest_bucket
 from dim_jax.processing.pictures import as_rgb
-from dim_jax.sampling import Sampler
+from dim_jax.sampling import OnStep, Sampler
 from dim_jax.settings import Settings
 from dim_jax.storage.paths import AnyPath
 from dim_jax.weights.loading import check_edits
@@ -65,11 +65,12 @@ class EditPipeline:
         """Index and result, each as soon as its batch is painted: for a long run that keeps what it has. Errors as in a call."""
         _same_number(prompts=prompts, pictures=pictures, seeds=seeds)
         sources = [picture if isinstance(picture, Source) else Source(as_rgb(picture)) for picture in pictures]
-        requests = [
-            Request(prompt, seed, settings.size or self._size(source, settings), source)
-            for prompt, source, seed in zip(prompts, sources, seeds, strict=True)
-        ]
+        requests = [self.request(*edit, settings) for edit in zip(prompts, sources, seeds, strict=True)]
         yield from paint_requests(self.sampler, requests, settings, progress)
+
+    def request(self, prompt: str, source: Source, seed: int, settings: Settings) -> Request:
+        """An edit whose size is that of the settings, or by the source."""
+        return Request(prompt, seed, settings.size or self._size(source, settings), source)
 
     def _size(self, source: Source, settings: Settings) -> tuple[int, int]:
         """(height, width) in pixels: that of the latents, else the nearest in aspect ratio."""
@@ -112,11 +113,11 @@ class GeneratePipeline:
 
 
 def paint_requests(
-    sampler: Sampler, requests: Sequence[Request], settings: Settings, progress: bool = False
+    sampler: Sampler, requests: Sequence[Request], settings: Settings, progress: bool = False, on_step: OnStep | None = None
 ) -> Iterator[tuple[int, EditResult]]:
-    """Index and result of each request, whose size counts instead of the settings'. Errors as in `Sampler.paint`."""
+    """Index and result of each request, whose size counts instead of the settings'. `on_step` and errors as in `Sampler.paint`."""
     used = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
-    for i, (picture, latents) in sampler.paint(requests, settings, progress=progress):
+    for i, (picture, latents) in sampler.paint(requests, settings, progress=progress, on_step=on_step):
         request = requests[i]
         source = None if request.source is None else request.source.picture
         chosen = used | {"size": request.size}

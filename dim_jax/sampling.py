@@ -15,6 +15,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dim_jax.batching import Batch, Request, Source, batches
+from dim_jax.diffusion.sampler import State
 from dim_jax.errors import InputError
 from dim_jax.memory import enough_memory
 from dim_jax.models.dim import Dim
@@ -37,6 +38,7 @@ LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096
 REMEDY = "Take a smaller --resolution or batch_size, or --dtype bfloat16."
 SCHEDULE = ("num_steps", "flow_shift", "solver", "guidance_start", "guidance_stop", "cache_interval", "float8")  # that programs depend on
 TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
+OnStep = Callable[[int, Float[np.ndarray, "b h w c"]], None]
 
 
 class DecodedImage(NamedTuple):
@@ -70,6 +72,8 @@ class Sampler:
         self._encode = self._compiled(_encode)
         self._decode = self._compiled(_decode)
         self._paint = self._compiled(_paint, static_argnames=("size", *SCHEDULE))
+        self._start = self._compiled(Dim.start, static_argnums=2)
+        self._advance = self._compiled(_advance, static_argnames=SCHEDULE)
 
     @classmethod
     def from_pretrained(
@@ -152,8 +156,13 @@ class Sampler:
         """Of parameters and computation."""
         return str(self.dim.connector.fc1.kernel[...].dtype)
 
-    def paint(self, requests: Sequence[Request], settings: Settings, *, progress: bool = False) -> Iterator[tuple[int, DecodedImage]]:
+    def paint(
+        self, requests: Sequence[Request], settings: Settings, *, progress: bool = False, on_step: OnStep | None = None
+    ) -> Iterator[tuple[int, DecodedImage]]:
         """Every request's index and picture, once it is painted. Requests of one size are painted together, `batch_size` at a time.
+
+        `on_step(steps, latents)` is called after each step of a batch, with the number of steps done and the latents that its pictures
+        head for; what it raises ends the painting. The host then starts every step; without it, all steps are one program.
 
         Raises:
             InputError: a size does not fit the autoencoder, or latents do not fit the size; a prompt, picture or seed cannot be used; or
@@ -161,7 +170,6 @@ class Sampler:
         """
         for i, request in enumerate(requests):
             self._check(i + 1, request)
-        # The bar counts pictures, not steps: JAX keeps no program that calls back in its cache on disk.
         columns = SpinnerColumn(), TextColumn("painting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, disable=not progress, transient=True) as bar:
             task = bar.add_task("painting", total=len(requests))
@@ -169,7 +177,7 @@ class Sampler:
                 filled = batch.fill(requests)
                 context = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {batch.rows}"
                 with enough_memory(context, REMEDY):
-                    latents = self._batch(filled, settings)
+                    latents = self._batch(filled, settings, on_step)
                     pixels, latents = (np.asarray(to_host(array)) for array in (self._decode(self.dim, latents), latents))
                 bar.advance(task, len(batch.indices))
                 for i, image_pixels, cells in zip(batch.indices, pixels, latents, strict=False):
@@ -219,7 +227,7 @@ class Sampler:
             images += self.decode(self.encode(batch.fill(pictures), size))[: len(batch.indices)]
         return images
 
-    def _batch(self, requests: Sequence[Request], settings: Settings) -> Float[Array, "b h w c"]:
+    def _batch(self, requests: Sequence[Request], settings: Settings, on_step: OnStep | None) -> Float[Array, "b h w c"]:
         """Latents of requests whose size and kind of source are the same."""
         size, sources = requests[0].size, [request.source for request in requests if request.source is not None]
         pictures = [[request.source.picture] if request.source is not None else [] for request in requests]
@@ -232,13 +240,21 @@ class Sampler:
         condition = self._condition(self.dim, self._put(inputs), length)
         null = self.null(length) if guided and negative is None else None
         factor = self.dim.config.autoencoder.factor
-        return self._paint(
-            self.dim, condition, self._put(np.array([request.seed for request in requests], np.int32)), null=null,
-            size=(size[0] // factor, size[1] // factor), source=self._source(sources, size),
-            unconditional=None if negative is None else self._condition(self.dim, self._put(negative), length),
-            guidance_scale=np.float32(settings.guidance_scale), image_guidance_scale=None if image_scale == 1 else np.float32(image_scale),
+        seeds, grid = self._put(np.array([request.seed for request in requests], np.int32)), (size[0] // factor, size[1] // factor)
+        options: dict[str, Any] = {
+            "null": null, "source": self._source(sources, size),
+            "unconditional": None if negative is None else self._condition(self.dim, self._put(negative), length),
+            "guidance_scale": np.float32(settings.guidance_scale),
+            "image_guidance_scale": None if image_scale == 1 else np.float32(image_scale),
             **{name: getattr(settings, name) for name in SCHEDULE},
-        )  # fmt: skip
+        }  # fmt: skip
+        if on_step is None:
+            return self._paint(self.dim, condition, seeds, size=grid, **options)
+        state = self._start(self.dim, seeds, grid)
+        for step in range(settings.num_steps):
+            state = self._advance(self.dim, condition, state, np.int32(step), **options)
+            on_step(step + 1, np.asarray(to_host(state.data)))
+        return state.latents
 
     def _source(self, sources: Sequence[Source], size: tuple[int, int]) -> Float[Array, "b h w c"] | None:
         """What SANA sees beside the noise: latents as they are, or those of the pictures."""
@@ -279,8 +295,14 @@ def _decode(dim: Dim, latents: Float[Array, "b rows columns c"]) -> Float[Array,
     return dim.autoencoder.decode(latents)
 
 
-def _paint(
-    dim: Dim, condition: Condition, seeds: Array, *, null: Condition | None, unconditional: Condition | None, **options: Any
-) -> Array:
-    """`Dim.paint`; `null` is a row that stands for all of `unconditional`."""
-    return dim.paint(condition, seeds, unconditional=null.broadcast(condition.mask) if null is not None else unconditional, **options)
+def _paint(dim: Dim, condition: Condition, seeds: Array, *, size: tuple[int, int], source: Array | None, **options: Any) -> Array:
+    return dim.paint(condition, seeds, size, source, **_branches(condition, **options))
+
+
+def _advance(dim: Dim, condition: Condition, state: State, step: Array, *, source: Array | None, **options: Any) -> State:
+    return dim.advance(state, condition, source, step, 1, **_branches(condition, **options))
+
+
+def _branches(condition: Condition, *, null: Condition | None, unconditional: Condition | None, **options: Any) -> dict[str, Any]:
+    """The options of `Dim.advance`; `null` is a row that stands for all of `unconditional`."""
+    return options | {"unconditional": null.broadcast(condition.mask) if null is not None else unconditional}

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from dim_jax.batching import Source
-from dim_jax.compositing import cells, composite, opacity
+from dim_jax.compositing import cells, composite, mask_opacity, opacity
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.design import write_blueprint
 from dim_jax.edit_result import EditResult
@@ -72,7 +72,14 @@ class EditSession:
         return Source(self.rounds[-1].image, self.rounds[-1].latents) if self.rounds else self._original
 
     def edit(
-        self, instruction: str, *, blueprint: str | None = None, written_by: str = "none", seed: int = 0, progress: bool = False
+        self,
+        instruction: str,
+        *,
+        blueprint: str | None = None,
+        written_by: str = "none",
+        seed: int = 0,
+        mask: Image.Image | None = None,
+        progress: bool = False,
     ) -> EditResult:
         """Paint the next round.
 
@@ -81,22 +88,38 @@ class EditSession:
             blueprint: what the painter reads; nobody is asked for it then.
             written_by: who wrote that blueprint.
             seed: of the noise.
+            mask: grey, of the size of `source`'s picture: where it is black (0), the round leaves that picture as it is.
             progress: show a bar.
 
         Raises:
-            InputError: there is nothing to paint, the designer wrote no blueprint, or as in `EditPipeline`. The session stays as it was.
+            InputError: there is nothing to paint, the mask has another size, the designer wrote no blueprint, or as in `EditPipeline`. The
+                session stays as it was.
         """
+        self.check_mask(mask)
         if blueprint is None:
             check_prompt(instruction, "The instruction")
             blueprint, written_by = (instruction, "none") if self.designer is None else (self._blueprint(instruction), self.designer.name)
-        source = self.source
-        (result,) = self.pipeline([blueprint], [source], seeds=[seed], settings=self.settings, progress=progress)
-        if self.keep_unchanged:
-            result = self._composited(result, source)
-        shown_instruction = "" if blueprint == instruction else instruction
+        (result,) = self.pipeline([blueprint], [self.source], seeds=[seed], settings=self.settings, progress=progress)
+        return self.add(result, instruction, written_by, mask)
+
+    def add(self, result: EditResult, instruction: str = "", written_by: str = "none", mask: Image.Image | None = None) -> EditResult:
+        """Make a painted edit of `source` the next round, which is returned: what it may not change is as before.
+        Arguments as in `edit`."""
+        if self.keep_unchanged or mask is not None:
+            result = self._composited(result, self.source, mask)
+        shown_instruction = "" if result.prompt == instruction else instruction
         result = replace(result, designer=written_by, instruction=shown_instruction, earlier=self.rounds)
         self.rounds += (result,)
         return result
+
+    def check_mask(self, mask: Image.Image | None) -> None:
+        """Refuses a mask of another size than the picture that it is for, as an `InputError`."""
+        picture = self.source.picture
+        if mask is not None and mask.size != picture.size:
+            raise InputError(
+                f"The mask is {mask.width} x {mask.height} pixels, but the picture {picture.width} x {picture.height}. "
+                "Give it the size of the picture."
+            )
 
     def undo(self) -> EditResult:
         """Go back to before the last round, and return it.
@@ -126,13 +149,17 @@ class EditSession:
                 self.source.picture.save(file)
             return write_blueprint(file, instruction, self.designer, row_id=name)
 
-    def _composited(self, result: EditResult, source: Source) -> EditResult:
-        """The result with all that it left alone as it was, in pixels and in latents."""
+    def _composited(self, result: EditResult, source: Source, mask: Image.Image | None) -> EditResult:
+        """The result with all that it left alone, or had to, as it was, in pixels and in latents."""
         sampler, size = self.pipeline.sampler, result.settings["size"]
         cell, latents = sampler.dim.config.autoencoder.factor, result.latents
         assert latents is not None
         source_latents = np.asarray(sampler.encode([source.picture], size))[0] if source.latents is None else source.latents
-        opacities = opacity(sampler.decode(source_latents[None])[0], result.image, cell)
+        opacities = np.ones(size, np.float32)
+        if mask is not None:
+            opacities = mask_opacity(255 - autoencoder_samples(mask.convert("RGB"), size)[..., 0])
+        if self.keep_unchanged:
+            opacities = np.minimum(opacities, opacity(sampler.decode(source_latents[None])[0], result.image, cell))
         return replace(
             result,
             image=composite(Image.fromarray(autoencoder_samples(source.picture, size)), result.image, opacities),

@@ -201,3 +201,15 @@ def test_callback_sees_every_step_in_order(compiled):
     np.testing.assert_array_equal(seen[0][1], NOISE)
     np.testing.assert_allclose(out, quiet, rtol=1e-6, atol=1e-6)
     assert all(x.shape == NOISE.shape for _, x in seen)
+
+
+@pytest.mark.parametrize("solver", sampler.SOLVERS)
+def test_one_step_at_a_time_ends_at_the_same_latents(solver):
+    """Where guidance begins, the cache is used and the data are those of the step before."""
+    velocity = jax.jit(lambda x, sigma: jnp.tanh(x) + sigma)
+    options = {"num_steps": 7, "guidance_scale": 2.0, "guidance_start": 0.3, "cache_interval": 2, "solver": solver}
+    state = sampler.State.start(NOISE)
+    for step in range(7):
+        state = sampler.advance(velocity, state, jnp.int32(step), 1, **options)
+    np.testing.assert_allclose(state.latents, sampler.sample(velocity, NOISE, **options), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(state.latents, state.data)

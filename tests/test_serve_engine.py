@@ -1,16 +1,22 @@
 """The queue and its batches: who is painted together, who waits, who is refused, and that nobody is forgotten."""
 
-from collections.abc import Sequence
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
 
+import numpy as np
 import pytest
 
 from dim_jax.batching import Request, Source
+from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
 from dim_jax.pipeline import paint_requests
+from dim_jax.sampling import OnStep
 from dim_jax.serve.blueprints import local, remote
 from dim_jax.serve.tickets import BlueprintError, QueueFullError, StoppedError
+from dim_jax.settings import Settings
 from tests.chat_server import ChatServer, completion, good, raw, response
 from tests.designer_answers import GOOD
 from tests.painter_fixtures import QUICK, largest_difference, painter, picture
@@ -192,3 +198,42 @@ def test_a_picture_does_not_depend_on_its_batch():
         (other,), (again,) = (ticket.future.result(600) for ticket in tickets)
     assert largest_difference(first.image, again.image) <= 1
     assert largest_difference(first.image, other.image) > 1
+
+
+def test_a_watched_picture_shows_where_it_heads_and_is_the_same():
+    request = Request("red", 5, SIZE, Source(picture(40, 40, 1)))
+    with engine(partial(paint_requests, painter()), wait=0.0) as made:
+        ticket = made.submit([request], QUICK, watched=True)
+        (result,) = ticket.future.result(600)
+        (other,) = made.submit([request], QUICK).future.result(600)
+    assert ticket.steps == QUICK.num_steps
+    assert result.latents is not None
+    np.testing.assert_array_equal(ticket.latents[0], result.latents)
+    assert largest_difference(result.image, other.image) <= 1
+
+
+def test_cancelling_ends_the_samplers_loop():
+    """But not while another picture of the batch is waited for."""
+
+    def paint(batch: Sequence[Request], settings: Settings, on_step: OnStep) -> Iterator[tuple[int, EditResult]]:
+        for steps in itertools.count(1):
+            on_step(steps, np.zeros((len(batch), 2, 2, 8), np.float32))
+            time.sleep(0.001)
+        yield from ()
+
+    def wait_until(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    with engine(paint, batch=2, wait=60.0) as made:
+        first, second = (made.submit(requests(prompt), SETTINGS, watched=True) for prompt in "ab")
+        wait_until(lambda: first.steps)
+        assert first.future.cancel()
+        later = second.steps + 5
+        wait_until(lambda: second.steps >= later)
+        assert second.future.cancel()
+        third = made.submit(requests("c", 2), SETTINGS, watched=True)
+        wait_until(lambda: third.steps)  # the thread is free again
+        assert third.future.cancel()

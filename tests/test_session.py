@@ -183,6 +183,27 @@ def test_keep_unchanged_copies_source_pixels(monkeypatch):
     assert plain.changed is None
 
 
+def test_a_mask_keeps_the_rest_as_it_was():
+    """In pixels to the bit, in latents cell by cell; it is scaled and cropped as the picture is."""
+    wide, size = picture(80, 40, 1), (32, 128)
+    mask = Image.new("L", wide.size)
+    mask.paste(255, (0, 0, 40, 40))
+    ours = EditSession(EditPipeline(painter()), wide, settings=replace(QUICK, size=size))
+    painting = ours.edit("red", mask=mask)
+    source = autoencoder_samples(wide, size)
+    same = (np.asarray(painting.image) == source).all(-1)
+    assert same[:, 66:].all()
+    assert same[:, :62].mean() < 0.2
+    assert painting.changed == pytest.approx(0.5, abs=0.02)
+    before = np.asarray(painter().encode([wide], size))[0]
+    kept = (painting.latents == before).all(-1)
+    assert kept[:, 9:].all()
+    assert not kept[:, :8].any()
+    with pytest.raises(InputError, match="mask is 8 x 8 pixels, but the picture 128 x 32"):
+        ours.edit("red", mask=Image.new("L", (8, 8)))
+    assert ours.rounds == (painting,)
+
+
 def test_keeping_what_is_unchanged_over_rounds(monkeypatch):
     """A painter that changes nothing gives back the first picture to the bit, however often: its latents are not worn either."""
     seen = []

@@ -210,7 +210,7 @@ def edit(
     session = EditSession(
         pipeline, picture, designer=writer, settings=settings, keep_unchanged=keep_unchanged, file=file, name=row_id
     )  # fmt: skip
-    ready = {"blueprint": text, "written_by": f"file:{blueprint}"} if blueprint else {}  # of the only round
+    ready: dict[str, Any] = {"blueprint": text, "written_by": f"file:{blueprint}"} if blueprint else {}  # of the only round
     for number, instruction in enumerate(prompts):
         edited = session.edit(instruction, **ready, seed=sampling.seed, progress=console.is_terminal)
         if show_blueprint:

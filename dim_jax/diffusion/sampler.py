@@ -7,6 +7,7 @@ Every solver is a table of coefficients (`diffusion.solvers`), and all share one
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,9 +59,29 @@ def noise(seeds: Int[Array | np.ndarray, " b"], shape: tuple[int, int, int]) -> 
     return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(jnp.asarray(seeds))
 
 
-def sample(
+class State(NamedTuple):
+    """The sampler between two steps: the latents, and the data and the velocity that the step before predicted."""
+
+    latents: Float[Array, "b h w c"]
+    data: Float[Array, "b h w c"]
+    velocity: Float[Array, "b h w c"]
+
+    @classmethod
+    def start(cls, noise: Float[Array, "b h w c"]) -> "State":
+        """Before the first step, which needs no prediction."""
+        return cls(noise, jnp.zeros_like(noise), jnp.zeros_like(noise))
+
+
+def sample(velocity: Velocity, noise: Float[Array, "b h w c"], *, num_steps: int = 30, **options: Any) -> Float[Array, "b h w c"]:
+    """Latents at sigma = 0, after all steps. Options and errors as in `advance`."""
+    return advance(velocity, State.start(noise), 0, num_steps, num_steps=num_steps, **options).latents
+
+
+def advance(
     velocity: Velocity,
-    noise: Float[Array, "b h w c"],
+    state: State,
+    first: Int[Array, ""] | int,
+    count: int,
     *,
     num_steps: int = 30,
     guidance_scale: Float[Array, ""] | float | None = None,
@@ -71,8 +92,9 @@ def sample(
     flow_shift: float = 3.0,
     solver: str = "dpm++2m",
     callback: StepCallback | None = None,
-) -> Float[Array, "b h w c"]:
-    """Latents at sigma = 0. `callback(step, latents)` sees the latents before each step, in order.
+) -> State:
+    """The state after `count` more of the `num_steps` steps, of which `first` are done: a loop over steps on the host takes one at a time.
+    `callback(step, latents)` sees the latents before each step, in order.
 
     Without guidance, and in steps outside of [`guidance_start`, `guidance_stop`), fractions of all steps, `velocity` is called on the b
     latents. With it, it is called once on 2 b latents, of each row an unconditional and a conditional branch in turn, and
@@ -110,16 +132,16 @@ def sample(
     kinds, kind = np.unique(evaluations(num_steps, **options), return_inverse=True)
     predictors = [(partial(evaluated_noise, scales), partial(evaluated_noise, ()), cached_noise)[kind] for kind in kinds]
 
-    def step(carry: tuple[Array, Array, Array], now: tuple[Array, Array, Array, Array]) -> tuple[tuple[Array, Array, Array], None]:
-        x, previous, last = carry
+    def step(state: State, now: tuple[Array, Array, Array, Array]) -> tuple[State, None]:
+        x, previous, last = state
         index, kind, sigma, (a, b, c) = now
         if callback is not None:
             jax.debug.callback(callback, index, x, ordered=True)
         noise = jax.lax.switch(kind, predictors, x, sigma, last)
         data = (x - sigma * noise) / (1 - sigma)
-        return (a * x + b * data + c * previous, data, (noise - x) / (1 - sigma)), None
+        return State(a * x + b * data + c * previous, data, (noise - x) / (1 - sigma)), None
 
     table = SOLVERS[solver](sigma.astype(np.float64)).astype(np.float32)
     steps = (jnp.arange(num_steps), jnp.asarray(kind), jnp.asarray(sigma[:-1]), jnp.asarray(table))
-    (x, *_), _ = jax.lax.scan(step, (noise, jnp.zeros_like(noise), jnp.zeros_like(noise)), steps)
-    return x
+    steps = jax.tree.map(lambda values: jax.lax.dynamic_slice_in_dim(values, first, count), steps)
+    return jax.lax.scan(step, state, steps)[0]

@@ -8,6 +8,7 @@ Source: Draw-In-Mind (arXiv 2509.01986). A checkpoint calls the parts `mllm`, `p
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -70,6 +71,24 @@ class Dim(nnx.Module):
         size: tuple[int, int],
         source: Float[Array, "b h w c"] | None = None,
         *,
+        num_steps: int = 30,
+        **options: Any,
+    ) -> Float[Array, "b h w c"]:
+        """Latents of `size` (rows, columns), each from the noise of its seed. Options as in `advance`."""
+        return self.advance(self.start(seeds, size), condition, source, 0, num_steps, num_steps=num_steps, **options).latents
+
+    def start(self, seeds: Int[Array, " b"], size: tuple[int, int]) -> sampler.State:
+        """The sampler before its first step: the noise of each seed."""
+        return sampler.State.start(layers.shard_batch(sampler.noise(seeds, (*size, self.config.sana.latent_channels))))
+
+    def advance(
+        self,
+        state: sampler.State,
+        condition: Condition,
+        source: Float[Array, "b h w c"] | None,
+        first: Int[Array, ""] | int,
+        count: int,
+        *,
         unconditional: Condition | None = None,
         guidance_scale: Float[Array, ""] | float = 7.5,
         image_guidance_scale: Float[Array, ""] | float | None = None,
@@ -80,8 +99,8 @@ class Dim(nnx.Module):
         flow_shift: float = 3.0,
         solver: str = "dpm++2m",
         float8: bool = False,
-    ) -> Float[Array, "b h w c"]:
-        """Latents of `size` (rows, columns), each from the noise of its seed.
+    ) -> sampler.State:
+        """The sampler after `count` more steps, of which `first` are done.
 
         `unconditional` (the learned null or a negative prompt) turns guidance on; without it one branch runs, and `guidance_scale` is
         ignored. `image_guidance_scale` adds a third branch, with the source but without the condition (`sampler.sample`).
@@ -89,7 +108,6 @@ class Dim(nnx.Module):
         (`Sana.unroll`).
         An edit model without `source` latents generates from the text alone, and ignores `image_guidance_scale`.
         """
-        noise = layers.shard_batch(sampler.noise(seeds, (*size, self.config.sana.latent_channels)))
         scale = image_scale = None
         conditional = self._velocity(condition, source, float8)
         if unconditional is not None:
@@ -97,12 +115,13 @@ class Dim(nnx.Module):
             if source is not None:
                 sources = [source, source]
                 if image_guidance_scale is not None:
-                    image_scale, conditions, sources = image_guidance_scale, [unconditional, *conditions], [jnp.zeros_like(noise), *sources]
+                    image_scale, conditions = image_guidance_scale, [unconditional, *conditions]
+                    sources = [jnp.zeros_like(state.latents), *sources]
                 source = layers.interleave(*sources)
             condition = conditions[0].interleave(*conditions[1:])
         guided = self._velocity(condition, source, float8)
-        return sampler.sample(
-            lambda x, sigma: (conditional if len(x) == len(noise) else guided)(x, sigma), noise, num_steps=num_steps,
+        return sampler.advance(
+            lambda x, sigma: (conditional if len(x) == len(state.latents) else guided)(x, sigma), state, first, count, num_steps=num_steps,
             guidance_scale=scale, image_guidance_scale=image_scale, guidance_start=guidance_start, guidance_stop=guidance_stop,
             cache_interval=cache_interval, flow_shift=flow_shift, solver=solver,
         )  # fmt: skip

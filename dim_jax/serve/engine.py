@@ -12,7 +12,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float
 
 from dim_jax.batching import Request
 from dim_jax.edit_result import EditResult
@@ -22,7 +27,7 @@ from dim_jax.serve.queue import DESIGN, Queue, Row
 from dim_jax.serve.tickets import BlueprintError, StoppedError, Ticket
 from dim_jax.settings import Settings
 
-Paint = Callable[[Sequence[Request], Settings], Iterable[tuple[int, EditResult]]]
+Paint = Callable[..., Iterable[tuple[int, EditResult]]]  # of requests and settings, and of on_step where a ticket is watched
 UNMEASURED = 5.0  # seconds for a picture until the first ones are painted
 NO_BLUEPRINT = "The designer wrote no blueprint. Try another wording; the server's log has the reason."
 log = logging.getLogger("dim_jax.serve")
@@ -55,9 +60,9 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="painter", daemon=True)
         self._thread.start()
 
-    def submit(self, requests: Sequence[Request], settings: Settings, *, design: bool = False) -> Ticket:
+    def submit(self, requests: Sequence[Request], settings: Settings, *, design: bool = False, watched: bool = False) -> Ticket:
         """Queue pictures of one size, painted with the same settings. With `design` they are edits of one source by one instruction, for
-        whose blueprint the writer is asked first.
+        whose blueprint the writer is asked first. `watched`: as in `Ticket`.
 
         Raises:
             QueueFullError: there is no room for all of them.
@@ -66,7 +71,7 @@ class Engine:
         """
         if len(requests) > self.queue.capacity:
             raise InputError(f"{len(requests)} pictures are more than the queue ever holds, {self.queue.capacity}. Ask for fewer.")
-        ticket = Ticket(list(requests), settings)
+        ticket = Ticket(list(requests), settings, watched=watched)
         bucket = _bucket(ticket) if not design else DESIGN if self._calls is None else None
         with self._lock:
             self.queue.add([Row(ticket, index, bucket) for index in range(len(requests))])
@@ -107,6 +112,8 @@ class Engine:
                     self._attempt(work, [row])
             else:
                 self._finish(rows[0].ticket, error)
+        except CancelledError:
+            log.info("stopped painting %d pictures that nobody waits for", len(rows))
         except Exception as error:  # a bug or a device's: whoever asked for this hears of it, all others are served
             log.exception("%s failed", work.__name__)
             for row in rows:
@@ -140,7 +147,8 @@ class Engine:
             row.ticket.stage = "painting"
         started = time.monotonic()
         settings = replace(rows[0].ticket.settings, batch_size=len(rows))
-        found = dict(self._paint([row.request for row in rows], settings))
+        watching = {"on_step": partial(_watch, rows)} if any(row.ticket.watched for row in rows) else {}
+        found = dict(self._paint([row.request for row in rows], settings, **watching))
         seconds = time.monotonic() - started
         self._speeds.append(seconds / len(rows))
         self.on_batch(len(rows), seconds)
@@ -164,6 +172,14 @@ class Engine:
         with self._lock:
             self._open.discard(ticket)
         self.queue.wake()
+
+
+def _watch(rows: Sequence[Row], steps: int, latents: Float[np.ndarray, "b h w c"]) -> None:
+    """Tells tickets how far their rows are; ends a batch of which all are done or cancelled."""
+    if all(row.ticket.future.done() for row in rows):
+        raise CancelledError
+    for row, cells in zip(rows, latents, strict=False):  # a batch may be filled up
+        row.ticket.steps, row.ticket.latents[row.index] = steps, cells
 
 
 def _bucket(ticket: Ticket) -> Hashable:

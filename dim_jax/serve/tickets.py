@@ -5,6 +5,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Float
+
 from dim_jax.batching import Request
 from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
@@ -41,6 +44,9 @@ class Ticket:
             StoppedError, or whatever went wrong.
         stage: where the last of the pictures is.
         painted: how many are done.
+        watched: whether `steps` and `latents` are kept up to date while it is painted, and cancelling ends a batch that nobody waits for.
+        steps: of the sampler that are done.
+        latents: what each picture heads for after those steps.
     """
 
     requests: list[Request]
@@ -49,6 +55,9 @@ class Ticket:
     since: float = field(default_factory=time.monotonic)
     stage: Stage = "waiting"
     results: dict[int, EditResult] = field(default_factory=dict)
+    watched: bool = False
+    steps: int = 0
+    latents: dict[int, Float[np.ndarray, "h w c"]] = field(default_factory=dict)
 
     @property
     def painted(self) -> int:
