@@ -3,7 +3,8 @@
     python benchmarks/several_devices.py -o build/several_devices.md --devices 1,2,4      full-size model, random weights, synthetic data
     python benchmarks/several_devices.py -o build/rehearsal.md --rehearse                 eight simulated CPU devices and a tiny model
 
-Every step is a process of its own (or several) with a time limit; one that fails is noted and the next one begins. Results are kept in
+Every step is a process of its own (or several) with a time limit; one that fails is noted and the next one begins. Steps that compare
+results run side by side, then steps that measure time one by one. Results are kept in
 OUTPUT.jsonl as they come, and the table OUTPUT is written anew after each. No step begins that may not end within `--minutes`; the same
 call goes on with those that are missing. Numbers of simulated devices say whether the script works, and nothing about speed.
 """
@@ -17,8 +18,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,18 +65,23 @@ REHEARSAL = Sizes("tiny", 64, 20, 2, 1, 8, "none", 8, "nano_autoencoder", 240)
 
 @dataclass(frozen=True)
 class Step:
-    """A name for people and for what is there already, how many devices, and what runs."""
+    """A name for people and for what is there already, how many devices, what runs, and whether its speed matters."""
 
     name: str
     devices: int
     run: Callable[["Machine", Path], Iterator[Row]]
+    timed: bool = True
 
 
 class Machine:
-    """Starts processes that see so many of the devices, and ends what does not end in time."""
+    """Starts the processes of a step, which see so many of the devices, and ends what does not end within `limit` seconds.
 
-    def __init__(self, *, simulated: bool, limit: int):
-        self.simulated, self.limit, self.deadline = simulated, limit, 0.0
+    Where `timed` is False they share the devices with others and compile quickly, to slower programs.
+    """
+
+    def __init__(self, *, simulated: bool, limit: float, timed: bool = True):
+        self.simulated, self.limit, self.timed = simulated, limit, timed
+        self.deadline = time.monotonic() + limit
 
     def environments(self, devices: int, count: int) -> list[dict[str, str]]:
         """Of `count` processes that share the first `devices` devices."""
@@ -83,7 +91,7 @@ class Machine:
         base = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         found, each = [], devices // count
         for i in range(count):
-            env = base | {"JAX_NUM_PROCESSES": str(count)}
+            env = base | {"JAX_NUM_PROCESSES": str(count), "JAX_TRACEBACK_FILTERING": "off"}  # the last line names the error
             if count > 1:
                 env |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_PROCESS_ID": str(i)}
             if self.simulated:
@@ -91,6 +99,9 @@ class Machine:
                 env |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip(), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles twice as fast
             else:
                 env |= {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(i * each, (i + 1) * each)))}
+                if not self.timed:
+                    env |= {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()}
+                    env |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
             found.append(env)
         return found
 
@@ -111,7 +122,7 @@ class Machine:
                 if process.wait(max(1.0, self.deadline - time.monotonic())):
                     raise RuntimeError(f"exit code {process.returncode}: {last_line(log.with_suffix('.err'))}")
         except subprocess.TimeoutExpired as error:
-            raise RuntimeError(f"took longer than {self.limit} s") from error
+            raise RuntimeError(f"took longer than {self.limit:.0f} s") from error
         finally:
             end(running)
 
@@ -171,7 +182,7 @@ def resumed(sizes: Sizes, counts: list[int]) -> Step:
         off = difference(losses(folder / "parts"), losses(folder / "whole"))
         yield {"kind": "resume", "way": way, "steps": len(way) * EACH, "difference": off}
 
-    return Step(f"resume {way}", max(way), run)
+    return Step(f"resume {way}", max(way), run, timed=False)
 
 
 def killed(sizes: Sizes, devices: int) -> Step:
@@ -197,11 +208,11 @@ def killed(sizes: Sizes, devices: int) -> Step:
         off = difference(losses(parts), losses(folder / "whole"))
         yield {"kind": "kill", "processes": devices, "saved": saved, "steps": saved + EACH, "difference": off}
 
-    return Step(f"kill one of {devices} processes", devices, run)
+    return Step(f"kill one of {devices} processes", devices, run, timed=False)
 
 
-def child(name: str, work: Row, devices: int, count: int = 1) -> Step:
-    return Step(name, devices, lambda machine, folder: machine.results(work, folder, devices, count))
+def child(name: str, work: Row, devices: int, count: int = 1, *, timed: bool = True) -> Step:
+    return Step(name, devices, lambda machine, folder: machine.results(work, folder, devices, count), timed)
 
 
 def plan(sizes: Sizes, counts: list[int], *, simulated: bool) -> list[Step]:
@@ -219,7 +230,7 @@ def plan(sizes: Sizes, counts: list[int], *, simulated: bool) -> list[Step]:
 
     def equal(mesh: Row, dtype: str) -> Step:
         work = {"kind": "equal", "mesh": mesh, "dtype": dtype, "num_steps": 2 if simulated else 30}
-        return child(f"equal {mesh_name(mesh)} {dtype}", work, math.prod(mesh.values()))
+        return child(f"equal {mesh_name(mesh)} {dtype}", work, math.prod(mesh.values()), timed=False)
 
     first = [paint({}), paint({"data": most}), train({}), train({"fsdp": most}), train({}, batch=sizes.batch // most)]
     first += [resumed(sizes, [1, 2] if simulated else counts), killed(sizes, 2)]
@@ -251,31 +262,35 @@ def main(arguments: list[str] | None = None) -> None:
     done = {row["step"] for row in rows if "failed" not in row}
     rows = [row for row in rows if row["step"] in done]  # what failed is tried again
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((work / "compiled").resolve()))
-    machine, began = Machine(simulated=args.rehearse, limit=sizes.limit), time.monotonic()
-    for step in plan(sizes, counts, simulated=args.rehearse):
-        if step.name in done or not step.name.startswith(args.only):
-            continue
-        left = 60 * args.minutes - (time.monotonic() - began)
+    end_time, writing = time.monotonic() + 60 * args.minutes, threading.Lock()
+
+    def execute(step: Step) -> None:
+        """Run a step, if there is time for it, and write down what it measured or why it failed."""
+        left = end_time - time.monotonic()
         if left < sizes.limit / 4:
             print(f"no time left for: {step.name}", flush=True)
-            continue
-        since, folder = time.monotonic(), work / "step"
-        machine.deadline = since + min(sizes.limit, left)
+            return
+        since, folder = time.monotonic(), work / step.name.replace(" ", "_")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         failed: Row = {}
-        found: list[Row] = []
+        measured: list[Row] = []
         try:
-            found += step.run(machine, folder)
+            measured += step.run(Machine(simulated=args.rehearse, limit=min(sizes.limit, left), timed=step.timed), folder)
         except (RuntimeError, OSError) as error:
             failed = {"failed": str(error)}
         seconds = round(time.monotonic() - since, 1)
-        new = [row | {"step": step.name, "devices": step.devices, "seconds": seconds} | failed for row in found or [{}] if row or failed]
-        rows += new
-        results.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        args.output.write_text(table(rows) + "\n")
-        print(f"{step.name}: {failed.get('failed', 'done')} ({seconds} s)", flush=True)
-    shutil.rmtree(work / "step", ignore_errors=True)
+        with writing:
+            rows.extend(row | {"step": step.name, "devices": step.devices, "seconds": seconds} | failed for row in measured or [{}])
+            results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            args.output.write_text(table(rows) + "\n")
+            print(f"{step.name}: {failed.get('failed', 'done')} ({seconds} s)", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    missing = [step for step in plan(sizes, counts, simulated=args.rehearse) if step.name not in done and step.name.startswith(args.only)]
+    for timed, at_once in ((False, 1 if args.rehearse else len(missing)), (True, 1)):
+        with ThreadPoolExecutor(max(1, at_once)) as pool:
+            list(pool.map(execute, [step for step in missing if step.timed == timed]))
     print(f"\n{table(rows)}")
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh, PartitionSpec
 
 from dim_jax.models import layers
 from tests.sana_fixtures import normal
@@ -92,3 +93,14 @@ def test_stacked_layers_differ_and_run_in_order():
         np.testing.assert_allclose(sums, seen, rtol=1e-5, atol=1e-5)
     alone, _ = layers.scan(layers.unstack(stacked, 4), lambda layer, x, step: (layer(x) + step, None), x, list(steps))
     np.testing.assert_allclose(alone, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tensor", "heads"), [(2, "tensor"), (4, None)])
+def test_a_flash_kernel_gets_queries_keys_and_values_that_are_cut_alike(tensor, heads):
+    """cuDNN refuses others; of two key heads each of two devices takes one, and four cannot share them."""
+    mesh = AbstractMesh((1, 2, 1, tensor), (*layers.BATCH_AXES, "tensor"), abstract_device=AbstractDevice("NVIDIA", 132, "gpu"))
+    q, k = (jax.ShapeDtypeStruct((4, 64, n, 64), jnp.bfloat16) for n in (8, 2))
+    with jax.sharding.use_abstract_mesh(mesh):
+        program = jax.make_jaxpr(layers.attention)(q, k, k)
+    constraints = [equation.params["sharding"].spec for equation in program.eqns if equation.primitive.name == "sharding_constraint"]
+    assert constraints == [PartitionSpec(layers.BATCH_AXES, None, heads, None)] * 3
