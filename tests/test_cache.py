@@ -23,7 +23,7 @@ from dim_jax.config import read_config
 from dim_jax.data import cache
 from dim_jax.data.pipeline import Loader, make_plan, open_mixture
 from dim_jax.data.records import Records
-from dim_jax.datasets.layouts.pairs import Pair, Picture, webp, write_pairs
+from dim_jax.datasets.layouts.pairs import Pair, Picture, encode_webp, write_pairs
 from dim_jax.datasets.prepare import prepare
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters, with_parameters
@@ -57,7 +57,7 @@ def place(tmp_path_factory) -> Path:
     rng = np.random.default_rng(0)
     pictures = [
         Picture("own", str(n), f"thing {n}", "test" if n % 6 == 5 else "train", (f"A {n}.", f"An own {n}."),
-                webp(np.asarray(Image.fromarray(rng.integers(0, 256, (3, 3, 3), np.uint8)).resize((32, 32)))))
+                encode_webp(np.asarray(Image.fromarray(rng.integers(0, 256, (3, 3, 3), np.uint8)).resize((32, 32)))))
         for n in range(PICTURES)
     ]  # fmt: skip
     pairs = [Pair(n % 5, 6 + n % 4, "rule", tuple(f"Edit {n} {way}." for way in "abc"[: 1 + n % 3]), "") for n in range(PAIRS)]
@@ -302,7 +302,7 @@ def test_too_little_space_is_refused_before_anything_is_computed(place, monkeypa
 
 def test_failed_first_call_does_not_bind_later_calls(place, monkeypatch):
     """It was of other rows, another size and another way to store them."""
-    raw, few, grey = place / "few" / "raw", place / "few" / "data", webp(np.full((32, 32, 3), 99, np.uint8))
+    raw, few, grey = place / "few" / "raw", place / "few" / "data", encode_webp(np.full((32, 32, 3), 99, np.uint8))
     raw.mkdir(parents=True)
     pictures = [Picture("own", str(n), f"thing {n}", "train", (f"A {n}.",), grey) for n in range(6)]
     write_pairs(raw, pictures, [Pair(n, 5 - n, "rule", ("Edit.",), "") for n in range(3)])

@@ -65,7 +65,7 @@ def test_a_model_that_cannot_be_read(tmp_path, models):
     for file in ("model.safetensors", "preprocessor_config.json"):
         shutil.copy(Path(models[0]) / file, tmp_path / "empty")
     shutil.copy(Path(models[1]) / "config.json", tmp_path / "empty")
-    with pytest.raises(InputError, match="empty: lacks weights of a CLIPVisionModelWithProjection, such as v"):
+    with pytest.raises(InputError, match="empty: lacks weights of a CLIPModel, such as l"):
         Similarity(models[0], str(tmp_path / "empty"))
 
 

@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from dim_jax.datasets.construction.config import read_config
 from dim_jax.datasets.construction.download_images import FAILURES, PICTURES, download_pictures
-from dim_jax.datasets.construction.locators import PLACES
+from dim_jax.datasets.construction.locators import LOCATORS
 from dim_jax.datasets.construction.t2i import CAPTIONS, REJECTS, TABLE
 from dim_jax.datasets.construction.upstream import unpack
 from dim_jax.errors import InputError
@@ -83,7 +83,7 @@ def test_the_rules_cover_the_published_sub_sources():
     assert sum(rule["samples"] for rule in sources.values()) == 6_309_918
     assert sum(len(rule["metadata"]) for rule in sources.values()) == 17
     for rule in sources.values():
-        assert rule["place"] in PLACES
+        assert rule["place"] in LOCATORS
         assert rule["place"] == "url" or rule.get("repo") or rule.get("archives")
 
 

@@ -12,8 +12,8 @@ from dim_jax.datasets.emoji.packages import SETS, plain_code
 from dim_jax.datasets.emoji.render import RenderedEmoji
 from dim_jax.datasets.emoji.split import sampling_hash, split_of
 from dim_jax.datasets.emoji.wording import INSTRUCTIONS, captions, describe, instructions, with_article
-from dim_jax.datasets.measures import box, difference, main_colours
-from dim_jax.datasets.words import listed
+from dim_jax.datasets.measures import bounding_box, changed_mask, main_colours
+from dim_jax.datasets.words import join_with_and
 from tests.emoji_fixtures import row, rows
 
 EMOJI = read_emoji(rows())
@@ -74,7 +74,11 @@ def test_articles(name, text):
 
 
 def test_lists_of_colours():
-    assert [listed(words) for words in (("red",), ("red", "blue"), ("red", "blue", "tan"))] == ["red", "red and blue", "red, blue and tan"]
+    assert [join_with_and(words) for words in (("red",), ("red", "blue"), ("red", "blue", "tan"))] == [
+        "red",
+        "red and blue",
+        "red, blue and tan",
+    ]
 
 
 def found(rule: str, source: str | None = None) -> set[tuple[str, str]]:
@@ -83,10 +87,10 @@ def found(rule: str, source: str | None = None) -> set[tuple[str, str]]:
 
 def test_a_rule_changes_one_thing():
     same = {
-        "skin_tone": ("kind", "gender", "hair", "right"),
-        "gender": ("kind", "tone", "hair", "right"),
-        "hair": ("kind", "tone", "gender", "right"),
-        "facing": ("kind", "tone", "gender", "hair"),
+        "skin_tone": ("family", "gender", "hair", "right"),
+        "gender": ("family", "tone", "hair", "right"),
+        "hair": ("family", "tone", "gender", "right"),
+        "facing": ("family", "tone", "gender", "hair"),
         "occupation_swap": ("tone", "gender"),
         "occupation_on": ("tone", "gender"),
         "hand_direction": ("tone",),
@@ -141,14 +145,14 @@ def test_split_unit_holds_all_skin_tones():
     tied = {"skin_tone", "facing", "hair", "hand_direction", "state", "face_to_cat", "cat_to_face", "animal_face", "animal_whole"}
     for edit in EDITS:
         source, target = EMOJI[edit.source], EMOJI[edit.target]
-        if edit.rule in tied and not (edit.rule == "skin_tone" and source.kind == "1f9d1"):
+        if edit.rule in tied and not (edit.rule == "skin_tone" and source.family == "1f9d1"):
             assert split_of(source) == split_of(target), edit
 
 
 def test_held_out_emoji_have_relatives_in_training():
     """So a test asks for a combination: every held-out colour is trained on in another shape, every occupation with another gender."""
     colours = [(colour, split_of(EMOJI[code])) for codes in tables.COLOURS.values() for code, colour in codes.items()]
-    jobs = [(item.kind, split_of(item)) for item in EMOJI.values() if item.kind in tables.OCCUPATIONS]
+    jobs = [(item.family, split_of(item)) for item in EMOJI.values() if item.family in tables.OCCUPATIONS]
     for members in (colours, jobs):
         held_out = {member for member, split in members if split == "test"}
         assert held_out
@@ -203,8 +207,8 @@ def test_colours_are_named():
 def test_the_place_of_a_change_is_measured():
     before, after = blank(), blank()
     after[:16, 48:] = 0
-    assert box(difference(before, after)) == (0.75, 0.0, 1.0, 0.25)
-    assert box(difference(before, before)) == (0.0, 0.0, 1.0, 1.0)
+    assert bounding_box(changed_mask(before, after)) == (0.75, 0.0, 1.0, 0.25)
+    assert bounding_box(changed_mask(before, before)) == (0.0, 0.0, 1.0, 1.0)
     before[20:60, 4:60], after[20:60, 4:60] = 99, 99
     edit = next(edit for edit in EDITS if edit.rule == "state")
     drawn = [RenderedEmoji("noto", EMOJI[code], pixels, ("grey",)) for code, pixels in ((edit.source, before), (edit.target, after))]

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dim_jax.datasets.emoji import tables, tints
-from dim_jax.datasets.emoji.tints import COLOUR_WORDS, tinted
-from dim_jax.datasets.layouts.pairs import Pair, Pairs, Picture, read_pictures, webp, write_pairs
-from dim_jax.datasets.measures import PALETTE, extent
+from dim_jax.datasets.emoji.tints import COLOUR_WORDS, tint
+from dim_jax.datasets.layouts.pairs import Pair, Pairs, Picture, encode_webp, read_pictures, write_pairs
+from dim_jax.datasets.measures import PALETTE, foreground_mask
 from tests.painter_fixtures import build_data, dim, one_error
 
 pytest.importorskip("array_record")
@@ -35,7 +35,7 @@ def drawn(form: str, colour: tuple[int, int, int]) -> np.ndarray:
 
 
 def picture(code: str, name: str, pixels: np.ndarray) -> Picture:
-    return Picture("noto", code, name, "test" if code in HELD_OUT else "train", (f"{name}.",), webp(pixels))
+    return Picture("noto", code, name, "test" if code in HELD_OUT else "train", (f"{name}.",), encode_webp(pixels))
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ def build(emoji: Path, name: str = "tints") -> Path:
 
 def middle(image: Image.Image) -> np.ndarray:
     pixels = np.asarray(image)
-    return np.median(pixels[extent(pixels)], axis=0)
+    return np.median(pixels[foreground_mask(pixels)], axis=0)
 
 
 def test_a_tinted_drawing_keeps_its_white_and_its_darks():
     before = drawn("circle", (200, 60, 30))
-    after = tinted(before, np.array([30.0, 110, 225]))
+    after = tint(before, np.array([30.0, 110, 225]))
     assert (after[before.min(-1) == 255] == 255).all()
     assert after[12, 32].tolist() == [30, 110, 225]
     assert (after[32, 28] < after[12, 32]).all()
@@ -93,7 +93,7 @@ def test_a_colours_name_changes_any_thing(emoji):
             new = next(word for word in SHADES if f" {word}." in one.texts[0])
             assert np.abs(middle(one.target) - SHADES[new]).max() <= 1
             assert np.abs(middle(one.source) - middle(one.target)).max() > 20
-            assert np.array_equal(extent(np.asarray(one.source)), extent(np.asarray(one.target)))
+            assert np.array_equal(foreground_mask(np.asarray(one.source)), foreground_mask(np.asarray(one.target)))
             assert one.blueprint is not None
             assert one.blueprint.startswith(f"1. **Edit Instruction**: {one.texts[0]}\n\n2. ")
 

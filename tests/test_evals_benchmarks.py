@@ -234,12 +234,12 @@ def test_finished_cases_are_read_up_to_a_torn_line(tmp_path):
 
 
 def test_emoji_takes_the_pairs_and_the_noise_of_the_report_by_rule(tmp_path):
-    from dim_jax.datasets.layouts.pairs import Pair, Pairs, Picture, webp, write_pairs
+    from dim_jax.datasets.layouts.pairs import Pair, Pairs, Picture, encode_webp, write_pairs
     from dim_jax.evals import emoji
     from dim_jax.evals.generate import seed_of
 
     pixels = [np.asarray(picture(64, 64, i)) for i in range(4)]
-    pictures = [Picture("noto", str(i), "x", "test", ("a face",), webp(one)) for i, one in enumerate(pixels)]
+    pictures = [Picture("noto", str(i), "x", "test", ("a face",), encode_webp(one)) for i, one in enumerate(pixels)]
     pairs = [Pair(i, 3, f"rule {i % 2}", (f"Edit {i}.", "another wording"), "a blueprint") for i in range(3)]
     write_pairs(tmp_path, pictures, pairs)
     found = cases("emoji", tmp_path)

@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 
-from dim_jax.datasets.layouts.pairs import Pair, Picture, webp, write_pairs
+from dim_jax.datasets.layouts.pairs import Pair, Picture, encode_webp, write_pairs
 from dim_jax.models.lora import is_factor
 from dim_jax.sharding import logical_axes
 from dim_jax.weights.lora_files import open_lora
@@ -30,7 +30,7 @@ def place(tmp_path_factory):
     tiny_checkpoint(folder / "base")
     (folder / "raw").mkdir()
     pictures = [
-        Picture("random", str(i), "a thing", "test" if i >= 8 else "train", ("a thing",), webp(np.asarray(picture(32, 32, i))))
+        Picture("random", str(i), "a thing", "test" if i >= 8 else "train", ("a thing",), encode_webp(np.asarray(picture(32, 32, i))))
         for i in range(12)
     ]
     write_pairs(folder / "raw", pictures, [Pair(i, i + 1, "style", ("red",), "red") for i in range(0, 12, 2)])

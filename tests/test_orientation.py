@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from dim_jax.data.example import LazyImage
 from dim_jax.datasets.construction.pictures import store
-from dim_jax.datasets.layouts.pairs import decoded
+from dim_jax.datasets.layouts.pairs import decode_webp
 from dim_jax.designer.picture import encode_picture
 from dim_jax.pipeline import EditPipeline
 from dim_jax.processing.pictures import ORIENTATION, as_rgb, autoencoder_samples, open_picture, picture_size, read_picture
@@ -68,7 +68,7 @@ def test_exif_orientation_is_applied_for_every_input(orientation, kind, tag, tmp
     """Files and PIL pictures: opened, copied, loaded before, converted with their metadata kept; however often it is asked for."""
     data = turned(kind, orientation, tag)
     (tmp_path / "a").write_bytes(data)
-    ways = {"file": open_picture(tmp_path / "a"), "bytes": LazyImage("a", lambda: data).picture(), "record": decoded(data)}
+    ways = {"file": open_picture(tmp_path / "a"), "bytes": LazyImage("a", lambda: data).picture(), "record": decode_webp(data)}
     with Image.open(tmp_path / "a") as lazy:
         ways["lazy"] = as_rgb(lazy)
         ways["loaded"] = as_rgb(lazy)

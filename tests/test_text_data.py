@@ -14,19 +14,19 @@ import pytest
 from PIL import Image, ImageFont
 
 from dim_jax.datasets.layouts.pairs import Pairs
-from dim_jax.datasets.text import faces, grounds
+from dim_jax.datasets.text import backgrounds, faces
 from dim_jax.datasets.text.build import SceneBuilder
 from dim_jax.datasets.text.rules import RULES, Choices, change
-from dim_jax.datasets.text.scenes import SIZES, box, render_scene, sample_scene
+from dim_jax.datasets.text.scenes import SIZES, label_box, render_scene, sample_scene
 from dim_jax.datasets.text.vocabulary import WORDS, sample_text, split_of
-from dim_jax.datasets.text.wording import AT, instructions
+from dim_jax.datasets.text.wording import POSITION_TEXTS, instructions
 from dim_jax.designer.blueprint import parse
 from tests.layout_fixtures import prepared
 from tests.painter_fixtures import build_data, dim, one_error, picture
 
 pytest.importorskip("array_record")
 SPLITS = ("train", "test")
-PATTERNS = grounds.patterns()
+PATTERNS = backgrounds.pattern_backgrounds()
 SIDE = 64
 
 
@@ -50,12 +50,12 @@ def changes(number: int = 30, side: int = 96):
     """Changes of every rule, with their scenes."""
     for n in range(number):
         split, rng = SPLITS[n % 2], Random(n)
-        scene = sample_scene(rng, split, grounds.of_split(PATTERNS, split), faces.BUILTIN_FACES, side)
+        scene = sample_scene(rng, split, backgrounds.select_split(PATTERNS, split), faces.BUILTIN_FACES, side)
         for rule in RULES:
-            found = change(rule, rng, scene, Choices(split, faces.BUILTIN_FACES, scene.ground.readable), side)
+            found = change(rule, rng, scene, Choices(split, faces.BUILTIN_FACES, scene.background.readable), side)
             if found is not None:
                 yield found
-                yield found.back()
+                yield found.reversed()
 
 
 # Pictures
@@ -64,11 +64,11 @@ def changes(number: int = 30, side: int = 96):
 def test_pairs_differ_inside_the_boxes_of_the_text_and_nowhere_else():
     count, side = Counter(), 96
     for one in changes(side=side):
-        ground = one.source.ground.paint(side)
+        ground = one.source.background.paint(side)
         source, target = (np.asarray(render_scene(scene, ground), int) for scene in (one.source, one.target))
         inside = np.zeros((side, side), bool)
         for scene, label in ((one.source, one.old), (one.target, one.new)):
-            left, top, right, bottom = box(label, scene.ground, side)
+            left, top, right, bottom = label_box(label, scene.background, side)
             assert 0 <= left < right <= side
             assert 0 <= top < bottom <= side
             inside[top:bottom, left:right] = True
@@ -84,14 +84,14 @@ def test_texts_stand_out_from_their_ground():
     """Of the pixels of a box, some have the very colour of the letters, and the ground's luminance is far from it."""
     for one in changes(20, 128):
         scene = one.target
-        ground = scene.ground.paint(128)
+        ground = scene.background.paint(128)
         picture, bare = np.asarray(render_scene(scene, ground)), np.asarray(ground)
         for label in scene.labels:
-            left, top, right, bottom = box(label, scene.ground, 128)
-            colour = np.array(grounds.RGB[label.colour])
+            left, top, right, bottom = label_box(label, scene.background, 128)
+            colour = np.array(backgrounds.RGB[label.colour])
             assert (np.abs(picture[top:bottom, left:right].astype(int) - colour).max(-1) < 40).any(), label
             levels = [luminance_of(pixel) for pixel in bare[top:bottom, left:right].reshape(-1, 3)[::7]]
-            assert min(grounds.contrast(float(luminance_of(colour)), float(level)) for level in levels) > 2.9, (label, scene.ground)
+            assert min(backgrounds.contrast(float(luminance_of(colour)), float(level)) for level in levels) > 2.9, (label, scene.background)
 
 
 def luminance_of(pixel) -> float:
@@ -108,7 +108,7 @@ def test_each_rule_changes_what_it_says():
         assert f'"{one.old.text}"' in text
         told = {
             "word": f'"{one.new.text}"', "font": one.new.face.name, "colour": one.new.colour,
-            "size": "larger" if one.new.size > one.old.size else "smaller", "position": AT[one.new.position].split(" ", 1)[1],
+            "size": "larger" if one.new.size > one.old.size else "smaller", "position": POSITION_TEXTS[one.new.position].split(" ", 1)[1],
         }  # fmt: skip
         assert told[one.rule] in text
         assert ("much" in text) == (one.rule == "size" and abs(one.new.size - one.old.size) == len(SIZES) - 1)
@@ -153,7 +153,7 @@ def test_no_word_and_no_ground_of_the_test_is_in_training(built, examples):
         assert all(split_of(word) == split for word in quoted[split])
     told = {split: {example.texts[2].split(" on ", 1)[1] for example in Pairs(built, split, "caption")} for split in SPLITS}
     assert not told["train"] & told["test"]
-    both = [{ground.key for ground in grounds.of_split(PATTERNS, split)} for split in SPLITS]
+    both = [{ground.key for ground in backgrounds.select_split(PATTERNS, split)} for split in SPLITS]
     assert not both[0] & both[1]
     assert len(both[0] | both[1]) == len(PATTERNS)
 
@@ -209,24 +209,24 @@ def test_pictures_and_fonts_of_the_user(tmp_path):
     assert statistics["faces"] == ["plain", "bold", "slanted", "outlined", "Aileron"]
     assert "Aileron" in (tmp_path / "out/README.md").read_text()
     # Where no letter is, the user's picture shows, scaled.
-    backgrounds = [np.asarray(ground.paint(128), int) for ground in grounds.read_grounds(tmp_path / "pictures")]
+    images = [np.asarray(ground.paint(128), int) for ground in backgrounds.read_backgrounds(tmp_path / "pictures")]
     shown = [np.asarray(example.target, int) for example in Pairs(tmp_path / "out", "train", "caption")]
-    assert all(max((image == ground).all(-1).mean() for ground in backgrounds) > 0.6 for image in shown)
+    assert all(max((image == ground).all(-1).mean() for ground in images) > 0.6 for image in shown)
 
 
 def test_letters_on_pictures_have_a_rim():
     """In black or white, whichever stands out from the letters."""
     maker = SceneBuilder({split: [replace(PATTERNS[0], path=Path("x"))] for split in SPLITS}, faces.BUILTIN_FACES, 128, 0)
-    scene = sample_scene(Random(0), "train", maker.grounds["train"], faces.BUILTIN_FACES, 128)
+    scene = sample_scene(Random(0), "train", maker.backgrounds["train"], faces.BUILTIN_FACES, 128)
     label = replace(scene.labels[0], colour="yellow", face=faces.BUILTIN_FACES[0])
     scene = replace(scene, labels=(label,))
-    ground = Image.new("RGB", (128, 128), grounds.RGB["yellow"])
+    ground = Image.new("RGB", (128, 128), backgrounds.RGB["yellow"])
     drawn = np.asarray(render_scene(scene, ground), int)
-    assert (np.abs(drawn - grounds.RGB["black"]).max(-1) < 10).any()
-    left, top, right, bottom = box(label, scene.ground, 128)
+    assert (np.abs(drawn - backgrounds.RGB["black"]).max(-1) < 10).any()
+    left, top, right, bottom = label_box(label, scene.background, 128)
     outside = np.ones((128, 128), bool)
     outside[top:bottom, left:right] = False
-    assert (drawn[outside] == grounds.RGB["yellow"]).all()
+    assert (drawn[outside] == backgrounds.RGB["yellow"]).all()
 
 
 def test_sampled_texts_are_of_their_split():

@@ -38,7 +38,7 @@ def main_colours(pixels: Pixels, limit: int = 3) -> tuple[str, ...]:
 
     White counts only if there is no other colour, since the background is white too.
     """
-    coloured = pixels[extent(pixels)]
+    coloured = pixels[foreground_mask(pixels)]
     if not len(coloured):
         return ("white",)
     red, green, blue = (coloured // BIN).T
@@ -57,12 +57,12 @@ def _nearest() -> Int[np.ndarray, "bins bins bins"]:
     return np.array([number for number, _ in shades])[distances.argmin(0)]
 
 
-def extent(pixels: Pixels) -> Mask:
+def foreground_mask(pixels: Pixels) -> Mask:
     """The mask of the drawing: all pixels that are not white."""
     return _any_channel(pixels < 244)
 
 
-def difference(a: Pixels, b: Pixels) -> Mask:
+def changed_mask(a: Pixels, b: Pixels) -> Mask:
     """The mask of pixels that differ visibly."""
     return _any_channel(np.maximum(a, b) - np.minimum(a, b) > 24)
 
@@ -71,7 +71,7 @@ def _any_channel(mask: Bool[np.ndarray, "h w 3"]) -> Mask:
     return mask[..., 0] | mask[..., 1] | mask[..., 2]
 
 
-def box(mask: Mask) -> tuple[float, float, float, float]:
+def bounding_box(mask: Mask) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of a mask's True pixels, as fractions of the sides in [0, 1]; the whole picture if there are none."""
     if not mask.any():
         return 0.0, 0.0, 1.0, 1.0
@@ -81,7 +81,7 @@ def box(mask: Mask) -> tuple[float, float, float, float]:
     return float(left / width), float(top / height), float(right / width), float(bottom / height)
 
 
-def third(left: float, right: float, top: float, bottom: float) -> str:
+def position_in_words(left: float, right: float, top: float, bottom: float) -> str:
     """The centre of a box in a grid of 3 x 3, in words."""
     across, down = (left + right) / 2, (top + bottom) / 2
     column = "left" if across < 0.4 else "right" if across > 0.6 else ""

@@ -19,7 +19,7 @@ from dim_jax.data.example import Kind, LazyImage, RawExample, Texts
 from dim_jax.data.records import new_records
 from dim_jax.data.row_stats import COLUMNS, RowStats, token_counts
 from dim_jax.datasets.layouts import SplitRows, open_splits
-from dim_jax.datasets.statistics import Tally
+from dim_jax.datasets.statistics import DatasetStatistics
 from dim_jax.errors import InputError
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.processing.pictures import read_picture
@@ -30,25 +30,25 @@ open_rows = cache(open_splits)  # once in each process, since a file is read to 
 SAMPLE = 32  # rows that are read to estimate the size of all
 
 
-class Rows(NamedTuple):
+class SplitSource(NamedTuple):
     """The rows of a split, as a worker opens them, and the tokenizer that counts their texts."""
 
     source: AnyPath
     layout: str
     kind: Kind
     split: str
-    notes: AnyPath
+    work_folder: AnyPath
     tokenizer: str | None
 
 
 class Shard(NamedTuple):
-    """Rows from `start` to `stop` (exclusive), the path of their file, and of its note, which is written last."""
+    """Rows from `start` to `stop` (exclusive), the path of their file, and of its info, which is written last."""
 
-    rows: Rows
+    rows: SplitSource
     start: int
     stop: int
     path: AnyPath
-    note: AnyPath
+    info_path: AnyPath
 
 
 class BadRow(NamedTuple):
@@ -58,18 +58,18 @@ class BadRow(NamedTuple):
     error: str
 
 
-class Written(NamedTuple):
-    """The note of a shard: bytes of its records, SHA-256 of its file, counts, statistics and rules of its rows, and bad rows."""
+class ShardInfo(NamedTuple):
+    """A finished shard: bytes of its records, SHA-256 of its file, counts, statistics and rules of its rows, and bad rows."""
 
     size: int
     sha256: str
-    tally: Tally
+    statistics: DatasetStatistics
     stats: RowStats
     rules: list[str]
     bad: list[BadRow]
 
 
-def features_of(kind: Kind) -> Any:
+def tfds_features(kind: Kind) -> Any:
     """The TFDS features of a kind of rows; pictures are RGB."""
     features = {
         "key": tfds.features.Text(doc="names the row"),
@@ -83,7 +83,7 @@ def features_of(kind: Kind) -> Any:
     return tfds.features.FeaturesDict(features)
 
 
-def estimate(rows: SplitRows) -> int:
+def estimate_bytes(rows: SplitRows) -> int:
     """The approximate bytes of all rows, from a sample; bad rows are skipped."""
     count, sizes = len(rows.numbers), list[int]()
     for number in range(0, count, -(-count // SAMPLE)):
@@ -93,14 +93,14 @@ def estimate(rows: SplitRows) -> int:
 
 
 def write_shard(shard: Shard) -> None:
-    """Write a file, complete or not at all, then its note. Rows that cannot be used are left out and noted.
+    """Write a file, complete or not at all, then its info. Rows that cannot be used are left out and listed there.
 
     Raises:
         InputError: a file cannot be written.
     """
     rows = shard.rows
-    opened, features = open_rows(rows.source, rows.layout, rows.kind, rows.notes)[rows.split], features_of(rows.kind)
-    serializer, tally = tfds.core.ExampleSerializer(features.get_serialized_info()), Tally()
+    opened, features = open_rows(rows.source, rows.layout, rows.kind, rows.work_folder)[rows.split], tfds_features(rows.kind)
+    serializer, statistics = tfds.core.ExampleSerializer(features.get_serialized_info()), DatasetStatistics()
     sizes, texts, rules, bad = list[tuple[int, int]](), list[Texts](), list[str](), list[BadRow]()
     with new_file(shard.path) as scratch:
         with new_records(scratch) as file:
@@ -119,23 +119,25 @@ def write_shard(shard: Shard) -> None:
                 # Maps of protobuf have no fixed order, so the checksum would change each time.
                 record = serializer.get_tf_example(features.encode_example(example)).SerializeToString(deterministic=True)
                 file.write(record)
-                tally += Tally.of(row, pixels, len(record))
+                statistics += DatasetStatistics.from_row(row, pixels, len(record))
                 sizes.append(pixels.get("source", pixels["target"]))
                 texts.append(Texts(row.texts, row.blueprint))
                 rules.append(row.rule)
         with scratch.open("rb") as stored:
             digest = hashlib.file_digest(stored, "sha256").hexdigest()
     columns = np.concatenate([np.array(sizes, np.int32).reshape(-1, 2).T, token_counts(texts, _tokenizer(rows.tokenizer)).T])
-    note = {"size": tally.sums.get("bytes", 0), "sha256": digest, "tally": vars(tally), "rules": rules, "bad": bad}
-    note["stats"] = columns.tolist()
-    write_json(shard.note, note, indent=None)
+    info = {"size": statistics.sums.get("bytes", 0), "sha256": digest, "tally": vars(statistics), "rules": rules, "bad": bad}
+    info["stats"] = columns.tolist()
+    write_json(shard.info_path, info, indent=None)
 
 
-def read_note(path: AnyPath) -> Written:
-    """The note of `write_shard`."""
-    note = json.loads(path.read_text(encoding="utf-8"))
-    stats = RowStats(*np.array(note["stats"], np.int32).reshape(len(COLUMNS), -1))
-    return Written(note["size"], note["sha256"], Tally(**note["tally"]), stats, note["rules"], [BadRow(*bad) for bad in note["bad"]])
+def read_shard_info(path: AnyPath) -> ShardInfo:
+    """The info that `write_shard` wrote."""
+    info = json.loads(path.read_text(encoding="utf-8"))
+    stats = RowStats(*np.array(info["stats"], np.int32).reshape(len(COLUMNS), -1))
+    return ShardInfo(
+        info["size"], info["sha256"], DatasetStatistics(**info["tally"]), stats, info["rules"], [BadRow(*bad) for bad in info["bad"]]
+    )
 
 
 @cache
@@ -147,12 +149,12 @@ def _images(row: RawExample) -> dict[str, LazyImage]:
     return {"target": row.target} if row.source is None else {"source": row.source, "target": row.target}
 
 
-def cut(rows: Rows, count: int, number: int, folder: AnyPath, notes: AnyPath) -> Sequence[Shard]:
+def plan_shards(rows: SplitSource, count: int, number: int, folder: AnyPath, work_folder: AnyPath) -> Sequence[Shard]:
     """A split of `count` rows as `number` shards of nearly equal length; fewer, if there are fewer rows."""
     number = min(count, number)
     ends = [count * part // number for part in range(number + 1)]
     names = [f"{rows.kind}-{rows.split}.array_record-{part:05}-of-{number:05}" for part in range(number)]
     return [
-        Shard(rows, start, stop, folder / name, notes / f"{name}.json")
+        Shard(rows, start, stop, folder / name, work_folder / f"{name}.json")
         for start, stop, name in zip(ends[:-1], ends[1:], names, strict=True)
     ]

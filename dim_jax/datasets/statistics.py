@@ -8,7 +8,7 @@ from dim_jax.data.example import RawExample
 
 
 @dataclass
-class Tally:
+class DatasetStatistics:
     """Sums, least and most values by name; plain dictionaries, so that they can be JSON.
 
     Attributes:
@@ -22,7 +22,7 @@ class Tally:
     most: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, row: RawExample, sizes: dict[str, tuple[int, int]], stored: int) -> "Tally":
+    def from_row(cls, row: RawExample, sizes: dict[str, tuple[int, int]], stored: int) -> "DatasetStatistics":
         """A row alone; `sizes` are (width, height) of its pictures in pixels by "source" and "target", `stored` is its record's bytes."""
         tally = cls({"rows": 1, "bytes": stored, "texts": len(row.texts), f"rule: {row.rule}": 1})
         for name, texts in (("texts", row.texts), ("blueprint", () if row.blueprint is None else (row.blueprint,))):
@@ -36,12 +36,12 @@ class Tally:
             tally.most |= sides
         return tally
 
-    def __add__(self, other: "Tally") -> "Tally":
+    def __add__(self, other: "DatasetStatistics") -> "DatasetStatistics":
         least, most = (
             {name: choose(value, others.get(name, value)) for name, value in (others | ours).items()}
             for choose, ours, others in ((min, self.least, other.least), (max, self.most, other.most))
         )
-        return Tally(dict(Counter(self.sums) + Counter(other.sums)), least, most)
+        return DatasetStatistics(dict(Counter(self.sums) + Counter(other.sums)), least, most)
 
     def report(self) -> dict[str, Any]:
         """Counts, rules, and least, mean and most of every measure, for people."""

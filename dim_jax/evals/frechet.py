@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from dim_jax.datasets.similarity import VisionModel, torch_device
 from dim_jax.errors import InputError, require_packages
 
 SIDE = 299  # pixels, of InceptionV3
@@ -89,8 +90,6 @@ def open_features(path: Path) -> tuple[Features, str]:
         InputError: it is neither, or packages are missing.
     """
     if path.is_dir():
-        from dim_jax.evals.similarity import VisionModel
-
         model = VisionModel(path)
         return model.features, f"as the image processor of {path.name} does"
     require_packages("torch", extra="evaluate", feature="Reading features")
@@ -98,7 +97,7 @@ def open_features(path: Path) -> tuple[Features, str]:
 
     if not path.is_file():
         raise InputError(f"{path}: no such file. Give a feature network: a TorchScript file, or a folder of transformers.")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     try:
         network = torch.jit.load(str(path), map_location=device).eval()
     except RuntimeError as error:

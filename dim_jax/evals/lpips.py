@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from dim_jax.datasets.similarity import torch_device
 from dim_jax.errors import InputError, require_packages
 
 SMALLEST = 31  # pixels a side, which the last layer needs
@@ -33,14 +34,12 @@ class Lpips:
 
     def __init__(self, path: Path):
         require_packages("torch", "torchmetrics", extra="evaluate", feature="LPIPS")
-        import torch
-
         package = find_spec("torchmetrics")
         assert package is not None
         assert package.origin is not None
         state = _load(path)
         learned = _load(Path(package.origin).parent / "functional/image/lpips_models/alex.pth")
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch_device()
         try:
             self._convolutions = [(state[f"features.{n}.weight"], state[f"features.{n}.bias"]) for n in CONVOLUTIONS]
         except KeyError as error:

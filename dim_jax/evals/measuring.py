@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from dim_jax.datasets.similarity import Clip, VisionModel, cosine
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import Benchmark, Case, read_finished
 from dim_jax.evals.frechet import collect, frechet_distance, open_features
 from dim_jax.evals.lpips import Lpips
 from dim_jax.evals.metrics import METRICS, Triple, fitted
 from dim_jax.evals.official import RESULTS
-from dim_jax.evals.similarity import Clip, VisionModel, cosine
 from dim_jax.processing.pictures import open_picture
 from dim_jax.storage.folders import write_json
 from dim_jax.storage.paths import read_json

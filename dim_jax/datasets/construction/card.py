@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dim_jax.datasets.cards import markdown_table
 from dim_jax.datasets.construction.assess import VERDICTS, Assessment
-from dim_jax.datasets.construction.filtering import Scored
+from dim_jax.datasets.construction.filtering import ScoredPair
 from dim_jax.datasets.construction.scores import Scores
 from dim_jax.designer.stage_runner import Answers
 from dim_jax.storage.folders import new_file, write_json, write_text
@@ -19,12 +20,12 @@ PUBLISHED_EDIT = {"pairs": 233_000, "words": 252.64}  # arXiv 2509.01986
 BINS = 40
 
 
-def words(text: str) -> int:
+def count_words(text: str) -> int:
     """By spaces, as the published lengths are counted: GPT-4o's published blueprints of ImgEdit have 257.5 that way."""
     return len(text.split())
 
 
-def lengths(counts: Iterable[int]) -> dict[str, float]:
+def length_statistics(counts: Iterable[int]) -> dict[str, float]:
     """Mean, median, shortest and longest, of texts with so many words."""
     counts = sorted(counts) or [0]
     return {
@@ -32,15 +33,15 @@ def lengths(counts: Iterable[int]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def filter_counts(scored: Sequence[Scored], kept: Sequence[Scored], rejects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def filter_counts(scored: Sequence[ScoredPair], selected: Sequence[ScoredPair], rejects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Counts of the joint filter: by source, and by the scores that were out of bounds (a pair may have several)."""
     reasons = Counter(part.partition(" ")[0] for row in rejects if row["stage"] == "filter" for part in row["reason"].split(", "))
-    read_counts = Counter(pair.source for pair in scored)
-    kept_counts = Counter(pair.source for pair in kept)
+    pair_counts = Counter(pair.source for pair in scored)
+    selected_counts = Counter(pair.source for pair in selected)
     return {
-        "pairs": len(scored), "kept": len(kept), "unreadable": sum(pair.scores is None for pair in scored),
+        "pairs": len(scored), "kept": len(selected), "unreadable": sum(pair.scores is None for pair in scored),
         "out of bounds": {name: reasons[name] for name in Scores._fields},
-        "sources": {name: {"pairs": number, "kept": kept_counts[name]} for name, number in read_counts.items()},
+        "sources": {name: {"pairs": number, "kept": selected_counts[name]} for name, number in pair_counts.items()},
     }  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def by_reason(reasons: Iterable[str]) -> dict[str, int]:
 
 
 def plot_scores(
-    path: Path, scored: Sequence[Scored], kinds: Mapping[str, str], bounds: Mapping[str, Mapping[str, Sequence[float]]]
+    path: Path, scored: Sequence[ScoredPair], kinds: Mapping[str, str], bounds: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> None:
     """A histogram of each score of each source, with the bounds that apply, and the deciles."""
     sources = list(dict.fromkeys(pair.source for pair in scored))
@@ -102,21 +103,21 @@ def write_edit(
 ) -> None:
     """README.md, statistics.json and statistics.png of a rebuilt DIM-Edit. Adds the final numbers to `counts`."""
     texts = [row["prompt"] for row in pairs]
-    total = {**counts, "pairs": len(pairs), "words": lengths(map(words, texts)), "published": PUBLISHED_EDIT, "config": config}
+    stats = length_statistics(map(count_words, texts))
+    total = {**counts, "pairs": len(pairs), "words": stats, "published": PUBLISHED_EDIT, "config": config}
     write_json(folder / "statistics.json", total)
-    plot_words(folder / "statistics.png", [words(text) for text in texts], PUBLISHED_EDIT["words"])
+    plot_words(folder / "statistics.png", [count_words(text) for text in texts], PUBLISHED_EDIT["words"])
     filtering, assessing = counts["filter"], counts["assess"]
     dropped = Counter(row["stage"] for row in rejects)
-    reasons = Counter((row["stage"], _kind(row)) for row in rejects if row["stage"] != "filter")
+    reasons = Counter((row["stage"], _shorten_reason(row)) for row in rejects if row["stage"] != "filter")
     readable = filtering["pairs"] - dropped["read"]
     stages = [("read", filtering["pairs"], dropped["read"]), ("joint filter", readable, dropped["filter"])]
     for stage, name in (("keep", "the same pair again"), ("assess", "instruction assessed"), ("design", "blueprint written")):
         stages.append((name, stages[-1][1] - stages[-1][2], dropped[stage]))
-    stats = total["words"]
     page = [
         "# Edit pairs with blueprints, in the form of DIM-Edit",
         "`tos_dataset_edit.jsonl`: `id`, `image_path` (source), `image_path_target`, `prompt` (blueprint). Others: `stages/rejects.jsonl`.",
-        _table(("stage", "in", "dropped", "out"), [(name, read, out, read - out) for name, read, out in stages]),
+        markdown_table(("stage", "in", "dropped", "out"), [(name, read, out, read - out) for name, read, out in stages]),
         f"Out of bounds (a pair may be so in several scores): {_listed(filtering['out of bounds'])}.",
         f"Verdicts: {_listed({name: assessing[name] for name in VERDICTS})}. These are dropped, completed and disambiguated.",
         _words_table(
@@ -125,53 +126,50 @@ def write_edit(
         "![Lengths of the blueprints](statistics.png)",
         "![Scores of the joint filter](scores.png)",
         "## Sources",
-        _table(("source", "pairs", "after the filter"), [(name, *row.values()) for name, row in filtering["sources"].items()]),
+        markdown_table(("source", "pairs", "after the filter"), [(name, *row.values()) for name, row in filtering["sources"].items()]),
         "## Reasons",
-        _table(("stage", "reason", "pairs"), [(*names, number) for names, number in reasons.most_common()]),
+        markdown_table(("stage", "reason", "pairs"), [(*names, number) for names, number in reasons.most_common()]),
     ]
     write_text(folder / "README.md", "\n\n".join(page) + "\n")
 
 
-def _kind(reject: Mapping[str, Any]) -> str:
+def _shorten_reason(reject: Mapping[str, Any]) -> str:
     """A reason without what differs from one pair to the next: the name of a file before it, details after it."""
     reason = reject["reason"].partition(": ")[2] if reject["stage"] == "read" else reject["reason"]
     return re.split(r": | \(| as ", reason or reject["reason"])[0]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *([*row, *[""] * (len(head) - len(row))] for row in rows)]
-    return "\n".join("| " + " | ".join(" ".join(str(cell).replace("|", "/").split()) for cell in line) + " |" for line in lines)
 
 
 def picture_counts(
     rules: Mapping[str, Mapping[str, Any]], rows: Iterable[Mapping[str, str]], rejects: Iterable[Mapping[str, str]]
 ) -> dict[str, Any]:
     """Counts of pictures by sub-source, beside the published numbers of samples."""
-    stored, rejected = (Counter(row["id"].partition("/")[0] for row in part) for part in (rows, rejects))
-    return {name: {"published": rule.get("samples"), "taken": stored[name], "rejected": rejected[name]} for name, rule in rules.items()}
+    taken, rejected = (Counter(row["id"].partition("/")[0] for row in part) for part in (rows, rejects))
+    return {name: {"published": rule.get("samples"), "taken": taken[name], "rejected": rejected[name]} for name, rule in rules.items()}
 
 
 def write_t2i(folder: Path, counts: Mapping[str, Any], rows: Iterable[Mapping[str, str]], rejects: Iterable[Mapping[str, Any]]) -> None:
     """README.md, statistics.json and statistics.png of a rebuilt DIM-T2I."""
-    sizes = array("I", (words(row["prompt"]) for row in rows))
-    stats, reasons = lengths(sizes), Counter((row["stage"], _kind(row)) for row in rejects)
+    sizes = array("I", (count_words(row["prompt"]) for row in rows))
+    stats, reasons = length_statistics(sizes), Counter((row["stage"], _shorten_reason(row)) for row in rejects)
     total = {**counts, "rows": len(sizes), "words": stats, "published": PUBLISHED_T2I}
     write_json(folder / "statistics.json", total)
     plot_words(folder / "statistics.png", sizes, PUBLISHED_T2I["words"])
     page = [
         "# Pictures with long captions, in the form of DIM-T2I",
         "`tos_dataset_t2i.jsonl`: `id`, `image_path`, `prompt` (the caption). Other rows: `stages/rejects.jsonl`.",
-        _table(("sub-source", "published", "taken", "rejected"), [(name, *row.values()) for name, row in counts["pictures"].items()]),
+        markdown_table(
+            ("sub-source", "published", "taken", "rejected"), [(name, *row.values()) for name, row in counts["pictures"].items()]
+        ),
         _words_table("caption", len(sizes), stats, ("DIM-T2I, published", f"about {PUBLISHED_T2I['pictures']:,}", PUBLISHED_T2I["words"])),
         "![Lengths of the captions](statistics.png)",
         "## Reasons",
-        _table(("stage", "reason", "rows"), [(*names, number) for names, number in reasons.most_common()]),
+        markdown_table(("stage", "reason", "rows"), [(*names, number) for names, number in reasons.most_common()]),
     ]
     write_text(folder / "README.md", "\n\n".join(page) + "\n")
 
 
 def _words_table(noun: str, count: int, word_stats: Mapping[str, float], published: Sequence[Any]) -> str:
-    return _table((f"words of a {noun}", "number", *word_stats), [("here", count, *word_stats.values()), published])
+    return markdown_table((f"words of a {noun}", "number", *word_stats), [("here", count, *word_stats.values()), published])
 
 
 def _listed(counts: Mapping[str, int]) -> str:

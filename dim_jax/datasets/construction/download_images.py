@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from dim_jax.datasets.construction.download import DownloadError, Downloads
 from dim_jax.datasets.construction.edit import reject_row
 from dim_jax.datasets.construction.ledger import Ledger, MissingKeys
-from dim_jax.datasets.construction.locators import Located, locate
+from dim_jax.datasets.construction.locators import LocatedPicture, locate
 from dim_jax.datasets.construction.pictures import store
 from dim_jax.datasets.construction.sources import LazyImage
 from dim_jax.designer.journal import JsonlLog
@@ -66,7 +66,7 @@ def download_pictures(
     config: Mapping[str, Any],
     *,
     retry_failed: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> DownloadedPictures:
     """Find, download, check and store the pictures of sub-sources that are not there yet.
 
@@ -83,7 +83,7 @@ def download_pictures(
         for _, row in failures.read() if not retry_failed else ():
             ledger.record(*row["id"].split("/", 1), reason=row["reason"])
 
-        def keep(name: str, key: str, path: str, reason: str) -> None:
+        def save(name: str, key: str, path: str, reason: str) -> None:
             row_id = f"{name}/{key}"
             if path:
                 lines.append({"id": row_id, "image_path": path})
@@ -94,10 +94,10 @@ def download_pictures(
         for name, rule in rules.items():
             missing = MissingKeys(ledger, name)
             if count := len(missing):
-                tell(f"{name}: {count} pictures to find")
-                asyncio.run(_download(locate(rule, missing, upstream / name), missing, folder, config, partial(keep, name)))
+                log(f"{name}: {count} pictures to find")
+                asyncio.run(_download(locate(rule, missing, upstream / name), missing, folder, config, partial(save, name)))
                 for key in missing:
-                    keep(name, key, "", "it is not upstream")
+                    save(name, key, "", "it is not upstream")
     finally:
         lines.close()
         failures.close()
@@ -130,7 +130,11 @@ def _caption(row: Mapping[str, Any], field: str, where: str) -> tuple[str, str]:
 
 
 async def _download(
-    locations: Iterator[Located], missing: MissingKeys, folder: Path, config: Mapping[str, Any], record: Callable[[str, str, str], None]
+    locations: Iterator[LocatedPicture],
+    missing: MissingKeys,
+    folder: Path,
+    config: Mapping[str, Any],
+    record: Callable[[str, str, str], None],
 ) -> None:
     """Call `record` with key, path and reason of each picture; path or reason is empty."""
     loop, limits, reading = asyncio.get_running_loop(), config["pictures"], asyncio.Lock()
@@ -149,7 +153,7 @@ async def _download(
                         data = await downloads.get(located.location, limits["max_bytes"], missing.sha256(located.key))
                     else:
                         data = await loop.run_in_executor(pool, located.location.read)
-                    path = await loop.run_in_executor(pool, accept, folder, data, limits["min_side"])
+                    path = await loop.run_in_executor(pool, check_and_store, folder, data, limits["min_side"])
                 except (DownloadError, InputError) as error:
                     reason = str(error)
                 await loop.run_in_executor(writer, record, located.key, path, reason)
@@ -158,7 +162,7 @@ async def _download(
             await asyncio.gather(*(work(downloads) for _ in range(config["download"]["concurrency"])))
 
 
-def accept(folder: Path, data: bytes, min_side: int) -> str:
+def check_and_store(folder: Path, data: bytes, min_side: int) -> str:
     """Store a picture that is sound and large enough; returns its path from `folder`.
 
     Raises:

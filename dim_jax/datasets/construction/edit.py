@@ -24,8 +24,8 @@ from rich.progress import Progress
 
 from dim_jax.datasets.construction import card
 from dim_jax.datasets.construction.assess import ASSESSMENT, MISALIGNED
-from dim_jax.datasets.construction.assess import parse as assessed
-from dim_jax.datasets.construction.filtering import Scored, check_bounds, out_of_bounds, score
+from dim_jax.datasets.construction.assess import parse as parse_assessment
+from dim_jax.datasets.construction.filtering import ScoredPair, check_bounds, out_of_bounds, score
 from dim_jax.datasets.construction.pictures import store
 from dim_jax.datasets.construction.sources import Source
 from dim_jax.designer.blueprint import BLUEPRINT_WITH_TARGET
@@ -59,7 +59,7 @@ def build(
         sources: the pairs to build from.
         config: as dim_edit.toml.
         assessor, designer: the models that assess instructions and write blueprints; not needed before their stages.
-        asking: limits and budget of both.
+        runner: sends their requests, with limits and a budget for both.
         until: the last of `STAGES` to run.
         beam: options of an Apache Beam pipeline that scores, instead of this process.
         console: where a bar is shown, if it is a terminal.
@@ -89,13 +89,13 @@ def build(
         score_on_workers(sources, config["scores"], folder / SCORES, beam)
     scored = _score(folder, sources, config, console)
     card.plot_scores(folder / "scores.png", scored, {source.name: source.kind for source in sources}, config["filter"])
-    kept, rejects = _filter(scored, sources, config["filter"])
-    counts["filter"] = card.filter_counts(scored, kept, rejects)
-    pairs = _keep(folder, kept, sources, rejects) if "keep" in stages else []
+    selected, rejects = _filter(scored, sources, config["filter"])
+    counts["filter"] = card.filter_counts(scored, selected, rejects)
+    pairs = _store_pairs(folder, selected, sources, rejects) if "keep" in stages else []
     if assessor and "assess" in stages:
         jobs = [_job(folder, row, row["prompt"]) for row in pairs]
         answers = runner.stage(folder / ASSESSED, jobs, ASSESSMENT, assessor)
-        verdicts = {key: assessed(text) for key, text in answers.texts.items()}
+        verdicts = {key: parse_assessment(text) for key, text in answers.texts.items()}
         counts["assess"] = card.assessment_counts(verdicts, answers)
         misaligned = {key: f"misaligned: {assessment.reason}" for key, assessment in verdicts.items() if assessment.verdict == MISALIGNED}
         pairs = drop_rejected(pairs, "assess", answers.reasons | misaligned, rejects)
@@ -122,33 +122,33 @@ def open_folder(folder: Path) -> None:
     (folder / "stages").mkdir(parents=True, exist_ok=True)
 
 
-def _score(folder: Path, sources: Sequence[Source], config: Mapping[str, Any], console: Console | None) -> list[Scored]:
+def _score(folder: Path, sources: Sequence[Source], config: Mapping[str, Any], console: Console | None) -> list[ScoredPair]:
     with Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar:
         task = bar.add_task("scoring pairs", total=sum(len(source.rows) for source in sources))
         return list(score(sources, config["scores"], folder / SCORES, show=lambda count: bar.update(task, completed=count)))
 
 
-def _filter(scored: Sequence[Scored], sources: Sequence[Source], bounds: Mapping) -> tuple[list[Scored], list[dict]]:
+def _filter(scored: Sequence[ScoredPair], sources: Sequence[Source], bounds: Mapping) -> tuple[list[ScoredPair], list[dict]]:
     kinds = {source.name: source.kind for source in sources}
-    kept, rejects = [], []
+    selected, rejects = [], []
     for pair in scored:
         reason = pair.reason if pair.scores is None else out_of_bounds(kinds[pair.source], pair.scores, bounds)
         if reason:
             scores = {} if pair.scores is None else {"scores": pair.scores._asdict()}
             rejects.append({"id": _id(pair), "stage": "read" if pair.scores is None else "filter", "reason": reason} | scores)
         else:
-            kept.append(pair)
-    return kept, rejects
+            selected.append(pair)
+    return selected, rejects
 
 
-def _keep(folder: Path, kept: Sequence[Scored], sources: Sequence[Source], rejects: list[dict]) -> list[dict[str, str]]:
+def _store_pairs(folder: Path, selected: Sequence[ScoredPair], sources: Sequence[Source], rejects: list[dict]) -> list[dict[str, str]]:
     """A row for each pair that passed the filter, its pictures written; a pair that occurs twice with one instruction is kept once."""
     rows = {source.name: source.rows for source in sources}
     lines = JsonlLog.locked(folder / PAIRS, wait=False)
     try:
         stored_rows = {row["id"]: row for _, row in lines.read()}
         pairs, first_ids = [], dict[tuple[str, ...], str]()
-        for pair in kept:
+        for pair in selected:
             row = stored_rows.get(_id(pair))
             if row is None:
                 entry = rows[pair.source].raw(pair.index)
@@ -166,7 +166,7 @@ def _keep(folder: Path, kept: Sequence[Scored], sources: Sequence[Source], rejec
         lines.close()
 
 
-def _id(pair: Scored) -> str:
+def _id(pair: ScoredPair) -> str:
     return f"{pair.source}/{pair.key}"
 
 

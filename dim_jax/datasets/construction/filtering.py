@@ -16,7 +16,7 @@ THREADS = 4
 Bounds = Mapping[str, Any]  # as a user wrote them: by kind of source and score, [lowest, highest]
 
 
-class Scored(NamedTuple):
+class ScoredPair(NamedTuple):
     """A pair with its scores, or with the reason why it has none."""
 
     source: str
@@ -28,7 +28,7 @@ class Scored(NamedTuple):
 
 def score(
     sources: Sequence[Source], settings: Mapping[str, Any], path: Path, *, show: Callable[[int], None] = lambda count: None
-) -> Iterator[Scored]:
+) -> Iterator[ScoredPair]:
     """The scores of every pair, in order; scores of these models that are already in `path`, a jsonl, are not computed again.
 
     Args:
@@ -43,7 +43,7 @@ def score(
     version = scores_version(settings)
     lines = JsonlLog.locked(path, wait=False)
     try:
-        scored = {(row["source"], row["index"]): _scored(row) for _, row in lines.read() if row["version"] == version}
+        scored = {(row["source"], row["index"]): _read_scored_pair(row) for _, row in lines.read() if row["version"] == version}
         count, similarity = 0, None
         for source in sources:
             for start in range(0, len(source.rows), settings["batch_size"]):
@@ -53,7 +53,7 @@ def score(
                     similarity = similarity or Similarity(settings["dino"], settings["clip"])
                     rows = score_batch(source, missing, similarity, settings["ssim_side"])
                     lines.append(*({**row, "version": version} for row in rows))
-                    scored |= {(source.name, row["index"]): _scored(row) for row in rows}
+                    scored |= {(source.name, row["index"]): _read_scored_pair(row) for row in rows}
                 yield from (scored.pop((source.name, index)) for index in numbers)
                 show(count := count + len(numbers))
     finally:
@@ -122,6 +122,6 @@ def _read(source: Source, index: int, side: int) -> tuple[str, Pair | None, floa
         return entry.key if entry else str(index), None, 0.0, str(error)
 
 
-def _scored(row: Mapping[str, Any]) -> Scored:
+def _read_scored_pair(row: Mapping[str, Any]) -> ScoredPair:
     scores = None if "reason" in row else Scores(*(row[name] for name in Scores._fields))
-    return Scored(row["source"], row["index"], row["key"], scores, row.get("reason", ""))
+    return ScoredPair(row["source"], row["index"], row["key"], scores, row.get("reason", ""))

@@ -18,30 +18,30 @@ from dim_jax.storage.paths import within
 ROWS = 256  # of a table, read at once
 
 
-class Located(NamedTuple):
+class LocatedPicture(NamedTuple):
     """The picture of a key: its URL, or a stored file."""
 
     key: str
     location: str | LazyImage
 
 
-def locate(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[Located]:
+def locate(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[LocatedPicture]:
     """The pictures of the keys that are found, each once, in the order of the upstream files.
 
     Raises:
         InputError: the files are missing or damaged, lack a column, or the rule is wrong.
     """
     kind = rule.get("place")
-    if kind not in PLACES:
-        raise InputError(f"place is {kind!r}; it must be one of {', '.join(PLACES)}.")
-    yield from PLACES[kind](rule, keys, upstream)
+    if kind not in LOCATORS:
+        raise InputError(f"place is {kind!r}; it must be one of {', '.join(LOCATORS)}.")
+    yield from LOCATORS[kind](rule, keys, upstream)
 
 
-def _url(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[Located]:
-    yield from (Located(key, key) for key in keys if keys.claim(key))
+def _url(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[LocatedPicture]:
+    yield from (LocatedPicture(key, key) for key in keys if keys.claim(key))
 
 
-def _table(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[Located]:
+def _table(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[LocatedPicture]:
     value = rule.get("url") or rule.get("picture")
     if not rule.get("key") or not value:
         raise InputError('A rule with place = "table" needs `key`, and `url` or `picture`.')
@@ -49,7 +49,9 @@ def _table(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterat
         rows = _csv_rows if path.suffix == ".csv" else _parquet_rows
         for key, cell in rows(path, rule["key"], value):
             if keys.claim(key):
-                yield Located(key, str(cell) if "url" in rule else LazyImage(f"{path}, {key}", partial(_picture, cell, f"{path}, {key}")))
+                yield LocatedPicture(
+                    key, str(cell) if "url" in rule else LazyImage(f"{path}, {key}", partial(_picture, cell, f"{path}, {key}"))
+                )
         if not len(keys):
             return
 
@@ -88,16 +90,16 @@ def _picture(value: Any, where: str) -> bytes:
     return data
 
 
-def _in_folder(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[Located]:
+def _in_folder(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[LocatedPicture]:
     """By its path, else by the one file whose path ends with it: archives are unpacked into folders of various names."""
     root = upstream / rule.get("files", ".")
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder. Unpack the pictures there, or correct the rule (--config).")
     missing = defaultdict[str, list[str]](list)
     for key in keys:
-        if os.path.lexists(root / key) or _leaves(root, key):
+        if os.path.lexists(root / key) or _is_outside(root, key):
             keys.claim(key)
-            yield Located(key, LazyImage(str(root / key), partial(read_picture, root, key)))
+            yield LocatedPicture(key, LazyImage(str(root / key), partial(read_picture, root, key)))
         else:
             missing[Path(key).name].append(key)
     candidates = defaultdict[str, list[Path]](list)
@@ -107,10 +109,10 @@ def _in_folder(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> It
                 candidates[key].append(path)
     for key, paths in sorted(candidates.items()):
         if len(paths) == 1 and keys.claim(key):
-            yield Located(key, LazyImage(str(paths[0]), partial(read_picture, root, str(paths[0].relative_to(root)))))
+            yield LocatedPicture(key, LazyImage(str(paths[0]), partial(read_picture, root, str(paths[0].relative_to(root)))))
 
 
-def _leaves(root: Path, key: str) -> bool:
+def _is_outside(root: Path, key: str) -> bool:
     try:
         within(root, key)
     except InputError:
@@ -118,7 +120,7 @@ def _leaves(root: Path, key: str) -> bool:
     return False
 
 
-def _tar(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[Located]:
+def _tar(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[LocatedPicture]:
     for path in _files(rule, upstream):
         try:
             with tarfile.open(path) as tar:
@@ -126,7 +128,7 @@ def _tar(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator
                     stem, _, suffix = member.name.removeprefix("./").rpartition(".")
                     if suffix.lower() in ("json", "txt") or member.isdir() or not keys.claim(stem):
                         continue
-                    yield Located(stem, LazyImage(f"{path}, {member.name}", _read_member(tar, member, f"{path}, {member.name}")))
+                    yield LocatedPicture(stem, LazyImage(f"{path}, {member.name}", _read_member(tar, member, f"{path}, {member.name}")))
         except (tarfile.TarError, OSError, EOFError) as error:
             raise InputError(f"{path}: the archive is damaged ({error}). Download it again.") from error
 
@@ -150,7 +152,7 @@ def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> C
     return read
 
 
-PLACES = {"url": _url, "table": _table, "files": _in_folder, "tar": _tar}
+LOCATORS = {"url": _url, "table": _table, "files": _in_folder, "tar": _tar}
 
 
 def _files(rule: Mapping[str, Any], upstream: Path) -> list[Path]:

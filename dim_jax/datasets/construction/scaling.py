@@ -23,7 +23,7 @@ BATCHES = 16  # of one stretch: what is lost when a worker dies
 
 
 class PairRange(NamedTuple):
-    """Pairs of a source, by its spelling and their numbers."""
+    """Pairs of a source, by its spec and their numbers."""
 
     source: str
     numbers: tuple[int, ...]
@@ -55,7 +55,7 @@ def score_on_workers(sources: Sequence[Source], settings: Mapping[str, Any], pat
     Ranges are in a folder beside `path` until all are finished, so a killed pipeline resumes.
 
     Args:
-        sources: where the pairs come from; workers open them by their spelling.
+        sources: where the pairs come from; workers open them by their spec.
         settings: the table [scores] of the config.
         path: as in `filtering.score`.
         options: of the pipeline, such as ["--runner=DirectRunner"].
@@ -81,15 +81,15 @@ def score_on_workers(sources: Sequence[Source], settings: Mapping[str, Any], pat
 
 
 @cache
-def _source(spelling: str) -> Source:
+def _source(spec: str) -> Source:
     """Opened once a worker."""
-    return open_source(spelling)
+    return open_source(spec)
 
 
 def _missing(source: Source, scored_keys: set[tuple[str, int]], size: int) -> Iterator[PairRange]:
     missing = [index for index in range(len(source.rows)) if (source.name, index) not in scored_keys]
     for start in range(0, len(missing), size):
-        yield PairRange(source.spelling, tuple(missing[start : start + size]))
+        yield PairRange(source.spec, tuple(missing[start : start + size]))
 
 
 def _collect(shards: Path, lines: JsonlLog, scored_keys: set[tuple[str, int]]) -> set[tuple[str, int]]:

@@ -15,7 +15,7 @@ from dim_jax.storage.jsonl import objects
 from dim_jax.storage.paths import read_if_there, within
 
 INDEX_FOLDER = "index"  # folder for the index of archives
-FORM = '{"source": "before.png", "target": "after.png", "prompt": "Make it blue."}'
+EXAMPLE = '{"source": "before.png", "target": "after.png", "prompt": "Make it blue."}'
 
 
 class JsonlPairs:
@@ -32,7 +32,7 @@ class JsonlPairs:
         for where, row in objects(path):
             texts = [row.get(name) for name in ("source", "target", "prompt")]
             if not all(isinstance(text, str) and text.strip() for text in texts):
-                raise InputError(f'{where}: needs the texts "source", "target" and "prompt": {FORM}')
+                raise InputError(f'{where}: needs the texts "source", "target" and "prompt": {EXAMPLE}')
             check_unicode(json.dumps(row, ensure_ascii=False), where)
             row["id"] = str(row.get("id", len(self._rows) + 1))
             if row["id"] in keys:
@@ -52,13 +52,13 @@ class JsonlPairs:
 class Source(NamedTuple):
     """Rows and what they are of: the `kind` chooses the filters, the `name` stands in ids, wherever the files lie.
 
-    `spelling` is what `open_source` opens again, in another process too.
+    `spec` is what `open_source` opens again, in another process too.
     """
 
     name: str
     kind: str
     rows: Rows
-    spelling: str
+    spec: str
 
 
 KINDS: dict[str, Callable[[Path], Rows]] = {
@@ -68,15 +68,15 @@ KINDS: dict[str, Callable[[Path], Rows]] = {
 }
 
 
-def open_source(spelling: str) -> Source:
+def open_source(spec: str) -> Source:
     """From `KIND:PATH`: `pairs:mine.jsonl`, or the folder of a published set. The index of its archives is written there.
 
     Raises:
         InputError: the kind is unknown, or there are no pairs of it.
     """
-    kind, _, path = spelling.partition(":")
+    kind, _, path = spec.partition(":")
     if kind not in KINDS or not path:
-        raise InputError(f'"{spelling}" is not a source of pairs. Write {", ".join(f"{name}:PATH" for name in KINDS)}.')
+        raise InputError(f'"{spec}" is not a source of pairs. Write {", ".join(f"{name}:PATH" for name in KINDS)}.')
     if not Path(path).exists():
         raise InputError(f"{path}: cannot be read, since there is no such file or folder. Give the {kind} to build from.")
     rows = KINDS[kind](Path(path))

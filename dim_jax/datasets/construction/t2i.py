@@ -50,7 +50,7 @@ def build(
         names: the sub-sources, out of config["sources"].
         config: as dim_t2i.toml.
         writer: the designer of captions; None: use the published ones.
-        asking: limits and budget of the writer; `retry_failed` also tries pictures again.
+        runner: sends its requests, with limits and a budget; `retry_failed` also tries pictures again.
         fetch: download first what `repo` and `archives` of the sub-sources name.
         until: the last of `STAGES` to run.
 
@@ -72,7 +72,7 @@ def build(
     counts: dict[str, Any] = {}
     if until == "fetch":
         return counts
-    images = download_pictures(folder, metadata, upstream, rules, config, retry_failed=runner.retry_failed, tell=runner.tell)
+    images = download_pictures(folder, metadata, upstream, rules, config, retry_failed=runner.retry_failed, log=runner.tell)
     counts["pictures"] = card.picture_counts(rules, images.rows(), images.rejects())
 
     def rows() -> Iterable[dict[str, str]]:
@@ -84,11 +84,13 @@ def build(
     if writer and until != "pictures":
         captions = config["captions"]
         task = caption_task(captions["dimensions"], captions["words"], captions["min_words"])
-        found_rows, dropped = list(images.rows()), list(images.rejects())
-        jobs = [Job((folder / row["image_path"],), "", {"id": row["id"], "image_path": row["image_path"]}) for row in found_rows]
+        picture_rows, dropped = list(images.rows()), list(images.rejects())
+        jobs = [Job((folder / row["image_path"],), "", {"id": row["id"], "image_path": row["image_path"]}) for row in picture_rows]
         answers = runner.stage(folder / CAPTIONS, jobs, task, writer)
         counts["caption"] = card.answer_counts(answers)
-        captioned = [{**row, "prompt": answers.texts[row["id"]]} for row in drop_rejected(found_rows, "caption", answers.reasons, dropped)]
+        captioned = [
+            {**row, "prompt": answers.texts[row["id"]]} for row in drop_rejected(picture_rows, "caption", answers.reasons, dropped)
+        ]
         rows, rejects = (lambda: captioned), (lambda: dropped)
     write_rows(folder / REJECTS, rejects())
     if until == "write":

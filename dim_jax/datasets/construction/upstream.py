@@ -17,7 +17,7 @@ from dim_jax.datasets.construction.download import Downloads
 from dim_jax.errors import InputError
 from dim_jax.storage.paths import within
 
-PACKED = (".zip", ".tar", ".tar.gz", ".tgz")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 def fetch_upstream(rule: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]) -> None:
@@ -40,7 +40,7 @@ def fetch_upstream(rule: Mapping[str, Any], folder: Path, settings: Mapping[str,
         if not path.exists():
             asyncio.run(_fetch(url, path, settings))
     for path in sorted(folder.rglob("*")) if rule.get("place") == "files" else ():
-        if path.name.endswith(PACKED) and path.is_file():
+        if path.name.endswith(ARCHIVE_SUFFIXES) and path.is_file():
             unpack(path)
 
 

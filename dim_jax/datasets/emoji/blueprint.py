@@ -8,8 +8,8 @@ from dim_jax.datasets.emoji.packages import SETS
 from dim_jax.datasets.emoji.render import RenderedEmoji
 from dim_jax.datasets.emoji.rules import Edit
 from dim_jax.datasets.emoji.wording import describe, with_article
-from dim_jax.datasets.measures import Mask, Pixels, box, difference, extent, third
-from dim_jax.datasets.words import capital, listed
+from dim_jax.datasets.measures import Mask, Pixels, bounding_box, changed_mask, foreground_mask, position_in_words
+from dim_jax.datasets.words import capitalize_first, join_with_and
 from dim_jax.designer.sections import numbered
 
 # What changes, and what must stay as it is.
@@ -48,13 +48,13 @@ def blueprint(edit: Edit, instruction: str, source: RenderedEmoji, target: Rende
     part, unchanged = AREAS[edit.rule]
     before, after = source.pixels, target.pixels
     old, new = SETS[source.set], SETS[target.set]
-    change = difference(before, after)
-    appearance = f"mainly {listed(target.colours)}" + (f", drawn in {new.look}" if new != old else "")
-    result = f"{capital(with_article(describe(target.emoji)))} as {with_article(f'{new.title} emoji')}, {appearance}."
+    change = changed_mask(before, after)
+    appearance = f"mainly {join_with_and(target.colours)}" + (f", drawn in {new.look}" if new != old else "")
+    result = f"{capitalize_first(with_article(describe(target.emoji)))} as {with_article(f'{new.title} emoji')}, {appearance}."
     texts = (
         instruction,
         f"One {old.title} emoji, {with_article(describe(source.emoji))}, on plain white. It fills {_size(before)}.",
-        f"It is mainly {listed(source.colours)}, drawn in {old.look}.",
+        f"It is mainly {join_with_and(source.colours)}, drawn in {old.look}.",
         f"Change {part}: {_position(change)}, {_share(change, before, after)} of the drawing. Keep {unchanged}.",
         f"{result} It fills {_size(after)}, on plain white.",
     )
@@ -62,12 +62,12 @@ def blueprint(edit: Edit, instruction: str, source: RenderedEmoji, target: Rende
 
 
 def _size(pixels: Pixels) -> str:
-    left, top, right, bottom = box(extent(pixels))
+    left, top, right, bottom = bounding_box(foreground_mask(pixels))
     width, height = right - left, bottom - top
     if min(width, height) > 0.85:
         return "the whole square"
     if max(width, height) < 0.6:
-        return f"a small part of the square, in {third(left, right, top, bottom)}"
+        return f"a small part of the square, in {position_in_words(left, right, top, bottom)}"
     if width < 0.7 * height:
         return "an upright strip in the middle"
     if height < 0.7 * width:
@@ -76,16 +76,22 @@ def _size(pixels: Pixels) -> str:
 
 
 def _position(mask: Mask) -> str:
-    left, top, right, bottom = box(mask)
+    left, top, right, bottom = bounding_box(mask)
     if right - left > 0.75 and bottom - top > 0.75:
         return "spread over the whole emoji"
-    return f"in {third(left, right, top, bottom)}"
+    return f"in {position_in_words(left, right, top, bottom)}"
 
 
 def _share(change: Mask, before: Pixels, after: Pixels) -> str:
     """Pixels that change per pixel that is drawn before or after, in words."""
-    share = change.sum() / max((extent(before) | extent(after)).sum(), 1)
-    for limit, word in ((0.15, "about a tenth"), (0.3, "about a quarter"), (0.42, "about a third"), (0.6, "about half"), (0.85, "most")):
+    share = change.sum() / max((foreground_mask(before) | foreground_mask(after)).sum(), 1)
+    for limit, word in (
+        (0.15, "about a tenth"),
+        (0.3, "about a quarter"),
+        (0.42, "about a third"),
+        (0.6, "about half"),
+        (0.85, "most"),
+    ):
         if share < limit:
             return word
     return "all"

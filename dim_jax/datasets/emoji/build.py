@@ -1,6 +1,5 @@
 """The emoji data set, from packages to a folder: fetch, render, pair, split, write, describe."""
 
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dim_jax.data.example import Split
+from dim_jax.datasets.cards import write_card
 from dim_jax.datasets.emoji import card, packages
 from dim_jax.datasets.emoji.blueprint import blueprint
 from dim_jax.datasets.emoji.names import Emoji, read_emoji
@@ -19,7 +19,7 @@ from dim_jax.datasets.emoji.render import RenderedEmoji, render
 from dim_jax.datasets.emoji.rules import Edit, edits
 from dim_jax.datasets.emoji.split import sampling_hash, split_of
 from dim_jax.datasets.emoji.wording import captions, instructions
-from dim_jax.datasets.layouts.pairs import DATASET, PAIR_SPLITS, Pair, PairSplit, Picture, pair_split, webp, write_pairs
+from dim_jax.datasets.layouts.pairs import DATASET, PAIR_SPLITS, Pair, PairSplit, Picture, encode_webp, pair_split, write_pairs
 from dim_jax.datasets.measures import main_colours
 from dim_jax.errors import InputError, require_packages
 from dim_jax.storage.folders import new_folder
@@ -68,24 +68,22 @@ def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = Fa
             packages.fetch(Path(scratch))
         source = archives or Path(scratch)
         emoji = read_emoji(packages.read_names(source))
-        rendered = _draw(source, emoji, bar)
+        rendered = _render_all(source, emoji, bar)
         splits: list[Split] = [split_of(item.emoji) for item in rendered]
-        all_pairs, dropped = _find(rendered, splits, edits(emoji))
-        sampled_pairs = _limit(all_pairs, rendered)
-        pairs = [_pair(item, rendered) for item in bar.track(sampled_pairs, description="writing blueprints")]
+        all_pairs, dropped = _find_pairs(rendered, splits, edits(emoji))
+        sampled_pairs = _limit_per_rule(all_pairs, rendered)
+        pairs = [_make_pair(item, rendered) for item in bar.track(sampled_pairs, description="writing blueprints")]
         pictures = [
-            Picture(item.set, item.emoji.code, item.emoji.name, split, captions(item), webp(item.pixels))
+            Picture(item.set, item.emoji.code, item.emoji.name, split, captions(item), encode_webp(item.pixels))
             for item, split in zip(bar.track(rendered, description="compressing pictures"), splits, strict=True)
         ]
         write_pairs(folder, pictures, pairs)
-        statistics = card.statistics(pictures, pairs, found=Counter(item.edit.rule for item in all_pairs), dropped=dropped)
-        (folder / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n")
-        card.sheet(rendered, pairs).save(folder / "sheet.png")
-        (folder / "README.md").write_text(card.text(statistics, LIMITS))
+        statistics = card.statistics(pictures, pairs, candidates=Counter(item.edit.rule for item in all_pairs), dropped=dropped)
+        write_card(folder, statistics, card.contact_sheet(rendered, pairs), card.data_card(statistics, LIMITS))
     return statistics
 
 
-def _draw(archives: Path, emoji: dict[str, Emoji], bar: Progress) -> list[RenderedEmoji]:
+def _render_all(archives: Path, emoji: dict[str, Emoji], bar: Progress) -> list[RenderedEmoji]:
     """Every drawing of every set whose emoji has a name."""
     rendered = []
     for name, package in packages.SETS.items():
@@ -96,10 +94,10 @@ def _draw(archives: Path, emoji: dict[str, Emoji], bar: Progress) -> list[Render
     return rendered
 
 
-def _find(rendered: list[RenderedEmoji], splits: list[Split], candidates: Iterable[Edit]) -> tuple[list[EmojiPair], Counter]:
+def _find_pairs(rendered: list[RenderedEmoji], splits: list[Split], candidates: Iterable[Edit]) -> tuple[list[EmojiPair], Counter]:
     """Every edit in every set that draws both emoji, and why others were dropped: equal pictures, or a pair of no split."""
     pairs, dropped = [], Counter()
-    for edit, source, target in _joined(rendered, candidates):
+    for edit, source, target in _match_candidates(rendered, candidates):
         split = pair_split(splits[source], splits[target])
         if np.array_equal(rendered[source].pixels, rendered[target].pixels):
             dropped["equal"] += 1
@@ -110,7 +108,7 @@ def _find(rendered: list[RenderedEmoji], splits: list[Split], candidates: Iterab
     return pairs, dropped
 
 
-def _joined(rendered: list[RenderedEmoji], candidates: Iterable[Edit]) -> Iterator[tuple[Edit, int, int]]:
+def _match_candidates(rendered: list[RenderedEmoji], candidates: Iterable[Edit]) -> Iterator[tuple[Edit, int, int]]:
     numbers: dict[str, dict[str, int]] = {name: {} for name in packages.SETS}
     for number, item in enumerate(rendered):
         numbers[item.set][item.emoji.code] = number
@@ -126,7 +124,7 @@ def _joined(rendered: list[RenderedEmoji], candidates: Iterable[Edit]) -> Iterat
                 yield Edit(item.emoji.code, item.emoji.code, "style", words), number, codes[item.emoji.code]
 
 
-def _limit(pairs: list[EmojiPair], rendered: list[RenderedEmoji]) -> list[EmojiPair]:
+def _limit_per_rule(pairs: list[EmojiPair], rendered: list[RenderedEmoji]) -> list[EmojiPair]:
     """At most `LIMITS` of each rule, by their hash; a tenth of that outside of training."""
     pairs = sorted(pairs, key=lambda item: sampling_hash(rendered[item.source], rendered[item.target]))
     limited = []
@@ -138,7 +136,7 @@ def _limit(pairs: list[EmojiPair], rendered: list[RenderedEmoji]) -> list[EmojiP
     return limited
 
 
-def _pair(item: EmojiPair, rendered: list[RenderedEmoji]) -> Pair:
+def _make_pair(item: EmojiPair, rendered: list[RenderedEmoji]) -> Pair:
     source, target = rendered[item.source], rendered[item.target]
     texts = instructions(item.edit, source.emoji, target.emoji)
     return Pair(item.source, item.target, item.edit.rule, texts, blueprint(item.edit, texts[0], source, target))

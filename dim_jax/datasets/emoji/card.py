@@ -6,37 +6,33 @@ from collections.abc import Sequence
 from PIL import Image
 
 from dim_jax.data.example import SPLITS
+from dim_jax.datasets.cards import PairStatistics, markdown_table, words_table
 from dim_jax.datasets.emoji.packages import NAMES, SETS
 from dim_jax.datasets.emoji.render import SIDE, RenderedEmoji
 from dim_jax.datasets.emoji.split import sampling_hash
-from dim_jax.datasets.layouts.pairs import PAIR_SPLITS, Pair, Picture, pair_split
-from dim_jax.datasets.words import lengths
+from dim_jax.datasets.layouts.pairs import PAIR_SPLITS, Pair, Picture
 from dim_jax.sheets import named_rows
 
 PER_RULE = 4  # pairs on the sheet, from different sets where there are
 
 
-def statistics(pictures: Sequence[Picture], pairs: Sequence[Pair], *, found: Counter, dropped: Counter) -> dict:
+def statistics(pictures: Sequence[Picture], pairs: Sequence[Pair], *, candidates: Counter, dropped: Counter) -> dict:
     """Counts by set, rule and split, and the lengths of texts in words."""
-    counts = Counter((pair.rule, pair_split(pictures[pair.source].split, pictures[pair.target].split)) for pair in pairs)
-    texts = {
-        "captions": [text for picture in pictures for text in picture.captions],
-        "instructions": [text for pair in pairs for text in pair.instructions],
-        "blueprints": [pair.blueprint for pair in pairs],
-    }
-    by_set = Counter((picture.set, picture.split) for picture in pictures)
+    counts = PairStatistics()
+    counts.add(pictures, pairs)
     return {
-        "pictures": {name: {split: by_set[name, split] for split in SPLITS} for name in SETS},
+        "pictures": {name: {split: counts.pictures[name, split] for split in SPLITS} for name in SETS},
         "pairs": {
-            rule: {"found": number, **{split: counts[rule, split] for split in PAIR_SPLITS}} for rule, number in sorted(found.items())
+            rule: {"found": number, **{split: counts.pairs[rule, split] for split in PAIR_SPLITS}}
+            for rule, number in sorted(candidates.items())
         },
-        "total": {split: sum(number for (_, of_split), number in counts.items() if of_split == split) for split in PAIR_SPLITS},
+        "total": counts.total(PAIR_SPLITS),
         "dropped": {reason: dropped[reason] for reason in ("equal", "mixed")},
-        "words": {name: lengths(group) for name, group in texts.items()},
-    }  # fmt: skip
+        "words": counts.words(),
+    }
 
 
-def sheet(emoji: Sequence[RenderedEmoji], pairs: Sequence[Pair]) -> Image.Image:
+def contact_sheet(emoji: Sequence[RenderedEmoji], pairs: Sequence[Pair]) -> Image.Image:
     """For every rule some pairs in a row, each with its instruction in another wording."""
     pictures = [Image.fromarray(item.pixels) for item in emoji]
     rows = {}
@@ -54,19 +50,19 @@ def _examples(rule: str, emoji: Sequence[RenderedEmoji], pairs: Sequence[Pair]) 
     return (one_per_set + [pair for pair in group if pair not in one_per_set])[:PER_RULE]
 
 
-def text(statistics: dict, limits: dict[str, int]) -> str:
+def data_card(statistics: dict, limits: dict[str, int]) -> str:
     """The data card, in Markdown."""
-    sources = "\n".join(
-        f"| {name} | {item.title} | {item.author} | {item.licence} | `{item.name}` {item.version} | "
-        + " | ".join(str(statistics["pictures"][name][split]) for split in SPLITS)
-        + " |"
-        for name, item in SETS.items()
+    sources = markdown_table(
+        ("set", "style", "by", "licence", "npm package", *SPLITS),
+        [
+            (name, item.title, item.author, item.licence, f"`{item.name}` {item.version}", *statistics["pictures"][name].values())
+            for name, item in SETS.items()
+        ],
     )
-    rules = "\n".join(
-        f"| {rule} | {row['found']} | {row['train']} | {row['test']} | {row['known']} | {limits.get(rule, '')} |"
-        for rule, row in statistics["pairs"].items()
+    rules = markdown_table(
+        ("rule", "found", *PAIR_SPLITS, "limit"),
+        [(rule, *counts.values(), limits.get(rule, "")) for rule, counts in statistics["pairs"].items()],
     )
-    words = "\n".join(f"| {name} | {row['mean']} | {row['longest']} |" for name, row in statistics["words"].items())
     total, dropped = statistics["total"], statistics["dropped"]
     return f"""# Emoji: pictures, captions, edit pairs and blueprints
 
@@ -76,8 +72,6 @@ There are {total["train"]} pairs to train on, {total["test"]} to test, and {tota
 
 ## Pictures
 
-| set | style | by | licence | npm package | train | test |
-|---|---|---|---|---|---|---|
 {sources}
 
 Names and features of emoji are read from `{NAMES.name}` {NAMES.version} (its names are Unicode's CLDR names); none of its drawings is here.
@@ -112,13 +106,9 @@ No picture of the test is in any training pair.
 
 Rules with a limit keep a seeded sample of so many in training and a tenth of that in each of the others.
 
-| rule | found | train | test | known | limit |
-|---|---|---|---|---|---|
 {rules}
 
-| texts, in words | mean | longest |
-|---|---|---|
-{words}
+{words_table(statistics["words"])}
 
 ## Known limits
 

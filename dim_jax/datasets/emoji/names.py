@@ -40,7 +40,7 @@ class Emoji:
         gender: "man", "woman", "person", for children "boy", "girl", "child"; None where the question does not arise.
         hair: "red hair", "curly hair", "white hair", "bald", or "".
         right: whether it was turned to face right.
-        kind: its code points without tone, gender, hair and direction, the same for all of a family.
+        family: its code points without tone, gender, hair and direction, the same for all of a family.
     """
 
     code: str
@@ -53,7 +53,7 @@ class Emoji:
     gender: str | None
     hair: str
     right: bool
-    kind: str
+    family: str
 
     @property
     def tone(self) -> str | None:
@@ -68,11 +68,11 @@ def read_emoji(rows: list[dict]) -> dict[str, Emoji]:
         for row in rows
         if row.get("group") != "component" and not str(row.get("group", "extras")).startswith("extras")
     }
-    signed = {kind(code.split("-")) for code in rows_by_code if any(point in SIGNS for point in code.split("-")[1:])}
+    signed = {family_code(code.split("-")) for code in rows_by_code if any(point in SIGNS for point in code.split("-")[1:])}
     return {code: _emoji(code, rows_by_code[code], signed) for code in sorted(rows_by_code)}
 
 
-def kind(points: list[str]) -> str:
+def family_code(points: list[str]) -> str:
     """Code points without skin tone, gender, hair component and direction."""
     if points[-2:] == RIGHT and len(points) > 2:
         points = points[:-2]
@@ -87,7 +87,7 @@ def kind(points: list[str]) -> str:
 
 def _emoji(code: str, row: dict, signed: set[str]) -> Emoji:
     points = code.split("-")
-    family = kind(points)
+    family = family_code(points)
     head, _, suffix = row["annotation"].partition(": ")
     features = suffix.split(", ") if row["group"] != "flags" else [suffix]
     other_features = ("", *HAIR.values(), "facing right")
@@ -103,7 +103,7 @@ def _emoji(code: str, row: dict, signed: set[str]) -> Emoji:
         gender=_gender(points, family, signed),
         hair=next((HAIR[point] for point in points if point in HAIR), ""),
         right=points[-2:] == RIGHT and len(points) > 2,
-        kind=family,
+        family=family,
     )
 
 

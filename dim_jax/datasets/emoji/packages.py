@@ -26,7 +26,7 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Set(Package):
+class EmojiSet(Package):
     """A package of drawings, with the name of its hand in words, how it looks, and whose it is under which licence."""
 
     title: str
@@ -36,14 +36,14 @@ class Set(Package):
 
 
 SETS = {
-    "noto": Set("@iconify-json/noto", "1.2.9", "Noto", "soft gradients and round shapes", "Google", "Apache-2.0"),
-    "twemoji": Set(
+    "noto": EmojiSet("@iconify-json/noto", "1.2.9", "Noto", "soft gradients and round shapes", "Google", "Apache-2.0"),
+    "twemoji": EmojiSet(
         "@iconify-json/twemoji", "1.2.5", "Twemoji", "flat shapes in a few plain colours", "Twitter and contributors", "CC-BY-4.0"
     ),
-    "fluent_flat": Set(
+    "fluent_flat": EmojiSet(
         "@iconify-json/fluent-emoji-flat", "1.2.6", "Fluent flat", "bold flat shapes in bright colours", "Microsoft", "MIT"
     ),
-    "fluent_3d": Set(
+    "fluent_3d": EmojiSet(
         "@lobehub/fluent-emoji-3d", "1.1.0", "Fluent 3D", "glossy shaded solids", "Microsoft, packaged by LobeHub", "MIT"
     ),
 }  # fmt: skip

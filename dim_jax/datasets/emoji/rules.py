@@ -48,7 +48,7 @@ def without_tone(code: str) -> str:
     return "-".join(point for point in code.split("-") if point not in TONES)
 
 
-def _groups(items: Iterable[Emoji], key) -> Iterator[list[Emoji]]:
+def _group_by(items: Iterable[Emoji], key) -> Iterator[list[Emoji]]:
     groups = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)
@@ -56,37 +56,37 @@ def _groups(items: Iterable[Emoji], key) -> Iterator[list[Emoji]]:
 
 
 def _skin_tone(people: list[Emoji]) -> Iterator[Edit]:
-    for group in _groups(people, lambda item: without_tone(item.code)):
+    for group in _group_by(people, lambda item: without_tone(item.code)):
         for a, b in permutations(group, 2):
             yield Edit(a.code, b.code, "skin_tone", {"old": a.tone or "yellow", "new": b.tone or "yellow"})
 
 
 def _gender(people: list[Emoji]) -> Iterator[Edit]:
     gendered = [item for item in people if item.gender]
-    for group in _groups(gendered, lambda item: (item.kind, item.tone, item.hair, item.right)):
+    for group in _group_by(gendered, lambda item: (item.family, item.tone, item.hair, item.right)):
         for a, b in permutations(group, 2):
             old, new = (GENDER_WORDS.get(item.gender or "", item.gender or "") for item in (a, b))
             yield Edit(a.code, b.code, "gender", {"old": old, "new": new})
 
 
 def _hair(people: list[Emoji]) -> Iterator[Edit]:
-    for group in _groups((item for item in people if item.kind == "1f9d1"), lambda item: (item.gender, item.tone)):
+    for group in _group_by((item for item in people if item.family == "1f9d1"), lambda item: (item.gender, item.tone)):
         for a, b in permutations(group, 2):
             old, new = (HAIR_WORDS.get(item.hair, item.hair) for item in (a, b))
             yield Edit(a.code, b.code, "hair", {"person": a.gender or "person", "old": old, "new": new})
 
 
 def _occupation(people: list[Emoji]) -> Iterator[Edit]:
-    working = [item for item in people if item.kind in tables.OCCUPATIONS or (item.kind == "1f9d1" and not item.hair)]
-    for group in _groups(working, lambda item: (item.gender, item.tone)):
+    working = [item for item in people if item.family in tables.OCCUPATIONS or (item.family == "1f9d1" and not item.hair)]
+    for group in _group_by(working, lambda item: (item.gender, item.tone)):
         for a, b in permutations(group, 2):
-            old, new = tables.OCCUPATIONS.get(a.kind, ""), tables.OCCUPATIONS.get(b.kind, "")
+            old, new = tables.OCCUPATIONS.get(a.family, ""), tables.OCCUPATIONS.get(b.family, "")
             rule = "occupation_swap" if old and new else "occupation_on" if new else "occupation_off"
             yield Edit(a.code, b.code, rule, {"person": a.gender or "person", "old": old, "new": new})
 
 
 def _facing(people: list[Emoji]) -> Iterator[Edit]:
-    for group in _groups(people, lambda item: (item.kind, item.gender, item.tone)):
+    for group in _group_by(people, lambda item: (item.family, item.gender, item.tone)):
         for a, b in permutations(group, 2):
             if a.right != b.right:
                 yield Edit(a.code, b.code, "facing", {"old": "left" if b.right else "right", "new": "right" if b.right else "left"})
@@ -95,7 +95,7 @@ def _facing(people: list[Emoji]) -> Iterator[Edit]:
 def _hands(emoji: dict[str, Emoji]) -> Iterator[Edit]:
     for thing, hands in tables.HANDS.items():
         toned = [item for item in emoji.values() if without_tone(item.code) in hands]
-        for group in _groups(toned, lambda item: item.tone):
+        for group in _group_by(toned, lambda item: item.tone):
             for a, b in permutations(group, 2):
                 yield Edit(a.code, b.code, "hand_direction", {"thing": thing, "old": _direction(hands, a), "new": _direction(hands, b)})
 

@@ -14,9 +14,9 @@ from dim_jax.datasets.emoji.names import Emoji
 from dim_jax.datasets.emoji.render import RenderedEmoji
 from dim_jax.datasets.hashing import stable_hash
 
-SHARE = 0.1  # of the units, held out
-MORE = 0.2  # where a test pair needs two units of a family
-MOST = 0.3  # of a small one
+HELD_OUT = 0.1  # of the units, held out
+HELD_OUT_OF_FAMILIES = 0.2  # where a test pair needs two units of a family
+HELD_OUT_OF_SMALL_FAMILIES = 0.3  # of a small one
 SEED = 28141  # chosen by counts so that every rule has pairs in the test, and at most a quarter of what both splits have
 
 
@@ -32,14 +32,14 @@ def sampling_hash(source: RenderedEmoji, target: RenderedEmoji) -> int:
 
 
 def _unit(emoji: Emoji) -> tuple[str, float]:
-    if emoji.kind == "1f9d1":  # plain people become an occupation in their own skin tone: tones are held out, not people
-        return f"plain person/{emoji.tone}", MOST
+    if emoji.family == "1f9d1":  # plain people become an occupation in their own skin tone: tones are held out, not people
+        return f"plain person/{emoji.tone}", HELD_OUT_OF_SMALL_FAMILIES
     base = rules.without_tone(emoji.code)
-    if emoji.kind in tables.FACING:  # both directions
-        return f"{emoji.kind}/{emoji.gender}", MOST
+    if emoji.family in tables.FACING:  # both directions
+        return f"{emoji.family}/{emoji.gender}", HELD_OUT_OF_SMALL_FAMILIES
     units, shares = _units()
     unit = units.get(base, base)
-    return unit, shares.get(unit, MORE if emoji.gender else SHARE)
+    return unit, shares.get(unit, HELD_OUT_OF_FAMILIES if emoji.gender else HELD_OUT)
 
 
 @cache
@@ -47,18 +47,18 @@ def _units() -> tuple[dict[str, str], dict[str, float]]:
     """Emoji that go together, by the name of their unit; and the shares of units that are not held out as usual."""
     units: dict[str, str] = {}
 
-    def tie(first: str, second: str) -> None:
+    def join(first: str, second: str) -> None:
         first_unit, second_unit = units.setdefault(first, first), units.setdefault(second, second)
         for code in [code for code, name in units.items() if name in (first_unit, second_unit)]:
             units[code] = min(first_unit, second_unit)
 
     for hands in tables.HANDS.values():
         for code in hands:
-            tie(next(iter(hands)), code)
+            join(next(iter(hands)), code)
     for first, second, *_ in (*tables.CATS.items(), *tables.ANIMALS.items(), *tables.STATES):
-        tie(first, second)
+        join(first, second)
     small = [code for table in (tables.CLOCKS, tables.MOONS, tables.ARROWS, tables.ZODIAC, tables.KEYCAPS, tables.CATS) for code in table]
     small += [code for hands in tables.HANDS.values() for code in hands]
     small += [code for colours in tables.COLOURS.values() for code in colours]
-    shares = {units.get(code, code): MORE for code in (*tables.PLAIN_FACES, *tables.ACCESSORIES, *tables.ANIMALS)}
-    return units, shares | {units.get(code, code): MOST for code in small}
+    shares = {units.get(code, code): HELD_OUT_OF_FAMILIES for code in (*tables.PLAIN_FACES, *tables.ACCESSORIES, *tables.ANIMALS)}
+    return units, shares | {units.get(code, code): HELD_OUT_OF_SMALL_FAMILIES for code in small}

@@ -4,7 +4,6 @@ From the emoji alone a model learns which hearts, circles, squares and books the
 """
 
 import colorsys
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import permutations
@@ -14,13 +13,14 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from dim_jax.data.example import SPLITS, Split
+from dim_jax.datasets.cards import markdown_table, write_card
 from dim_jax.datasets.emoji import tables
 from dim_jax.datasets.emoji.packages import SETS
 from dim_jax.datasets.emoji.wording import INSTRUCTIONS, with_article
 from dim_jax.datasets.hashing import stable_hash
-from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, decoded, read_pairs, read_pictures, webp, write_pairs
-from dim_jax.datasets.measures import PALETTE, extent, main_colours
-from dim_jax.datasets.words import capital, listed
+from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, decode_webp, encode_webp, read_pairs, read_pictures, write_pairs
+from dim_jax.datasets.measures import PALETTE, foreground_mask, main_colours
+from dim_jax.datasets.words import capitalize_first, join_with_and
 from dim_jax.designer.sections import numbered
 from dim_jax.errors import InputError
 from dim_jax.sheets import named_rows
@@ -36,10 +36,10 @@ THINGS: Mapping[Split, int] = {"train": 600, "test": 60}
 # So many edits of the training are there in another colour: of shapes most, since little else tells that a shape keeps its colour.
 RECOLOURED_PAIRS = {"shape": 1500} | dict.fromkeys(("arrow", "clock", "keycap", "zodiac", "facing", "state"), 250)
 MIN_COLOUR_DISTANCE = 36  # levels, at least, in one channel between such a colour and all that have a name here
-DEPTH = 0.7  # of light and dark that a tinted drawing keeps
-PAPER = 0.15  # white up to here in its darkest channel is ground, or shows through
+SHADING = 0.7  # of light and dark that a tinted drawing keeps
+WHITE_MARGIN = 0.15  # white up to here in its darkest channel is ground, or shows through
 NEEDS = 60 * 2**20  # bytes on disk
-SHOWN = 4  # pairs of a rule on the sheet
+SHEET_PAIRS = 4  # pairs of a rule on the sheet
 COLOUR_OF = {code: word for colours in tables.COLOURS.values() for code, word in colours.items()}
 COLOUR_WORDS = set(COLOUR_OF.values())
 
@@ -68,18 +68,16 @@ def build(source: AnyPath, target: AnyPath, *, overwrite: bool = False) -> dict:
     statistics = {"pairs": counts, "total": {split: counts[split].total() for split in SPLITS}}
     with new_folder(target, overwrite=overwrite, needs=NEEDS, kind=DATASET) as folder:
         write_pairs(folder, tints.pictures, tints.pairs)
-        (folder / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n")
-        tints.sheet().save(folder / "sheet.png")
-        (folder / "README.md").write_text(_card(statistics, source.name))
+        write_card(folder, statistics, tints.contact_sheet(), _data_card(statistics, source.name))
     return statistics
 
 
-def tinted(pixels: Pixels, colour: Colour) -> Pixels:
+def tint(pixels: Pixels, colour: Colour) -> Pixels:
     """A drawing in one colour: its lights and darks stay lights and darks around it, and white stays white."""
     levels = pixels / 255
-    cover = np.clip((1 - levels.min(-1, keepdims=True)) / PAPER, 0, 1)
+    cover = np.clip((1 - levels.min(-1, keepdims=True)) / WHITE_MARGIN, 0, 1)
     light = levels @ np.array([0.299, 0.587, 0.114])  # luma, ITU-R BT.601
-    shades = np.clip(colour / 255 * (1 + DEPTH * (light - np.median(light[extent(pixels)])))[..., None], 0, 1)
+    shades = np.clip(colour / 255 * (1 + SHADING * (light - np.median(light[foreground_mask(pixels)])))[..., None], 0, 1)
     return np.rint(255 * (cover * shades + 1 - cover)).astype(np.uint8)
 
 
@@ -100,7 +98,7 @@ class Tints:
     def _recolour(self, thing: Picture) -> None:
         palette, pixels = self._palettes[thing.set], _pixels(thing)
         words = sorted(palette, key=lambda word: stable_hash(SEED, f"{thing.key}/{word}"))[:SHADES]
-        indices = {word: self._add(thing, word, f"{word} {thing.name}", tinted(pixels, palette[word])) for word in words}
+        indices = {word: self._add(thing, word, f"{word} {thing.name}", tint(pixels, palette[word])) for word in words}
         itself, main_colour = self._add(thing, "itself", thing.name, pixels), main_colours(pixels)[0]
         edits = [(old, new, indices[old]) for old, new in permutations(words, 2)]
         edits += [(main_colour, new, itself) for new in words if new != main_colour]
@@ -120,18 +118,18 @@ class Tints:
         for rule, count in RECOLOURED_PAIRS.items():
             for number in range(count if by_rule[rule] else 0):
                 rng = np.random.default_rng(stable_hash(SEED, f"{rule}/{number}"))
-                (pair, texts), colour = by_rule[rule][rng.integers(len(by_rule[rule]))], _unnamed(shades, rng)
+                (pair, texts), colour = by_rule[rule][rng.integers(len(by_rule[rule]))], _sample_unnamed_colour(shades, rng)
                 source, target = (
-                    self._add(picture, f"{rule}-{number}", picture.name, tinted(_pixels(picture), colour))
+                    self._add(picture, f"{rule}-{number}", picture.name, tint(_pixels(picture), colour))
                     for picture in (self._sources[pair.source], self._sources[pair.target])
                 )
                 self._pair(source, target, rule, texts, "Change what the instruction names, and keep the colour.")
 
     def _add(self, picture: Picture, suffix: str, name: str, pixels: Pixels) -> int:
-        colours = listed(main_colours(pixels))
-        captions = (f"{capital(with_article(name))} in {colours}, {SETS[picture.set].title} emoji style.",)
+        colours = join_with_and(main_colours(pixels))
+        captions = (f"{capitalize_first(with_article(name))} in {colours}, {SETS[picture.set].title} emoji style.",)
         code = f"{picture.code}-{suffix.replace(' ', '-')}"
-        self.pictures.append(Picture(picture.set, code, name, picture.split, captions, webp(pixels)))
+        self.pictures.append(Picture(picture.set, code, name, picture.split, captions, encode_webp(pixels)))
         return len(self.pictures) - 1
 
     def _pair(self, source: int, target: int, rule: str, texts: tuple[str, ...], change: str) -> None:
@@ -139,12 +137,12 @@ class Tints:
         blueprint = numbered((texts[0], "One emoji on plain white.", before, change, after))
         self.pairs.append(Pair(source, target, rule, texts, blueprint))
 
-    def sheet(self) -> Image.Image:
+    def contact_sheet(self) -> Image.Image:
         """For every rule a few pairs."""
         rows = defaultdict(list)
         for pair in sorted(self.pairs, key=lambda pair: stable_hash(SEED, f"{pair.rule}/{pair.source}>{pair.target}")):
-            if len(rows[pair.rule]) < SHOWN:
-                images = tuple(decoded(self.pictures[index].webp) for index in (pair.source, pair.target))
+            if len(rows[pair.rule]) < SHEET_PAIRS:
+                images = tuple(decode_webp(self.pictures[index].webp) for index in (pair.source, pair.target))
                 rows[pair.rule].append((images, pair.instructions[0]))
         return named_rows(dict(sorted(rows.items())))
 
@@ -155,8 +153,8 @@ def _palettes(pictures: Sequence[Picture]) -> Mapping[str, dict[str, Colour]]:
     for picture in pictures:
         if picture.split == "train" and picture.code in COLOUR_OF:
             pixels = _pixels(picture)
-            if extent(pixels).any():
-                colours[picture.set][COLOUR_OF[picture.code]].append(np.median(pixels[extent(pixels)], axis=0))
+            if foreground_mask(pixels).any():
+                colours[picture.set][COLOUR_OF[picture.code]].append(np.median(pixels[foreground_mask(pixels)], axis=0))
     if not colours:
         raise InputError("None of the pictures is a heart, circle, square or book. Give a folder that `dim build-data emoji` made.")
     return defaultdict(dict, {name: {word: np.mean(shades, axis=0) for word, shades in words.items()} for name, words in colours.items()})
@@ -166,14 +164,14 @@ def _is_thing(picture: Picture) -> bool:
     """One code point (no skin tone, no gender, no flag), a short name, and no colour of its own."""
     words = picture.name.split()
     plain = "-" not in picture.code and picture.code not in COLOUR_OF and len(words) <= 3 and not COLOUR_WORDS & set(words)
-    return plain and bool(extent(_pixels(picture)).any())
+    return plain and bool(foreground_mask(_pixels(picture)).any())
 
 
 def _pixels(picture: Picture) -> Pixels:
-    return np.asarray(decoded(picture.webp))
+    return np.asarray(decode_webp(picture.webp))
 
 
-def _unnamed(shades: Sequence[Colour], rng: np.random.Generator) -> Colour:
+def _sample_unnamed_colour(shades: Sequence[Colour], rng: np.random.Generator) -> Colour:
     while True:
         hue, saturation, value = rng.random(), *rng.uniform(0.35, 0.95, 2)
         colour = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
@@ -181,9 +179,9 @@ def _unnamed(shades: Sequence[Colour], rng: np.random.Generator) -> Colour:
             return colour
 
 
-def _card(statistics: Mapping[str, Mapping], source: str) -> str:
+def _data_card(statistics: Mapping[str, Mapping], source: str) -> str:
     train, test = (statistics["pairs"][split] for split in SPLITS)
-    rows = "\n".join(f"| {rule} | {train[rule]} | {test[rule]} |" for rule in sorted(train))
+    rules = markdown_table(("rule", *SPLITS), [(rule, train[rule], test[rule]) for rule in sorted(train)])
     return f"""# Emoji in other colours: edit pairs for training
 
 Made by rule from the pictures of the data set {source}, whose README says who drew them and under which licences; keep it with these.
@@ -193,7 +191,5 @@ No team drew these colours.
   squares and books; those are not among the things. Things of the test are those that are held out there.
 - The other rules: pairs of the training there, both pictures in one colour, which is far from every colour that has a name.
 
-| rule | train | test |
-|---|---|---|
-{rows}
+{rules}
 """

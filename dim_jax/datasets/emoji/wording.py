@@ -6,7 +6,7 @@ from dim_jax.datasets.emoji.names import Emoji
 from dim_jax.datasets.emoji.packages import SETS
 from dim_jax.datasets.emoji.render import RenderedEmoji
 from dim_jax.datasets.emoji.rules import Edit
-from dim_jax.datasets.words import capital, listed
+from dim_jax.datasets.words import capitalize_first, join_with_and
 
 # {source} and {target} are what the pictures show, {what} the same without features; a_ and the_ put an article before them.
 INSTRUCTIONS = {
@@ -173,7 +173,7 @@ def captions(emoji: RenderedEmoji) -> tuple[str, ...]:
             f"{with_article(text)}, {style.title} emoji style.",
             f"{style.title} emoji of {with_article(text)}.",
             f"{with_article(text)} on a white background, drawn by {style.title} in {style.look}.",
-            f"{with_article(text)} in {listed(emoji.colours)}, as a {style.title} emoji.",
+            f"{with_article(text)} in {join_with_and(emoji.colours)}, as a {style.title} emoji.",
         )
     )
 
@@ -184,4 +184,4 @@ def _tidy(text: str) -> str:
     for index, follower in enumerate(words[1:]):
         if words[index] == "a" and with_article(follower).startswith("an "):
             words[index] = "an"
-    return capital(" ".join(words))
+    return capitalize_first(" ".join(words))

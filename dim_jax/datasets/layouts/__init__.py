@@ -31,7 +31,7 @@ class Layout(NamedTuple):
 
     Attributes:
         recognises: whether a folder (or a file) has this layout; it may only look at names.
-        open: opens the rows of one kind, perhaps none, from the folder, the kind, and a folder for notes such as indexes of archives.
+        open: opens the rows of one kind, perhaps none, from the folder, the kind, and a folder for the index of its archives.
             A layout with splits of its own takes the split too.
         splits: its own splits; none: every 500th row is held out.
         expects: the files of such a folder, for people.
@@ -76,13 +76,13 @@ def layout_of(path: AnyPath) -> str:
     return matches[0]
 
 
-def open_splits(path: AnyPath, name: str, kind: Kind, notes: AnyPath) -> dict[str, SplitRows]:
+def open_splits(path: AnyPath, name: str, kind: Kind, index_folder: AnyPath) -> dict[str, SplitRows]:
     """The rows of one kind by split; splits without rows are left out."""
     layout = layouts()[name]
     if layout.splits:
-        opened: dict[str, Any] = {split: layout.open(path, kind, notes, split) for split in layout.splits}
+        opened: dict[str, Any] = {split: layout.open(path, kind, index_folder, split) for split in layout.splits}
         return {split: SplitRows(rows, np.arange(len(rows))) for split, rows in opened.items() if len(rows)}
-    rows = layout.open(path, kind, notes)
+    rows = layout.open(path, kind, index_folder)
     numbers, every = np.arange(len(rows)), min(HELD_OUT, len(rows))
     held_out = numbers % max(every, 1) == every - 1
     if every == 1:  # the only row is in both

@@ -26,7 +26,7 @@ import numpy as np
 from rich.console import Console
 
 from dim_jax.data.example import LazyImage
-from dim_jax.datasets.layouts.rows import Joined, naming
+from dim_jax.datasets.layouts.rows import ConcatenatedFile, prefix_errors
 from dim_jax.errors import InputError, require_packages
 from dim_jax.storage.folders import make_folder, new_file
 from dim_jax.storage.local_cache import cached_path
@@ -37,7 +37,7 @@ NUMBERED = re.compile(r"(?P<name>.+_part_)(?P<number>\d+)\.tar")
 MEMBERS = "members.npz"
 SPACING = 16 * 2**20
 MAX_LINKS = 40  # as on Linux
-BUFFER, FAR_BUFFER = 2**20, 2**22  # bytes that are read at once; from a bucket each read is a request
+BUFFER, REMOTE_BUFFER = 2**20, 2**22  # bytes that are read at once; from a bucket each read is a request
 ZIP_BUFFER = 2**16  # less, since its members are read one by one
 
 
@@ -51,35 +51,35 @@ class ImageStore:
     """The pictures of a set by their paths in `folder`; `index` is the folder for the index of its archives."""
 
     folder: AnyPath
-    index: AnyPath
+    index_folder: AnyPath
 
-    def stored(self, name: str, where: str) -> LazyImage:
+    def lazy_image(self, name: str, where: str) -> LazyImage:
         """A picture that is not read yet; `where` names its row in errors."""
         return LazyImage(f"{where}: {name}", partial(self._read, name, where))
 
     def _read(self, name: str, where: str) -> bytes:
-        with naming(where):
+        with prefix_errors(where):
             return self._read_any(name)
 
     def _read_any(self, name: str) -> bytes:
         path = within(self.folder, name)
         readers = [partial(read_if_there, path), partial(self._member, name)]
-        if is_remote(path) and _is_indexed(self.index):
+        if is_remote(path) and _is_indexed(self.index_folder):
             readers.reverse()  # asking a bucket for a missing file takes as long as reading a member
         for reader in readers:
             if (data := reader()) is not None:
                 return data
-        archives = _open_archives(self.folder, self.index)
+        archives = _open_archives(self.folder, self.index_folder)
         if archives is None:
             raise InputError(f"there is no {path}, and no archive in {self.folder}. Put the picture there, or the archives.")
         raise InputError(f"there is no {path}, and {name} is in none of {archives.names}. Download what is missing.")
 
     def _member(self, name: str) -> bytes | None:
-        archives = _open_archives(self.folder, self.index)
+        archives = _open_archives(self.folder, self.index_folder)
         return None if archives is None else archives.read(posixpath.normpath(name))
 
 
-def index_archives(folder: AnyPath, index: AnyPath, console: Console | None = None) -> None:
+def index_archives(folder: AnyPath, index_folder: AnyPath, console: Console | None = None) -> None:
     """Write the index of the archives in `folder` to `index`, unless it exists.
 
     An archive counts as extracted, and is left out, if its first member is in the folder.
@@ -87,56 +87,56 @@ def index_archives(folder: AnyPath, index: AnyPath, console: Console | None = No
     Raises:
         InputError: parts of an archive are missing, or it is damaged.
     """
-    archives = find_archives(folder, index)
-    if not archives or (index / MEMBERS).exists():
+    archives = find_archives(folder, index_folder)
+    if not archives or (index_folder / MEMBERS).exists():
         return
-    make_folder(index)
+    make_folder(index_folder)
     names, spans, links = list[str](), list[tuple[int, int, int]](), Links()
     for number, archive in enumerate(archives):
         archive_links = Links()
         members = archive.members(archive_links)
         first = next(members, None)
-        if first is not None and os.path.isfile(folder / _plain(first[0])):
+        if first is not None and os.path.isfile(folder / _normalize(first[0])):
             continue
         if console is not None:
             console.out(f"reading {archive.name}", highlight=False)
         for name, offset, size in chain([first], members) if first else ():
-            names.append(_plain(name))
+            names.append(_normalize(name))
             spans.append((number, offset, size))
         links |= archive_links
     table = np.array(spans, np.int64).reshape(-1, 3)
-    with new_file(index / MEMBERS) as scratch, scratch.open("wb") as file:
+    with new_file(index_folder / MEMBERS) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, places=table, names=np.array(json.dumps(names)), links=np.array(json.dumps(links)))
     _open_archives.cache_clear()
     _is_indexed.cache_clear()
 
 
-class Archive:
+class TarArchive:
     """A tar, whose file may be split into parts (`images.tar.gz.part00`, ...); `index` is the folder for its points, if compressed."""
 
-    def __init__(self, name: str, paths: list[AnyPath], index: AnyPath):
+    def __init__(self, name: str, paths: list[AnyPath], index_folder: AnyPath):
         self.name, self.paths = name, paths
-        self._file, self._points = Joined(paths), index / f"{name}.points"
+        self._file, self._points = ConcatenatedFile(paths), index_folder / f"{name}.points"
         self._compressed = not name.endswith(".tar")
-        self._buffer = FAR_BUFFER if is_remote(paths[0]) else BUFFER
+        self._buffer = REMOTE_BUFFER if is_remote(paths[0]) else BUFFER
 
     def members(self, links: Links) -> Iterator[tuple[str, int, int]]:
         """Name, offset and size of each file in it; at the end the points are written. Adds its links to `links`."""
         try:
             # Read as a stream: seeking between members would decompress the same data again and again.
             with (
-                io.BufferedReader(Joined(self.paths), self._buffer) as file,
+                io.BufferedReader(ConcatenatedFile(self.paths), self._buffer) as file,
                 tarfile.open(fileobj=file, mode="r|gz" if self._compressed else "r:") as tar,
             ):
                 for member in tar:
                     if member.isfile():
-                        links.pop(_plain(member.name), None)
+                        links.pop(_normalize(member.name), None)
                         yield member.name, member.offset_data, member.size
                     elif member.islnk() or member.issym():
-                        links[_plain(member.name)] = member.islnk(), member.linkname
+                        links[_normalize(member.name)] = member.islnk(), member.linkname
                     vars(tar)["members"] = []  # tarfile keeps all members otherwise
             if self._compressed:
-                stream = self._unpacked(None)
+                stream = self._open_gzip(None)
                 stream.build_full_index()
                 with new_file(self._points) as scratch:
                     stream.export_index(str(scratch))
@@ -150,17 +150,19 @@ class Archive:
             InputError: they cannot be read.
         """
         with read_errors(self.paths[0]):
-            return (self._from_points if self._compressed else self._file).pread(size, offset)
+            return (self._indexed_gzip if self._compressed else self._file).pread(size, offset)
 
     @cached_property
-    def _from_points(self) -> Any:
-        return self._unpacked(str(cached_path(self._points)))
+    def _indexed_gzip(self) -> Any:
+        return self._open_gzip(str(cached_path(self._points)))
 
-    def _unpacked(self, points: str | None) -> Any:
+    def _open_gzip(self, points: str | None) -> Any:
         require_packages("indexed_gzip", extra="data", feature="A compressed archive")
         from indexed_gzip import IndexedGzipFile
 
-        return IndexedGzipFile(fileobj=Joined(self.paths), spacing=SPACING, readbuf_size=self._buffer, buffer_size=2**16, index_file=points)
+        return IndexedGzipFile(
+            fileobj=ConcatenatedFile(self.paths), spacing=SPACING, readbuf_size=self._buffer, buffer_size=2**16, index_file=points
+        )
 
 
 class ZipArchive:
@@ -174,9 +176,9 @@ class ZipArchive:
         try:
             for offset, member in self._members.items():
                 if stat.S_ISLNK(member.external_attr >> 16):
-                    links[_plain(member.filename)] = False, self._file.read(member).decode()
+                    links[_normalize(member.filename)] = False, self._file.read(member).decode()
                 elif not member.is_dir():
-                    links.pop(_plain(member.filename), None)
+                    links.pop(_normalize(member.filename), None)
                     yield member.filename, offset, member.file_size
         except ZIP_ERRORS as error:
             raise _damaged(self, error) from error
@@ -194,15 +196,15 @@ class ZipArchive:
 
     @cached_property
     def _file(self) -> zipfile.ZipFile:
-        buffer = FAR_BUFFER if is_remote(self.paths[0]) else ZIP_BUFFER
-        return zipfile.ZipFile(io.BufferedReader(Joined(self.paths), buffer))
+        buffer = REMOTE_BUFFER if is_remote(self.paths[0]) else ZIP_BUFFER
+        return zipfile.ZipFile(io.BufferedReader(ConcatenatedFile(self.paths), buffer))
 
     @cached_property
     def _members(self) -> dict[int, zipfile.ZipInfo]:
         return {member.header_offset: member for member in self._file.infolist()}
 
 
-AnyArchive = Archive | ZipArchive
+AnyArchive = TarArchive | ZipArchive
 
 
 def _damaged(archive: AnyArchive, error: Exception) -> InputError:
@@ -215,9 +217,9 @@ def _damaged(archive: AnyArchive, error: Exception) -> InputError:
 class _Archives:
     """The archives of a folder, with the index of their members."""
 
-    def __init__(self, archives: list[AnyArchive], index: AnyPath):
+    def __init__(self, archives: list[AnyArchive], index_folder: AnyPath):
         self._archives = archives
-        with np.load(io.BytesIO((index / MEMBERS).read_bytes()), allow_pickle=False) as file:
+        with np.load(io.BytesIO((index_folder / MEMBERS).read_bytes()), allow_pickle=False) as file:
             names, self._spans = json.loads(str(file["names"])), file["places"]
             self._links = {name: (hard, target) for name, (hard, target) in json.loads(str(file["links"])).items()}
         self._numbers = {name: number for number, name in enumerate(names)}
@@ -269,20 +271,20 @@ def follow_links(name: str, links: Mapping[str, tuple[bool, str]]) -> str:
 
 
 @cache
-def _is_indexed(index: AnyPath) -> bool:
-    return (index / MEMBERS).exists()
+def _is_indexed(index_folder: AnyPath) -> bool:
+    return (index_folder / MEMBERS).exists()
 
 
 @cache
-def _open_archives(folder: AnyPath, index: AnyPath) -> _Archives | None:
-    archives = find_archives(folder, index)
+def _open_archives(folder: AnyPath, index_folder: AnyPath) -> _Archives | None:
+    archives = find_archives(folder, index_folder)
     if not archives:
         return None
-    index_archives(folder, index)
-    return _Archives(archives, index)
+    index_archives(folder, index_folder)
+    return _Archives(archives, index_folder)
 
 
-def find_archives(folder: AnyPath, index: AnyPath) -> list[AnyArchive]:
+def find_archives(folder: AnyPath, index_folder: AnyPath) -> list[AnyArchive]:
     """The archives in a folder by name, their parts in order.
 
     Raises:
@@ -301,7 +303,9 @@ def find_archives(folder: AnyPath, index: AnyPath) -> list[AnyArchive]:
     for name, numbers in numbered.items():
         if gaps := sorted(set(range(min(numbers[0], 1), max(numbers))) - set(numbers)):
             raise InputError(f"{folder}: {name}{gaps[0]}.tar is missing (of {len(numbers) + len(gaps)} at least). Download it too.")
-    return [ZipArchive(name, paths) if name.endswith(".zip") else Archive(name, paths, index) for name, paths in sorted(parts.items())]
+    return [
+        ZipArchive(name, paths) if name.endswith(".zip") else TarArchive(name, paths, index_folder) for name, paths in sorted(parts.items())
+    ]
 
 
 def _check_suffixes(suffixes: list[str], name: AnyPath) -> None:
@@ -317,5 +321,5 @@ def _check_suffixes(suffixes: list[str], name: AnyPath) -> None:
         raise InputError(f"{name}: part {missing} is missing, and {len(gaps) - 1} more of those up to {suffixes[-1]}. Download them too.")
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return posixpath.normpath(name).lstrip("/")

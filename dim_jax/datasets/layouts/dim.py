@@ -21,7 +21,7 @@ from dim_jax.datasets.layouts.rows import JsonLines
 from dim_jax.errors import InputError
 from dim_jax.storage.paths import AnyPath, entries
 
-OWN, PUBLISHED = "target", "image_path_target"  # keys that only edits have
+OWN_TARGET, PUBLISHED_TARGET = "target", "image_path_target"  # keys that only edits have
 
 
 class DimRows:
@@ -31,12 +31,12 @@ class DimRows:
         InputError: a file is not jsonl; and when a row is read, with file and line: a field is missing, or a picture cannot be read.
     """
 
-    def __init__(self, path: AnyPath, kind: Kind, notes: AnyPath):
+    def __init__(self, path: AnyPath, kind: Kind, index_folder: AnyPath):
         self._edit = kind == "edit"
         files = [JsonLines(file) for file in (entries(path, "*.jsonl") if path.is_dir() else [path])]
-        self._files = [lines for lines in files if len(lines) and _of_edits(lines) == self._edit]
+        self._files = [lines for lines in files if len(lines) and _has_edits(lines) == self._edit]
         self._starts = np.cumsum([0, *(len(lines) for lines in self._files)])
-        self._pictures = ImageStore(path if path.is_dir() else path.parent, notes)
+        self._pictures = ImageStore(path if path.is_dir() else path.parent, index_folder)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -47,21 +47,21 @@ class DimRows:
         key = f"{self._files[file].path.stem}/{row.fields.get('id', index)}"
 
         def picture(name: str) -> LazyImage:
-            return self._pictures.stored(row.text(name), row.where)
+            return self._pictures.lazy_image(row.text(name), row.where)
 
         if not self._edit:
             return RawExample(key, (row.text("prompt", "caption"),), None, None, picture("image_path"))
-        if OWN in row.fields:
+        if OWN_TARGET in row.fields:
             blueprint = row.text("blueprint") if row.fields.get("blueprint") is not None else None
-            return RawExample(key, row.texts("prompt"), blueprint, picture("source"), picture(OWN))
+            return RawExample(key, row.texts("prompt"), blueprint, picture("source"), picture(OWN_TARGET))
         text = row.text("prompt", "caption")
-        return RawExample(key, (text,), text, picture("image_path"), picture(PUBLISHED))
+        return RawExample(key, (text,), text, picture("image_path"), picture(PUBLISHED_TARGET))
 
 
-def _of_edits(lines: JsonLines) -> bool:
+def _has_edits(lines: JsonLines) -> bool:
     for number in range(len(lines)):
         with suppress(InputError):
-            return not lines[number].fields.keys().isdisjoint((OWN, PUBLISHED))
+            return not lines[number].fields.keys().isdisjoint((OWN_TARGET, PUBLISHED_TARGET))
     lines[0]  # no row is valid: raise the error of the first
     return False
 

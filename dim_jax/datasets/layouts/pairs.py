@@ -75,14 +75,14 @@ class Pair:
     blueprint: str
 
 
-def webp(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+def encode_webp(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     """The bytes of `Picture.webp` for RGB pixels: lossless, and the same every time."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "WEBP", lossless=True, quality=50, method=3)  # half the time of the smallest, and 2 % larger
     return file.getvalue()
 
 
-def decoded(webp: bytes) -> Image.Image:
+def decode_webp(webp: bytes) -> Image.Image:
     """The RGB picture in `Picture.webp`."""
     return read_picture(io.BytesIO(webp), "a picture of a data set")
 
@@ -162,10 +162,10 @@ class Pairs(Sequence[Example]):
             counts = f"{PICTURES} holds {len(self._pictures)} pictures, but {ROWS} has {len(self._rows)} lines"
             raise InputError(f"{folder}: {counts}. Build the data set again.")
         self._pairs = _records(folder / f"{split}.array_record") if kind == "edit" else None
-        self._of_split = [number for number, row in enumerate(self._rows) if row["split"] == split]
+        self._picture_numbers = [number for number, row in enumerate(self._rows) if row["split"] == split]
 
     def __len__(self) -> int:
-        return len(self._of_split) if self._pairs is None else len(self._pairs)
+        return len(self._picture_numbers) if self._pairs is None else len(self._pairs)
 
     def __getitem__(self, index: int) -> Example:
         return self.raw(index).decoded()
@@ -176,7 +176,7 @@ class Pairs(Sequence[Example]):
             raise IndexError(f"Example {index} of {len(self)}.")
         index = int(index) % len(self)
         if self._pairs is None:
-            number = self._of_split[index]
+            number = self._picture_numbers[index]
             return RawExample(self._key(number), tuple(self._rows[number]["captions"]), None, None, self._picture(number))
         pair = json.loads(self._pairs[index])
         source, target = pair["source"], pair["target"]
@@ -213,7 +213,7 @@ def _read_rows(path: AnyPath) -> list[dict]:
 
 LAYOUT = Layout(
     lambda path: (path / PICTURES).exists(),
-    lambda path, kind, notes, split: Pairs(path, split, kind),
+    lambda path, kind, index_folder, split: Pairs(path, split, kind),
     f"{PICTURES} and others of `dim build-data`",
     PAIR_SPLITS,
 )

@@ -35,7 +35,7 @@ class JsonLines:
     def __getitem__(self, index: int) -> "Row":
         start = int(self._ends[index - 1]) + 1 if index else 0
         where = f"{self.path}, line {index + 1}"
-        with naming(where):
+        with prefix_errors(where):
             line = read_at(cached_path(self.path), start, int(self._ends[index]) - start)
         try:
             fields = json.loads(line)
@@ -108,7 +108,7 @@ def read_at(path: AnyPath, start: int, size: int) -> bytes:
 
 
 @contextmanager
-def naming(where: str) -> Iterator[None]:
+def prefix_errors(where: str) -> Iterator[None]:
     """Add the row to the message of an InputError in the block."""
     try:
         yield
@@ -136,7 +136,7 @@ def _line_ends(path: AnyPath) -> Int[np.ndarray, " lines"]:
     return np.concatenate(ends) if ends else np.zeros(0, np.int64)
 
 
-class Joined(io.RawIOBase):
+class ConcatenatedFile(io.RawIOBase):
     """Files read as one."""
 
     def __init__(self, paths: Sequence[AnyPath]):

@@ -25,25 +25,25 @@ class ShareGPT4oRows:
             pictures, or one cannot be read.
     """
 
-    def __init__(self, folder: AnyPath, kind: Kind, notes: AnyPath):
+    def __init__(self, folder: AnyPath, kind: Kind, index_folder: AnyPath):
         path = folder / FILES[kind]
         self._edit = kind == "edit"
         self._rows = JsonArray(path) if path.exists() else ()
-        self._pictures = ImageStore(folder, notes)
+        self._pictures = ImageStore(folder, index_folder)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def raw(self, index: int) -> RawExample:
         row = self._rows[index]
-        text, target = row.text("input_prompt"), self._pictures.stored(row.text("output_image"), row.where)
+        text, target = row.text("input_prompt"), self._pictures.lazy_image(row.text("output_image"), row.where)
         key = f"sharegpt4o/{row.fields['output_image']}"
         if not self._edit:
             return RawExample(key, (text,), None, None, target)
         inputs = row.fields.get("input_image")
         if not (isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], str)):
             raise InputError(f"{row.where}: input_image is {inputs!r}, but must be a list of one path. Repair the row, or remove it.")
-        return RawExample(key, (text,), None, self._pictures.stored(inputs[0], row.where), target)
+        return RawExample(key, (text,), None, self._pictures.lazy_image(inputs[0], row.where), target)
 
 
 LAYOUT = Layout(lambda path: any((path / name).exists() for name in FILES.values()), ShareGPT4oRows, f"{' or '.join(FILES.values())}")

@@ -17,7 +17,7 @@ import numpy as np
 
 from dim_jax.data.example import Kind, LazyImage, RawExample
 from dim_jax.datasets.layouts import Layout
-from dim_jax.datasets.layouts.rows import Joined, naming
+from dim_jax.datasets.layouts.rows import ConcatenatedFile, prefix_errors
 from dim_jax.errors import InputError, require_packages
 from dim_jax.storage.paths import AnyPath, files_below, open_regular
 
@@ -33,8 +33,8 @@ class UltraEditRows:
             instruction, or a picture cannot be read.
     """
 
-    def __init__(self, folder: AnyPath, kind: Kind, notes: AnyPath):
-        del notes  # parquet files have an index of their own
+    def __init__(self, folder: AnyPath, kind: Kind, index_folder: AnyPath):
+        del index_folder  # parquet files have an index of their own
         require_packages("pyarrow", extra="data", feature="UltraEdit")
         self._files = files_below(folder, "*.parquet") if kind == "edit" else []
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -50,7 +50,7 @@ class UltraEditRows:
         group = int(np.searchsorted(self._groups[file], row, "right")) - 1
         path, offset = self._files[file], row - int(self._groups[file][group])
         where = f"{path}, row {row + 1}"
-        with naming(where):
+        with prefix_errors(where):
             text = _value(path, group, TEXT, offset)
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{where}: {TEXT} is {text!r}, but must be a text. Leave the row out (--bad-samples).")
@@ -70,7 +70,7 @@ def _group_sizes(path: AnyPath) -> list[int]:
 
 
 def _picture(path: AnyPath, group: int, column: str, offset: int, where: str) -> bytes:
-    with naming(where):
+    with prefix_errors(where):
         value = _value(path, group, f"{column}.bytes", offset)  # only this leaf of the struct
     if not (isinstance(value, dict) and isinstance(value.get("bytes"), bytes)):
         raise InputError(f"{where}: {column} has no bytes of a picture. Leave the row out (--bad-samples).")
@@ -104,7 +104,7 @@ def _open_parquet(path: AnyPath) -> Any:
 
     try:
         if not isinstance(path, Path):
-            return parquet.ParquetFile(Joined([path]))
+            return parquet.ParquetFile(ConcatenatedFile([path]))
         with open_regular(path):  # not mapped: an unreadable part of a mapped file would kill the process
             return parquet.ParquetFile(path, memory_map=False)
     except (ArrowException, OSError) as error:

@@ -1,10 +1,10 @@
 """Blueprints of text changes, written by rule in Draw-In-Mind's five sections (arXiv 2509.01986). They have seen the target."""
 
-from dim_jax.datasets.measures import third
+from dim_jax.datasets.measures import position_in_words
 from dim_jax.datasets.text.rules import Change
-from dim_jax.datasets.text.scenes import Box, Scene, box
-from dim_jax.datasets.text.wording import AT, look, spelled
-from dim_jax.datasets.words import capital, listed
+from dim_jax.datasets.text.scenes import Box, Scene, label_box
+from dim_jax.datasets.text.wording import POSITION_TEXTS, describe_label, spell
+from dim_jax.datasets.words import capitalize_first, join_with_and
 from dim_jax.designer.sections import numbered
 
 # What changes, and what of the text stays.
@@ -17,34 +17,33 @@ AREAS = {
 }
 
 
-def blueprint(change: Change, instruction: str, ground: str, side: int) -> str:
-    """The blueprint of a change on a picture of `side` pixels; `ground` says what is behind the texts."""
+def blueprint(change: Change, instruction: str, background: str, side: int) -> str:
+    """The blueprint of a change on a picture of `side` pixels; `background` describes it."""
     part, unchanged = AREAS[change.rule]
-    old, new = (box(label, scene.ground, side) for label, scene in ((change.old, change.source), (change.new, change.target)))
-    unchanged_parts = (*(f'the text "{label.text}"' for label in change.others), f"{ground} wherever no letter was or will be")
-    box_text = f"they fill {_box_words(old, side)}"
+    old, new = (label_box(label, scene.background, side) for label, scene in ((change.old, change.source), (change.new, change.target)))
+    unchanged_parts = (*(f'the text "{label.text}"' for label in change.others), f"{background} wherever no letter was or will be")
+    box_text = f"they fill {_describe_box(old, side)}"
     if old != new:
-        box_text += f"; afterwards {_box_words(new, side)}, and where they are gone the ground is shown again"
-    ground, texts = capital(ground), "one text" if len(change.source.labels) == 1 else "two texts"
-    result = (
-        f'{capital(AT[change.new.position])} it says "{change.new.text}", spelled {spelled(change.new.text)}. Nothing else has changed.'
-    )
+        box_text += f"; afterwards {_describe_box(new, side)}, and where they are gone the ground is shown again"
+    background, texts = capitalize_first(background), "one text" if len(change.source.labels) == 1 else "two texts"
+    position, text = capitalize_first(POSITION_TEXTS[change.new.position]), change.new.text
+    result = f'{position} it says "{text}", spelled {spell(text)}. Nothing else has changed.'
     sections = (
         instruction,
-        f"{ground} with {texts}: {_texts_in(change.source)}.",
-        " ".join(f"{capital(look(label))}, spelled {spelled(label.text)}." for label in change.source.labels),
-        f'Change {part} of "{change.old.text}": {box_text}. Keep {unchanged}, and {listed(unchanged_parts)}.',
-        f"{ground} with {listed(tuple(map(look, change.target.labels)))}. {result}",
+        f"{background} with {texts}: {_list_texts(change.source)}.",
+        " ".join(f"{capitalize_first(describe_label(label))}, spelled {spell(label.text)}." for label in change.source.labels),
+        f'Change {part} of "{change.old.text}": {box_text}. Keep {unchanged}, and {join_with_and(unchanged_parts)}.',
+        f"{background} with {join_with_and(tuple(map(describe_label, change.target.labels)))}. {result}",
     )
     return numbered(sections)
 
 
-def _texts_in(scene: Scene) -> str:
-    return listed(tuple(f'"{label.text}" {AT[label.position]}' for label in scene.labels))
+def _list_texts(scene: Scene) -> str:
+    return join_with_and(tuple(f'"{label.text}" {POSITION_TEXTS[label.position]}' for label in scene.labels))
 
 
-def _box_words(area: Box, side: int) -> str:
+def _describe_box(area: Box, side: int) -> str:
     """A box in words: the part of the picture, and its edges in percent."""
     left, top, right, bottom = (100 * edge / side for edge in area)
-    part = third(left / 100, right / 100, top / 100, bottom / 100)
+    part = position_in_words(left / 100, right / 100, top / 100, bottom / 100)
     return f"{part}, {left:.0f} to {right:.0f} % across and {top:.0f} to {bottom:.0f} % down"

@@ -1,6 +1,5 @@
-"""The text data set, from words and grounds to a folder: sample scenes, change them, draw, write, describe."""
+"""The text data set, from words and backgrounds to a folder: sample scenes, change them, draw, write, describe."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,13 +16,14 @@ from rich.progress import Progress
 from dim_jax.data.example import SPLITS, Split
 from dim_jax.data.records import check_installed
 from dim_jax.data.workers import cancelling
-from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, webp, write_pairs
+from dim_jax.datasets.cards import PairStatistics, write_card
+from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, encode_webp, write_pairs
+from dim_jax.datasets.text import backgrounds
 from dim_jax.datasets.text import faces as fonts
-from dim_jax.datasets.text import grounds as backgrounds
+from dim_jax.datasets.text.backgrounds import Background
 from dim_jax.datasets.text.blueprint import blueprint
-from dim_jax.datasets.text.card import Counts, text
+from dim_jax.datasets.text.card import data_card
 from dim_jax.datasets.text.faces import Face
-from dim_jax.datasets.text.grounds import Ground
 from dim_jax.datasets.text.rules import RULES, Change, Choices, change
 from dim_jax.datasets.text.scenes import Scene, render_scene, sample_scene
 from dim_jax.datasets.text.vocabulary import WORDS, split_of
@@ -33,9 +33,10 @@ from dim_jax.sheets import Captioned, named_rows
 from dim_jax.storage.folders import new_folder
 from dim_jax.storage.paths import AnyPath
 
-TEST = 10  # every so many scenes one is of the test
+TEST_EVERY = 10  # every so many scenes one is of the test
 SMALLEST, LARGEST = 64, 2048
-SHOWN, THUMB = 4, 96  # examples of a rule on the sheet, and their side
+SET = "text"  # of the pictures
+SHEET_EXAMPLES, THUMB = 4, 96  # examples of a rule on the sheet, and their side
 BYTES = (0.2, 1.5)  # on disk for each pixel: on patterns, on pictures
 
 
@@ -43,33 +44,31 @@ BYTES = (0.2, 1.5)  # on disk for each pixel: on patterns, on pictures
 class SceneBuilder:
     """Makes the scene of a number."""
 
-    grounds: dict[Split, list[Ground]]
+    backgrounds: dict[Split, list[Background]]
     faces: Sequence[Face]
     side: int
     seed: int
 
-    def split(self, number: int) -> Split:
-        return "test" if number % TEST == TEST - 1 else "train"
-
     def __call__(self, number: int) -> "BuiltScene":
-        split, rng = self.split(number), Random(f"{self.seed}/{number}")
-        scene = sample_scene(rng, split, self.grounds[split], self.faces, self.side)
-        stock = Choices(split, self.faces, scene.ground.readable)
-        candidates = [change(rule, rng, scene, stock, self.side) for rule in RULES]
+        split: Split = "test" if number % TEST_EVERY == TEST_EVERY - 1 else "train"
+        rng = Random(f"{self.seed}/{number}")
+        scene = sample_scene(rng, split, self.backgrounds[split], self.faces, self.side)
+        choices = Choices(split, self.faces, scene.background.readable)
+        candidates = [change(rule, rng, scene, choices, self.side) for rule in RULES]
         changes = [applied for applied in candidates if applied is not None]
-        ground = scene.ground.paint(self.side)
-        ground_words = scene.ground.describe(ground)
+        background_image = scene.background.paint(self.side)
+        background_text = scene.background.describe(background_image)
         scenes = {"base": scene} | {applied.rule: applied.target for applied in changes}
-        images = [render_scene(applied, ground) for applied in scenes.values()]
-        pictures = [_picture(number, name, scenes[name], split, ground_words, image) for name, image in zip(scenes, images, strict=True)]
+        images = [render_scene(applied, background_image) for applied in scenes.values()]
+        pictures = [_picture(number, name, scenes[name], split, background_text, image) for name, image in zip(scenes, images, strict=True)]
         pairs = list[Pair]()
         for index, applied in enumerate(changes, 1):
-            pairs += [self._pair(applied, 0, index, ground_words), self._pair(applied.back(), index, 0, ground_words)]
+            pairs += [self._pair(applied, 0, index, background_text), self._pair(applied.reversed(), index, 0, background_text)]
         return BuiltScene(pictures, pairs, images, [rule for rule in RULES if rule not in scenes])
 
-    def _pair(self, applied: Change, source: int, target: int, ground_words: str) -> Pair:
+    def _pair(self, applied: Change, source: int, target: int, background_text: str) -> Pair:
         texts = instructions(applied)
-        return Pair(source, target, applied.rule, texts, blueprint(applied, texts[0], ground_words, self.side))
+        return Pair(source, target, applied.rule, texts, blueprint(applied, texts[0], background_text, self.side))
 
 
 @dataclass(frozen=True)
@@ -113,50 +112,53 @@ def build(
     """
     check_installed()
     fonts.check_installed()
-    if scenes < TEST or not SMALLEST <= side <= LARGEST:
-        raise InputError(f"{scenes} scenes of {side} pixels: give at least {TEST} scenes, and a side from {SMALLEST} to {LARGEST}.")
+    if scenes < TEST_EVERY or not SMALLEST <= side <= LARGEST:
+        raise InputError(f"{scenes} scenes of {side} pixels: give at least {TEST_EVERY} scenes, and a side from {SMALLEST} to {LARGEST}.")
     user_faces, left_out = ([], []) if font_folder is None else fonts.read_faces(font_folder)
-    grounds = backgrounds.patterns() if pictures is None else backgrounds.read_grounds(pictures)
-    maker = SceneBuilder({split: backgrounds.of_split(grounds, split) for split in SPLITS}, (*fonts.BUILTIN_FACES, *user_faces), side, seed)
-    counts, pairs, examples = Counts(), list[Pair](), dict[str, list[Captioned]]()
+    all_backgrounds = backgrounds.pattern_backgrounds() if pictures is None else backgrounds.read_backgrounds(pictures)
+    builder = SceneBuilder(
+        {split: backgrounds.select_split(all_backgrounds, split) for split in SPLITS}, (*fonts.BUILTIN_FACES, *user_faces), side, seed
+    )
+    counts, no_room = PairStatistics(), Counter[str]()
+    pairs, examples = list[Pair](), dict[str, list[Captioned]]()
     needs = round(scenes * (1 + len(RULES)) * side**2 * BYTES[pictures is not None])
     with (
         new_folder(target, overwrite=overwrite, needs=needs, kind=DATASET) as folder,
         cancelling(ThreadPoolExecutor(os.cpu_count())) as threads,
         Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar,
     ):
-        built = bar.track(threads.map(maker, range(scenes)), total=scenes, description="drawing scenes")
-        write_pairs(folder, _collect(built, maker, counts, pairs, examples), pairs)
-        statistics = counts.statistics(
-            {
-                "scenes": scenes, "side": side, "seed": seed, "faces": [face.name for face in maker.faces], "left out": left_out,
-                "vocabulary": dict(Counter(map(split_of, dict.fromkeys(WORDS)))),
-                "grounds": {split: len(maker.grounds[split]) for split in SPLITS},
-            }
-        )  # fmt: skip
-        (folder / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n")
-        named_rows(examples).save(folder / "sheet.png")
-        (folder / "README.md").write_text(text(statistics))
+        built = bar.track(threads.map(builder, range(scenes)), total=scenes, description="drawing scenes")
+        write_pairs(folder, _collect(built, counts, no_room, pairs, examples), pairs)
+        statistics = {
+            "scenes": scenes, "side": side, "seed": seed, "faces": [face.name for face in builder.faces], "left out": left_out,
+            "vocabulary": dict(Counter(map(split_of, dict.fromkeys(WORDS)))),
+            "grounds": {split: len(builder.backgrounds[split]) for split in SPLITS},
+            "pictures": {split: counts.pictures[SET, split] for split in SPLITS},
+            "pairs": {rule: {**{split: counts.pairs[rule, split] for split in SPLITS}, "no room": no_room[rule]} for rule in RULES},
+            "total": counts.total(SPLITS),
+            "words": counts.words(),
+        }  # fmt: skip
+        write_card(folder, statistics, named_rows(examples), data_card(statistics))
     return statistics
 
 
 def _collect(
-    built: Iterable[BuiltScene], maker: SceneBuilder, counts: Counts, pairs: list[Pair], examples: dict[str, list[Captioned]]
-) -> Iterator[Picture]:  # fmt: skip
-    """The pictures in order; fills `pairs`, `counts` and `shown` on the way."""
+    scenes: Iterable[BuiltScene], counts: PairStatistics, no_room: Counter[str], pairs: list[Pair], examples: dict[str, list[Captioned]]
+) -> Iterator[Picture]:
+    """The pictures in order; fills the other arguments on the way."""
     offset = 0
-    for number, scene in enumerate(built):
+    for scene in scenes:
         yield from scene.pictures
         pairs += [Pair(offset + pair.source, offset + pair.target, pair.rule, pair.instructions, pair.blueprint) for pair in scene.pairs]
-        counts.add(scene.pictures, scene.pairs, maker.split(number))
-        counts.no_room.update(scene.no_room)
+        counts.add(scene.pictures, scene.pairs)
+        no_room.update(scene.no_room)
         for pair in scene.pairs:
-            if len(row := examples.setdefault(pair.rule, [])) < SHOWN and pair.source == 0:
+            if len(row := examples.setdefault(pair.rule, [])) < SHEET_EXAMPLES and pair.source == 0:
                 source, target = (scene.images[i].resize((THUMB, THUMB), Image.Resampling.LANCZOS) for i in (0, pair.target))
                 row.append(((source, target), pair.instructions[len(row) % len(pair.instructions)]))
         offset += len(scene.pictures)
 
 
-def _picture(number: int, name: str, scene: Scene, split: Split, ground_words: str, image: Image.Image) -> Picture:
+def _picture(number: int, name: str, scene: Scene, split: Split, background_text: str, image: Image.Image) -> Picture:
     words = " / ".join(label.text for label in scene.labels)
-    return Picture("text", f"{number:06d}-{name}", words, split, captions(scene, ground_words), webp(np.asarray(image)))
+    return Picture(SET, f"{number:06d}-{name}", words, split, captions(scene, background_text), encode_webp(np.asarray(image)))

@@ -1,52 +1,11 @@
-"""The files beside the data: counts and the data card."""
+"""The data card of the text data set."""
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-from dim_jax.data.example import SPLITS
-from dim_jax.datasets.layouts.pairs import Pair, Picture
-from dim_jax.datasets.text.rules import RULES
-from dim_jax.datasets.words import lengths
+from dim_jax.datasets.cards import markdown_table, words_table
 
 
-@dataclass
-class Counts:
-    """Counts of pictures and pairs while they are written."""
-
-    pictures: Counter = field(default_factory=Counter)
-    pairs: Counter = field(default_factory=Counter)
-    no_room: Counter = field(default_factory=Counter)
-    captions: list[str] = field(default_factory=list)
-    instructions: list[str] = field(default_factory=list)
-    blueprints: list[str] = field(default_factory=list)
-
-    def add(self, pictures: Sequence[Picture], pairs: Sequence[Pair], split: str) -> None:
-        """Count the pictures and pairs of a scene."""
-        self.pictures[split] += len(pictures)
-        self.captions += [text for picture in pictures for text in picture.captions]
-        for pair in pairs:
-            self.pairs[pair.rule, split] += 1
-            self.instructions += pair.instructions
-            self.blueprints.append(pair.blueprint)
-
-    def statistics(self, about: dict) -> dict:
-        """Counts by rule and split, and the lengths of texts in words; `about` says how they were made."""
-        texts = {"captions": self.captions, "instructions": self.instructions, "blueprints": self.blueprints}
-        return about | {
-            "pictures": {split: self.pictures[split] for split in SPLITS},
-            "pairs": {
-                rule: {**{split: self.pairs[rule, split] for split in SPLITS}, "no room": self.no_room[rule]} for rule in RULES
-            },
-            "total": {split: sum(number for (_, pair_split), number in self.pairs.items() if pair_split == split) for split in SPLITS},
-            "words": {name: lengths(group) for name, group in texts.items()},
-        }  # fmt: skip
-
-
-def text(statistics: dict) -> str:
+def data_card(statistics: dict) -> str:
     """The data card, in Markdown."""
-    rules = "\n".join(f"| {rule} | {row['train']} | {row['test']} | {row['no room']} |" for rule, row in statistics["pairs"].items())
-    words = "\n".join(f"| {name} | {row['mean']} | {row['longest']} |" for name, row in statistics["words"].items())
+    rules = markdown_table(("rule", "train", "test", "no room"), [(rule, *row.values()) for rule, row in statistics["pairs"].items()])
     side, scenes, total, pictures = (statistics[name] for name in ("side", "scenes", "total", "pictures"))
     held_out, all_words = statistics["vocabulary"]["test"], sum(statistics["vocabulary"].values())
     grounds, all_grounds = statistics["grounds"]["test"], sum(statistics["grounds"].values())
@@ -74,13 +33,9 @@ of the test only, in any case, and {grounds} of {all_grounds} grounds are used b
 
 ## Counts
 
-| rule | train | test | no room |
-|---|---|---|---|
 {rules}
 
-| texts, in words | mean | longest |
-|---|---|---|
-{words}
+{words_table(statistics["words"])}
 
 ## Fonts and licences
 

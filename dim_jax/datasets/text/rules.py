@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from dim_jax.data.example import Split
+from dim_jax.datasets.text.backgrounds import distinct_colours
 from dim_jax.datasets.text.faces import Face, other_faces
-from dim_jax.datasets.text.grounds import distinct_colours
-from dim_jax.datasets.text.scenes import POSITIONS, SIZES, TRIES, Label, Scene
+from dim_jax.datasets.text.scenes import MAX_TRIES, POSITIONS, SIZES, Label, Scene
 from dim_jax.datasets.text.vocabulary import sample_text
 
 
@@ -33,7 +33,7 @@ class Change:
         """The labels that stay."""
         return tuple(label for i, label in enumerate(self.source.labels) if i != self.index)
 
-    def back(self) -> "Change":
+    def reversed(self) -> "Change":
         """The same the other way round."""
         return replace(self, source=self.target, target=self.source)
 
@@ -56,11 +56,11 @@ RULES: dict[str, Callable[[Random, Label, Choices], Label]] = {
 }
 
 
-def change(rule: str, rng: Random, scene: Scene, stock: Choices, side: int) -> Change | None:
+def change(rule: str, rng: Random, scene: Scene, choices: Choices, side: int) -> Change | None:
     """A scene changed by a rule so that it can still be read; None where no try finds room."""
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         index = rng.randrange(len(scene.labels))
-        target = scene.with_label(index, RULES[rule](rng, scene.labels[index], stock))
+        target = scene.with_label(index, RULES[rule](rng, scene.labels[index], choices))
         texts = {label.text.lower() for label in target.labels}
         labels_differ = len(texts) == len(target.labels) and (rule != "word" or scene.labels[index].text.lower() not in texts)
         if target != scene and labels_differ and target.is_legible(side):

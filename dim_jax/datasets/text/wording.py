@@ -2,7 +2,7 @@
 
 from dim_jax.datasets.text.rules import Change
 from dim_jax.datasets.text.scenes import SIZES, Label, Scene
-from dim_jax.datasets.words import capital, listed
+from dim_jax.datasets.words import capitalize_first, join_with_and
 
 # Every wording says all that is to be known.
 INSTRUCTIONS = {
@@ -27,7 +27,7 @@ INSTRUCTIONS = {
         'The text "{text}" should stand {new_at} instead of {at}.',
     ),
 }  # fmt: skip
-AT = {
+POSITION_TEXTS = {
     ("top", "left"): "at the top left", ("top", "middle"): "at the top", ("top", "right"): "at the top right",
     ("middle", "left"): "on the left", ("middle", "middle"): "in the middle", ("middle", "right"): "on the right",
     ("bottom", "left"): "at the bottom left", ("bottom", "middle"): "at the bottom", ("bottom", "right"): "at the bottom right",
@@ -36,7 +36,7 @@ AT = {
 
 def destination(position: tuple[str, str]) -> str:
     """Where a text is moved: "to the top left"."""
-    return f"to {AT[position].partition(' ')[2]}"
+    return f"to {POSITION_TEXTS[position].partition(' ')[2]}"
 
 
 def instructions(change: Change) -> tuple[str, ...]:
@@ -44,29 +44,30 @@ def instructions(change: Change) -> tuple[str, ...]:
     old, new = change.old, change.new
     steps = new.size - old.size
     words = {
-        "text": old.text, "face": old.face.name, "colour": old.colour, "size": SIZES[old.size], "at": AT[old.position],
-        "new_text": new.text, "new_face": new.face.name, "new_colour": new.colour, "new_size": SIZES[new.size], "new_at": AT[new.position],
-        "larger": "much " * (abs(steps) > 1) + ("larger" if steps > 0 else "smaller"), "to": destination(new.position),
+        "text": old.text, "face": old.face.name, "colour": old.colour, "size": SIZES[old.size],
+        "new_text": new.text, "new_face": new.face.name, "new_colour": new.colour, "new_size": SIZES[new.size],
+        "at": POSITION_TEXTS[old.position], "new_at": POSITION_TEXTS[new.position], "to": destination(new.position),
+        "larger": "much " * (abs(steps) > 1) + ("larger" if steps > 0 else "smaller"),
     }  # fmt: skip
     return tuple(wording.format_map(words) for wording in INSTRUCTIONS[change.rule])
 
 
-def captions(scene: Scene, ground: str) -> tuple[str, ...]:
-    """Texts that describe a picture; `ground` says what is behind its texts."""
-    texts = listed(tuple(f'"{label.text}"' for label in scene.labels))
+def captions(scene: Scene, background: str) -> tuple[str, ...]:
+    """Texts that describe a picture; `background` describes what they stand on."""
+    texts = join_with_and(tuple(f'"{label.text}"' for label in scene.labels))
     return (
-        f"{capital(ground)} with the text {listed(tuple(map(look, scene.labels)))}.",
-        f"The text {listed(tuple(map(look, scene.labels)))}, on {ground}.",
-        f"{texts} on {ground}.",
+        f"{capitalize_first(background)} with the text {join_with_and(tuple(map(describe_label, scene.labels)))}.",
+        f"The text {join_with_and(tuple(map(describe_label, scene.labels)))}, on {background}.",
+        f"{texts} on {background}.",
         f"A picture that says {texts}.",
     )
 
 
-def look(label: Label) -> str:
+def describe_label(label: Label) -> str:
     """A text with all that is to be seen of it: `"OPEN" in large red bold letters at the top`."""
-    return f'"{label.text}" in {SIZES[label.size]} {label.colour} {label.face.name} letters {AT[label.position]}'
+    return f'"{label.text}" in {SIZES[label.size]} {label.colour} {label.face.name} letters {POSITION_TEXTS[label.position]}'
 
 
-def spelled(text: str) -> str:
+def spell(text: str) -> str:
     """A text letter by letter: "C-O-L-D D-R-I-N-K"."""
     return " ".join("-".join(word) for word in text.split())

@@ -14,14 +14,14 @@ from dim_jax.data.example import Split
 from dim_jax.datasets.hashing import stable_hash
 from dim_jax.datasets.measures import PALETTE, main_colours
 from dim_jax.datasets.text.vocabulary import SEED
-from dim_jax.datasets.words import listed
+from dim_jax.datasets.words import join_with_and
 from dim_jax.errors import InputError
 from dim_jax.processing.pictures import cover_crop, open_picture
 
-SHARE = 0.1  # of the grounds, held out
-CONTRAST = 3.0  # of letters and ground at least: WCAG 2.2 (1.4.3) for large text
-FEWEST = 4  # colours that can be read on a ground
-UNLIKE = 110  # distance in RGB of two colours that nobody takes for one
+HELD_OUT = 0.1  # of the grounds, held out
+MIN_CONTRAST = 3.0  # of letters and ground at least: WCAG 2.2 (1.4.3) for large text
+MIN_READABLE_COLOURS = 4  # colours that can be read on a ground
+MIN_COLOUR_DISTANCE = 110  # distance in RGB of two colours that nobody takes for one
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 RGB = {name: shades[0] for name, shades in PALETTE.items()}
 PATTERNS = {
@@ -34,7 +34,7 @@ PATTERNS = {
 
 
 @dataclass(frozen=True)
-class Ground:
+class Background:
     """A pattern of two colours (one is plain), or the picture of a file. `words` name it in sentences, `key` tells it from others."""
 
     key: str
@@ -60,7 +60,7 @@ class Ground:
 
     def describe(self, picture: Image.Image) -> str:
         """`words`, and of a file its colours."""
-        return f"{self.words} in mainly {listed(main_colours(np.asarray(picture)))}" if self.halo else self.words
+        return f"{self.words} in mainly {join_with_and(main_colours(np.asarray(picture)))}" if self.halo else self.words
 
     @cached_property
     def readable(self) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class Ground:
         return tuple(
             name
             for name, level in levels.items()
-            if not low < level < high and min(contrast(level, low), contrast(level, high)) >= CONTRAST
+            if not low < level < high and min(contrast(level, low), contrast(level, high)) >= MIN_CONTRAST
         )
 
 
@@ -88,7 +88,7 @@ def luminance(shade: tuple[float | int, ...]) -> float:
 
 def distinct_colours(name: str, names: Sequence[str]) -> list[str]:
     """Those of some colours that differ plainly from one."""
-    return [other for other in names if np.linalg.norm(np.subtract(RGB[name], RGB[other])) >= UNLIKE]
+    return [other for other in names if np.linalg.norm(np.subtract(RGB[name], RGB[other])) >= MIN_COLOUR_DISTANCE]
 
 
 def contrast(a: float, b: float) -> float:
@@ -96,16 +96,16 @@ def contrast(a: float, b: float) -> float:
     return (max(a, b) + 0.05) / (min(a, b) + 0.05)
 
 
-def patterns() -> list[Ground]:
+def pattern_backgrounds() -> list[Background]:
     """Every pattern on which enough colours can be read."""
-    grounds = [Ground(f"plain {name}", f"a plain {name} ground", (name,)) for name in RGB]
+    grounds = [Background(f"plain {name}", f"a plain {name} ground", (name,)) for name in RGB]
     for first, second in permutations(RGB, 2):
         words = {"first": first, "second": second, "a_first": _a(first), "a_second": _a(second)}
-        grounds += [Ground(f"{kind} {first}/{second}", text.format_map(words), (first, second)) for kind, text in PATTERNS.items()]
-    return [ground for ground in grounds if len(ground.readable) >= FEWEST]
+        grounds += [Background(f"{kind} {first}/{second}", text.format_map(words), (first, second)) for kind, text in PATTERNS.items()]
+    return [ground for ground in grounds if len(ground.readable) >= MIN_READABLE_COLOURS]
 
 
-def read_grounds(folder: Path) -> list[Ground]:
+def read_backgrounds(folder: Path) -> list[Background]:
     """The pictures of a folder and those below it, each content once, by the hash of their bytes.
 
     Raises:
@@ -116,13 +116,13 @@ def read_grounds(folder: Path) -> list[Ground]:
     files = {hashlib.sha256(file.read_bytes()).hexdigest(): file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES}
     if len(files) < 2:
         raise InputError(f"{folder}: {len(files)} different pictures in it. Give at least two, so that one can be held out for the test.")
-    return [Ground(key, "a picture", path=files[key]) for key in sorted(files)]
+    return [Background(key, "a picture", path=files[key]) for key in sorted(files)]
 
 
-def of_split(grounds: Sequence[Ground], split: Split) -> list[Ground]:
+def select_split(backgrounds: Sequence[Background], split: Split) -> list[Background]:
     """The grounds of one split, by a hash of what they are; at least one of each split."""
-    order = sorted(grounds, key=lambda ground: stable_hash(SEED, ground.key))
-    held_out = max(1, round(SHARE * len(order)))
+    order = sorted(backgrounds, key=lambda ground: stable_hash(SEED, ground.key))
+    held_out = max(1, round(HELD_OUT * len(order)))
     return order[:held_out] if split == "test" else order[held_out:]
 
 
