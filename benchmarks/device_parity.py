@@ -34,7 +34,7 @@ from dim_jax.training import optim
 from dim_jax.training.losses import Features, painter_loss
 from dim_jax.training.objectives import abstract_model
 from dim_jax.verify.case import make_case, make_settings
-from dim_jax.verify.ours import Ours
+from dim_jax.verify.jax_stages import JaxStages
 from dim_jax.verify.stages import STAGES
 from dim_jax.weights.bundled import bundled_checkpoint
 from dim_jax.weights.loading import open_dim
@@ -62,7 +62,7 @@ def edit_stages(dtype: str) -> dict[str, np.ndarray]:
     """Every stage of a nano edit with the bundled weights, each from the one before as this device computed it."""
     weights, config, processor = open_dim(str(bundled_checkpoint()), None)
     case = make_case(config, processor, make_settings(read_settings(weights.settings), processor, None))
-    tensors, ours = {path: np.asarray(tensor, np.float32) for path, tensor in weights.stream()}, Ours(case, dtype)
+    tensors, ours = {path: np.asarray(tensor, np.float32) for path, tensor in weights.stream()}, JaxStages(case, dtype)
     found = ours.encoder(tensors)
     return found | ours.painter(tensors, found["encoder states"])
 

@@ -60,7 +60,7 @@ def paint(work: Row) -> Iterator[Row]:
     dim = random_dim(dim_config(sizes), dtype, sharding.param_sharding if sharding else lambda path: None)
     sampler = Sampler(dim, processor, "random", sharding=sharding)
     rng, side = np.random.default_rng(0), work["side"]
-    rows = work["rows"] * (sharding.row_ways if sharding else 1)
+    rows = work["rows"] * (sharding.num_batch_shards if sharding else 1)
     source = Source(Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)))
     prompt = SENTENCE * max(1, work["text_tokens"] // len(processor.tokenizer.encode(SENTENCE)))
     requests = [Request(prompt, seed, (side, side), source) for seed in range(rows)]

@@ -26,10 +26,10 @@ from flax import nnx
 
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
-from dim_jax.processes import is_first, is_multiprocess, shared
+from dim_jax.processes import is_first, is_multiprocess, shared_folder
 from dim_jax.storage.folders import check_finished, new_folder, new_remote_folder
 from dim_jax.storage.orbax import disk_error, orbax_path, quiet_orbax
-from dim_jax.storage.paths import AnyPath, absolute, as_path, local
+from dim_jax.storage.paths import AnyPath, absolute, as_path, local_path
 
 WEIGHTS, CONFIG, MANIFEST, EXTRAS, TOKENIZER = "weights", "config.json", "manifest.json", "extras.safetensors", "tokenizer"
 SETTINGS = "settings.json"
@@ -170,7 +170,7 @@ def save(
         opened = new_remote_folder(target, overwrite=overwrite)
     else:
         opened = new_folder(target, overwrite=overwrite)
-    with shared(opened) as folder:
+    with shared_folder(opened) as folder:
         write(folder, tensors.items(), config, manifest=manifest, tokenizer=tokenizer, settings=settings)
 
 
@@ -181,12 +181,12 @@ def is_checkpoint(path: AnyPath) -> bool:
 
 def tokenizer_files(path: AnyPath) -> tuple[Path, ...]:
     """The tokenizer files of a checkpoint folder, by name, on this machine."""
-    return tuple(sorted(local(path / TOKENIZER).iterdir())) if (path / TOKENIZER).is_dir() else ()
+    return tuple(sorted(local_path(path / TOKENIZER).iterdir())) if (path / TOKENIZER).is_dir() else ()
 
 
 def settings_file(path: AnyPath) -> Path | None:
     """The settings.json in a folder with weights in any format, on this machine, if there is one."""
-    return local(path / SETTINGS) if (path / SETTINGS).is_file() else None
+    return local_path(path / SETTINGS) if (path / SETTINGS).is_file() else None
 
 
 @dataclass(frozen=True)

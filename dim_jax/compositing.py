@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageChops, ImageFilter
 
-from dim_jax.processing.pictures import max_filter, resized
+from dim_jax.processing.pictures import max_filter, resize
 
 LEVELS = 12  # of 255; where an edit of the nano model leaves a picture alone, it is off by 0 to 8
 
@@ -32,7 +32,7 @@ def opacity(before: Image.Image, after: Image.Image, cell: int) -> Float[np.ndar
     difference = ImageChops.lighter(ImageChops.lighter(*channels[:2]), channels[2])
     smooth = np.asarray(difference.filter(ImageFilter.GaussianBlur(cell / 8)))
     changed = max_filter(smooth, cell // 2) > LEVELS
-    return _faded(changed, cell / 6)
+    return _feather(changed, cell / 6)
 
 
 def mask_opacity(alpha: UInt8[np.ndarray, "h w"], feather: float = 0.0) -> Float[np.ndarray, "h w"]:
@@ -43,10 +43,10 @@ def mask_opacity(alpha: UInt8[np.ndarray, "h w"], feather: float = 0.0) -> Float
         feather: pixels within which the edit's rim fades inwards.
     """
     weights = 1 - alpha.astype(np.float32) / 255
-    return np.minimum(weights, _faded(weights > 0, feather / 2)) if feather else weights
+    return np.minimum(weights, _feather(weights > 0, feather / 2)) if feather else weights
 
 
-def _faded(changed: Bool[np.ndarray, "h w"], deviation: float) -> Float[np.ndarray, "h w"]:
+def _feather(changed: Bool[np.ndarray, "h w"], deviation: float) -> Float[np.ndarray, "h w"]:
     """1 where `changed`, less at its rim, 0 outside."""
     # A blurred edge has the value 0.5 where the edge was. Rescaling [0.5, 1] to [0, 1] fades the rim inwards and touches nothing outside.
     blurred = Image.fromarray(changed.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(deviation))
@@ -66,7 +66,7 @@ class Frame(NamedTuple):
     box: tuple[int, int, int, int]
 
     @classmethod
-    def around(cls, picture: Image.Image, size: tuple[int, int]) -> "Frame":
+    def pad_to_aspect(cls, picture: Image.Image, size: tuple[int, int]) -> "Frame":
         """For a `size` (height, width)."""
         (width, height), (rows, columns) = picture.size, size
         full = max(width, -(-height * columns // rows)), max(height, -(-width * rows // columns))
@@ -74,9 +74,9 @@ class Frame(NamedTuple):
         edges = ((top, full[1] - height - top), (left, full[0] - width - left), (0, 0))
         return cls(Image.fromarray(np.pad(np.asarray(picture), edges, "edge")), (left, top, left + width, top + height))
 
-    def cut(self, canvas: Image.Image) -> Image.Image:
+    def crop(self, canvas: Image.Image) -> Image.Image:
         """Of what was painted of `padded` at whatever size, the part that is the picture, at its size."""
-        return resized(canvas, self.padded.size, Image.Resampling.BICUBIC).crop(self.box)
+        return resize(canvas, self.padded.size, Image.Resampling.BICUBIC).crop(self.box)
 
 
 def composite(source: Image.Image, edited: Image.Image, opacity: Float[np.ndarray, "h w"]) -> Image.Image:
@@ -86,7 +86,7 @@ def composite(source: Image.Image, edited: Image.Image, opacity: Float[np.ndarra
     return Image.fromarray(np.where(opacity[..., None] > 0, np.rint(mixed), before).astype(np.uint8))
 
 
-def cells(opacity: Float[np.ndarray, "h w"], cell: int) -> Bool[np.ndarray, "h//{cell} w//{cell}"]:
+def changed_latents(opacity: Float[np.ndarray, "h w"], cell: int) -> Bool[np.ndarray, "h//{cell} w//{cell}"]:
     """Which latents hold a changed pixel."""
     height, width = opacity.shape
     return np.any(opacity.reshape(height // cell, cell, width // cell, cell) > 0, axis=(1, 3))

@@ -61,11 +61,11 @@ def read_config(path: Path, changes: Mapping[str, str]) -> Config:
     finally:
         sys.path.remove(root)
     for key, text in changes.items():
-        _change(config, key, text)
+        _set_key(config, key, text)
     return config
 
 
-def flat(config: Config) -> dict[str, Any]:
+def flatten(config: Config) -> dict[str, Any]:
     """Dotted key -> value, as JSON has them: a tuple becomes a list, in other values too."""
 
     def walk(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -78,7 +78,7 @@ def flat(config: Config) -> dict[str, Any]:
     return dict(walk(json.loads(json.dumps(config.to_dict())), ""))
 
 
-def _change(config: Config, key: str, text: str) -> None:
+def _set_key(config: Config, key: str, text: str) -> None:
     *parents, last = key.split(".")
     node = config
     for name in parents:

@@ -14,7 +14,7 @@ from dim_jax.edit_result import EditResult, check_output, save_picture
 from dim_jax.errors import InputError
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.processing.pictures import open_picture
-from dim_jax.sheets import grid, labelled
+from dim_jax.sheets import grid, with_caption
 from dim_jax.storage.paths import AnyPath, read_json
 
 COLUMNS = 3  # of the sheet
@@ -85,7 +85,9 @@ def paint(pipeline: EditPipeline, samples: Sequence[Sample], *, progress: bool =
 
 def sheet(paintings: Sequence[EditResult]) -> Image.Image:
     """Source and result of every painting, the prompt below."""
-    cells = [labelled([*([painting.source] if painting.source else []), painting.image], painting.prompt, zoom=2) for painting in paintings]
+    cells = [
+        with_caption([*([painting.source] if painting.source else []), painting.image], painting.prompt, zoom=2) for painting in paintings
+    ]
     return grid([cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)])
 
 

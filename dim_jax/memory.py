@@ -10,8 +10,8 @@ from dim_jax.errors import InputError
 
 
 @contextmanager
-def enough_memory(what: str, remedy: str) -> Iterator[None]:
-    """Within it, running out of memory is an `InputError`: `what` takes more than there is; `remedy` is a sentence."""
+def memory_errors(operation: str, remedy: str) -> Iterator[None]:
+    """Within it, running out of memory is an `InputError`: `operation` takes more than there is; `remedy` is a sentence."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -19,4 +19,4 @@ def enough_memory(what: str, remedy: str) -> Iterator[None]:
         if isinstance(error, jax.errors.JaxRuntimeError) and not re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):
             raise
         reason = next(iter(str(error).splitlines()), "out of memory").rstrip(".")
-        raise InputError(f"{what} takes more memory than this device has ({reason}). {remedy}") from error
+        raise InputError(f"{operation} takes more memory than this device has ({reason}). {remedy}") from error

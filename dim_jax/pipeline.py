@@ -63,7 +63,7 @@ class EditPipeline:
         progress: bool = False,
     ) -> Iterator[tuple[int, EditResult]]:
         """Index and result, each as soon as its batch is painted: for a long run that keeps what it has. Errors as in a call."""
-        _same_number(prompts=prompts, pictures=pictures, seeds=seeds)
+        _check_same_length(prompts=prompts, pictures=pictures, seeds=seeds)
         sources = [picture if isinstance(picture, Source) else Source(as_rgb(picture)) for picture in pictures]
         requests = [self.request(*edit, settings) for edit in zip(prompts, sources, seeds, strict=True)]
         yield from paint_requests(self.sampler, requests, settings, progress)
@@ -106,7 +106,7 @@ class GeneratePipeline:
         self, prompts: Sequence[str], *, seeds: Sequence[int], settings: Settings, progress: bool = False
     ) -> Iterator[tuple[int, EditResult]]:
         """Index and result, each as soon as its batch is painted. Errors as in a call."""
-        _same_number(prompts=prompts, seeds=seeds)
+        _check_same_length(prompts=prompts, seeds=seeds)
         size = settings.size or (settings.resolution, settings.resolution)
         requests = [Request(prompt, seed, size) for prompt, seed in zip(prompts, seeds, strict=True)]
         yield from paint_requests(self.sampler, requests, settings, progress)
@@ -129,7 +129,7 @@ def _in_order(results: Iterable[tuple[int, EditResult]]) -> list[EditResult]:
     return [by_index[i] for i in sorted(by_index)]
 
 
-def _same_number(**lists: Sequence) -> None:
+def _check_same_length(**lists: Sequence) -> None:
     numbers = {name: len(values) for name, values in lists.items()}
     if len(set(numbers.values())) > 1 or not all(numbers.values()):
         raise InputError(f"Give one of each, at least one; these are {', '.join(f'{n} {name}' for name, n in numbers.items())}.")

@@ -26,7 +26,7 @@ from dim_jax.storage.paths import AnyPath, as_path
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 FAILED = "dim_jax/failed"  # the key under which a process says why it ended
-LOOK, GRACE = 1.0, 5.0  # seconds between two looks at that key, and until a process ends after another one failed
+POLL_SECONDS, GRACE_SECONDS = 1.0, 5.0  # seconds between two looks at that key, and until a process ends after another one failed
 
 
 def start() -> None:
@@ -72,7 +72,7 @@ def distributed() -> Iterator[None]:
         return
     client, closed = global_state.client, threading.Event()
     assert client is not None
-    watch = threading.Thread(target=_end_with_the_others, args=(client, closed), name="processes", daemon=True)
+    watch = threading.Thread(target=_exit_after_failure, args=(client, closed), name="processes", daemon=True)
     watch.start()
     failure = "it was ended"
     try:
@@ -92,13 +92,13 @@ def distributed() -> Iterator[None]:
         watch.join()
 
 
-def _end_with_the_others(client: Any, closed: threading.Event) -> None:
+def _exit_after_failure(client: Any, closed: threading.Event) -> None:
     failures: list[tuple[str, str]] = []
-    while not closed.wait(LOOK):
+    while not closed.wait(POLL_SECONDS):
         with suppress(jax.errors.JaxRuntimeError):  # JAX itself ends who cannot reach the coordinator for long
             failures = client.key_value_dir_get(FAILED)
         if failures:
-            if closed.wait(GRACE):  # it ends by itself
+            if closed.wait(GRACE_SECONDS):  # it ends by itself
                 return
             print(f"error: {failures[0][1]}", file=sys.stderr, flush=True)
             try:
@@ -117,10 +117,10 @@ def is_multiprocess() -> bool:
     return jax.process_count() > 1
 
 
-def barrier(what: str) -> None:
-    """Wait for all processes; `what` names the point, the same for all."""
+def barrier(name: str) -> None:
+    """Wait for all processes; `name` is of the point, the same for all."""
     if is_multiprocess():
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)
 
 
 def gather(value: Any) -> list[Any]:
@@ -146,7 +146,7 @@ def make_global_array(array: Any, sharding: Any, dtype: Any = None) -> jax.Array
 
 
 @contextmanager
-def shared(opened: AbstractContextManager[AnyPath]) -> Iterator[AnyPath]:
+def shared_folder(opened: AbstractContextManager[AnyPath]) -> Iterator[AnyPath]:
     """The folder that the first process opens, for all to write into. The first closes it once all are done; all wait for that."""
     if not is_first():
         yield next(as_path(name) for name in gather("") if name)
@@ -159,7 +159,7 @@ def shared(opened: AbstractContextManager[AnyPath]) -> Iterator[AnyPath]:
     barrier("a folder to be closed")
 
 
-def locked(folder: AnyPath) -> AbstractContextManager[None]:
+def lock_run_folder(folder: AnyPath) -> AbstractContextManager[None]:
     """`lock_folder`; the first process holds it for all processes of the run."""
     return lock_folder(folder) if is_first() else nullcontext()
 

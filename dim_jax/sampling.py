@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from dim_jax.batching import Batch, Request, Source, batches
 from dim_jax.diffusion.sampler import State
 from dim_jax.errors import InputError
-from dim_jax.memory import enough_memory
+from dim_jax.memory import memory_errors
 from dim_jax.models.dim import Dim
 from dim_jax.models.module import parameters
 from dim_jax.models.precision import compute_dtype
@@ -30,13 +30,14 @@ from dim_jax.settings import PromptMode, Settings, check_prompt, read_prompt_mod
 from dim_jax.sharding import Sharding
 from dim_jax.storage.paths import AnyPath
 from dim_jax.weights.loading import add_factors, check_edits, load_module, open_dim
-from dim_jax.weights.lora import stacked
+from dim_jax.weights.lora import sum_loras
 from dim_jax.weights.lora_files import open_loras
 
 # Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
 LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
 REMEDY = "Take a smaller --resolution or batch_size, or --dtype bfloat16."
-SCHEDULE = ("num_steps", "flow_shift", "solver", "guidance_start", "guidance_stop", "cache_interval", "float8")  # that programs depend on
+# Settings that compiled programs depend on.
+STATIC_SETTINGS = ("num_steps", "flow_shift", "solver", "guidance_start", "guidance_stop", "cache_interval", "float8")
 TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
 OnStep = Callable[[int, Float[np.ndarray, "b h w c"]], None]
 
@@ -71,9 +72,9 @@ class Sampler:
         self._null_row = self._compiled(_null_row, static_argnums=1)
         self._encode = self._compiled(_encode)
         self._decode = self._compiled(_decode)
-        self._paint = self._compiled(_paint, static_argnames=("size", *SCHEDULE))
+        self._paint = self._compiled(_paint, static_argnames=("size", *STATIC_SETTINGS))
         self._start = self._compiled(Dim.start, static_argnums=2)
-        self._advance = self._compiled(_advance, static_argnames=SCHEDULE)
+        self._advance = self._compiled(_advance, static_argnames=STATIC_SETTINGS)
 
     @classmethod
     def from_pretrained(
@@ -106,13 +107,13 @@ class Sampler:
         settings, prompt_mode = read_settings(weights.settings), read_prompt_mode(weights.settings)
         if edits:
             check_edits(config.sana, path)
-        factors = stacked(open_loras(loras), weights.config.shapes())  # before much is read
+        factors = sum_loras(open_loras(loras), weights.config.shapes())  # before much is read
         chosen = compute_dtype(dtype)
         sharding = None if mesh is None else Sharding.for_painting(mesh, weights.config)
         param_sharding = None if sharding is None else sharding.param_sharding
-        dim = load_module(lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen, layout=param_sharding)
+        dim = load_module(lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen, param_sharding=param_sharding)
         sampler = cls(dim, processor, str(path), settings, prompt_mode, sharding)
-        return sampler._adapted(factors, loras) if loras else sampler
+        return sampler._with_factors(factors, loras) if loras else sampler
 
     def with_loras(self, loras: Sequence[str]) -> "Sampler":
         """The same model with these LoRAs, each "PATH" or "PATH:WEIGHT", added up, in place of those that it has. This one stays as it is;
@@ -121,9 +122,9 @@ class Sampler:
         Raises:
             InputError: a LoRA cannot be read, or is of a model with other layers.
         """
-        return self._adapted(stacked(open_loras(loras), {path: x.shape for path, x in parameters(self.dim).items()}), loras)
+        return self._with_factors(sum_loras(open_loras(loras), {path: x.shape for path, x in parameters(self.dim).items()}), loras)
 
-    def _adapted(self, factors: Mapping[str, np.ndarray], loras: Sequence[str]) -> "Sampler":
+    def _with_factors(self, factors: Mapping[str, np.ndarray], loras: Sequence[str]) -> "Sampler":
         config, dtype = self.dim.config, self.dtype
         param_sharding = None if self.sharding is None else self.sharding.param_sharding
         dim = add_factors(lambda rngs: Dim(config, dtype=dtype, rngs=rngs), self.dim, factors, param_sharding)
@@ -144,12 +145,12 @@ class Sampler:
 
         return jax.jit(run, **options)
 
-    def _put(self, batch: Any) -> Any:
+    def _device_put(self, batch: Any) -> Any:
         """A batch of arrays for the compiled steps."""
-        return batch if self.sharding is None else self.sharding.put(batch)
+        return batch if self.sharding is None else self.sharding.device_put(batch)
 
     def _batches(self, kinds: Sequence[Hashable], settings: Settings) -> list[Batch]:
-        return batches(kinds, settings.batch_size, 1 if self.sharding is None else self.sharding.row_ways)
+        return batches(kinds, settings.batch_size, 1 if self.sharding is None else self.sharding.num_batch_shards)
 
     @property
     def dtype(self) -> str:
@@ -176,7 +177,7 @@ class Sampler:
             for batch in self._batches([request.kind for request in requests], settings):
                 filled = batch.fill(requests)
                 context = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {batch.rows}"
-                with enough_memory(context, REMEDY):
+                with memory_errors(context, REMEDY):
                     latents = self._batch(filled, settings, on_step)
                     pixels, latents = (np.asarray(to_host(array)) for array in (self._decode(self.dim, latents), latents))
                 bar.advance(task, len(batch.indices))
@@ -204,8 +205,8 @@ class Sampler:
         Raises:
             InputError: there is not enough memory.
         """
-        with enough_memory(f"{self.name}: the autoencoder on {len(pictures)} pictures of {size[0]} x {size[1]}", REMEDY):
-            return self._encode(self.dim, self._put(np.stack([autoencoder_pixels(picture, size) for picture in pictures])))
+        with memory_errors(f"{self.name}: the autoencoder on {len(pictures)} pictures of {size[0]} x {size[1]}", REMEDY):
+            return self._encode(self.dim, self._device_put(np.stack([autoencoder_pixels(picture, size) for picture in pictures])))
 
     def decode(self, latents: Float[Array | np.ndarray, "b h w c"]) -> list[Image.Image]:
         """Pictures of latents.
@@ -213,8 +214,8 @@ class Sampler:
         Raises:
             InputError: there is not enough memory.
         """
-        with enough_memory(f"{self.name}: the autoencoder on {len(latents)} latents of {latents.shape[1]} x {latents.shape[2]}", REMEDY):
-            return [to_picture(image_pixels) for image_pixels in np.asarray(to_host(self._decode(self.dim, self._put(latents))))]
+        with memory_errors(f"{self.name}: the autoencoder on {len(latents)} latents of {latents.shape[1]} x {latents.shape[2]}", REMEDY):
+            return [to_picture(image_pixels) for image_pixels in np.asarray(to_host(self._decode(self.dim, self._device_put(latents))))]
 
     def reconstruct(self, pictures: Sequence[Image.Image], settings: Settings) -> list[Image.Image]:
         """What the autoencoder makes of pictures, each scaled and cropped to `settings.resolution` squared, `batch_size` at a time.
@@ -237,16 +238,16 @@ class Sampler:
         if guided and settings.negative_prompt is not None:
             negative, other = self._inputs([settings.negative_prompt] * len(requests), pictures, settings)
             length = max(length, other)
-        condition = self._condition(self.dim, self._put(inputs), length)
-        null = self.null(length) if guided and negative is None else None
+        condition = self._condition(self.dim, self._device_put(inputs), length)
+        null = self.null_condition(length) if guided and negative is None else None
         factor = self.dim.config.autoencoder.factor
-        seeds, grid = self._put(np.array([request.seed for request in requests], np.int32)), (size[0] // factor, size[1] // factor)
+        seeds, grid = self._device_put(np.array([request.seed for request in requests], np.int32)), (size[0] // factor, size[1] // factor)
         options: dict[str, Any] = {
             "null": null, "source": self._source(sources, size),
-            "unconditional": None if negative is None else self._condition(self.dim, self._put(negative), length),
+            "unconditional": None if negative is None else self._condition(self.dim, self._device_put(negative), length),
             "guidance_scale": np.float32(settings.guidance_scale),
             "image_guidance_scale": None if image_scale == 1 else np.float32(image_scale),
-            **{name: getattr(settings, name) for name in SCHEDULE},
+            **{name: getattr(settings, name) for name in STATIC_SETTINGS},
         }  # fmt: skip
         if on_step is None:
             return self._paint(self.dim, condition, seeds, size=grid, **options)
@@ -260,7 +261,7 @@ class Sampler:
         """What SANA sees beside the noise: latents as they are, or those of the pictures."""
         given_latents = [source.latents for source in sources if source.latents is not None]
         if given_latents:
-            return jnp.asarray(self._put(np.stack(given_latents)))
+            return jnp.asarray(self._device_put(np.stack(given_latents)))
         return self.encode([source.picture for source in sources], size) if sources else None
 
     def _inputs(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], settings: Settings) -> tuple[EncoderInputs, int]:
@@ -272,7 +273,7 @@ class Sampler:
         tokens = int(np.asarray(inputs.user_turn).sum(1).max())
         return inputs, min(longest, next((n for n in LENGTHS if n >= tokens), longest))
 
-    def null(self, length: int) -> Condition:
+    def null_condition(self, length: int) -> Condition:
         """Keys and values of the learned null condition's first `length` rows, computed once."""
         if length not in self._null:
             self._null[length] = self._null_row(self.dim, length)

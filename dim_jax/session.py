@@ -19,13 +19,13 @@ import numpy as np
 from PIL import Image
 
 from dim_jax.batching import Source
-from dim_jax.compositing import cells, composite, mask_opacity, opacity
+from dim_jax.compositing import changed_latents, composite, mask_opacity, opacity
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.design import write_blueprint
 from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
 from dim_jax.pipeline import EditPipeline
-from dim_jax.processing.pictures import as_rgb, autoencoder_samples
+from dim_jax.processing.pictures import as_rgb, autoencoder_pixels_uint8
 from dim_jax.settings import Settings, check_prompt
 
 
@@ -157,12 +157,12 @@ class EditSession:
         source_latents = np.asarray(sampler.encode([source.picture], size))[0] if source.latents is None else source.latents
         opacities = np.ones(size, np.float32)
         if mask is not None:
-            opacities = mask_opacity(255 - autoencoder_samples(mask.convert("RGB"), size)[..., 0])
+            opacities = mask_opacity(255 - autoencoder_pixels_uint8(mask.convert("RGB"), size)[..., 0])
         if self.keep_unchanged:
             opacities = np.minimum(opacities, opacity(sampler.decode(source_latents[None])[0], result.image, cell))
         return replace(
             result,
-            image=composite(Image.fromarray(autoencoder_samples(source.picture, size)), result.image, opacities),
-            latents=np.where(cells(opacities, cell)[..., None], latents, source_latents),
+            image=composite(Image.fromarray(autoencoder_pixels_uint8(source.picture, size)), result.image, opacities),
+            latents=np.where(changed_latents(opacities, cell)[..., None], latents, source_latents),
             changed=float((opacities > 0).mean()),
         )

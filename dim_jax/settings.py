@@ -10,7 +10,7 @@ from dim_jax.errors import InputError, check_unicode
 from dim_jax.models.hf_config import HFConfig
 
 # What a checkpoint may set. The other fields of `Settings` depend on the picture or on the machine.
-IN_FILE = {
+CHECKPOINT_SETTINGS = {
     "num_steps": int, "guidance_scale": float, "image_guidance_scale": float, "flow_shift": float, "solver": str, "resolution": int,
     "guidance_start": float, "guidance_stop": float, "cache_interval": int, "float8": bool,
 }  # fmt: skip
@@ -70,16 +70,18 @@ class Settings:
 
 
 def read_settings(path: Path | None) -> Settings:
-    """The settings in a checkpoint's settings.json. Keys of `IN_FILE` that it lacks, or all of them without a file (None), have their
-    published defaults. The file may also have `blueprint_from` (`read_prompt_mode`).
+    """The settings in a checkpoint's settings.json. Keys of `CHECKPOINT_SETTINGS` that it lacks, or all without a file (None),
+    have their published defaults. The file may also have `blueprint_from` (`read_prompt_mode`).
 
     Raises:
         InputError: the file is damaged, or a key is unknown or has an invalid value.
     """
     file = HFConfig({} if path is None else path)
-    if unknown := [key for key in file.values if key not in (*IN_FILE, BLUEPRINT_FROM)]:
-        raise InputError(f"{path}: unknown settings: {', '.join(unknown)}. Settings are {', '.join((*IN_FILE, BLUEPRINT_FROM))}.")
-    values = {key: file.get(key, kind) for key, kind in IN_FILE.items() if key in file}
+    if unknown := [key for key in file.values if key not in (*CHECKPOINT_SETTINGS, BLUEPRINT_FROM)]:
+        raise InputError(
+            f"{path}: unknown settings: {', '.join(unknown)}. Settings are {', '.join((*CHECKPOINT_SETTINGS, BLUEPRINT_FROM))}."
+        )
+    values = {key: file.get(key, kind) for key, kind in CHECKPOINT_SETTINGS.items() if key in file}
     try:
         return Settings(**values)
     except InputError as error:

@@ -36,12 +36,12 @@ Config = Any  # a ConfigDict; dim_jax.config would bring ml_collections, which w
 
 MESH_AXES = (*BATCH_AXES, "tensor")
 # Arrays of a batch whose rows are not on their first axis, and where they are.
-LATER_AXES = {array.name: array.metadata[BATCH_AXIS] for array in fields(EncoderInputs) if BATCH_AXIS in array.metadata}
+BATCH_AXIS_BY_FIELD = {array.name: array.metadata[BATCH_AXIS] for array in fields(EncoderInputs) if BATCH_AXIS in array.metadata}
 
 # `*` is any run of characters. `width` enters and leaves a layer, `mlp` is inside of one; `small` is too small to be cut.
 _VECTOR, _VECTORS = ("small",), ("layers", "small")
 _CONV = ("taps", "taps", "inputs", "channels")
-ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
+LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("encoder.model.embed_tokens.embedding", ("vocabulary", "width")),
     ("encoder.model.layers.self_attn.q_proj.kernel", ("layers", "width", "text_heads")),
     ("encoder.model.layers.self_attn.[kv]_proj.kernel", ("layers", "width", "kv_heads")),
@@ -128,7 +128,7 @@ def logical_axes(path: str) -> tuple[str, ...]:
         layer, _, name = path.rpartition(".")
         *stack, rows, columns = logical_axes(f"{layer}.kernel")
         return (*stack, rows, "small") if name == "lora_a" else (*stack, "small", columns)
-    matches = [(pattern, axes) for pattern, axes in ROWS if fnmatchcase(path, pattern)]
+    matches = [(pattern, axes) for pattern, axes in LOGICAL_AXES if fnmatchcase(path, pattern)]
     if len(matches) != 1:
         rows = " and ".join(pattern for pattern, _ in matches) or "none"
         raise InputError(f"{path}: every parameter has one row in the table of dim_jax/sharding.py, this one: {rows}. Mend the table.")
@@ -152,7 +152,7 @@ class Sharding:
         """
         devices = jax.devices() if devices is None else list(devices)
         shape = validate_mesh(config, sizes, len(devices))
-        return cls(_auto_mesh(_ordered(devices, *shape.values())), config.sharding.rules.to_dict())
+        return cls(_auto_mesh(_arrange_devices(devices, *shape.values())), config.sharding.rules.to_dict())
 
     @classmethod
     def for_painting(cls, mesh: Mesh | Mapping[str, int], sizes: ModelConfig) -> "Sharding":
@@ -171,17 +171,17 @@ class Sharding:
         else:
             here = jax.local_devices()
             mesh_text = ", ".join(f"{axis}={size}" for axis, size in mesh.items())
-            shape = _filled({axis: mesh.get(axis, 1) for axis in MESH_AXES}, len(here), mesh_text)
+            shape = _resolve_axis_sizes({axis: mesh.get(axis, 1) for axis in MESH_AXES}, len(here), mesh_text)
             count = math.prod(shape.values())
             if count > len(here):
                 raise InputError(f"{mesh_text} takes {count} devices, but this process has {len(here)}. Ask for fewer.")
-            devices = _ordered(here[:count], *shape.values())
+            devices = _arrange_devices(here[:count], *shape.values())
         sharding = cls(_auto_mesh(devices), RULES)
         _check_divides(sizes, RULES, sharding.mesh.shape, lambda axis, fitting, logical: f"Take {axis}={fitting}, or a divisor of it.")
         return sharding
 
     @property
-    def row_ways(self) -> int:
+    def num_batch_shards(self) -> int:
         """Over how many devices the rows of a batch are spread."""
         return math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
 
@@ -209,8 +209,8 @@ class Sharding:
             is_local[index] = True
         return np.flatnonzero(is_local)
 
-    def place_local_rows(self, rows: Int[np.ndarray, " local_batch_indices"], count: int) -> Callable[[Any, NamedSharding], jax.Array]:
-        """`put` for arrays of which this process has only the rows `rows` (`Sharding.rows`) of `count`, for `spread`."""
+    def from_local_rows(self, rows: Int[np.ndarray, " local_batch_indices"], count: int) -> Callable[[Any, NamedSharding], jax.Array]:
+        """A function for `shard` of arrays of which this process has only `rows` (`local_batch_indices`) of the `count` rows of a batch."""
 
         def place(array: Any, sharding: NamedSharding) -> jax.Array:
             axis = len(sharding.spec) - 1
@@ -226,11 +226,11 @@ class Sharding:
 
         return place
 
-    def put(self, batch: Any) -> Any:
+    def device_put(self, batch: Any) -> Any:
         """The arrays of a batch that this process has whole, on the devices: rows are spread where they divide, else all have all rows."""
 
         def place(array: Any, sharding: NamedSharding) -> jax.Array:
-            sharding = sharding if array.shape[len(sharding.spec) - 1] % self.row_ways == 0 else self.replicated
+            sharding = sharding if array.shape[len(sharding.spec) - 1] % self.num_batch_shards == 0 else self.replicated
             return jax.device_put(array, sharding) if isinstance(array, jax.Array) else make_global_array(array, sharding)
 
         return self.shard(batch, place)
@@ -239,7 +239,7 @@ class Sharding:
         """The batch with `place(array, sharding)` for each array; its rows (pictures) are spread over slices, data and fsdp together."""
 
         def one(keys: Sequence[Any], array: Any) -> Any:
-            axis = LATER_AXES.get(keys[-1].name, 0) if keys else 0
+            axis = BATCH_AXIS_BY_FIELD.get(keys[-1].name, 0) if keys else 0
             spec = PartitionSpec(*(None,) * axis, BATCH_AXES)
             return place(array, NamedSharding(self.mesh, spec))
 
@@ -279,7 +279,7 @@ def _check_divides(sizes: ModelConfig, rules: Mapping[str, str], mesh: Mapping[s
     """Every parameter divides over the mesh; `remedy(mesh axis, size that fits, logical axis)` says what to do where one does not."""
     shapes = sizes.shapes()
     for mesh_axis, ways in mesh.items():
-        cut = list(_cut(shapes, _heads(sizes), rules, mesh_axis))
+        cut = list(_sharded_axes(shapes, _heads(sizes), rules, mesh_axis))
         fitting = math.gcd(*(number for *_, number in cut))
         for path, axis, logical, number in cut:
             if number % ways:
@@ -295,7 +295,7 @@ def _auto_mesh(devices: np.ndarray) -> Mesh:
     return Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def _ordered(devices: Sequence[Any], slices: int, *within: int) -> np.ndarray:
+def _arrange_devices(devices: Sequence[Any], slices: int, *within: int) -> np.ndarray:
     """The devices as a mesh whose first axis goes over slices; within one, neighbours are close (on a TPU, in its torus).
 
     Raises:
@@ -318,13 +318,13 @@ def _ordered(devices: Sequence[Any], slices: int, *within: int) -> np.ndarray:
 def _mesh_shape(config: Config, devices: int) -> dict[str, int]:
     sizes = {axis: config.sharding[axis] for axis in MESH_AXES}
     text = "config.sharding: " + " x ".join(f"{axis} {size}" for axis, size in sizes.items())
-    shape = _filled(sizes, devices, text)
+    shape = _resolve_axis_sizes(sizes, devices, text)
     if math.prod(shape.values()) != devices:
         raise InputError(f"{text} does not make the {devices} devices that are here. Set one of them to -1: all that the others leave.")
     return shape
 
 
-def _filled(sizes: Mapping[str, int], devices: int, text: str) -> dict[str, int]:
+def _resolve_axis_sizes(sizes: Mapping[str, int], devices: int, text: str) -> dict[str, int]:
     """The sizes of a mesh with all that the others leave (at least 1) for one that is -1; `said` is how they were written.
 
     Raises:
@@ -338,7 +338,7 @@ def _filled(sizes: Mapping[str, int], devices: int, text: str) -> dict[str, int]
 
 
 def _check_rules(rules: Mapping[str, str]) -> None:
-    logical = {axis for _, axes in ROWS for axis in axes}
+    logical = {axis for _, axes in LOGICAL_AXES for axis in axes}
     if differ := sorted(logical ^ rules.keys()):
         raise InputError(f"config.sharding.rules: {', '.join(differ)}: logical axes are {', '.join(sorted(logical))}; give each a rule.")
     for axis, mesh_axis in rules.items():
@@ -362,7 +362,7 @@ def _check_axes(path: str, shape: Shape, rules: Mapping[str, str]) -> None:
             )
 
 
-def _cut(
+def _sharded_axes(
     shapes: Mapping[str, Shape], heads: Mapping[str, int], rules: Mapping[str, str], mesh_axis: str
 ) -> Iterator[tuple[str, int, str, int]]:
     """(path, axis, logical axis, number that must divide) of all that lies on a mesh axis; no head is cut."""

@@ -25,18 +25,18 @@ def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
     return canvas
 
 
-def labelled(pictures: Sequence[Image.Image], text: str, *, zoom: int = 1) -> Image.Image:
+def with_caption(pictures: Sequence[Image.Image], text: str, *, zoom: int = 1) -> Image.Image:
     """Pictures side by side, every pixel as `zoom` x `zoom`, and below them a text in lines of their width."""
     large = [image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST) for image in pictures]
-    return grid([large, [text_image(text, sum(image.width for image in large) + GAP * (len(large) - 1))]])
+    return grid([large, [render_text(text, sum(image.width for image in large) + GAP * (len(large) - 1))]])
 
 
 def named_rows(rows: Mapping[str, Sequence[Captioned]]) -> Image.Image:
     """A row for each name: the name, then its captioned pictures."""
-    return grid([[text_image(name, NAME), *(labelled(pictures, text) for pictures, text in row)] for name, row in rows.items()])
+    return grid([[render_text(name, NAME), *(with_caption(pictures, text) for pictures, text in row)] for name, row in rows.items()])
 
 
-def text_image(text: str, width: int) -> Image.Image:
+def render_text(text: str, width: int) -> Image.Image:
     """A text on white, wrapped to a width in pixels; as high as it needs."""
     font = ImageFont.load_default(TEXT)
     lines = textwrap.wrap(text, max(1, int(width / font.getlength("n"))))

@@ -111,13 +111,13 @@ def main(
     if data.cache:
         mixture = cached_mixture(as_path(data.cache), mixture, fingerprint(model_init, objective))
     plan = make_plan(
-        mixture, objective.reader, chat, batch_size=data.batch_size, seed=config.seed, balance=data.balance, allowed=data.bad_samples,
+        mixture, objective.reader, chat, batch_size=data.batch_size, seed=config.seed, balance=data.balance, max_bad_rows=data.bad_samples,
         console=console,
     )  # fmt: skip
     batch_indices = sharding.local_batch_indices(data.batch_size)
     report_unknown_rules(config, mixture, console)
     augment = None if data.cache else Augment(data.shift, data.mirrored, data.recoloured)
-    loader = Loader(mixture, plan, objective.reader, batch_indices, augment=augment, substitute=data.bad_samples > 0)
+    loader = Loader(mixture, plan, objective.reader, batch_indices, augment=augment, replace_bad_samples=data.bad_samples > 0)
     bad_samples = BadSamples(workdir / "bad_samples.jsonl", data.bad_samples)
 
     # Step.
@@ -143,7 +143,7 @@ def main(
         bad_held_out = bad_samples.new if data.bad_samples else None
         examples = list(evenly_spaced_examples(held_out, NUM_EXAMPLES, bad_held_out))
         stream = bad_samples.watch(batches(loader, start=first, workers=data.workers))
-        to_global = sharding.place_local_rows(loader.batch_indices, data.batch_size)
+        to_global = sharding.from_local_rows(loader.batch_indices, data.batch_size)
         peak = peak_flops(jax.devices()[0].device_kind)
         speed = Speed(data.batch_size, peak and peak * jax.device_count())
         buffer = MetricsBuffer(workdir / "non_finite.json", restored.notes.get("recent", ()) if restored else ())

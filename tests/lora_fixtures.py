@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dim_jax.weights.lora import Lora, Pair, Slot, factor_shapes, from_factors, kernels
+from dim_jax.weights.lora import AdapterTarget, Lora, LoraFactors, factor_shapes, from_factors, kernels
 from dim_jax.weights.lora_files import write_lora
 from dim_jax.weights.opening import open_weights
 from dim_jax.weights.table import Shape
@@ -35,10 +35,10 @@ def same(a: Lora, b: Lora) -> bool:
     return a.pairs.keys() == b.pairs.keys() and all(_same(a.pairs[slot], b.pairs[slot]) for slot in a.pairs)
 
 
-def _same(a: Pair, b: Pair) -> bool:
+def _same(a: LoraFactors, b: LoraFactors) -> bool:
     return a.scale == b.scale and all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in ((a.a, b.a), (a.b, b.b)))
 
 
-def changes(lora: Lora) -> dict[Slot, np.ndarray]:
+def changes(lora: Lora) -> dict[AdapterTarget, np.ndarray]:
     """What is added to each kernel, in float64."""
     return {slot: pair.scale * pair.a.astype(np.float64) @ pair.b.astype(np.float64) for slot, pair in lora.pairs.items()}

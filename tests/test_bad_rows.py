@@ -16,7 +16,7 @@ import pytest
 from dim_jax.datasets.layouts.archives import follow_links
 from dim_jax.datasets.prepare import prepare
 from dim_jax.errors import InputError
-from dim_jax.storage.paths import within
+from dim_jax.storage.paths import resolve_within
 from tests.layout_fixtures import ROWS, Rows, captions, dim_edit, extract, files, image, png, prepared
 from tests.painter_fixtures import dim
 from tests.test_train import train as run
@@ -68,7 +68,7 @@ def test_special_files_and_bad_paths_in_rows_are_refused(edits, monkeypatch):
             source[2]
         assert f"{TABLE}, line 3" in str(error.value)
         assert says in str(error.value)
-    assert "image/.." not in os.fspath(within(edits, "image/../image/0.png"))
+    assert "image/.." not in os.fspath(resolve_within(edits, "image/../image/0.png"))
     np.testing.assert_array_equal(Rows(changed(edits, 2, image_path="./image/../image/4.png"))[2].source, image(4))
 
 

@@ -76,8 +76,8 @@ def config(place: Path, **more: str) -> Any:
     return read_config(CONFIGS / "nano_edit.py", changes(place, **more))
 
 
-def write(place: Path, name: str, storage: cache.Storage | None = None, **more: str) -> Path:
-    caching.main(config(place, **more), place / name, storage=storage, shard_bytes=8 * 9000)
+def write(place: Path, name: str, storage: cache.HiddenDtype | None = None, **more: str) -> Path:
+    caching.main(config(place, **more), place / name, hidden_dtype=storage, shard_bytes=8 * 9000)
     return place / name
 
 
@@ -98,7 +98,7 @@ class Run:
         if now.data.cache:
             parts = cached_mixture(as_path(now.data.cache), parts, fingerprint(model_init, objective))
         plan = make_plan(parts, objective.reader, objective.processor.tokenizer, batch_size=4, seed=0)
-        self.loader = Loader(parts, plan, objective.reader, np.arange(4), substitute=now.data.bad_samples > 0)
+        self.loader = Loader(parts, plan, objective.reader, np.arange(4), replace_bad_samples=now.data.bad_samples > 0)
         params = dict(open_weights(place / "tiny").stream())
         self.model = with_parameters(objective.model, {path: params[path] for path in parameters(objective.model)})
         self.loss = jax.jit(lambda model, batch, key: objective.loss(model, objective.features(model, batch), key))
@@ -192,7 +192,7 @@ def test_a_killed_call_is_continued(place):
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=CONFIGS.parent, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     finished = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*.array_record")}
-    layouts = [cache.read_layout(folder / part, rows) for part, rows in (("edit-data", PAIRS), ("caption-data", 10))]
+    layouts = [cache.read_shard_layout(folder / part, rows) for part, rows in (("edit-data", PAIRS), ("caption-data", 10))]
     wanted = {layout.path(shard) for layout in layouts if layout for shard in range(layout.shards)}
     assert len(finished) > 0
     assert finished.keys() < wanted
@@ -356,7 +356,7 @@ def test_cache_size_estimate_equals_written_bytes(place, capsys):
 def test_a_part_that_only_a_curriculum_names_is_cached_too(place):
     phases = {"data__mix__edit": "1.0", "data__mix__caption": "0.0", "data__curriculum": "((2, {'edit': 0.5, 'caption': 0.5}),)"}
     folder = write(place, "curriculum", **phases)
-    assert sorted(path.parent.name for path in folder.rglob(cache.PART)) == ["caption-data", "edit-data"]
+    assert sorted(path.parent.name for path in folder.rglob(cache.PART_FILE)) == ["caption-data", "edit-data"]
 
 
 WRITERS = """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.compositing import LEVELS, Frame, cells, composite, mask_opacity, opacity
+from dim_jax.compositing import LEVELS, Frame, changed_latents, composite, mask_opacity, opacity
 from dim_jax.processing.pictures import cover_crop
 from tests.painter_fixtures import picture
 
@@ -65,7 +65,7 @@ def test_cells_hold_every_changed_pixel():
     share[31, 47] = 1
     expected = np.zeros((4, 6), bool)
     expected[0, 1] = expected[3, 5] = True
-    np.testing.assert_array_equal(cells(share, 8), expected)
+    np.testing.assert_array_equal(changed_latents(share, 8), expected)
 
 
 def test_a_mask_shows_the_edit_where_it_is_transparent():
@@ -94,11 +94,11 @@ def test_a_frame_is_cut_to_where_its_picture_was(size, width):
     source = Image.new("RGB", (width, height), "white")
     box = (width // 4, height // 2, width // 4 + max(4, width // 6), height // 2 + 20)
     source.paste("black", box)
-    frame = Frame.around(source, size)
+    frame = Frame.pad_to_aspect(source, size)
     full = frame.padded.size
     assert abs(full[0] / full[1] / (size[1] / size[0]) - 1) < 1 / min(full)
     assert frame.padded.crop(frame.box).tobytes() == source.tobytes()
-    back = 255 - np.asarray(frame.cut(cover_crop(frame.padded, size)).convert("L"), float)
+    back = 255 - np.asarray(frame.crop(cover_crop(frame.padded, size)).convert("L"), float)
     assert back.shape == (height, width)
     x, y = (np.average(np.arange(side), weights=back.sum(axis)) for side, axis in ((width, 0), (height, 1)))
     scale = max(full[0] / size[1], full[1] / size[0], 1)

@@ -88,7 +88,7 @@ def test_a_batch_names_its_examples():
     source = Synthetic("caption", 32)
     found = next(batches(loader(PictureReader(SQUARE), alone(source)), start=5, workers=0))
     assert len(jax.tree.leaves(found.batch)) == 1  # the names are not among the arrays
-    for key, pixels in zip(found.keys, found.batch.samples, strict=True):
+    for key, pixels in zip(found.keys, found.batch.pixels, strict=True):
         target = np.asarray(source[int(key.removeprefix("synthetic/"))].target)
         assert any(np.array_equal(pixels, one) for one in (target, target[:, ::-1]))  # as it is, or mirrored
 
@@ -96,13 +96,13 @@ def test_a_batch_names_its_examples():
 def test_epoch_has_every_example_once():
     source = Synthetic("caption", 8)
     batch = first(1, PictureReader(((8, 8),)), alone(source), batch_size=len(source))[0]
-    assert len(np.unique(batch.samples.reshape(len(source), -1), axis=0)) == len(source)
+    assert len(np.unique(batch.pixels.reshape(len(source), -1), axis=0)) == len(source)
 
 
 def test_batch_contents_for_painter_training(processor):
     source = Synthetic("edit", 32)
     for text, wanted in (("instruction", source[0].texts), ("blueprint", (source[0].blueprint,))):
-        sample = PaintReader(processor, LENGTHS, SQUARE, text).choose(source[0], np.random.default_rng(0))
+        sample = PaintReader(processor, LENGTHS, SQUARE, text).make_sample(source[0], np.random.default_rng(0))
         assert sample.prompt in wanted
         assert sample.source_image == source[0].source
     batch = PaintReader(processor, LENGTHS, SQUARE, "blueprint").collate([sample] * 2, Bucket(32, 32, 320))
@@ -113,7 +113,7 @@ def test_batch_contents_for_painter_training(processor):
 
 def test_writer_targets_are_the_blueprint_tokens(processor):
     reader = AnswerReader(processor, LENGTHS)
-    samples = [reader.choose(Synthetic(kind, 32)[3], np.random.default_rng(0)) for kind in ("edit", "caption")]
+    samples = [reader.make_sample(Synthetic(kind, 32)[3], np.random.default_rng(0)) for kind in ("edit", "caption")]
     batch = reader.collate(samples, Bucket(0, 0, 320))
     tokenizer = processor.tokenizer
     for row, sample in enumerate(samples):
@@ -139,7 +139,7 @@ class Ruled(Synthetic):
 def test_balance_oversamples_rare_rules(balance, times):
     parts = alone(Ruled("edit", 8))
     plan = make_plan(parts, PictureReader(((8, 8),)), None, batch_size=1, seed=0, balance=balance)
-    seen = Counter(int(plan.at(step).rows[0]) for step in range(9 + times))
+    seen = Counter(int(plan.batch_at(step).rows[0]) for step in range(9 + times))
     assert seen == {**dict.fromkeys(range(9), 1), 9: times}
 
 
@@ -149,7 +149,7 @@ def test_a_batch_has_the_shape_that_the_plan_names(processor, mixture):
     loading = loader(reader, mixture, batch_size=4)
     found = Counter()
     for step in range(40):
-        inputs, planned = loading(step).batch.inputs, loading.plan.at(step)
+        inputs, planned = loading(step).batch.inputs, loading.plan.batch_at(step)
         assert inputs.input_ids.shape[1] == buckets(reader)[planned.bucket].tokens
         found[planned.component, inputs.input_ids.shape[1]] += 1
     assert len(found) > 2, found
@@ -197,8 +197,10 @@ def test_bad_sample_without_budget_raises(tmp_path):
 def test_bad_samples_within_a_budget(tmp_path):
     """Another row stands in, the same for whoever loads; each is listed once, also by a run that goes on; one too many stops the run."""
     parts, path = alone(Broken("caption", 32)), tmp_path / "bad_samples.jsonl"
-    loading = loader(PictureReader(SQUARE), parts, batch_size=6, substitute=True)
-    halves = [loader(PictureReader(SQUARE), parts, batch_size=6, places=places, substitute=True) for places in ([0, 2, 4], [1, 3, 5])]
+    loading = loader(PictureReader(SQUARE), parts, batch_size=6, replace_bad_samples=True)
+    halves = [
+        loader(PictureReader(SQUARE), parts, batch_size=6, places=places, replace_bad_samples=True) for places in ([0, 2, 4], [1, 3, 5])
+    ]
     for step in range(5):
         whole, parted = loading(step), [half(step) for half in halves]
         assert [whole.keys[place] for place in (0, 2, 4, 1, 3, 5)] == [key for part in parted for key in part.keys]
@@ -233,12 +235,12 @@ def test_bad_samples_that_are_met_while_rows_are_counted():
     with pytest.raises(InputError, match=r"rows\.jsonl, line 1: is broken"):
         make_plan(parts, reader, None, batch_size=2, seed=0)
     with pytest.raises(InputError, match=r"More than 300 rows cannot be used. The first: rows\.jsonl, line 1"):
-        make_plan(parts, reader, None, batch_size=2, seed=0, allowed=300)
-    plan = make_plan(parts, reader, None, batch_size=2, seed=0, allowed=400)
+        make_plan(parts, reader, None, batch_size=2, seed=0, max_bad_rows=300)
+    plan = make_plan(parts, reader, None, batch_size=2, seed=0, max_bad_rows=400)
     assert len(plan.components[0].rows) == 1024
-    loading = Loader(parts, plan, reader, np.arange(2), substitute=True)
+    loading = Loader(parts, plan, reader, np.arange(2), replace_bad_samples=True)
     loaded = [loading(step) for step in range(30)]
-    assert {one.batch.samples.shape for one in loaded} == {(2, 32, 32, 3), (2, 16, 32, 3)}
+    assert {one.batch.pixels.shape for one in loaded} == {(2, 32, 32, 3), (2, 16, 32, 3)}
     assert any(one.bad for one in loaded)
 
 
@@ -249,7 +251,7 @@ def test_source_without_usable_rows_is_refused():
 
     part = MixtureComponent("caption:nothing", "caption", Nothing("caption", 32), {0: 1.0})
     with pytest.raises(InputError, match=r"100 rows one after the other cannot be used\. The last: line 1: is broken"):
-        loader(PictureReader(SQUARE), [part], substitute=True)(0)
+        loader(PictureReader(SQUARE), [part], replace_bad_samples=True)(0)
 
 
 def test_batches_of_changed_pictures():
@@ -302,4 +304,4 @@ def test_curriculum_component_starts_at_its_step():
             ("caption:synthetic", {0: 0.0, 2: 1.0}), ("edit:synthetic", {0: 1.0, 2: 0.0}),
         ]  # fmt: skip
         plan = make_plan(parts, PictureReader(SQUARE), None, batch_size=2, seed=0)
-        assert [plan.at(step).component for step in range(4)] == [1, 1, 0, 0]
+        assert [plan.batch_at(step).component for step in range(4)] == [1, 1, 0, 0]

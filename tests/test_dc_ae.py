@@ -13,11 +13,11 @@ from dim_jax.errors import InputError
 from dim_jax.models import module
 from dim_jax.models.dc_ae import DCAE, average_channels, pixel_shuffle, pixel_unshuffle, repeat_channels
 from dim_jax.models.dc_ae_config import RES_BLOCK, DCAEConfig, Stage
-from dim_jax.models.dc_ae_tiling import Tiling, starts, tiled
+from dim_jax.models.dc_ae_tiling import Tiling, apply_tiled, tile_starts
 from dim_jax.weights import dc_ae, table
 from tests.parity.dc_ae_goldens import load
 
-WHOLE = Tiling(above=10**9)
+WHOLE = Tiling(min_pixels=10**9)
 
 
 def abstract(config: DCAEConfig) -> DCAE:
@@ -159,10 +159,10 @@ def test_a_size_that_is_no_multiple_is_refused():
 
 
 @settings(derandomize=True, deadline=None)
-@given(length=st.integers(1, 300), rim=st.integers(0, 8), extra=st.integers(1, 40))
-def test_tiles_cover_an_axis_outside_their_rims(length, rim, extra):
-    tile = 2 * rim + extra
-    first = starts(length, tile, rim)
+@given(length=st.integers(1, 300), halo=st.integers(0, 8), extra=st.integers(1, 40))
+def test_tiles_cover_an_axis_outside_their_halos(length, halo, extra):
+    tile = 2 * halo + extra
+    first = tile_starts(length, tile, halo)
     assert first[0] == 0
     if length > tile:
         assert first[-1] == length - tile
@@ -171,15 +171,15 @@ def test_tiles_cover_an_axis_outside_their_rims(length, rim, extra):
 
 
 def test_tiles_no_longer_than_two_rims_are_refused():
-    assert starts(8, 8, 4) == [0]
+    assert tile_starts(8, 8, 4) == [0]
     with pytest.raises(ValueError, match=r"Raise Tiling\.tile"):
-        starts(9, 8, 4)
+        tile_starts(9, 8, 4)
 
 
 def test_tiling_starts_above_an_area():
-    assert not Tiling().cuts(2048, 2048)
-    assert Tiling().cuts(2048, 2080)
-    assert not Tiling().cuts(512, 8192)
+    assert not Tiling().applies_to(2048, 2048)
+    assert Tiling().applies_to(2048, 2080)
+    assert not Tiling().applies_to(512, 8192)
 
 
 def test_tiled_is_the_same_function_without_seams(goldens):
@@ -188,7 +188,7 @@ def test_tiled_is_the_same_function_without_seams(goldens):
     encode, decode = (jax.jit(method, static_argnums=2) for method in (DCAE.encode, DCAE.decode))
     latents = encode(model, pixels, WHOLE)
     picture = decode(model, latents, WHOLE)
-    cut = Tiling(above=0, tile=128)
+    cut = Tiling(min_pixels=0, tile=128)
     for whole, parts in ((latents, encode(model, pixels, cut)), (picture, decode(model, latents, cut))):
         assert parts.shape == whole.shape
         difference = np.asarray(parts - whole)
@@ -215,7 +215,7 @@ def test_the_rim_is_as_wide_as_the_fine_stages_reach(upsample, depth):
         changed[:, middle * scale : (middle + 1) * scale, middle * scale : (middle + 1) * scale] += 1
         moved = np.abs(np.asarray(run(model, jnp.asarray(changed)) - run(model, jnp.asarray(x)))).max((0, 3))
         moved = moved.reshape(cells, len(moved) // cells, cells, -1).max((1, 3)) > 0
-        assert config.rim(stages) / 2 < np.abs(np.argwhere(moved) - middle).max() <= config.rim(stages)
+        assert config.halo(stages) / 2 < np.abs(np.argwhere(moved) - middle).max() <= config.halo(stages)
 
 
 @pytest.mark.parametrize("height", [23, 5])
@@ -228,4 +228,4 @@ def test_tiled_runs_any_local_function(height):
         rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
         return rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
 
-    np.testing.assert_array_equal(tiled(blur, x, tile=9, rim=1, scale_in=1, scale_out=1), blur(x))
+    np.testing.assert_array_equal(apply_tiled(blur, x, tile=9, halo=1, scale_in=1, scale_out=1), blur(x))

@@ -360,7 +360,7 @@ def test_an_existing_output_is_only_replaced_when_asked_and_when_it_is_a_checkpo
 def test_too_little_space_is_known_before_anything_is_written(tmp_path):
     with (
         pytest.raises(InputError, match=r"out: no space in .* \(1024 TiB are needed, .* are free\)"),
-        new_folder(tmp_path / "out", needs=2**50),
+        new_folder(tmp_path / "out", num_bytes=2**50),
     ):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -108,7 +108,7 @@ def test_sana_with_gradients(learns, passes, remat):
     found = counted(jax.grad(loss, wanted), parameters(sana), array(ROWS, TOKENS, 2304), latents, array(ROWS), mask, latents)
     again = flops.sana_recomputed(config, ROWS, 256, TOKENS, remat)
     # Where nothing learns in it, the last product of a block need not be computed again.
-    formula = flops.sana(config, ROWS, 256, TOKENS).step(learns=learns, passes=passes) + again
+    formula = flops.sana(config, ROWS, 256, TOKENS).step(trainable=learns, backprop=passes) + again
     assert formula == pytest.approx(found, rel=0.02 if learns or remat == "none" else 0.07)
 
 
@@ -117,7 +117,7 @@ def test_what_a_sample_of_the_full_size_costs():
     b, pixels, inputs = 2, 1024, turns(2, 1600, (74, 74))
     picture = np.zeros((b, pixels, pixels, 3), np.uint8)
     config = read_config(CONFIGS / "edit_stage2.py", {})
-    model_config = ModelConfig(QWEN, SANA.grown(edit=True, condition_length=8192), DC_AE)
+    model_config = ModelConfig(QWEN, SANA.grow(edit=True, condition_length=8192), DC_AE)
     edit = step_flops(config, model_config, PaintBatch(inputs, picture, picture))
     parts = {part: size / b / 1e12 for part, size in edit.parts.items()}
     assert parts["encoder"] == pytest.approx(17.3, abs=0.1)

@@ -79,15 +79,15 @@ def test_the_kernel_is_chosen_by_the_devices_that_the_program_is_for(monkeypatch
     cpu = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), axes).abstract_mesh
     for mesh, chosen in ((gpu, "triton"), (cut, "xla"), (cpu, "xla")):
         with jax.sharding.use_abstract_mesh(mesh):
-            assert fused._choose(half) == chosen
-            assert fused._choose(half.astype(jnp.float32)) == "xla"
-    assert fused._choose(half) == "xla"
+            assert fused._choose_implementation(half) == chosen
+            assert fused._choose_implementation(half.astype(jnp.float32)) == "xla"
+    assert fused._choose_implementation(half) == "xla"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert fused._choose(half) == "triton"
+    assert fused._choose_implementation(half) == "triton"
     with jax.sharding.use_abstract_mesh(cpu):
-        assert fused._choose(half) == "xla"
+        assert fused._choose_implementation(half) == "xla"
     with jax.default_device(jax.devices("cpu")[0]):
-        assert fused._choose(half) == "xla"
+        assert fused._choose_implementation(half) == "xla"
 
 
 ON_DEVICES = """

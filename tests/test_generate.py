@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dim_jax.errors import InputError
-from dim_jax.models.generate import GenerationSettings, choose, generate
+from dim_jax.models.generate import GenerationSettings, generate, sample_tokens
 from dim_jax.models.qwen import Qwen
 from dim_jax.processing.inputs import encoder_inputs
 from tests.test_qwen import TINY, batch_of, random_model
@@ -90,21 +90,21 @@ def test_top_k_and_top_p_restrict_samples(seed, top_k, top_p, temperature):
     probability /= probability.sum()
     allowed = order[: int((np.cumsum(probability) < top_p - 1e-6).sum()) + 1]
     options = GenerationSettings(temperature=temperature, top_k=top_k, top_p=top_p)
-    drawn = choose(jnp.tile(scores, (64, 1)), jnp.zeros((64, 12), bool), keys(64, seed), options)
+    drawn = sample_tokens(jnp.tile(scores, (64, 1)), jnp.zeros((64, 12), bool), keys(64, seed), options)
     assert set(np.asarray(drawn).tolist()) <= set(allowed.tolist())
 
 
 def test_drawn_tokens_follow_the_probabilities():
     scores = jnp.log(jnp.array([0.5, 0.3, 0.2], jnp.float32))
-    drawn = choose(jnp.tile(scores, (4000, 1)), jnp.zeros((4000, 3), bool), keys(4000), GenerationSettings(temperature=1.0))
+    drawn = sample_tokens(jnp.tile(scores, (4000, 1)), jnp.zeros((4000, 3), bool), keys(4000), GenerationSettings(temperature=1.0))
     np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 4000, [0.5, 0.3, 0.2], atol=0.03)
 
 
 def test_repetition_penalty_lowers_seen_tokens():
     logits, seen = jnp.array([[2.0, 1.5, -1.0]]), jnp.array([[True, False, False]])
-    assert choose(logits, seen, keys(1), GenerationSettings(repetition_penalty=1.5)).tolist() == [1]
+    assert sample_tokens(logits, seen, keys(1), GenerationSettings(repetition_penalty=1.5)).tolist() == [1]
     logits, seen = jnp.array([[-1.0, -1.2, -9.0]]), jnp.array([[True, False, False]])
-    assert choose(logits, seen, keys(1), GenerationSettings(repetition_penalty=1.5)).tolist() == [1]
+    assert sample_tokens(logits, seen, keys(1), GenerationSettings(repetition_penalty=1.5)).tolist() == [1]
 
 
 def test_settings_of_a_published_file(tmp_path):

@@ -13,7 +13,7 @@ from etils import epath
 from dim_jax.errors import InputError
 from dim_jax.storage import local_cache as module
 from dim_jax.storage.local_cache import cached_path, check_disk_space
-from dim_jax.storage.paths import as_path, storage
+from dim_jax.storage.paths import as_path, file_system
 from tests.bucket import counted_requests
 
 
@@ -104,7 +104,7 @@ def test_too_little_space_is_one_error(remote, tmp_path, monkeypatch):
     cached_path(remote)
     check_disk_space([remote])  # it is there already
     with monkeypatch.context() as patch:  # another process fills the disk
-        patch.setattr("dim_jax.storage.local_cache.storage", lambda path: SimpleNamespace(info=storage(path).info, get_file=full))
+        patch.setattr("dim_jax.storage.local_cache.storage", lambda path: SimpleNamespace(info=file_system(path).info, get_file=full))
         with pytest.raises(InputError, match="two: no space"):
             cached_path(remote.parent / "two")
     with pytest.raises(InputError, match="cannot be reached"):
@@ -130,13 +130,13 @@ def test_where_copies_are_kept(monkeypatch):
 FORKED = """
 import os, signal, sys
 from dim_jax.storage.local_cache import cached_path
-from dim_jax.storage.paths import as_path, read_span
+from dim_jax.storage.paths import as_path, read_range
 path = as_path(sys.argv[1])
-read_span(path, 0, 1)
+read_range(path, 0, 1)
 if child := os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 signal.alarm(60)  # it would wait for ever
-os._exit(0 if read_span(path, 3, 3) == b"one" and len(cached_path(path).read_text()) == 3000 else 1)
+os._exit(0 if read_range(path, 3, 3) == b"one" and len(cached_path(path).read_text()) == 3000 else 1)
 """
 
 

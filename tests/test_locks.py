@@ -77,7 +77,7 @@ def test_never_two_at_once(tmp_path):
     def leave_and_clear():
         barrier.wait()
         while any(thread.is_alive() for thread in threads[:8]):
-            (tmp_path / ".left.lock").write_bytes(locks._Holder.this().text())
+            (tmp_path / ".left.lock").write_bytes(locks._Holder.current().text())
             locks.remove_stale.__wrapped__(tmp_path)
 
     threads = [threading.Thread(target=work) for work in [enter] * 8 + [leave_and_clear] * 2]
@@ -187,7 +187,7 @@ def test_a_bucket_has_leases(bucket, tmp_path, monkeypatch, capsys):
         run = holding(str(folder), tmp_path / "said", stack)
         run.process.send_signal(signal.SIGKILL)
         run.process.wait()
-        monkeypatch.setattr(locks._Holder, "is_gone", lambda self: False)  # as of another machine
+        monkeypatch.setattr(locks._Holder, "has_exited", lambda self: False)  # as of another machine
         monkeypatch.setattr(locks, "STALE", 3.0)
         capsys.readouterr()
         begun = time.monotonic()

@@ -10,7 +10,7 @@ from dim_jax.edit_result import read_metadata
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
 from dim_jax.sampling import Sampler
-from dim_jax.weights.lora import Slot
+from dim_jax.weights.lora import AdapterTarget
 from dim_jax.weights.lora_files import open_lora, parse_spec, write_lora
 from dim_jax.weights.opening import open_weights
 from tests.lora_fixtures import base_and_lora, random_lora
@@ -87,7 +87,7 @@ def test_a_sampler_with_loras_leaves_the_first_as_it_is(place):
     own, shared = parameters(first.dim), parameters(second.dim)
     assert all(shared[path] is tensor for path, tensor in own.items())
     assert not [path for path in own if "lora" in path]
-    pair = open_lora(place / "lora0").pairs[Slot("connector.fc1", None)]
+    pair = open_lora(place / "lora0").pairs[AdapterTarget("connector.fc1", None)]
     np.testing.assert_allclose(shared["connector.fc1.lora_b"], 2 * pair.scale * pair.b, rtol=1e-6)
     assert parameters(second.with_loras([]).dim).keys() == own.keys()
 

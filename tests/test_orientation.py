@@ -13,8 +13,8 @@ from dim_jax.datasets.construction.pictures import store
 from dim_jax.datasets.layouts.pairs import decode_webp
 from dim_jax.designer.picture import encode_picture
 from dim_jax.pipeline import EditPipeline
-from dim_jax.processing.pictures import ORIENTATION, as_rgb, autoencoder_samples, open_picture, picture_size, read_picture
-from dim_jax.processing.processor import encoder_picture
+from dim_jax.processing.pictures import ORIENTATION, as_rgb, autoencoder_pixels_uint8, open_picture, picture_size, read_picture
+from dim_jax.processing.processor import resize_for_encoder
 from dim_jax.session import EditSession
 from tests.designer_answers import GOOD
 from tests.painter_fixtures import QUICK, QUICKLY, dim, edit, painter, picture
@@ -85,8 +85,8 @@ def test_exif_orientation_is_applied_for_every_input(orientation, kind, tag, tmp
 def test_what_the_model_reads(orientation):
     image = read_picture(io.BytesIO(turned("png", orientation)), "a")
     upright = as_rgb(UPRIGHT)
-    assert autoencoder_samples(image, (32, 32)).tobytes() == autoencoder_samples(upright, (32, 32)).tobytes()
-    assert encoder_picture(image, "native", 56).tobytes() == encoder_picture(upright, "native", 56).tobytes()
+    assert autoencoder_pixels_uint8(image, (32, 32)).tobytes() == autoencoder_pixels_uint8(upright, (32, 32)).tobytes()
+    assert resize_for_encoder(image, "native", 56).tobytes() == resize_for_encoder(upright, "native", 56).tobytes()
 
 
 @pytest.mark.parametrize("orientation", STORED)

@@ -11,7 +11,7 @@ from dim_jax.models.module import parameters
 from dim_jax.pipeline import Sampler
 from dim_jax.storage import folders
 from dim_jax.storage.folders import append, new_folder
-from dim_jax.storage.paths import as_path, local, upload
+from dim_jax.storage.paths import as_path, local_path, upload
 from dim_jax.weights.convert import convert, open_weights
 from tests.painter_fixtures import QUICKLY, dim, edit, one_error, painter, picture, tiny_checkpoint
 from tests.published import dim_folder, files, quiet, sana_pth, sharded
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly wi
 
 
 def fetched(path: str) -> dict[str, bytes]:
-    return files(local(as_path(path)))
+    return files(local_path(as_path(path)))
 
 
 def same_weights(there: str, here: Path) -> None:

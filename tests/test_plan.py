@@ -38,7 +38,7 @@ def test_epoch_has_every_entry_once(counts, batch_size, seed, weights, later):
     """At the end of each round, every entry has been seen once for each round, but for those counted as carried into the next; also where
     the weights change in between."""
     found = plan(counts, batch_size, seed, weights, later)
-    steps = [found.at(step) for step in range(80)]
+    steps = [found.batch_at(step) for step in range(80)]
     for number, component in enumerate(found.components):
         mine = iter([planned for planned in steps if planned.component == number])
         sizes, entries = Counter(component.buckets.tolist()), Counter(zip(component.buckets.tolist(), component.rows.tolist(), strict=True))
@@ -60,7 +60,7 @@ def test_epoch_has_every_entry_once(counts, batch_size, seed, weights, later):
 def test_remainder_is_zero_after_batch_size_epochs(counts, batch_size, seed):
     found = plan(counts[:1], batch_size, seed)
     (component,) = found.components
-    seen = Counter(row for step in range(len(component.rows)) for row in found.at(step).rows.tolist())
+    seen = Counter(row for step in range(len(component.rows)) for row in found.batch_at(step).rows.tolist())
     assert seen == {row: times * batch_size for row, times in Counter(component.rows.tolist()).items()}
 
 
@@ -68,7 +68,7 @@ def test_remainder_is_zero_after_batch_size_epochs(counts, batch_size, seed):
 def test_plan_steps_are_random_access(counts, step, seed, later):
     """Without the steps before it, in any order, and from a copy that travelled."""
     found = plan(counts, 4, seed, later=later)
-    there = [found.at(step + ahead) for ahead in (3, 0)]
+    there = [found.batch_at(step + ahead) for ahead in (3, 0)]
     again = pickle.loads(pickle.dumps(plan(counts, 4, seed, later=later)))
     for one, ahead in zip(there, (3, 0), strict=True):
         other = again.at(step + ahead)
@@ -80,7 +80,7 @@ def test_plan_steps_are_random_access(counts, step, seed, later):
 @given(WEIGHTS, st.integers(1, 300))
 def test_mixture_weights_hold_at_every_step(weights, steps):
     found = plan([[5], [5], [5]], 2, weights=weights)
-    taken = Counter(found.at(step).component for step in range(steps))
+    taken = Counter(found.batch_at(step).component for step in range(steps))
     for number, weight in enumerate(weights):
         assert abs(taken[number] - steps * weight / sum(weights)) < 3
 
@@ -89,15 +89,15 @@ def test_weights_change_at_their_steps():
     """Of three parts one comes later and one goes; before the first change nothing is another than without."""
     later = {10: [1.0, 1.0, 2.0], 18: [0.0, 0.0, 1.0]}
     found, steady = plan([[5], [5], [5]], 2, weights=[3.0, 1.0, 0.0], later=later), plan([[5], [5], [5]], 2, weights=[3.0, 1.0, 0.0])
-    taken = [[found.at(step).component for step in range(*phase)] for phase in ((0, 10), (10, 18), (18, 30))]
+    taken = [[found.batch_at(step).component for step in range(*phase)] for phase in ((0, 10), (10, 18), (18, 30))]
     assert [Counter(phase) for phase in taken] == [{0: 8, 1: 2}, {0: 2, 1: 2, 2: 4}, {2: 12}]
     for step in range(10):
-        np.testing.assert_array_equal(found.at(step).rows, steady.at(step).rows)
+        np.testing.assert_array_equal(found.batch_at(step).rows, steady.batch_at(step).rows)
     # Each part goes on where it stopped: the whole is as many batches of each part as it took, in its own order.
     for part in range(3):
-        mine = [found.at(step).rows.tolist() for step in range(30) if found.at(step).component == part]
+        mine = [found.batch_at(step).rows.tolist() for step in range(30) if found.batch_at(step).component == part]
         alone = plan([[5], [5], [5]], 2, weights=[float(one == part) for one in range(3)])
-        assert mine == [alone.at(step).rows.tolist() for step in range(len(mine))]
+        assert mine == [alone.batch_at(step).rows.tolist() for step in range(len(mine))]
 
 
 def test_component_weight_from_step_zero_is_required():
@@ -107,13 +107,13 @@ def test_component_weight_from_step_zero_is_required():
 
 
 def test_seeds_rounds_and_parts_have_orders_of_their_own():
-    orders = [plan([[50], [50]], 50, seed).at(step).rows.tolist() for seed in (0, 1) for step in range(4)]
+    orders = [plan([[50], [50]], 50, seed).batch_at(step).rows.tolist() for seed in (0, 1) for step in range(4)]
     assert len({tuple(order) for order in orders}) == 8
 
 
 def test_batches_of_buckets_are_mixed():
     found = plan([[40, 40, 40]], 4)
-    first = [found.at(step).bucket for step in range(30)]
+    first = [found.batch_at(step).bucket for step in range(30)]
     assert sorted(first) == [0] * 10 + [1] * 10 + [2] * 10
     assert sum(one != other for one, other in itertools.pairwise(first)) > 10
 
@@ -121,7 +121,7 @@ def test_batches_of_buckets_are_mixed():
 @given(st.integers(0, 99), st.integers(0, 5))
 def test_a_substitute_is_of_the_same_bucket(row, attempt):
     found = plan([[7, 9], [8]], 4)
-    planned = found.at(row)
+    planned = found.batch_at(row)
     component = found.components[planned.component]
     other = found.substitute(planned, row, attempt)
     assert other in component.rows[component.buckets == planned.bucket]
@@ -132,17 +132,17 @@ def test_plan_order_is_stable_across_versions():
     """A run goes on after an update of this package or of NumPy as it would have gone on before."""
     parts = [Component("a", {0: 2.0}, np.arange(13), np.arange(13) % 2), Component("b", {0: 1.0}, np.arange(6), np.zeros(6, int))]
     found = Plan(parts, 3, 1)
-    assert [(one.component, one.bucket, one.rows.tolist()) for one in map(found.at, (0, 1, 2, 1000))] == PINNED
+    assert [(one.component, one.bucket, one.rows.tolist()) for one in map(found.batch_at, (0, 1, 2, 1000))] == PINNED
 
 
 def test_far_step_is_computed_in_constant_time():
     """Millions of rows are shuffled once a round; within it a step costs microseconds."""
     rows = np.arange(1_000_000)
     found = Plan([Component("large", {0: 1.0, 10**7: 2.0}, rows, rows % 3)], 256, 0)
-    found.at(10**8)
+    found.batch_at(10**8)
     before = time.process_time()
     for step in range(10**8 + 1, 10**8 + 101):
-        found.at(step)
+        found.batch_at(step)
     assert time.process_time() - before < 2  # 100 steps; a shuffle of each would take 10 s
 
 

@@ -246,7 +246,7 @@ def test_a_mixture_and_its_plan(place):
         if not counted:
             parts = [part._replace(source=Uncounted(part.source)) for part in parts]
         plan = make_plan(parts, reader, processor.tokenizer, batch_size=2, seed=3)
-        planned.append([(step.component, step.bucket, *step.rows.tolist()) for step in map(plan.at, range(20))])
+        planned.append([(step.component, step.bucket, *step.rows.tolist()) for step in map(plan.batch_at, range(20))])
     assert planned[0] == planned[1]
     assert len({bucket for _, bucket, *_ in planned[0]}) > 1
 

@@ -81,7 +81,7 @@ def main(count: int, port: int, folder: Path, goes_on: str, number: int) -> dict
         assert restored is not None
         state = restored.state
     losses += mine.steps(state, HALF, WHOLE)[1]
-    plan = [mine.loader.plan.at(step) for step in range(WHOLE)]
+    plan = [mine.loader.plan.batch_at(step) for step in range(WHOLE)]
     return {
         "places": mine.loader.batch_indices.tolist(),
         "losses": losses,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dim_jax.errors import InputError
-from dim_jax.processing.inputs import VisionLayout, normalised
-from dim_jax.processing.processor import MAX_PIXELS, MIN_PIXELS, Processor, encoder_picture, smart_resize, to_patches
+from dim_jax.processing.inputs import VisionLayout, normalize
+from dim_jax.processing.processor import MAX_PIXELS, MIN_PIXELS, Processor, patchify, resize_for_encoder, smart_resize
 from tests.parity import processor_goldens
 from tests.parity.goldens import Goldens
 
@@ -70,9 +70,9 @@ def test_native_patches_equal_transformers(width, height):
 
     image = picture(width, height)
     theirs = Qwen2VLImageProcessorPil(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)(image, return_tensors="np")
-    patches, grid = to_patches(encoder_picture(image, "native", 1024))
+    patches, grid = patchify(resize_for_encoder(image, "native", 1024))
     np.testing.assert_array_equal(theirs["image_grid_thw"], [(1, *grid)])
-    np.testing.assert_array_equal(normalised(patches), theirs["pixel_values"])
+    np.testing.assert_array_equal(normalize(patches), theirs["pixel_values"])
 
 
 def test_patches_of_another_layout_equal_transformers():
@@ -80,9 +80,9 @@ def test_patches_of_another_layout_equal_transformers():
 
     sizes = {"patch_size": 8, "merge_size": 4, "temporal_patch_size": 1}
     theirs = Qwen2VLImageProcessorPil(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, **sizes)(picture(96, 160), return_tensors="np")
-    patches, grid = to_patches(picture(96, 160), VisionLayout(**sizes))
+    patches, grid = patchify(picture(96, 160), VisionLayout(**sizes))
     assert grid == (20, 12)
-    np.testing.assert_array_equal(normalised(patches), theirs["pixel_values"])
+    np.testing.assert_array_equal(normalize(patches), theirs["pixel_values"])
 
 
 def test_a_picture_takes_a_byte_a_sample_until_the_device(tiny):
@@ -94,20 +94,20 @@ def test_a_picture_takes_a_byte_a_sample_until_the_device(tiny):
 
 def test_the_device_normalises_as_the_host_does():
     samples = np.arange(256, dtype=np.uint8).repeat(3).reshape(256, 3)
-    np.testing.assert_allclose(jax.jit(normalised)(samples), normalised(samples), rtol=0, atol=4 * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(jax.jit(normalize)(samples), normalize(samples), rtol=0, atol=4 * np.finfo(np.float32).eps)
 
 
 def test_square_mode_forces_the_square():
     image = picture(300, 40)
-    square = encoder_picture(image, "square", 1024)
+    square = resize_for_encoder(image, "square", 1024)
     assert square.size == (1036, 1036)  # smart_resize(1024, 1024)
-    assert encoder_picture(image, "native", 1024).size == (308, 28)
+    assert resize_for_encoder(image, "native", 1024).size == (308, 28)
 
 
 def test_any_picture_mode_is_accepted():
     transparent = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
-    patches, _ = to_patches(encoder_picture(transparent, "square", 112))
-    white, _ = to_patches(Image.new("RGB", (112, 112), (255, 255, 255)))
+    patches, _ = patchify(resize_for_encoder(transparent, "square", 112))
+    white, _ = patchify(Image.new("RGB", (112, 112), (255, 255, 255)))
     np.testing.assert_array_equal(patches, white)
 
 
@@ -123,7 +123,7 @@ def test_a_batch(tiny):
         turn = tiny.tokenizer.turn(prompt, tokens)
         np.testing.assert_array_equal(inputs.input_ids[row][inputs.mask[row]], turn.ids)
         np.testing.assert_array_equal(np.flatnonzero(inputs.user_turn[row]), np.arange(*turn.user_turn))
-    third, _ = to_patches(tiny.resize(picture(200, 90, 2)))
+    third, _ = patchify(tiny.resize(picture(200, 90, 2)))
     np.testing.assert_array_equal(inputs.patches[2], third)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dim_jax.processing import pictures
-from dim_jax.processing.pictures import autoencoder_pixels, cover_crop, resized, to_picture
+from dim_jax.processing.pictures import autoencoder_pixels, cover_crop, resize, to_picture
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -96,6 +96,6 @@ def test_resize_pass_order(old, new, height_first):
     for resample in (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR):
         between = (old[0], new[1]) if height_first else (new[0], old[1])
         expected = noise.resize(between, resample).resize(new, resample)
-        np.testing.assert_array_equal(resized(noise, new, resample), expected)
+        np.testing.assert_array_equal(resize(noise, new, resample), expected)
         if int(PIL.__version__.split(".")[0]) >= 13:
             np.testing.assert_array_equal(noise.resize(new, resample), expected)

@@ -34,7 +34,7 @@ def test_no_numbers_of_numpy_are_drawn_twice():
     found = {name: int(np.random.PCG64(sequence).random_raw()) for name, sequence in drawn.items()}
     for purpose, count in ((plan._ENTRIES, 3), (plan._BATCHES, 2), (plan._SUBSTITUTE, 3)):
         for rest in product(range(4), repeat=count):
-            found["order", purpose, *rest] = int(plan._bits(0, purpose, *rest).random_raw())
+            found["order", purpose, *rest] = int(plan._bit_generator(0, purpose, *rest).random_raw())
     assert len(set(found.values())) == len(found)
 
 

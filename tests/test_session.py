@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from dim_jax.batching import Source
-from dim_jax.compositing import cells
+from dim_jax.compositing import changed_latents
 from dim_jax.designer.clients import Request, Response
 from dim_jax.edit_result import read_metadata
 from dim_jax.errors import InputError
 from dim_jax.pipeline import EditPipeline
-from dim_jax.processing.pictures import autoencoder_samples
+from dim_jax.processing.pictures import autoencoder_pixels_uint8
 from dim_jax.session import EditSession
 from dim_jax.settings import Settings
 from tests.designer_answers import GOOD
@@ -164,7 +164,7 @@ def test_keep_unchanged_copies_source_pixels(monkeypatch):
     monkeypatch.setattr(painter(), "_paint", lambda *args, **options: jnp.asarray(after[None]))
     ours = session(keep_unchanged=True)
     painting = ours.edit("red")
-    source = autoencoder_samples(FIRST, size)
+    source = autoencoder_pixels_uint8(FIRST, size)
     same = (np.asarray(painting.image) == source).all(-1)
     assert painting.changed is not None
     assert 0 < painting.changed < 1
@@ -190,7 +190,7 @@ def test_a_mask_keeps_the_rest_as_it_was():
     mask.paste(255, (0, 0, 40, 40))
     ours = EditSession(EditPipeline(painter()), wide, settings=replace(QUICK, size=size))
     painting = ours.edit("red", mask=mask)
-    source = autoencoder_samples(wide, size)
+    source = autoencoder_pixels_uint8(wide, size)
     same = (np.asarray(painting.image) == source).all(-1)
     assert same[:, 66:].all()
     assert same[:, :62].mean() < 0.2
@@ -216,8 +216,8 @@ def test_keeping_what_is_unchanged_over_rounds(monkeypatch):
     ours = session(keep_unchanged=True)
     for _ in range(3):
         painting = ours.edit("red")
-    np.testing.assert_array_equal(np.asarray(painting.image), autoencoder_samples(FIRST, (64, 64)))
+    np.testing.assert_array_equal(np.asarray(painting.image), autoencoder_pixels_uint8(FIRST, (64, 64)))
     assert painting.changed == 0
     assert len(seen) == 3
     np.testing.assert_array_equal(seen[0], seen[2])
-    assert not cells(np.zeros((64, 64), np.float32), 8).any()
+    assert not changed_latents(np.zeros((64, 64), np.float32), 8).any()

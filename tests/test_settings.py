@@ -9,7 +9,7 @@ from dim_jax.edit_result import read_metadata
 from dim_jax.errors import InputError
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.sampling import Sampler
-from dim_jax.settings import IN_FILE, Settings, read_settings
+from dim_jax.settings import CHECKPOINT_SETTINGS, Settings, read_settings
 from dim_jax.weights import bundled
 from dim_jax.weights.convert import convert
 from tests.painter_fixtures import dim, edit, generate, largest_difference, one_error, painter, picture, tiny_checkpoint
@@ -40,7 +40,7 @@ def test_every_key():
         num_steps=2, guidance_scale=3.0, image_guidance_scale=1.5, flow_shift=1.0, solver="euler", resolution=64,
         guidance_start=0.1, guidance_stop=0.9, cache_interval=2, float8=True,
     )  # fmt: skip
-    assert NANO.keys() == IN_FILE.keys(), "a key that this test does not know"
+    assert NANO.keys() == CHECKPOINT_SETTINGS.keys(), "a key that this test does not know"
 
 
 def test_keys_that_are_not_there_are_as_published():

@@ -20,9 +20,9 @@ from PIL import Image
 from dim_jax import checkpoint, processes
 from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.batches import PictureBatch
-from dim_jax.data.pipeline import BadSample, Loaded
+from dim_jax.data.pipeline import BadSample, LoadedBatch
 from dim_jax.errors import InputError
-from dim_jax.storage.paths import as_path, local, upload
+from dim_jax.storage.paths import as_path, local_path, upload
 from dim_jax.training.metrics_buffer import MetricsBuffer
 from dim_jax.training.resume import latest_step
 from dim_jax.training.supervision import STOPPED
@@ -117,7 +117,7 @@ def together(folder: Path, remote: str) -> None:
 
         def meet(row: int) -> None:
             batch, bad = PictureBatch(np.zeros((0, 1, 1, 3), np.uint8)), BadSample("rows", row, f"row {row}")
-            next(bad_samples.watch(iter([Loaded((), batch, (bad,))])))
+            next(bad_samples.watch(iter([LoadedBatch((), batch, (bad,))])))
 
         for row in (7, 1 + number):  # one in common
             meet(row)
@@ -176,7 +176,7 @@ def test_two_paint_and_write_the_whole_model(tmp_path, bucket, remote):
         code, said = launched.ended()
     assert code == 0, said
     assert said.count("going on after step 1\n") == said.count(f"wrote {two / 'model'}\n") == 1
-    sheets = [np.asarray(Image.open(local(run / "sheets/000002.png")), int) for run in (one, two)]
+    sheets = [np.asarray(Image.open(local_path(run / "sheets/000002.png")), int) for run in (one, two)]
     assert abs(sheets[0] - sheets[1]).max() <= 1
     models = [dict(open_weights(run / "model").stream()) for run in (one, two)]
     assert models[0].keys() == models[1].keys()

@@ -64,7 +64,7 @@ def test_every_parameter_has_one_row_of_its_rank(model):
 
 def test_every_row_is_of_some_parameter():
     paths = {path for sizes in MODELS.values() for path in sizes.shapes()}
-    for pattern, _ in sharding.ROWS:
+    for pattern, _ in sharding.LOGICAL_AXES:
         assert any(fnmatchcase(path, pattern) for path in paths), pattern
 
 
@@ -117,7 +117,7 @@ def test_slices_are_those_of_the_machine(slices, found):
 ON_A_TORUS = """
 from dim_jax.aot.topology import Topology
 topology = Topology.parse("v5e:4x4")
-topology.pretend()
+topology.set_environment()
 from jax.experimental.topologies import get_topology_desc
 from tests.test_sharding import ROOT, MODELS, Sharding, read_config
 for slices in (1, 2):
@@ -140,7 +140,7 @@ def test_the_rows_of_a_tpu_host_are_those_of_its_chips():
 def test_incomplete_sharding_table_is_refused(monkeypatch):
     """A parameter without a row, with two, with a row of another rank; a logical axis without a rule."""
     row = ("sana.t_block.kernel", ("width", "modulation"))
-    rows = [other for other in sharding.ROWS if other != row]
+    rows = [other for other in sharding.LOGICAL_AXES if other != row]
     for changed, part in (
         ([*rows, ("sana.*.none", ("modulation",))], "this one: none"),
         ([*rows, row, ("sana.t_*.kernel", ("width", "modulation"))], "sana.t_block.kernel and sana.t_*.kernel"),
@@ -191,7 +191,7 @@ class Run:
         """The steps up to `last`: the state after them, and the losses, exactly."""
         found = []
         for loaded in itertools.islice(batches(self.loader, start=done, workers=0), last - done):
-            batch = self.mesh.shard(loaded.batch, self.mesh.place_local_rows(self.loader.batch_indices, 8))
+            batch = self.mesh.shard(loaded.batch, self.mesh.from_local_rows(self.loader.batch_indices, 8))
             state, metrics = self.train_step(state, self.frozen, batch)
             found.append(float(metrics["loss"]).hex())
         kernel = "sana.blocks.attn.qkv.kernel"  # (2, 64, 192)

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from dim_jax.sheets import GAP, NAME, grid, labelled, named_rows
+from dim_jax.sheets import GAP, NAME, grid, named_rows, with_caption
 from tests.painter_fixtures import picture
 
 
@@ -19,7 +19,7 @@ def test_grid_aligns_rows_of_unequal_pictures():
 
 def test_labelled_writes_the_text_below_and_keeps_it_narrow():
     one, other = picture(40, 40, 1), picture(40, 40, 2)
-    canvas = labelled([one, other], "a long instruction that takes several lines here", zoom=2)
+    canvas = with_caption([one, other], "a long instruction that takes several lines here", zoom=2)
     pixels = np.asarray(canvas)
     assert canvas.width == 160 + GAP
     np.testing.assert_array_equal(pixels[:80, :80], np.asarray(one.resize((80, 80), Image.Resampling.NEAREST)))
@@ -28,7 +28,7 @@ def test_labelled_writes_the_text_below_and_keeps_it_narrow():
     rows = np.flatnonzero(ink.any(1))
     assert np.diff(rows).max() > 1, "one line only"
     assert rows[-1] < len(ink) - 1, "the last line is cut"
-    assert labelled([one], "red").height < canvas.height
+    assert with_caption([one], "red").height < canvas.height
 
 
 def test_rows_have_their_names_in_front():
@@ -37,7 +37,7 @@ def test_rows_have_their_names_in_front():
     for number, shown in enumerate((one, other, other, one)):
         left = NAME + GAP + number * (40 + GAP)
         np.testing.assert_array_equal(pixels[:40, left : left + 40], np.asarray(shown))
-    second = pixels.shape[0] - np.asarray(labelled([one], "cut")).shape[0]
+    second = pixels.shape[0] - np.asarray(with_caption([one], "cut")).shape[0]
     np.testing.assert_array_equal(pixels[second : second + 40, NAME + GAP : NAME + GAP + 40], np.asarray(one))
     for top in (0, second):
         assert (pixels[top : top + 40, :NAME] < 128).any(), "the name is missing"

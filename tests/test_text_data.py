@@ -188,7 +188,7 @@ def test_training_reads_it_at_any_resolution(built, side):
     parts = open_mixture(str(source), {"edit": 1.0}, split="train", side=side)
     plan = make_plan(parts, reader, None, batch_size=4, seed=0)
     batch = next(batches(Loader(parts, plan, reader, np.arange(4)), start=0, workers=0))
-    assert batch.batch.samples.shape == (4, side, side, 3)
+    assert batch.batch.pixels.shape == (4, side, side, 3)
 
 
 # Pictures and fonts of the user

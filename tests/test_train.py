@@ -12,7 +12,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 from ml_collections import ConfigDict
 
-from dim_jax.config import flat, read_config
+from dim_jax.config import flatten, read_config
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import with_parameters
@@ -84,7 +84,7 @@ def test_the_log_and_the_files_of_a_run(painter_run):
     assert log(painter_run, "speed.jsonl")[-1].keys() == {"step", "steps_per_second", "samples_per_second", "waiting_for_data"}
     assert sorted(path.name for path in (painter_run / "checkpoints").iterdir()) == ["2", "4"]
     notes = ocp.metadata(painter_run / "checkpoints/4").custom_metadata
-    assert flat(ConfigDict(notes["config"])) == json.loads((painter_run / "config.json").read_text())
+    assert flatten(ConfigDict(notes["config"])) == json.loads((painter_run / "config.json").read_text())
     assert len(list(painter_run.glob("profile/**/*.xplane.pb"))) == 1
 
 

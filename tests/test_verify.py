@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dim_jax.cli.main import main
-from dim_jax.verify import ours
+from dim_jax.verify import jax_stages
 from dim_jax.verify.stages import STAGES
 from dim_jax.weights.bundled import NANO
 from tests.painter_fixtures import one_error, tiny_checkpoint
@@ -141,14 +141,14 @@ FIRST = {
 def test_numeric_difference_names_its_component(tiny, monkeypatch, path):
     """The file is the same for both sides; ours loses 1 % of a tensor on its way into the network."""
     part, stage = FIRST[path]
-    taken = ours.Ours._module
+    taken = jax_stages.JaxStages._module
 
     def off(self, part, tensors):
         if path in tensors and path.startswith(f"{part}."):
             tensors[path] = tensors[path] * np.float32(1.01)
         return taken(self, part, tensors)
 
-    monkeypatch.setattr(ours.Ours, "_module", off)
+    monkeypatch.setattr(jax_stages.JaxStages, "_module", off)
     code, out, _ = verify(tiny)
     assert code == 1
     assert out.splitlines()[-1] == f"FAILED. Look at: {part} ({stage} is the first stage that differs)."
@@ -157,7 +157,7 @@ def test_numeric_difference_names_its_component(tiny, monkeypatch, path):
 
 
 def test_two_faults_are_both_named(tiny, monkeypatch):
-    taken = ours.Ours._module
+    taken = jax_stages.JaxStages._module
 
     def off(self, part, tensors):
         for path in ("connector.fc2.kernel", "autoencoder.encoder.conv_out.kernel"):
@@ -165,7 +165,7 @@ def test_two_faults_are_both_named(tiny, monkeypatch):
                 tensors[path] = tensors[path] * np.float32(1.01)
         return taken(self, part, tensors)
 
-    monkeypatch.setattr(ours.Ours, "_module", off)
+    monkeypatch.setattr(jax_stages.JaxStages, "_module", off)
     _, out, _ = verify(tiny)
     last = out.splitlines()[-1]
     assert "autoencoder (source latents is the first stage that differs)" in last

@@ -47,9 +47,9 @@ DOES_NOT_FIT = (
 )
 
 
-def main(config: Config, topology: Topology, console: Console, *, keep: Path | None = None) -> None:
-    """Compile, and print parameters, the bytes on each device, what a step computes and sends, and the time that it takes at least; `keep`
-    is a file for the compiled program's text.
+def main(config: Config, topology: Topology, console: Console, *, hlo_file: Path | None = None) -> None:
+    """Compile, and print parameters, the bytes on each device, what a step computes and sends, and the time that it takes at least.
+    `hlo_file` gets the compiled program's text.
 
     Raises:
         InputError: libtpu is missing or does not know the topology; the config does not hold together or does not divide over the mesh; or
@@ -65,7 +65,7 @@ def main(config: Config, topology: Topology, console: Console, *, keep: Path | N
     sharding = Sharding.open(config, model_init.model_config, devices)
     mesh = " x ".join(f"{axis} {size}" for axis, size in sharding.mesh.shape.items())
     print_line(f"{topology.name}: {len(devices)} devices of {chip.memory / GIB:.0f} GiB as {mesh}")
-    objective, batch = _abstract(config, model_init, sharding)
+    objective, batch = _abstract_batch(config, model_init, sharding)
     state, (frozen, _) = abstract_state(config, objective.model_config, sharding), abstract_frozen(objective, sharding)
     num_trainable, num_frozen = (sum(leaf.size for leaf in params.values()) for params in (state.params, frozen))
     print_line(f"{config.objective}: {num_trainable:,} parameters learn, {num_frozen:,} are frozen")
@@ -82,8 +82,8 @@ def main(config: Config, topology: Topology, console: Console, *, keep: Path | N
         raise InputError(f"{DOES_NOT_FIT} ({str(error).splitlines()[0]})") from error
     seconds = time.perf_counter() - since
     text = compiled.as_text()
-    if keep is not None:
-        keep.write_text(text)
+    if hlo_file is not None:
+        hlo_file.write_text(text)
     peak = _print_memory(compiled.memory_analysis(), chip, print_line)
     _print_time(step_flops(config, objective.model_config, batch), hlo.Program.parse(text), chip, print_line)
     print_line(f"compiled in {seconds:.0f} s")
@@ -113,8 +113,9 @@ def _print_time(flops: StepFlops, program: hlo.Program, chip: Chip, print_line: 
     print_line(f"each device sends, in GB: {kinds}")
     print_line(f"each device moves from and to its memory: at least {moved / 1e9:.4g} GB")
     bound = Roofline.of(chip, flops=flops.hardware / program.devices, moved=moved, sent=sent.total())
+    seconds = bound.lower_bound
     print_line(
-        f"a step takes at least {bound.least:.3g} s, MFU at most {flops.model / (program.devices * chip.flops * bound.least):.1%} "
+        f"a step takes at least {seconds:.3g} s, MFU at most {flops.model / (program.devices * chip.flops * seconds):.1%} "
         f"(compute {bound.compute:.3g} s, memory {bound.memory:.3g} s, links {bound.links:.3g} s)"
     )
 
@@ -129,7 +130,7 @@ def _devices(topology: Topology) -> Sequence[Any]:
         ) from error
 
 
-def _abstract(config: Config, model_init: ModelInit, sharding: Sharding) -> tuple[Objective, Any]:
+def _abstract_batch(config: Config, model_init: ModelInit, sharding: Sharding) -> tuple[Objective, Any]:
     """The objective and its abstract batch: the shapes of a synthetic example, with the batch size of the config."""
     source = Synthetic("edit" if has_edits(config) else "caption", config.data.resolution)
     online = deepcopy(config)
@@ -142,7 +143,7 @@ def _abstract(config: Config, model_init: ModelInit, sharding: Sharding) -> tupl
             train_tokenizer(texts, model_init.model_config.encoder.text.vocab_size, tokenizer)
         objective = open_objective(online, model_init, tokenizer)
     reader = objective.reader
-    batch = reader.collate([reader.choose(source[0], np.random.default_rng(0))], buckets(reader)[-1])
+    batch = reader.collate([reader.make_sample(source[0], np.random.default_rng(0))], buckets(reader)[-1])
     if config.data.cache:
         batch = cached_batch(objective, batch)
         objective = make_objective(config, objective.model_config, objective.processor)

@@ -111,7 +111,7 @@ class Program:
         total = Counter(counter(computation))
         for instruction in computation.values():
             if instruction.opcode == "while":
-                times = self.trips(computation, instruction)
+                times = self.trip_count(computation, instruction)
                 total += Counter({key: times * size for key, size in self.count(counter, instruction.called("body")).items()})
             elif instruction.opcode == "conditional":
                 listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
@@ -122,7 +122,7 @@ class Program:
                 total += self.count(counter, instruction.called("to_apply" if instruction.opcode == "call" else "calls"))
         return total
 
-    def trips(self, computation: Computation, loop: Instruction) -> int:
+    def trip_count(self, computation: Computation, loop: Instruction) -> int:
         """How often a loop of `computation` runs.
 
         Raises:

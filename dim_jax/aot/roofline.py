@@ -22,6 +22,6 @@ class Roofline:
         return cls(flops / chip.flops, moved / chip.bandwidth, sent / chip.links)
 
     @property
-    def least(self) -> float:
+    def lower_bound(self) -> float:
         """Seconds of a step if all three overlap perfectly."""
         return max(self.compute, self.memory, self.links)

@@ -30,7 +30,7 @@ class Topology:
         chip = TPUS[match[1]]
         return cls(name, f"{chip.slice_name}-{math.prod(map(int, match[2].split('x')))}", chip)
 
-    def pretend(self) -> None:
+    def set_environment(self) -> None:
         """Set the environment that libtpu needs where there is no TPU. JAX reads JAX_PLATFORMS when it is imported."""
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": self.accelerator, "TPU_WORKER_HOSTNAMES": "localhost"}

@@ -21,7 +21,7 @@ from dim_jax.cli.train import cache, compile_step, require_training, train
 from dim_jax.cli.verify import verify
 from dim_jax.console import open_console
 from dim_jax.errors import InputError
-from dim_jax.storage.disk import may_be_made
+from dim_jax.storage.disk import is_creatable
 
 app = Commands(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 build_data = Commands(no_args_is_help=True, help="Make a data set.")
@@ -162,7 +162,7 @@ def main() -> None:
     answer of its own to them (`training.supervision`, `designer.runner`), that one counts.
     """
     # Compiled programs are kept, so that only the first picture of a size waits for the compiler. JAX reads this when it is imported.
-    if (cache := Path(os.path.expanduser("~/.cache/dim_jax"))).is_absolute() and may_be_made(cache):
+    if (cache := Path(os.path.expanduser("~/.cache/dim_jax"))).is_absolute() and is_creatable(cache):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     # Accepted anywhere on the line, declared once: the root command reads it first.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument != "--debug")

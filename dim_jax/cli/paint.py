@@ -170,7 +170,7 @@ def edit(
     from dim_jax.designer.choice import DesignerChoice
     from dim_jax.designer.design import read_text, write_blueprint
     from dim_jax.processing.pictures import open_picture
-    from dim_jax.storage.paths import as_path, local
+    from dim_jax.storage.paths import as_path, local_path
 
     choice = DesignerChoice.parse(designer)
     if (prompt is None and not blueprint) or (blueprint and choice.kind != "none"):
@@ -186,7 +186,7 @@ def edit(
     sheet_path, paths = result.with_suffix(".sheet.png"), [result.with_suffix(f".{n}.png") for n in range(1, len(prompts) + 1) if rounds]
     for path in [*([sheet_path] if sheet else []), *paths]:
         edit_result.check_output(path, overwrite=sampling.overwrite)
-    file = local(as_path(image))
+    file = local_path(as_path(image))
     picture = open_picture(file)
     text = read_text(blueprint) if blueprint else prompts[0]
     changes, loading = sampling.changes([text, *prompts[1:]], image_guidance), sampling.loading

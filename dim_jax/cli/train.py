@@ -46,7 +46,7 @@ def train(
     from dim_jax.storage.paths import as_path
 
     folder = as_path(workdir)
-    with processes.distributed(), processes.locked(folder):
+    with processes.distributed(), processes.lock_run_folder(folder):
         train.main(settings, folder, allow_changes=allow_changes, profile=(int(first), int(last)) if profile else None)
 
 
@@ -67,8 +67,8 @@ def cache(
     from dim_jax.storage.paths import as_path
 
     size, folder = parse_size(shard_size, "--shard-size"), as_path(into)
-    with processes.distributed(), processes.locked(folder):
-        caching.main(settings, folder, storage=None if dtype is None else dtype.value, shard_bytes=size)
+    with processes.distributed(), processes.lock_run_folder(folder):
+        caching.main(settings, folder, hidden_dtype=None if dtype is None else dtype.value, shard_bytes=size)
 
 
 def compile_step(
@@ -81,12 +81,12 @@ def compile_step(
     from dim_jax.aot.topology import Topology
 
     target = Topology.parse(topology)
-    target.pretend()  # before anything imports JAX
+    target.set_environment()  # before anything imports JAX
     require_packages("libtpu", extra="tpu", feature="Compiling for TPUs")
     settings = _config(config, change or [], what="Compiling a training step")
     from dim_jax.aot import compiling
 
-    compiling.main(settings, target, open_console(stderr=False), keep=hlo)
+    compiling.main(settings, target, open_console(stderr=False), hlo_file=hlo)
 
 
 def require_training(feature: str) -> None:

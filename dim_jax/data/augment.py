@@ -41,11 +41,11 @@ class Augment:
             changes.append(partial(hue_rotate, angle=rng.uniform(0, 2 * np.pi)))
         if not changes:
             return example
-        source = None if example.source is None else _changed(example.source, changes)
-        return replace(example, source=source, target=_changed(example.target, changes))
+        source = None if example.source is None else _apply(example.source, changes)
+        return replace(example, source=source, target=_apply(example.target, changes))
 
 
-def _changed(image: Image.Image, changes: Iterable[Callable[[Image.Image], Image.Image]]) -> Image.Image:
+def _apply(image: Image.Image, changes: Iterable[Callable[[Image.Image], Image.Image]]) -> Image.Image:
     image = as_rgb(image)
     for change in changes:
         image = change(image)

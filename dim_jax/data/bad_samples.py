@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 from dim_jax import processes
-from dim_jax.data.pipeline import BadSample, Loaded
+from dim_jax.data.pipeline import BadSample, LoadedBatch
 from dim_jax.errors import InputError
 from dim_jax.storage.folders import append
 from dim_jax.storage.paths import AnyPath
@@ -29,7 +29,7 @@ class BadSamples:
     def __len__(self) -> int:
         return len(self._listed)
 
-    def watch(self, stream: Iterator[Loaded]) -> Iterator[Loaded]:
+    def watch(self, stream: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
         """The same batches; their bad samples are collected for `flush`."""
         for loaded in stream:
             self.new += loaded.bad

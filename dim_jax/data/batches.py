@@ -14,7 +14,7 @@ from dim_jax.processing.inputs import EncoderInputs
 class PictureBatch:
     """Pictures for the autoencoder, in 8 bits, as they are sent to the accelerator."""
 
-    samples: UInt8[Any, "b h w 3"]
+    pixels: UInt8[Any, "b h w 3"]
 
 
 @jax.tree_util.register_dataclass

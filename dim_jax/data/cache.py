@@ -4,7 +4,7 @@
     edit-DIM-Edit/part.json                  a component of the mixture: its source, number of rows, rows of a shard
     edit-DIM-Edit/00003-of-00400.array_record
 
-For each of its rows a shard has a record with the latents, then a record with the hidden states of each wording. The last record has the
+For each of its rows a shard has a record with the latents, then a record with the hidden states of each prompt. The last record has the
 number of each row's first record. A record has the layout of a safetensors file.
 """
 
@@ -31,32 +31,32 @@ from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.storage.folders import new_file, write_json
 from dim_jax.storage.paths import AnyPath, entries
 
-Storage = Literal["float32", "bfloat16", "int8"]
-STORAGES: tuple[Storage, ...] = get_args(Storage)
-CACHE, PART = "cache.json", "part.json"
+HiddenDtype = Literal["float32", "bfloat16", "int8"]
+HIDDEN_DTYPES: tuple[HiddenDtype, ...] = get_args(HiddenDtype)
+CACHE_FILE, PART_FILE = "cache.json", "part.json"
 NO_RECORD = -1  # a row without records
 _DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "I8": np.dtype(np.int8)}
 
 
-class States(NamedTuple):
+class HiddenStates(NamedTuple):
     """Hidden states of a turn as they are stored; `scale` is the value of an int8 step in each channel, else None."""
 
     hidden: Num[np.ndarray, "t d"]
     scale: Float[np.ndarray, " d"] | None
 
 
-def quantize(hidden: Num[np.ndarray, "t d"], storage: Storage) -> States:
+def quantize(hidden: Num[np.ndarray, "t d"], dtype: HiddenDtype) -> HiddenStates:
     """Hidden states in a dtype. In int8 the error is at most half of the channel's `scale`, which is 1/127 of its largest value."""
-    if storage != "int8":
-        return States(hidden.astype(_DTYPES["F32" if storage == "float32" else "BF16"]), None)
+    if dtype != "int8":
+        return HiddenStates(hidden.astype(_DTYPES["F32" if dtype == "float32" else "BF16"]), None)
     exact = hidden.astype(np.float32)
     scale = np.maximum(np.abs(exact).max(0), np.float32(1e-30)) / 127
-    return States(np.rint(exact / scale).astype(np.int8), scale)
+    return HiddenStates(np.rint(exact / scale).astype(np.int8), scale)
 
 
-def states_nbytes(tokens: int, width: int, storage: Storage) -> int:
+def hidden_states_nbytes(tokens: int, width: int, dtype: HiddenDtype) -> int:
     """Bytes of the hidden states of a turn."""
-    return tokens * width * {"float32": 4, "bfloat16": 2, "int8": 1}[storage] + (4 * width if storage == "int8" else 0)
+    return tokens * width * {"float32": 4, "bfloat16": 2, "int8": 1}[dtype] + (4 * width if dtype == "int8" else 0)
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class CachedExample:
 
     Attributes:
         key: names the pictures, as in an `Example`.
-        texts: its wordings and blueprint.
+        texts: its texts and blueprint.
         edit: whether there is a source.
         target: latents of the target picture.
         source: latents of the source picture; None for a caption.
-        states: wording -> the hidden states of its turn.
+        states: prompt -> the hidden states of its turn.
     """
 
     key: str
@@ -77,10 +77,10 @@ class CachedExample:
     edit: bool
     target: Float[np.ndarray, "h w c"]
     source: Float[np.ndarray, "h w c"] | None
-    states: Callable[[str], States]
+    states: Callable[[str], HiddenStates]
 
 
-class Layout(NamedTuple):
+class ShardLayout(NamedTuple):
     """The shards of a component of the mixture."""
 
     folder: AnyPath
@@ -122,18 +122,18 @@ def component_folders(cache: AnyPath, names: Sequence[str]) -> list[AnyPath]:
     return folders
 
 
-def read_layout(folder: AnyPath, rows: int) -> Layout | None:
+def read_shard_layout(folder: AnyPath, rows: int) -> ShardLayout | None:
     """The layout of a component with `rows` rows; None: it is not written yet.
 
     Raises:
         InputError: part.json is damaged, or has another number of rows.
     """
-    path = folder / PART
+    path = folder / PART_FILE
     if not path.exists():
         return None
     try:
         fields = json.loads(path.read_text())
-        layout = Layout(folder, fields["rows"], fields["shard_rows"])
+        layout = ShardLayout(folder, fields["rows"], fields["shard_rows"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: is damaged ({error}). Remove the folder, and write it again (dim cache).") from error
     if layout.rows != rows:
@@ -141,11 +141,11 @@ def read_layout(folder: AnyPath, rows: int) -> Layout | None:
     return layout
 
 
-def create_layout(folder: AnyPath, source: str, rows: int, shard_rows: int) -> Layout:
-    """Write the part.json of a new component, which `read_layout` reads."""
+def create_shard_layout(folder: AnyPath, source: str, rows: int, shard_rows: int) -> ShardLayout:
+    """Write the part.json of a new component, which `read_shard_layout` reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / PART, {"source": source, "rows": rows, "shard_rows": shard_rows}, indent=None)
-    return Layout(folder, rows, shard_rows)
+    write_json(folder / PART_FILE, {"source": source, "rows": rows, "shard_rows": shard_rows}, indent=None)
+    return ShardLayout(folder, rows, shard_rows)
 
 
 def pack(arrays: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None) -> bytes:
@@ -166,12 +166,12 @@ def unpack(record: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def row_records(
-    key: str, wordings: Mapping[str, States], target: Float[np.ndarray, "h w c"], source: Float[np.ndarray, "h w c"] | None
+    key: str, prompts: Mapping[str, HiddenStates], target: Float[np.ndarray, "h w c"], source: Float[np.ndarray, "h w c"] | None
 ) -> list[bytes]:
-    """The records of a row: its latents, then the hidden states of each wording."""
+    """The records of a row: its latents, then the hidden states of each prompt."""
     arrays = {"target": target} | ({} if source is None else {"source": source})
-    notes = {"key": key, "wordings": json.dumps([_digest(text) for text in wordings])}
-    states = ({name: array for name, array in stored._asdict().items() if array is not None} for stored in wordings.values())
+    notes = {"key": key, "wordings": json.dumps([_digest(text) for text in prompts])}
+    states = ({name: array for name, array in stored._asdict().items() if array is not None} for stored in prompts.values())
     return [pack(arrays, notes), *map(pack, states)]
 
 
@@ -180,7 +180,7 @@ def bad_record(error: str) -> bytes:
     return pack({}, {"error": error})
 
 
-def write_shard(layout: Layout, shard: int, rows: Iterable[tuple[int, list[bytes]]]) -> None:
+def write_shard(layout: ShardLayout, shard: int, rows: Iterable[tuple[int, list[bytes]]]) -> None:
     """Write a shard from (number of a row, its records), in any order.
 
     Raises:
@@ -209,7 +209,7 @@ class CachedSource:
         InputError: when a row is read: its shard is missing or damaged, the row could not be cached, or it was cached with other texts.
     """
 
-    def __init__(self, layout: Layout, rows: Source, edit: bool):
+    def __init__(self, layout: ShardLayout, rows: Source, edit: bool):
         self._arguments = (layout, rows, edit)
         self._layout, self._rows, self._edit = self._arguments
         self._shard = lru_cache(maxsize=None)(self._open_shard)
@@ -241,16 +241,16 @@ class CachedSource:
         arrays, notes = unpack(records[number])
         if "error" in notes:
             raise InputError(notes["error"])
-        wordings = json.loads(notes["wordings"])
+        digests = json.loads(notes["wordings"])
 
-        def states(text: str) -> States:
-            if (digest := _digest(text)) not in wordings:
+        def states(text: str) -> HiddenStates:
+            if (digest := _digest(text)) not in digests:
                 raise InputError(
                     f"{records.path}: row {index + 1} of the source ({notes['key']}) had other texts when it was cached. Restore the "
                     "source, or write another cache (dim cache --into)."
                 )
-            stored, _ = unpack(records[number + 1 + wordings.index(digest)])
-            return States(stored["hidden"], stored.get("scale"))
+            stored, _ = unpack(records[number + 1 + digests.index(digest)])
+            return HiddenStates(stored["hidden"], stored.get("scale"))
 
         return CachedExample(notes["key"], self.row_texts(index), self._edit, arrays["target"], arrays.get("source"), states)
 

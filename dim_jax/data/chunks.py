@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from dim_jax.data.cache import Layout
+from dim_jax.data.cache import ShardLayout
 from dim_jax.data.example import Example, Texts
 from dim_jax.data.pipeline import BadSample, MixtureComponent
 from dim_jax.data.plan import Component
@@ -25,12 +25,12 @@ class Chunk(NamedTuple):
     rows: Int[np.ndarray, " n"]
 
 
-class Row(NamedTuple):
-    """A row that can be used: its number, the name of its example, its wordings."""
+class ChunkRow(NamedTuple):
+    """A row that can be used: its number, the key of its example, its prompts."""
 
     number: int
     key: str
-    wordings: tuple[str, ...]
+    prompts: tuple[str, ...]
 
 
 class LoadedChunk(NamedTuple):
@@ -40,18 +40,18 @@ class LoadedChunk(NamedTuple):
         rows: the usable rows, in order.
         target: their target pictures, padded to the size of every chunk with repeats.
         source: their source pictures, padded alike; None for captions.
-        turns: the wordings of the first row, then of the second and so on, padded alike.
+        turns: the prompts of the first row, then of the second and so on, padded alike.
         bad: the rows that cannot be used.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ChunkRow, ...]
     target: UInt8[np.ndarray, "b h w 3"] | None
     source: UInt8[np.ndarray, "b h w 3"] | None
     turns: tuple[EncoderInputs, ...]
     bad: tuple[BadSample, ...]
 
 
-def shard_chunks(component_index: int, component: Component, layout: Layout, shard: int, size: int) -> list[Chunk]:
+def shard_chunks(component_index: int, component: Component, layout: ShardLayout, shard: int, size: int) -> list[Chunk]:
     """The chunks of a shard: the rows of each bucket, `size` at a time."""
     shard_rows = layout.shard_range(shard)
     in_shard = (component.rows >= shard_rows.start) & (component.rows < shard_rows.stop)
@@ -68,33 +68,33 @@ class ChunkLoader:
 
     Attributes:
         size: rows and turns that are computed at once.
-        substitute: list bad rows instead of raising an error.
+        skip_bad_rows: list bad rows instead of raising an error.
     """
 
     mixture: Sequence[MixtureComponent]
     chunks: Sequence[Chunk]
     reader: PaintReader
     size: int
-    substitute: bool = False
+    skip_bad_rows: bool = False
 
     def __call__(self, number: int) -> LoadedChunk:
         chunk = self.chunks[number]
         member, bucket = self.mixture[chunk.component_index], buckets(self.reader)[chunk.bucket]
-        rows, samples, bad = list[Row](), list[Sample](), list[BadSample]()
+        rows, samples, bad = list[ChunkRow](), list[Sample](), list[BadSample]()
         for row in chunk.rows.tolist():
             try:
                 example: Example = member.source[row]
             except InputError as error:
-                if not self.substitute:
+                if not self.skip_bad_rows:
                     raise
                 bad.append(BadSample(member.name, row + 1, str(error)))
                 continue
-            wordings = self.reader.wordings(Texts(example.texts, example.blueprint), edit=example.source is not None)
-            rows.append(Row(row, example.key, wordings))
-            samples += [Sample(example.key, text, example.source, "", example.target) for text in wordings]
+            prompts = self.reader.prompts(Texts(example.texts, example.blueprint), edit=example.source is not None)
+            rows.append(ChunkRow(row, example.key, prompts))
+            samples += [Sample(example.key, text, example.source, "", example.target) for text in prompts]
         if not rows:
             return LoadedChunk((), None, None, (), tuple(bad))
-        firsts = np.cumsum([0, *(len(row.wordings) for row in rows[:-1])]).tolist()
+        firsts = np.cumsum([0, *(len(row.prompts) for row in rows[:-1])]).tolist()
         target, source = self.reader.pixels(self._padded([samples[first] for first in firsts]), bucket)
         groups = (self._padded(samples[start : start + self.size]) for start in range(0, len(samples), self.size))
         return LoadedChunk(tuple(rows), target, source, tuple(self.reader.turns(group, bucket) for group in groups), tuple(bad))

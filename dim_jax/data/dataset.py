@@ -31,7 +31,7 @@ from dim_jax.storage.local_cache import cached_path, check_disk_space
 from dim_jax.storage.paths import AnyPath, as_path, entries
 
 INFO = "dataset_info.json"
-SMALL_PICTURE = 2**14  # bytes; smaller picture files are decoded once and cached, since the same pictures are in many edits
+SMALL_PICTURE_BYTES = 2**14  # bytes; smaller picture files are decoded once and cached, since the same pictures are in many edits
 CACHED_PICTURES = 16_384  # in each process: 200 MB if they have 64 x 64 pixels
 
 
@@ -46,7 +46,7 @@ class Source(Countable, Protocol):
     def stats(self, tokenizer: ChatTokenizer | None) -> RowStats | None: ...
 
 
-class StoredStats(NamedTuple):
+class SplitStats(NamedTuple):
     """`SPLIT.stats.npz`: statistics of the rows, their rules by number, and the digest of the tokenizer that counted ("": none)."""
 
     rows: RowStats
@@ -114,7 +114,7 @@ class Dataset:
 
     def raw(self, index: int) -> RawExample:
         """An example with its pictures as undecoded files."""
-        row, where = self._record(index), self._where(index)
+        row, where = self._record(index), self._location(index)
         pictures = {name: LazyImage(f"{where}, {name}", partial(row.__getitem__, name)) for name in ("source", "target") if name in row}
         try:
             key, rule, blueprint = (row[name].decode() if name in row else "" for name in ("key", "rule", "blueprint"))
@@ -128,21 +128,21 @@ class Dataset:
         return Texts(row.texts, row.blueprint)
 
     def size(self, index: int) -> tuple[int, int]:
-        stored = self._stored.rows
+        stored = self._split_stats.rows
         return int(stored.width[index]), int(stored.height[index])
 
     def rules(self) -> list[str]:
         """The rule of every row; "" if the data set has no rules."""
-        stored = self._stored
+        stored = self._split_stats
         return np.array(stored.rules, object)[stored.rule].tolist()
 
     def stats(self, tokenizer: ChatTokenizer | None) -> RowStats | None:
         """The statistics of `dim prepare`; None: it counted with another tokenizer."""
-        stored = self._stored
+        stored = self._split_stats
         return stored.rows if tokenizer is None or tokenizer.digest == stored.tokenizer else None
 
     @cached_property
-    def _stored(self) -> StoredStats:
+    def _split_stats(self) -> SplitStats:
         stats = read_stats(stats_path(self._folder, self._split))
         if len(stats.rows) != len(self):
             raise InputError(
@@ -152,17 +152,17 @@ class Dataset:
 
     def _read(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
-            raise IndexError(f"{self._where(index)}: there are {len(self)}.")
+            raise IndexError(f"{self._location(index)}: there are {len(self)}.")
         cached_path(self._files[int(np.searchsorted(self._ends, index, "right"))])
         try:
             return self._records[index]
         except RuntimeError as error:
             raise InputError(
-                f"{self._where(index)}: damaged ({str(error).splitlines()[0]}). `sha256sum --check SHA256SUMS` there "
+                f"{self._location(index)}: damaged ({str(error).splitlines()[0]}). `sha256sum --check SHA256SUMS` there "
                 "names the file. Copy or prepare it again."
             ) from error
 
-    def _where(self, index: int) -> str:
+    def _location(self, index: int) -> str:
         return f"{self._folder}, {self._split}, row {index + 1}"
 
     def __reduce__(self):
@@ -173,14 +173,14 @@ def stats_path(folder: AnyPath, split: str) -> AnyPath:
     return folder / f"{split}.stats.npz"
 
 
-def write_stats(path: AnyPath, stats: StoredStats) -> None:
+def write_stats(path: AnyPath, stats: SplitStats) -> None:
     """Write the file that `read_stats` reads; raises as `new_file`."""
     columns = {name: getattr(stats.rows, name) for name in COLUMNS}
     with new_file(path) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, **columns, rule=stats.rule, rules=np.array(json.dumps(stats.rules)), tokenizer=np.array(stats.tokenizer))
 
 
-def read_stats(path: AnyPath) -> StoredStats:
+def read_stats(path: AnyPath) -> SplitStats:
     """The statistics of a split.
 
     Raises:
@@ -189,7 +189,7 @@ def read_stats(path: AnyPath) -> StoredStats:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             rows = RowStats(*(file[name] for name in COLUMNS))
-            return StoredStats(rows, tuple(json.loads(str(file["rules"]))), file["rule"], str(file["tokenizer"]))
+            return SplitStats(rows, tuple(json.loads(str(file["rules"]))), file["rule"], str(file["tokenizer"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}). Copy the data set again, or prepare it again.") from error
 
@@ -203,7 +203,7 @@ def _local_metadata(folder: AnyPath) -> Path:
 
 def _decode(image: LazyImage) -> Image.Image:
     data = image.read()
-    if len(data) > SMALL_PICTURE:
+    if len(data) > SMALL_PICTURE_BYTES:
         return read_picture(io.BytesIO(data), image.name)
     try:
         return _small_picture(data)

@@ -29,7 +29,7 @@ def as_kind(name: str) -> Kind:
 
 
 class Texts(NamedTuple):
-    """The texts of an example: wordings of the instruction or captions, and the blueprint or None."""
+    """The texts of an example: instructions with one meaning, or captions, and the blueprint or None."""
 
     texts: tuple[str, ...]
     blueprint: str | None
@@ -43,7 +43,7 @@ class Example:
         source: the picture to edit; None for a caption.
         target: the picture to generate. Both are RGB.
         rule: the rule that makes the target from the source, if the data set has rules; else "edit", or "caption" without a source.
-        texts: wordings of the instruction, or captions of the target. Each is complete by itself.
+        texts: instructions with one meaning, or captions of the target. Each is complete by itself.
         blueprint: the designer's text of the edit; None for a caption.
         key: names the example, such as "noto/1f44d>noto/1f44d-1f3fd".
     """

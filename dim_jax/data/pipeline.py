@@ -21,9 +21,9 @@ from dim_jax.data.augment import Augment
 from dim_jax.data.batches import Batch
 from dim_jax.data.dataset import Source, open_source
 from dim_jax.data.example import Example, Kind, Split, as_kind
-from dim_jax.data.plan import Component, Plan, Planned
+from dim_jax.data.plan import Component, Plan, PlannedBatch
 from dim_jax.data.readers import Reader, buckets
-from dim_jax.data.row_stats import RowStats, count
+from dim_jax.data.row_stats import RowStats, count_rows
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.data.workers import exit_with_parent
 from dim_jax.errors import InputError
@@ -35,8 +35,8 @@ from dim_jax.storage.disk import NO_SPACE, check_space, format_bytes
 # As written in a config; `schedule` checks them.
 Mix = Mapping[str, Any]  # {PART: WEIGHT, ...}
 Curriculum = Sequence[Any]  # ((STEP, {PART: WEIGHT, ...}), ...)
-SHARED = Path("/dev/shm")
-ATTEMPTS = 100  # substitutes that are tried for a bad sample; if all of them are bad, something else is wrong
+SHARED_MEMORY = Path("/dev/shm")
+MAX_SUBSTITUTES = 100  # substitutes that are tried for a bad sample; if all of them are bad, something else is wrong
 
 
 class MixtureComponent(NamedTuple):
@@ -120,38 +120,38 @@ def make_plan(
     batch_size: int,
     seed: int,
     balance: float = 0.0,
-    allowed: int = 0,
+    max_bad_rows: int = 0,
     console: Console | None = None,
 ) -> Plan:
     """The order of a mixture. If a reader has several buckets, rows that `dim prepare` did not count are counted now.
 
-    `balance` repeats each row of a rule (most / count)^balance times, rounded; `most` is the count of the largest rule. Up to `allowed`
-    rows that cannot be read are planned all the same; the loader lists them.
+    `balance` repeats each row of a rule (most / count)^balance times, rounded; `most` is the count of the largest rule. Up to
+    `max_bad_rows` rows that cannot be read are planned all the same; the loader lists them.
 
     Raises:
-        InputError: rows have more tokens than any bucket, or more than `allowed` rows cannot be read.
+        InputError: rows have more tokens than any bucket, or more than `max_bad_rows` rows cannot be read.
     """
     components = []
     for member in mixture:
         rows = np.arange(len(member.source))
         if balance:
-            rows = np.repeat(rows, repeats(member.source.rules(), balance))
+            rows = np.repeat(rows, repeats_per_row(member.source.rules(), balance))
         numbers = np.zeros(len(member.source), np.int64)
         if len(buckets(reader)) > 1:
-            numbers = _bucket_numbers(member, reader, _stats(member, tokenizer, allowed, console))
+            numbers = _bucket_numbers(member, reader, _stats(member, tokenizer, max_bad_rows, console))
         # Small dtypes: every worker gets a copy, and there may be millions of rows.
         components.append(Component(member.name, member.weights, rows.astype(np.int32), numbers[rows].astype(np.int16)))
     return Plan(components, batch_size, seed)
 
 
-def repeats(rules: Sequence[str], balance: float) -> list[int]:
+def repeats_per_row(rules: Sequence[str], balance: float) -> list[int]:
     """How often each row is in an epoch, from its rule."""
     counts = Counter(rules)
     most = max(counts.values())
     return [round((most / counts[rule]) ** balance) for rule in rules]
 
 
-def _stats(member: MixtureComponent, tokenizer: ChatTokenizer | None, allowed: int, console: Console | None) -> RowStats:
+def _stats(member: MixtureComponent, tokenizer: ChatTokenizer | None, max_bad_rows: int, console: Console | None) -> RowStats:
     stats = member.source.stats(tokenizer)
     if stats is not None:
         return stats
@@ -160,7 +160,7 @@ def _stats(member: MixtureComponent, tokenizer: ChatTokenizer | None, allowed: i
             f"counting the tokens of {len(member.source):,} rows of {member.name}; `dim prepare --tokenizer` does it once for all runs"
         )
         console.out(message, highlight=False)
-    return count(member.source, tokenizer, allowed=allowed)
+    return count_rows(member.source, tokenizer, max_bad_rows=max_bad_rows)
 
 
 def _bucket_numbers(member: MixtureComponent, reader: Reader, stats: RowStats) -> Int[np.ndarray, " n"]:
@@ -188,7 +188,7 @@ class BadSample(NamedTuple):
     error: str
 
 
-class Loaded(NamedTuple):
+class LoadedBatch(NamedTuple):
     """This process's rows of a batch, the keys of their examples, and the bad samples that were replaced."""
 
     keys: tuple[str, ...]
@@ -203,7 +203,7 @@ class Loader:
     Attributes:
         batch_indices: the rows of the global batch that this process loads, in order.
         augment: changes examples; None: no change.
-        substitute: replace a bad sample by another row of its bucket instead of raising its error.
+        replace_bad_samples: replace a bad sample by another row of its bucket instead of raising its error.
     """
 
     mixture: Sequence[MixtureComponent]
@@ -211,32 +211,32 @@ class Loader:
     reader: Reader
     batch_indices: Int[np.ndarray, " b"]
     augment: Augment | None = None
-    substitute: bool = False
+    replace_bad_samples: bool = False
 
-    def __call__(self, step: int) -> Loaded:
-        planned = self.plan.at(step)
+    def __call__(self, step: int) -> LoadedBatch:
+        planned = self.plan.batch_at(step)
         bad: list[BadSample] = []
         samples: list[Any] = [self._sample(step, index, planned, bad) for index in self.batch_indices.tolist()]
         bucket = buckets(self.reader)[planned.bucket]
-        return Loaded(tuple(sample.key for sample in samples), self.reader.collate(samples, bucket, self.batch_indices), tuple(bad))
+        return LoadedBatch(tuple(sample.key for sample in samples), self.reader.collate(samples, bucket, self.batch_indices), tuple(bad))
 
-    def _sample(self, step: int, index: int, planned: Planned, bad: list[BadSample]) -> Any:
+    def _sample(self, step: int, index: int, planned: PlannedBatch, bad: list[BadSample]) -> Any:
         """The sample at an index of the global batch; its random numbers depend on seed, step and index."""
         member = self.mixture[planned.component]
         first = row = int(planned.rows[index])
-        for attempt in range(ATTEMPTS):
+        for attempt in range(MAX_SUBSTITUTES):
             rng = np.random.default_rng(random_stream(self.plan.seed, "samples", step, index))
             try:
                 example: Any = member.source[row]
                 if self.augment is not None:
                     example = self.augment(example, rng)
-                return self.reader.choose(example, rng)
+                return self.reader.make_sample(example, rng)
             except InputError as error:
-                if not self.substitute:
+                if not self.replace_bad_samples:
                     raise
                 bad.append(BadSample(member.name, row + 1, str(error)))
                 row = self.plan.substitute(planned, first, attempt)
-        raise InputError(f"{member.name}: {ATTEMPTS} rows one after the other cannot be used. The last: {bad[-1].error}")
+        raise InputError(f"{member.name}: {MAX_SUBSTITUTES} rows one after the other cannot be used. The last: {bad[-1].error}")
 
 
 def batches(loader: Callable[[int], Any], *, start: int, workers: int, stop: int = sys.maxsize) -> Iterator[Any]:
@@ -252,22 +252,22 @@ def batches(loader: Callable[[int], Any], *, start: int, workers: int, stop: int
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4), exit_with_parent)
         # Unpack what workers send while a training step runs, not between two steps.
         stream = grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=2)
-    return _through_shared_memory(stream, workers) if workers else iter(stream)
+    return _shared_memory_errors(stream, workers) if workers else iter(stream)
 
 
-def _through_shared_memory(stream: Iterable[Any], workers: int) -> Iterator[Any]:
+def _shared_memory_errors(stream: Iterable[Any], workers: int) -> Iterator[Any]:
     """The same batches; raises InputError if shared memory is too small for what workers send (a write past its end kills a worker)."""
     remedy = "Give it more (docker run --shm-size=8g; on Kubernetes an emptyDir with medium: Memory there), or set data.workers to 0."
-    if SHARED.exists():
-        check_space(SHARED, workers * 2**20, what=f"{workers} processes that load data", remedy=remedy)
+    if SHARED_MEMORY.exists():
+        check_space(SHARED_MEMORY, workers * 2**20, purpose=f"{workers} processes that load data", remedy=remedy)
     sys.warnoptions.append("ignore:resource_tracker")  # Python's process that cleans up after a killed worker warns
     try:
         yield from stream
     except (OSError, RuntimeError) as error:
         if "exit code -7" not in str(error) and getattr(error, "errno", 0) not in NO_SPACE:
             raise
-        free = shutil.disk_usage(SHARED)
+        free = shutil.disk_usage(SHARED_MEMORY)
         raise InputError(
-            f"{SHARED}: too small ({format_bytes(free.total)}, {format_bytes(free.free)} of it free) for the batches of {workers} "
+            f"{SHARED_MEMORY}: too small ({format_bytes(free.total)}, {format_bytes(free.free)} of it free) for the batches of {workers} "
             f"processes that load data. {remedy}"
         ) from error

@@ -59,7 +59,7 @@ class Phase(NamedTuple):
         return counts
 
 
-class Planned(NamedTuple):
+class PlannedBatch(NamedTuple):
     """The batch of a step: indices of its component and of its bucket, and rows of the component's source in order of the batch."""
 
     component: int
@@ -85,22 +85,22 @@ class Plan:
         self._phases: list[Phase] = []
         for start in starts:
             before = self._phases[-1].counts(start) if self._phases else [0] * len(components)
-            self._phases.append(Phase(start, _shares([component.weights[start] for component in components]), before))
-        self._members = [_by_bucket(component) for component in components]
+            self._phases.append(Phase(start, _integer_weights([component.weights[start] for component in components]), before))
+        self._rows_by_bucket = [_group_by_bucket(component) for component in components]
         self._lock = threading.Lock()  # otherwise each thread of a loader would shuffle a new epoch
-        self._entries = lru_cache(2 * sum(map(len, self._members)))(self._shuffled_entries)
+        self._entries = lru_cache(2 * sum(map(len, self._rows_by_bucket)))(self._shuffled_entries)
         self._batches = lru_cache(2 * len(components))(self._shuffled_batches)
 
     def __reduce__(self):
         return Plan, self._arguments
 
-    def at(self, step: int) -> Planned:
+    def batch_at(self, step: int) -> PlannedBatch:
         """The batch of a step, from 0 on."""
         phase = self._phases[bisect_right(self._phases, step, key=lambda phase: phase.start) - 1]
         before, after = phase.counts(step), phase.counts(step + 1)
         component = next(i for i, (now, then) in enumerate(zip(before, after, strict=True)) if then > now)
         number = before[component]
-        members = self._members[component]
+        members = self._rows_by_bucket[component]
         epoch = self._epoch(component, number)
         with self._lock:
             batches = self._batches(component, epoch)
@@ -114,17 +114,17 @@ class Plan:
                 order = self._entries(component, int(bucket), int(bucket_epoch))
             in_epoch = epochs == bucket_epoch
             chosen[in_epoch] = rows[order[offsets[in_epoch]]]
-        return Planned(component, int(bucket), chosen)
+        return PlannedBatch(component, int(bucket), chosen)
 
-    def substitute(self, planned: Planned, row: int, attempt: int) -> int:
+    def substitute(self, planned: PlannedBatch, row: int, attempt: int) -> int:
         """Another row of the same component and bucket, to replace a bad sample; `attempt` counts from 0."""
-        rows = self._members[planned.component][planned.bucket]
-        bits = _bits(self.seed, _SUBSTITUTE, planned.component, row, attempt)
+        rows = self._rows_by_bucket[planned.component][planned.bucket]
+        bits = _bit_generator(self.seed, _SUBSTITUTE, planned.component, row, attempt)
         return int(rows[int(bits.random_raw() % len(rows))])
 
     def remainder(self, component: int, epoch: int) -> int:
         """How many entries of a component are left at the end of an epoch (from 0 on), for batches of the next."""
-        return sum(len(rows) * (epoch + 1) % self.batch_size for rows in self._members[component].values())
+        return sum(len(rows) * (epoch + 1) % self.batch_size for rows in self._rows_by_bucket[component].values())
 
     def batches(self, component: int, epoch: int) -> int:
         """How many batches of a component an epoch has."""
@@ -132,11 +132,11 @@ class Plan:
 
     def _batches_before(self, component: int, epoch: int) -> int:
         """Batches of a component before an epoch."""
-        return sum(len(rows) * epoch // self.batch_size for rows in self._members[component].values())
+        return sum(len(rows) * epoch // self.batch_size for rows in self._rows_by_bucket[component].values())
 
     def _epoch(self, component: int, number: int) -> int:
         """The epoch of a component's batch."""
-        members = self._members[component].values()
+        members = self._rows_by_bucket[component].values()
         entries = sum(map(len, members))
         first = number * self.batch_size // entries  # by the number of entries; remainders may put it this many epochs later:
         last = first + len(members) * self.batch_size // entries + 2
@@ -146,31 +146,31 @@ class Plan:
         """Bucket, and index within the bucket, of each batch of an epoch."""
         batches = [
             (bucket, batch)
-            for bucket, rows in self._members[component].items()
+            for bucket, rows in self._rows_by_bucket[component].items()
             for batch in range(len(rows) * epoch // self.batch_size, len(rows) * (epoch + 1) // self.batch_size)
         ]
-        return np.array(batches, np.int64).reshape(-1, 2)[_order(len(batches), self.seed, _BATCHES, component, epoch)]
+        return np.array(batches, np.int64).reshape(-1, 2)[_permutation(len(batches), self.seed, _BATCHES, component, epoch)]
 
     def _shuffled_entries(self, component: int, bucket: int, epoch: int) -> Integer[np.ndarray, " n"]:
-        return _order(len(self._members[component][bucket]), self.seed, _ENTRIES, component, bucket, epoch)
+        return _permutation(len(self._rows_by_bucket[component][bucket]), self.seed, _ENTRIES, component, bucket, epoch)
 
 
-def _shares(weights: Sequence[float]) -> list[int]:
+def _integer_weights(weights: Sequence[float]) -> list[int]:
     """Integers in the proportion of the weights, which are rounded to six digits."""
     exact = [Fraction(weight).limit_denominator(10**6) for weight in weights]
     unit = lcm(*(weight.denominator for weight in exact))
     return [int(weight * unit) for weight in exact]
 
 
-def _by_bucket(component: Component) -> dict[int, np.ndarray]:
+def _group_by_bucket(component: Component) -> dict[int, np.ndarray]:
     """Rows of the entries of each bucket."""
     return {int(bucket): component.rows[component.buckets == bucket] for bucket in np.unique(component.buckets)}
 
 
-def _order(count: int, *seed: int) -> Integer[np.ndarray, " n"]:
+def _permutation(count: int, *seed: int) -> Integer[np.ndarray, " n"]:
     """The numbers 0 to count - 1 in a random order, small enough to keep for millions."""
-    return np.argsort(_bits(*seed).random_raw(count), kind="stable").astype(np.uint32)
+    return np.argsort(_bit_generator(*seed).random_raw(count), kind="stable").astype(np.uint32)
 
 
-def _bits(*seed: int) -> np.random.PCG64:
+def _bit_generator(*seed: int) -> np.random.PCG64:
     return np.random.PCG64(np.random.SeedSequence(seed))

@@ -1,7 +1,7 @@
 """Examples to the batches of a training step, in numpy: one reader for each objective. Data workers run them.
 
 A reader defines the buckets (`sizes` by `lengths`) and the largest number of tokens of each row (`tokens`); the plan uses both. It makes a
-sample of an example, with a random wording (`choose`), and stacks samples to a batch (`collate`).
+sample of an example, with one of its prompts (`make_sample`), and stacks samples to a batch (`collate`).
 """
 
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from dim_jax.data.batches import AnswerBatch, CachedBatch, PaintBatch, PictureBatch
-from dim_jax.data.cache import CachedExample, States
+from dim_jax.data.cache import CachedExample, HiddenStates
 from dim_jax.data.example import Example, Texts
 from dim_jax.data.row_stats import RowStats
 from dim_jax.errors import InputError
 from dim_jax.processing.buckets import Bucket
-from dim_jax.processing.inputs import EncoderInputs, in_larger_batch
-from dim_jax.processing.pictures import autoencoder_samples
+from dim_jax.processing.inputs import EncoderInputs, offset_picture_tokens
+from dim_jax.processing.pictures import autoencoder_pixels_uint8
 from dim_jax.processing.processor import Processor
 
 Text = Literal["instruction", "blueprint"]
 Sizes = tuple[tuple[int, int], ...]  # (height, width) in pixels
 BatchIndices = Int[np.ndarray, " b"]  # of the samples in the global batch, if this process has a part of it
-DESCRIBE = "Describe this picture."
+CAPTION_PROMPT = "Describe this picture."
 
 
 class Sample(NamedTuple):
@@ -48,13 +48,13 @@ class PictureReader:
     def tokens(self, stats: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
         return np.zeros(len(stats), np.int64)
 
-    def choose(self, example: Example, rng: np.random.Generator) -> Sample:
+    def make_sample(self, example: Example, rng: np.random.Generator) -> Sample:
         mirrored = rng.random() < 0.5
         target = example.target.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else example.target
         return Sample(example.key, "", None, "", target)
 
     def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: BatchIndices | None = None) -> PictureBatch:
-        return PictureBatch(_samples([sample.target for sample in samples], bucket))
+        return PictureBatch(_stack_pixels([sample.target for sample in samples], bucket))
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class AnswerReader:
         around = self.processor.overhead_tokens(pictures=1, generation_prompt=True) + 1  # and the answer's end
         if edit:
             return around + stats.texts + stats.blueprint
-        return around + len(self.processor.tokenizer.encode(DESCRIBE)) + stats.texts
+        return around + len(self.processor.tokenizer.encode(CAPTION_PROMPT)) + stats.texts
 
-    def choose(self, example: Example, rng: np.random.Generator) -> Sample:
+    def make_sample(self, example: Example, rng: np.random.Generator) -> Sample:
         text = str(rng.choice(example.texts))
         if example.source is None:
-            return Sample(example.key, DESCRIBE, example.target, text, example.target)
+            return Sample(example.key, CAPTION_PROMPT, example.target, text, example.target)
         if example.blueprint is None:
             raise InputError(f"{example.key} has no blueprint, which the encoder should learn. Write blueprints first (`dim design`).")
         return Sample(example.key, text, example.source, example.blueprint, example.target)
@@ -99,20 +99,20 @@ class PaintReader:
         blueprint = stats.blueprint if edit and self.text == "blueprint" else np.zeros_like(stats.texts)
         return self.processor.overhead_tokens(pictures=int(edit)) + np.where(blueprint > 0, blueprint, stats.texts)
 
-    def wordings(self, texts: Texts, *, edit: bool) -> tuple[str, ...]:
+    def prompts(self, texts: Texts, *, edit: bool) -> tuple[str, ...]:
         """The prompts of a row: its blueprint, or each of its texts."""
         return (texts.blueprint,) if edit and self.text == "blueprint" and texts.blueprint is not None else texts.texts
 
     def condition_tokens(self, texts: Texts, *, edit: bool) -> list[int]:
-        """Number of condition tokens with each of the wordings."""
-        return [self.processor.condition_tokens(text, pictures=int(edit)) for text in self.wordings(texts, edit=edit)]
+        """Number of condition tokens with each of the prompts."""
+        return [self.processor.condition_tokens(text, pictures=int(edit)) for text in self.prompts(texts, edit=edit)]
 
-    def choose_wording(self, texts: Texts, rng: np.random.Generator, *, edit: bool) -> str:
-        """One of the wordings, at random."""
-        return str(rng.choice(self.wordings(texts, edit=edit)))
+    def choose_prompt(self, texts: Texts, rng: np.random.Generator, *, edit: bool) -> str:
+        """One of the prompts, at random."""
+        return str(rng.choice(self.prompts(texts, edit=edit)))
 
-    def choose(self, example: Example, rng: np.random.Generator) -> Sample:
-        prompt = self.choose_wording(Texts(example.texts, example.blueprint), rng, edit=example.source is not None)
+    def make_sample(self, example: Example, rng: np.random.Generator) -> Sample:
+        prompt = self.choose_prompt(Texts(example.texts, example.blueprint), rng, edit=example.source is not None)
         return Sample(example.key, prompt, example.source, "", example.target)
 
     def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: BatchIndices | None = None) -> PaintBatch:
@@ -124,21 +124,21 @@ class PaintReader:
     def pixels(self, samples: Sequence[Sample], bucket: Bucket) -> tuple[UInt8[np.ndarray, "b h w 3"], UInt8[np.ndarray, "b h w 3"] | None]:
         """Target pictures, and source pictures of edits."""
         sources = [sample.source_image for sample in samples if sample.source_image is not None]
-        return _samples([sample.target for sample in samples], bucket), _samples(sources, bucket) if sources else None
+        return _stack_pixels([sample.target for sample in samples], bucket), _stack_pixels(sources, bucket) if sources else None
 
 
 class CachedSample(NamedTuple):
-    """One row of a batch from a cache: the example's key, the hidden states of one wording, and latents."""
+    """One row of a batch from a cache: the example's key, the hidden states of one prompt, and latents."""
 
     key: str
-    states: States
+    states: HiddenStates
     target: np.ndarray
     source: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class CachedReader:
-    """For the diffusion model, from a cache: with the buckets and wordings of `paint`, which would load the same rows online."""
+    """For the diffusion model, from a cache: with the buckets and prompts of `paint`, which would load the same rows online."""
 
     paint: PaintReader
 
@@ -153,8 +153,8 @@ class CachedReader:
     def tokens(self, stats: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
         return self.paint.tokens(stats, edit=edit)
 
-    def choose(self, example: CachedExample, rng: np.random.Generator) -> CachedSample:
-        prompt = self.paint.choose_wording(example.texts, rng, edit=example.edit)
+    def make_sample(self, example: CachedExample, rng: np.random.Generator) -> CachedSample:
+        prompt = self.paint.choose_prompt(example.texts, rng, edit=example.edit)
         return CachedSample(example.key, example.states(prompt), example.target, example.source)
 
     def collate(self, samples: Sequence[CachedSample], bucket: Bucket, rows: BatchIndices | None = None) -> CachedBatch:
@@ -177,7 +177,7 @@ def buckets(reader: Reader) -> list[Bucket]:
 
 
 def _in_global_batch(inputs: EncoderInputs, rows: BatchIndices | None, processor: Processor) -> EncoderInputs:
-    return inputs if rows is None else in_larger_batch(inputs, rows, processor.layout)
+    return inputs if rows is None else offset_picture_tokens(inputs, rows, processor.layout)
 
 
 def _source_images(samples: Sequence[Sample]) -> list[list[Image.Image]]:
@@ -190,5 +190,5 @@ def _stack_or_none(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
     return np.stack(present) if present else None
 
 
-def _samples(pictures: Sequence[Image.Image], bucket: Bucket) -> UInt8[np.ndarray, "b h w 3"]:
-    return np.stack([autoencoder_samples(picture, (bucket.height, bucket.width)) for picture in pictures])
+def _stack_pixels(pictures: Sequence[Image.Image], bucket: Bucket) -> UInt8[np.ndarray, "b h w 3"]:
+    return np.stack([autoencoder_pixels_uint8(picture, (bucket.height, bucket.width)) for picture in pictures])

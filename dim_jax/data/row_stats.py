@@ -18,7 +18,7 @@ class RowStats:
 
     Attributes:
         width: pixels of the source picture, or of the target if there is no source. So is `height`.
-        texts: tokens of the longest wording.
+        texts: tokens of the longest text.
         blueprint: tokens of the blueprint; 0 without one.
     """
 
@@ -45,11 +45,11 @@ class Countable(Protocol):
     def size(self, index: int) -> tuple[int, int]: ...
 
 
-def count(rows: Countable, tokenizer: ChatTokenizer | None, *, allowed: int = 0) -> RowStats:
+def count_rows(rows: Countable, tokenizer: ChatTokenizer | None, *, max_bad_rows: int = 0) -> RowStats:
     """The statistics of all rows; without a tokenizer, token counts are 0. A row that cannot be read gets zeros.
 
     Raises:
-        InputError: more than `allowed` rows cannot be read; names the first.
+        InputError: more than `max_bad_rows` rows cannot be read; names the first.
     """
     sizes, texts, bad = list[tuple[int, int]](), list[Texts](), list[InputError]()
     for row in range(len(rows)):
@@ -57,8 +57,8 @@ def count(rows: Countable, tokenizer: ChatTokenizer | None, *, allowed: int = 0)
             size, row_texts = rows.size(row), rows.row_texts(row)
         except InputError as error:
             bad.append(error)
-            if len(bad) > allowed:
-                message = f"More than {allowed} rows cannot be used. The first: {bad[0]}" if allowed else str(error)
+            if len(bad) > max_bad_rows:
+                message = f"More than {max_bad_rows} rows cannot be used. The first: {bad[0]}" if max_bad_rows else str(error)
                 raise InputError(message) from error
             size, row_texts = (0, 0), Texts(("",), None)
         sizes.append(size)
@@ -71,13 +71,13 @@ def token_counts(rows: Sequence[Texts], tokenizer: ChatTokenizer | None) -> Int[
     """The columns `texts` and `blueprint` of `RowStats`: the most tokens that each text adds to a turn."""
     if tokenizer is None:
         return np.zeros((len(rows), 2), np.int32)
-    texts = _tokens_added({text for row in rows for text in row.texts}, tokenizer, joined=True)
-    blueprints = _tokens_added({row.blueprint or "" for row in rows}, tokenizer, joined=False)  # always after a picture
+    texts = _token_increase({text for row in rows for text in row.texts}, tokenizer, joined=True)
+    blueprints = _token_increase({row.blueprint or "" for row in rows}, tokenizer, joined=False)  # always after a picture
     counts = [(max(texts[text] for text in row.texts), blueprints[row.blueprint or ""]) for row in rows]
     return np.array(counts, np.int32).reshape(-1, 2)
 
 
-def _tokens_added(texts: set[str], tokenizer: ChatTokenizer, *, joined: bool) -> dict[str, int]:
+def _token_increase(texts: set[str], tokenizer: ChatTokenizer, *, joined: bool) -> dict[str, int]:
     """The tokens of each text after a picture; if `joined`, also directly after the header, and the larger number counts."""
     lengths = dict(zip(texts, tokenizer.lengths(list(texts)), strict=True))
     if not joined:

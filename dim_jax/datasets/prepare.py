@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import track
 
-from dim_jax.data.dataset import INFO, StoredStats, stats_path, write_stats
+from dim_jax.data.dataset import INFO, SplitStats, stats_path, write_stats
 from dim_jax.data.example import KINDS, Kind
 from dim_jax.data.row_stats import COLUMNS, RowStats
 from dim_jax.data.workers import process_pool
@@ -40,7 +40,7 @@ from dim_jax.errors import InputError, require_packages
 from dim_jax.plugins import plugin
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.storage.disk import check_space
-from dim_jax.storage.folders import new_file, write_json, write_text, writing
+from dim_jax.storage.folders import new_file, write_errors, write_json, write_text
 from dim_jax.storage.locks import lock_folder
 from dim_jax.storage.paths import AnyPath, absolute, entries
 
@@ -96,7 +96,7 @@ def prepare(
             raise InputError(f"{out}: was started with other arguments ({changes}). Choose another folder, or start again (--overwrite).")
         if old_plan is not None and not work_folder.exists():
             return old_plan["rows"]
-        with writing(out):
+        with write_errors(out):
             work_folder.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             archives.index_archives(source, work_folder, console)
@@ -104,7 +104,7 @@ def prepare(
         shards_to_write, plan = _plan_shards(source, name, tokenizer, work_folder, out, finished, old_plan or plan, shards)
         write_json(work_folder / PLAN, plan)
         for folder in {shard.path.parent for shard in shards_to_write}:
-            with writing(folder):
+            with write_errors(folder):
                 folder.mkdir(exist_ok=True)
         shard_infos = _write(shards_to_write, out, finished, bad_samples, workers, console)
         plan["rows"] = _finish(shard_infos, out, plan)
@@ -140,7 +140,7 @@ def _plan_shards(
     if plan.get("planned", rows) != rows:
         raise InputError(f"{out}: was started when {source} had other rows ({plan['planned']}, now {rows}). Start again (--overwrite).")
     if isinstance(out, Path):
-        check_space(out, missing, what=os.fspath(out), remedy="Free some space, or choose another folder.")
+        check_space(out, missing, purpose=os.fspath(out), remedy="Free some space, or choose another folder.")
     return planned, {**plan, "shards": counts, "planned": rows}
 
 
@@ -201,11 +201,11 @@ def _finish(shard_infos: Mapping[Shard, ShardInfo], out: AnyPath, plan: Mapping[
     return rows
 
 
-def _merge_stats(infos: Sequence[ShardInfo], tokenizer: str) -> StoredStats:
+def _merge_stats(infos: Sequence[ShardInfo], tokenizer: str) -> SplitStats:
     """The statistics of a split from those of its shards."""
     columns = RowStats(*(np.concatenate([getattr(info.stats, name) for info in infos]) for name in COLUMNS))
     rules, numbers = np.unique([rule for info in infos for rule in info.rules], return_inverse=True)
-    return StoredStats(columns, tuple(map(str, rules)), numbers.astype(np.int16), tokenizer)
+    return SplitStats(columns, tuple(map(str, rules)), numbers.astype(np.int16), tokenizer)
 
 
 def _write_dataset_info(folder: AnyPath, kind: Kind, splits: Mapping[str, Sequence[ShardInfo]], plan: Mapping[str, Any]) -> None:
@@ -252,11 +252,11 @@ def _remove(out: AnyPath) -> None:
     """Remove the files of this command from a folder, and nothing else."""
     for folder in (*(out / kind for kind in KINDS if (out / kind / INFO).exists() or (out / WORK_FOLDER).exists()), out / WORK_FOLDER):
         _remove_folder(folder)
-    with writing(out):
+    with write_errors(out):
         (out / BAD).unlink(missing_ok=True)
 
 
 def _remove_folder(folder: AnyPath) -> None:
     if folder.exists():
-        with writing(folder):
+        with write_errors(folder):
             shutil.rmtree(folder) if isinstance(folder, Path) else folder.rmtree()

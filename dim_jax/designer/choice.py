@@ -8,7 +8,7 @@ from typing import NamedTuple
 from dim_jax.designer.clients import MAX_TOKENS, SERVERS, ChatDesigner, Designer, Request, Response
 from dim_jax.designer.responses import replace_surrogates
 from dim_jax.errors import InputError
-from dim_jax.storage.jsonl import values
+from dim_jax.storage.jsonl import read_values
 
 ONLINE = (*SERVERS, "azure")
 KINDS = {**dict.fromkeys(SERVERS, "MODEL"), "azure": "DEPLOYMENT", "file": "BLUEPRINTS.jsonl", "local": "[FOLDER]", "none": ""}
@@ -90,7 +90,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
     Raises:
         InputError: the file cannot be read, or a line is not such an object.
     """
-    for where, row in values(path):
+    for where, row in read_values(path):
         if not isinstance(row, dict) or not isinstance(row.get("id"), str | int) or not isinstance(row.get("prompt"), str):
             raise InputError(f'{where}: each line must be an object with the texts "id" and "prompt".')
         yield where, {**row, "id": str(row["id"])}

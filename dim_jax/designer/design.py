@@ -14,7 +14,7 @@ from dim_jax.designer.picture import digest
 from dim_jax.designer.responses import replace_surrogates
 from dim_jax.designer.runner import Job, run, summary
 from dim_jax.errors import InputError, SignalError, check_unicode
-from dim_jax.storage.disk import may_be_made
+from dim_jax.storage.disk import is_creatable
 
 JOURNAL_VARIABLE = "DIM_BLUEPRINTS"  # the environment variable that names the file of answers to single questions
 
@@ -26,7 +26,7 @@ def journal_path() -> Path:
         InputError: it cannot be written.
     """
     path = Path(os.path.expanduser(os.environ.get(JOURNAL_VARIABLE) or "~/.cache/dim_jax/blueprints.jsonl"))
-    if path.parts[0] == "~" or not may_be_made(path.parent.absolute()) or (path.exists() and not os.access(path, os.W_OK)):
+    if path.parts[0] == "~" or not is_creatable(path.parent.absolute()) or (path.exists() and not os.access(path, os.W_OK)):
         raise InputError(f"{path}: answers are kept there, and it cannot be written. Name another file: {JOURNAL_VARIABLE}=FILE.jsonl.")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dim_jax.errors import InputError
-from dim_jax.processing.pictures import open_picture, read_header, without_texts
+from dim_jax.processing.pictures import open_picture, read_header, strip_png_texts
 
 MIME_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
@@ -41,7 +41,7 @@ def encode_picture(path: Path) -> EncodedPicture:
     picture, data = open_picture(path), path.read_bytes()
     header = read_header(io.BytesIO(data), str(path))
     if header.plain and header.format in MIME_TYPES:
-        return EncodedPicture(without_texts(data), MIME_TYPES[header.format])
+        return EncodedPicture(strip_png_texts(data), MIME_TYPES[header.format])
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=1)
     return EncodedPicture(file.getvalue(), "image/png")

@@ -12,7 +12,7 @@ from dim_jax.designer.responses import replace_surrogates
 from dim_jax.designer.runner import Job, run, summary
 from dim_jax.designer.task import Task
 from dim_jax.errors import InputError, SignalError
-from dim_jax.storage.jsonl import objects
+from dim_jax.storage.jsonl import read_objects
 
 
 class DesignerFactory(NamedTuple):
@@ -98,7 +98,7 @@ class Answers(NamedTuple):
         expected = {job.row["id"]: (designer, (job.task or task).version, job.instruction) for job in jobs}
 
         def rows_of(file: Path):
-            for _, row in objects(file) if file.exists() else ():
+            for _, row in read_objects(file) if file.exists() else ():
                 design = row["design"]
                 if (design["designer"], design["prompt_version"], design["instruction"]) == expected.get(row["id"]):
                     yield row

@@ -27,7 +27,7 @@ import numpy as np
 
 from dim_jax.errors import InputError
 from dim_jax.plugins import load_plugins, plugin
-from dim_jax.storage.jsonl import objects
+from dim_jax.storage.jsonl import read_objects
 
 # direct: the painter reads the instruction; designed: a blueprint; reflected: the designer looks at the result and may ask again.
 Track = Literal["direct", "designed", "reflected"]
@@ -164,7 +164,7 @@ def read_finished(track: Path) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(track.glob("cases*.jsonl")):
-        for where, row in objects(path, torn=True):
+        for where, row in read_objects(path, skip_torn=True):
             if not isinstance(row.get("id"), str) or not isinstance(row.get("pictures"), list):
                 raise InputError(f"{where} was not written by `dim evaluate`. Remove the line, or choose another output.")
             found[row["id"]] = row

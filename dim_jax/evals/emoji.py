@@ -27,7 +27,7 @@ from dim_jax.pipeline import EditPipeline
 from dim_jax.processing.pictures import cover_crop
 from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
-from dim_jax.sheets import grid, labelled
+from dim_jax.sheets import grid, with_caption
 from dim_jax.storage.folders import check_file, new_file
 
 PAIRS_PER_RULE, PAIRS = 24, 200
@@ -214,5 +214,5 @@ def _sheet(examples: Sequence[Example], tasks: Sequence[kept.Edit], results: Seq
         line = lines.setdefault(example.rule, [])
         if len(line) < SHOWN:
             row = [task.source, cover_crop(result, (example.target.height, example.target.width)), example.target]
-            line.append(labelled(row, f"{example.rule}: {task.prompt}", zoom=2))
+            line.append(with_caption(row, f"{example.rule}: {task.prompt}", zoom=2))
     return grid(list(lines.values()))

@@ -22,8 +22,8 @@ from dim_jax.designer.task import AnswerError, Task
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import TRACKS, Case, read_finished
 from dim_jax.evals.protocols import Protocol, Question
-from dim_jax.storage.folders import writing
-from dim_jax.storage.jsonl import objects
+from dim_jax.storage.folders import write_errors
+from dim_jax.storage.jsonl import read_objects
 
 ASKS = 3  # of a question whose answers are refusals or have no scores, before it counts as failed
 FAILURES = ".failures.jsonl"  # what the journal puts after a file's name
@@ -110,7 +110,7 @@ def judge(out: Path, cases: Sequence[Case], protocol: Protocol, writer: Designer
     for track in tracks:
         asked = questions(out / track, cases, protocol)
         folder = out / track / "judge"
-        with writing(folder):
+        with write_errors(folder):
             folder.mkdir(exist_ok=True)
         designer = writer.open()
         path = folder / f"{file_name(designer.name)}.jsonl"
@@ -201,7 +201,7 @@ def _entries(path: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     for file in (path.with_name(path.stem + FAILURES), path):
-        for where, row in objects(file, torn=True) if file.exists() else ():
+        for where, row in read_objects(file, skip_torn=True) if file.exists() else ():
             if not isinstance(row.get("id"), str) or not isinstance(row.get("design"), dict):
                 raise InputError(f"{where} was not written by `dim evaluate`. Remove the line, or the file.")
             yield row

@@ -19,9 +19,9 @@ from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.processing.pictures import open_picture
 from dim_jax.sampling import Sampler, Source
 from dim_jax.settings import Settings
-from dim_jax.storage.disk import may_be_made
-from dim_jax.storage.folders import append, make_folder, new_file, writing
-from dim_jax.storage.jsonl import objects
+from dim_jax.storage.disk import is_creatable
+from dim_jax.storage.folders import append, make_folder, new_file, write_errors
+from dim_jax.storage.jsonl import read_objects
 from dim_jax.storage.local_cache import cache_folder
 from dim_jax.weights.lora_files import is_lora, parse_spec
 
@@ -70,11 +70,11 @@ def checkpoint_digest(painter: Sampler) -> str:
     """
     marks = [_file_marks(source) for source in painter.sources]
     memory = cache_folder() / DIGESTS
-    if not all(marks) or not may_be_made(memory.parent):
+    if not all(marks) or not is_creatable(memory.parent):
         return digest(painter)
     key = hashlib.sha256(json.dumps([__version__, painter.dtype, painter.sources[1:], marks]).encode()).hexdigest()
     try:
-        known = {row["files"]: row["digest"] for _, row in objects(memory, torn=True)} if memory.exists() else {}
+        known = {row["files"]: row["digest"] for _, row in read_objects(memory, skip_torn=True)} if memory.exists() else {}
     except (InputError, KeyError):  # of another program, or damaged
         return digest(painter)
     if key not in known:
@@ -198,7 +198,7 @@ def link(file: Path, name: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    with writing(name.parent):
+    with write_errors(name.parent):
         name.parent.mkdir(parents=True, exist_ok=True)
         name.unlink(missing_ok=True)
     try:

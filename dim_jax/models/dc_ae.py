@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from dim_jax.models import fused
 from dim_jax.models.dc_ae_config import RES_BLOCK, DCAEConfig, Stage
-from dim_jax.models.dc_ae_tiling import Tiling, tiled
+from dim_jax.models.dc_ae_tiling import Tiling, apply_tiled
 from dim_jax.models.layers import DepthwiseConv, linear_attention
 from dim_jax.models.precision import exact_products
 
@@ -135,7 +135,7 @@ class GLUConv(nnx.Module):
         self.norm = RMSNorm(d)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        y = fused.widened_gated_conv(x, self.conv_inverted, self.conv_depth)
+        y = fused.inverted_gated_conv(x, self.conv_inverted, self.conv_depth)
         return x + self.norm(self.conv_point(y))
 
 
@@ -283,9 +283,9 @@ class DCAE(nnx.Module):
         config = self.config
         if any(side % config.factor for side in pixels.shape[1:3]):
             raise ValueError(f"pixels {pixels.shape}: height and width must be multiples of {config.factor}. Resize or crop first.")
-        if tiling.cuts(*pixels.shape[1:3]):
-            tile, rim = tiling.tile // config.cell, config.rim(config.encoder)
-            x = tiled(self.encoder.fine, pixels, tile=tile, rim=rim, scale_in=config.cell, scale_out=1)
+        if tiling.applies_to(*pixels.shape[1:3]):
+            tile, halo = tiling.tile // config.cell, config.halo(config.encoder)
+            x = apply_tiled(self.encoder.fine, pixels, tile=tile, halo=halo, scale_in=config.cell, scale_out=1)
         else:
             x = self.encoder.fine(pixels)
         return self.encoder.coarse(x).astype(jnp.float32) * config.scaling_factor
@@ -296,7 +296,7 @@ class DCAE(nnx.Module):
         """Pixels, about [-1, 1] and not clipped, float32, of latents that `encode` made or a sampler drew."""
         config = self.config
         x = self.decoder.coarse(latents.astype(jnp.float32) / config.scaling_factor)
-        if tiling.cuts(*(config.factor * side for side in latents.shape[1:3])):
-            tile, rim = tiling.tile // config.cell, config.rim(config.decoder)
-            return tiled(self.decoder.fine, x, tile=tile, rim=rim, scale_in=1, scale_out=config.cell).astype(jnp.float32)
+        if tiling.applies_to(*(config.factor * side for side in latents.shape[1:3])):
+            tile, halo = tiling.tile // config.cell, config.halo(config.decoder)
+            return apply_tiled(self.decoder.fine, x, tile=tile, halo=halo, scale_in=1, scale_out=config.cell).astype(jnp.float32)
         return self.decoder.fine(x).astype(jnp.float32)

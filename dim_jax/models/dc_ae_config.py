@@ -114,7 +114,7 @@ class DCAEConfig:
         """Pixels a side, per point of the grid between fine and coarse stages."""
         return 2**self.fine_stages
 
-    def rim(self, stages: tuple[Stage, ...]) -> int:
+    def halo(self, stages: tuple[Stage, ...]) -> int:
         """Cells (points of that grid) that the fine stages see at most around one: each 3 x 3 convolution reaches one point further.
 
         Two convolutions a block, one for the change of resolution (counted at the coarser side of it), and one for the pixels.

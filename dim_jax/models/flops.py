@@ -39,28 +39,28 @@ class StepFlops:
 
 
 @dataclass(frozen=True)
-class Work:
+class ForwardFlops:
     """FLOPs of a forward pass: `weights` of products with parameters, `mixing` of products of activations with each other."""
 
     weights: int
     mixing: int = 0
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.weights + other.weights, self.mixing + other.mixing)
+    def __add__(self, other: "ForwardFlops") -> "ForwardFlops":
+        return ForwardFlops(self.weights + other.weights, self.mixing + other.mixing)
 
     @property
     def forward(self) -> int:
         return self.weights + self.mixing
 
-    def step(self, *, learns: bool, passes: bool = False) -> int:
+    def step(self, *, trainable: bool, backprop: bool = False) -> int:
         """Forward and backward. Of a product with parameters, the gradient of either factor costs as much as the product itself.
 
-        `learns`: its parameters get gradients; `passes`: gradients pass through it to an earlier part.
+        `trainable`: its parameters get gradients; `backprop`: gradients pass through it to an earlier part.
         """
-        return self.weights * (1 + learns + (learns or passes)) + self.mixing * (1 + 2 * (learns or passes))
+        return self.weights * (1 + trainable + (trainable or backprop)) + self.mixing * (1 + 2 * (trainable or backprop))
 
 
-def encoder(config: QwenConfig, inputs: EncoderInputs) -> Work:
+def encoder(config: QwenConfig, inputs: EncoderInputs) -> ForwardFlops:
     """From tokens and patches to the last hidden states; only shapes of `inputs` are read."""
     b, t = inputs.input_ids.shape
     work = text(config.text, b, t)
@@ -70,20 +70,20 @@ def encoder(config: QwenConfig, inputs: EncoderInputs) -> Work:
     return work
 
 
-def text(config: TextConfig, b: int, t: int) -> Work:
+def text(config: TextConfig, b: int, t: int) -> ForwardFlops:
     """The decoder's layers on `b` rows of `t` tokens."""
     d, f = config.hidden_size, config.intermediate_size
     d_keys = config.num_key_value_heads * config.head_dim
     layers = config.num_hidden_layers
-    return Work(layers * 2 * b * t * (2 * d * d + 2 * d * d_keys + 3 * d * f), layers * _attention(b, t, t, d))
+    return ForwardFlops(layers * 2 * b * t * (2 * d * d + 2 * d * d_keys + 3 * d * f), layers * _attention(b, t, t, d))
 
 
-def logits(config: TextConfig, b: int, t: int) -> Work:
+def logits(config: TextConfig, b: int, t: int) -> ForwardFlops:
     """Scores of the next token after every one of `t` tokens."""
-    return Work(2 * b * t * config.hidden_size * config.vocab_size)
+    return ForwardFlops(2 * b * t * config.hidden_size * config.vocab_size)
 
 
-def vision(config: VisionConfig, i: int, p: int, *, windows: tuple[int, int]) -> Work:
+def vision(config: VisionConfig, i: int, p: int, *, windows: tuple[int, int]) -> ForwardFlops:
     """The tower on `i` pictures of `p` patches, laid out in `windows` (their number, patches of each)."""
     d, f, group = config.hidden_size, config.intermediate_size, config.layout.group
     w, m = windows
@@ -91,25 +91,25 @@ def vision(config: VisionConfig, i: int, p: int, *, windows: tuple[int, int]) ->
     full_layers = len(set(config.fullatt_block_indexes))
     merger = p // group * (group * d) * (group * d + config.out_hidden_size)
     weights = p * pixels * d + config.depth * p * (4 * d * d + 3 * d * f) + merger
-    return Work(2 * i * weights, full_layers * _attention(i, p, p, d) + (config.depth - full_layers) * _attention(i * w, m, m, d))
+    return ForwardFlops(2 * i * weights, full_layers * _attention(i, p, p, d) + (config.depth - full_layers) * _attention(i * w, m, m, d))
 
 
-def connector(d_encoder: int, d: int, b: int, t: int) -> Work:
+def connector(d_encoder: int, d: int, b: int, t: int) -> ForwardFlops:
     """Hidden states to condition tokens."""
-    return Work(2 * b * t * (d_encoder * d + d * d))
+    return ForwardFlops(2 * b * t * (d_encoder * d + d * d))
 
 
-def sana_condition(config: SanaConfig, b: int, t: int) -> Work:
+def sana_condition(config: SanaConfig, b: int, t: int) -> ForwardFlops:
     """Condition tokens to keys and values of every block."""
     c, d = config.caption_channels, config.width
-    return Work(2 * b * t * (c * d + d * d + config.depth * 2 * d * d))
+    return ForwardFlops(2 * b * t * (c * d + d * d + config.depth * 2 * d * d))
 
 
-def sana_blocks(config: SanaConfig, b: int, l: int, t: int) -> Work:  # noqa: E741 (letters as in shapes)
+def sana_blocks(config: SanaConfig, b: int, l: int, t: int) -> ForwardFlops:  # noqa: E741 (letters as in shapes)
     """The blocks on `l` latent tokens and `t` condition tokens, without keys and values."""
     d, f = config.width, int(config.width * config.mlp_ratio)
     mixing = _linear_attention(b * l, d, config.linear_head_dim) + _attention(b, l, t, d)
-    return Work(config.depth * 2 * b * l * (6 * d * d + 3 * d * f), config.depth * mixing)
+    return ForwardFlops(config.depth * 2 * b * l * (6 * d * d + 3 * d * f), config.depth * mixing)
 
 
 def sana_recomputed(config: SanaConfig, b: int, l: int, t: int, remat: Remat) -> int:  # noqa: E741
@@ -121,13 +121,13 @@ def sana_recomputed(config: SanaConfig, b: int, l: int, t: int, remat: Remat) ->
     return recomputed[remat]
 
 
-def sana(config: SanaConfig, b: int, l: int, t: int) -> Work:  # noqa: E741
+def sana(config: SanaConfig, b: int, l: int, t: int) -> ForwardFlops:  # noqa: E741
     """A velocity from latents and condition tokens. The timestep's embedding, once a row, is left out: a millionth of the rest."""
     ends = 2 * b * l * config.width * (config.in_channels + config.latent_channels)
-    return sana_condition(config, b, t) + sana_blocks(config, b, l, t) + Work(ends)
+    return sana_condition(config, b, t) + sana_blocks(config, b, l, t) + ForwardFlops(ends)
 
 
-def dc_ae_encoder(config: DCAEConfig, b: int, h: int, w: int) -> Work:
+def dc_ae_encoder(config: DCAEConfig, b: int, h: int, w: int) -> ForwardFlops:
     """`h` x `w` pixels to latents. (The overlap of tiles, for very large pictures, is left out.)"""
     stages, pixels = config.encoder, b * h * w
     work = _conv(3, stages[0].d, pixels) + _conv(stages[-1].d, config.latent_channels, pixels // config.factor**2)
@@ -136,7 +136,7 @@ def dc_ae_encoder(config: DCAEConfig, b: int, h: int, w: int) -> Work:
     return sum((_stage(stage, config.attention_head_dim, pixels // 4**i) for i, stage in enumerate(stages)), start=work)
 
 
-def dc_ae_decoder(config: DCAEConfig, b: int, h: int, w: int) -> Work:
+def dc_ae_decoder(config: DCAEConfig, b: int, h: int, w: int) -> ForwardFlops:
     """Latents to `h` x `w` pixels. Both ways to double a side cost the same: a quarter of the points, or of the channels."""
     stages, pixels = config.decoder, b * h * w
     finest = next(stage.d for stage in stages if stage.depth)
@@ -147,20 +147,20 @@ def dc_ae_decoder(config: DCAEConfig, b: int, h: int, w: int) -> Work:
     return sum((_stage(stage, config.attention_head_dim, pixels // 4**i) for i, stage in enumerate(stages)), start=work)
 
 
-def _stage(stage: Stage, k: int, points: int) -> Work:
+def _stage(stage: Stage, k: int, points: int) -> ForwardFlops:
     d = stage.d
     if stage.block == RES_BLOCK:
         block = _conv(d, d, points) + _conv(d, d, points)
     else:
         wide, f = d * (1 + len(stage.scales)), GLU_RATIO * d
         products = 3 * d * d + len(stage.scales) * 3 * d * k + wide * d + 3 * d * f
-        block = Work(2 * points * products, _linear_attention(points, wide, k))
-    return Work(stage.depth * block.weights, stage.depth * block.mixing)
+        block = ForwardFlops(2 * points * products, _linear_attention(points, wide, k))
+    return ForwardFlops(stage.depth * block.weights, stage.depth * block.mixing)
 
 
-def _conv(d: int, d_out: int, points: int) -> Work:
+def _conv(d: int, d_out: int, points: int) -> ForwardFlops:
     """A 3 x 3 convolution to `points` points."""
-    return Work(2 * points * 9 * d * d_out)
+    return ForwardFlops(2 * points * 9 * d * d_out)
 
 
 def _attention(b: int, t: int, s: int, d: int) -> int:

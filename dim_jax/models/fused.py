@@ -36,17 +36,17 @@ def gated_conv(
     implementation: Implementation | None = None,
 ) -> Float[Array, "b h w f"]:
     """a * silu(g) with a, g = split(depthwise3x3(silu(z + bias_in)) + bias_out): the inside of SANA's Mix-FFN (arXiv 2410.10629)."""
-    chosen = implementation or _choose(z)
+    chosen = implementation or _choose_implementation(z)
     if chosen != "xla":
         assert gated_conv_kernel is not None
         interpret, run = chosen == "interpret", gated_conv_kernel.gated_conv
-        return _on_rows(lambda z, *weights: run(z, *weights, interpret), z, bias_in, kernel, bias_out)
+        return _map_over_batch(lambda z, *weights: run(z, *weights, interpret), z, bias_in, kernel, bias_out)
     bias_in, kernel, bias_out = (weight.astype(z.dtype) for weight in (bias_in, kernel, bias_out))
     a, g = jnp.split(layers.depthwise_conv(jax.nn.silu(z + bias_in), kernel) + bias_out, 2, -1)
     return a * jax.nn.silu(g)
 
 
-def widened_gated_conv(
+def inverted_gated_conv(
     x: Float[Array, "b h w d"], widen: nnx.Linear | Float8Linear, depthwise: layers.DepthwiseConv
 ) -> Float[Array, "b h w f"]:
     """`gated_conv` of `widen(x)`, in the dtype of `depthwise`; the product may be saved for the backward pass as "inverted"."""
@@ -72,12 +72,12 @@ def normed_linear_attention(
     implementation: Implementation | None = None,
 ) -> Float[Array, "b l d"]:
     """`layers.linear_attention` of q, k, v = split(qkv), q and k normalised over their whole width first (RMSNorm, arXiv 1910.07467)."""
-    chosen = implementation or _choose(qkv)
+    chosen = implementation or _choose_implementation(qkv)
     if chosen != "xla":
         assert linear_attention_kernel is not None
         interpret, run = chosen == "interpret", linear_attention_kernel.linear_attention
         scales = jnp.stack([q_scale, k_scale]).astype(jnp.float32)
-        return _on_rows(lambda qkv, scales: run(qkv, scales, head_dim, norm_eps, eps, interpret), qkv, scales)
+        return _map_over_batch(lambda qkv, scales: run(qkv, scales, head_dim, norm_eps, eps, interpret), qkv, scales)
     q, k, v = jnp.split(qkv, 3, -1)
     q, k, v = (
         y.reshape(*y.shape[:2], -1, head_dim) for y in (layers.rms_norm(q, q_scale, norm_eps), layers.rms_norm(k, k_scale, norm_eps), v)
@@ -85,14 +85,14 @@ def normed_linear_attention(
     return layers.linear_attention(q, k, v, eps=eps).reshape(*qkv.shape[:2], -1)
 
 
-def _choose(x: Array) -> Implementation:
+def _choose_implementation(x: Array) -> Implementation:
     mesh = jax.sharding.get_abstract_mesh()
     batch_only = all(size == 1 or axis in layers.BATCH_AXES for axis, size in mesh.shape.items())
     half = x.dtype in (jnp.bfloat16, jnp.float16)
     return "triton" if half and batch_only and gated_conv_kernel is not None and layers.platform() == "gpu" else "xla"
 
 
-def _on_rows(run: Callable[..., Array], x: Array, *weights: Array) -> Array:
+def _map_over_batch(run: Callable[..., Array], x: Array, *weights: Array) -> Array:
     """`run(x, *weights)`, by every device on its own rows of x, or on all where they do not divide; the compiler cuts no kernel."""
     if jax.sharding.get_abstract_mesh().size <= 1:
         return run(x, *weights)

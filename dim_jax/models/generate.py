@@ -66,14 +66,14 @@ class GenerationSettings:
         return config.build(cls, **{**read, **changes})
 
 
-class Generated(NamedTuple):
+class GeneratedTokens(NamedTuple):
     """New tokens of each row, with the stop token and then padding; `lengths` counts a row's tokens before its stop token."""
 
     tokens: Int[Array, "b new"]
     lengths: Int[Array, " b"]
 
 
-def generate(model: Qwen, inputs: EncoderInputs, settings: GenerationSettings, seeds: Sequence[int] | None = None) -> Generated:
+def generate(model: Qwen, inputs: EncoderInputs, settings: GenerationSettings, seeds: Sequence[int] | None = None) -> GeneratedTokens:
     """Continue every row of `inputs` after its last token.
 
     A row's tokens depend on its own seed alone, never on the other rows or on padding. Compiled once for each shape and settings.
@@ -89,7 +89,7 @@ def generate(model: Qwen, inputs: EncoderInputs, settings: GenerationSettings, s
 
 
 @partial(jax.jit, static_argnames="settings")
-def _generate(model: Qwen, inputs: EncoderInputs, seeds: Array, settings: GenerationSettings) -> Generated:
+def _generate(model: Qwen, inputs: EncoderInputs, seeds: Array, settings: GenerationSettings) -> GeneratedTokens:
     inputs = jax.tree.map(jnp.asarray, inputs)
     keys, sizes, rows = jax.vmap(jax.random.key)(seeds), inputs.mask.sum(1, dtype=jnp.int32), jnp.arange(len(seeds))
     # Positions continue after the largest one: pictures have fewer positions than tokens.
@@ -100,7 +100,7 @@ def _generate(model: Qwen, inputs: EncoderInputs, seeds: Array, settings: Genera
 
     def write(state):
         step, hidden, cache, used, tokens, finished = state
-        token = choose(model.logits(hidden), used, jax.vmap(jax.random.fold_in, (0, None))(keys, step), settings)
+        token = sample_tokens(model.logits(hidden), used, jax.vmap(jax.random.fold_in, (0, None))(keys, step), settings)
         token = jnp.where(finished, settings.pad_token, token)
         tokens, used, finished = tokens.at[:, step].set(token), used.at[rows, token].set(True), finished | jnp.isin(token, stops)
         position = jnp.broadcast_to((positions + step)[None, :, None], (3, len(seeds), 1))
@@ -112,10 +112,10 @@ def _generate(model: Qwen, inputs: EncoderInputs, seeds: Array, settings: Genera
     end = jax.lax.while_loop(lambda state: (state[0] < settings.max_new_tokens) & ~state[-1].all(), write, start)
     tokens = end[4]
     stopped = jnp.isin(tokens, stops)
-    return Generated(tokens, jnp.where(stopped.any(1), stopped.argmax(1), tokens.shape[1]).astype(jnp.int32))
+    return GeneratedTokens(tokens, jnp.where(stopped.any(1), stopped.argmax(1), tokens.shape[1]).astype(jnp.int32))
 
 
-def choose(
+def sample_tokens(
     logits: Float[Array, "b vocab"], used: Bool[Array, "b vocab"], keys: Key[Array, " b"], settings: GenerationSettings
 ) -> Int[Array, " b"]:
     """The next token of each row: the best one, or one drawn with the row's own key.

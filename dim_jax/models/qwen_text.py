@@ -20,7 +20,7 @@ from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.precision import exact_products
 from dim_jax.models.qwen_layers import GatedMLP, frequencies, rms_norm, rotate
 
-Heads = tuple[Float[Array, "b t n k"], Float[Array, "b t m k"], Float[Array, "b t m k"]]
+QKV = tuple[Float[Array, "b t n k"], Float[Array, "b t m k"], Float[Array, "b t m k"]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class TextAttention(nnx.Module):
         self.v_proj = nnx.Linear(d, d_keys, dtype=dtype, rngs=rngs)
         self.o_proj = nnx.Linear(d, d, use_bias=False, dtype=dtype, rngs=rngs)
 
-    def heads(self, x: Float[Array, "b t d"], angles: Float[Array, "b t half"]) -> Heads:
+    def qkv(self, x: Float[Array, "b t d"], angles: Float[Array, "b t half"]) -> QKV:
         """Queries and keys, rotated by their positions, and values."""
         q, k, v = (proj(x).reshape(*x.shape[:2], -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
         return rotate(q, angles), rotate(k, angles), v
@@ -103,11 +103,11 @@ class TextLayer(nnx.Module):
         self.self_attn = TextAttention(config, dtype=dtype, rngs=rngs)
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, use_bias=False, dtype=dtype, rngs=rngs)
 
-    def heads(self, x: Float[Array, "b t d"], angles: Float[Array, "b t half"]) -> Heads:
+    def qkv(self, x: Float[Array, "b t d"], angles: Float[Array, "b t half"]) -> QKV:
         """Queries, keys and values of the layer."""
-        return self.self_attn.heads(self.input_layernorm(x), angles)
+        return self.self_attn.qkv(self.input_layernorm(x), angles)
 
-    def finish(self, x: Float[Array, "b t d"], attended: Float[Array, "b t n k"]) -> Float[Array, "b t d"]:
+    def output(self, x: Float[Array, "b t d"], attended: Float[Array, "b t n k"]) -> Float[Array, "b t d"]:
         """The layer's output from its input and what its heads attended to."""
         x = x + self.self_attn.o_proj(attended.reshape(x.shape))
         return x + self.mlp(self.post_attention_layernorm(x))
@@ -150,9 +150,9 @@ class QwenText(nnx.Module):
 
         def step(layer, carry, i):
             x, keys, values = carry
-            q, k, v = layer.heads(x, angles)
+            q, k, v = layer.qkv(x, angles)
             keys, values = keys.at[i, rows, slots].set(k[:, 0]), values.at[i, rows, slots].set(v[:, 0])
-            return (layer.finish(x, layers.attention(q, keys[i], values[i], lengths=slots + 1)), keys, values), None
+            return (layer.output(x, layers.attention(q, keys[i], values[i], lengths=slots + 1)), keys, values), None
 
         carry = (x, cache.keys, cache.values)
         (x, keys, values), _ = layers.scan(self.layers, step, carry, jnp.arange(self.config.num_hidden_layers))
@@ -165,8 +165,8 @@ class QwenText(nnx.Module):
 
         def step(layer, x, _):
             x = layers.shard_batch(x)
-            q, k, v = layer.heads(x, angles)
-            x = layer.finish(x, layers.attention(q, k, v, causal=True))
+            q, k, v = layer.qkv(x, angles)
+            x = layer.output(x, layers.attention(q, k, v, causal=True))
             return x, select(x, k, v)
 
         x, outputs = layers.scan(self.layers, step, x)

@@ -17,7 +17,7 @@ from dim_jax.models import layers
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.precision import exact_products
 from dim_jax.models.qwen_layers import GatedMLP, frequencies, rms_norm, rotate
-from dim_jax.processing.inputs import EncoderInputs, VisionLayout, normalised
+from dim_jax.processing.inputs import EncoderInputs, VisionLayout, normalize
 
 CHANNELS, THETA, EPS = 3, 10000.0, 1e-6  # the same in every published model
 
@@ -175,7 +175,7 @@ class QwenVision(nnx.Module):
         inputs = jax.tree.map(jnp.asarray, inputs)
         full = jnp.asarray(np.isin(np.arange(self.config.depth), self.config.fullatt_block_indexes))
         angles = self._angles(inputs.patch_positions)
-        x = self.patch_embed(normalised(inputs.patches) if inputs.patches.dtype == jnp.uint8 else inputs.patches)
+        x = self.patch_embed(normalize(inputs.patches) if inputs.patches.dtype == jnp.uint8 else inputs.patches)
         x, _ = layers.scan(self.blocks, lambda block, x, full: (block(layers.shard_batch(x), angles, inputs, full), None), x, full)
         return self.merger(x)
 

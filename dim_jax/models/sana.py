@@ -124,7 +124,7 @@ class GatedConvMLP(nnx.Module):
         self.point_conv = nnx.Linear(f, d, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        return checkpoint_name(self.point_conv(fused.widened_gated_conv(x, self.inverted_conv, self.depth_conv)), "mlp_out")
+        return checkpoint_name(self.point_conv(fused.inverted_gated_conv(x, self.inverted_conv, self.depth_conv)), "mlp_out")
 
 
 class Block(nnx.Module):
@@ -315,7 +315,7 @@ def grow(sana: Sana, *, edit: bool, condition_length: int, key: PRNGKeyArray) ->
     Raises:
         InputError: the model would shrink.
     """
-    old, config = sana.config, sana.config.grown(edit=edit, condition_length=condition_length)
+    old, config = sana.config, sana.config.grow(edit=edit, condition_length=condition_length)
     graphdef, state = nnx.split(sana)
     larger = nnx.merge(graphdef, state)
     kernel, null = sana.x_embedder.proj.kernel[...], sana.y_embedder.y_embedding[...]

@@ -66,7 +66,7 @@ class SanaConfig:
         sizes = asdict(self)
         return {"in_channels": sizes.pop("in_channels"), "config": sizes}
 
-    def grown(self, *, edit: bool, condition_length: int) -> "SanaConfig":
+    def grow(self, *, edit: bool, condition_length: int) -> "SanaConfig":
         """The sizes of a larger form: source channels for edits, more rows of the null table.
 
         Raises:

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from dim_jax.errors import InputError, check_unicode
-from dim_jax.storage.paths import as_path, local
+from dim_jax.storage.paths import as_path, local_path
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
@@ -70,7 +70,7 @@ class ChatTokenizer:
         self.name = name
         self.ids = ids
         self.pad_id, self.image_id = ids[END_OF_TEXT], ids[IMAGE_PAD]
-        self.largest_id = max(tokenizer.get_vocab().values())
+        self.max_id = max(tokenizer.get_vocab().values())
         self._tokenizer = tokenizer
         self._plain = Tokenizer(tokenizer.model)
         # Not copied: added tokens (see above), truncation and padding.
@@ -86,7 +86,7 @@ class ChatTokenizer:
         Raises:
             InputError: there is no tokenizer, it cannot be fetched or read, or it lacks the template's special tokens.
         """
-        path = local(as_path(name))
+        path = local_path(as_path(name))
         if path.is_dir() and not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
             raise InputError(f"{path}: the folder has no tokenizer.json. Copy the tokenizer's files there, or give another folder.")
         if not path.exists() and (path.is_absolute() or str(name).startswith(".") or len(path.parts) > 2):
@@ -113,7 +113,7 @@ class ChatTokenizer:
         """A hash of the vocabulary."""
         return hashlib.sha256(json.dumps(self._tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()[:16]
 
-    def id_of(self, token: str) -> int:
+    def token_id(self, token: str) -> int:
         """The id of a special token.
 
         Raises:

@@ -56,7 +56,7 @@ class EncoderInputs:
     position_ids: Int[Any, "3 b t"] = field(metadata={BATCH_AXIS: 1})  # mRoPE: time, row, column
     user_turn: Bool[Any, "b t"]  # True: the token becomes part of the condition
     picture_tokens: Int[Any, "b t"]  # index of a picture token's feature in the flattened merged features (i * p/4); -1: text
-    patches: Num[Any, "i p c"]  # 8-bit samples, as they are sent to the accelerator, or already `normalised`
+    patches: Num[Any, "i p c"]  # 8-bit samples, as they are sent to the accelerator, or already normalized
     patch_mask: Bool[Any, "i p"]
     patch_positions: Int[Any, "i p 2"]  # row and column of each patch, for the vision rotary embedding
     windows: Int[Any, "i w m"]  # the patches of each attention window; 0 where window_mask is False
@@ -64,7 +64,7 @@ class EncoderInputs:
     window_slots: Int[Any, "i p"]  # index of each patch in the flattened windows (w * m), to undo the windows
 
 
-def normalised(patches: UInt8[Any, "*rows c"]) -> Float[Any, "*rows c"]:
+def normalize(patches: UInt8[Any, "*rows c"]) -> Float[Any, "*rows c"]:
     """Patches as the vision tower reads them, in float32; on the host with the arithmetic of transformers' PIL processor, to the bit."""
     mean, std = (np.array(values, np.float32)[:, None] for values in (CLIP_MEAN, CLIP_STD))
     unit = patches.reshape(*patches.shape[:-1], len(CLIP_MEAN), -1).astype(np.float32) / np.float32(255)
@@ -98,7 +98,7 @@ def encoder_inputs(
     position_ids, picture_tokens = _token_indices(input_ids == image_token_id, mask, grids, length, layout)
 
     channels = patches[0].shape[1] if patches else 3 * layout.temporal_patch_size * layout.patch_size**2
-    count, w = len(patches), max([_fewest_windows(length, layout) if patch_length else 1, *(_windows_of(grid, layout) for grid in grids)])
+    count, w = len(patches), max([_window_capacity(length, layout) if patch_length else 1, *(_num_windows(grid, layout) for grid in grids)])
     batch = EncoderInputs(
         input_ids=input_ids.astype(np.int32),
         mask=mask,
@@ -124,7 +124,7 @@ def encoder_inputs(
     return batch
 
 
-def in_larger_batch(inputs: EncoderInputs, rows: Int[np.ndarray, " b"], layout: VisionLayout = VisionLayout()) -> EncoderInputs:
+def offset_picture_tokens(inputs: EncoderInputs, rows: Int[np.ndarray, " b"], layout: VisionLayout = VisionLayout()) -> EncoderInputs:
     """The same inputs as rows `rows` of a larger batch, where `picture_tokens` counts the pictures of all rows (as many in each row)."""
     pictures, length = inputs.patches.shape[:2]
     pictures_per_row = pictures // len(rows)
@@ -197,12 +197,12 @@ def _patch_positions(grid: tuple[int, int], layout: VisionLayout) -> np.ndarray:
     return np.indices(grid).reshape(2, rows, merge, columns, merge).transpose(1, 3, 2, 4, 0).reshape(-1, 2)
 
 
-def _windows_of(grid: tuple[int, int], layout: VisionLayout) -> int:
+def _num_windows(grid: tuple[int, int], layout: VisionLayout) -> int:
     """Windows that a picture is cut into, the last of a row or column being smaller."""
     return math.prod(-(-side // (layout.merge_size * layout.window_units)) for side in grid)
 
 
-def _fewest_windows(length: int, layout: VisionLayout) -> int:
+def _window_capacity(length: int, layout: VisionLayout) -> int:
     """Enough windows for `length` patches in any shape up to 4 : 1.
 
     Sides a, b (in merge groups) make at most (a + s - 1)(b + s - 1) / s^2 windows of side s, where a b <= u and a + b <= 2.5 sqrt(u).

@@ -27,16 +27,16 @@ MAX_ASPECT_RATIO = 200  # Qwen2.5-VL's own limit
 
 # Formats that are decoded. Not EPS (it would run Ghostscript), nor TGA (it has no signature, so any bytes may look like one).
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "ICO")
-READABLE = "PNG, JPEG, WebP, BMP, TIFF, GIF"
+READABLE_FORMATS = "PNG, JPEG, WebP, BMP, TIFF, GIF"
 # Errors of Pillow's decoders for damaged files.
-DAMAGED = (
+DECODE_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, RuntimeError, IndexError, KeyError, TypeError, ArithmeticError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 
 # EXIF orientation (tag 0x0112, CIPA DC-008) -> the transposition that brings the picture upright; 1 is upright.
 ORIENTATION = 0x0112
-UPRIGHT = {
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -117,7 +117,7 @@ def read_alpha(file: BufferedReader | BytesIO, name: str) -> UInt8[np.ndarray, "
         check_size(*image.size, name)
         if not image.has_transparency_data:
             raise InputError(f"{name}: the picture has no transparency. Save it as a PNG with an alpha channel.")
-        return np.asarray(_upright(image).convert("RGBA").getchannel("A"))
+        return np.asarray(_exif_transpose(image).convert("RGBA").getchannel("A"))
 
 
 def picture_size(file: BufferedReader | BytesIO, name: str) -> tuple[int, int]:
@@ -153,8 +153,8 @@ def _decoding(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise InputError(f"{name}: not a picture that can be read (readable: {READABLE}). Convert it to PNG or JPEG.") from error
-    except DAMAGED as error:
+        raise InputError(f"{name}: not a picture that can be read (readable: {READABLE_FORMATS}). Convert it to PNG or JPEG.") from error
+    except DECODE_ERRORS as error:
         raise InputError(f"{name}: the picture is damaged or cut off ({error}). Export or download it again.") from error
 
 
@@ -164,7 +164,7 @@ def _open_header(file: BufferedReader | BytesIO) -> ImageFile.ImageFile:
     `Image.open` has a limit of pixels of its own, which is global and whose error does not name the size.
     """
     data = file.read()
-    file, prefix = BytesIO(without_texts(data)), data[:16]
+    file, prefix = BytesIO(strip_png_texts(data)), data[:16]
     Image.init()
     for factory, accepts in (Image.OPEN[name] for name in FORMATS if name in Image.OPEN):
         try:
@@ -176,7 +176,7 @@ def _open_header(file: BufferedReader | BytesIO) -> ImageFile.ImageFile:
     raise Image.UnidentifiedImageError("no format fits")
 
 
-def without_texts(data: bytes) -> bytes:
+def strip_png_texts(data: bytes) -> bytes:
     """The bytes of a picture's file; a PNG without its colour profile and texts, which are not used here.
 
     Pillow refuses a picture if one of them has more than 1 MiB. Texts that may have an orientation stay, decompressed.
@@ -238,11 +238,11 @@ def as_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
         InputError: it is damaged, its colour mode has no conversion to RGB, or its floating-point samples are not all finite.
     """
     with _decoding(name):
-        image = _upright(image)
+        image = _exif_transpose(image)
         if image.mode.startswith("I") or image.mode == "F":
             return _wide_gray_to_rgb(image, name)
         if image.has_transparency_data:
-            return _on_white(image)
+            return _composite_on_white(image)
         try:
             rgb = image.convert("RGB")
         except ValueError as error:
@@ -251,12 +251,12 @@ def as_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
         return rgb
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _exif_transpose(image: Image.Image) -> Image.Image:
     """The picture, decoded, as its orientation says it is meant."""
     if not isinstance(image.info.get("xmp", b""), bytes):
         del image.info["xmp"]  # of a TIFF; Pillow cannot search in this type
     image.load()
-    turn = UPRIGHT.get(_orientation(image))
+    turn = TRANSPOSITIONS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
@@ -264,12 +264,12 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 (upright) where the metadata has none, `UNKNOWN` if it cannot be read or is not in 1 to 8."""
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
-    except DAMAGED:
+    except DECODE_ERRORS:
         return UNKNOWN
     return int(orientation) if orientation in range(1, 9) else UNKNOWN
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _composite_on_white(image: Image.Image) -> Image.Image:
     """Alpha, or a transparent colour or palette entry, over white."""
     key = image.info.get("transparency")
     if isinstance(key, tuple) and max(key) > 255:
@@ -327,14 +327,14 @@ def cover_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
     box = (left, top, left + width, top + height)
     if scaled[1] < image.height or scaled[0] * scaled[1] <= STRIP:
-        return resized(image, scaled, Image.Resampling.BILINEAR).crop(box)
+        return resize(image, scaled, Image.Resampling.BILINEAR).crop(box)
     # A long picture would grow far beyond the crop. Pillow enlarges rows first, so we crop between the two steps.
-    image = _columns(image, scaled[0], box[0], box[2])
+    image = _resize_columns(image, scaled[0], box[0], box[2])
     flip = Image.Transpose.TRANSPOSE
-    return _columns(image.transpose(flip), scaled[1], box[1], box[3]).transpose(flip)
+    return _resize_columns(image.transpose(flip), scaled[1], box[1], box[3]).transpose(flip)
 
 
-def resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+def resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
     """The picture at `size` (width, height), the same with every version of Pillow.
 
     It resizes one side, rounds to 8 bits, and resizes the other: the height first if it shrinks by more than twice as many pixels as the
@@ -346,7 +346,7 @@ def resized(image: Image.Image, size: tuple[int, int], resample: Image.Resamplin
     return image.resize(between, resample).resize(size, resample)
 
 
-def _columns(image: Image.Image, length: int, start: int, stop: int) -> Image.Image:
+def _resize_columns(image: Image.Image, length: int, start: int, stop: int) -> Image.Image:
     """Columns `start` to `stop` of the picture scaled to `length` columns, a strip of rows at a time."""
     canvas, step = Image.new(image.mode, (stop - start, image.height)), max(1, STRIP // length)
     for y in range(0, image.height, step):
@@ -368,7 +368,7 @@ def max_filter(levels: UInt8[np.ndarray, "h w"], radius: int) -> UInt8[np.ndarra
     return levels
 
 
-def autoencoder_samples(image: Image.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+def autoencoder_pixels_uint8(image: Image.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """The autoencoder's input in 8 bits: `cover_crop` to `size` (height, width) in pixels.
 
     Raises:
@@ -378,11 +378,11 @@ def autoencoder_samples(image: Image.Image, size: tuple[int, int]) -> UInt8[np.n
 
 
 def autoencoder_pixels(image: Image.Image, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
-    """`autoencoder_samples` as float32 in [-1, 1]; raises the same."""
-    return signed_pixels(autoencoder_samples(image, size))
+    """`autoencoder_pixels_uint8` as float32 in [-1, 1]; raises the same."""
+    return normalize_pixels(autoencoder_pixels_uint8(image, size))
 
 
-def signed_pixels(samples: UInt8[Any, "*b h w 3"]) -> Float[Any, "*b h w 3"]:
+def normalize_pixels(samples: UInt8[Any, "*b h w 3"]) -> Float[Any, "*b h w 3"]:
     """8-bit samples as float32 in [-1, 1]; numpy or JAX, as the input."""
     return (samples.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 

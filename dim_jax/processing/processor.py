@@ -13,7 +13,7 @@ from PIL import Image
 from dim_jax.errors import InputError
 from dim_jax.processing.chat import IM_END, ChatTokenizer, Turn
 from dim_jax.processing.inputs import EncoderInputs, VisionLayout, encoder_inputs
-from dim_jax.processing.pictures import MAX_ASPECT_RATIO, as_rgb, resized
+from dim_jax.processing.pictures import MAX_ASPECT_RATIO, as_rgb, resize
 
 # Qwen2.5-VL's own: 4 to 16384 picture tokens.
 MIN_PIXELS = 4 * 28 * 28
@@ -47,7 +47,7 @@ def smart_resize(height: int, width: int, factor: int = 28, min_pixels: int = MI
     return rows, columns
 
 
-def encoder_picture(
+def resize_for_encoder(
     picture: Image.Image, mode: str, resolution: int, factor: int = 28, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
     """Any PIL picture as RGB at the size whose patches the encoder reads (PIL's bicubic on 8-bit samples).
@@ -59,13 +59,15 @@ def encoder_picture(
         InputError: the mode is neither of them, the picture is too thin for the native mode, or it cannot become RGB.
     """
     picture = as_rgb(picture)
-    for height, width in _sizes((picture.height, picture.width), mode, resolution, factor, min_pixels, max_pixels):
-        picture = resized(picture, (width, height), Image.Resampling.BICUBIC)
+    for height, width in _target_sizes((picture.height, picture.width), mode, resolution, factor, min_pixels, max_pixels):
+        picture = resize(picture, (width, height), Image.Resampling.BICUBIC)
     return picture
 
 
-def _sizes(size: tuple[int, int], mode: str, resolution: int, factor: int, min_pixels: int, max_pixels: int) -> Iterator[tuple[int, int]]:
-    """The sizes (height, width) that `encoder_picture` brings a picture to, one after the other."""
+def _target_sizes(
+    size: tuple[int, int], mode: str, resolution: int, factor: int, min_pixels: int, max_pixels: int
+) -> Iterator[tuple[int, int]]:
+    """The sizes (height, width) that `resize_for_encoder` brings a picture to, one after the other."""
     if mode not in ("square", "native"):
         raise InputError(f'The picture mode is "{mode}", but must be "square" (as published) or "native".')
     if mode == "square":
@@ -74,11 +76,11 @@ def _sizes(size: tuple[int, int], mode: str, resolution: int, factor: int, min_p
     yield smart_resize(*size, factor, min_pixels, max_pixels)
 
 
-def to_patches(image: Image.Image, layout: VisionLayout = QWEN_LAYOUT) -> Patches:
+def patchify(image: Image.Image, layout: VisionLayout = QWEN_LAYOUT) -> Patches:
     """An RGB picture, its sides multiples of merge_size * patch_size, as patches of 8-bit samples and their grid (rows, columns).
 
     Patches of one merge group (2 x 2) are adjacent, groups run in reading order; c is (colour, time, row, column) with the picture
-    repeated over time. `normalised` converts them to float32, on the accelerator, since 8 bits take a fourth of the memory.
+    repeated over time. `normalize` converts them to float32, on the accelerator, since 8 bits take a fourth of the memory.
     """
     side, merge, time = layout.patch_size, layout.merge_size, layout.temporal_patch_size
     rows, columns = image.height // side, image.width // side
@@ -92,7 +94,7 @@ def to_patches(image: Image.Image, layout: VisionLayout = QWEN_LAYOUT) -> Patche
 class Processor:
     """Prompts and pictures as `EncoderInputs`.
 
-    `mode`, `resolution`, `min_pixels` and `max_pixels` size the pictures (`encoder_picture`); `condition_length` is the number of
+    `mode`, `resolution`, `min_pixels` and `max_pixels` size the pictures (`resize_for_encoder`); `condition_length` is the number of
     condition tokens of the model.
     """
 
@@ -119,8 +121,8 @@ class Processor:
         return self.layout.patch_size * self.layout.merge_size
 
     def resize(self, picture: Image.Image) -> Image.Image:
-        """`encoder_picture` with this processor's settings; raises the same."""
-        return encoder_picture(picture, self.mode, self.resolution, self.factor, self.min_pixels, self.max_pixels)
+        """`resize_for_encoder` with this processor's settings; raises the same."""
+        return resize_for_encoder(picture, self.mode, self.resolution, self.factor, self.min_pixels, self.max_pixels)
 
     def overhead_tokens(self, *, pictures: int, generation_prompt: bool = False) -> int:
         """Number of tokens of a turn with `pictures` square pictures, without those of the prompt."""
@@ -135,7 +137,7 @@ class Processor:
     def _picture_tokens(self, pictures: int) -> list[int]:
         """Number of tokens of each of `pictures` square pictures."""
         square = (self.resolution, self.resolution)
-        *_, (height, width) = _sizes(square, self.mode, self.resolution, self.factor, self.min_pixels, self.max_pixels)
+        *_, (height, width) = _target_sizes(square, self.mode, self.resolution, self.factor, self.min_pixels, self.max_pixels)
         return [height * width // self.factor**2] * pictures
 
     def __call__(
@@ -193,7 +195,7 @@ class Processor:
         """One turn for each prompt, and the patches of all pictures in reading order."""
         if not prompts or len(prompts) != len(pictures):
             raise InputError(f"{len(prompts)} prompts and {len(pictures)} lists of pictures: give at least one prompt and a list for each.")
-        patches = [[to_patches(self.resize(picture), self.layout) for picture in row] for row in pictures]
+        patches = [[patchify(self.resize(picture), self.layout) for picture in row] for row in pictures]
         counts = [[rows * columns // self.layout.group for _, (rows, columns) in row] for row in patches]
         turns = [
             self.tokenizer.turn(prompt, tokens, generation_prompt=generation_prompt) for prompt, tokens in zip(prompts, counts, strict=True)
@@ -207,7 +209,7 @@ class Processor:
         self, turns: Sequence[Turn], patches: Sequence[Patches], lengths: Sequence[int] | None, patch_length: int | None
     ) -> EncoderInputs:
         """Turns padded on the right to a bucket."""
-        t = _bucket(max(len(turn.ids) for turn in turns), lengths)
+        t = _fitting_length(max(len(turn.ids) for turn in turns), lengths)
         input_ids = np.full((len(turns), t), self.tokenizer.pad_id, np.int32)
         mask, user_turn = np.zeros((2, len(turns), t), bool)
         for i, turn in enumerate(turns):
@@ -235,7 +237,7 @@ class Processor:
             )
 
 
-def _bucket(longest: int, lengths: Sequence[int] | None) -> int:
+def _fitting_length(longest: int, lengths: Sequence[int] | None) -> int:
     """The smallest of `lengths` that holds the longest turn."""
     if lengths is None:
         return longest

@@ -169,8 +169,8 @@ def _masked(
     source: Image.Image, alpha: UInt8[np.ndarray, "h w"], size: tuple[int, int], feather: float
 ) -> tuple[Image.Image, Callable[[EditResult], Image.Image]]:
     """What is painted at `size` for a source that has another aspect ratio, and how its result comes under the mask."""
-    frame, opacity = Frame.around(source, size), mask_opacity(alpha, feather)
-    return frame.padded, lambda result: composite(source, frame.cut(result.image), opacity)
+    frame, opacity = Frame.pad_to_aspect(source, size), mask_opacity(alpha, feather)
+    return frame.padded, lambda result: composite(source, frame.crop(result.image), opacity)
 
 
 def _settings(model: Model, limits: Limits, fields: Fields, **more: Any) -> Settings:

@@ -34,7 +34,7 @@ def parse_size(text: str, option: str) -> int:
     return size
 
 
-def may_be_made(folder: Path) -> bool:
+def is_creatable(folder: Path) -> bool:
     """Whether an absolute folder exists or can be made, and files can be written to it."""
     nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
@@ -43,25 +43,25 @@ def may_be_made(folder: Path) -> bool:
 def describe_os_error(error: OSError, folder: Path) -> str:
     """The reason of a failed write; with the free space if the disk is full."""
     reason = error.strerror or str(error)
-    return f"{reason}; {format_bytes(_free(folder))} are free" if error.errno == errno.ENOSPC else reason
+    return f"{reason}; {format_bytes(_free_bytes(folder))} are free" if error.errno == errno.ENOSPC else reason
 
 
-def check_space(folder: Path, needs: int, *, what: str, remedy: str) -> None:
+def check_space(folder: Path, num_bytes: int, *, purpose: str, remedy: str) -> None:
     """Refuse to write more bytes than there is space for.
 
     Args:
         folder: to write to; it need not exist yet.
-        needs: bytes.
-        what: is to be written, for the error.
+        num_bytes: to be written.
+        purpose: what is to be written, for the error.
         remedy: what to do about it, as a sentence.
 
     Raises:
         InputError: the disk has less space.
     """
-    free = _free(folder)
-    if needs > free:
-        raise InputError(f"{what}: no space in {folder} ({format_bytes(needs)} are needed, {format_bytes(free)} are free). {remedy}")
+    free = _free_bytes(folder)
+    if num_bytes > free:
+        raise InputError(f"{purpose}: no space in {folder} ({format_bytes(num_bytes)} are needed, {format_bytes(free)} are free). {remedy}")
 
 
-def _free(folder: Path) -> int:
+def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())).free

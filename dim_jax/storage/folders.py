@@ -46,13 +46,13 @@ CHECKPOINT = Kind("checkpoint folder", is_checkpoint)
 
 
 @contextmanager
-def new_folder(target: AnyPath, *, overwrite: bool = False, needs: int = 0, kind: Kind = CHECKPOINT) -> Iterator[Path]:
+def new_folder(target: AnyPath, *, overwrite: bool = False, num_bytes: int = 0, kind: Kind = CHECKPOINT) -> Iterator[Path]:
     """An empty folder of this machine to write into. It becomes `target` at the end, and is removed after an error.
 
     Args:
         target: the folder to make; its parents are made as well.
         overwrite: replace an existing folder of this kind, once the new one is complete.
-        needs: bytes that will be written; checked before anything is written.
+        num_bytes: that will be written; checked before anything is written.
         kind: what the folder will be.
 
     Raises:
@@ -62,7 +62,7 @@ def new_folder(target: AnyPath, *, overwrite: bool = False, needs: int = 0, kind
     target = absolute(target)
     with lock_output(target):
         _check_new(target, overwrite, kind)
-        with _local_folder(target, needs) if isinstance(target, Path) else _remote_folder(target, needs) as scratch:
+        with _local_folder(target, num_bytes) if isinstance(target, Path) else _remote_folder(target, num_bytes) as scratch:
             yield scratch
 
 
@@ -96,26 +96,26 @@ def _check_new(target: AnyPath, overwrite: bool, kind: Kind) -> None:
     if target.exists() or (isinstance(target, Path) and target.is_symlink()):
         if not overwrite:
             raise InputError(f"{target} exists. Choose another output, or overwrite it (--overwrite).")
-        if not _may_be_replaced(target, kind):
+        if not _is_replaceable(target, kind):
             raise InputError(f"{target} is not a {kind.name}, so it is not overwritten. Remove it, or choose another output.")
 
 
-def _may_be_replaced(target: AnyPath, kind: Kind) -> bool:
+def _is_replaceable(target: AnyPath, kind: Kind) -> bool:
     if not target.is_dir() or (isinstance(target, Path) and target.is_symlink()):
         return False
     return not any(target.iterdir()) or kind.matches(target) or (target / UNFINISHED).exists()
 
 
 @contextmanager
-def _local_folder(target: Path, needs: int) -> Iterator[Path]:
+def _local_folder(target: Path, num_bytes: int) -> Iterator[Path]:
     with ExitStack() as opened:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            check_space(target.parent, needs, what=str(target), remedy=REMEDY)
+            check_space(target.parent, num_bytes, purpose=str(target), remedy=REMEDY)
             scratch = opened.enter_context(_scratch(target, Path.mkdir))
         except OSError as error:
             raise InputError(f"{target}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
-        with _no_full_disk(target):
+        with _disk_full_errors(target):
             yield scratch
             if os.path.lexists(target):
                 old = _sibling(target, "old")
@@ -127,13 +127,15 @@ def _local_folder(target: Path, needs: int) -> Iterator[Path]:
 
 
 @contextmanager
-def _remote_folder(target: epath.Path, needs: int) -> Iterator[Path]:
+def _remote_folder(target: epath.Path, num_bytes: int) -> Iterator[Path]:
     staged = _sibling(target)
     with tempfile.TemporaryDirectory(prefix="dim_jax-") as folder:
-        check_space(Path(folder), needs, what=f"{target}, which is put together on this machine", remedy="Free some space, or set TMPDIR.")
+        check_space(
+            Path(folder), num_bytes, purpose=f"{target}, which is put together on this machine", remedy="Free some space, or set TMPDIR."
+        )
         scratch = Path(folder) / target.name
         scratch.mkdir()
-        with _no_full_disk(target):
+        with _disk_full_errors(target):
             yield scratch
         upload(scratch, staged)
     _replace(target, staged)
@@ -179,7 +181,7 @@ def _replace(target: epath.Path, staged: epath.Path) -> None:
 
 
 @contextmanager
-def filled(folder: AnyPath) -> Iterator[Path]:
+def upload_on_exit(folder: AnyPath) -> Iterator[Path]:
     """A folder of this machine for libraries that write files themselves: `folder`, which is made, or one whose files are uploaded to it at
     the end. Existing files stay.
 
@@ -210,10 +212,10 @@ def append(path: AnyPath, text: str) -> None:
     """Append text to a file, all of it or nothing. Buckets cannot append: there the whole file is written again.
 
     Raises:
-        InputError: as `writing`.
+        InputError: as `write_errors`.
     """
     if isinstance(path, Path):
-        with writing(path), path.open("ab", buffering=0) as file:
+        with write_errors(path), path.open("ab", buffering=0) as file:
             size, data = os.fstat(file.fileno()).st_size, text.encode(errors="backslashreplace")
             try:
                 if file.write(data) < len(data):  # the disk had no space for all
@@ -249,7 +251,7 @@ def new_file(path: AnyPath) -> Iterator[Path]:
     Raises:
         InputError: it cannot be written, such as on a full disk.
     """
-    with writing(path):
+    with write_errors(path):
         if isinstance(path, Path):
             with _scratch(path, Path.touch) as scratch:
                 yield scratch
@@ -272,13 +274,13 @@ def write_json(path: AnyPath, value: Any, *, indent: int | None = 1) -> None:
 
 
 def make_folder(path: AnyPath) -> None:
-    """Make a folder and its parents, unless it exists. Errors as in `writing`."""
-    with writing(path):
+    """Make a folder and its parents, unless it exists. Errors as in `write_errors`."""
+    with write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
-def writing(path: AnyPath) -> Iterator[None]:
+def write_errors(path: AnyPath) -> Iterator[None]:
     """Turn OSErrors of writing into one InputError that names the path and says what to do."""
     try:
         yield
@@ -290,7 +292,7 @@ def writing(path: AnyPath) -> Iterator[None]:
 
 
 @contextmanager
-def _no_full_disk(target: AnyPath) -> Iterator[None]:
+def _disk_full_errors(target: AnyPath) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -8,8 +8,8 @@ from typing import Any
 from dim_jax.errors import InputError
 
 
-def values(path: Path, *, torn: bool = False) -> Iterator[tuple[str, Any]]:
-    """The position (for errors) and the value of each line that is not blank. `torn`: skip a last line without its end, which a killed
+def read_values(path: Path, *, skip_torn: bool = False) -> Iterator[tuple[str, Any]]:
+    """The position (for errors) and the value of each line that is not blank. `skip_torn`: skip a last line without its end, which a killed
     writer leaves.
 
     Raises:
@@ -18,7 +18,7 @@ def values(path: Path, *, torn: bool = False) -> Iterator[tuple[str, Any]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip() and not (torn and not line.endswith(b"\n")):
+                if line.strip() and not (skip_torn and not line.endswith(b"\n")):
                     yield f"{path}, line {number}", json.loads(line.decode())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). Give a jsonl in UTF-8.") from error
@@ -26,13 +26,13 @@ def values(path: Path, *, torn: bool = False) -> Iterator[tuple[str, Any]]:
         raise InputError(f"{path}, line {number}: is not JSON ({error}). Write one object on each line.") from error
 
 
-def objects(path: Path, *, torn: bool = False) -> Iterator[tuple[str, dict]]:
+def read_objects(path: Path, *, skip_torn: bool = False) -> Iterator[tuple[str, dict]]:
     """The same for a file whose lines are objects.
 
     Raises:
         InputError: as `values`, or a line is not an object.
     """
-    for where, value in values(path, torn=torn):
+    for where, value in read_values(path, skip_torn=skip_torn):
         if not isinstance(value, dict):
             raise InputError(f"{where}: is not an object. Write one object on each line.")
         yield where, value

@@ -18,9 +18,9 @@ from filelock import FileLock
 from dim_jax.errors import InputError
 from dim_jax.storage.disk import NO_SPACE, check_space
 from dim_jax.storage.folders import new_file
-from dim_jax.storage.paths import GS, AnyPath, bucket_of, is_remote, storage, storage_errors
+from dim_jax.storage.paths import GS, AnyPath, bucket_of, file_system, is_remote, storage_errors
 
-FOLDER = "DIM_JAX_CACHE"
+CACHE_VARIABLE = "DIM_JAX_CACHE"
 
 
 def cached_path(path: AnyPath) -> Path:
@@ -43,7 +43,7 @@ def check_disk_space(paths: Sequence[AnyPath]) -> None:
     remote, missing = sorted(path for path in paths if is_remote(path)), dict[AnyPath, int]()
     for parent, files in groupby(remote, lambda path: path.parent):
         with storage_errors(parent):
-            infos = {info["name"]: info for info in storage(parent).ls(os.fspath(parent), detail=True)}
+            infos = {info["name"]: info for info in file_system(parent).ls(os.fspath(parent), detail=True)}
         for path in files:
             info = infos.get(os.fspath(path).removeprefix(GS))
             if info is None:
@@ -53,13 +53,13 @@ def check_disk_space(paths: Sequence[AnyPath]) -> None:
     if missing:
         others = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
         first = next(iter(missing))
-        check_space(cache_folder("buckets"), sum(missing.values()), what=f"copies of {first}{others}", remedy=_remedy(first))
+        check_space(cache_folder("buckets"), sum(missing.values()), purpose=f"copies of {first}{others}", remedy=_remedy(first))
 
 
 @cache
 def _cached_copy(path: str, folder: Path) -> Path:
     with storage_errors(path):
-        info = storage(path).info(path)
+        info = file_system(path).info(path)
     copy, version = _copy_path(path, folder), _version(info)
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -68,16 +68,18 @@ def _cached_copy(path: str, folder: Path) -> Path:
                 _fetch(path, info["size"], copy, folder)
                 _sibling(copy, "of").write_text(version)
     except OSError as error:
-        raise InputError(f"{folder}: copies cannot be written there ({error.strerror}). Set another folder: {FOLDER}=FOLDER") from error
+        raise InputError(
+            f"{folder}: copies cannot be written there ({error.strerror}). Set another folder: {CACHE_VARIABLE}=FOLDER"
+        ) from error
     return copy
 
 
 def _fetch(path: str, size: int, copy: Path, folder: Path) -> None:
     with new_file(copy) as scratch:  # which also removes the partial copy of a killed process
-        check_space(folder, size, what=f"a copy of {path}", remedy=_remedy(path))
+        check_space(folder, size, purpose=f"a copy of {path}", remedy=_remedy(path))
         try:
             with storage_errors(path):
-                storage(path).get_file(path, os.fspath(scratch))
+                file_system(path).get_file(path, os.fspath(scratch))
         except InputError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_SPACE:
                 raise InputError(f"a copy of {path}: no space in {folder} ({error.__cause__.strerror}). {_remedy(path)}") from error
@@ -88,7 +90,7 @@ def _fetch(path: str, size: int, copy: Path, folder: Path) -> None:
 
 def _remedy(path: str | os.PathLike) -> str:
     mounted = f"mount the bucket (gcsfuse --implicit-dirs {bucket_of(path)} /mnt/data) and give the folder there"
-    return f"Set a folder on another disk ({FOLDER}=FOLDER), or {mounted}."
+    return f"Set a folder on another disk ({CACHE_VARIABLE}=FOLDER), or {mounted}."
 
 
 def _is_current(copy: Path, version: str) -> bool:
@@ -112,4 +114,4 @@ def _sibling(copy: Path, ending: str) -> Path:
 def cache_folder(name: str = "") -> Path:
     """The folder DIM_JAX_CACHE, by default `name` in ~/.cache/dim_jax (XDG_CACHE_HOME stands for ~/.cache)."""
     cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(FOLDER) or Path(cache_home, "dim_jax", name)).absolute()
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(cache_home, "dim_jax", name)).absolute()

@@ -29,10 +29,10 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from dim_jax.errors import InputError
-from dim_jax.storage.paths import GS, AnyPath, absolute, is_remote, storage, storage_errors
+from dim_jax.storage.paths import GS, AnyPath, absolute, file_system, is_remote, storage_errors
 
 REFRESH, STALE = 10.0, 60.0  # seconds
-CLEARED = 0.5  # seconds in which a lock is tried again: another run may hold a stale one for a moment, to remove it
+RETRY_SECONDS = 0.5  # seconds in which a lock is tried again: another run may hold a stale one for a moment, to remove it
 SCRATCH, LOCK = re.compile(r"\..*\.[0-9a-f]{16}\.partial"), re.compile(r"\.(.*\.)?lock")
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that cannot lock
 _HELD: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
@@ -79,7 +79,7 @@ def _exclusive(lock: AnyPath, output: AnyPath) -> Iterator[None]:
 def _file_lock(lock: Path, output: AnyPath) -> Iterator[None]:
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = _locked(lock, output)
+        file = _open_locked(lock, output)
     except OSError as error:
         raise InputError(f"{output}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
     try:
@@ -90,9 +90,9 @@ def _file_lock(lock: Path, output: AnyPath) -> Iterator[None]:
         os.close(file)
 
 
-def _locked(lock: Path, output: AnyPath) -> int:
+def _open_locked(lock: Path, output: AnyPath) -> int:
     """The lock's file, opened and locked, with the name of this process in it."""
-    until = time.monotonic() + CLEARED
+    until = time.monotonic() + RETRY_SECONDS
     while True:
         file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         with ExitStack() as failed:
@@ -111,7 +111,7 @@ def _locked(lock: Path, output: AnyPath) -> int:
             if os.fstat(file).st_nlink:  # the previous holder may have removed it at its end
                 with suppress(OSError):  # a full disk; the name is only for the errors of other runs
                     os.ftruncate(file, 0)
-                    os.write(file, _Holder.this().text())
+                    os.write(file, _Holder.current().text())
                 failed.pop_all()
                 return file
 
@@ -148,24 +148,24 @@ def remove(path: Path) -> None:
 @contextmanager
 def _lease(lock: AnyPath, output: AnyPath) -> Iterator[None]:
     lease, closed = _Lease(lock, output), threading.Event()
-    lease.take()
-    keeper = threading.Thread(target=lease.keep, args=(closed,), name="lease", daemon=True)
+    lease.acquire()
+    keeper = threading.Thread(target=lease.renew, args=(closed,), name="lease", daemon=True)
     keeper.start()
     try:
         yield
     finally:
         closed.set()
         keeper.join()
-        lease.give_back()
+        lease.release()
 
 
 class _Lease:
     """The object in a bucket. Its generation changes with every write; it is watched and replaced by generation."""
 
     def __init__(self, lock: AnyPath, output: AnyPath):
-        self._path, self._output, self._holder, self._generation = os.fspath(lock), output, _Holder.this(), 0
+        self._path, self._output, self._holder, self._generation = os.fspath(lock), output, _Holder.current(), 0
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Raises InputError if another run rewrites it while this one watches."""
         watched, since = None, 0.0
         while True:
@@ -174,21 +174,21 @@ class _Lease:
                 if watched is not None and generation:
                     raise _locked_error(self._output, holder)
                 watched, since = generation, time.monotonic()
-            if not generation or holder.is_gone() or time.monotonic() - since >= STALE:
+            if not generation or holder.has_exited() or time.monotonic() - since >= STALE:
                 if self._write(generation):
                     return
             elif time.monotonic() - since < 1:
                 print(f"{self._output}: held by {holder.name}; waiting {STALE:g} s to see whether it still writes to it", file=sys.stderr)
             time.sleep(1)
 
-    def keep(self, closed: threading.Event) -> None:
+    def renew(self, closed: threading.Event) -> None:
         while not closed.wait(REFRESH):
             with suppress(InputError):  # the bucket cannot be reached at the moment
                 if not self._write(self._generation):
                     print(f"error: {_locked_error(self._output, self._read()[1])} This run ends.", file=sys.stderr, flush=True)
                     os._exit(1)  # before it writes anything more
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         with suppress(InputError), storage_errors(self._path):
             self._call("DELETE", "b/{}/o/{}", *self._names, ifGenerationMatch=str(self._generation))
 
@@ -197,14 +197,14 @@ class _Lease:
         with storage_errors(self._path):
             try:
                 metadata = self._call("GET", "b/{}/o/{}", *self._names, json_out=True)
-                return int(metadata["generation"]), _Holder.read(storage(self._path).cat_file(self._path))
+                return int(metadata["generation"]), _Holder.read(file_system(self._path).cat_file(self._path))
             except FileNotFoundError:
                 return 0, _Holder.read(b"")
 
     def _write(self, generation: int) -> bool:
         """Replace the lease of this generation (0: none). False: somebody else wrote it."""
         bucket, name = self._names
-        files = storage(self._path)
+        files = file_system(self._path)
         address = f"{files._location}/upload/storage/v1/b/{quote(bucket)}/o"  # gcsfs itself cannot write on condition
         query = {"uploadType": "multipart", "ifGenerationMatch": str(generation), "json_out": True}
         kind, parts = "Content-Type: application/json\r\n\r\n", (json.dumps({"name": name}), self._holder.text().decode())
@@ -219,7 +219,7 @@ class _Lease:
         return True
 
     def _call(self, *request: Any, **options: Any) -> Any:
-        return storage(self._path).call(*request, **options)
+        return file_system(self._path).call(*request, **options)
 
     @property
     def _names(self) -> tuple[str, str]:
@@ -236,7 +236,7 @@ class _Holder(NamedTuple):
     token: str
 
     @classmethod
-    def this(cls) -> "_Holder":
+    def current(cls) -> "_Holder":
         machine = ""
         with suppress(OSError):  # only Linux has these: the boot of a machine, and the namespace of process ids
             machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
@@ -252,9 +252,9 @@ class _Holder(NamedTuple):
     def text(self) -> bytes:
         return json.dumps(self._asdict()).encode()
 
-    def is_gone(self) -> bool:
+    def has_exited(self) -> bool:
         """Whether it was a process of this machine that has ended."""
-        if not self.machine or self.machine != _Holder.this().machine:
+        if not self.machine or self.machine != _Holder.current().machine:
             return False
         try:
             os.kill(self.pid, 0)

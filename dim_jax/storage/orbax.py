@@ -14,7 +14,7 @@ from dim_jax.errors import InputError
 from dim_jax.storage.folders import check_name
 from dim_jax.storage.paths import AnyPath, absolute
 
-THREADS_END = 10  # seconds that a thread of Orbax may go on after an error, which it logs at its end
+JOIN_SECONDS = 10  # seconds that a thread of Orbax may go on after an error, which it logs at its end
 
 
 def orbax_path(path: AnyPath) -> str:
@@ -55,7 +55,7 @@ def quiet_orbax() -> Iterator[None]:
     except BaseException:
         for thread in threading.enumerate():
             if type(thread).__module__.startswith("orbax."):
-                threading.Thread.join(thread, THREADS_END)  # its own `join` raises the error once more
+                threading.Thread.join(thread, JOIN_SECONDS)  # its own `join` raises the error once more
         raise
     finally:
         asyncio.set_event_loop_policy(policy)

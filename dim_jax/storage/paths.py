@@ -1,7 +1,7 @@
 """Paths of this machine and of Google Cloud Storage (gs://BUCKET/...), with the same methods.
 
 Local paths are pathlib's. Those of a bucket are epath's (etils), which uses gcsfs. Code that needs a file on this machine (to map it, or
-for a library that opens it) calls `local`, whose copy lasts as long as the process, or `local_cache`, whose copy stays.
+for a library that opens it) calls `local_path`, whose copy lasts as long as the process, or `local_cache`, whose copy stays.
 `dim_jax.storage.folders` writes outputs.
 """
 
@@ -50,7 +50,7 @@ def as_path(path: str | os.PathLike) -> AnyPath:
     """
     text = os.fspath(path)
     if text.startswith(GS):
-        storage(text)
+        file_system(text)
         return epath.Path(text)
     if scheme := scheme_of(text):
         raise InputError(f'{text}: {scheme} is not supported. Give a path of this machine, or of Google Cloud Storage ("{GS}BUCKET/...").')
@@ -73,12 +73,12 @@ def absolute(path: AnyPath) -> AnyPath:
     return path if is_remote(path) else Path(os.path.abspath(path))
 
 
-def resolved(path: AnyPath) -> AnyPath:
+def resolve(path: AnyPath) -> AnyPath:
     """The absolute path with links followed; a bucket has none."""
     return path.resolve() if isinstance(path, Path) else path
 
 
-def size_of(path: AnyPath) -> int:
+def file_size(path: AnyPath) -> int:
     """Size of a file in bytes."""
     return path.stat().st_size if isinstance(path, Path) else path.stat().length
 
@@ -97,10 +97,12 @@ def files_below(folder: AnyPath, pattern: str) -> list[AnyPath]:
     if isinstance(folder, Path):
         return sorted(folder.rglob(pattern))
     with storage_errors(folder):
-        return sorted(epath.Path(GS + name) for name in storage(folder).find(os.fspath(folder)) if fnmatchcase(Path(name).name, pattern))
+        return sorted(
+            epath.Path(GS + name) for name in file_system(folder).find(os.fspath(folder)) if fnmatchcase(Path(name).name, pattern)
+        )
 
 
-def within(folder: AnyPath, name: str) -> AnyPath:
+def resolve_within(folder: AnyPath, name: str) -> AnyPath:
     """The file that a data set names relative to its folder; a `..` in the middle is resolved.
 
     Raises:
@@ -117,22 +119,22 @@ def within(folder: AnyPath, name: str) -> AnyPath:
     return path
 
 
-def local(path: AnyPath) -> Path:
+def local_path(path: AnyPath) -> Path:
     """The file or folder on this machine. A remote one is fetched once by this process, and removed when the process ends.
 
     Raises:
         InputError: it cannot be fetched.
     """
-    return _fetched(os.fspath(path)) if is_remote(path) else Path(path)
+    return _fetch(os.fspath(path)) if is_remote(path) else Path(path)
 
 
 @cache
-def _fetched(path: str) -> Path:
+def _fetch(path: str) -> Path:
     with storage_errors(path):
-        names = storage(path).find(path)  # without "gs://"; the one name of a file
+        names = file_system(path).find(path)  # without "gs://"; the one name of a file
         if not names:
             raise InputError(f"{path}: there is no such file or folder. Check the address.")
-        storage(path).get(names, [str(_copies_folder() / name) for name in names])
+        file_system(path).get(names, [str(_copies_folder() / name) for name in names])
     return _copies_folder() / path.removeprefix(GS)
 
 
@@ -143,17 +145,17 @@ def _copies_folder() -> Path:
     return folder
 
 
-def read_span(path: AnyPath, start: int, size: int) -> bytes:
+def read_range(path: AnyPath, start: int, size: int) -> bytes:
     """`size` bytes of a file in a bucket, from `start`, by one request.
 
     Raises:
         InputError: they cannot be read.
     """
     with storage_errors(path):
-        return storage(path).cat_file(os.fspath(path), start, start + size)
+        return file_system(path).cat_file(os.fspath(path), start, start + size)
 
 
-def read_if_there(path: AnyPath) -> bytes | None:
+def read_if_exists(path: AnyPath) -> bytes | None:
     """The bytes of a file (in a bucket by one request); None: there is no such file.
 
     Raises:
@@ -169,7 +171,7 @@ def read_if_there(path: AnyPath) -> bytes | None:
             raise
     with storage_errors(path):
         try:
-            return storage(path).cat_file(os.fspath(path))
+            return file_system(path).cat_file(os.fspath(path))
         except FileNotFoundError:
             return None
 
@@ -222,7 +224,7 @@ def upload(source: Path, target: AnyPath) -> None:
     """
     names = [file.relative_to(source) for file in sorted(source.rglob("*")) if file.is_file()] if source.is_dir() else [Path()]
     with storage_errors(target):
-        storage(target).put([str(source / name) for name in names], [os.fspath(target / name) for name in names])
+        file_system(target).put([str(source / name) for name in names], [os.fspath(target / name) for name in names])
 
 
 def move(source: AnyPath, target: AnyPath) -> None:
@@ -231,20 +233,20 @@ def move(source: AnyPath, target: AnyPath) -> None:
     Raises:
         InputError: the bucket cannot be written to.
     """
-    files = storage(source)
+    files = file_system(source)
     with storage_errors(target):
         for name in files.find(os.fspath(source)):
             files.cp_file(name, os.fspath(target).removeprefix(GS) + name.removeprefix(os.fspath(source).removeprefix(GS)))
         files.rm(os.fspath(source), recursive=True)
 
 
-def storage(path: str | os.PathLike) -> Any:
+def file_system(path: str | os.PathLike) -> Any:
     """The file system of a bucket (the one that epath uses), for what epath cannot do. `storage_errors` translates its errors.
 
     Raises:
         InputError: the bucket cannot be reached.
     """
-    return _file_system(bucket_of(path), os.getpid())
+    return _open_file_system(bucket_of(path), os.getpid())
 
 
 def bucket_of(path: str | os.PathLike) -> str:
@@ -253,7 +255,7 @@ def bucket_of(path: str | os.PathLike) -> str:
 
 
 @cache
-def _file_system(bucket: str, process: int) -> Any:
+def _open_file_system(bucket: str, process: int) -> Any:
     """One for each process: a forked process lacks the thread that sends requests."""
     require_packages("gcsfs", extra="gcs", feature=f"{GS}{bucket}")
     from fsspec import config, filesystem

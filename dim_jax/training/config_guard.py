@@ -9,12 +9,12 @@ from typing import get_args
 from rich.console import Console
 
 from dim_jax import processes
-from dim_jax.config import MIX, Config, flat, read_config
+from dim_jax.config import MIX, Config, flatten, read_config
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError
 from dim_jax.models.sana import SAVED_NAMES
-from dim_jax.settings import IN_FILE, PromptMode, Settings
+from dim_jax.settings import CHECKPOINT_SETTINGS, PromptMode, Settings
 from dim_jax.storage.folders import append, write_json
 from dim_jax.storage.paths import AnyPath, read_json
 from dim_jax.training.lora import check_lora
@@ -77,7 +77,7 @@ def _check_ranges(config: Config) -> None:
     Raises:
         InputError: names them with their ranges.
     """
-    values = flat(config)
+    values = flatten(config)
     invalid = [
         f"{key} {values[key]!r} must be {rule}"
         for rule, within, keys in RANGES
@@ -87,7 +87,7 @@ def _check_ranges(config: Config) -> None:
     if invalid:
         raise InputError(f"config: {'; '.join(invalid)}. Correct them (--set KEY=VALUE).")
     try:  # the settings of the checkpoint that is written at the end
-        Settings(**{key: value for key, value in config.sample.items() if key in IN_FILE})
+        Settings(**{key: value for key, value in config.sample.items() if key in CHECKPOINT_SETTINGS})
     except InputError as error:
         raise InputError(f"config.sample: {error}") from error
     if config.sample.blueprint_from not in (modes := get_args(PromptMode)):
@@ -119,14 +119,14 @@ def record_config(config: Config, workdir: AnyPath, *, step: int, allow_changes:
     Raises:
         InputError: a key that changes the loss curve differs, and `allow_changes` is not set.
     """
-    path, current = workdir / "config.json", flat(config)
+    path, current = workdir / "config.json", flatten(config)
     if not step:
         for name in ("config.json", "changes.jsonl", "bad_samples.jsonl"):
             (workdir / name).unlink(missing_ok=True)
     recorded = read_json(path) if path.exists() else current
     if added := {key for key in current.keys() - recorded.keys() if not key.startswith(f"{MIX}.")}:
         # Keys of a later version than the run's first one, which behaved like their defaults.
-        defaults = flat(read_config(Path("common"), {}))
+        defaults = flatten(read_config(Path("common"), {}))
         recorded |= {key: defaults[key] for key in added if key in defaults}
     pairs = {key: [recorded.get(key), current.get(key)] for key in sorted(recorded.keys() | current.keys())}
     changed = {key: [was, now] for key, (was, now) in pairs.items() if was != now}

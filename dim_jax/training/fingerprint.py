@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dim_jax.data.cache import CACHE, CachedSource, Layout, Storage, component_folders, read_layout
+from dim_jax.data.cache import CACHE_FILE, CachedSource, HiddenDtype, ShardLayout, component_folders, read_shard_layout
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.errors import InputError
 from dim_jax.processing.chat import render
@@ -16,7 +16,7 @@ from dim_jax.training.objectives import CACHED, Objective
 
 FORMAT = 1  # of the files
 # Keys of published configs that change no value. Token ids follow from the tokenizer.
-NAMES = ("architectures", "model_type", "torch_dtype", "_class_name", "bos_token_id", "eos_token_id")
+IGNORED_KEYS = ("architectures", "model_type", "torch_dtype", "_class_name", "bos_token_id", "eos_token_id")
 
 
 def fingerprint(model_init: ModelInit, objective: Objective) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def fingerprint(model_init: ModelInit, objective: Objective) -> dict[str, Any]:
     return {
         "format": FORMAT,
         **{f"{part} weights": digest for part, digest in model_init.digests(config.seed, CACHED).items()},
-        **{f"{part}.{key}": value for part in CACHED for key, value in sizes[part].items() if key not in NAMES},
+        **{f"{part}.{key}": value for part in CACHED for key, value in sizes[part].items() if key not in IGNORED_KEYS},
         "tokenizer": processor.tokenizer.digest,
         "chat": render("PROMPT", [1]),
         "pictures": [processor.mode, processor.min_pixels, processor.max_pixels],
@@ -40,32 +40,32 @@ def fingerprint(model_init: ModelInit, objective: Objective) -> dict[str, Any]:
     }
 
 
-def begin_cache(folder: AnyPath, made_by: Mapping[str, Any], storage: Storage, *, has_shards: bool) -> None:
+def write_fingerprint(folder: AnyPath, current: Mapping[str, Any], hidden_dtype: HiddenDtype, *, has_shards: bool) -> None:
     """Write cache.json, or check the existing one if shards were written (`has_shards`).
 
     Raises:
         InputError: it has another fingerprint; names the differences.
     """
-    expected = json.loads(json.dumps({"hidden states": storage, **made_by}))
-    path = folder / CACHE
+    expected = json.loads(json.dumps({"hidden states": hidden_dtype, **current}))
+    path = folder / CACHE_FILE
     if has_shards and path.exists():
         _compare(folder, read_json(path), expected, "Choose another folder (--into), or remove this one.")
         return
     write_json(path, expected)
 
 
-def cached_mixture(folder: AnyPath, mixture: list[MixtureComponent], made_by: Mapping[str, Any]) -> list[MixtureComponent]:
+def cached_mixture(folder: AnyPath, mixture: list[MixtureComponent], current: Mapping[str, Any]) -> list[MixtureComponent]:
     """The same mixture with its rows from the cache.
 
     Raises:
         InputError: there is no cache, it has another fingerprint (names the differences), or lacks a source or shards; or it is in a
             bucket, and the disk is too small for copies of its shards.
     """
-    if not (folder / CACHE).exists():
-        raise InputError(f"{folder}: is not a cache ({CACHE} is missing). Write it first: dim cache --config ... --into {folder}")
-    recorded = read_json(folder / CACHE)
+    if not (folder / CACHE_FILE).exists():
+        raise InputError(f"{folder}: is not a cache ({CACHE_FILE} is missing). Write it first: dim cache --config ... --into {folder}")
+    recorded = read_json(folder / CACHE_FILE)
     recorded.pop("hidden states", None)
-    _compare(folder, recorded, json.loads(json.dumps(made_by)), "Write another cache (dim cache --into), and name it in data.cache.")
+    _compare(folder, recorded, json.loads(json.dumps(current)), "Write another cache (dim cache --into), and name it in data.cache.")
     folders = component_folders(folder, [member.name for member in mixture])
     layouts = [_complete_layout(folder, member, subfolder) for member, subfolder in zip(mixture, folders, strict=True)]
     check_disk_space([layout.path(shard) for layout in layouts for shard in range(layout.shards)])
@@ -75,8 +75,8 @@ def cached_mixture(folder: AnyPath, mixture: list[MixtureComponent], made_by: Ma
     ]
 
 
-def _complete_layout(folder: AnyPath, member: MixtureComponent, subfolder: AnyPath) -> Layout:
-    layout = read_layout(subfolder, len(member.source))
+def _complete_layout(folder: AnyPath, member: MixtureComponent, subfolder: AnyPath) -> ShardLayout:
+    layout = read_shard_layout(subfolder, len(member.source))
     missing = [] if layout is None else layout.missing()
     if layout is None or missing:
         problem = "is not in it" if layout is None else f"lacks {len(missing)} of {layout.shards} shards, such as {layout.path(missing[0])}"

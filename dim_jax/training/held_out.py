@@ -28,8 +28,8 @@ from dim_jax.processes import to_host
 from dim_jax.processing.chat import IM_END
 from dim_jax.processing.pictures import autoencoder_pixels, cover_crop, to_picture
 from dim_jax.sampling import Sampler
-from dim_jax.settings import IN_FILE, Settings
-from dim_jax.sheets import grid, labelled
+from dim_jax.settings import CHECKPOINT_SETTINGS, Settings
+from dim_jax.sheets import grid, with_caption
 from dim_jax.storage.folders import make_folder, write_text
 from dim_jax.storage.paths import AnyPath
 from dim_jax.training.objectives import Objective, dim_config, paint_reader
@@ -58,10 +58,10 @@ def write_sheet(path: AnyPath, objective: Objective, params: Mapping[str, Any], 
 def _edits(objective: Objective, params: Mapping[str, Any], examples: Sequence[Example]) -> Image.Image:
     """A row for each example: source, edited picture, target, over the prompt."""
     config, model_config = objective.config, objective.model_config
-    settings = {key: value for key, value in config.sample.items() if key in IN_FILE}
+    settings = {key: value for key, value in config.sample.items() if key in CHECKPOINT_SETTINGS}
     size = (config.data.resolution,) * 2
     reader = paint_reader(config, model_config, objective.processor)
-    samples = [reader.choose(example, np.random.default_rng(0)) for example in examples]
+    samples = [reader.make_sample(example, np.random.default_rng(0)) for example in examples]
     sources = [None if sample.source_image is None else Source(sample.source_image) for sample in samples]
     requests = [Request(sample.prompt, seed, size, source) for seed, (sample, source) in enumerate(zip(samples, sources, strict=True))]
     dtype = compute_dtype(config.model.dtype)
@@ -72,7 +72,7 @@ def _edits(objective: Objective, params: Mapping[str, Any], examples: Sequence[E
     rows = []
     for i, sample in enumerate(samples):
         pictures = [picture for picture in (sample.source_image, edited[i], sample.target) if picture is not None]
-        rows.append([labelled([cover_crop(picture, size) for picture in pictures], sample.prompt, zoom=2)])
+        rows.append([with_caption([cover_crop(picture, size) for picture in pictures], sample.prompt, zoom=2)])
     return grid(rows)
 
 
@@ -86,7 +86,7 @@ def _reconstructions(objective: Objective, params: Mapping[str, Any], examples: 
 def _answers(objective: Objective, params: Mapping[str, Any], examples: Sequence[Example]) -> str:
     """A page in Markdown: each prompt with the encoder's answer and the label."""
     processor = objective.processor
-    samples = [objective.reader.choose(example, np.random.default_rng(0)) for example in examples]
+    samples = [objective.reader.make_sample(example, np.random.default_rng(0)) for example in examples]
     pictures = [[sample.source_image] for sample in samples if sample.source_image]
     inputs = processor([sample.prompt for sample in samples], pictures, generation_prompt=True)
     tokenizer = processor.tokenizer

@@ -13,7 +13,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from dim_jax import processes
 from dim_jax.errors import InputError
-from dim_jax.storage.folders import append, filled, write_text, writing
+from dim_jax.storage.folders import append, upload_on_exit, write_errors, write_text
 from dim_jax.storage.paths import AnyPath, is_remote, upload
 from dim_jax.training.progress import ProgressBar
 
@@ -75,8 +75,8 @@ class TensorBoardWriter:
 
     def __enter__(self) -> "TensorBoardWriter":
         with ExitStack() as opened:
-            self._local_folder = opened.enter_context(filled(self._folder))
-            with writing(self._folder):
+            self._local_folder = opened.enter_context(upload_on_exit(self._folder))
+            with write_errors(self._folder):
                 name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"  # TensorBoard reads them in this order
                 self._events = RecordWriter((self._local_folder / name).open("wb"))  # not its EventFileWriter, whose thread hides errors
             opened.callback(self._events.close)
@@ -86,12 +86,12 @@ class TensorBoardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with writing(self._folder):
+        with write_errors(self._folder):
             self._opened.close()
 
     def _add(self, *events: Event) -> None:
         """Write events; without any, flush."""
-        with writing(self._folder):
+        with write_errors(self._folder):
             for event in events:
                 event.wall_time = time.time()
                 self._events.write(event.SerializeToString())

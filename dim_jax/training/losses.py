@@ -17,7 +17,7 @@ from dim_jax.models.connector import Connector, select_user_turn
 from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.qwen import Qwen
 from dim_jax.models.sana import Remat, Sana
-from dim_jax.processing.pictures import signed_pixels
+from dim_jax.processing.pictures import normalize_pixels
 
 Metrics = dict[str, Float[Array, ""]]
 Loss = tuple[Float[Array, ""], Metrics]  # the scalar to minimise, and metrics to log
@@ -41,8 +41,8 @@ class Features(NamedTuple):
 
 def encode_batch(encoder: Qwen, autoencoder: DCAE, batch: PaintBatch, *, condition_length: int) -> Features:
     """The features of turns and pictures. The condition is as long as the turns, so that their bucket is its bucket."""
-    target = autoencoder.encode(signed_pixels(batch.target))
-    source = None if batch.source is None else autoencoder.encode(signed_pixels(batch.source))
+    target = autoencoder.encode(normalize_pixels(batch.target))
+    source = None if batch.source is None else autoencoder.encode(normalize_pixels(batch.source))
     length = min(batch.inputs.input_ids.shape[1], condition_length)
     hidden, mask = select_user_turn(encoder(batch.inputs), jnp.asarray(batch.inputs.user_turn), length)
     return Features(hidden, mask, target, source)

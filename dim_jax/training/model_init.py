@@ -70,7 +70,7 @@ class ModelInit:
 
         sizes = {name: size(name) for name in PRESETS if name in components}
         if "sana" in sizes:
-            grown = sizes["sana"].grown(edit=config.model.edit, condition_length=config.model.condition_length)
+            grown = sizes["sana"].grow(edit=config.model.edit, condition_length=config.model.condition_length)
             if config.lora.rank and "sana" in checkpoints and grown != sizes["sana"]:
                 raise InputError(
                     f"config.init.sana: {checkpoints['sana'].where} would grow to model.edit={grown.is_edit} and model.condition_length="
@@ -94,15 +94,15 @@ class ModelInit:
         """
         encoder = self.model_config.encoder
         assert encoder is not None
-        if tokenizer.largest_id >= encoder.text.vocab_size:
-            raise InputError(f"{tokenizer.name}: ids up to {tokenizer.largest_id}, but the encoder has {encoder.text.vocab_size}.")
+        if tokenizer.max_id >= encoder.text.vocab_size:
+            raise InputError(f"{tokenizer.name}: ids up to {tokenizer.max_id}, but the encoder has {encoder.text.vocab_size}.")
         if "encoder" in self.init_checkpoints:
             if tokenizer.image_id != encoder.image_token_id:
                 raise InputError(
                     f"{tokenizer.name}: <|image_pad|> is {tokenizer.image_id}, the encoder's {encoder.image_token_id}. Use its own one."
                 )
             return self
-        ids = {"image_token_id": tokenizer.image_id, "video_token_id": tokenizer.id_of(VIDEO_PAD)}
+        ids = {"image_token_id": tokenizer.image_id, "video_token_id": tokenizer.token_id(VIDEO_PAD)}
         ids |= {"vision_start_token_id": tokenizer.ids[VISION_START], "vision_end_token_id": tokenizer.ids[VISION_END]}
         ids |= {"bos_token_id": None, "eos_token_id": None}
         return replace(self, model_config=replace(self.model_config, encoder=replace(encoder, **ids)))

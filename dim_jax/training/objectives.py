@@ -23,7 +23,7 @@ from dim_jax.models.lora import Module, with_lora
 from dim_jax.models.precision import compute_dtype
 from dim_jax.processing.buckets import aspect_buckets
 from dim_jax.processing.chat import ChatTokenizer
-from dim_jax.processing.pictures import signed_pixels
+from dim_jax.processing.pictures import normalize_pixels
 from dim_jax.processing.processor import Processor
 from dim_jax.storage.paths import AnyPath
 from dim_jax.training.lora import adapted_layers
@@ -97,7 +97,7 @@ def _autoencoder(config: Config, model_config: ModelConfig, processor: Any) -> O
     sizes = aspect_buckets(config.data.resolution, model_config.autoencoder.factor, config.data.max_aspect_ratio)
 
     def features(model: Any, batch: PictureBatch) -> Array:
-        return signed_pixels(batch.samples)
+        return normalize_pixels(batch.pixels)
 
     def loss(model: Any, pixels: Array, key: PRNGKeyArray) -> Loss:
         return autoencoder_loss(model.autoencoder, pixels, key, **config.autoencoder)

@@ -7,7 +7,7 @@ import jax
 
 from dim_jax import processes
 from dim_jax.errors import InputError
-from dim_jax.storage.folders import filled
+from dim_jax.storage.folders import upload_on_exit
 from dim_jax.storage.paths import AnyPath
 
 
@@ -36,7 +36,7 @@ class Profile:
     def step(self, number: int, wait: Callable[[], object]) -> Iterator[None]:
         """Wraps a step; `wait` returns when it has finished, which only the last step of a trace waits for."""
         if number == self._first and processes.is_first():
-            jax.profiler.start_trace(str(self._open.enter_context(filled(self._folder))))
+            jax.profiler.start_trace(str(self._open.enter_context(upload_on_exit(self._folder))))
             self._open.callback(jax.profiler.stop_trace)
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield

@@ -10,12 +10,12 @@ import orbax.checkpoint.experimental.v1 as ocp
 
 from dim_jax.errors import InputError
 from dim_jax.storage.disk import describe_os_error, format_bytes
-from dim_jax.storage.folders import writing
+from dim_jax.storage.folders import write_errors
 from dim_jax.storage.orbax import disk_error, orbax_path, quiet_orbax
 from dim_jax.storage.paths import AnyPath, is_remote
 
 
-class Restored(NamedTuple):
+class SavedState(NamedTuple):
     """A state and its notes."""
 
     state: Any
@@ -29,7 +29,7 @@ class TrainingStates:
         self._folder, self._checkpointer, self._saving = folder, checkpointer, False
         self._needs = 0  # bytes of a state
 
-    def restore(self, abstract_state: Any) -> Restored | None:
+    def restore(self, abstract_state: Any) -> SavedState | None:
         """The latest state, in the shape, dtype and sharding of `abstract_state`, from any mesh; or None.
 
         Raises:
@@ -39,7 +39,7 @@ class TrainingStates:
         if latest is None:
             return None
         folder = self._folder / str(latest.step)
-        return Restored(read_state(folder, abstract_state), read_notes(folder))
+        return SavedState(read_state(folder, abstract_state), read_notes(folder))
 
     def save(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
         """Copy the state and write it asynchronously, with notes for JSON; waits for the last write.
@@ -48,7 +48,7 @@ class TrainingStates:
             InputError: this state or the last one cannot be written, such as on a full disk; earlier ones are complete.
         """
         self._needs = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        with self.translated_errors():
+        with self.write_errors():
             self._checkpointer.save_async(step, state, custom_metadata=dict(notes))
         self._saving = True
 
@@ -56,11 +56,11 @@ class TrainingStates:
         """Between two steps: raises InputError, as `save`, if the last write has failed."""
         if self._saving and not self._checkpointer.is_saving_in_progress():
             self._saving = False
-            with self.translated_errors():
+            with self.write_errors():
                 self._checkpointer.wait()
 
     @contextmanager
-    def translated_errors(self) -> Iterator[None]:
+    def write_errors(self) -> Iterator[None]:
         """Turns errors of the file system, which may come long after the write started, into an InputError."""
         try:
             yield
@@ -83,7 +83,7 @@ def read_state(folder: AnyPath, abstract_state: Any) -> Any:
         InputError: it is damaged, or of another model.
     """
     path = orbax_path(folder)
-    with _translated_errors(folder):
+    with _read_errors(folder):
         return ocp.load(path, abstract_state)
 
 
@@ -94,13 +94,13 @@ def read_notes(folder: AnyPath) -> Mapping[str, Any]:
         InputError: it is damaged.
     """
     path = orbax_path(folder)
-    with _translated_errors(folder):
+    with _read_errors(folder):
         notes: Any = ocp.metadata(path).custom_metadata
     return notes or {}
 
 
 @contextmanager
-def _translated_errors(folder: AnyPath) -> Iterator[None]:
+def _read_errors(folder: AnyPath) -> Iterator[None]:
     try:
         with quiet_orbax():
             yield
@@ -145,7 +145,7 @@ def training_states(folder: AnyPath, *, keep: int, keep_every: int) -> Iterator[
     save_policy: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)  # whenever it is called
     to_keep: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])])
     with quiet_orbax():  # until the end: it logs from threads of its own, too
-        with writing(folder):
+        with write_errors(folder):
             checkpointer = ocp.training.Checkpointer(
                 orbax_path(folder), save_decision_policy=save_policy, preservation_policy=to_keep, cleanup_tmp_directories=True
             )
@@ -153,7 +153,7 @@ def training_states(folder: AnyPath, *, keep: int, keep_every: int) -> Iterator[
         try:
             yield states
         finally:
-            with states.translated_errors():
+            with states.write_errors():
                 checkpointer.close()
     if (step := latest_step(folder)) and not _is_merged(folder / str(step)):
         raise InputError(f"{folder / str(step)}: was written, but its arrays are not there. Use another workdir.")

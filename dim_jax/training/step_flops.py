@@ -11,18 +11,20 @@ from dim_jax.weights.model_config import ModelConfig
 def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepFlops:
     """FLOPs of a step on a batch; reads only shapes. A LoRA's own products, a percent or two, are left out."""
     if isinstance(batch, PictureBatch):
-        autoencoder, size = model_config.autoencoder, batch.samples.shape[:3]
+        autoencoder, size = model_config.autoencoder, batch.pixels.shape[:3]
         assert autoencoder is not None
         work = flops.dc_ae_encoder(autoencoder, *size) + flops.dc_ae_decoder(autoencoder, *size)
-        return StepFlops({"autoencoder": work.step(learns=True)})
+        return StepFlops({"autoencoder": work.step(trainable=True)})
     if isinstance(batch, AnswerBatch):
         encoder, (b, t) = model_config.encoder, batch.inputs.input_ids.shape
         assert encoder is not None
         work = flops.encoder(encoder, batch.inputs) + flops.logits(encoder.text, b, t - 1)
-        return StepFlops({"encoder": work.step(learns=True)})
+        return StepFlops({"encoder": work.step(trainable=True)})
 
     sizes, parts = dim_config(model_config), dict[str, int]()
-    learns, adapted = (set(), set(config.trainable)) if config.lora.rank else (set(config.trainable), set())  # adapted: kernels are frozen
+    trainable, adapted = set(config.trainable), set[str]()
+    if config.lora.rank:
+        trainable, adapted = adapted, trainable  # kernels are frozen
     encoder, sana, autoencoder = sizes.encoder, sizes.sana, sizes.autoencoder
     b, h, w, _ = batch.target.shape
     if isinstance(batch, CachedBatch):
@@ -30,10 +32,10 @@ def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepF
     else:
         latents, tokens = h * w // autoencoder.factor**2, batch.inputs.input_ids.shape[1]
         pictures = b if batch.source is None else 2 * b
-        parts["encoder"] = flops.encoder(encoder, batch.inputs).step(learns="encoder" in learns)
-        parts["autoencoder"] = flops.dc_ae_encoder(autoencoder, pictures, h, w).step(learns="autoencoder" in learns)
+        parts["encoder"] = flops.encoder(encoder, batch.inputs).step(trainable="encoder" in trainable)
+        parts["autoencoder"] = flops.dc_ae_encoder(autoencoder, pictures, h, w).step(trainable="autoencoder" in trainable)
     t = min(tokens, sana.condition_length)
     connector = flops.connector(encoder.text.hidden_size, sana.caption_channels, b, t)
-    parts["connector"] = connector.step(learns="connector" in learns, passes="encoder" in learns or "connector" in adapted)
-    parts["sana"] = flops.sana(sana, b, latents, t).step(learns="sana" in learns, passes=bool(learns - {"sana"} or adapted))
+    parts["connector"] = connector.step(trainable="connector" in trainable, backprop="encoder" in trainable or "connector" in adapted)
+    parts["sana"] = flops.sana(sana, b, latents, t).step(trainable="sana" in trainable, backprop=bool(trainable - {"sana"} or adapted))
     return StepFlops(parts, flops.sana_recomputed(sana, b, latents, t, config.model.remat))

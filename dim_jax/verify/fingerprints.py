@@ -58,7 +58,7 @@ class Fingerprint:
 
 
 @dataclass
-class Tally:
+class TensorFingerprints:
     """Collects tensors: a fingerprint of each by its published name, and a digest of all that does not depend on dtype or format."""
 
     tensors: dict[str, Fingerprint] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Tally:
         for name, part in to_hf(tensor_mappings(DIM.rows, {path: tensor.shape}), {path: tensor}.__getitem__):
             self.tensors[name], self._parts[name] = Fingerprint.of(part, TENSOR_VALUES), path.split(".")[0]
 
-    def differing(self, recorded: Mapping[str, Fingerprint], tolerance: float) -> dict[str, float]:
+    def differences(self, recorded: Mapping[str, Fingerprint], tolerance: float) -> dict[str, float]:
         """Error of each tensor that differs from the recorded one."""
         errors = {
             name: recorded[name].error(fingerprint) if name in recorded else float("inf") for name, fingerprint in self.tensors.items()

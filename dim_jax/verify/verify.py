@@ -19,8 +19,8 @@ from dim_jax.settings import read_settings
 from dim_jax.storage.folders import check_file, write_json
 from dim_jax.storage.paths import AnyPath, as_path, read_json
 from dim_jax.verify.case import make_case, make_settings
-from dim_jax.verify.fingerprints import Fingerprint, Recording, Tally
-from dim_jax.verify.ours import Ours
+from dim_jax.verify.fingerprints import Fingerprint, Recording, TensorFingerprints
+from dim_jax.verify.jax_stages import JaxStages
 from dim_jax.verify.stages import STAGES, Stages, Tensors, faulty_parts
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.files import NAMES
@@ -67,7 +67,7 @@ def verify(
     weights, config, processor = open_dim(path, tokenizer)
     settings = recorded.settings if recorded else make_settings(read_settings(weights.settings), processor, resolution)
     case = make_case(config, processor, settings)
-    ours, reference = Ours(case, dtype), torch(case, processor.tokenizer.name) if torch else None
+    ours, reference = JaxStages(case, dtype), torch(case, processor.tokenizer.name) if torch else None
     tally, outputs, expected_outputs = _compute_stages(weights, ours, reference, recorded, against)
     made_by = f"dim_jax {__version__}, {reference.name}" if reference else recorded.made_by if recorded else ""
     if record is not None:
@@ -75,7 +75,7 @@ def verify(
         write_json(record, Recording(settings, tally.digest, tally.tensors, stages, made_by).to_json(), indent=None)
     expected = recorded.stages if recorded else {name: Fingerprint.of(x, None) for name, x in expected_outputs.items()}
     results = [_result(name, expected, outputs[name], dtype) for name in STAGES]
-    differing = tally.differing(recorded.tensors, SAME_TENSOR[dtype]) if recorded else {}
+    differing = tally.differences(recorded.tensors, SAME_TENSOR[dtype]) if recorded else {}
 
     print_line = console.out
 
@@ -103,18 +103,20 @@ def verify(
     return not faults
 
 
-def _compute_stages(weights: Weights, ours: Ours, reference, recorded: Recording | None, against: str) -> tuple[Tally, Stages, Stages]:
+def _compute_stages(
+    weights: Weights, ours: JaxStages, reference, recorded: Recording | None, against: str
+) -> tuple[TensorFingerprints, Stages, Stages]:
     """The tensors' fingerprints, and the outputs of each stage by us and by the reference, if there is one.
 
     Raises:
         InputError: tensors are not finite, or most differ from the recorded ones.
     """
-    tally, tensors, finite = Tally(), Tensors(), True
+    tally, tensors, finite = TensorFingerprints(), Tensors(), True
     outputs, expected_outputs = Stages(), Stages()
     remaining = sum(path.startswith("encoder.") for path in weights.parameters)
 
     def check() -> None:
-        differing = tally.differing(recorded.tensors, SAME_TENSOR[ours.dtype]) if recorded else {}
+        differing = tally.differences(recorded.tensors, SAME_TENSOR[ours.dtype]) if recorded else {}
         if len(differing) > len(tally.tensors) / 2:
             raise InputError(
                 f"{against}: was recorded with another checkpoint than {weights.where}; {len(differing)} of the {len(tally.tensors)} "
@@ -192,10 +194,10 @@ def _torch():
         InputError: a package is missing, or too old.
     """
     try:
-        from dim_jax.verify.torch_reference import Torch
+        from dim_jax.verify.torch_stages import TorchStages
     except ImportError as error:
         raise InputError(
             f"PyTorch's side needs torch, transformers and diffusers ({error}). Install them: pip install 'dim_jax[verify]'; or compare "
             "with a file that was recorded on a machine that has them (--against FILE)."
         ) from error
-    return Torch
+    return TorchStages

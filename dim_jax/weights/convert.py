@@ -145,7 +145,7 @@ def assemble(
         where=", ".join(parent.where for parent in parents.values()),
         title="three checkpoints",
         config=config,
-        tensors=_longer_null_table(merge(("", part) for part in parts), condition_length, seed),
+        tensors=_extend_null_table(merge(("", part) for part in parts), condition_length, seed),
         tokenizer=tokenizer_in(as_path(tokenizer)) if tokenizer is not None else parents["encoder"].tokenizer,
         counts={part: parent.counts[part] for part, parent in parents.items()} | {"connector": len(connector)},
         notes=tuple(notes),
@@ -158,7 +158,7 @@ def _part(weights: Weights, part: str) -> LazyTensors:
     return LazyTensors({path: info for path, info in weights.tensors.items() if path.startswith(f"{part}.")}, weights.tensors.read)
 
 
-def _longer_null_table(tensors: LazyTensors, length: int, seed: int) -> LazyTensors:
+def _extend_null_table(tensors: LazyTensors, length: int, seed: int) -> LazyTensors:
     """The same tensors with new rows at the end of the null table."""
     old = tensors[NULL_TABLE]
 
@@ -186,7 +186,7 @@ def _write(
     if dtype is not None:
         console.out(f"cast to {dtype}: {format_bytes(weights.nbytes)}", highlight=False)
     # Orbax compresses: even random bfloat16 shrinks to three quarters.
-    with new_folder(dst, overwrite=overwrite, needs=plan.nbytes if plan else weights.tensors.nbytes * 3 // 4) as folder:
+    with new_folder(dst, overwrite=overwrite, num_bytes=plan.nbytes if plan else weights.tensors.nbytes * 3 // 4) as folder:
         if plan is not None:
             export.write_published(folder, weights, plan)
         else:

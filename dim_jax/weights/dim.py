@@ -1,13 +1,13 @@
 """A Draw-In-Mind checkpoint: the rows of its parts after the prefixes that it gives them."""
 
 from dim_jax.weights import dc_ae, qwen, sana
-from dim_jax.weights.table import biased, prefixed
+from dim_jax.weights.table import add_prefix, kernel_and_bias
 
-CONNECTOR = (*biased("0", "fc1"), *biased("2", "fc2"))
+CONNECTOR = (*kernel_and_bias("0", "fc1"), *kernel_and_bias("2", "fc2"))
 
 ROWS = (
-    prefixed(qwen.ROWS, "mllm.", "encoder.")
-    + prefixed(CONNECTOR, "projector.", "connector.")
-    + prefixed(sana.ROWS, "decoder.model.", "sana.")
-    + prefixed(dc_ae.ROWS, "decoder.vae.", "autoencoder.")
+    add_prefix(qwen.ROWS, "mllm.", "encoder.")
+    + add_prefix(CONNECTOR, "projector.", "connector.")
+    + add_prefix(sana.ROWS, "decoder.model.", "sana.")
+    + add_prefix(dc_ae.ROWS, "decoder.vae.", "autoencoder.")
 )

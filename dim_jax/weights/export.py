@@ -43,7 +43,7 @@ def plan(weights: Weights, to: str, max_shard_size: int | None = None) -> Export
     Raises:
         InputError: the format cannot hold these weights, their manifest is of other weights, or a tensor is larger than a shard.
     """
-    original = weights.manifest if weights.manifest and weights.manifest.published.to == to else None
+    original = weights.manifest if weights.manifest and weights.manifest.published.target == to else None
     manifest = original or _default_manifest(weights, to)
     form, shapes = manifest.published, {path: weights.tensors[path].shape for path in weights.parameters}
     ours = [path for path in form.matching(shapes) if path not in manifest.initialized]
@@ -151,12 +151,12 @@ def write_published(folder: Path, weights: Weights, export: Export) -> None:
     _write_indices(folder, files)
     for file, text in manifest.configs.items():
         (folder / file).write_bytes(text.encode())
-    tokenizer_folder = folder if manifest.published.to == "qwen" else folder / checkpoint.TOKENIZER
+    tokenizer_folder = folder if manifest.published.target == "qwen" else folder / checkpoint.TOKENIZER
     if weights.tokenizer:
         tokenizer_folder.mkdir(exist_ok=True)
     for file in weights.tokenizer:
         shutil.copyfile(file, tokenizer_folder / file.name)
-    if weights.settings is not None and manifest.published.to != "qwen":
+    if weights.settings is not None and manifest.published.target != "qwen":
         shutil.copyfile(weights.settings, folder / checkpoint.SETTINGS)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, listed
-from dim_jax.storage.paths import AnyPath, entries, read_span, size_of
+from dim_jax.storage.paths import AnyPath, entries, file_size, read_range
 from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.lazy import LazyTensors, from_loader
 
@@ -30,16 +30,16 @@ MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
 CHUNK = 2**26  # bytes that are copied at once to change the layout
 UNFINISHED = (".incomplete", ".aria2", ".crdownload", ".part", ".partial", ".download", ".tmp")  # endings of unfinished downloads
 # First bytes of other files that often have these names.
-OTHERS = (
+OTHER_FILE_TYPES = (
     (b"version https://git-lfs", "a pointer of git LFS, not the file itself. Fetch it: git lfs pull"),
     (b"<!doctype", page := "a web page. Fetch the file itself: on the hub its address has /resolve/, and gated models need a login"),
     (b"<html", page),
     (b"gguf", "a GGUF file, which is not read. Fetch the safetensors"),
 )
-PYTORCH = (b"pk\x03\x04", b"\x80\x02", b"\x80\x04")
+PYTORCH_MAGIC = (b"pk\x03\x04", b"\x80\x02", b"\x80\x04")
 
 
-def check_beginning(path: AnyPath) -> None:
+def check_file_type(path: AnyPath) -> None:
     """Refuse a file that is empty, not fully downloaded, or of another kind than its name says.
 
     Raises:
@@ -54,10 +54,10 @@ def check_beginning(path: AnyPath) -> None:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions.") from error
     if not start:
         raise InputError(f"{path}: is empty (0 bytes). Fetch it again.")
-    for beginning, kind in OTHERS:
+    for beginning, kind in OTHER_FILE_TYPES:
         if start.startswith(beginning):
             raise InputError(f"{path}: is {kind}.")
-    if path.suffix == ".safetensors" and start.startswith(PYTORCH):
+    if path.suffix == ".safetensors" and start.startswith(PYTORCH_MAGIC):
         raise InputError(f"{path}: is a file of PyTorch. Name it .pth, or fetch the safetensors.")
 
 
@@ -99,9 +99,9 @@ def open_safetensors(path: AnyPath) -> LazyTensors:
     Raises:
         InputError: the file is missing, empty, truncated, damaged, or holds a dtype that is not supported.
     """
-    check_beginning(path)
+    check_file_type(path)
     try:
-        total = size_of(path)
+        total = file_size(path)
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if total < 8 or length > MAX_HEADER or 8 + length > total:
@@ -121,7 +121,7 @@ def open_safetensors(path: AnyPath) -> LazyTensors:
             return np.zeros(info.shape, info.dtype)
         if isinstance(path, Path):
             return np.memmap(path, info.dtype, mode="r", offset=start + offset, shape=info.shape)
-        return np.frombuffer(read_span(path, start + offset, info.nbytes), info.dtype).reshape(info.shape)
+        return np.frombuffer(read_range(path, start + offset, info.nbytes), info.dtype).reshape(info.shape)
 
     return from_loader({name: info for name, (info, _) in spans.items()}, load)
 

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dim_jax.weights import dc_ae, dim, qwen, sana
-from dim_jax.weights.table import SAME, Row, prefixed
+from dim_jax.weights.table import SAME, Row, add_prefix
 
 POS_EMBED = "sana.pos_embed"  # an unused buffer that the published class requires: kept for export
 DIFFUSERS_PARTS = ("transformer", "vae")  # folders of weights of diffusers
 NULL_TABLE = "sana.y_embedder.y_embedding"
 EMBEDDING = "encoder.model.embed_tokens.embedding"
 # Of a checkpoint whose encoder was saved under the names that transformers uses since 4.52.
-NEW_DIM_ROWS = prefixed(qwen.NEW_ROWS, "mllm.", "encoder.") + tuple(row for row in dim.ROWS if not row.jax.startswith("encoder."))
+NEW_DIM_ROWS = add_prefix(qwen.NEW_ROWS, "mllm.", "encoder.") + tuple(row for row in dim.ROWS if not row.jax.startswith("encoder."))
 
 
 @dataclass(frozen=True)
@@ -22,21 +22,21 @@ class Format:
     Attributes:
         name: in manifests.
         title: for people.
-        to: what `convert(..., to=...)` calls it.
+        target: what `convert(..., to=...)` calls it.
         rows: published tensors and ours.
-        marks: a checkpoint has this format if the name of a tensor begins with one of these.
+        prefixes: a checkpoint has this format if the name of a tensor begins with one of these.
         kept: known extra -> its name in a checkpoint folder.
-        head: the output layer of a language model that is tied to its embedding; an alias, if the checkpoint has it.
+        lm_head: the output layer of a language model that is tied to its embedding; an alias, if the checkpoint has it.
         dropped: prefixes of known tensors that the model does not use.
     """
 
     name: str
     title: str
-    to: str
+    target: str
     rows: tuple[Row, ...]
-    marks: tuple[str, ...]
+    prefixes: tuple[str, ...]
     kept: Mapping[str, str] = field(default_factory=dict)
-    head: str | None = None
+    lm_head: str | None = None
     dropped: tuple[str, ...] = ()
 
     def matching(self, paths: Iterable[str]) -> list[str]:
@@ -45,19 +45,21 @@ class Format:
         return [path for path in paths if pattern.fullmatch(path)]
 
 
-def _dim(name: str, rows: tuple[Row, ...], marks: tuple[str, ...]) -> Format:
+def _dim(name: str, rows: tuple[Row, ...], prefixes: tuple[str, ...]) -> Format:
     kept = {"decoder.model.pos_embed": POS_EMBED}
-    return Format(name, "Draw-In-Mind", "dim", rows, marks, kept, "mllm.lm_head.weight", ("decoder.text_encoder.",))
+    return Format(name, "Draw-In-Mind", "dim", rows, prefixes, kept, "mllm.lm_head.weight", ("decoder.text_encoder.",))
 
 
-def _qwen(name: str, rows: tuple[Row, ...], marks: tuple[str, ...]) -> Format:
-    return Format(name, "transformers Qwen2.5-VL", "qwen", prefixed(rows, "", "encoder."), marks, head="lm_head.weight")
+def _qwen(name: str, rows: tuple[Row, ...], prefixes: tuple[str, ...]) -> Format:
+    return Format(name, "transformers Qwen2.5-VL", "qwen", add_prefix(rows, "", "encoder."), prefixes, lm_head="lm_head.weight")
 
 
 DIM = _dim("dim", dim.ROWS, ("mllm.", "projector.", "decoder.model.", "decoder.vae."))
 DIM_NEW = _dim("dim-new-names", NEW_DIM_ROWS, ("mllm.model.language_model.", "mllm.model.visual."))
-SANA, DC_AE = prefixed(sana.DIFFUSERS_ROWS, "", "sana."), prefixed(dc_ae.ROWS, "", "autoencoder.")
-NVLABS = Format("nvlabs", "NVlabs SANA", "dim", prefixed(sana.ROWS, "", "sana."), ("x_embedder.", "y_embedder."), {"pos_embed": POS_EMBED})
+SANA, DC_AE = add_prefix(sana.DIFFUSERS_ROWS, "", "sana."), add_prefix(dc_ae.ROWS, "", "autoencoder.")
+NVLABS = Format(
+    "nvlabs", "NVlabs SANA", "dim", add_prefix(sana.ROWS, "", "sana."), ("x_embedder.", "y_embedder."), {"pos_embed": POS_EMBED}
+)
 QWEN = _qwen("qwen", qwen.ROWS, ("visual.", "model.layers.", "model.embed_tokens."))
 QWEN_NEW = _qwen("qwen-new-names", qwen.NEW_ROWS, ("model.language_model.", "model.visual."))
 DIFFUSERS_SANA = Format("diffusers-sana", "diffusers SANA", "diffusers", SANA, ("transformer_blocks.", "patch_embed."))
@@ -70,8 +72,8 @@ DIFFUSERS = Format(
     "diffusers",
     "diffusers",
     (
-        *prefixed(SANA, "transformer/", ""),
-        *prefixed(DC_AE, "vae/", ""),
+        *add_prefix(SANA, "transformer/", ""),
+        *add_prefix(DC_AE, "vae/", ""),
         Row("decoder.model.y_embedder.y_embedding", NULL_TABLE, SAME),
         *(row for row in dim.ROWS if row.jax.startswith(("encoder.", "connector."))),
     ),
@@ -79,11 +81,11 @@ DIFFUSERS = Format(
     {"decoder.model.pos_embed": POS_EMBED},
     "mllm.lm_head.weight",
 )
-# Tried in this order, since earlier formats may have the marks of later ones.
+# Tried in this order, since earlier formats may have the prefixes of later ones.
 FORMATS = {form.name: form for form in (DIFFUSERS, DIM_NEW, DIM, DIFFUSERS_SANA, NVLABS, DIFFUSERS_DC_AE, QWEN_NEW, QWEN)}
 
 
 def detect(names: Iterable[str]) -> Format | None:
     """The format of a checkpoint whose tensors have these names; None if it is unknown."""
     names = list(names)
-    return next((form for form in FORMATS.values() if any(name.startswith(form.marks) for name in names)), None)
+    return next((form for form in FORMATS.values() if any(name.startswith(form.prefixes) for name in names)), None)

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from dim_jax.errors import InputError
-from dim_jax.memory import enough_memory
+from dim_jax.memory import memory_errors
 from dim_jax.models.dim import DimConfig
 from dim_jax.models.lora import is_factor, with_lora
 from dim_jax.models.module import parameters, with_parameters
@@ -45,10 +45,10 @@ def open_dim(path: str | AnyPath, tokenizer: str | AnyPath | None = None) -> tup
         tokenizer or weights.tokenizer[0].parent, condition_length=sana.condition_length, layout=encoder.vision.layout
     )
     vocabulary, image = encoder.text.vocab_size, encoder.image_token_id
-    if processor.tokenizer.image_id != image or processor.tokenizer.largest_id >= vocabulary:
+    if processor.tokenizer.image_id != image or processor.tokenizer.max_id >= vocabulary:
         raise InputError(
             f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id} and ids up to "
-            f"{processor.tokenizer.largest_id}, the encoder has {image} and {vocabulary} ids. "
+            f"{processor.tokenizer.max_id}, the encoder has {image} and {vocabulary} ids. "
             "Use the tokenizer that the encoder was trained with."
         )
     return weights, config, processor
@@ -69,11 +69,11 @@ def load_module(
     weights: Weights,
     dtype: np.dtype,
     part: str = "",
-    layout: Callable[[str], jax.sharding.Sharding] | None = None,
+    param_sharding: Callable[[str], jax.sharding.Sharding] | None = None,
 ) -> Module:
     """The module that `make` makes, with the parameters of a checkpoint, or of its `part` ("encoder"), in `dtype`.
 
-    Each is read once, directly to where `layout(its path in the checkpoint)` says; None: to the default device.
+    Each is read once, directly to where `param_sharding(its path in the checkpoint)` says; None: to the default device.
 
     Raises:
         InputError: the checkpoint is damaged, or there is not enough memory.
@@ -82,9 +82,11 @@ def load_module(
     prefix = f"{part}." if part else ""
     stream = weights.stream([path for path in weights.parameters if path.startswith(prefix)])
     remedy = "Take --dtype bfloat16, a device with more, or cut it over several (--devices fsdp=2)."
-    with enough_memory(f"{weights.where}: loading it as {dtype.name}", remedy):
+    with memory_errors(f"{weights.where}: loading it as {dtype.name}", remedy):
         tensors = {
-            path.removeprefix(prefix): jnp.asarray(tensor, dtype) if layout is None else make_global_array(tensor, layout(path), dtype)
+            path.removeprefix(prefix): jnp.asarray(tensor, dtype)
+            if param_sharding is None
+            else make_global_array(tensor, param_sharding(path), dtype)
             for path, tensor in stream
         }
     return with_parameters(module, tensors)
@@ -94,16 +96,16 @@ def add_factors(
     make: Callable[[nnx.Rngs], Module],
     module: Module,
     factors: Mapping[str, np.ndarray],
-    layout: Callable[[str], jax.sharding.Sharding] | None = None,
+    param_sharding: Callable[[str], jax.sharding.Sharding] | None = None,
 ) -> Module:
     """What `make` makes, with the parameters of `module`, which stay where they are, and adapters with these factors (`lora.stacked`) in
-    place of those that `module` has; `layout` as in `load_module`."""
+    place of those that `module` has; `param_sharding` as in `load_module`."""
     params = {path: tensor for path, tensor in parameters(module).items() if not is_factor(path)}
     ranks = {path.removesuffix(".lora_a"): factor.shape[-1] for path, factor in factors.items() if path.endswith(".lora_a")}
     tensors = {}
     for path, factor in factors.items():
         dtype = params[f"{path.rpartition('.')[0]}.kernel"].dtype
-        tensors[path] = jnp.asarray(factor, dtype) if layout is None else make_global_array(factor, layout(path), dtype)
+        tensors[path] = jnp.asarray(factor, dtype) if param_sharding is None else make_global_array(factor, param_sharding(path), dtype)
     return with_parameters(with_lora(nnx.eval_shape(lambda: make(nnx.Rngs(0))), ranks), params | tensors)
 
 

@@ -1,7 +1,7 @@
 """A LoRA apart from any model: pairs of factors by the layer that they belong to, and what a model gets of one or of several.
 
 A layer's kernel (d, f) becomes kernel + scale a b, with a (d, rank) and b (rank, f) (arXiv 2106.09685). Formats that keep queries, keys and
-values apart have a pair for each of them, where our kernel has them joined: `joined` and `apart` change between the two.
+values apart have factors for each of them, where our kernel has them joined: `join_projections` and `split_projections` convert.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,14 +15,14 @@ from dim_jax.errors import InputError, listed
 from dim_jax.models.lora import FACTORS
 from dim_jax.weights import dim, sana
 from dim_jax.weights.arrays import same_bits
-from dim_jax.weights.table import LINEAR, POINTWISE, Row, Shape, prefixed
+from dim_jax.weights.table import LINEAR, POINTWISE, Row, Shape, add_prefix
 
 PARTS = ("connector", "sana")  # parts of the model that adapters may be in
 DIM_ROWS = tuple(row for row in dim.ROWS if row.jax.startswith(tuple(f"{part}." for part in PARTS)))
-DIFFUSERS_ROWS = prefixed(sana.DIFFUSERS_ROWS, "", "sana.")
+DIFFUSERS_ROWS = add_prefix(sana.DIFFUSERS_ROWS, "", "sana.")
 
 
-class Slot(NamedTuple):
+class AdapterTarget(NamedTuple):
     """What a pair belongs to: a linear layer of ours ("sana.blocks.attn.qkv"), its block (None: not stacked), and which of `parts` parts
     that are joined in our kernel."""
 
@@ -35,7 +35,7 @@ class Slot(NamedTuple):
         return f"{self.layer}{'' if self.block is None else f' of block {self.block}'}"
 
 
-class Pair(NamedTuple):
+class LoraFactors(NamedTuple):
     """The two factors of a change of a kernel, and what their product is scaled by."""
 
     a: Float[np.ndarray, "d rank"]
@@ -52,15 +52,15 @@ class Lora:
     """Pairs by slot, and where they come from, for messages."""
 
     where: str
-    pairs: Mapping[Slot, Pair]
+    pairs: Mapping[AdapterTarget, LoraFactors]
 
 
-def adaptable(rows: Iterable[Row]) -> dict[str, Row]:
+def linear_rows(rows: Iterable[Row]) -> dict[str, Row]:
     """Those rows of a table that are kernels of linear layers or 1 x 1 convolutions, by our name of the layer."""
     return {row.jax.removesuffix(".kernel"): row for row in rows if row.transform in (LINEAR, POINTWISE) and row.jax.endswith(".kernel")}
 
 
-LAYERS = adaptable(DIM_ROWS)
+LAYERS = linear_rows(DIM_ROWS)
 
 
 def kernels(shapes: Mapping[str, Shape], parts: Iterable[str] = PARTS) -> dict[str, Shape]:
@@ -79,43 +79,45 @@ def factor_shapes(kernels: Mapping[str, Shape], rank: int) -> dict[str, Shape]:
 
 def from_factors(where: str, factors: Mapping[str, np.ndarray], scale: float) -> Lora:
     """The LoRA of a model's factors by path (`models.lora`), stacked over blocks as its kernels are."""
-    pairs: dict[Slot, Pair] = {}
+    pairs: dict[AdapterTarget, LoraFactors] = {}
     for layer in dict.fromkeys(path.rpartition(".")[0] for path in factors):
         a, b = (factors[f"{layer}.{name}"] for name in FACTORS)
         for block in range(len(a)) if a.ndim == 3 else (None,):
-            pairs[Slot(layer, block)] = Pair(a, b, scale) if block is None else Pair(a[block], b[block], scale)
+            pairs[AdapterTarget(layer, block)] = LoraFactors(a, b, scale) if block is None else LoraFactors(a[block], b[block], scale)
     return Lora(where, pairs)
 
 
-def joined(lora: Lora) -> Lora:
+def join_projections(lora: Lora) -> Lora:
     """The same change of every kernel, with one pair a kernel.
 
     Parts with the same `a` share it; else the factors lie side by side, each for the columns of its part, and their ranks add up.
     """
-    groups: dict[Slot, dict[int, Pair]] = {}
+    groups: dict[AdapterTarget, dict[int, LoraFactors]] = {}
     for slot, pair in lora.pairs.items():
-        groups.setdefault(Slot(slot.layer, slot.block, parts=slot.parts), {})[slot.part] = pair
-    return Lora(lora.where, {Slot(slot.layer, slot.block): _join(group, slot.parts) for slot, group in groups.items()})
+        groups.setdefault(AdapterTarget(slot.layer, slot.block, parts=slot.parts), {})[slot.part] = pair
+    return Lora(lora.where, {AdapterTarget(slot.layer, slot.block): _join(group, slot.parts) for slot, group in groups.items()})
 
 
-def _join(pairs: Mapping[int, Pair], parts: int) -> Pair:
+def _join(pairs: Mapping[int, LoraFactors], parts: int) -> LoraFactors:
     first = next(iter(pairs.values()))
     same_scale = all(pair.scale == first.scale for pair in pairs.values())
     if len(pairs) == parts and same_scale and all(same_bits(*map(np.ascontiguousarray, (pair.a, first.a))) for pair in pairs.values()):
-        return Pair(first.a, np.concatenate([pairs[part].b for part in range(parts)], 1), first.scale)
+        return LoraFactors(first.a, np.concatenate([pairs[part].b for part in range(parts)], 1), first.scale)
     f, rows = first.b.shape[1], list[np.ndarray]()
     for part, pair in sorted(pairs.items()):
         rows.append(np.zeros((pair.rank, parts * f), pair.b.dtype if same_scale else np.float32))
         rows[-1][:, part * f : (part + 1) * f] = pair.b if same_scale else pair.scale * pair.b.astype(np.float32)
-    return Pair(np.concatenate([pairs[part].a for part in sorted(pairs)], 1), np.concatenate(rows), first.scale if same_scale else 1.0)
+    return LoraFactors(
+        np.concatenate([pairs[part].a for part in sorted(pairs)], 1), np.concatenate(rows), first.scale if same_scale else 1.0
+    )
 
 
-def apart(lora: Lora, rows: Mapping[str, Row]) -> Lora:
-    """The same change of every kernel, with a pair for each part that the rows of a format (`adaptable`) keep by itself.
+def split_projections(lora: Lora, rows: Mapping[str, Row]) -> Lora:
+    """The same change of every kernel, with a pair for each part that the rows of a format (`linear_rows`) keep by itself.
 
     The parts share `a`; what of it adds nothing to a part, because those rows of `b` are zero, is left out there.
     """
-    pairs: dict[Slot, Pair] = {}
+    pairs: dict[AdapterTarget, LoraFactors] = {}
     for slot, pair in lora.pairs.items():
         parts = len(rows[slot.layer].parts)
         if parts == slot.parts:
@@ -124,27 +126,27 @@ def apart(lora: Lora, rows: Mapping[str, Row]) -> Lora:
         for part, b in enumerate(np.split(pair.b, parts, 1)):
             used = (b != 0).any(1) if (pair.b != 0).any() else np.ones(pair.rank, bool)  # all of a fresh one
             if used.any():
-                pairs[Slot(slot.layer, slot.block, part, parts)] = Pair(pair.a[:, used], b[used], pair.scale)
+                pairs[AdapterTarget(slot.layer, slot.block, part, parts)] = LoraFactors(pair.a[:, used], b[used], pair.scale)
     return Lora(lora.where, pairs)
 
 
-def stacked(loras: Sequence[tuple[Lora, float]], shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
+def sum_loras(loras: Sequence[tuple[Lora, float]], shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
     """The factors of a model of these shapes (path -> array, as `factor_shapes` names them) that add up to all `loras`, each times its
     weight. Float32, scales in `lora_b`; ranks lie side by side, and those of blocks that have less are filled up with zeros.
 
     Raises:
         InputError: a LoRA is of a model with other layers; names them.
     """
-    groups: dict[str, dict[int | None, list[Pair]]] = {}
+    groups: dict[str, dict[int | None, list[LoraFactors]]] = {}
     kernel_shapes = kernels(shapes)
     for lora, weight in loras:
         mismatched = list[str]()
-        for slot, (a, b, scale) in joined(lora).pairs.items():
+        for slot, (a, b, scale) in join_projections(lora).pairs.items():
             *stack, d, f = kernel_shapes.get(slot.layer, (0, 0))
             if (len(a), b.shape[1]) != (d, f) or (slot.block is None) != (not stack) or not (slot.block or 0) < (*stack, 1)[0]:
                 here = f"here it is {kernel_shapes[slot.layer]}" if slot.layer in kernel_shapes else "there is none here"
                 mismatched.append(f"{slot} is ({len(a)}, {b.shape[1]}), {here}")
-            pair = Pair(a.astype(np.float32), b.astype(np.float32) * np.float32(scale * weight), 1.0)
+            pair = LoraFactors(a.astype(np.float32), b.astype(np.float32) * np.float32(scale * weight), 1.0)
             groups.setdefault(slot.layer, {}).setdefault(slot.block, []).append(pair)
         if mismatched:
             raise InputError(f"{lora.where}: is a LoRA of another model: {listed(mismatched, '; ', limit=3)}. Give one of this model.")

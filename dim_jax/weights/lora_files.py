@@ -21,11 +21,20 @@ from safetensors import safe_open
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, listed
 from dim_jax.storage.folders import Kind, new_folder
-from dim_jax.storage.paths import AnyPath, as_path, is_remote, local, read_json
+from dim_jax.storage.paths import AnyPath, as_path, is_remote, local_path, read_json
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.files import EXTRA_FILE, SafetensorsWriter, open_safetensors
 from dim_jax.weights.formats import NVLABS
-from dim_jax.weights.lora import DIFFUSERS_ROWS, DIM_ROWS, Lora, Pair, Slot, adaptable, apart, joined
+from dim_jax.weights.lora import (
+    DIFFUSERS_ROWS,
+    DIM_ROWS,
+    AdapterTarget,
+    Lora,
+    LoraFactors,
+    join_projections,
+    linear_rows,
+    split_projections,
+)
 from dim_jax.weights.table import Row, Transform
 
 Target = Literal["dim", "peft", "diffusers"]
@@ -39,14 +48,14 @@ OTHER_METHODS = (
     "alora_invocation_tokens", "arrow_config", "fan_in_fan_out", "kasa_config", "layer_replication", "lora_bias", "megatron_config",
     "modules_to_save", "monteclora_config", "target_parameters", "trainable_token_indices", "velora_config",
 )  # fmt: skip
-PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # init_lora_weights that leave the base as it is
+PLAIN_INITS = (True, False, None, "gaussian", "orthogonal", "eva")  # init_lora_weights that leave the base as it is
 
 MERGE = "Merge it into its model with PEFT, and convert that."
 
 FOLDER = Kind("LoRA folder", lambda folder: any((folder / name).is_file() for name in (PEFT_FILE, DIFFUSERS_FILE)))
 
 
-class _Place(NamedTuple):
+class _ModulePattern(NamedTuple):
     """Where the published names of a row lead."""
 
     pattern: re.Pattern
@@ -56,15 +65,15 @@ class _Place(NamedTuple):
     transform: Transform
 
 
-def _locations(rows: Mapping[str, Row]) -> Iterator[_Place]:
+def _module_patterns(rows: Mapping[str, Row]) -> Iterator[_ModulePattern]:
     for layer, row in rows.items():
         for part, name in enumerate(row.parts):
             pattern = re.compile(re.escape(name.removesuffix(".weight")).replace(r"\*", r"(\d+)"))
-            yield _Place(pattern, layer, part, len(row.parts), row.transform)
+            yield _ModulePattern(pattern, layer, part, len(row.parts), row.transform)
 
 
-BY_DIM, BY_DIFFUSERS = adaptable(DIM_ROWS), adaptable(DIFFUSERS_ROWS)
-LOCATIONS = tuple(place for rows in (BY_DIM, BY_DIFFUSERS, adaptable(NVLABS.rows)) for place in _locations(rows))
+BY_DIM, BY_DIFFUSERS = linear_rows(DIM_ROWS), linear_rows(DIFFUSERS_ROWS)
+MODULE_PATTERNS = tuple(place for rows in (BY_DIM, BY_DIFFUSERS, linear_rows(NVLABS.rows)) for place in _module_patterns(rows))
 
 
 def is_lora(path: AnyPath) -> bool:
@@ -122,13 +131,13 @@ def open_lora(path: AnyPath | str) -> Lora:
     return Lora(str(path), pairs)
 
 
-def _read(file: AnyPath, config: Any) -> dict[Slot, Pair]:
+def _read(file: AnyPath, config: Any) -> dict[AdapterTarget, LoraFactors]:
     """The pairs of a file, with this LoraConfig or the one in its header; without any, alpha is the rank, as diffusers has it."""
     tensors = open_safetensors(file)
     if config is None:
-        with safe_open(local(file), framework="numpy") as opened:
+        with safe_open(local_path(file), framework="numpy") as opened:
             stated = (opened.metadata() or {}).get(METADATA)
-        config = {} if stated is None else _unprefixed(file, stated)
+        config = {} if stated is None else _parse_metadata(file, stated)
     if not isinstance(config, dict):
         raise InputError(f"{file}: its config is not a JSON object. Save or fetch it again.")
     _check_kind(file, config)
@@ -145,11 +154,11 @@ def _read(file: AnyPath, config: Any) -> dict[Slot, Pair]:
         raise InputError(f"{file}: {listed(unpaired, limit=3)}: the other factor of the pair is missing. Save or fetch the file again.")
     if not names_by_layer:
         raise InputError(f"{file}: holds no tensors. Save or fetch it again.")
-    pairs: dict[Slot, Pair] = {}
+    pairs: dict[AdapterTarget, LoraFactors] = {}
     shapes: dict[tuple[str, int | None], tuple[int, ...]] = {}  # of the parts of a kernel: they are alike
     for layer, names in names_by_layer.items():
         module = layer.removeprefix(PEFT_PREFIX).removeprefix(DIFFUSERS_PREFIX)
-        slot, transform = _slot(file, layer, module)
+        slot, transform = _adapter_target(file, layer, module)
         if slot in pairs:
             raise InputError(f"{file}: {layer}: a pair of {slot} is there twice, under two names. Save it again.")
         a, b = tensors.load(names["A"]), tensors.load(names["B"])
@@ -162,11 +171,11 @@ def _read(file: AnyPath, config: Any) -> dict[Slot, Pair]:
             raise InputError(f"{file}: {layer}: does not fit what else there is of {slot}. Save it again, under the names of one model.")
         if bad := [name for name, tensor in ((names["A"], a), (names["B"], b)) if not is_finite(tensor)]:
             raise InputError(f"{file}: {listed(bad)}: not finite. The LoRA is damaged, or training diverged.")
-        pairs[slot] = Pair(transform.from_hf(a), transform.from_hf(b), _scale(file, config, module, a.shape[0]))
+        pairs[slot] = LoraFactors(transform.from_hf(a), transform.from_hf(b), _scale(file, config, module, a.shape[0]))
     return pairs
 
 
-def _unprefixed(file: AnyPath, text: str) -> Any:
+def _parse_metadata(file: AnyPath, text: str) -> Any:
     try:
         return {key.removeprefix(DIFFUSERS_PREFIX): value for key, value in json.loads(text).items()}
     except (ValueError, AttributeError) as error:
@@ -180,16 +189,16 @@ def _check_kind(file: AnyPath, config: Mapping[str, Any]) -> None:
     used = [key for key, value in config.items() if value and (key in OTHER_METHODS or (key.startswith("use_") and key != "use_rslora"))]
     used += [f'bias "{config["bias"]}"'] if config.get("bias", "none") != "none" else []
     start = config.get("init_lora_weights")
-    used += [f'init_lora_weights "{start}"'] if start not in PLAIN_STARTS else []
+    used += [f'init_lora_weights "{start}"'] if start not in PLAIN_INITS else []
     if used:
         raise InputError(f"{file}: was made with {', '.join(used)}, so it is not a plain LoRA. {MERGE}")
 
 
-def _slot(file: AnyPath, layer: str, module: str) -> tuple[Slot, Transform]:
-    for location in LOCATIONS:
+def _adapter_target(file: AnyPath, layer: str, module: str) -> tuple[AdapterTarget, Transform]:
+    for location in MODULE_PATTERNS:
         if match := location.pattern.fullmatch(module):
             block = int(match[1]) if match.groups() else None
-            return Slot(location.layer, block, location.part, location.parts), location.transform
+            return AdapterTarget(location.layer, block, location.part, location.parts), location.transform
     raise InputError(f"{file}: {layer}: is not a linear layer or 1 x 1 convolution of SANA or the connector, where adapters may be.")
 
 
@@ -224,13 +233,13 @@ def write_lora(folder: AnyPath, lora: Lora, to: str, *, overwrite: bool = False)
         raise InputError(f"--to {to}: a LoRA is written as one of {', '.join(TARGETS)}.")
     with new_folder(folder, overwrite=overwrite, kind=FOLDER) as scratch:
         if to == "dim":
-            _write(scratch / PEFT_FILE, joined(lora), BY_DIM, PEFT_PREFIX)
+            _write(scratch / PEFT_FILE, join_projections(lora), BY_DIM, PEFT_PREFIX)
             return
         main = {slot: pair for slot, pair in lora.pairs.items() if slot.layer in BY_DIFFUSERS}
         extra = {slot: pair for slot, pair in lora.pairs.items() if slot.layer not in BY_DIFFUSERS}
         if main:
             file, prefix = (PEFT_FILE, PEFT_PREFIX) if to == "peft" else (DIFFUSERS_FILE, DIFFUSERS_PREFIX)
-            _write(scratch / file, apart(Lora(lora.where, main), BY_DIFFUSERS), BY_DIFFUSERS, prefix)
+            _write(scratch / file, split_projections(Lora(lora.where, main), BY_DIFFUSERS), BY_DIFFUSERS, prefix)
         else:
             raise InputError(f"{lora.where}: has adapters of the connector alone, which diffusers does not have. Write it with --to dim.")
         if extra:
@@ -240,7 +249,7 @@ def write_lora(folder: AnyPath, lora: Lora, to: str, *, overwrite: bool = False)
 def _write(file: Any, lora: Lora, rows: Mapping[str, Row], prefix: str) -> None:
     """A file of tensors, and its LoraConfig: beside it for PEFT, in its header for diffusers."""
     tensors: dict[str, np.ndarray] = {}
-    modules: dict[str, Pair] = {}
+    modules: dict[str, LoraFactors] = {}
     for slot, pair in sorted(lora.pairs.items(), key=lambda item: (item[0].layer, item[0].block or 0, item[0].part)):
         row = rows[slot.layer]
         module = row.parts[slot.part].removesuffix(".weight").replace("*", str(slot.block))
@@ -259,10 +268,10 @@ def _write(file: Any, lora: Lora, rows: Mapping[str, Row], prefix: str) -> None:
             writer.write(name, tensor)
 
 
-def _config(modules: Mapping[str, Pair]) -> dict[str, Any]:
+def _config(modules: Mapping[str, LoraFactors]) -> dict[str, Any]:
     """PEFT's LoraConfig of these pairs by module: what most have, and what is different in some."""
     ranks = {module: pair.rank for module, pair in modules.items()}
-    alphas = {module: _rounded(pair.scale * pair.rank) for module, pair in modules.items()}
+    alphas = {module: _round_alpha(pair.scale * pair.rank) for module, pair in modules.items()}
     r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     return {
         "peft_type": "LORA", "r": r, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": list(modules),
@@ -271,6 +280,6 @@ def _config(modules: Mapping[str, Pair]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rounded(number: float) -> int | float:
+def _round_alpha(number: float) -> int | float:
     """An alpha without the last digits of the product that it comes from."""
     return round(number) if abs(number - round(number)) < 1e-6 * number else number

@@ -7,8 +7,8 @@ import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, listed
-from dim_jax.storage.paths import AnyPath, local
-from dim_jax.weights.files import DTYPES, check_beginning
+from dim_jax.storage.paths import AnyPath, local_path
+from dim_jax.weights.files import DTYPES, check_file_type
 from dim_jax.weights.lazy import LazyTensors, from_loader
 
 
@@ -25,9 +25,9 @@ def open_pth(path: AnyPath) -> LazyTensors:
         raise InputError(f"{path}: reading a .pth file needs PyTorch. Install it with: pip install 'dim_jax[torch]'") from error
     if not path.is_file():
         raise InputError(f"{path}: there is no such file. Check the path.")
-    check_beginning(path)
+    check_file_type(path)
     try:
-        content: Any = torch.load(local(path), map_location="cpu", weights_only=True, mmap=True)
+        content: Any = torch.load(local_path(path), map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused, because it holds more than tensors (it would run code, or is damaged): {_first_line(error)}. "

@@ -16,10 +16,10 @@ from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.rng import NULL_ROWS, key_seed
-from dim_jax.storage.paths import AnyPath, entries, local, read_json
+from dim_jax.storage.paths import AnyPath, entries, local_path, read_json
 from dim_jax.weights import formats
 from dim_jax.weights.arrays import same_bits
-from dim_jax.weights.files import EXTRA_FILE, NAMES, check_beginning, find_safetensors, no_weights_error, open_safetensors, read_text
+from dim_jax.weights.files import EXTRA_FILE, NAMES, check_file_type, find_safetensors, no_weights_error, open_safetensors, read_text
 from dim_jax.weights.formats import DIFFUSERS, EMBEDDING, NULL_TABLE, Format
 from dim_jax.weights.lazy import LazyTensors, merge
 from dim_jax.weights.manifest import Manifest, check_finite, common_dtypes, folder_of
@@ -93,7 +93,7 @@ def open_published(path: AnyPath) -> Weights:
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder. Check the path.")
     where = path if path.is_dir() else path.parent
-    files = _find(path)
+    files = _open_tensors(path)
     hf = merge((folder_of(file), tensors) for file, tensors in files.items())
     form = formats.detect(hf)
     if form is None:
@@ -105,8 +105,8 @@ def open_published(path: AnyPath) -> Weights:
     shapes = config.shapes()
     initialized = [NULL_TABLE] if NULL_TABLE in shapes and _lacks_null_table(form, hf) else []
     mappings = tensor_mappings(form.rows, {name: shape for name, shape in shapes.items() if name not in initialized})
-    tied = config.encoder is not None and form.head in hf and form.head not in mappings  # the output layer is a copy of the embedding
-    aliases = {str(form.head): next(name for name, mapping in mappings.items() if mapping.path == EMBEDDING)} if tied else {}
+    tied = config.encoder is not None and form.lm_head in hf and form.lm_head not in mappings  # the output layer is a copy of the embedding
+    aliases = {str(form.lm_head): next(name for name, mapping in mappings.items() if mapping.path == EMBEDDING)} if tied else {}
     dropped = [name for name in hf if form.dropped and name.startswith(form.dropped)]
     kept = {name: ours for name, ours in form.kept.items() if name in hf}
     expected = {name: mapping.shape for name, mapping in mappings.items()}
@@ -197,9 +197,9 @@ def tokenizer_files(folder: AnyPath) -> tuple[Path, ...]:
     Raises:
         InputError: one is damaged.
     """
-    files = tuple(local(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file())
+    files = tuple(local_path(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file())
     for file in files:
-        check_beginning(file)
+        check_file_type(file)
         if file.suffix == ".json":
             try:
                 read_json(file)
@@ -227,7 +227,7 @@ def null_rows(t: int, c: int, *, seed: int) -> np.ndarray:
     return np.asarray(jax.random.normal(jax.random.key(key_seed(seed, NULL_ROWS)), (t, c)) / c**0.5)
 
 
-def _find(path: AnyPath) -> dict[str, LazyTensors]:
+def _open_tensors(path: AnyPath) -> dict[str, LazyTensors]:
     """The files of tensors at `path`, from its folder.
 
     Raises:
@@ -270,21 +270,21 @@ def _config(form: Format, where: AnyPath, hf: LazyTensors) -> ModelConfig:
     Raises:
         InputError: a required config is missing, or disagrees with the tensors.
     """
-    if form.to == "qwen":
-        return ModelConfig(encoder=QwenConfig.from_hf(_required(where / "config.json")))
+    if form.target == "qwen":
+        return ModelConfig(encoder=QwenConfig.from_hf(_require_file(where / "config.json")))
     if form is formats.DIFFUSERS_DC_AE:
-        return ModelConfig(autoencoder=DCAEConfig.from_hf(_required(where / "config.json")))
+        return ModelConfig(autoencoder=DCAEConfig.from_hf(_require_file(where / "config.json")))
     if form is formats.DIFFUSERS_SANA:
-        return ModelConfig(sana=sana_from_diffusers(_required(where / "config.json"), SANA_NULL_ROWS))
+        return ModelConfig(sana=sana_from_diffusers(_require_file(where / "config.json"), SANA_NULL_ROWS))
     if form is DIFFUSERS:
         null = hf.get("decoder.model.y_embedder.y_embedding")
         has = lambda prefix: any(name.startswith(prefix) for name in hf)  # noqa: E731
         return ModelConfig(
-            encoder=QwenConfig.from_hf(_required(where / "qwen.config.json")) if has("mllm.") else None,
-            sana=sana_from_diffusers(_required(where / "transformer/config.json"), null.shape[0] if null else SANA_NULL_ROWS)
+            encoder=QwenConfig.from_hf(_require_file(where / "qwen.config.json")) if has("mllm.") else None,
+            sana=sana_from_diffusers(_require_file(where / "transformer/config.json"), null.shape[0] if null else SANA_NULL_ROWS)
             if has("transformer/")
             else None,
-            autoencoder=DCAEConfig.from_hf(_required(where / "vae/config.json")) if has("vae/") else None,
+            autoencoder=DCAEConfig.from_hf(_require_file(where / "vae/config.json")) if has("vae/") else None,
         )
     sana = _published_sana(where, hf, "" if form is formats.NVLABS else "decoder.model.")
     if form is formats.NVLABS:
@@ -297,7 +297,7 @@ def _config(form: Format, where: AnyPath, hf: LazyTensors) -> ModelConfig:
     )
 
 
-def _required(path: AnyPath) -> AnyPath:
+def _require_file(path: AnyPath) -> AnyPath:
     if not path.is_file():
         raise InputError(f"{path}: is missing; it has the sizes of the model. Fetch it with the weights.")
     return path

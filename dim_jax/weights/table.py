@@ -72,12 +72,12 @@ class TensorMapping(NamedTuple):
     shape: Shape  # of the published tensor
 
 
-def prefixed(rows: Iterable[Row], hf: str, jax: str) -> tuple[Row, ...]:
+def add_prefix(rows: Iterable[Row], hf: str, jax: str) -> tuple[Row, ...]:
     """The same rows with prefixes before the published names and before our paths."""
     return tuple(replace(row, hf=tuple(hf + part for part in row.parts), jax=jax + row.jax) for row in rows)
 
 
-def biased(hf: str, jax: str, transform: Transform = LINEAR) -> tuple[Row, Row]:
+def kernel_and_bias(hf: str, jax: str, transform: Transform = LINEAR) -> tuple[Row, Row]:
     """The rows of a layer's kernel and bias."""
     return Row(f"{hf}.weight", f"{jax}.kernel", transform), Row(f"{hf}.bias", f"{jax}.bias", SAME)
 

@@ -11,7 +11,7 @@ from dim_jax.errors import InputError, listed
 from dim_jax.models.lora import FACTORS
 from dim_jax.weights.arrays import copy_into, empty
 from dim_jax.weights.lazy import LazyTensors
-from dim_jax.weights.lora import Lora, stacked
+from dim_jax.weights.lora import Lora, sum_loras
 from dim_jax.weights.manifest import check_finite
 from dim_jax.weights.published import Weights
 
@@ -89,7 +89,7 @@ def merge_lora(weights: Weights, loras: Sequence[tuple[Lora, float]]) -> Weights
     Raises:
         InputError: a LoRA is of a model with other layers.
     """
-    factors = stacked(loras, {path: weights.tensors[path].shape for path in weights.parameters})
+    factors = sum_loras(loras, {path: weights.tensors[path].shape for path in weights.parameters})
 
     def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:
         for name, tensor in weights.tensors.read(names, scratch):

@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 
 from dim_jax.processing.chat import ChatTokenizer, render
-from dim_jax.processing.inputs import normalised
+from dim_jax.processing.inputs import normalize
 from dim_jax.processing.pictures import autoencoder_pixels
-from dim_jax.processing.processor import encoder_picture, smart_resize, to_patches
+from dim_jax.processing.processor import patchify, resize_for_encoder, smart_resize
 from tests.parity.goldens import Goldens, Group, MissingError
 
 
@@ -23,9 +23,9 @@ def preprocess(goldens: Goldens) -> Iterator[Group]:
         now = tensors.under(f"{case}.")
         image = Image.fromarray(now["image"])
         for mode in ("native", "square"):
-            patches, grid = to_patches(encoder_picture(image, mode, resolution))
+            patches, grid = patchify(resize_for_encoder(image, mode, resolution))
             yield Group(f"{case}.{mode}.grid", np.array([(1, *grid)]), now[f"{mode}.grid"], 0, 0)
-            yield from _pixels(f"{case}.{mode}.pixel_values", normalised(patches), now[f"{mode}.pixel_values"], atol)
+            yield from _pixels(f"{case}.{mode}.pixel_values", normalize(patches), now[f"{mode}.pixel_values"], atol)
         pixels = autoencoder_pixels(image, (resolution, resolution)).transpose(2, 0, 1)
         yield from _pixels(f"{case}.autoencoder_pixels", pixels, now["autoencoder_pixels"], atol)
 

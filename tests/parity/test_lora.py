@@ -18,7 +18,7 @@ from dim_jax.models import module
 from dim_jax.models.lora import with_lora
 from dim_jax.models.sana import Sana
 from dim_jax.models.sana_config import SanaConfig
-from dim_jax.weights.lora import Lora, stacked
+from dim_jax.weights.lora import Lora, sum_loras
 from dim_jax.weights.lora_files import open_lora, write_lora
 from dim_jax.weights.opening import open_weights
 from dim_jax.weights.transforms import merge_lora
@@ -42,7 +42,7 @@ def shapes(sana: Sana) -> dict[str, tuple[int, ...]]:
 
 def adapted(sana: Sana, *loras: tuple[Lora, float]) -> Sana:
     """Ours with LoRAs."""
-    factors = {path.removeprefix("sana."): factor for path, factor in stacked(loras, shapes(sana)).items()}
+    factors = {path.removeprefix("sana."): factor for path, factor in sum_loras(loras, shapes(sana)).items()}
     ranks = {path.removesuffix(".lora_a"): factor.shape[-1] for path, factor in factors.items() if path.endswith("lora_a")}
     abstract = nnx.eval_shape(lambda: Sana(sana.config, rngs=nnx.Rngs(0)))
     return module.with_parameters(with_lora(abstract, ranks), module.parameters(sana) | factors)

@@ -16,7 +16,7 @@ from dim_jax.datasets.construction.pictures import store
 from dim_jax.datasets.construction.sources import LazyImage
 from dim_jax.designer.journal import JsonlLog
 from dim_jax.errors import InputError, check_unicode
-from dim_jax.storage.jsonl import objects
+from dim_jax.storage.jsonl import read_objects
 
 PICTURES, FAILURES = "stages/pictures.jsonl", "stages/pictures.failures.jsonl"
 THREADS = 4
@@ -114,7 +114,7 @@ def read_metadata(folder: Path, rule: Mapping[str, Any], field: str) -> Iterator
         path = folder / file
         if not path.is_file():
             raise InputError(f"{path}: there is no such file. Get the metadata: hf download stdKonjac/DIM-T2I --repo-type dataset.")
-        for line, row in objects(path):
+        for line, row in read_objects(path):
             check_unicode(json.dumps(row, ensure_ascii=False), line)
             yield Row(*_caption(row, field, line), row.get("sha256"))
 

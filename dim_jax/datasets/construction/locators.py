@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dim_jax.datasets.construction.ledger import MissingKeys
 from dim_jax.datasets.construction.sources import LazyImage, read_picture
 from dim_jax.errors import InputError, require_packages
-from dim_jax.storage.paths import within
+from dim_jax.storage.paths import resolve_within
 
 ROWS = 256  # of a table, read at once
 
@@ -114,7 +114,7 @@ def _in_folder(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> It
 
 def _is_outside(root: Path, key: str) -> bool:
     try:
-        within(root, key)
+        resolve_within(root, key)
     except InputError:
         return True
     return False

@@ -11,8 +11,8 @@ from dim_jax.datasets.layouts import Rows
 from dim_jax.datasets.layouts.sharegpt4o import ShareGPT4oRows
 from dim_jax.datasets.layouts.ultra_edit import UltraEditRows
 from dim_jax.errors import InputError, check_unicode
-from dim_jax.storage.jsonl import objects
-from dim_jax.storage.paths import read_if_there, within
+from dim_jax.storage.jsonl import read_objects
+from dim_jax.storage.paths import read_if_exists, resolve_within
 
 INDEX_FOLDER = "index"  # folder for the index of archives
 EXAMPLE = '{"source": "before.png", "target": "after.png", "prompt": "Make it blue."}'
@@ -29,7 +29,7 @@ class JsonlPairs:
         self._folder = path.parent
         self._rows: list[dict] = []
         keys = set[str]()
-        for where, row in objects(path):
+        for where, row in read_objects(path):
             texts = [row.get(name) for name in ("source", "target", "prompt")]
             if not all(isinstance(text, str) and text.strip() for text in texts):
                 raise InputError(f'{where}: needs the texts "source", "target" and "prompt": {EXAMPLE}')
@@ -91,7 +91,7 @@ def read_picture(folder: Path, name: str) -> bytes:
     Raises:
         InputError: it is outside of the folder, or cannot be read.
     """
-    data = read_if_there(path := within(folder, name))
+    data = read_if_exists(path := resolve_within(folder, name))
     if data is None:
         raise InputError(f"{path}: the picture cannot be read, since there is no such file. Check its path.")
     return data

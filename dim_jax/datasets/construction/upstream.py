@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from dim_jax.datasets.construction.download import Downloads
 from dim_jax.errors import InputError
-from dim_jax.storage.paths import within
+from dim_jax.storage.paths import resolve_within
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
@@ -80,10 +80,10 @@ def _unpack_zip(archive: zipfile.ZipFile, folder: Path) -> None:
     links = dict[Path, str]()
     for member in archive.infolist():
         name = member.filename.lstrip("/")
-        path = within(folder, name)
+        path = resolve_within(folder, name)
         if stat.S_ISLNK(member.external_attr >> 16):
             target = archive.read(member).decode()
-            within(folder, target if target.startswith("/") else posixpath.join(posixpath.dirname(name), target))
+            resolve_within(folder, target if target.startswith("/") else posixpath.join(posixpath.dirname(name), target))
             links[Path(path)] = target
         else:
             archive.extract(member, folder)

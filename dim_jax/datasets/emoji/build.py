@@ -59,7 +59,7 @@ def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = Fa
     if archives is not None and not archives.is_dir():
         raise InputError(f"{archives}: no such folder. Give the one that holds the packages' .tgz files.")
     with (
-        new_folder(target, overwrite=overwrite, needs=NEEDS, kind=DATASET) as folder,
+        new_folder(target, overwrite=overwrite, num_bytes=NEEDS, kind=DATASET) as folder,
         tempfile.TemporaryDirectory() as scratch,
         Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar,
     ):

@@ -66,7 +66,7 @@ def build(source: AnyPath, target: AnyPath, *, overwrite: bool = False) -> dict:
     tints.recolour_pairs(read_pairs(source, "train"))
     counts = {split: Counter(pair.rule for pair in tints.pairs if tints.pictures[pair.source].split == split) for split in SPLITS}
     statistics = {"pairs": counts, "total": {split: counts[split].total() for split in SPLITS}}
-    with new_folder(target, overwrite=overwrite, needs=NEEDS, kind=DATASET) as folder:
+    with new_folder(target, overwrite=overwrite, num_bytes=NEEDS, kind=DATASET) as folder:
         write_pairs(folder, tints.pictures, tints.pairs)
         write_card(folder, statistics, tints.contact_sheet(), _data_card(statistics, source.name))
     return statistics

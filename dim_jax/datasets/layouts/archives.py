@@ -30,7 +30,7 @@ from dim_jax.datasets.layouts.rows import ConcatenatedFile, prefix_errors
 from dim_jax.errors import InputError, require_packages
 from dim_jax.storage.folders import make_folder, new_file
 from dim_jax.storage.local_cache import cached_path
-from dim_jax.storage.paths import AnyPath, entries, is_remote, read_errors, read_if_there, within
+from dim_jax.storage.paths import AnyPath, entries, is_remote, read_errors, read_if_exists, resolve_within
 
 ARCHIVE = re.compile(r"(?P<name>.+\.(tar|tar\.gz|tgz|zip))(?P<part>\.part.*)?")
 NUMBERED = re.compile(r"(?P<name>.+_part_)(?P<number>\d+)\.tar")
@@ -62,8 +62,8 @@ class ImageStore:
             return self._read_any(name)
 
     def _read_any(self, name: str) -> bytes:
-        path = within(self.folder, name)
-        readers = [partial(read_if_there, path), partial(self._member, name)]
+        path = resolve_within(self.folder, name)
+        readers = [partial(read_if_exists, path), partial(self._member, name)]
         if is_remote(path) and _is_indexed(self.index_folder):
             readers.reverse()  # asking a bucket for a missing file takes as long as reading a member
         for reader in readers:

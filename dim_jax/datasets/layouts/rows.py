@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from dim_jax.errors import InputError, check_unicode
 from dim_jax.storage.local_cache import cached_path
-from dim_jax.storage.paths import AnyPath, is_remote, open_regular, read_errors, read_if_there, read_span, size_of
+from dim_jax.storage.paths import AnyPath, file_size, is_remote, open_regular, read_errors, read_if_exists, read_range
 
 BLOCK = 2**24  # bytes that are searched for line ends at once
 
@@ -50,7 +50,7 @@ class JsonArray:
     def __init__(self, path: AnyPath):
         self.path = path
         try:
-            self._rows = json.loads(read_if_there(path) or b"")
+            self._rows = json.loads(read_if_exists(path) or b"")
         except InputError:
             raise
         except (ValueError, RecursionError) as error:
@@ -102,7 +102,7 @@ class Row:
 def read_at(path: AnyPath, start: int, size: int) -> bytes:
     """Bytes of a file (in a bucket by one request); safe in threads and forked processes, since there is no shared file position."""
     if is_remote(path):
-        return read_span(path, start, size)
+        return read_range(path, start, size)
     with read_errors(path):
         return os.pread(_descriptor(Path(path)), size, start)
 
@@ -141,7 +141,7 @@ class ConcatenatedFile(io.RawIOBase):
 
     def __init__(self, paths: Sequence[AnyPath]):
         self._paths, self._position = paths, 0
-        self.sizes = [size_of(path) for path in paths]
+        self.sizes = [file_size(path) for path in paths]
         self._starts = np.cumsum([0, *self.sizes])
 
     def readable(self) -> bool:

@@ -123,7 +123,7 @@ def build(
     pairs, examples = list[Pair](), dict[str, list[Captioned]]()
     needs = round(scenes * (1 + len(RULES)) * side**2 * BYTES[pictures is not None])
     with (
-        new_folder(target, overwrite=overwrite, needs=needs, kind=DATASET) as folder,
+        new_folder(target, overwrite=overwrite, num_bytes=needs, kind=DATASET) as folder,
         cancelling(ThreadPoolExecutor(os.cpu_count())) as threads,
         Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar,
     ):

@@ -12,7 +12,7 @@ from typing import Any
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import Benchmark, Case, PublishedRow
 from dim_jax.evals.reading import find_file, text_of
-from dim_jax.storage.jsonl import objects
+from dim_jax.storage.jsonl import read_objects
 
 FILES = ("evaluation_metadata.jsonl", "prompts/evaluation_metadata.jsonl", "tos_dataset.jsonl")
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -21,7 +21,7 @@ TASKS = ("single_object", "two_object", "counting", "colors", "position", "color
 def read(data: Path) -> list[Case]:
     """The prompts of a file of one object a line."""
     cases = []
-    for number, (where, row) in enumerate(objects(find_file(data, FILES, "GenEval's prompts"))):
+    for number, (where, row) in enumerate(read_objects(find_file(data, FILES, "GenEval's prompts"))):
         metadata: dict[str, Any] = row.get("meta_data", row)
         if not isinstance(metadata, dict) or not isinstance(metadata.get("include"), list):
             raise InputError(f'{where}: needs a list "include" of what must be on the picture. Download it again.')
@@ -38,7 +38,7 @@ def scores(results: Path, cases: Sequence[Case]) -> Mapping[str, dict[str, float
     """
     right: dict[str, list[bool]] = {}
     known = {int(case.id): case.id for case in cases}
-    for where, row in objects(results):
+    for where, row in read_objects(results):
         parts = Path(text_of(row, "filename", where)).parts
         number = int(parts[-3]) if len(parts) > 2 and parts[-3].isdecimal() else -1
         if number not in known or not isinstance(row.get("correct"), bool):

@@ -15,7 +15,7 @@ from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.module import with_parameters
 from dim_jax.models.qwen import Qwen
 from dim_jax.models.sana import Condition, Sana
-from dim_jax.processing.inputs import normalised
+from dim_jax.processing.inputs import normalize
 from dim_jax.processing.pictures import autoencoder_pixels
 from dim_jax.verify.case import Case
 from dim_jax.verify.stages import VELOCITIES, Stages, Tensors
@@ -25,7 +25,7 @@ _encode_text, _connect, _encode, _decode = map(jax.jit, (Qwen.__call__, Connecto
 PADDING = 64  # the condition is padded to a multiple of it, as in sampling
 
 
-class Ours:
+class JaxStages:
     """Networks in `dtype` on JAX's device; float32 is float32 on accelerators too."""
 
     name = "dim_jax"
@@ -38,7 +38,7 @@ class Ours:
         """Tokens, patches and the encoder's states of all tokens. Removes its parameters from `tensors`."""
         inputs = self.case.inputs
         hidden = _encode_text(self._module("encoder", tensors), inputs)
-        return {"tokens": inputs.input_ids[0], "patches": normalised(inputs.patches[0]), "encoder states": _host(hidden)[0]}
+        return {"tokens": inputs.input_ids[0], "patches": normalize(inputs.patches[0]), "encoder states": _host(hidden)[0]}
 
     def painter(self, tensors: Tensors, hidden: Float[np.ndarray, "t d"]) -> Stages:
         """The stages from the encoder's states to the picture. Removes the parameters of the other parts from `tensors`."""

@@ -28,7 +28,7 @@ from dim_jax.weights.table import Row, tensor_mappings, to_hf
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 
 
-class Torch:
+class TorchStages:
     """The reference; `tokenizer` is a folder, or a hub id."""
 
     name = f"PyTorch {torch.__version__}, transformers {transformers.__version__}"
@@ -38,7 +38,7 @@ class Torch:
 
     @torch.inference_mode()
     def encoder(self, tensors: Tensors) -> Stages:
-        """As `Ours.encoder`, but leaves `tensors` as they are."""
+        """As `JaxStages.encoder`, but leaves `tensors` as they are."""
         config, side, factor = self.case.config.encoder, self.case.settings["resolution"], 2 * self.case.config.encoder.vision.patch_size
         square = max(factor, round(side / factor) * factor)
         layout = config.vision.layout
@@ -59,7 +59,7 @@ class Torch:
 
     @torch.inference_mode()
     def painter(self, tensors: Tensors, hidden: Float[np.ndarray, "t d"]) -> Stages:
-        """As `Ours.painter`, but leaves `tensors` as they are."""
+        """As `JaxStages.painter`, but leaves `tensors` as they are."""
         case, config, side = self.case, self.case.config, self.case.settings["resolution"]
         d, c = config.encoder.text.hidden_size, config.sana.caption_channels
         connector = _load(lambda: nn.Sequential(nn.Linear(d, c), nn.GELU(), nn.Linear(c, c)), dim.CONNECTOR, "connector.", tensors)
