@@ -15,7 +15,9 @@ from transformers import Qwen2_5_VLConfig
 from dim_jax.errors import InputError
 from dim_jax.models import layers, module
 from dim_jax.models.qwen import Qwen, QwenConfig
+from dim_jax.models.qwen_layers import GatedMLP
 from dim_jax.processing.inputs import EncoderInputs, encoder_inputs
+from tests.sana_fixtures import normal
 
 TINY = QwenConfig.tiny()
 PUBLISHED_3B = {  # the keys of the published config.json that matter, in its flat form
@@ -86,8 +88,8 @@ def random_model(config=TINY, seed=0, **options) -> Qwen:
     rng, empty = np.random.default_rng(seed), nnx.eval_shape(lambda: Qwen(config, rngs=nnx.Rngs(0), **options))
     tensors = {}
     for path, shape in module.shapes(empty).items():
-        normal = rng.normal(size=shape).astype(np.float32)
-        tensors[path] = 1 + normal / 10 if path.endswith("scale") else normal / 10 if path.endswith("bias") else normal / shape[-2] ** 0.5
+        values = rng.normal(size=shape).astype(np.float32)
+        tensors[path] = 1 + values / 10 if path.endswith("scale") else values / 10 if path.endswith("bias") else values / shape[-2] ** 0.5
     return module.with_parameters(empty, tensors)
 
 
@@ -235,3 +237,16 @@ def test_attention_by_blocks_of_queries(t, causal, with_lengths, seed):
         patch.setattr(layers, "QUERIES", 8)
         ours = layers.attention(q, key, value, lengths=jnp.asarray(lengths, jnp.int32) if with_lengths else None, causal=causal)
     np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gated_mlp_of_odd_width_is_the_same_where_it_is_filled_up(bias, monkeypatch):
+    """As on a GPU, whose products are slow where the summed width is no multiple of 8."""
+    mlp = GatedMLP(6, 13, use_bias=bias, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    if bias:
+        mlp.down_proj.bias[...] = normal(6, seed=2)
+    x = normal(2, 5, 6)
+    expected = mlp(x)
+    monkeypatch.setattr(layers, "platform", lambda: "gpu")
+    np.testing.assert_allclose(mlp(x), expected, rtol=1e-6, atol=1e-6)
+    assert "pad" in str(jax.make_jaxpr(mlp)(x))
