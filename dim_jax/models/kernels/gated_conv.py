@@ -4,13 +4,13 @@
 
 XLA makes several passes of it, forward and backward, over arrays that are five times as wide as the network. Here the forward pass reads
 z once and writes y; the backward pass reads z and dy and writes the gradient of c, then reads both again and writes that of z. Sums are
-in float32 whatever the dtype of z. Written in Pallas for Triton: a program owns `ROWS` rows, `COLUMNS` columns and up to `CHANNELS`
-channels, goes from column to column, and keeps in registers what the next columns need, so that a value is read and activated about once.
+in float32 whatever the dtype of z. Written in Pallas for Triton: a program owns a tile of `ROWS` rows (`Tiling`), goes from column to
+column, and keeps in registers what the next columns need, so that a value is read and activated about once.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +18,32 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
-ROWS, COLUMNS, CHANNELS = 4, 32, 256
-WARPS = 4
+ROWS = 4
+
+
+class Tiling(NamedTuple):
+    """What a program owns beside its rows: columns, at most so many channels, and the warps that work on them."""
+
+    columns: int
+    channels: int
+    warps: int
+
+    def tiles(self, h: int, w: int) -> int:
+        """Of a picture's channel."""
+        return pl.cdiv(h, ROWS) * pl.cdiv(w, self.columns)
+
+
+FORWARD, BACKWARD = Tiling(16, 256, 4), Tiling(32, 128, 2)  # the fastest of 90 and 48 on an H200, docs/reports/performance.md
 
 
 class _Tile:
     """Which part of the picture a program owns, and access to columns of it. What lies outside of the picture reads as zero."""
 
-    def __init__(self, shape: tuple[int, int, int], channels: int):
+    def __init__(self, shape: tuple[int, int, int], columns: int, channels: int):
         self.h, self.w, self.f = shape
-        across = pl.cdiv(self.w, COLUMNS)
+        across = pl.cdiv(self.w, columns)
         self.picture = pl.program_id(0)
-        self.row, self.column = pl.program_id(1) // across * ROWS, pl.program_id(1) % across * COLUMNS
+        self.row, self.column = pl.program_id(1) // across * ROWS, pl.program_id(1) % across * columns
         self.channel = pl.program_id(2) * channels + jnp.arange(channels)
         self.known = self.channel < self.f
 
@@ -60,10 +74,10 @@ def _fast_sigmoid(x: Array) -> Array:
     return 0.5 * plgpu.approx_tanh(0.5 * x) + 0.5
 
 
-def _forward_kernel(*refs: Any, shape: tuple[int, int, int], channels: int, sigmoid: Callable[[Array], Array]) -> None:
+def _forward_kernel(*refs: Any, shape: tuple[int, int, int], columns: int, channels: int, sigmoid: Callable[[Array], Array]) -> None:
     """y; or, given dy as well, the gradient of c. Column q of u adds to the columns q - 1, q and q + 1 of c."""
     z, bias_in, kernel, bias_out, *dy, out = refs
-    tile, halves = _Tile(shape, channels), (0, shape[2])
+    tile, halves = _Tile(shape, columns, channels), (0, shape[2])
     entering = [tile.vector(bias_in, offset=half) for half in halves]
     leaving = [tile.vector(bias_out, offset=half) for half in halves]
     taps = [tile.taps(kernel, half) for half in halves]
@@ -89,29 +103,29 @@ def _forward_kernel(*refs: Any, shape: tuple[int, int, int], channels: int, sigm
         return tuple(after)
 
     zeros = jnp.zeros(channels, jnp.float32)
-    jax.lax.fori_loop(0, COLUMNS + 2, step, (((zeros, zeros),) * ROWS,) * 2)
+    jax.lax.fori_loop(0, columns + 2, step, (((zeros, zeros),) * ROWS,) * 2)
 
 
 def _backward_kernel(
     z: Any, bias_in: Any, kernel: Any, dc: Any, dz: Any, sums: Any,
-    *, shape: tuple[int, int, int], channels: int, sigmoid: Callable[[Array], Array],
+    *, shape: tuple[int, int, int], columns: int, channels: int, sigmoid: Callable[[Array], Array],
 ) -> None:  # fmt: skip
     """dz, and this tile's part of the gradients of the nine taps, of bias_in and of bias_out.
 
     Column q of dc adds to the columns q - 1, q and q + 1 of du, and meets the same columns of u in the gradients of the taps.
     """
-    tile = _Tile(shape, channels)
+    tile = _Tile(shape, columns, channels)
     entering, taps = tile.vector(bias_in), tile.taps(kernel)
 
     def step(n: Any, carry: Any) -> Any:
         (totals, rows), column, after = carry, tile.column - 1 + n, []
         totals = list(totals)
         change = [tile.read(dc, tile.row + o, column) for o in range(-1, ROWS + 1)]
-        owned = (n >= 1) & (n <= COLUMNS)
+        owned = (n >= 1) & (n <= columns)
         for o, (ending, running, before, now) in enumerate(rows):
             x = tile.read(z, tile.row + o, column + 1) + entering
             s = sigmoid(x)
-            own = tile.inside(tile.row + o, column + 1) & (n < COLUMNS)
+            own = tile.inside(tile.row + o, column + 1) & (n < columns)
             next_u = jnp.where(own, x * s, 0.0), jnp.where(own, s * (1 + x * (1 - s)), 0.0)
             for i in range(3):
                 for j, (u, _) in enumerate((before, now, next_u)):
@@ -126,18 +140,18 @@ def _backward_kernel(
 
     zeros = jnp.zeros(channels, jnp.float32)
     row = zeros, zeros, (zeros, zeros), (zeros, zeros)
-    totals, _ = jax.lax.fori_loop(0, COLUMNS + 2, step, ((zeros,) * 11, (row,) * ROWS))
+    totals, _ = jax.lax.fori_loop(0, columns + 2, step, ((zeros,) * 11, (row,) * ROWS))
     for k, total in enumerate(totals):
         plgpu.store(sums.at[tile.picture, pl.program_id(1), k, tile.channel], total, mask=tile.known)
 
 
-def _run(kernel: Any, width: int, out: Any, name: str, z: Array, *others: Array, interpret: bool) -> Any:
+def _run(kernel: Any, tiling: Tiling, width: int, out: Any, name: str, z: Array, *others: Array, interpret: bool) -> Any:
     b, h, w, _ = z.shape
-    channels = min(CHANNELS, pl.next_power_of_2(width))
-    grid = b, pl.cdiv(h, ROWS) * pl.cdiv(w, COLUMNS), pl.cdiv(width, channels)
-    exact = interpret or z.dtype == jnp.float32
-    body = partial(kernel, shape=(h, w, width), channels=channels, sigmoid=_exact_sigmoid if exact else _fast_sigmoid)
-    params = None if interpret else plgpu.CompilerParams(num_warps=WARPS, num_stages=1)
+    channels = min(tiling.channels, pl.next_power_of_2(width))
+    grid = b, tiling.tiles(h, w), pl.cdiv(width, channels)
+    sigmoid = _exact_sigmoid if interpret or z.dtype == jnp.float32 else _fast_sigmoid
+    body = partial(kernel, shape=(h, w, width), columns=tiling.columns, channels=channels, sigmoid=sigmoid)
+    params = None if interpret else plgpu.CompilerParams(num_warps=tiling.warps, num_stages=1)
     return pl.pallas_call(body, grid=grid, out_shape=out, interpret=interpret, name=name, compiler_params=params)(z, *others)
 
 
@@ -150,7 +164,7 @@ def gated_conv(
     interpret: bool,
 ) -> Float[Array, "b h w f"]:
     out = jax.ShapeDtypeStruct((*z.shape[:3], z.shape[3] // 2), z.dtype)
-    return _run(_forward_kernel, z.shape[3] // 2, out, "gated_conv", z, bias_in, kernel, bias_out, interpret=interpret)
+    return _run(_forward_kernel, FORWARD, z.shape[3] // 2, out, "gated_conv", z, bias_in, kernel, bias_out, interpret=interpret)
 
 
 def _gated_conv_forward(z: Array, bias_in: Array, kernel: Array, bias_out: Array, interpret: bool) -> Any:
@@ -160,10 +174,10 @@ def _gated_conv_forward(z: Array, bias_in: Array, kernel: Array, bias_out: Array
 def _gated_conv_backward(interpret: bool, residuals: Any, dy: Array) -> Any:
     z, bias_in, kernel, bias_out = residuals
     b, h, w, f2 = z.shape
-    like, tiles = jax.ShapeDtypeStruct(z.shape, z.dtype), pl.cdiv(h, ROWS) * pl.cdiv(w, COLUMNS)
-    dc = _run(_forward_kernel, f2 // 2, like, "gated_conv_dc", z, bias_in, kernel, bias_out, dy, interpret=interpret)
-    out = like, jax.ShapeDtypeStruct((b, tiles, 11, f2), jnp.float32)
-    dz, sums = _run(_backward_kernel, f2, out, "gated_conv_dz", z, bias_in, kernel, dc, interpret=interpret)
+    like = jax.ShapeDtypeStruct(z.shape, z.dtype)
+    dc = _run(_forward_kernel, FORWARD, f2 // 2, like, "gated_conv_dc", z, bias_in, kernel, bias_out, dy, interpret=interpret)
+    out = like, jax.ShapeDtypeStruct((b, BACKWARD.tiles(h, w), 11, f2), jnp.float32)
+    dz, sums = _run(_backward_kernel, BACKWARD, f2, out, "gated_conv_dz", z, bias_in, kernel, dc, interpret=interpret)
     total = sums.sum((0, 1))
     return dz, total[9].astype(bias_in.dtype), total[:9].reshape(3, 3, f2).astype(kernel.dtype), total[10].astype(bias_out.dtype)
 

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
-TOKENS = 128
+FORWARD, BACKWARD = (128, 4), (64, 2)  # tokens at a time, and warps: the fastest of 48 on an H200, docs/reports/performance.md
 
 
 def _dot(a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False) -> Array:
@@ -31,12 +31,12 @@ def _product(a: Array, b: Array, **transpose: bool) -> Array:
 
 
 class _Head:
-    def __init__(self, tokens: int, width: int, head: int):
-        self.length, self.width = tokens, width
+    def __init__(self, tokens: int, width: int, head: int, block: int):
+        self.length, self.width, self.block = tokens, width, block
         self.picture, self.column = pl.program_id(0), pl.program_id(1) * head + jnp.arange(head)
 
     def at(self, n: Any, part: int = 0) -> Any:
-        self.row = n * TOKENS + jnp.arange(TOKENS)
+        self.row = n * self.block + jnp.arange(self.block)
         return self.picture, self.row[:, None], (self.column + part * self.width)[None]
 
     def read(self, ref: Any, n: Any, part: int = 0) -> Array:
@@ -55,7 +55,7 @@ class _Head:
         return (x.astype(jnp.float32) * each[:, None] * weight[None]).astype(x.dtype)
 
     def loop(self, step: Any, carry: Any) -> Any:
-        return jax.lax.fori_loop(0, pl.cdiv(self.length, TOKENS), step, carry)
+        return jax.lax.fori_loop(0, pl.cdiv(self.length, self.block), step, carry)
 
     def state(self, qkv: Any, inverse: Any, scale: Any, head: int) -> tuple[Array, Array]:
         """Sums over tokens of k^ v^T and of k^."""
@@ -68,8 +68,8 @@ class _Head:
         return self.loop(add, (jnp.zeros((head, head), jnp.float32), jnp.zeros(head, jnp.float32)))
 
 
-def _forward_kernel(qkv: Any, inverse: Any, scale: Any, out: Any, *, tokens: int, width: int, head: int, eps: float) -> None:
-    own = _Head(tokens, width, head)
+def _forward_kernel(qkv: Any, inverse: Any, scale: Any, out: Any, *, tokens: int, width: int, head: int, block: int, eps: float) -> None:
+    own = _Head(tokens, width, head, block)
     state, total = own.state(qkv, inverse, scale, head)
 
     def answer(n: Any, carry: Any) -> Any:
@@ -81,9 +81,11 @@ def _forward_kernel(qkv: Any, inverse: Any, scale: Any, out: Any, *, tokens: int
     own.loop(answer, 0)
 
 
-def _backward_kernel(qkv: Any, inverse: Any, scale: Any, change: Any, out: Any, *, tokens: int, width: int, head: int, eps: float) -> None:
+def _backward_kernel(
+    qkv: Any, inverse: Any, scale: Any, change: Any, out: Any, *, tokens: int, width: int, head: int, block: int, eps: float
+) -> None:
     """Gradients of norm(q), norm(k) and v, beside each other as in qkv."""
-    own = _Head(tokens, width, head)
+    own = _Head(tokens, width, head, block)
     state, total = own.state(qkv, inverse, scale, head)
 
     def queries(n: Any, carry: Any) -> Any:
@@ -111,10 +113,13 @@ def _backward_kernel(qkv: Any, inverse: Any, scale: Any, change: Any, out: Any, 
     own.loop(keys, 0)
 
 
-def _run(kernel: Any, out: Any, name: str, qkv: Array, *others: Array, head: int, eps: float, interpret: bool) -> Array:
+def _run(
+    kernel: Any, tiling: tuple[int, int], out: Any, name: str, qkv: Array, *others: Array, head: int, eps: float, interpret: bool
+) -> Array:
     b, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    body = partial(kernel, tokens=tokens, width=width, head=head, eps=eps)
-    params = None if interpret else plgpu.CompilerParams(num_warps=4, num_stages=2)
+    block, warps = tiling
+    body = partial(kernel, tokens=tokens, width=width, head=head, block=block, eps=eps)
+    params = None if interpret else plgpu.CompilerParams(num_warps=warps, num_stages=3)
     return pl.pallas_call(body, grid=(b, width // head), out_shape=out, interpret=interpret, name=name, compiler_params=params)(
         qkv, *others
     )
@@ -131,7 +136,9 @@ def linear_attention(
     qkv: Float[Array, "b l d3"], scale: Float[Array, "2 d"], head: int, norm_eps: float, eps: float, interpret: bool
 ) -> Float[Array, "b l d"]:
     out = jax.ShapeDtypeStruct((*qkv.shape[:2], qkv.shape[2] // 3), qkv.dtype)
-    return _run(_forward_kernel, out, "linear_attention", qkv, _inverse(qkv, norm_eps), scale, head=head, eps=eps, interpret=interpret)
+    return _run(
+        _forward_kernel, FORWARD, out, "linear_attention", qkv, _inverse(qkv, norm_eps), scale, head=head, eps=eps, interpret=interpret
+    )
 
 
 def _linear_forward(qkv: Array, scale: Array, head: int, norm_eps: float, eps: float, interpret: bool) -> Any:
@@ -141,7 +148,8 @@ def _linear_forward(qkv: Array, scale: Array, head: int, norm_eps: float, eps: f
 def _linear_backward(head: int, norm_eps: float, eps: float, interpret: bool, residuals: Any, dy: Array) -> Any:
     qkv, scale = residuals
     inverse, like = _inverse(qkv, norm_eps), jax.ShapeDtypeStruct(qkv.shape, qkv.dtype)
-    change = _run(_backward_kernel, like, "linear_attention_d", qkv, inverse, scale, dy, head=head, eps=eps, interpret=interpret)
+    options: dict[str, Any] = {"head": head, "eps": eps, "interpret": interpret}
+    change = _run(_backward_kernel, BACKWARD, like, "linear_attention_d", qkv, inverse, scale, dy, **options)
     d = scale.shape[1]
     x, c = (y.reshape(*y.shape[:2], 3, d).astype(jnp.float32) for y in (qkv, change))
     r = jnp.moveaxis(inverse, 0, -1)[..., None]  # b l 2 1
