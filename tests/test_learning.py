@@ -35,17 +35,16 @@ def test_build_train_resume_after_kill_evaluate(place, monkeypatch):
     with running(place / "autoencoder", "nano_autoencoder", **options, **as_below) as killed:
         wait_for_lines(killed, place / "autoencoder", 3)
     steps = max(10, last_logged(place / "autoencoder"))
-    frozen = {"init__encoder": "encoder", "init__autoencoder": "autoencoder"}
+    frozen = {"init__autoencoder": "autoencoder"}
     stages = [
         ("nano_autoencoder", "autoencoder", steps, {}),
-        ("nano_encoder", "encoder", 2, {}),
         ("nano_t2i", "t2i", 2, frozen),
         ("nano_colours", "colours", 2, frozen | {"init__sana": "t2i", "init__connector": "t2i"}),  # nano_edit, with tints in its mixture
     ]
     said, own = {}, {"colours": {"data__mirrored": "('hair', 'hare')"}}
     for config, name, count, init in stages:
         places = {key: str(place / value / "model") for key, value in init.items()}
-        code, said[name] = train(config, place / name, count, **options, **places, **own.get(name, {}))
+        code, said[name] = train(config, place / name, count, **options, **places, init__encoder="", **own.get(name, {}))
         assert code == 0, said[name]
         assert [line["step"] for line in log(place / name)] == list(range(1, count + 1))
     assert "data.mirrored: no example has the rule hare. There are " in said["colours"]

@@ -21,12 +21,15 @@ from dim_jax.weights.bundled import NANO
 from tests.painter_fixtures import one_error, tiny_checkpoint
 from tests.published import run as convert
 
-PARTS = {
-    "encoder": "mllm.model.layers.0.mlp.down_proj.weight",
-    "connector": "projector.2.weight",
-    "sana": "decoder.model.blocks.1.mlp.point_conv.conv.weight",
-    "autoencoder": "decoder.vae.encoder.conv_out.weight",
-}
+# A tensor of each part, and the first stage that it changes.
+TENSORS = [
+    ("mllm.model.layers.0.mlp.down_proj.weight", "encoder", "encoder states"),
+    ("mllm.visual.merger.mlp.2.weight", "encoder", "encoder states"),
+    ("projector.2.weight", "connector", "condition"),
+    ("decoder.model.blocks.1.mlp.point_conv.conv.weight", "sana", "velocity at 0.875"),
+    ("decoder.vae.encoder.conv_out.weight", "autoencoder", "source latents"),
+    ("decoder.vae.decoder.conv_in.weight", "autoencoder", "picture"),
+]
 BLOCKER = """
 import sys
 class Blocked:
@@ -65,6 +68,9 @@ def changed(source: Path, folder: Path, name: str, by: float = 1.01) -> Path:
     tensors[name] = (tensors[name].astype(np.float32) * np.float32(by)).astype(tensors[name].dtype)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+pytestmark = pytest.mark.xdist_group("verify")  # of which each process would record its own fingerprints
 
 
 @pytest.fixture(scope="module")
@@ -118,59 +124,33 @@ def test_rounded_weights_agree_in_bfloat16_alone(tiny, recorded, tmp_path):
 # One weight off by 1 %
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_a_changed_tensor_in_a_file_is_named(tiny, recorded, tmp_path, part):
-    code, out, _ = verify(changed(tiny, tmp_path / "changed", PARTS[part]), "--against", recorded)
+@pytest.mark.parametrize(("name", "part", "stage"), TENSORS)
+def test_a_changed_tensor_and_its_first_stage_are_named(tiny, recorded, tmp_path, name, part, stage):
+    code, out, _ = verify(changed(tiny, tmp_path / "changed", name), "--against", recorded)
     assert code == 1
-    assert f"1 of 293 differ from the recorded ones: {PARTS[part]} (off by 1.0e-02)" in " ".join(out.split()), out
-    assert out.splitlines()[-1].startswith(f"FAILED. Look at: the weights of {part}; {part} (")
+    assert f"1 of 293 differ from the recorded ones: {name} (off by 1.0e-02)" in " ".join(out.split()), out
+    assert out.splitlines()[-1] == f"FAILED. Look at: the weights of {part}; {part} ({stage} is the first stage that differs)."
+    assert all(verdicts(out)[before] for before in list(STAGES)[: list(STAGES).index(stage)])
 
 
-FIRST = {
-    "encoder.model.layers.mlp.down_proj.kernel": ("encoder", "encoder states"),
-    "encoder.visual.merger.fc2.kernel": ("encoder", "encoder states"),
-    "connector.fc1.kernel": ("connector", "condition"),
-    "autoencoder.encoder.conv_out.kernel": ("autoencoder", "source latents"),
-    "autoencoder.decoder.conv_in.kernel": ("autoencoder", "picture"),
-    "sana.blocks.mlp.point_conv.kernel": ("sana", "velocity at 0.875"),
-    "sana.final_layer.linear.kernel": ("sana", "velocity at 0.875"),
-}
+def test_faults_of_two_parts_are_both_named(tiny, monkeypatch):
+    """The file is the same for both sides; ours loses 1 % of two tensors on their way into the network."""
+    taken, off = jax_stages.JaxStages._module, ("connector.fc2.kernel", "autoencoder.encoder.conv_out.kernel")
 
-
-@pytest.mark.parametrize("path", FIRST)
-def test_numeric_difference_names_its_component(tiny, monkeypatch, path):
-    """The file is the same for both sides; ours loses 1 % of a tensor on its way into the network."""
-    part, stage = FIRST[path]
-    taken = jax_stages.JaxStages._module
-
-    def off(self, part, tensors):
-        if path in tensors and path.startswith(f"{part}."):
-            tensors[path] = tensors[path] * np.float32(1.01)
-        return taken(self, part, tensors)
-
-    monkeypatch.setattr(jax_stages.JaxStages, "_module", off)
-    code, out, _ = verify(tiny)
-    assert code == 1
-    assert out.splitlines()[-1] == f"FAILED. Look at: {part} ({stage} is the first stage that differs)."
-    seen = verdicts(out)
-    assert all(seen[name] for name in STAGES if list(STAGES).index(name) < list(STAGES).index(stage))
-
-
-def test_two_faults_are_both_named(tiny, monkeypatch):
-    taken = jax_stages.JaxStages._module
-
-    def off(self, part, tensors):
-        for path in ("connector.fc2.kernel", "autoencoder.encoder.conv_out.kernel"):
+    def module(self, part, tensors):
+        for path in off:
             if path in tensors and path.startswith(f"{part}."):
                 tensors[path] = tensors[path] * np.float32(1.01)
         return taken(self, part, tensors)
 
-    monkeypatch.setattr(jax_stages.JaxStages, "_module", off)
-    _, out, _ = verify(tiny)
+    monkeypatch.setattr(jax_stages.JaxStages, "_module", module)
+    code, out, _ = verify(tiny)
+    assert code == 1
     last = out.splitlines()[-1]
     assert "autoencoder (source latents is the first stage that differs)" in last
     assert "connector (condition is the first stage that differs)" in last
     assert "sana" not in last
+    assert all(verdicts(out)[name] for name in ("tokens", "encoder states"))
 
 
 def test_other_tokens_are_found(tiny, recorded, tmp_path):
