@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from dim_jax.designer.choice import DesignerChoice
+from dim_jax.designer.choice import DesignerSpec
 from dim_jax.designer.journal import Journal
 from dim_jax.designer.limits import Limits
 from dim_jax.designer.runner import Job, Report, run
@@ -28,7 +28,7 @@ def job(i: int, instruction: str | None = None, file: str = "a.png") -> Job:
 
 
 def go(server: ChatServer, jobs, limits: Limits = QUICK, *, time_limit: float = 60.0, model: str = "m", **options) -> Report:
-    designer = DesignerChoice.parse(f"openai:{model}").open(base_url=server.url, max_tokens=100, time_limit=time_limit)
+    designer = DesignerSpec.parse(f"openai:{model}").open(base_url=server.url, max_tokens=100, time_limit=time_limit)
     with Journal(OUT) as journal:
         return run(jobs, designer, journal, limits, **options)
 

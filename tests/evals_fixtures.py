@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from dim_jax.designer.choice import DesignerChoice
+from dim_jax.designer.choice import DesignerSpec
 from dim_jax.designer.limits import Limits, Price
 from dim_jax.designer.stage_runner import DesignerFactory, StageRunner
 from dim_jax.evals.benchmark import Benchmark, Case
@@ -55,12 +55,10 @@ def answering(answer: Callable[[Request], str], **options) -> Reply:
 
 
 def judge_of(server: ChatServer, model: str = "m", price: Price | None = None) -> DesignerFactory:
-    return DesignerFactory(
-        lambda: DesignerChoice.parse(f"openai:{model}").open(base_url=server.url, max_tokens=200, time_limit=30.0), price
-    )
+    return DesignerFactory(lambda: DesignerSpec.parse(f"openai:{model}").open(base_url=server.url, max_tokens=200, time_limit=30.0), price)
 
 
 def runner(**options) -> tuple[StageRunner, list[str]]:
-    """One that keeps what it is told."""
-    told: list[str] = []
-    return StageRunner(**{"limits": QUICK, "tell": told.append} | options), told
+    """One that keeps the lines that it logs."""
+    lines: list[str] = []
+    return StageRunner(**{"limits": QUICK, "log": lines.append} | options), lines

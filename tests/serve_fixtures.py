@@ -19,7 +19,7 @@ from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
 from dim_jax.serve.blueprints import BlueprintWriter
 from dim_jax.serve.engine import Engine, Paint
-from dim_jax.serve.jobs import Model
+from dim_jax.serve.jobs import ModelInfo
 from dim_jax.serve.limits import Limits
 from dim_jax.serve.running import Server, log_to_stderr, serve
 from dim_jax.serve.server import Service
@@ -27,7 +27,7 @@ from dim_jax.serve.tickets import Ticket
 from dim_jax.settings import Settings
 
 SETTINGS = Settings(num_steps=2, resolution=64)
-MODEL = Model("fake", SETTINGS, 8, True)
+MODEL = ModelInfo("fake", SETTINGS, 8, True)
 TOKEN = "secret-of-the-tests"
 BAD = "a prompt that cannot be used"
 
@@ -96,7 +96,9 @@ def engine(paint: Paint, grace: float = 10.0, **options) -> Iterator[Engine]:
 
 
 @contextmanager
-def serving(paint: Paint, *, tokens: Sequence[str] = (), limits: Limits | None = None, model: Model = MODEL, **options) -> Iterator[str]:
+def serving(
+    paint: Paint, *, tokens: Sequence[str] = (), limits: Limits | None = None, model: ModelInfo = MODEL, **options
+) -> Iterator[str]:
     """The address of a server in this process; options as those of `Engine`."""
     writer = options.get("writer")
     with engine(paint, **options) as made, socket.create_server(("127.0.0.1", 0)) as listener:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dim_jax.designer.blueprint import SECTION_PROMPTS, Blueprint, parse, prompt
-from dim_jax.designer.sections import SECTIONS, numbered
+from dim_jax.designer.sections import SECTIONS, format_sections
 from dim_jax.designer.task import AnswerError
 from dim_jax.errors import InputError
 from tests.designer_answers import GOOD, TEXTS, lines
@@ -113,7 +113,7 @@ def test_restarted_answer_uses_last_complete_blueprint():
 
 
 def test_numbered_blueprint_parses():
-    assert texts_of(parse(numbered(TEXTS))) == TEXTS
+    assert texts_of(parse(format_sections(TEXTS))) == TEXTS
 
 
 @pytest.mark.skipif(not BENCHMARKS, reason="DIM_BENCHMARKS names no folder of published prompt files")

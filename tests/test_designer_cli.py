@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dim_jax.designer.local import LocalDesigner
-from dim_jax.designer.sections import numbered
+from dim_jax.designer.sections import format_sections
 from dim_jax.edit_result import read_metadata
 from dim_jax.pipeline import EditPipeline
 from dim_jax.settings import Settings
@@ -64,7 +64,7 @@ def test_the_painter_reads_what_the_designer_wrote(loaded):
 
 def test_each_round_has_its_own_blueprint(loaded, capsys):
     """Asked for the first before the painter is loaded, for the others from the picture so far; none of them is paid for twice."""
-    second = numbered(TEXTS)
+    second = format_sections(TEXTS)
     with ChatServer(good(GOOD), good(second)) as server:
         designed = ("--designer", "openai:m", "--base-url", server.url, "--prompt", "Make it blue.", "--then", "Add a hat.")
         assert dim(*EDIT, *designed, "--show-blueprint", "--rounds") == (0, "wrote out.png\n")
@@ -81,7 +81,7 @@ def test_each_round_has_its_own_blueprint(loaded, capsys):
 
 
 def test_ready_blueprints_of_rounds(loaded):
-    other = numbered(TEXTS)
+    other = format_sections(TEXTS)
     Path("cot.jsonl").write_text("".join(json.dumps({"id": i, "prompt": text}) + "\n" for i, text in (("in", GOOD), ("in.2", other))))
     arguments = (*EDIT, "--designer", "file:cot.jsonl", "--prompt", "Blue.", "--then", "Hat.")
     assert dim(*arguments)[0] == 0
@@ -99,7 +99,7 @@ def test_a_blueprint_from_a_file_is_shown_and_painted_as_it_stands(loaded, capsy
 
 
 def test_ready_blueprints_by_id(loaded):
-    other = numbered(TEXTS)
+    other = format_sections(TEXTS)
     Path("cot.jsonl").write_text("".join(json.dumps({"id": i, "prompt": text}) + "\n" for i, text in (("in", GOOD), (7, other))))
     assert dim(*EDIT, "--designer", "file:cot.jsonl", "--prompt", "Blue.")[0] == 0
     assert read_metadata("out.png")["prompt"] == GOOD

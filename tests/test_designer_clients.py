@@ -9,7 +9,7 @@ from email.utils import formatdate
 import pytest
 
 from dim_jax.designer.blueprint import prompt
-from dim_jax.designer.choice import DesignerChoice
+from dim_jax.designer.choice import DesignerSpec
 from dim_jax.designer.clients import SERVERS, Request, Response, TransientError, retry_after
 from dim_jax.designer.picture import EncodedPicture
 from dim_jax.errors import InputError
@@ -34,7 +34,7 @@ def ask(server: ChatServer | None, *questions: Request, spelling: str = "openai:
     """One after another, by one designer, which the server's URL names unless it is None."""
 
     async def all_of_them() -> list[Response]:
-        designer = DesignerChoice.parse(spelling).open(base_url=server and server.url, **options)
+        designer = DesignerSpec.parse(spelling).open(base_url=server and server.url, **options)
         try:
             return [await designer.complete(question) for question in questions or (QUESTION,)]
         finally:
@@ -97,19 +97,19 @@ def test_the_environment_names_the_server(monkeypatch):
 def test_a_missing_key(spelling, words, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(InputError, match=words):
-        DesignerChoice.parse(spelling).open()
+        DesignerSpec.parse(spelling).open()
 
 
 def test_azure_without_endpoint(monkeypatch):
     monkeypatch.setenv("AZURE_OPENAI_API_KEY", "mine")
     with pytest.raises(InputError, match="AZURE_OPENAI_ENDPOINT"):
-        DesignerChoice.parse("azure:mine").open()
+        DesignerSpec.parse("azure:mine").open()
 
 
 @pytest.mark.parametrize("spelling", ["gpt-4o", "", "openai", "openai:", "file", "azure:", "none:x", "OpenAI:gpt-4o"])
 def test_invalid_designer_spellings(spelling):
     with pytest.raises(InputError, match=re.escape(spelling) + ".*[Ww]rite"):
-        DesignerChoice.parse(spelling)
+        DesignerSpec.parse(spelling)
 
 
 # Parameters that a server does not take

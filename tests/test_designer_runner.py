@@ -15,7 +15,8 @@ from PIL import Image
 from dim_jax.designer import runner
 from dim_jax.designer.blueprint import PROMPT_VERSION
 from dim_jax.designer.journal import Journal
-from dim_jax.designer.limits import Limits, Price, RateLimiter
+from dim_jax.designer.limits import Limits, Price
+from dim_jax.designer.rates import RateLimiter
 from dim_jax.designer.runner import Job
 from dim_jax.designer.task import Task
 from dim_jax.errors import InputError

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dim_jax.errors import InputError
-from dim_jax.evals.benchmark import Benchmark, Case, benchmark, benchmarks, read_finished, spread
+from dim_jax.evals.benchmark import Benchmark, Case, benchmark, benchmarks, read_finished, stratified_sample
 from dim_jax.processing.pictures import open_picture
 from tests import benchmark_fixtures as made
 from tests.painter_fixtures import picture
@@ -119,7 +119,7 @@ def test_magicbrush_turn_by_turn_and_by_session(tmp_path):
     last = turns[2]
     assert last.source == tmp_path / "images/139/139-output1.png", "from the makers' own picture"
     assert (last.target, last.mask) == (tmp_path / "images/139/139-output2.png", tmp_path / "images/139/139-mask2.png")
-    assert last.facts["caption"] == "a caption of 139-output2.png"
+    assert last.metadata["caption"] == "a caption of 139-output2.png"
     assert [single.official(case, 0) for case in turns] == ["30/30_1.png", "139/139_1.png", "139/139_inde_2.png"]
     assert [case.turns for case in sessions] == [("Edit 1.",), ("Edit 1.", "Edit 2.")]
     assert (sessions[1].source, sessions[1].target) == (tmp_path / "images/139/139-input.png", last.target)
@@ -133,11 +133,11 @@ def test_magicbrush_turn_by_turn_and_by_session(tmp_path):
 def test_risebench(tmp_path):
     found = cases("risebench", made.risebench(tmp_path))
     assert [case.category for case in found] == [f"{kind}_reasoning" for kind in ("temporal", "causal", "spatial", "logical")]
-    assert found[0].facts["reference"] == "the fruit is rotten"
+    assert found[0].metadata["reference"] == "the fruit is rotten"
     assert found[0].source == tmp_path / "data/temporal_reasoning_images/1.png"
     assert found[2].target == tmp_path / "data/spatial_reasoning_images/3_ref.png"
-    assert found[2].facts["reference_img"] == str(found[2].target)
-    assert "consistency_free" not in found[2].facts, "what is null is not there"
+    assert found[2].metadata["reference_img"] == str(found[2].target)
+    assert "consistency_free" not in found[2].metadata, "what is null is not there"
     assert benchmark("risebench").official(found[3], 0) == "images/logical_reasoning/logical_reasoning_4.png"
 
 
@@ -162,13 +162,13 @@ def test_a_set_that_is_not_whole_is_noted_and_a_whole_one_is_not(tmp_path):
 
 def test_a_limit_spreads_over_categories_and_grows():
     many = [Case(str(i), category, "x", None) for i, category in enumerate("a" * 50 + "b" * 3 + "c" * 20)]
-    small, large = spread(many, 9, 0), spread(many, 30, 0)
+    small, large = stratified_sample(many, 9, 0), stratified_sample(many, 30, 0)
     assert Counter(case.category for case in small) == {"a": 3, "b": 3, "c": 3}
     assert Counter(case.category for case in large)["b"] == 3
     assert {case.id for case in small} < {case.id for case in large}
     assert [case.id for case in large] == sorted((case.id for case in large), key=int)
-    assert spread(many, 9, 1) != small
-    assert spread(many, 100, 0) == many
+    assert stratified_sample(many, 9, 1) != small
+    assert stratified_sample(many, 100, 0) == many
 
 
 @pytest.mark.parametrize("name", ["imgedit", "gedit", "magicbrush", "mjhq", "risebench", "imgedit-multiturn"])

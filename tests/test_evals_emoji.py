@@ -15,7 +15,7 @@ from rich.console import Console
 from dim_jax.data.example import Example
 from dim_jax.edit_result import EditResult, read_metadata
 from dim_jax.errors import InputError
-from dim_jax.evals import emoji
+from dim_jax.evals import emoji, pictures
 from dim_jax.evals.pictures import checkpoint_digest, digest
 from dim_jax.pipeline import EditPipeline
 from dim_jax.sampling import Sampler
@@ -185,7 +185,7 @@ def test_pictures_of_another_run_are_not_taken_for_this_one(monkeypatch):
     evaluate(overwrite=True, seed=1)
     assert len(pretender.prompts) == 13, "and those of other settings"
     monkeypatch.setattr(painter(), "settings", QUICK)
-    monkeypatch.setattr(emoji.kept, "checkpoint_digest", lambda painter: "sha256:other")
+    monkeypatch.setattr(emoji, "checkpoint_digest", lambda painter: "sha256:other")
     evaluate(overwrite=True, seed=1)
     assert len(pretender.prompts) == 17, "and those of other weights"
 
@@ -204,7 +204,7 @@ def test_the_digest_is_computed_once_for_the_same_files(tmp_path, monkeypatch):
     tiny_checkpoint(tmp_path / "tiny")
     model = Sampler(painter().dim, painter().processor, str(tmp_path / "tiny"))
     calls = []
-    monkeypatch.setattr(emoji.kept, "digest", lambda painter: calls.append(painter) or f"sha256:{len(calls)}")
+    monkeypatch.setattr(pictures, "digest", lambda painter: calls.append(painter) or f"sha256:{len(calls)}")
     assert [checkpoint_digest(model) for _ in range(3)] == ["sha256:1"] * 3
     weights = tmp_path / "tiny/model.safetensors"
     data = bytearray(weights.read_bytes())

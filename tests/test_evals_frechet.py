@@ -10,7 +10,7 @@ from PIL import Image
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from dim_jax.errors import InputError
-from dim_jax.evals.frechet import Statistics, collect, frechet_distance, open_features, resized
+from dim_jax.evals.frechet import Statistics, collect_statistics, frechet_distance, open_features, resize_bicubic
 from tests.painter_fixtures import picture
 
 RNG = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def test_the_distance_is_that_of_torchmetrics():
     def features(batch: list[Image.Image]) -> np.ndarray:
         return Means()(torch.from_numpy(np.stack([np.asarray(one) for one in batch])).permute(0, 3, 1, 2)).numpy()
 
-    ours = frechet_distance(collect(real, features), collect(fake, features))
+    ours = frechet_distance(collect_statistics(real, features), collect_statistics(fake, features))
     assert ours == pytest.approx(float(theirs.compute()), abs=1e-3)
     assert ours > 1
 
@@ -78,10 +78,10 @@ def test_pictures_are_resized_without_aliasing_and_without_rounding():
     """Stripes of one pixel become their mean; a filter that skips pixels would show black or white ones."""
     stripes = np.zeros((897, 897, 3), np.uint8)
     stripes[:, ::2] = 255
-    inner = resized(Image.fromarray(stripes))[4:-4, 4:-4]
+    inner = resize_bicubic(Image.fromarray(stripes))[4:-4, 4:-4]
     assert inner.shape == (291, 291, 3)
     np.testing.assert_allclose(inner, 127.5, atol=20)
-    pixels = resized(picture(40, 30, 1))
+    pixels = resize_bicubic(picture(40, 30, 1))
     assert pixels.dtype == np.float32
     assert np.abs(pixels - pixels.round()).max() > 0.4, "no rounding to 8 bits"
     channel = Image.fromarray(np.asarray(picture(40, 30, 1))[..., 1].astype(np.float32)).resize((299, 299), Image.Resampling.BICUBIC)
@@ -108,7 +108,7 @@ def test_a_feature_network_by_path(tmp_path):
         torch.jit.save(torch.jit.script(network), tmp_path / name)
         features, resizing = open_features(tmp_path / name)
         one = picture(64, 48, 3)
-        np.testing.assert_array_equal(features([one, one])[1], scale(resized(one)[50::100, 50::100]).transpose(2, 0, 1).ravel())
+        np.testing.assert_array_equal(features([one, one])[1], scale(resize_bicubic(one)[50::100, 50::100]).transpose(2, 0, 1).ravel())
         assert "299 x 299" in resizing
     (tmp_path / "wrong.pt").write_bytes(b"no network")
     for path, says in (

@@ -149,7 +149,7 @@ def test_how_soon_it_can_be_used(window, written, tmp_path, count):
     text = written.read_text()
     start, end = text.index('id="data">') + len('id="data">'), text.index("</script>")
     data = json.loads(text[start:end])
-    side = page.side_of(4 * count)
+    side = page.thumbnail_side(4 * count)
     rows = [data["cases"][i % 6] | {"id": f"case {i}"} for i in range(count)]
     noise = tmp_path / "noise.png"
     bands = [Image.effect_noise((side, side), 60).filter(ImageFilter.GaussianBlur(0.7)) for _ in range(3)]

@@ -10,14 +10,14 @@ import pytest
 from dim_jax.designer.task import AnswerError
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import Case
-from dim_jax.evals.protocols import Recorded, protocol
+from dim_jax.evals.protocols import RecordedAnswers, protocol
 
 SOURCE, RESULT, TARGET = Path("source.png"), Path("result.png"), Path("target.png")
 IMGEDIT, GEDIT, RISE = protocol("imgedit"), protocol("gedit"), protocol("risebench")
 
 
 def case(category: str, name: str = "1", target: Path | None = None, **facts) -> Case:
-    return Case(name, category, "Paint the {reference} <instruction> red.", SOURCE, target, facts=facts)
+    return Case(name, category, "Paint the {reference} <instruction> red.", SOURCE, target, metadata=facts)
 
 
 def score(rules, one: Case, answers: dict[str, str]) -> dict[str, float]:
@@ -73,7 +73,7 @@ def test_imgedit_as_the_makers_count():
         "4": ("style", "Style Fidelity: 2\nContent Preservation: 2\nRendering Quality: 1"),  # 1.67
         "5": ("style", ""),
     }
-    recorded = [Recorded(case(kind, name), {"edit": (text,)}) for name, (kind, text) in texts.items()]
+    recorded = [RecordedAnswers(case(kind, name), {"edit": (text,)}) for name, (kind, text) in texts.items()]
     found = IMGEDIT.official(recorded, 0)
     assert found.categories == {"adjust": {"score": 3.5}, "style": {"score": 1.67}}
     assert found.overall == {"score": pytest.approx((3.5 + 1.67) / 2)}
@@ -103,7 +103,7 @@ def test_gedit_as_the_makers_count():
         "broken": ('{"score": [9, }', "[9, 9]"),  # left out
     }
     recorded = [
-        Recorded(case("a" if i < 4 else "b", name), {"SC": (sc,), "PQ": (pq,)}) for i, (name, (sc, pq)) in enumerate(answers.items())
+        RecordedAnswers(case("a" if i < 4 else "b", name), {"SC": (sc,), "PQ": (pq,)}) for i, (name, (sc, pq)) in enumerate(answers.items())
     ]
     found = GEDIT.official(recorded, 3)
     guess = {name: random.Random(f"3 {name} SC").randint(0, 10) for name in ("prose", "endless")}
@@ -123,7 +123,7 @@ def test_gedit_as_the_makers_count():
 
 
 def test_viescore_reads_the_second_answer():
-    recorded = [Recorded(case("a"), {"SC": ("prose", "[4, 4]", "[9, 9]"), "PQ": ("prose", "prose", "[9, 9]")})]
+    recorded = [RecordedAnswers(case("a"), {"SC": ("prose", "[4, 4]", "[9, 9]"), "PQ": ("prose", "prose", "[9, 9]")})]
     found = GEDIT.official(recorded, 0)
     assert found.overall["SC"] == 4
     assert found.overall["PQ"] == random.Random("0 1 PQ").randint(0, 10), "it asks twice, and guesses then"
@@ -177,10 +177,10 @@ def test_which_pictures_a_question_of_rise_has():
 def test_rise_as_the_makers_count():
     full = {"consistency": (final(5),), "reasoning": (final(5),), "plausibility": (final(5),)}
     recorded = [
-        Recorded(case("causal_reasoning", "1"), full),
-        Recorded(case("causal_reasoning", "2"), full | {"reasoning": (final("4.5"),)}),  # 4
-        Recorded(case("causal_reasoning", "3"), full | {"reasoning": ("It is right.",)}),  # failed: not accurate
-        Recorded(case("logical_reasoning", "4"), {"consistency": (final(1),), "reasoning": (final(0),)}),
+        RecordedAnswers(case("causal_reasoning", "1"), full),
+        RecordedAnswers(case("causal_reasoning", "2"), full | {"reasoning": (final("4.5"),)}),  # 4
+        RecordedAnswers(case("causal_reasoning", "3"), full | {"reasoning": ("It is right.",)}),  # failed: not accurate
+        RecordedAnswers(case("logical_reasoning", "4"), {"consistency": (final(1),), "reasoning": (final(0),)}),
     ]
     found = RISE.official(recorded, 0)
     assert found.overall["accuracy"] == 25
@@ -188,8 +188,10 @@ def test_rise_as_the_makers_count():
     assert found.categories["causal_reasoning"]["score"] == pytest.approx((5 + 0.3 * 5 + 0.5 * 4 + 0.2 * 5) / 2), "without the failed one"
     assert found.categories["logical_reasoning"]["score"] == pytest.approx((0.3 * 5 + 0.7) / 2)
     assert "1 of 4 cases failed" in found.notes[1]
-    free = Recorded(case("spatial_reasoning", "5", consistency_free=True), {name: full[name] for name in ("reasoning", "plausibility")})
-    poor = Recorded(case("causal_reasoning", "6"), full | {"consistency": (final(1),)})
+    free = RecordedAnswers(
+        case("spatial_reasoning", "5", consistency_free=True), {name: full[name] for name in ("reasoning", "plausibility")}
+    )
+    poor = RecordedAnswers(case("causal_reasoning", "6"), full | {"consistency": (final(1),)})
     found = RISE.official([poor, free], 0)
     assert found.overall == {"accuracy": 0, "score": 5, "consistency": 0, "reasoning": 100, "plausibility": 100}, (
         "consistency has no weight"

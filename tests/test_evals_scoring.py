@@ -6,18 +6,18 @@ import pytest
 
 from dim_jax.evals import bootstrap
 from dim_jax.evals.benchmark import Case
-from dim_jax.evals.judge import Judged, Judgement, Verdict
+from dim_jax.evals.judge import JudgedCase, Judgement, Verdict
 from dim_jax.evals.protocols import protocol
-from dim_jax.evals.scoring import agreement, scored, summary
+from dim_jax.evals.scoring import agreement, score_summary, summary
 
 IMGEDIT, RISE = protocol("imgedit"), protocol("risebench")
 
 
-def judged(name: str, category: str, score: float | None, *, asked: bool = True) -> Judged:
+def judged(name: str, category: str, score: float | None, *, asked: bool = True) -> JudgedCase:
     case = Case(name, category, "red", Path("source.png"))
     if score is not None:
-        return Judged(case, {"edit": Verdict(("4",), {"compliance": score})}, {"score": score, "accuracy": score})
-    return Judged(case, {"edit": Verdict(("Hm.",), None, "no score") if asked else Verdict()}, None)
+        return JudgedCase(case, {"edit": Verdict(("4",), {"compliance": score})}, {"score": score, "accuracy": score})
+    return JudgedCase(case, {"edit": Verdict(("Hm.",), None, "no score") if asked else Verdict()}, None)
 
 
 CASES = [
@@ -27,7 +27,7 @@ CASES = [
 
 
 def test_means_failures_and_bounds():
-    found = scored(CASES, IMGEDIT)
+    found = score_summary(CASES, IMGEDIT)
     assert {name: found[name] for name in ("cases", "judged", "failed", "failed_share", "not_asked")} == {
         "cases": 5, "judged": 3, "failed": 1, "failed_share": 1 / 4, "not_asked": 1,
     }  # fmt: skip
@@ -37,16 +37,16 @@ def test_means_failures_and_bounds():
     assert row["best"] == pytest.approx(((4 + 2 + 5) / 3 + 5) / 2)
     assert row["low"] <= row["mean"] <= row["high"]
     assert row["cases"] == 3
-    over_cases = scored(CASES, RISE)["metrics"]["accuracy"]
+    over_cases = score_summary(CASES, RISE)["metrics"]["accuracy"]
     assert over_cases["mean"] == pytest.approx(11 / 3)
     assert (over_cases["worst"], over_cases["best"]) == (pytest.approx(11 / 4), pytest.approx(111 / 4))
-    assert scored(CASES[2:3], IMGEDIT)["metrics"] == {}
-    assert scored(CASES[2:3], IMGEDIT)["failed_share"] == 1
-    assert scored([], IMGEDIT)["failed_share"] is None
+    assert score_summary(CASES[2:3], IMGEDIT)["metrics"] == {}
+    assert score_summary(CASES[2:3], IMGEDIT)["failed_share"] == 1
+    assert score_summary([], IMGEDIT)["failed_share"] is None
 
 
 def test_a_type_that_only_failed_counts_in_the_bounds():
-    row = scored([judged("1", "add", 4.0), judged("2", "style", None)], IMGEDIT)["metrics"]["score"]
+    row = score_summary([judged("1", "add", 4.0), judged("2", "style", None)], IMGEDIT)["metrics"]["score"]
     assert (row["mean"], row["worst"], row["best"]) == (4, (4 + 1) / 2, (4 + 5) / 2)
 
 

@@ -14,7 +14,7 @@ from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
 from dim_jax.pipeline import paint_requests
 from dim_jax.sampling import OnStep
-from dim_jax.serve.blueprints import local, remote
+from dim_jax.serve.blueprints import local_writer, server_writer
 from dim_jax.serve.tickets import BlueprintError, QueueFullError, StoppedError
 from dim_jax.settings import Settings
 from tests.chat_server import ChatServer, completion, good, raw, response
@@ -162,11 +162,11 @@ def test_a_blueprint_is_written_before_an_edit_is_painted(calls):
 
 
 def test_a_server_is_asked_for_blueprints(monkeypatch):
-    from dim_jax.designer.choice import DesignerChoice
+    from dim_jax.designer.choice import DesignerSpec
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
     with ChatServer(good(), raw(response(200, completion("I cannot help with that.")))) as server:
-        writer = remote(DesignerChoice.parse("openai:gpt-4o"), server.url)
+        writer = server_writer(DesignerSpec.parse("openai:gpt-4o"), server.url)
         with engine(painting(), writer=writer) as made:
             assert made.submit(requests("red", edit=True), SETTINGS, design=True).future.result(60)[0].prompt == GOOD.strip()
             with pytest.raises(BlueprintError):
@@ -185,7 +185,7 @@ def test_an_encoder_here_is_asked_for_blueprints():
             answers = {"good": Response(GOOD), "no": Response("no blueprint"), "cut": Response(GOOD, "cut off")}
             return [answers[one] for one in instructions]
 
-    assert local(Designer()).write([picture(8, 8)] * 3, ["good", "no", "cut"]) == [GOOD.strip(), None, None]
+    assert local_writer(Designer()).write([picture(8, 8)] * 3, ["good", "no", "cut"]) == [GOOD.strip(), None, None]
 
 
 def test_a_picture_does_not_depend_on_its_batch():

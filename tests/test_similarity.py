@@ -94,7 +94,7 @@ def test_the_metrics_of_a_track(clip, dino, tmp_path):
         put(tmp_path / f"data/{i}-target.png", 10 + i)
         put(tmp_path / f"out/pictures/{i}.png", 10 if i == 0 else 5)
         source, target = tmp_path / f"data/{i}.png", tmp_path / f"data/{i}-target.png"
-        cases.append(Case(str(i), category, "x", source, target, facts={"caption": "a cat"} if i else {}))
+        cases.append(Case(str(i), category, "x", source, target, metadata={"caption": "a cat"} if i else {}))
     rows = [{"id": str(i), "prompt": "x", "pictures": [f"pictures/{i}.png"]} for i in range(2)]
     put_lines(tmp_path / "out/cases.jsonl", rows)
     names = ("nearer", "l1", "l2", "psnr", "ssim", "clip_i", "dino", "clip_t", "fid")

@@ -50,7 +50,7 @@ def build_edit(
     writer = _writer(designer, options)
     with lock_output(folder):
         counts = build(
-            folder, [open_source(spelling) for spelling in source], settings, _writer(assessor, options) or writer, writer, runner,
+            folder, [open_source(spec) for spec in source], settings, _writer(assessor, options) or writer, writer, runner,
             until=until, beam=None if beam is None else shlex.split(beam), console=console,
         )  # fmt: skip
     parts = {"keep": ("filter", "kept"), "assess": ("assess", "answered"), "design": ("design", "answered")}
@@ -83,8 +83,8 @@ def build_t2i(
     writer = _writer(designer, options)
     with lock_output(folder), lock_output(upstream) if fetch else nullcontext():
         counts = build(folder, metadata, upstream, source or list(settings["sources"]), settings, writer, runner, fetch=fetch, until=until)
-    taken, rejected = (sum(row[name] for row in counts.get("pictures", {}).values()) for name in ("taken", "rejected"))
-    typer.echo(f"{folder}: {taken} pictures, {rejected} rejected", err=True)
+    stored, rejected = (sum(row[name] for row in counts.get("pictures", {}).values()) for name in ("taken", "rejected"))
+    typer.echo(f"{folder}: {stored} pictures, {rejected} rejected", err=True)
 
 
 @with_designer_options
@@ -122,17 +122,17 @@ def _stage_runner(options: DesignerOptions):
     return StageRunner(options.limits(), options.retry_failed, console.is_terminal, lambda line: typer.echo(line, err=True))
 
 
-def _writer(spelling: str | None, options: DesignerOptions):
-    from dim_jax.designer.choice import DesignerChoice
+def _writer(spec: str | None, options: DesignerOptions):
+    from dim_jax.designer.choice import DesignerSpec
     from dim_jax.designer.stage_runner import DesignerFactory
 
-    if spelling is None:
+    if spec is None:
         return None
-    choice = DesignerChoice.parse(spelling)
+    choice = DesignerSpec.parse(spec)
     if not choice.online:
-        raise typer.BadParameter(f'"{spelling}": name a model behind a server.', param_hint="--designer")
+        raise typer.BadParameter(f'"{spec}": name a model behind a server.', param_hint="--designer")
     options.open(choice)  # a key that is missing is told before long work
-    return DesignerFactory(lambda: options.open(choice), options.price(spelling))
+    return DesignerFactory(lambda: options.open(choice), options.price(spec))
 
 
 def build_emoji(

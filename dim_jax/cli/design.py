@@ -30,10 +30,10 @@ def design(
 ) -> None:
     """Write blueprints: for one picture, or for the rows of a jsonl."""
     from dim_jax.designer import design as library
-    from dim_jax.designer.choice import DesignerChoice
+    from dim_jax.designer.choice import DesignerSpec
     from dim_jax.storage.folders import check_file, write_text
 
-    choice = DesignerChoice.parse(designer)
+    choice = DesignerSpec.parse(designer)
     if choice.kind == "none":
         raise typer.BadParameter("Give a designer that writes.", param_hint="--designer")
     if (table is None) == (image is None or prompt is None) or (table is not None and output is None):

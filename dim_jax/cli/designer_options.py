@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dim_jax.cli.options import with_options
+from dim_jax.designer.limits import Limits, Price
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class DesignerOptions:
     """The options of every command that asks a designer many things; `with_designer_options` adds them."""
 
     base_url: Annotated[str | None, typer.Option(help="Of the server, such as http://localhost:8000/v1.")] = None
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 8
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = Limits.concurrency
     requests_per_minute: Annotated[float | None, typer.Option(help="What the account allows.")] = None
     tokens_per_minute: Annotated[float | None, typer.Option(help="What the account allows, of questions and answers.")] = None
     budget_tokens: Annotated[int | None, typer.Option(help="For the whole output, with what it has cost before.")] = None
@@ -24,31 +25,33 @@ class DesignerOptions:
     ] = None
     time_limit: Annotated[float | None, typer.Option(help="Seconds, after which nothing new is asked.")] = None
     call_limit: Annotated[float, typer.Option(help="Seconds for one call.")] = 180.0
-    tries: Annotated[int, typer.Option(min=1, help="Of one question, before it counts as failed.")] = 6
+    tries: Annotated[int, typer.Option(min=1, help="Of one question, before it counts as failed.")] = Limits.tries
     longest_wait: Annotated[
         float, typer.Option(help="Seconds that the server may ask to wait (Retry-After); if it asks for more, the run ends.")
-    ] = 600.0
+    ] = Limits.longest_wait
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer; models that think first need more.")] = 2048
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again what failed before.")] = False
 
-    def limits(self) -> Any:
-        """Of `dim_jax.designer.limits`."""
-        from dim_jax.designer.limits import Limits
-
+    def limits(self) -> Limits:
         return Limits(
             self.concurrency, self.requests_per_minute, self.tokens_per_minute, self.budget_tokens, self.budget_dollars,
             self.time_limit, self.tries, longest_wait=self.longest_wait,
         )  # fmt: skip
 
-    def price(self, designer: str) -> Any:
+    def price(self, designer: str) -> Price | None:
         """Of a designer, or None without a table."""
-        from dim_jax.designer.limits import Price
-
         return Price.read(self.prices, designer) if self.prices else None
 
     def open(self, choice: Any) -> Any:
-        """The designer of a `Choice`."""
+        """The designer of a `DesignerSpec`."""
         return choice.open(base_url=self.base_url, max_tokens=self.max_tokens, time_limit=self.call_limit)
 
 
 with_designer_options = with_options(options=DesignerOptions)
+
+
+def local_designer(name: str, sampler: Any, resolution: int, dtype: Any = None) -> Any:
+    """The Qwen2.5-VL of the checkpoint `name`; "": the sampler's own encoder, which sees pictures of this resolution."""
+    from dim_jax.designer.local import LocalDesigner  # imports JAX
+
+    return LocalDesigner.from_pretrained(name, dtype=dtype) if name else LocalDesigner.from_sampler(sampler, resolution)

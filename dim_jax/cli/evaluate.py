@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from dim_jax.cli.designer_options import DesignerOptions
+from dim_jax.cli.designer_options import DesignerOptions, local_designer
 from dim_jax.cli.judging import JudgeOptions, ask_judges, write_report
 from dim_jax.cli.options import with_options
-from dim_jax.cli.paint import SamplingOptions, named_or_bundled
+from dim_jax.cli.paint import SamplingOptions, checkpoint_or_bundled
 from dim_jax.console import open_console
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 
 console = open_console()
 
@@ -66,21 +66,20 @@ def evaluate(
     """Measure a painter on a benchmark: paint its cases, score them, compare tracks. Goes on where it was interrupted."""
     if (out is None) == (output is None) or (output is not None and name != "emoji"):
         raise typer.BadParameter("Give --out FOLDER; or, with emoji, -o REPORT.json.")
-    if sampling.seed < 0:
-        raise InputError(f"Seed {sampling.seed}: of an evaluation it must not be negative. Choose another one (--seed).")
+    check(sampling.seed >= 0, f"Seed {sampling.seed}: of an evaluation it must not be negative. Choose another one (--seed).")
     if output is not None:
         if sampling.changes([]):
             raise typer.BadParameter("With -o the checkpoint's own settings count. Leave them out, or give --out.")
         _by_rule(data, output, known_targets, pairs_per_rule, batch_size, sampling)
         return
     assert out is not None
-    from dim_jax.designer.choice import DesignerChoice
+    from dim_jax.designer.choice import DesignerSpec
     from dim_jax.evals import run
     from dim_jax.evals.benchmark import benchmark as named
     from dim_jax.evals.measuring import Models
     from dim_jax.storage.paths import as_path
 
-    benchmark, choice, changes = named(name), DesignerChoice.parse(designer), sampling.changes([])
+    benchmark, choice, changes = named(name), DesignerSpec.parse(designer), sampling.changes([])
     part = run.Shard.read(shard) if shard else run.Shard()
     folder, writes = as_path(data), choice.kind != "none"
     chosen = run.read_tracks(tracks or ("direct,designed" if writes else "direct"), benchmark, designed=writes)
@@ -90,53 +89,49 @@ def evaluate(
     for note in notes:
         typer.echo(note, err=True)
     stages = [stage.value] if stage else ["report"] if judging.compare else ["generate"] if shard else list(run.STAGES)
-    tell = partial(typer.echo, err=True)
+    log = partial(typer.echo, err=True)
     rules, judges = judging.protocol(benchmark), judging.judges(options, sampling.checkpoint) if "judge" in stages else []
     if "generate" in stages:
         from dim_jax.sampling import Sampler
 
-        painting = run.Painting(
-            lambda: Sampler.from_pretrained(named_or_bundled(sampling.checkpoint), edits=benchmark.kind == "edit", **sampling.loading),
+        painting = run.GenerateSetup(
+            lambda: Sampler.from_pretrained(checkpoint_or_bundled(sampling.checkpoint), edits=benchmark.kind == "edit", **sampling.loading),
             lambda painter: replace(painter.settings, batch_size=batch_size, **changes),
-            _designs(choice, designer, options, sampling) if writes else None, designer, rounds,
+            _designer_factory(choice, designer, options, sampling) if writes else None, designer, rounds,
         )  # fmt: skip
         run.generate(
             benchmark, cases, out, painting, data=data, tracks=chosen, seed=sampling.seed, limit=limit, shard=part, official=official,
-            progress=console.is_terminal, tell=tell,
+            progress=console.is_terminal, log=log,
         )  # fmt: skip
     if "judge" in stages:
         models = Models(clip, dino, features, lpips)
-        scores = run.table(run.score(benchmark, cases, out, models, official=official, scorer=official_scorer, tell=tell))
+        scores = run.table(run.score(benchmark, cases, out, models, official=official, scorer=official_scorer, log=log))
         if scores is not None:
             open_console(stderr=False).print(scores)
         if judges:
-            ask_judges(judges, rules, cases, out, options, tell, console.is_terminal)
+            ask_judges(judges, rules, cases, out, options, log, console.is_terminal)
     if "report" in stages:
-        write_report(benchmark, cases, out, judging, options, sampling.seed, tell)
+        write_report(benchmark, cases, out, judging, options, sampling.seed, log)
 
 
-def _designs(choice: Any, spelling: str, options: DesignerOptions, sampling: SamplingOptions) -> Any:
+def _designer_factory(choice: Any, spec: str, options: DesignerOptions, sampling: SamplingOptions) -> Any:
     """What makes the designer of a painter and a shard; what can be refused is refused now."""
     from dim_jax.designer.stage_runner import DesignerFactory, StageRunner
-    from dim_jax.evals.designs import Designs
+    from dim_jax.evals.designs import EvalDesigner
 
     stages = StageRunner(options.limits(), options.retry_failed, console.is_terminal)
-    from_file, price = choice.kind == "file", options.price(spelling)
+    from_file, price = choice.kind == "file", options.price(spec)
     opened = None if choice.kind == "local" else options.open(choice)
 
     @cache
     def local(painter: Any) -> Any:
-        from dim_jax.designer.local import LocalDesigner
+        return local_designer(choice.name, painter, sampling.resolution or painter.settings.resolution, sampling.dtype)
 
-        if choice.name:
-            return LocalDesigner.from_pretrained(choice.name, dtype=sampling.dtype)
-        return LocalDesigner.from_sampler(painter, (sampling.resolution or painter.settings.resolution))
-
-    def make(painter: Any, tag: str) -> Designs:
+    def make(painter: Any, tag: str) -> EvalDesigner:
         # A server's client belongs to one stage; blueprints of a file and a local model are read once.
         writer = opened if from_file else None
         factory = (lambda: local(painter)) if choice.kind == "local" else (lambda: writer or options.open(choice))
-        return Designs((opened or local(painter)).name, DesignerFactory(factory, price), stages, from_file, tag)
+        return EvalDesigner((opened or local(painter)).name, DesignerFactory(factory, price), stages, from_file, tag)
 
     return make
 
@@ -152,7 +147,7 @@ def _by_rule(data: str, output: Path, known_targets: bool, pairs_per_rule: int |
     split, folder = "known" if known_targets else "test", as_path(data)
     edits, captions = Pairs(folder, split, "edit"), Pairs(folder, "test", "caption")
     with lock_output(output):
-        pipeline = EditPipeline.from_pretrained(named_or_bundled(sampling.checkpoint), **sampling.loading)
+        pipeline = EditPipeline.from_pretrained(checkpoint_or_bundled(sampling.checkpoint), **sampling.loading)
         report = emoji.evaluate(
             pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=sampling.seed,
             batch_size=batch_size, overwrite=sampling.overwrite, progress=console.is_terminal,

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from dim_jax.cli.designer_options import DesignerOptions
-from dim_jax.cli.paint import named_or_bundled
+from dim_jax.cli.paint import checkpoint_or_bundled
+from dim_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,6 @@ class JudgeOptions:
         Raises:
             InputError: it has none, and there is a judge; or --prompts cannot be used.
         """
-        from dim_jax.errors import InputError
         from dim_jax.evals.protocols import protocol
 
         if benchmark.protocol is None:
@@ -46,12 +46,12 @@ class JudgeOptions:
 
     def judges(self, options: DesignerOptions, checkpoint: str | None) -> list[Any]:
         """The designers that judge. What can be refused is refused now, before anything is painted."""
-        from dim_jax.designer.choice import DesignerChoice
+        from dim_jax.designer.choice import DesignerSpec
         from dim_jax.designer.stage_runner import DesignerFactory
 
         options, factories = replace(options, base_url=self.judge_base_url), []
-        for spelling in self.judge or ():
-            choice = DesignerChoice.parse(spelling)
+        for spec in self.judge or ():
+            choice = DesignerSpec.parse(spec)
             if choice.kind == "none":
                 raise typer.BadParameter("Give a model that judges.", param_hint="--judge")
             opened = [] if choice.kind == "local" else [options.open(choice)]
@@ -59,7 +59,7 @@ class JudgeOptions:
             factories.append(
                 DesignerFactory(
                     lambda choice=choice, opened=opened: _open(choice, opened, options, checkpoint),
-                    options.price(spelling) if choice.online else None,
+                    options.price(spec) if choice.online else None,
                 )
             )
         return factories
@@ -69,24 +69,24 @@ def _open(choice: Any, opened: list[Any], options: DesignerOptions, checkpoint: 
     if choice.kind == "local" and not opened:
         from dim_jax.designer.local import LocalDesigner  # imports JAX
 
-        opened.append(LocalDesigner.from_pretrained(choice.name or named_or_bundled(checkpoint)))
+        opened.append(LocalDesigner.from_pretrained(choice.name or checkpoint_or_bundled(checkpoint)))
     return options.open(choice) if choice.online else opened[0]
 
 
 def ask_judges(
-    judges: list[Any], protocol: Any, cases: list[Any], out: Path, options: DesignerOptions, tell: Callable[[str], None], progress: bool
+    judges: list[Any], protocol: Any, cases: list[Any], out: Path, options: DesignerOptions, log: Callable[[str], None], progress: bool
 ) -> None:
     """Every judge about every track, all within one budget."""
     from dim_jax.designer.stage_runner import StageRunner
     from dim_jax.evals.judge import judge
 
-    runner = StageRunner(options.limits(), options.retry_failed, progress, tell)
+    runner = StageRunner(options.limits(), options.retry_failed, progress, log)
     for designer in judges:
         judge(out, cases, protocol, designer, runner)
 
 
 def write_report(
-    benchmark: Any, cases: list[Any], out: Path, judging: JudgeOptions, options: DesignerOptions, seed: int, tell: Callable[[str], None]
+    benchmark: Any, cases: list[Any], out: Path, judging: JudgeOptions, options: DesignerOptions, seed: int, log: Callable[[str], None]
 ) -> None:
     """Of one run, or of the two that --compare names."""
     from dim_jax.evals import report
@@ -101,7 +101,7 @@ def write_report(
     report.write(
         out, benchmark, cases, runs, judging.protocol(benchmark), price=price, official_seed=seed if judging.strict_official else None
     )
-    tell(f"wrote {out / 'report.html'}, with report.md and report.json beside it")
+    log(f"wrote {out / 'report.html'}, with report.md and report.json beside it")
 
 
 def _run_names(folders: tuple[Path, Path]) -> dict[str, Path]:
@@ -110,8 +110,6 @@ def _run_names(folders: tuple[Path, Path]) -> dict[str, Path]:
     Raises:
         InputError: it is one folder.
     """
-    from dim_jax.errors import InputError
-
     first, second = (folder.absolute().parts for folder in folders)
     for length in range(1, max(len(first), len(second)) + 1):
         names = ["/".join(parts[-length:]) for parts in (first, second)]

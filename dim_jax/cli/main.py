@@ -55,7 +55,7 @@ class Target(StrEnum):
     peft = "peft"
 
 
-class Which(StrEnum):
+class StateWeights(StrEnum):
     """The parameters of a training state."""
 
     ema = "ema"
@@ -88,7 +88,8 @@ def convert(
     condition_length: Annotated[int, typer.Option(min=1, help="Assemble: rows of the null table.")] = 8192,
     seed: Annotated[int, typer.Option(help="Assemble: of the fresh connector.")] = 0,
     weights: Annotated[
-        Which | None, typer.Option(help="Of a state of a training run, RUN/checkpoints/STEP: its averages (default), or the step's own.")
+        StateWeights | None,
+        typer.Option(help="Of a state of a training run, RUN/checkpoints/STEP: its averages (default), or the step's own."),
     ] = None,
     dtype: Annotated[Precision | None, typer.Option(help="Cast every tensor. Default: as stored.")] = None,
     max_shard_size: Annotated[
@@ -136,7 +137,7 @@ def convert(
             require_training("A state of a training run")
             from dim_jax.training.exporting import convert_state
 
-            convert_state(source, as_path(paths[1]), to.value, (weights or Which.ema).value, **options)
+            convert_state(source, as_path(paths[1]), to.value, (weights or StateWeights.ema).value, **options)
         else:
             convert.convert(source, paths[1], to.value, mean_with=mean_with, loras=lora or (), **options)
 
@@ -166,11 +167,11 @@ def main() -> None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     # Accepted anywhere on the line, declared once: the root command reads it first.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument != "--debug")
-    came = list[int]()
+    signals = list[int]()
 
     def stop(number: int, frame: Any) -> None:
         if number != signal.SIGALRM:
-            came.append(number)
+            signals.append(number)
         codes = [called.f_code for called, _ in walk_stack(frame)]
         # Some libraries crash where they are interrupted while they are imported; errors in these functions are dropped.
         if any("importlib" in code.co_filename or code.co_name in ("_xla_gc_callback", "__del__") for code in codes):
@@ -184,20 +185,20 @@ def main() -> None:
     except (InputError, OSError) as error:
         if "--debug" in arguments:
             raise
-        _say(f"error: {error}")
+        _print_line(f"error: {error}")
         sys.exit(error.exit_code if isinstance(error, InputError) else 1)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:  # as typer ends on KeyboardInterrupt
             raise
         exec("")  # makes Python forget that code in a text was interrupted: else it would end itself by the signal
-        terminated = came[:1] == [signal.SIGTERM]
-        _say(f"stopped by {'SIGTERM' if terminated else 'Ctrl-C'}")
+        terminated = signals[:1] == [signal.SIGTERM]
+        _print_line(f"stopped by {'SIGTERM' if terminated else 'Ctrl-C'}")
         sys.exit(143 if terminated else 130)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _say(message: str) -> None:
+def _print_line(message: str) -> None:
     line = " ".join(message.splitlines())
     typer.echo(typer.style(line, fg="red") if console.is_terminal and not console.no_color else line, err=True, color=True)

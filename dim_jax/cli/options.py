@@ -11,6 +11,8 @@ from typer.core import TyperCommand
 
 from dim_jax.errors import InputError
 
+SOLVER_NAMES = "{solvers}"  # stands for the names in a help text, which are read when it is shown
+
 
 class Commands(typer.Typer):
     """Commands whose options of type Path are of this machine; those that may name a bucket are texts, for `dim_jax.storage.paths.as_path`.
@@ -26,6 +28,14 @@ class Commands(typer.Typer):
 
 
 class _Command(TyperCommand):
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for parameter in self.params:
+            if SOLVER_NAMES in (text := getattr(parameter, "help", None) or ""):
+                from dim_jax.diffusion.solvers import SOLVERS  # imports numpy
+
+                vars(parameter)["help"] = text.replace(SOLVER_NAMES, " or ".join(SOLVERS))
+        super().format_options(ctx, formatter)
+
     def invoke(self, ctx: Any) -> Any:
         from dim_jax.storage.paths import scheme_of
 

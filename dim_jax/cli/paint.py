@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dim_jax.cli.options import mesh_sizes, with_options
+from dim_jax.cli.designer_options import local_designer
+from dim_jax.cli.options import SOLVER_NAMES, mesh_sizes, with_options
 from dim_jax.console import open_console
-from dim_jax.diffusion.solvers import SOLVERS
 
 DEFAULT = "Default: as the checkpoint says, else"
 console = open_console()
@@ -57,12 +57,6 @@ Loras = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 
 
-def _known_solver(name: str | None) -> str | None:
-    if name is not None and name not in SOLVERS:
-        raise typer.BadParameter(f'there is no solver "{name}". Solvers are {", ".join(SOLVERS)}.')
-    return name
-
-
 @dataclass(frozen=True)
 class SamplingOptions:
     """The options of every command that paints. Settings that are None are as the checkpoint says."""
@@ -88,9 +82,7 @@ class SamplingOptions:
     size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Exact size, instead of one by resolution and aspect ratio.")] = (
         None
     )
-    solver: Annotated[
-        str | None, typer.Option(callback=_known_solver, metavar="NAME", help=f"The sampler: {' or '.join(SOLVERS)}. {DEFAULT} dpm++2m.")
-    ] = None
+    solver: Annotated[str | None, typer.Option(metavar="NAME", help=f"The sampler: {SOLVER_NAMES}. {DEFAULT} dpm++2m.")] = None
     lora: Loras = None
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")] = False
     dtype: Dtype = None
@@ -167,12 +159,12 @@ def edit(
 ) -> None:
     """Edit a picture as the prompt says, and the result as each --then says."""
     from dim_jax import edit_result
-    from dim_jax.designer.choice import DesignerChoice
+    from dim_jax.designer.choice import DesignerSpec
     from dim_jax.designer.design import read_text, write_blueprint
     from dim_jax.processing.pictures import open_picture
     from dim_jax.storage.paths import as_path, local_path
 
-    choice = DesignerChoice.parse(designer)
+    choice = DesignerSpec.parse(designer)
     if (prompt is None and not blueprint) or (blueprint and choice.kind != "none"):
         raise typer.BadParameter("Give --prompt, or --blueprint without a designer.")
     if blueprint and then:
@@ -198,15 +190,10 @@ def edit(
     from dim_jax.pipeline import EditPipeline  # imports JAX, which takes seconds
     from dim_jax.session import EditSession
 
-    pipeline = EditPipeline.from_pretrained(named_or_bundled(sampling.checkpoint), **loading)
+    pipeline = EditPipeline.from_pretrained(checkpoint_or_bundled(sampling.checkpoint), **loading)
     settings = replace(pipeline.sampler.settings, **changes)
     if choice.kind == "local":
-        from dim_jax.designer.local import LocalDesigner
-
-        if choice.name:
-            writer = LocalDesigner.from_pretrained(choice.name, dtype=sampling.dtype)
-        else:
-            writer = LocalDesigner.from_sampler(pipeline.sampler, settings.resolution)
+        writer = local_designer(choice.name, pipeline.sampler, settings.resolution, sampling.dtype)
     session = EditSession(
         pipeline, picture, designer=writer, settings=settings, keep_unchanged=keep_unchanged, file=file, name=row_id
     )  # fmt: skip
@@ -232,14 +219,14 @@ def generate(prompt: Annotated[str, typer.Option(help="What to paint.")], output
     changes, loading = sampling.changes([prompt]), sampling.loading
     from dim_jax.pipeline import GeneratePipeline
 
-    pipeline = GeneratePipeline.from_pretrained(named_or_bundled(sampling.checkpoint), **loading)
+    pipeline = GeneratePipeline.from_pretrained(checkpoint_or_bundled(sampling.checkpoint), **loading)
     settings = replace(pipeline.sampler.settings, **changes)
     paintings = pipeline([prompt], seeds=[sampling.seed], settings=settings, progress=console.is_terminal)
     paintings[0].save(output, overwrite=sampling.overwrite)
     typer.echo(f"wrote {output}", err=True)
 
 
-def named_or_bundled(chosen: str | None) -> str | Path:
+def checkpoint_or_bundled(chosen: str | None) -> str | Path:
     """What was named, else the bundled folder, with a word about it."""
     if chosen is not None:
         return chosen

@@ -6,13 +6,15 @@ import socket
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from dim_jax.cli.designer_options import local_designer
 from dim_jax.cli.options import mesh_sizes, with_options
-from dim_jax.cli.paint import Devices, Dtype, Loras, named_or_bundled
-from dim_jax.errors import InputError, require_packages
+from dim_jax.cli.paint import Devices, Dtype, Loras, checkpoint_or_bundled
+from dim_jax.errors import InputError, check, require_packages
+from dim_jax.serve.limits import MIB, Limits
 
 TOKEN = "DIM_SERVE_TOKEN"
 
@@ -21,24 +23,21 @@ TOKEN = "DIM_SERVE_TOKEN"
 class LimitOptions:
     """What one request may ask for."""
 
-    max_upload: Annotated[int, typer.Option(min=1, metavar="MIB", help="Size of a request.")] = 20
-    max_pixels: Annotated[int, typer.Option(min=64, help="Pixels of an uploaded picture.")] = 2**24
-    max_painted_pixels: Annotated[int, typer.Option(min=64, help="Pixels of a picture to paint.")] = 2**22
-    max_n: Annotated[int, typer.Option(min=1, help="Pictures of a request.")] = 4
-    max_steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 100
-    max_prompt: Annotated[int, typer.Option(min=1, help="Characters of a prompt.")] = 32_000
+    max_upload: Annotated[int, typer.Option(min=1, metavar="MIB", help="Size of a request.")] = Limits.upload // MIB
+    max_pixels: Annotated[int, typer.Option(min=64, help="Pixels of an uploaded picture.")] = Limits.pixels
+    max_painted_pixels: Annotated[int, typer.Option(min=64, help="Pixels of a picture to paint.")] = Limits.painted_pixels
+    max_n: Annotated[int, typer.Option(min=1, help="Pictures of a request.")] = Limits.pictures
+    max_steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = Limits.steps
+    max_prompt: Annotated[int, typer.Option(min=1, help="Characters of a prompt.")] = Limits.prompt
 
-    def limits(self) -> Any:
-        """Of `dim_jax.serve.limits`."""
-        from dim_jax.serve.limits import MIB, Limits
-
+    def limits(self) -> Limits:
         return Limits(
             self.max_upload * MIB, pixels=self.max_pixels, painted_pixels=self.max_painted_pixels,
             pictures=self.max_n, steps=self.max_steps, prompt=self.max_prompt,
         )  # fmt: skip
 
 
-@with_options(most=LimitOptions)
+@with_options(limit_options=LimitOptions)
 def serve(
     checkpoint: Annotated[
         str | None, typer.Argument(help="Folder or gs:// address of a Draw-In-Mind. Default: the bundled nano model.")
@@ -60,17 +59,17 @@ def serve(
     devices: Devices = None,
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id of a tokenizer, instead of the checkpoint's own.")] = None,
     *,
-    most: LimitOptions,
+    limit_options: LimitOptions,
 ) -> None:
     """Serve OpenAI's image API: edits and pictures from text, painted in batches."""
-    from dim_jax.designer.choice import DesignerChoice
+    from dim_jax.designer.choice import DesignerSpec
 
     require_packages("starlette", "uvicorn", "python_multipart", "prometheus_client", extra="serve", feature="dim serve")
-    choice, mesh = DesignerChoice.parse(designer), mesh_sizes(devices)
+    choice, mesh = DesignerSpec.parse(designer), mesh_sizes(devices)
     if choice.kind == "file":
         raise typer.BadParameter("blueprints of a file are found by ids, which requests have not.", param_hint="--designer")
-    if queue < most.max_n:
-        raise typer.BadParameter(f"it must hold the pictures of one request, --max-n {most.max_n}.", param_hint="--queue")
+    if queue < limit_options.max_n:
+        raise typer.BadParameter(f"it must hold the pictures of one request, --max-n {limit_options.max_n}.", param_hint="--queue")
     tokens = _tokens(token)
     with _listen(host, port) as listener:
         if not tokens and not _is_loopback(host):
@@ -79,27 +78,24 @@ def serve(
 
         writer = None
         if choice.kind not in ("none", "local"):  # before the painter is loaded, which takes longer
-            writer = blueprints.remote(choice, base_url)
+            writer = blueprints.server_writer(choice, base_url)
         from dim_jax.pipeline import paint_requests  # imports JAX, which takes seconds
         from dim_jax.sampling import Sampler
         from dim_jax.serve.engine import Engine
-        from dim_jax.serve.jobs import Model
+        from dim_jax.serve.jobs import ModelInfo
         from dim_jax.serve.running import log_to_stderr
         from dim_jax.serve.running import serve as run
         from dim_jax.serve.server import Service
 
-        source = named_or_bundled(checkpoint)
+        source = checkpoint_or_bundled(checkpoint)
         sampler = Sampler.from_pretrained(source, dtype=dtype, tokenizer=tokenizer, mesh=mesh, loras=tuple(lora or ()))
         sampler.name = name or str(source).rstrip("/").rpartition("/")[2]  # paths of this machine are not for clients
         if choice.kind == "local":
-            from dim_jax.designer.local import LocalDesigner
-
-            own = LocalDesigner.from_sampler(sampler, sampler.settings.resolution)
-            writer = blueprints.local(LocalDesigner.from_pretrained(choice.name, dtype=dtype) if choice.name else own)
+            writer = blueprints.local_writer(local_designer(choice.name, sampler, sampler.settings.resolution, dtype))
         engine = Engine(partial(paint_requests, sampler), batch=batch, wait=wait_ms / 1000, queue=queue, writer=writer)
-        service = Service(engine, Model.of(sampler), most.limits(), tokens, writer and writer.name)
+        service = Service(engine, ModelInfo.from_sampler(sampler), limit_options.limits(), tokens, writer and writer.name)
         log_to_stderr()
-        typer.echo(f"serving {sampler.name} at http://{_written(listener)}/v1", err=True)
+        typer.echo(f"serving {sampler.name} at http://{_address(listener)}/v1", err=True)
         run(service, listener, grace)
 
 
@@ -112,8 +108,7 @@ def _tokens(file: Path | None) -> tuple[str, ...]:
             f"{file}: the tokens cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8'}). Give a text file."
         ) from error
     tokens = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if file is not None and not tokens:
-        raise InputError(f"{file}: has no token. Write one a line.")
+    check(file is None or tokens, f"{file}: has no token. Write one a line.")
     return tokens
 
 
@@ -126,7 +121,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise InputError(f"{host}, port {port}: cannot listen there ({error.strerror}). Choose another --host or --port.") from error
 
 
-def _written(listener: socket.socket) -> str:
+def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from dim_jax.designer.sections import SECTIONS
 from dim_jax.designer.task import AnswerError, Task
-from dim_jax.errors import InputError
+from dim_jax.errors import check
 
 SECTION_PROMPTS = (
     "the instruction again, made precise. Name the objects as they are in this picture and add nothing that was not asked for.",
@@ -20,7 +20,7 @@ SECTION_PROMPTS = (
     "which objects or regions change and where they are; then what must stay exactly as it is.",
     "the finished picture, as if it lay before you. Say most about what has changed.",
 )
-FORM = (
+FORMAT = (
     "The instruction: {instruction}\n\n"
     "Answer in English with exactly these five numbered sections, each with its title and then your own text, as plain sentences. "
     "Write nothing before the first section and nothing after the last, about 250 words in all.\n\n"
@@ -29,13 +29,13 @@ FORM = (
         for number, (title, section_prompt) in enumerate(zip(SECTIONS, SECTION_PROMPTS, strict=True), 1)
     )
 )
-TEMPLATE = f"You plan the edit of the picture above for a painter, who sees the picture and your words and nothing else.\n\n{FORM}"
+TEMPLATE = f"You plan the edit of the picture above for a painter, who sees the picture and your words and nothing else.\n\n{FORMAT}"
 # For training data, whose results are known: the designer sees the result, and must not mention it.
 TEMPLATE_WITH_TARGET = (
     "The first picture is to be edited by a painter, who sees that picture and your words and nothing else. The second picture is what "
     "the painter shall arrive at. Plan the edit so that its result is the second picture: the sections on layout and objects describe "
     "the first one, the last section describes the second one as you imagine it. Write as if you had never seen the second picture, "
-    f"and mention it nowhere.\n\n{FORM}"
+    f"and mention it nowhere.\n\n{FORMAT}"
 )
 # Answers to an older prompt have another version and are not used.
 PROMPT_VERSION, VERSION_WITH_TARGET = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (TEMPLATE, TEMPLATE_WITH_TARGET))
@@ -85,12 +85,11 @@ def prompt(instruction: str) -> str:
     Raises:
         InputError: the instruction is empty.
     """
-    return _filled(TEMPLATE, instruction)
+    return _fill(TEMPLATE, instruction)
 
 
-def _filled(template: str, instruction: str) -> str:
-    if not instruction.strip():
-        raise InputError(f"The instruction is empty ({instruction!r}). Say what is to be edited.")
+def _fill(template: str, instruction: str) -> str:
+    check(instruction.strip(), f"The instruction is empty ({instruction!r}). Say what is to be edited.")
     return template.replace("{instruction}", instruction.strip())
 
 
@@ -104,7 +103,7 @@ def parse(text: str) -> Blueprint:
     Raises:
         AnswerError: the model refused, or the answer is empty, lacks a section, or ends in the middle.
     """
-    body = _unwrapped(text)
+    body = _unwrap(text)
     if not body:
         raise AnswerError("the answer is empty")
     headings = list(HEADING.finditer(body))
@@ -126,7 +125,7 @@ def parse(text: str) -> Blueprint:
     return Blueprint(body[headings[0].start() :].strip(), *sections)
 
 
-def _with_target(answer: str) -> str:
+def _parse_with_target(answer: str) -> str:
     text = parse(answer).text
     if leak := OTHER_PICTURE.search(text):
         raise AnswerError(f'the blueprint speaks of the "{leak[0]}", which no painter has')
@@ -134,12 +133,12 @@ def _with_target(answer: str) -> str:
 
 
 BLUEPRINT = Task(prompt, lambda answer: parse(answer).text, PROMPT_VERSION)
-BLUEPRINT_WITH_TARGET = Task(partial(_filled, TEMPLATE_WITH_TARGET), _with_target, VERSION_WITH_TARGET, pictures=2)
+BLUEPRINT_WITH_TARGET = Task(partial(_fill, TEMPLATE_WITH_TARGET), _parse_with_target, VERSION_WITH_TARGET, pictures=2)
 
 
-def _unwrapped(text: str) -> str:
+def _unwrap(text: str) -> str:
     """The part of an answer inside tags or a fence, without its thoughts."""
-    text = without_thoughts(text)
+    text = strip_thoughts(text)
     for wrapper in (TAGGED, FENCED, TAGGED):
         enclosed = wrapper.search(text)
         # A fence within a blueprint is part of it.
@@ -148,7 +147,7 @@ def _unwrapped(text: str) -> str:
     return text.strip()
 
 
-def without_thoughts(text: str) -> str:
+def strip_thoughts(text: str) -> str:
     """An answer without the model's reasoning before it.
 
     Raises:

@@ -7,33 +7,32 @@ from typing import NamedTuple
 
 from dim_jax.designer.clients import MAX_TOKENS, SERVERS, ChatDesigner, Designer, Request, Response
 from dim_jax.designer.responses import replace_surrogates
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.storage.jsonl import read_values
 
 ONLINE = (*SERVERS, "azure")
 KINDS = {**dict.fromkeys(SERVERS, "MODEL"), "azure": "DEPLOYMENT", "file": "BLUEPRINTS.jsonl", "local": "[FOLDER]", "none": ""}
-SPELLINGS = f"{', '.join(f'{kind}:{name}' for kind, name in KINDS.items() if kind not in ('local', 'none'))}, local, local:FOLDER, none"
+SPECS = f"{', '.join(f'{kind}:{name}' for kind, name in KINDS.items() if kind not in ('local', 'none'))}, local, local:FOLDER, none"
 
 
-class DesignerChoice(NamedTuple):
+class DesignerSpec(NamedTuple):
     """A designer by kind and name; some kinds have no name."""
 
     kind: str
     name: str
 
     @classmethod
-    def parse(cls, spelling: str) -> "DesignerChoice":
+    def parse(cls, spec: str) -> "DesignerSpec":
         """From `openai:gpt-4o`, `file:cot.jsonl`, `local` ...; a name may hold colons, and that of `local` may be left out.
 
         Raises:
             InputError: the kind is unknown, or a name is missing or not allowed.
         """
-        kind, _, name = spelling.partition(":")
-        if kind not in KINDS:
-            raise InputError(f'"{spelling}" is not a designer. Write one of: {SPELLINGS}.')
+        kind, _, name = spec.partition(":")
+        check(kind in KINDS, f'"{spec}" is not a designer. Write one of: {SPECS}.')
         if kind != "local" and bool(name) != bool(KINDS[kind]):
             usage = f"{kind}:{KINDS[kind]}" if KINDS[kind] else kind
-            raise InputError(f'"{spelling}": write {usage}.')
+            raise InputError(f'"{spec}": write {usage}.')
         return cls(kind, name)
 
     @property
@@ -45,15 +44,15 @@ class DesignerChoice(NamedTuple):
         """The designer of any kind but `local`, which loads a model, and `none`. Options as in `ChatDesigner.open`.
 
         Raises:
-            InputError: as in `ChatDesigner.open` and `ReadyBlueprints.open`.
+            InputError: as in `ChatDesigner.open` and `FileDesigner.open`.
         """
         if self.kind == "file":
-            return ReadyBlueprints.open(Path(self.name))
+            return FileDesigner.open(Path(self.name))
         return ChatDesigner.open(self.kind, self.name, base_url=base_url, max_tokens=max_tokens, time_limit=time_limit)
 
 
 @dataclass(frozen=True)
-class ReadyBlueprints:
+class FileDesigner:
     """Blueprints from a file, by id."""
 
     name: str
@@ -61,7 +60,7 @@ class ReadyBlueprints:
     max_tokens: int = 0
 
     @classmethod
-    def open(cls, path: Path) -> "ReadyBlueprints":
+    def open(cls, path: Path) -> "FileDesigner":
         """From a jsonl of objects with `id` and `prompt` (the blueprint), as published and as `dim design` writes it.
 
         Raises:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from dim_jax.designer.picture import EncodedPicture
 from dim_jax.designer.responses import ResponseError, error_object, parse_json, read_completion, short_message
-from dim_jax.errors import InputError, check_unicode, require_packages
+from dim_jax.errors import InputError, check, check_unicode, require_packages
 
 if TYPE_CHECKING:
     import openai
@@ -72,12 +72,12 @@ SERVERS = {
 class TransientError(Exception):
     """No answer this time; a retry may succeed, at the earliest after `retry_after` seconds if the server says so.
 
-    `unreached`: there was no connection, so the server has not received the request.
+    `unreachable`: there was no connection, so the server has not received the request.
     """
 
-    def __init__(self, reason: str, retry_after: float | None = None, *, unreached: bool = False):
+    def __init__(self, reason: str, retry_after: float | None = None, *, unreachable: bool = False):
         super().__init__(reason)
-        self.retry_after, self.unreached = retry_after, unreached
+        self.retry_after, self.unreachable = retry_after, unreachable
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Designer(Protocol):
 
     @property
     def name(self) -> str:
-        """As it is spelled on the command line."""
+        """Its spec, as on the command line."""
         ...
 
     @property
@@ -177,10 +177,8 @@ class ChatDesigner:
         # OPENAI_BASE_URL is the variable of the package openai.
         url = base_url or (os.environ.get("OPENAI_BASE_URL") if kind == "openai" else None) or server.url
         key = os.environ.get(server.key)
-        if not key and server.needs_key:
-            raise InputError(f"{kind}:{model} needs a key. Put it into the environment variable {server.key}.")
-        if not url:
-            raise InputError(f"{kind}:{model}: name the endpoint of the resource in AZURE_OPENAI_ENDPOINT (or with --base-url).")
+        check(key or not server.needs_key, f"{kind}:{model} needs a key. Put it into the environment variable {server.key}.")
+        check(url, f"{kind}:{model}: name the endpoint of the resource in AZURE_OPENAI_ENDPOINT (or with --base-url).")
         if key and not (key.isascii() and key.isprintable()):
             raise InputError(f"{kind}:{model}: the key in {server.key} has letters that no key has, such as a line break. Set it again.")
         _check_url(url)
@@ -306,7 +304,7 @@ class ChatDesigner:
         url, chain = self._client.base_url, [error]
         while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
             chain.append(cause)
-        root, unreached = chain[-1], any(isinstance(exception, httpx2.ConnectError | httpx2.ConnectTimeout) for exception in chain)
+        root, unreachable = chain[-1], any(isinstance(exception, httpx2.ConnectError | httpx2.ConnectTimeout) for exception in chain)
         for exception in chain:
             if isinstance(exception, ssl.SSLCertVerificationError):
                 raise InputError(
@@ -317,13 +315,13 @@ class ChatDesigner:
                 raise InputError(f"{self.name}: {url} does not speak TLS. Write http:// instead of https:// in --base-url.") from error
             if isinstance(exception, socket.gaierror):
                 reason = f"its name is not known: {exception.strerror}. Check --base-url and the network"
-                return TransientError(f"no connection to {url} ({reason})", unreached=True)
+                return TransientError(f"no connection to {url} ({reason})", unreachable=True)
             if isinstance(exception, ConnectionRefusedError):
                 reason = "nothing listens there. Start the server, or check --base-url"
-                return TransientError(f"no connection to {url} ({reason})", unreached=True)
+                return TransientError(f"no connection to {url} ({reason})", unreachable=True)
         reason = short_message(str(chain[min(1, len(chain) - 1)])) or type(root).__name__
-        end = "" if unreached else " to the end of the answer"
-        return TransientError(f"no connection to {url}{end} ({reason})", unreached=unreached)
+        end = "" if unreachable else " to the end of the answer"
+        return TransientError(f"no connection to {url}{end} ({reason})", unreachable=unreachable)
 
     def _without_keys(self, text: str) -> str:
         key = os.environ.get(self._key)
@@ -337,8 +335,7 @@ def _check_url(url: str) -> None:
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
     except ValueError:  # such as a port that is not a number
         valid = False
-    if not valid:
-        raise InputError(f"{url}: not the address of a server. Write one such as http://localhost:8000/v1 (--base-url).")
+    check(valid, f"{url}: not the address of a server. Write one such as http://localhost:8000/v1 (--base-url).")
 
 
 def retry_after(headers: Any) -> float | None:

@@ -13,7 +13,7 @@ from dim_jax.designer.limits import Limits, Price
 from dim_jax.designer.picture import digest
 from dim_jax.designer.responses import replace_surrogates
 from dim_jax.designer.runner import Job, run, summary
-from dim_jax.errors import InputError, SignalError, check_unicode
+from dim_jax.errors import InputError, SignalError, check, check_unicode
 from dim_jax.storage.disk import is_creatable
 
 JOURNAL_VARIABLE = "DIM_BLUEPRINTS"  # the environment variable that names the file of answers to single questions
@@ -41,7 +41,7 @@ def write_blueprint(
         picture: the file of the source.
         instruction: what is to be edited.
         designer: the designer that writes.
-        row_id: the id to look for among ready blueprints; by default the name of the picture's file, without its suffix.
+        row_id: the id to look for in a file of blueprints; by default the name of the picture's file, without its suffix.
         journal_file: where the answer is kept instead. A file has one writer at a time, and others wait.
 
     Raises:
@@ -61,8 +61,8 @@ def write_blueprint(
         text = journal.answer(key)
         if report.signal:
             paid = text is not None and isinstance(designer, ChatDesigner)
-            kept = "; its answer is kept, the same command goes on from there" if paid else ""
-            raise SignalError(f"stopped by {report.stopped} while {designer.name} was asked{kept}", report.signal)
+            hint = "; its answer is kept, the same command goes on from there" if paid else ""
+            raise SignalError(f"stopped by {report.stopped} while {designer.name} was asked{hint}", report.signal)
         if text is None:
             reason = journal.reason(key) or f"stopped by {report.stopped}"
             raise InputError(
@@ -83,8 +83,7 @@ def read_text(path: Path) -> str:
         raise InputError(
             f"{path}: the blueprint cannot be read ({getattr(error, 'strerror', None) or error}). Give a text file."
         ) from error
-    if not text:
-        raise InputError(f"{path}: the blueprint is empty. Write what to paint.")
+    check(text, f"{path}: the blueprint is empty. Write what to paint.")
     return text
 
 
@@ -121,9 +120,9 @@ def write_blueprints(
         text = f"{output}: {summary(report, journal, price)}"
     if report.failed:
         text += f", such as {report.example}; why they failed stands in {journal.failures_path}, --retry-failed asks again"
-    rest = total - report.answered - report.failed - report.skipped
+    remaining = total - report.answered - report.failed - report.skipped
     if report.stopped:
-        text += f"; stopped by {report.stopped}, {rest} are left: run the command again, with a larger limit if it was one, to continue"
+        text += f"; stopped by {report.stopped}, {remaining} remain: run the command again, with a larger limit if it was one, to continue"
     if report.signal:
         raise SignalError(text, report.signal)
     return text
@@ -153,8 +152,7 @@ def _check_rows(path: Path, folder: Path) -> int:
         # Invalid text fails its row alone.
         if replace_surrogates(row["image_path"]) == row["image_path"] and not (folder / row["image_path"]).is_file():
             missing.append(folder / row["image_path"])
-    if not ids:
-        raise InputError(f"{path} has no rows. Write one object on each line.")
+    check(ids, f"{path} has no rows. Write one object on each line.")
     if missing:
         raise InputError(
             f"{path}: {len(missing)} of {len(ids)} pictures are missing, such as {missing[0]}. Name their folder (--pictures)."

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dim_jax.designer.blueprint import prompt
 from dim_jax.designer.clients import RETRY_TEMPERATURE, Request, Response
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.qwen import Qwen
@@ -64,8 +64,7 @@ class LocalDesigner:
         weights = open_weights(path)
         if weights.config.encoder is None:
             raise InputError(f"{path} holds {', '.join(weights.config.parts)}, and no Qwen2.5-VL that could write. Name one that does.")
-        if tokenizer is None and not weights.tokenizer:
-            raise InputError(f"{path} has no tokenizer. Name one (--tokenizer).")
+        check(tokenizer is not None or weights.tokenizer, f"{path} has no tokenizer. Name one (--tokenizer).")
         chosen = compute_dtype(dtype)
         config = weights.config.encoder
         encoder = load_module(lambda rngs: Qwen(config, dtype=chosen, rngs=rngs), weights, chosen, "encoder")

@@ -18,11 +18,12 @@ from dim_jax.console import open_console
 from dim_jax.designer.blueprint import BLUEPRINT
 from dim_jax.designer.clients import TOKENS_PER_PICTURE, Designer, Request, Response, TransientError
 from dim_jax.designer.journal import Journal, request_key
-from dim_jax.designer.limits import Budget, Limits, OverBudgetError, Price, RateLimiter
+from dim_jax.designer.limits import Limits, Price
 from dim_jax.designer.picture import digest, encode_picture
+from dim_jax.designer.rates import Budget, OverBudgetError, RateLimiter
 from dim_jax.designer.responses import short_message
 from dim_jax.designer.task import AnswerError, Task
-from dim_jax.errors import InputError, check_unicode
+from dim_jax.errors import InputError, check, check_unicode
 
 MAX_UNANSWERED = 10  # failed requests in a row, with all retries, after which the server counts as down
 PATIENCE = 30.0  # seconds for requests in flight when a signal ends the run
@@ -94,8 +95,7 @@ def run(
             price. Earlier answers are kept.
     """
     limits = limits or Limits()
-    if limits.budget_dollars is not None and price is None:
-        raise InputError("A budget in dollars needs a table of prices (--prices).")
+    check(limits.budget_dollars is None or price is not None, "A budget in dollars needs a table of prices (--prices).")
     costs = TextColumn("{task.description}", markup=False)
     columns = TextColumn("asking"), BarColumn(), MofNCompleteColumn(), costs, TimeElapsedColumn(), TimeRemainingColumn()
     console = open_console()
@@ -106,10 +106,10 @@ def run(
             finished = report.answered + report.failed + report.skipped
             bar.update(line, completed=finished, description=summary(report, journal, price, None if total is None else total - finished))
 
-        def tell(text: str) -> None:
+        def log(text: str) -> None:
             console.out(text, highlight=False)
 
-        return asyncio.run(_run(jobs, designer, journal, limits, task, price, retry_failed, show, tell))
+        return asyncio.run(_run(jobs, designer, journal, limits, task, price, retry_failed, show, log))
 
 
 def summary(report: Report, journal: Journal, price: Price | None, remaining: int | None = None) -> str:
@@ -134,21 +134,21 @@ async def _run(
     price: Price | None,
     retry_failed: bool,
     show: Callable[[Report], None],
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Report:
     loop, report, source, errors = asyncio.get_running_loop(), Report(), iter(jobs), list[InputError]()
-    question = TOKENS_PER_PICTURE * task.pictures + TOKENS_PER_TEXT
-    requester = _Requester(designer, limits, report, question + TOKENS_PER_ANSWER, tell)
+    request_tokens = TOKENS_PER_PICTURE * task.pictures + TOKENS_PER_TEXT
+    requester = _Requester(designer, limits, report, request_tokens + TOKENS_PER_ANSWER, log)
     budget = Budget(
         limits,
         price,
         lambda: (journal.tokens_in, journal.tokens_out),
-        question=question if designer.max_tokens else 0,
-        answer=designer.max_tokens,
+        request_tokens=request_tokens if designer.max_tokens else 0,
+        answer_tokens=designer.max_tokens,
     )
     in_progress: dict[str, asyncio.Event] = {}
 
-    async def keep(job: Job, key: str, answer: Response, *, final: bool = True) -> bool:
+    async def save(job: Job, key: str, answer: Response, *, final: bool = True) -> bool:
         job_task, text, reason = job.task or task, None, answer.failure
         if reason is None:
             try:
@@ -187,25 +187,25 @@ async def _run(
         try:
             answer, reason = journal.answer(key), damage or (journal.reason(key) if given_up else None)
             if answer is not None or reason:
-                await keep(job, key, Response(answer or "", None if answer is not None else reason))
+                await save(job, key, Response(answer or "", None if answer is not None else reason))
             else:
-                await ask(job, key, job_task)
+                await send(job, key, job_task)
         finally:
             in_progress.pop(key).set()
 
-    async def ask(job: Job, key: str, job_task: Task) -> None:
+    async def send(job: Job, key: str, job_task: Task) -> None:
         try:
             pictures = tuple([await loop.run_in_executor(readers, encode_picture, picture) for picture in job.pictures])
             text = job_task.prompt(job.instruction)
         except InputError as error:
-            await keep(job, key, Response("", str(error)))
+            await save(job, key, Response("", str(error)))
             return
         first_attempt = journal.attempts(key)
         last_attempt = (first_attempt if retry_failed else 0) + job_task.max_attempts
         for attempt in range(first_attempt, last_attempt):
             request = Request(job.row["id"], job.instruction, text, pictures, limits.budgeted, attempt % job_task.max_attempts)
             async with budget.reserved():
-                if await keep(job, key, await requester.answer(request), final=attempt + 1 == last_attempt):
+                if await save(job, key, await requester.answer(request), final=attempt + 1 == last_attempt):
                     return
 
     async def work() -> None:
@@ -230,7 +230,7 @@ async def _run(
         requester.stop("Ctrl-C" if number == signal.SIGINT else number.name)
         patience.reschedule(loop.time() + PATIENCE)
         if sys.stderr.isatty():
-            tell(f"Ending: requests in flight have {PATIENCE:g} s. Press Ctrl-C again to end at once.")
+            log(f"Ending: requests in flight have {PATIENCE:g} s. Press Ctrl-C again to end at once.")
 
     # Two threads decode pictures; one writes, so that lines do not mix and a slow disk blocks no request.
     with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as writer, suppress(TimeoutError):
@@ -250,13 +250,13 @@ async def _run(
 class _Requester:
     """Sends one request with retries, within the limits of time and of the server."""
 
-    def __init__(self, designer: Designer, limits: Limits, report: Report, expected: int, tell: Callable[[str], None]):
+    def __init__(self, designer: Designer, limits: Limits, report: Report, expected: int, log: Callable[[str], None]):
         """`expected`: tokens of a request and its answer until the first are counted; `tell` shows a line."""
         self._designer, self._limits, self._report = designer, limits, report
         self._requests, self._tokens = RateLimiter(limits.requests_per_minute), RateLimiter(limits.tokens_per_minute)
         self._expected = float(expected)
         self._not_before = self._next_notice = 0.0
-        self._reached, self._tell = False, tell
+        self._reached, self._log = False, log
         self._stopped = asyncio.Event()
         self._unanswered = 0
 
@@ -284,7 +284,7 @@ class _Requester:
                 answer = await self._designer.complete(request)
             except TransientError as error:
                 reason, now = str(error), asyncio.get_running_loop().time()
-                self._reached = self._reached or not error.unreached
+                self._reached = self._reached or not error.unreachable
                 if error.retry_after:
                     self._pause(error.retry_after, now, reason)
                 if tries < limits.tries:
@@ -295,8 +295,7 @@ class _Requester:
             self._expected += (tokens - self._expected) / 8  # a running mean
             self._unanswered, self._reached = 0, True
             return answer
-        if not self._reached:
-            raise InputError(f"{self._designer.name}: {reason}. No request was sent in {limits.tries} tries.")
+        check(self._reached, f"{self._designer.name}: {reason}. No request was sent in {limits.tries} tries.")
         self._unanswered += 1
         if self._unanswered >= MAX_UNANSWERED:
             raise InputError(
@@ -323,7 +322,7 @@ class _Requester:
         self._not_before = max(self._not_before, now + wait)
         if wait >= NOTICE_AFTER and now + wait > self._next_notice:
             self._next_notice = now + wait + NOTICE_EVERY
-            self._tell(f"{self._designer.name}: waiting {until}, as the server asks: {reason}")
+            self._log(f"{self._designer.name}: waiting {until}, as the server asks: {reason}")
 
     async def _sleep_until(self, at: float) -> None:
         """Wait until a time and until the end of a pause; a stop ends it."""

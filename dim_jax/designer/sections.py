@@ -7,6 +7,6 @@ SECTIONS = (
 )  # fmt: skip
 
 
-def numbered(texts: Sequence[str]) -> str:
+def format_sections(texts: Sequence[str]) -> str:
     """One text for each section, as a blueprint."""
     return "\n\n".join(f"{number}. **{title}**: {text}" for number, (title, text) in enumerate(zip(SECTIONS, texts, strict=True), 1))

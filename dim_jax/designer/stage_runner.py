@@ -35,7 +35,7 @@ class StageRunner:
     limits: Limits = field(default_factory=Limits)
     retry_failed: bool = False
     progress: bool = False
-    tell: Callable[[str], None] = lambda line: None
+    log: Callable[[str], None] = lambda line: None
 
     def __post_init__(self):
         self._tokens, self._dollars = 0, 0.0
@@ -54,7 +54,7 @@ class StageRunner:
             ) if self._affordable() else None  # fmt: skip
             tokens = journal.tokens_in, journal.tokens_out
             stopped, number = (report.stopped, report.signal) if report else ("the budget", 0)
-            self.tell(f"{path.name}: {summary(report, journal, writer.price)}" if report else f"{path.name}: the budget is spent")
+            self.log(f"{path.name}: {summary(report, journal, writer.price)}" if report else f"{path.name}: the budget is spent")
         self._tokens += sum(tokens)
         self._dollars += writer.price.dollars(*tokens) if writer.price else 0.0
         answers = Answers.read(path, jobs, task, designer.name, tokens)

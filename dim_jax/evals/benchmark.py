@@ -16,22 +16,23 @@ of the track; of several turns all, in order), seconds, rounds (of the reflected
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 from urllib.parse import quote
 
 import numpy as np
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.plugins import load_plugins, plugin
 from dim_jax.storage.jsonl import read_objects
 
 # direct: the painter reads the instruction; designed: a blueprint; reflected: the designer looks at the result and may ask again.
 Track = Literal["direct", "designed", "reflected"]
 TRACKS: tuple[Track, ...] = get_args(Track)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Case:
         target: what an edit should arrive at, where the makers ship it.
         turns: the instructions of an edit in several rounds, in order; empty for one.
         mask: the region of the edit, where the makers ship it.
-        facts: what scorers need besides, as the makers name it.
+        metadata: what scorers need besides, as the makers name it.
     """
 
     id: str
@@ -56,7 +57,7 @@ class Case:
     target: Path | None = None
     turns: tuple[str, ...] = ()
     mask: Path | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -72,6 +73,11 @@ class PublishedRow:
     scores: Mapping[str, float]
     source: str
     judge: str
+
+
+def published_rows(columns: Sequence[str], scores: Mapping[str, Sequence[float]], *, source: str, judge: str) -> tuple[PublishedRow, ...]:
+    """The rows of a published table: scores by model, in the order of the columns."""
+    return tuple(PublishedRow(model, dict(zip(columns, row, strict=True)), source, judge) for model, row in scores.items())
 
 
 @dataclass(frozen=True)
@@ -118,26 +124,30 @@ class Benchmark:
             InputError: the folder has another layout, or an id occurs twice.
         """
         cases = self.read(data)
-        if not cases:
-            raise InputError(f"{data}: there is no case of {self.title} in it. Give the benchmark as it was downloaded.")
+        check(cases, f"{data}: there is no case of {self.title} in it. Give the benchmark as it was downloaded.")
         ids = [case.id for case in cases]
-        if twice := sorted({one for one in ids if ids.count(one) > 1} if len(set(ids)) < len(ids) else ()):
-            raise InputError(f'{data}: id "{twice[0]}" occurs more than once, {len(twice)} ids do. Each case needs one of its own.')
+        if repeated := sorted({case_id for case_id in ids if ids.count(case_id) > 1} if len(set(ids)) < len(ids) else ()):
+            raise InputError(f'{data}: id "{repeated[0]}" occurs more than once, {len(repeated)} ids do. Each case needs one of its own.')
         notes = []
         if self.size is not None and len(cases) != self.size:
             notes.append(f"{data}: {len(cases)} cases; all of {self.title} are {self.size}, so the scores are not those of the whole.")
-        return (cases if limit is None else spread(cases, limit, seed)), notes
+        return (cases if limit is None else stratified_sample(cases, limit, seed)), notes
 
 
-def spread(cases: Sequence[Case], limit: int, seed: int) -> list[Case]:
+def group_by(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list[T]]:
+    """Items by their keys, in the order in which the keys occur."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def stratified_sample(cases: Sequence[Case], limit: int, seed: int) -> list[Case]:
     """At most `limit` cases, as evenly over categories as they have, in the order that they came in."""
-    groups: dict[str, list[int]] = {}
-    for i, case in enumerate(cases):
-        groups.setdefault(case.category, []).append(i)
     ranked = []
-    for category, group in groups.items():
+    for category, group in group_by(range(len(cases)), lambda i: cases[i].category).items():
         order = np.random.default_rng([seed, zlib.crc32(category.encode())]).permutation(len(group))
-        ranked += [(place, category, group[i]) for place, i in enumerate(order)]
+        ranked += [(rank, category, group[i]) for rank, i in enumerate(order)]
     return [cases[i] for i in sorted(i for _, _, i in sorted(ranked)[:limit])]
 
 
@@ -162,10 +172,10 @@ def read_finished(track: Path) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: cases.jsonl cannot be read, or a line was not written by `dim evaluate`.
     """
-    found: dict[str, dict[str, Any]] = {}
+    finished: dict[str, dict[str, Any]] = {}
     for path in sorted(track.glob("cases*.jsonl")):
         for where, row in read_objects(path, skip_torn=True):
             if not isinstance(row.get("id"), str) or not isinstance(row.get("pictures"), list):
                 raise InputError(f"{where} was not written by `dim evaluate`. Remove the line, or choose another output.")
-            found[row["id"]] = row
-    return found
+            finished[row["id"]] = row
+    return finished

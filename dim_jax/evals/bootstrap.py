@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-AT_ONCE = 2**22  # drawn numbers in memory
+CHUNK = 2**22  # drawn numbers in memory
 
 
 class Comparison(NamedTuple):
@@ -56,9 +56,8 @@ def compare(a: Mapping[str, float], b: Mapping[str, float], seed: int = 0) -> Co
         InputError: they have no case in common, or a score is not finite.
     """
     ids = sorted(a.keys() & b.keys())
-    if not ids:
-        raise InputError("The two have no case in common, so they cannot be compared. Give two runs of one benchmark.")
-    first, second = _finite([a[one] for one in ids]), _finite([b[one] for one in ids])
+    check(ids, "The two have no case in common, so they cannot be compared. Give two runs of one benchmark.")
+    first, second = _finite([a[case_id] for case_id in ids]), _finite([b[case_id] for case_id in ids])
     differences = _resampled(second - first, seed)
     low, high = _bounds(differences)
     beyond = np.mean(differences < 0) + np.mean(differences == 0) / 2
@@ -77,11 +76,11 @@ def _finite(values: Sequence[float]) -> Float[np.ndarray, " n"]:
 
 def _resampled(sample: Float[np.ndarray, " n"], seed: int) -> Float[np.ndarray, " resamples"]:
     """Means of resamples."""
-    rng, found = np.random.default_rng(seed), []
-    rows = max(1, AT_ONCE // len(sample))
+    rng, means = np.random.default_rng(seed), []
+    rows = max(1, CHUNK // len(sample))
     for start in range(0, RESAMPLES, rows):
-        found.append(sample[rng.integers(0, len(sample), (min(rows, RESAMPLES - start), len(sample)))].mean(1))
-    return np.concatenate(found)
+        means.append(sample[rng.integers(0, len(sample), (min(rows, RESAMPLES - start), len(sample)))].mean(1))
+    return np.concatenate(means)
 
 
 def _bounds(means: Float[np.ndarray, " resamples"]) -> tuple[float, float]:

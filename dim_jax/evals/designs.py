@@ -1,7 +1,7 @@
-"""What a designer is asked in an evaluation: blueprints, and what it thinks of a result (the reflected track).
+"""The requests to a designer in an evaluation: blueprints, and reflections on results (the reflected track).
 
-Answers lie in journals of the track (`designer.journal`), blueprints.jsonl and reflections.jsonl, one for each shard; what any of them
-holds is not asked again.
+Answers are in journals of the track (`designer.journal`), blueprints.jsonl and reflections.jsonl, one for each shard; an answer in any of
+them is not requested again.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 
 from dim_jax.datasets.construction.captions import rewriting_task
 from dim_jax.datasets.construction.config import read_config
-from dim_jax.designer.blueprint import BLUEPRINT, prompt, without_thoughts
+from dim_jax.designer.blueprint import BLUEPRINT, prompt, strip_thoughts
 from dim_jax.designer.runner import Job
 from dim_jax.designer.stage_runner import Answers, DesignerFactory, StageRunner
 from dim_jax.designer.task import AnswerError, Task
@@ -37,10 +37,10 @@ OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 
 @dataclass(frozen=True)
 class Reflection:
-    """What a designer thinks of a result.
+    """A designer's assessment of a result.
 
     Attributes:
-        done: no other attempt is worth while.
+        done: another attempt is not worth while.
         score: from 0 to 10.
         reason: why.
         instruction: of the next attempt; empty if done.
@@ -58,99 +58,99 @@ def parse(answer: str) -> Reflection:
     Raises:
         AnswerError: there is no such object, or it lacks what the next step needs.
     """
-    text = OBJECT.search(without_thoughts(answer))
+    text = OBJECT.search(strip_thoughts(answer))
     try:
-        found: Any = json.loads(text[0]) if text else None
+        value: Any = json.loads(text[0]) if text else None
     except ValueError as error:
         raise AnswerError(f"the answer is not a JSON object ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise AnswerError("the answer has no JSON object")
-    done, score, reason, instruction = (found.get(key) for key in ("done", "score", "reason", "instruction"))
+    done, score, reason, instruction = (value.get(key) for key in ("done", "score", "reason", "instruction"))
     if not isinstance(done, bool):
         raise AnswerError(f'"done" is {done!r}, not true or false')
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= BEST:
-        raise AnswerError(f'"score" is {score!r}, no number from 0 to {BEST}')
+        raise AnswerError(f'"score" is {score!r}, not a number from 0 to {BEST}')
     if not done and (not isinstance(instruction, str) or not instruction.strip()):
         raise AnswerError('"instruction" says nothing, though "done" is false')
     return Reflection(done, float(score), str(reason or ""), "" if done else str(instruction).strip())
 
 
-def _kept(answer: str) -> str:
+def _normalize(answer: str) -> str:
     return json.dumps(vars(parse(answer)), ensure_ascii=False)
 
 
-def _asked(instruction: str) -> str:
+def _fill(instruction: str) -> str:
     prompt(instruction)  # refuses an empty one
     return TEMPLATE.replace("{instruction}", instruction.strip())
 
 
-def _prompt(text: str) -> str:
+def _check_prompt(text: str) -> str:
     if not text.strip():
         raise AnswerError("the prompt is empty")
     return text.strip()
 
 
-REFLECTION = Task(_asked, _kept, VERSION, pictures=2)
+REFLECTION = Task(_fill, _normalize, VERSION, pictures=2)
 # Prompts for text to image that somebody wrote before; they need not have the sections of a blueprint.
-READY_PROMPT = Task(lambda prompt: prompt, _prompt, "ready", pictures=0)
+READY_PROMPT = Task(lambda prompt: prompt, _check_prompt, "ready", pictures=0)
 
 
-def _rewriting() -> Task:
+def _rewriting_task_from_config() -> Task:
     """As `dim build-data rewrite` asks by default."""
     captions = read_config("dim_t2i.toml", None)["captions"]
     return rewriting_task(captions["words"], captions["min_words"])
 
 
 @dataclass(frozen=True)
-class Designs:
-    """A designer and how it is asked.
+class EvalDesigner:
+    """A designer in an evaluation, and the runner of its requests.
 
     Attributes:
-        name: as it is spelled.
-        writer, stages: see `StageRunner`.
-        ready: it has blueprints that were written before, and answers nothing else.
+        name: its spec, as on the command line.
+        writer, runner: see `StageRunner`.
+        from_file: its blueprints come from a file, so it can answer nothing else.
         tag: the end of this shard's journals.
     """
 
     name: str
     writer: DesignerFactory
-    stages: StageRunner
-    ready: bool = False
+    runner: StageRunner
+    from_file: bool = False
     tag: str = ""
 
-    def blueprints(self, track: Path, jobs: Sequence[Job], others: Sequence[Path] = ()) -> Answers:
-        """The blueprints of jobs, by id; for text to image, prompts written out. `others` are tracks whose answers are taken too.
+    def blueprints(self, track: Path, jobs: Sequence[Job], other_tracks: Sequence[Path] = ()) -> Answers:
+        """The blueprints of jobs, by id; for text to image, prompts written out. Answers of `other_tracks` are reused.
 
         Raises:
             InputError: as in `StageRunner.stage`.
         """
         task = BLUEPRINT
         if jobs and not jobs[0].pictures:
-            task = READY_PROMPT if self.ready else _rewriting()
-        return self._ask(track, "blueprints", jobs, task, others)
+            task = READY_PROMPT if self.from_file else _rewriting_task_from_config()
+        return self._answers(track, "blueprints", jobs, task, other_tracks)
 
     def reflections(self, track: Path, jobs: Sequence[Job]) -> Answers:
-        """What the designer thinks of results, as JSON for `parse`, by id.
+        """Assessments of results, as JSON for `parse`, by id.
 
         Raises:
             InputError: as in `StageRunner.stage`, or it cannot look at pictures.
         """
-        if self.ready:
+        if self.from_file:
             raise InputError(f"{self.name} cannot look at results. For the track reflected, name a designer that answers (--designer).")
-        return self._ask(track, "reflections", jobs, REFLECTION, ())
+        return self._answers(track, "reflections", jobs, REFLECTION, ())
 
-    def _ask(self, track: Path, what: str, jobs: Sequence[Job], task: Task, others: Sequence[Path]) -> Answers:
-        own = track / f"{what}{self.tag}.jsonl"
+    def _answers(self, track: Path, name: str, jobs: Sequence[Job], task: Task, other_tracks: Sequence[Path]) -> Answers:
+        own = track / f"{name}{self.tag}.jsonl"
         texts, reasons = dict[str, str](), dict[str, str]()
-        for folder in (track, *others):
-            for path in sorted(folder.glob(f"{what}*.jsonl")):
+        for folder in (track, *other_tracks):
+            for path in sorted(folder.glob(f"{name}*.jsonl")):
                 if path != own and not path.name.endswith(".failures.jsonl"):
-                    known = Answers.read(path, jobs, task, self.name, (0, 0))
-                    texts |= known.texts
-                    reasons |= {} if self.stages.retry_failed else known.reasons
-        left = [job for job in jobs if job.row["id"] not in texts | reasons]
-        if not left:
+                    answers = Answers.read(path, jobs, task, self.name, (0, 0))
+                    texts |= answers.texts
+                    reasons |= {} if self.runner.retry_failed else answers.reasons
+        remaining = [job for job in jobs if job.row["id"] not in texts | reasons]
+        if not remaining:
             return Answers(texts, reasons, (0, 0))
         track.mkdir(parents=True, exist_ok=True)
-        found = self.stages.stage(own, left, task, self.writer)
-        return Answers(texts | found.texts, reasons | found.reasons, found.tokens)
+        answers = self.runner.stage(own, remaining, task, self.writer)
+        return Answers(texts | answers.texts, reasons | answers.reasons, answers.tokens)

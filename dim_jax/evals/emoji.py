@@ -20,9 +20,10 @@ from rich.text import Text
 
 from dim_jax.data.example import Example
 from dim_jax.edit_result import check_output, save_picture
-from dim_jax.errors import InputError
-from dim_jax.evals import pictures as kept
+from dim_jax.errors import InputError, check
+from dim_jax.evals.benchmark import group_by
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
+from dim_jax.evals.pictures import PictureRequest, checkpoint_digest, paint
 from dim_jax.pipeline import EditPipeline
 from dim_jax.processing.pictures import cover_crop
 from dim_jax.sampling import Sampler
@@ -32,7 +33,7 @@ from dim_jax.storage.folders import check_file, new_file
 
 PAIRS_PER_RULE, PAIRS = 24, 200
 RECONSTRUCTIONS = 500
-SHOWN = 3  # pairs of each rule on the contact sheet
+SHEET_PAIRS = 3  # pairs of each rule on the contact sheet
 COLUMNS = {"nearer": "nearer to target", "psnr": "PSNR", "psnr_copy": "source as it is", "psnr_autoencoder": "autoencoder"}
 
 
@@ -69,18 +70,16 @@ def sample(rules: Sequence[str], pairs_per_rule: int | None = None, *, seed: int
 
     `pairs_per_rule` is 24 by default, or as many more as 200 pairs in all need. All pairs are taken of a rule that has fewer.
     """
-    groups: dict[str, list[int]] = {}
-    for i, rule in enumerate(rules):
-        groups.setdefault(rule, []).append(i)
+    groups = group_by(range(len(rules)), rules.__getitem__)
     number = pairs_per_rule or PAIRS_PER_RULE
     largest = max(map(len, groups.values()))
     while pairs_per_rule is None and number < largest and sum(min(number, len(group)) for group in groups.values()) < PAIRS:
         number += 1
-    found = []
+    chosen = []
     for rule, group in sorted(groups.items()):
         order = np.random.default_rng([seed, zlib.crc32(rule.encode())]).permutation(len(group))
-        found += [group[i] for i in order[:number]]
-    return found
+        chosen += [group[i] for i in order[:number]]
+    return chosen
 
 
 def evaluate(
@@ -123,10 +122,10 @@ def evaluate(
             f"batches of {batch_size}. Each must be at least 1: give another data set, or other numbers."
         )
     painter = pipeline.sampler
-    settings, weights = replace(painter.settings, batch_size=batch_size), kept.checkpoint_digest(painter)
+    settings, weights = replace(painter.settings, batch_size=batch_size), checkpoint_digest(painter)
     chosen = [edits[i] for i in sample([example.rule for example in edits], pairs_per_rule, seed=seed)]
     tasks = [_edit(example, seed) for example in chosen]
-    results = kept.paint(pipeline, tasks, output.with_suffix(".pictures"), settings, weights, progress=progress)
+    results = paint(pipeline, tasks, output.with_suffix(".pictures"), settings, weights, progress=progress)
     targets = [example.target for example in chosen]
     rebuilt = painter.reconstruct(targets, settings)
     rows = [
@@ -153,8 +152,7 @@ def check_outputs(output: Path, *, overwrite: bool) -> None:
     Raises:
         InputError: it does not end in .json, or it or its contact sheet may not be written.
     """
-    if output.suffix.lower() != ".json":
-        raise InputError(f"{output}: the report is written as JSON. Name a file that ends in .json.")
+    check(output.suffix.lower() == ".json", f"{output}: the report is written as JSON. Name a file that ends in .json.")
     check_file(output, overwrite=overwrite)
     check_output(output.with_suffix(".png"), overwrite=overwrite)
 
@@ -167,25 +165,25 @@ def summary(results: Sequence[Result]) -> dict[str, int | float]:
 def table(report: Mapping[str, Any]) -> Table:
     """The report by rule, for people."""
     model = report["autoencoder"]
-    found = Table(caption=f"PSNR in dB. The autoencoder alone, over {model['pictures']} pictures: {model['psnr']:.2f} dB.")
+    table = Table(caption=f"PSNR in dB. The autoencoder alone, over {model['pictures']} pictures: {model['psnr']:.2f} dB.")
     for column in ("rule", "pairs", *COLUMNS.values()):
-        found.add_column(column, justify="left" if column == "rule" else "right", no_wrap=column == "rule")
+        table.add_column(column, justify="left" if column == "rule" else "right", no_wrap=column == "rule")
     for rule, row in (*report["rules"].items(), ("all", report["overall"])):
         if rule == "all":
-            found.add_section()
-        found.add_row(Text(rule), str(row["pairs"]), f"{row['nearer']:.0%}", *(f"{row[name]:.2f}" for name in list(COLUMNS)[1:]))
-    return found
+            table.add_section()
+        table.add_row(Text(rule), str(row["pairs"]), f"{row['nearer']:.0%}", *(f"{row[name]:.2f}" for name in list(COLUMNS)[1:]))
+    return table
 
 
-def _edit(example: Example, seed: int) -> kept.Edit:
+def _edit(example: Example, seed: int) -> PictureRequest:
     """The task of a pair. Its noise depends on the pair and on the run's seed, not on what else is in the sample."""
     if example.source is None:
         raise InputError(f"{example.key}: has no source to edit. Give pairs (kind 'edit').")
-    own = zlib.crc32(example.source.tobytes(), zlib.crc32(f"{seed} {example.key}".encode())) >> 1
-    return kept.Edit(f"{quote(example.rule, safe=' ')}/{quote(example.key, safe=' ')}", example.texts[0], example.source, own)
+    noise_seed = zlib.crc32(example.source.tobytes(), zlib.crc32(f"{seed} {example.key}".encode())) >> 1
+    return PictureRequest(f"{quote(example.rule, safe=' ')}/{quote(example.key, safe=' ')}", example.texts[0], example.source, noise_seed)
 
 
-def _measure(example: Example, task: kept.Edit, result: Image.Image, rebuilt: Image.Image) -> Result:
+def _measure(example: Example, task: PictureRequest, result: Image.Image, rebuilt: Image.Image) -> Result:
     size = (example.target.height, example.target.width)
     assert example.source is not None
     source, target, painted, again = (unit_pixels(picture, size) for picture in (example.source, example.target, result, rebuilt))
@@ -200,19 +198,19 @@ def _autoencoder(painter: Sampler, captions: Sequence[Example], settings: Settin
     """Mean PSNR (dB) of reconstructions, over up to `RECONSTRUCTIONS` pictures drawn by the seed."""
     order = np.random.default_rng(seed).permutation(len(captions))[:RECONSTRUCTIONS]
     pictures = [captions[int(i)].target for i in order]
-    found = []
+    ratios = []
     for picture, rebuilt in zip(pictures, painter.reconstruct(pictures, settings), strict=True):
         size = (picture.height, picture.width)
-        found.append(psnr(mse(unit_pixels(rebuilt, size), unit_pixels(picture, size))))
-    return {"pictures": len(found), "psnr": float(np.mean(found))}
+        ratios.append(psnr(mse(unit_pixels(rebuilt, size), unit_pixels(picture, size))))
+    return {"pictures": len(ratios), "psnr": float(np.mean(ratios))}
 
 
-def _sheet(examples: Sequence[Example], tasks: Sequence[kept.Edit], results: Sequence[Image.Image]) -> Image.Image:
+def _sheet(examples: Sequence[Example], tasks: Sequence[PictureRequest], results: Sequence[Image.Image]) -> Image.Image:
     """A line for each rule, a few pairs on it: source, result, target, the instruction below."""
     lines: dict[str, list[Image.Image]] = {}
     for example, task, result in zip(examples, tasks, results, strict=True):
         line = lines.setdefault(example.rule, [])
-        if len(line) < SHOWN:
+        if len(line) < SHEET_PAIRS:
             row = [task.source, cover_crop(result, (example.target.height, example.target.width)), example.target]
             line.append(with_caption(row, f"{example.rule}: {task.prompt}", zoom=2))
     return grid(list(lines.values()))

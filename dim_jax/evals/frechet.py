@@ -9,7 +9,8 @@ over all pixels, and not rounded, as clean-fid's default; files are read as they
 were measured, resizes bilinearly within the network. Of fewer than about 10,000 pictures the distance is too large.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from dim_jax.datasets.similarity import VisionModel, torch_device
-from dim_jax.errors import InputError, require_packages
+from dim_jax.errors import InputError, check, require_packages
 
 SIDE = 299  # pixels, of InceptionV3
 BATCH = 32
@@ -52,8 +53,7 @@ class Statistics:
         Raises:
             InputError: there are fewer than two rows.
         """
-        if self.count < 2:
-            raise InputError(f"A Frechet distance needs two pictures on either side at least; here are {self.count}.")
+        check(self.count >= 2, f"A Frechet distance needs two pictures on either side at least; here are {self.count}.")
         return (self._products - np.outer(self._sum, self._sum) / self.count) / (self.count - 1)
 
 
@@ -72,12 +72,13 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     return float(difference @ difference + np.trace(first) + np.trace(second) - 2 * overlap)
 
 
-def collect(pictures: Iterable[Image.Image], features: Features) -> Statistics:
+def collect_statistics(pictures: Iterable[Image.Image], features: Features) -> Statistics:
     """The statistics of pictures, of which a batch is in memory at once."""
-    found = Statistics()
-    for batch in _batches(pictures):
-        found.add(features(batch))
-    return found
+    statistics = Statistics()
+    remaining = iter(pictures)
+    while batch := list(islice(remaining, BATCH)):
+        statistics.add(features(batch))
+    return statistics
 
 
 def open_features(path: Path) -> tuple[Features, str]:
@@ -95,8 +96,7 @@ def open_features(path: Path) -> tuple[Features, str]:
     require_packages("torch", extra="evaluate", feature="Reading features")
     import torch
 
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. Give a feature network: a TorchScript file, or a folder of transformers.")
+    check(path.is_file(), f"{path}: no such file. Give a feature network: a TorchScript file, or a folder of transformers.")
     device = torch_device()
     try:
         network = torch.jit.load(str(path), map_location=device).eval()
@@ -108,27 +108,16 @@ def open_features(path: Path) -> tuple[Features, str]:
     layers = getattr(network, "layers", None)
 
     def features(pictures: list[Image.Image]) -> Float[np.ndarray, "b d"]:
-        pixels = torch.from_numpy(np.stack([resized(picture) for picture in pictures])).permute(0, 3, 1, 2).to(device)
+        pixels = torch.from_numpy(np.stack([resize_bicubic(picture) for picture in pictures])).permute(0, 3, 1, 2).to(device)
         with torch.no_grad():
-            found = network(pixels) if layers is None else layers((pixels - 128) / 128)
-        return found.reshape(len(pictures), -1).float().cpu().numpy()
+            outputs = network(pixels) if layers is None else layers((pixels - 128) / 128)
+        return outputs.reshape(len(pictures), -1).float().cpu().numpy()
 
     return features, f"bicubic, each channel in float32, to {SIDE} x {SIDE} pixels, not rounded (as clean-fid)"
 
 
-def resized(picture: Image.Image) -> Float[np.ndarray, "299 299 3"]:
+def resize_bicubic(picture: Image.Image) -> Float[np.ndarray, "299 299 3"]:
     """RGB in [0, 255] as float32, each channel resized by Pillow's bicubic filter without rounding, as clean-fid does."""
     pixels = np.asarray(picture, np.float32)
     channels = [np.asarray(Image.fromarray(pixels[..., i]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for i in range(3)]
     return np.stack(channels, -1).clip(0, 255)
-
-
-def _batches(pictures: Iterable[Image.Image]) -> Iterator[list[Image.Image]]:
-    batch: list[Image.Image] = []
-    for picture in pictures:
-        batch.append(picture)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -44,8 +44,8 @@ class Lpips:
             self._convolutions = [(state[f"features.{n}.weight"], state[f"features.{n}.bias"]) for n in CONVOLUTIONS]
         except KeyError as error:
             raise InputError(f"{path}: has no {error.args[0]}. Give AlexNet as torchvision has it, alexnet-owt-7be5be79.pth.") from error
-        if (found := tuple(len(bias) for _, bias in self._convolutions)) != CHANNELS:
-            raise InputError(f"{path}: has layers of {found} channels, where AlexNet's have {CHANNELS}. Give alexnet-owt-7be5be79.pth.")
+        if (channels := tuple(len(bias) for _, bias in self._convolutions)) != CHANNELS:
+            raise InputError(f"{path}: has layers of {channels} channels, where AlexNet's have {CHANNELS}. Give alexnet-owt-7be5be79.pth.")
         self._weights = [learned[f"lin{i}.model.1.weight"].to(self._device) for i in range(len(CHANNELS))]
         self._convolutions = [(kernel.to(self._device), bias.to(self._device)) for kernel, bias in self._convolutions]
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from dim_jax.datasets.similarity import Clip, VisionModel, cosine
 from dim_jax.errors import InputError
-from dim_jax.evals.benchmark import Benchmark, Case, read_finished
-from dim_jax.evals.frechet import collect, frechet_distance, open_features
+from dim_jax.evals.benchmark import Benchmark, Case, group_by, read_finished
+from dim_jax.evals.frechet import collect_statistics, frechet_distance, open_features
 from dim_jax.evals.lpips import Lpips
-from dim_jax.evals.metrics import METRICS, Triple, fitted
+from dim_jax.evals.metrics import METRICS, Triple, match_size
 from dim_jax.evals.official import RESULTS
 from dim_jax.processing.pictures import open_picture
 from dim_jax.storage.folders import write_json
@@ -46,9 +46,9 @@ def measure(track: Path, benchmark: Benchmark, cases: Sequence[Case], models: Mo
     """
     finished = read_finished(track)
     cases = [case for case in cases if case.id in finished]
-    key = _key(track, benchmark, finished, models)
-    if (track / FILE).is_file() and (known := read_json(track / FILE)).get("key") == key:
-        return known
+    key = _fingerprint(track, benchmark, finished, models)
+    if (track / FILE).is_file() and (report := read_json(track / FILE)).get("key") == key:
+        return report
     chosen = {name for name in benchmark.metrics if name not in MODELS or getattr(models, MODELS[name]) is not None}
     left_out = {name: f"needs a network (--{MODELS[name]})" for name in benchmark.metrics if name not in chosen}
     scores = {case.id: dict[str, float]() for case in cases}
@@ -56,16 +56,16 @@ def measure(track: Path, benchmark: Benchmark, cases: Sequence[Case], models: Mo
     measures = {name: METRICS[name] for name in benchmark.metrics if name in METRICS}
     if "lpips" in chosen and models.lpips is not None:
         perceptual = Lpips(models.lpips)
-        measures["lpips"] = lambda triple: perceptual.distance(*fitted(triple))
+        measures["lpips"] = lambda triple: perceptual.distance(*match_size(triple))
     for case in cases:
         row = finished[case.id]
-        scores[case.id] |= _distances(measures, case, [track / name for name in _scored(row, benchmark)])
+        scores[case.id] |= _distances(measures, case, [track / name for name in _scored_pictures(row, benchmark)])
         if best := _oracle(row):
             oracle[case.id] = _distances(measures, case, [track / best])
     _similarities(track, cases, finished, models, chosen, scores)
     if benchmark.official_scores and (track / RESULTS).is_file():
-        for name, found in benchmark.official_scores(track / RESULTS, cases).items():
-            scores[name] |= found
+        for name, case_scores in benchmark.official_scores(track / RESULTS, cases).items():
+            scores[name] |= case_scores
     report: dict[str, Any] = {
         "key": key, "cases": scores, "mean": _overall(scores, cases, benchmark), "left_out": left_out,
         "categories": {category: _mean([scores[case.id] for case in group]) for category, group in _by_category(cases).items()},
@@ -107,9 +107,9 @@ def _similarities(
             if model is not None and name in chosen:
                 for case, value in zip(batch, cosine(model.features(results), model.features(targets)), strict=True):
                     scores[case.id][name] = float(value)
-        captioned = [i for i, case in enumerate(batch) if case.facts.get("caption")]
+        captioned = [i for i, case in enumerate(batch) if case.metadata.get("caption")]
         if clip is not None and "clip_t" in chosen and captioned:
-            texts = clip.texts([batch[i].facts["caption"] for i in captioned])
+            texts = clip.texts([batch[i].metadata["caption"] for i in captioned])
             for i, value in zip(captioned, cosine(clip.features([results[i] for i in captioned]), texts), strict=True):
                 scores[batch[i].id]["clip_t"] = float(value)
 
@@ -118,26 +118,25 @@ def _fid(
     track: Path, cases: Sequence[Case], finished: Mapping[str, dict[str, Any]], benchmark: Benchmark, path: Path
 ) -> tuple[float, dict[str, Any]]:
     features, resizing = open_features(path)
-    results = collect((open_picture(track / name) for case in cases for name in _scored(finished[case.id], benchmark)), features)
-    targets = collect((open_picture(case.target) for case in cases if case.target is not None), features)
+    results = collect_statistics(
+        (open_picture(track / name) for case in cases for name in _scored_pictures(finished[case.id], benchmark)), features
+    )
+    targets = collect_statistics((open_picture(case.target) for case in cases if case.target is not None), features)
     about = {"features": str(path), "resizing": resizing, "results": results.count, "references": targets.count}
     return frechet_distance(results, targets), about
 
 
-def _scored(row: Mapping[str, Any], benchmark: Benchmark) -> list[str]:
+def _scored_pictures(row: Mapping[str, Any], benchmark: Benchmark) -> list[str]:
     """The pictures of a case that are scored."""
     return row["pictures"] if benchmark.pictures_per_case > 1 else row["pictures"][-1:]
 
 
 def _oracle(row: Mapping[str, Any]) -> str | None:
-    return next((one["picture"] for one in row.get("rounds", ()) if one.get("oracle")), None)
+    return next((attempt["picture"] for attempt in row.get("rounds", ()) if attempt.get("oracle")), None)
 
 
 def _by_category(cases: Sequence[Case]) -> dict[str, list[Case]]:
-    groups: dict[str, list[Case]] = {}
-    for case in sorted(cases, key=lambda case: case.category):
-        groups.setdefault(case.category, []).append(case)
-    return groups
+    return group_by(sorted(cases, key=lambda case: case.category), lambda case: case.category)
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -152,9 +151,9 @@ def _overall(scores: Mapping[str, Mapping[str, float]], cases: Sequence[Case], b
     return _mean([_mean([scores[case.id] for case in group]) for group in _by_category(cases).values()])
 
 
-def _key(track: Path, benchmark: Benchmark, finished: Mapping[str, dict[str, Any]], models: Models) -> str:
+def _fingerprint(track: Path, benchmark: Benchmark, finished: Mapping[str, dict[str, Any]], models: Models) -> str:
     """What the metrics depend on, by names, sizes and times of files."""
-    files = [track / name for row in finished.values() for name in _names(row)]
+    files = [track / name for row in finished.values() for name in _picture_names(row)]
     files += [path for path in (track / RESULTS,) if path.is_file()]
     marks = []
     for file in files:
@@ -166,6 +165,6 @@ def _key(track: Path, benchmark: Benchmark, finished: Mapping[str, dict[str, Any
     return hashlib.sha256(json.dumps([benchmark.metrics, str(models), sorted(finished), marks]).encode()).hexdigest()
 
 
-def _names(row: Mapping[str, Any]) -> Iterator[str]:
+def _picture_names(row: Mapping[str, Any]) -> Iterator[str]:
     yield from row["pictures"]
-    yield from (one["picture"] for one in row.get("rounds", ()))
+    yield from (attempt["picture"] for attempt in row.get("rounds", ()))

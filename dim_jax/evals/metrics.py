@@ -27,7 +27,7 @@ def unit_pixels(picture: Image.Image, size: tuple[int, int]) -> Float[np.ndarray
     return np.asarray(cover_crop(picture, size), np.float64) / 255
 
 
-def squashed(picture: Image.Image, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
+def resize_to_unit_pixels(picture: Image.Image, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
     """An RGB picture as float64 in [0, 1], resized to `size` (height, width) as Pillow does by default (bicubic), its proportions aside."""
     return np.asarray(picture.resize((size[1], size[0])), np.float64) / 255
 
@@ -55,29 +55,29 @@ def ssim(a: Float[np.ndarray, "h w 3"], b: Float[np.ndarray, "h w 3"]) -> float:
     require_packages("skimage", extra="evaluate", feature="SSIM")
     from skimage.metrics import structural_similarity
 
-    found = structural_similarity(a, b, data_range=1.0, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-    return float(np.asarray(found).item())
+    similarity = structural_similarity(a, b, data_range=1.0, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    return float(np.asarray(similarity).item())
 
 
-def fitted(triple: Triple) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 3"]]:
+def match_size(triple: Triple) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 3"]]:
     """Result and target at the target's size, in [0, 1]."""
     size = (triple.target.height, triple.target.width)
     return unit_pixels(triple.result, size), unit_pixels(triple.target, size)
 
 
 def _nearer(triple: Triple) -> float:
-    result, target = fitted(triple)
+    result, target = match_size(triple)
     return float(triple.source is not None and mse(result, target) < mse(result, unit_pixels(triple.source, target.shape[:2])))
 
 
 def _l1(triple: Triple) -> float:
     target = np.asarray(triple.target, np.float64) / 255
-    return float(np.mean(np.abs(squashed(triple.result, target.shape[:2]) - target)))
+    return float(np.mean(np.abs(resize_to_unit_pixels(triple.result, target.shape[:2]) - target)))
 
 
 def _l2(triple: Triple) -> float:
     target = np.asarray(triple.target, np.float64) / 255
-    return mse(squashed(triple.result, target.shape[:2]), target)
+    return mse(resize_to_unit_pixels(triple.result, target.shape[:2]), target)
 
 
 # Measures of a result against its target, at the target's size. l1 and l2 are those of MagicBrush's authors: the mean absolute and squared
@@ -85,7 +85,7 @@ def _l2(triple: Triple) -> float:
 METRICS: dict[str, Callable[[Triple], float]] = {
     "l1": _l1,
     "l2": _l2,
-    "psnr": lambda triple: psnr(mse(*fitted(triple))),
-    "ssim": lambda triple: ssim(*fitted(triple)),
+    "psnr": lambda triple: psnr(mse(*match_size(triple))),
+    "ssim": lambda triple: ssim(*match_size(triple)),
     "nearer": _nearer,
 }

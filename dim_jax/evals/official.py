@@ -55,6 +55,6 @@ def run_scorer(track: Path, command: str) -> Path:
         except OSError as error:
             raise InputError(f"{words[0]}: the scorer cannot be started ({error.strerror}). Check --official-scorer.") from error
         if done.returncode or not scratch.is_file():
-            said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
-            raise InputError(f"{words[0]}: the scorer ended with {done.returncode} and wrote no results: {said[-1]}")
+            output = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+            raise InputError(f"{words[0]}: the scorer ended with {done.returncode} and wrote no results: {output[-1]}")
     return track / RESULTS

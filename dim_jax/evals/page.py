@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from dim_jax.evals.benchmark import Case
-from dim_jax.evals.sheets import Sheet, about, as_html, name_of
+from dim_jax.evals.sheets import ReportTable, describe_runs, to_html, track_name
 from dim_jax.processing.pictures import open_picture
 
 SIDES = (384, 256, 192, 160, 128, 112)  # pixels of a thumbnail's longer side, the largest that fits the page's size
@@ -25,7 +25,7 @@ LESS_IS_BETTER = ("l1", "l2", "lpips")
 CHUNK = 256  # thumbnails under way
 
 
-def html(report: Mapping[str, Any], tables: Sequence[Sheet], cases: Sequence[Case], runs: Mapping[str, Path]) -> str:
+def html(report: Mapping[str, Any], tables: Sequence[ReportTable], cases: Sequence[Case], runs: Mapping[str, Path]) -> str:
     """The page.
 
     Args:
@@ -40,8 +40,8 @@ def html(report: Mapping[str, Any], tables: Sequence[Sheet], cases: Sequence[Cas
     template = resources.files("dim_jax.evals").joinpath("page.html").read_text(encoding="utf-8")
     parts = {
         "TITLE": markup.escape(report["title"]),
-        "ABOUT": markup.escape(about(report)),
-        "TABLES": "".join(map(as_html, tables)),
+        "ABOUT": markup.escape(describe_runs(report)),
+        "TABLES": "".join(map(to_html, tables)),
         # A "<" in the text of a script could end it.
         "DATA": json.dumps(_data(report, cases, runs), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
@@ -54,28 +54,28 @@ def _data(report: Mapping[str, Any], cases: Sequence[Case], runs: Mapping[str, P
     """What the page's script reads; names are short, since there may be thousands of each."""
     variants = [(track["run"], track["track"]) for track in report["tracks"]]
     judges = list(dict.fromkeys(judge for track in report["tracks"] for judge in track["judges"]))
-    shown = [(case, row) for case, row in zip(cases, report["cases"], strict=True) if row["results"]]
+    painted = [(case, row) for case, row in zip(cases, report["cases"], strict=True) if row["results"]]
     files: list[Path] = []
-    for case, row in shown:
+    for case, row in painted:
         files += [path for path in (case.source, case.target) if path is not None]
-        files += [runs[one["run"]] / one["track"] / one["picture"] for one in row["results"]]
+        files += [runs[result["run"]] / result["track"] / result["picture"] for result in row["results"]]
     thumbnails = dict(zip(files, _thumbnails(files), strict=True))
     rows = []
-    for case, row in shown:
+    for case, row in painted:
         results = {}
-        for one in row["results"]:
-            picture = runs[one["run"]] / one["track"] / one["picture"]
-            results[variants.index((one["run"], one["track"]))] = {
+        for result in row["results"]:
+            picture = runs[result["run"]] / result["track"] / result["picture"]
+            results[variants.index((result["run"], result["track"]))] = {
                 "i": thumbnails[picture],
-                "p": "" if one["painted_prompt"] == row["prompt"] else one["painted_prompt"],
-                "j": {judges.index(judge): _said(found) for judge, found in one["judges"].items()},
-                "m": {name: round(value, 4) for name, value in one["measures"].items()},
+                "p": "" if result["painted_prompt"] == row["prompt"] else result["painted_prompt"],
+                "j": {judges.index(judge): _answers(judged) for judge, judged in result["judges"].items()},
+                "m": {name: round(value, 4) for name, value in result["measures"].items()},
             }
         pictures = {"s": case.source and thumbnails[case.source], "t": case.target and thumbnails[case.target]}
         prompt = "\n".join(row["turns"]) or row["prompt"]
         rows.append({"id": row["id"], "c": row["category"], "p": prompt, **pictures, "r": results})
     return {
-        "variants": [name_of(report, *variant) for variant in variants],
+        "variants": [track_name(report, *variant) for variant in variants],
         "judges": judges,
         "scores": [*_by_judges(report, judges), *_by_measures(report, rows)],
         "cases": rows,
@@ -84,14 +84,14 @@ def _data(report: Mapping[str, Any], cases: Sequence[Case], runs: Mapping[str, P
 
 def _by_judges(report: Mapping[str, Any], judges: Sequence[str]) -> list[dict[str, Any]]:
     """A number that cases may be filtered and ordered by: the main one of each judge; with its worst and best, and the tracks' means."""
-    found = []
+    scores = []
     for i, judge in enumerate(judges):
         main = report["protocol"]["main"]
         rows = [track["judges"].get(judge, {"metrics": {}, "failed": 0, "judged": 0}) for track in report["tracks"]]
         means = [{name: round(row["metrics"][main][name], 3) for name in ("mean", "low", "high")} if row["metrics"] else {} for row in rows]
         heads = [mean | {"failed": row["failed"], "judged": row["judged"]} for mean, row in zip(means, rows, strict=True)]
-        found.append({"name": judge, "judge": i, "key": main, "scale": report["protocol"]["scales"][main], "heads": heads})
-    return found
+        scores.append({"name": judge, "judge": i, "key": main, "scale": report["protocol"]["scales"][main], "heads": heads})
+    return scores
 
 
 def _by_measures(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -101,37 +101,37 @@ def _by_measures(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
         for result in row["r"].values():
             for name, value in result["m"].items():
                 values.setdefault(name, []).append(value)
-    found = []
-    for name, known in values.items():
+    scores = []
+    for name, column in values.items():
         means = [track["measures"].get("mean", {}).get(name) for track in report["tracks"]]
         heads = [{} if mean is None else {"mean": round(mean, 4)} for mean in means]
-        scale = sorted((min(known), max(known)), reverse=name in LESS_IS_BETTER)
-        found.append({"name": name, "judge": None, "key": name, "scale": scale, "heads": heads})
-    return found
+        scale = sorted((min(column), max(column)), reverse=name in LESS_IS_BETTER)
+        scores.append({"name": name, "judge": None, "key": name, "scale": scale, "heads": heads})
+    return scores
 
 
-def _said(found: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = found["metrics"]
+def _answers(judged: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = judged["metrics"]
     return {
         "m": None if metrics is None else {name: round(value, 3) for name, value in metrics.items()},
-        "f": found["failed"],
-        "a": [[name, said["text"], said["reason"], said["attempts"]] for name, said in found["answers"].items()],
+        "f": judged["failed"],
+        "a": [[name, answer["text"], answer["reason"], answer["attempts"]] for name, answer in judged["answers"].items()],
     }
 
 
 def _thumbnails(files: Sequence[Path]) -> list[str]:
     """Small pictures as data URIs, of a size that keeps the page readable by browsers however many there are."""
-    side = side_of(len(files))
-    known: dict[Path, str] = {}
+    side = thumbnail_side(len(files))
+    thumbnails: dict[Path, str] = {}
     order = list(dict.fromkeys(files))
     with ThreadPoolExecutor() as workers:
         for start in range(0, len(order), CHUNK):
             part = order[start : start + CHUNK]
-            known |= dict(zip(part, workers.map(lambda file: thumbnail(file, side), part), strict=True))
-    return [known[file] for file in files]
+            thumbnails |= dict(zip(part, workers.map(lambda file: thumbnail(file, side), part), strict=True))
+    return [thumbnails[file] for file in files]
 
 
-def side_of(count: int) -> int:
+def thumbnail_side(count: int) -> int:
     """Pixels of each of so many thumbnails."""
     return next((side for side in SIDES if side**2 * BYTES_PER_PIXEL * count <= PAGE_BYTES), SIDES[-1])
 

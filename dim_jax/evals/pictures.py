@@ -31,7 +31,7 @@ END = b"\0\0\0\0IEND\xaeB`\x82"  # the last bytes of every PNG
 
 
 @dataclass(frozen=True)
-class Edit:
+class PictureRequest:
     """A picture to paint.
 
     Attributes:
@@ -69,32 +69,32 @@ def checkpoint_digest(painter: Sampler) -> str:
     Files are the same as long as their names, sizes, inodes and times of change are. Those of a bucket are hashed anew.
     """
     marks = [_file_marks(source) for source in painter.sources]
-    memory = cache_folder() / DIGESTS
-    if not all(marks) or not is_creatable(memory.parent):
+    cache_file = cache_folder() / DIGESTS
+    if not all(marks) or not is_creatable(cache_file.parent):
         return digest(painter)
     key = hashlib.sha256(json.dumps([__version__, painter.dtype, painter.sources[1:], marks]).encode()).hexdigest()
     try:
-        known = {row["files"]: row["digest"] for _, row in read_objects(memory, skip_torn=True)} if memory.exists() else {}
+        digests = {row["files"]: row["digest"] for _, row in read_objects(cache_file, skip_torn=True)} if cache_file.exists() else {}
     except (InputError, KeyError):  # of another program, or damaged
         return digest(painter)
-    if key not in known:
-        known[key] = digest(painter)
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        append(memory, json.dumps({"files": key, "digest": known[key]}) + "\n")
-    return known[key]
+    if key not in digests:
+        digests[key] = digest(painter)
+        cache_file.parent.mkdir(parents=True, exist_ok=True)
+        append(cache_file, json.dumps({"files": key, "digest": digests[key]}) + "\n")
+    return digests[key]
 
 
 def _file_marks(source: str) -> list[tuple[str, int, int, int, int]]:
     """What tells whether the files of a checkpoint's folder or a LoRA are the same; empty where that is not known."""
     path = Path(source if os.path.exists(source) else parse_spec(source)[0])
     folder = path.parent if path.is_file() and is_lora(path) else path
-    files = sorted(Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
-    found = [(file, file.stat()) for file in files if file.is_file()]
-    return [(str(file.resolve()), one.st_size, one.st_ino, one.st_mtime_ns, one.st_ctime_ns) for file, one in found]
+    files = sorted(Path(folder_name, name) for folder_name, _, names in os.walk(folder, followlinks=True) for name in names)
+    statuses = [(file, file.stat()) for file in files if file.is_file()]
+    return [(str(file.resolve()), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns) for file, status in statuses]
 
 
 @dataclass(frozen=True)
-class Album:
+class PictureStore:
     """A folder of pictures by one painter; `weights` is its `digest`.
 
     A picture counts as this painter's if it says of itself that it was painted from the same prompt, seed and settings, with the same
@@ -106,32 +106,32 @@ class Album:
     settings: Settings
     weights: str
 
-    def file(self, edit: Edit) -> Path:
+    def file(self, edit: PictureRequest) -> Path:
         return self.folder / f"{edit.name}.png"
 
-    def source(self, edit: Edit) -> Source:
+    def source(self, edit: PictureRequest) -> Source:
         """The picture of an edit that was painted with `keep_latents`, to edit it further."""
         file = self.file(edit)
         return Source(open_picture(file), np.load(file.with_suffix(LATENTS)))
 
-    def holds(self, edit: Edit, file: Path | None = None) -> bool:
+    def contains(self, edit: PictureRequest, file: Path | None = None) -> bool:
         """Whether the picture of an edit lies here, whole; or is `file`."""
         file = file or self.file(edit)
         if edit.keep_latents and not file.with_suffix(LATENTS).is_file():
             return False
-        wanted = {"prompt": edit.prompt, "seed": edit.seed, "checkpoint": self.weights, "dtype": self.painter.dtype}
+        expected = {"prompt": edit.prompt, "seed": edit.seed, "checkpoint": self.weights, "dtype": self.painter.dtype}
         used = {key: value for key, value in asdict(self.settings).items() if key not in ("batch_size", "size")}
-        if not is_whole(file):
+        if not is_complete(file):
             return False
         try:
             metadata = read_metadata(file)
         except InputError:  # damaged, or of somebody else
             return False
         size = self.settings.size is None or self.settings.size == metadata["settings"]["size"]
-        same = all(metadata[key] == value for key, value in wanted.items()) and used.items() <= metadata["settings"].items()
-        return size and same
+        is_same = all(metadata[key] == value for key, value in expected.items()) and used.items() <= metadata["settings"].items()
+        return size and is_same
 
-    def paint(self, edits: Sequence[Edit], *, progress: bool = False) -> Iterator[tuple[int, EditResult | None]]:
+    def paint(self, edits: Sequence[PictureRequest], *, progress: bool = False) -> Iterator[tuple[int, EditResult | None]]:
         """Paint what is not here: the number of each edit once its file lies here, and the result; None: it was there. Those come first.
 
         Raises:
@@ -139,10 +139,10 @@ class Album:
         """
         missing = []
         for i, edit in enumerate(edits):
-            if not self.holds(edit) and edit.same_as is not None and self.holds(edit, edit.same_as):
+            if not self.contains(edit) and edit.same_as is not None and self.contains(edit, edit.same_as):
                 for suffix in (LATENTS, ".png") if edit.keep_latents else (".png",):
                     link(edit.same_as.with_suffix(suffix), self.file(edit).with_suffix(suffix))
-            if self.holds(edit):
+            if self.contains(edit):
                 yield i, None
             else:
                 missing.append(i)
@@ -170,19 +170,19 @@ class Album:
 
 
 def paint(
-    pipeline: EditPipeline, edits: Sequence[Edit], folder: Path, settings: Settings, weights: str, *, progress: bool = False
+    pipeline: EditPipeline, edits: Sequence[PictureRequest], folder: Path, settings: Settings, weights: str, *, progress: bool = False
 ) -> list[Image.Image]:
-    """The pictures of all edits, in order; painted or read from `folder` (`Album`).
+    """The pictures of all edits, in order; painted or read from `folder` (`PictureStore`).
 
     Raises:
         InputError: as in `EditPipeline`, or a picture cannot be written or read.
     """
-    album = Album(folder, pipeline.sampler, settings, weights)
-    found = dict(album.paint(edits, progress=progress))
-    return [open_picture(album.file(edit)) if (result := found[i]) is None else result.image for i, edit in enumerate(edits)]
+    album = PictureStore(folder, pipeline.sampler, settings, weights)
+    results = dict(album.paint(edits, progress=progress))
+    return [open_picture(album.file(edit)) if (result := results[i]) is None else result.image for i, edit in enumerate(edits)]
 
 
-def is_whole(file: Path) -> bool:
+def is_complete(file: Path) -> bool:
     """Whether a PNG is there to its end."""
     try:
         with file.open("rb") as opened:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dim_jax.designer.choice import read_rows
-from dim_jax.errors import InputError, require_packages
+from dim_jax.errors import InputError, check, require_packages
 from dim_jax.processing.pictures import read_header
 from dim_jax.storage.folders import make_folder, new_file
 from dim_jax.storage.local_cache import cache_folder
@@ -22,8 +22,7 @@ def find_file(data: Path, names: Sequence[str], title: str) -> Path:
     """
     if data.is_file():
         return data
-    if not data.is_dir():
-        raise InputError(f"{data}: there is no such folder. Give {title} as it was downloaded.")
+    check(data.is_dir(), f"{data}: there is no such folder. Give {title} as it was downloaded.")
     for name in names:
         if (data / name).is_file():
             return data / name
@@ -37,15 +36,13 @@ def read_table(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         InputError: the file is damaged, or not such an object.
     """
     table = read_json(path)
-    if not isinstance(table, dict):
-        raise InputError(f"{path}: must be an object with an entry for each case. Download it again.")
+    check(isinstance(table, dict), f"{path}: must be an object with an entry for each case. Download it again.")
     for key, value in table.items():
-        if not isinstance(value, dict):
-            raise InputError(f'{path}, entry "{key}": is not an object. Download it again.')
+        check(isinstance(value, dict), f'{path}, entry "{key}": is not an object. Download it again.')
         yield f'{path}, entry "{key}"', key, value
 
 
-def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
+def require_text(row: Mapping[str, Any], key: str, where: str) -> str:
     """A text of a row.
 
     Raises:
@@ -57,7 +54,7 @@ def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
     return value
 
 
-class Pictures:
+class PictureFinder:
     """The pictures of a benchmark, by the names that its files give them."""
 
     def __init__(self, *folders: Path):
@@ -71,8 +68,7 @@ class Pictures:
             InputError: the name leads out of the folder.
         """
         parts = [part for part in PurePosixPath(name).parts if part != "."]
-        if not parts or ".." in parts:
-            raise InputError(f'{where}: "{name}" is not the name of a picture. Mend the line.')
+        check(parts and ".." not in parts, f'{where}: "{name}" is not the name of a picture. Mend the line.')
         self._total += 1
         for start in range(len(parts)):
             for folder in self._folders:
@@ -97,7 +93,7 @@ class Pictures:
 def read_prompts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a jsonl as Draw-In-Mind's authors ship them (id, image_path, prompt), and where each stands. Errors as in `read_rows`."""
     for where, row in read_rows(path):
-        text_of(row, "prompt", where)
+        require_text(row, "prompt", where)
         yield where, row
 
 
@@ -112,8 +108,7 @@ def read_parquet(data: Path, columns: Sequence[str], title: str) -> Iterator[tup
     import pyarrow.parquet as pq
 
     paths = sorted(data.glob("*.parquet")) or sorted((data / "data").glob("*.parquet"))
-    if not paths:
-        raise InputError(f"{data}: has no parquet file. Give {title} as it was downloaded.")
+    check(paths, f"{data}: has no parquet file. Give {title} as it was downloaded.")
     for path in paths:
         try:
             with pq.ParquetFile(path) as file:
@@ -132,15 +127,14 @@ def _bytes_of(value: Any) -> Any:
     return value["bytes"] if isinstance(value, dict) and "bytes" in value else value
 
 
-def picture_file(data: bytes, where: str) -> Path:
+def store_picture(data: bytes, where: str) -> Path:
     """The bytes of a picture as a file that stays: of the same bytes always the same one, below the folder that DIM_JAX_CACHE names, by
     default ~/.cache/dim_jax.
 
     Raises:
         InputError: it is not a picture (`where` says whose), or nothing can be kept there.
     """
-    if not isinstance(data, bytes):
-        raise InputError(f"{where}: has no picture in it. Download it again.")
+    check(isinstance(data, bytes), f"{where}: has no picture in it. Download it again.")
     suffix = f".{read_header(io.BytesIO(data), where).format.lower()}"
     folder = cache_folder() / "pictures"
     path = folder / f"{hashlib.sha256(data).hexdigest()}{suffix}"

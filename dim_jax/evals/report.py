@@ -47,10 +47,10 @@ def write(
     """
     report = build(benchmark, cases, runs, protocol, price=price, official_seed=official_seed)
     make_folder(out)
-    tables = sheets.sheets(report)
+    tables = sheets.report_tables(report)
     texts = {
         "json": lambda: json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
-        "md": lambda: sheets.markdown(report, tables),
+        "md": lambda: sheets.to_markdown(report, tables),
         "html": lambda: page.html(report, tables, cases, runs),
     }
     for ending, text in texts.items():
@@ -91,11 +91,11 @@ def build(
         }  # fmt: skip
     for (run, track), folder in tracks.items():
         judges = {}
-        for found in judgements[run, track]:
+        for judgement in judgements[run, track]:
             assert protocol is not None
-            judges[found.judge] = summary(found, protocol, benchmark.subsets, official_seed=official_seed)
-            cost = price(found.judge)
-            judges[found.judge]["dollars"] = cost.dollars(found.tokens_in, found.tokens_out) if cost else None
+            judges[judgement.judge] = summary(judgement, protocol, benchmark.subsets, official_seed=official_seed)
+            cost = price(judgement.judge)
+            judges[judgement.judge]["dollars"] = cost.dollars(judgement.tokens_in, judgement.tokens_out) if cost else None
         finished = read_finished(folder)
         painted = sum(case.id in finished for case in cases)
         measured = {key: value for key, value in measures[run, track].items() if key != "cases"}
@@ -115,8 +115,8 @@ def _run(out: Path) -> dict[str, Any]:
 
 def _measures(track: Path) -> dict[str, Any]:
     """metrics.json, if the track was measured."""
-    found = read_json(track / "metrics.json") if (track / "metrics.json").is_file() else {}
-    return {key: found[key] for key in ("cases", "mean", "left_out", "oracle", "fid") if key in found}
+    metrics = read_json(track / "metrics.json") if (track / "metrics.json").is_file() else {}
+    return {key: metrics[key] for key in ("cases", "mean", "left_out", "oracle", "fid") if key in metrics}
 
 
 Scores = dict[tuple[str, str], dict[str, float]]  # by judge or "measured", and metric; by case
@@ -131,15 +131,15 @@ def _comparisons(
     """The paired bootstrap of every two tracks of a run, and of every two runs on one track, over the cases that both have."""
     scores: dict[tuple[str, str], Scores] = {}
     for key in tracks:
-        own: Scores = {}
-        for found in judgements[key]:
+        track_scores: Scores = {}
+        for judgement in judgements[key]:
             assert protocol is not None
-            judged = {one.case.id: one.metrics[protocol.main] for one in found.cases if one.metrics is not None}
-            own[found.judge, protocol.main] = judged
+            judged = {result.case.id: result.metrics[protocol.main] for result in judgement.cases if result.metrics is not None}
+            track_scores[judgement.judge, protocol.main] = judged
         for case, row in measures[key].get("cases", {}).items():
             for name, value in row.items():
-                own.setdefault(("measured", name), {})[case] = value
-        scores[key] = own
+                track_scores.setdefault(("measured", name), {})[case] = value
+        scores[key] = track_scores
     rows = []
     for a, b in combinations(tracks, 2):
         if a[0] != b[0] and a[1] != b[1]:
@@ -160,7 +160,9 @@ def _cases(
 ) -> list[dict[str, Any]]:
     """Each case with what was painted of it, and what was said and measured of that."""
     finished = {key: read_finished(folder) for key, folder in tracks.items()}
-    judged = {key: {found.judge: {one.case.id: one for one in found.cases} for found in judgements[key]} for key in tracks}
+    judged = {
+        key: {judgement.judge: {result.case.id: result for result in judgement.cases} for judgement in judgements[key]} for key in tracks
+    }
     rows = []
     for case in cases:
         results = []
@@ -168,14 +170,18 @@ def _cases(
             if (row := finished[key].get(case.id)) is None:
                 continue
             judges = {}
-            for judge, known in judged[key].items():
-                one = known[case.id]
+            for judge, cases_by_id in judged[key].items():
+                result = cases_by_id[case.id]
                 judges[judge] = {
-                    "metrics": None if one.metrics is None else dict(one.metrics),
-                    "failed": one.failed,
+                    "metrics": None if result.metrics is None else dict(result.metrics),
+                    "failed": result.failed,
                     "answers": {
-                        name: {"text": said.texts[-1] if said.texts else None, "attempts": len(said.texts), "reason": said.reason}
-                        for name, said in one.verdicts.items()
+                        name: {
+                            "text": verdict.texts[-1] if verdict.texts else None,
+                            "attempts": len(verdict.texts),
+                            "reason": verdict.reason,
+                        }
+                        for name, verdict in result.verdicts.items()
                     },
                 }
             results.append({

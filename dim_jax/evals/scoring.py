@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dim_jax.evals import bootstrap
-from dim_jax.evals.benchmark import Case
-from dim_jax.evals.judge import Judged, Judgement
-from dim_jax.evals.protocols import Protocol, Recorded
+from dim_jax.evals.benchmark import Case, group_by
+from dim_jax.evals.judge import JudgedCase, Judgement
+from dim_jax.evals.protocols import Protocol, RecordedAnswers
 from dim_jax.evals.protocols import mean as plain_mean
 
 
@@ -21,42 +21,43 @@ def summary(
     their cases, but that a subset's mean is taken as the overall one. With `official_seed` the makers' arithmetic stands beside it.
     """
     cases = judgement.cases
-    found = {
+    row = {
         "models": dict(sorted(judgement.models.items())),
         "tokens_in": judgement.tokens_in,
         "tokens_out": judgement.tokens_out,
-        **scored(cases, protocol),
-        "categories": {name: scored(group, protocol) for name, group in categories(cases).items()},
-        "subsets": {name: scored([one for one in cases if belongs(one.case)], protocol) for name, belongs in subsets.items()},
+        **score_summary(cases, protocol),
+        "categories": {name: score_summary(group, protocol) for name, group in categories(cases).items()},
+        "subsets": {name: score_summary([item for item in cases if belongs(item.case)], protocol) for name, belongs in subsets.items()},
     }
     if official_seed is not None:
-        recorded = [Recorded(one.case, {name: verdict.texts for name, verdict in one.verdicts.items()}) for one in cases if asked(one)]
+        recorded = [
+            RecordedAnswers(item.case, {name: verdict.texts for name, verdict in item.verdicts.items()})
+            for item in cases
+            if was_asked(item)
+        ]
         official = protocol.official(recorded, official_seed)
-        found["official"] = {
+        row["official"] = {
             "overall": dict(official.overall),
             "categories": {name: dict(row) for name, row in official.categories.items()},
             "notes": list(official.notes),
         }
-    return found
+    return row
 
 
-def asked(judged: Judged) -> bool:
+def was_asked(judged: JudgedCase) -> bool:
     """Whether all its questions were asked."""
     return judged.metrics is not None or judged.failed
 
 
-def categories(cases: Sequence[Judged]) -> dict[str, list[Judged]]:
+def categories(cases: Sequence[JudgedCase]) -> dict[str, list[JudgedCase]]:
     """The cases by category, in the order in which they occur."""
-    found: dict[str, list[Judged]] = {}
-    for one in cases:
-        found.setdefault(one.case.category, []).append(one)
-    return found
+    return group_by(cases, lambda item: item.case.category)
 
 
-def scored(cases: Sequence[Judged], protocol: Protocol) -> dict[str, Any]:
+def score_summary(cases: Sequence[JudgedCase], protocol: Protocol) -> dict[str, Any]:
     """Counts, and for each metric mean, interval and bounds; none where nothing was judged."""
-    failed = sum(one.failed for one in cases)
-    judged = [one for one in cases if one.metrics is not None]
+    failed = sum(item.failed for item in cases)
+    judged = [item for item in cases if item.metrics is not None]
     return {
         "cases": len(cases),
         "judged": len(judged),
@@ -67,35 +68,42 @@ def scored(cases: Sequence[Judged], protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _metric(cases: Sequence[Judged], protocol: Protocol, name: str) -> dict[str, float] | None:
+def _metric(cases: Sequence[JudgedCase], protocol: Protocol, name: str) -> dict[str, float] | None:
     """Mean, interval and bounds of one metric."""
     groups = list(categories(cases).values()) if protocol.average == "categories" else [list(cases)]
-    values = [[one.metrics[name] for one in group if one.metrics is not None and name in one.metrics] for group in groups]
-    failures = [sum(one.failed for one in group) for group in groups]
-    known = [group for group in values if group]
-    if not known:
+    values = [[item.metrics[name] for item in group if item.metrics is not None and name in item.metrics] for group in groups]
+    failures = [sum(item.failed for item in group) for group in groups]
+    judged_groups = [group for group in values if group]
+    if not judged_groups:
         return None
-    mean, low, high = bootstrap.stratified(known)
+    mean, low, high = bootstrap.stratified(judged_groups)
     scale = protocol.metrics[name]
 
     def bound(value: float) -> float:
         filled = [[*group, *[value] * failed] for group, failed in zip(values, failures, strict=True)]
         return plain_mean([plain_mean(group) for group in filled if group])
 
-    return {"mean": mean, "low": low, "high": high, "worst": bound(scale.low), "best": bound(scale.high), "cases": sum(map(len, known))}
+    return {
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "worst": bound(scale.low),
+        "best": bound(scale.high),
+        "cases": sum(map(len, judged_groups)),
+    }
 
 
 def agreement(a: Judgement, b: Judgement, protocol: Protocol) -> dict[str, Any]:
     """How far two judges agree on the cases that both have judged: correlations of Pearson and of Spearman (None where one of the two
     always gives the same score), and the share of equal scores."""
-    first, second = ({one.case.id: one.metrics for one in found.cases if one.metrics is not None} for found in (a, b))
-    found: dict[str, Any] = {"judges": [a.judge, b.judge], "metrics": {}}
+    first, second = ({case_id.case.id: case_id.metrics for case_id in found.cases if case_id.metrics is not None} for found in (a, b))
+    row: dict[str, Any] = {"judges": [a.judge, b.judge], "metrics": {}}
     for name in protocol.metrics:
-        ids = [one for one in first if one in second and name in first[one] and name in second[one]]
+        ids = [case_id for case_id in first if case_id in second and name in first[case_id] and name in second[case_id]]
         if ids:
-            pairs = [first[one][name] for one in ids], [second[one][name] for one in ids]
-            found["metrics"][name] = {"cases": len(ids), **_correlations(*pairs)}
-    return found
+            pairs = [first[case_id][name] for case_id in ids], [second[case_id][name] for case_id in ids]
+            row["metrics"][name] = {"cases": len(ids), **_correlations(*pairs)}
+    return row
 
 
 def _correlations(a: Sequence[float], b: Sequence[float]) -> dict[str, float | None]:
@@ -103,7 +111,7 @@ def _correlations(a: Sequence[float], b: Sequence[float]) -> dict[str, float | N
 
     pearsonr: Any = stats.pearsonr
     spearmanr: Any = stats.spearmanr
-    equal = plain_mean([float(math.isclose(one, other, abs_tol=1e-9)) for one, other in zip(a, b, strict=True)])
+    equal = plain_mean([float(math.isclose(first, second, abs_tol=1e-9)) for first, second in zip(a, b, strict=True)])
     constant = len(set(a)) < 2 or len(set(b)) < 2
     pearson, spearman = (None, None) if constant else (float(pearsonr(a, b).statistic), float(spearmanr(a, b).statistic))
     return {"pearson": pearson, "spearman": spearman, "equal": equal}

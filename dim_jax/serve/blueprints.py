@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import Image
 
 from dim_jax.designer.blueprint import BLUEPRINT
-from dim_jax.designer.choice import DesignerChoice
+from dim_jax.designer.choice import DesignerSpec
 from dim_jax.designer.clients import Response
 from dim_jax.designer.design import write_blueprint
 from dim_jax.designer.task import AnswerError
@@ -26,7 +26,7 @@ class BlueprintWriter(NamedTuple):
     """Who writes blueprints.
 
     Attributes:
-        name: as it is spelled on the command line.
+        name: the designer's spec, as on the command line.
         write: of sources and instructions the blueprints; None where there is none, with the reason in the log.
         calls: how many calls of `write` wait for another server at once; 0: it computes, and takes a batch at a time.
     """
@@ -36,7 +36,7 @@ class BlueprintWriter(NamedTuple):
     calls: int = 0
 
 
-def remote(choice: DesignerChoice, base_url: str | None = None) -> BlueprintWriter:
+def server_writer(choice: DesignerSpec, base_url: str | None = None) -> BlueprintWriter:
     """A model behind a server, asked as `dim edit` does. Answers are not kept, for several are asked for at once.
 
     Raises:
@@ -50,7 +50,7 @@ def remote(choice: DesignerChoice, base_url: str | None = None) -> BlueprintWrit
     return BlueprintWriter(name, write, CALLS)
 
 
-def _write(choice: DesignerChoice, base_url: str | None, picture: Image.Image, instruction: str) -> str | None:
+def _write(choice: DesignerSpec, base_url: str | None, picture: Image.Image, instruction: str) -> str | None:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "picture.png"
         picture.save(file, compress_level=1)
@@ -62,7 +62,7 @@ def _write(choice: DesignerChoice, base_url: str | None, picture: Image.Image, i
             return None
 
 
-def local(designer: "LocalDesigner") -> BlueprintWriter:
+def local_writer(designer: "LocalDesigner") -> BlueprintWriter:
     """A Qwen2.5-VL on this machine."""
 
     def parse(answer: Response) -> str | None:

@@ -23,7 +23,7 @@ from dim_jax.batching import Request
 from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
 from dim_jax.serve.blueprints import BlueprintWriter
-from dim_jax.serve.queue import DESIGN, Queue, Row
+from dim_jax.serve.queue import DESIGN, Queue, QueuedPicture
 from dim_jax.serve.tickets import BlueprintError, StoppedError, Ticket
 from dim_jax.settings import Settings
 
@@ -74,11 +74,11 @@ class Engine:
         ticket = Ticket(list(requests), settings, watched=watched)
         bucket = _bucket(ticket) if not design else DESIGN if self._calls is None else None
         with self._lock:
-            self.queue.add([Row(ticket, index, bucket) for index in range(len(requests))])
+            self.queue.add([QueuedPicture(ticket, index, bucket) for index in range(len(requests))])
             self._open.add(ticket)
         ticket.future.add_done_callback(lambda _: self._close(ticket))
         if bucket is None:
-            threading.Thread(target=self._call, args=(ticket,), name="designer", daemon=True).start()
+            threading.Thread(target=self._call_designer, args=(ticket,), name="designer", daemon=True).start()
         return ticket
 
     def seconds(self, pictures: int) -> float:
@@ -93,16 +93,16 @@ class Engine:
         self.queue.stop()
         self._thread.join(grace)
         with self._lock:
-            left = list(self._open)
-        for ticket in left:
+            unfinished = list(self._open)
+        for ticket in unfinished:
             self._finish(ticket, StoppedError())
         return not self._thread.is_alive()
 
     def _work(self) -> None:
         while rows := self.queue.take():
-            self._attempt(self._design if rows[0].bucket == DESIGN else self._paint_rows, rows)
+            self._attempt(self._write_blueprints if rows[0].bucket == DESIGN else self._paint_rows, rows)
 
-    def _attempt(self, work: Callable[[list[Row]], None], rows: list[Row]) -> None:
+    def _attempt(self, work: Callable[[list[QueuedPicture]], None], rows: list[QueuedPicture]) -> None:
         """Work on rows together; where one of them cannot be used, on each alone, so that the others come through."""
         try:
             work(rows)
@@ -119,14 +119,14 @@ class Engine:
             for row in rows:
                 self._finish(row.ticket, error)
 
-    def _call(self, ticket: Ticket) -> None:
+    def _call_designer(self, ticket: Ticket) -> None:
         """Asks a server for a ticket's blueprint, once few enough others do so."""
         assert self._calls is not None
         with self._calls:
             if not ticket.future.done():
-                self._attempt(self._design, [Row(ticket, 0, None)])
+                self._attempt(self._write_blueprints, [QueuedPicture(ticket, 0, None)])
 
-    def _design(self, rows: list[Row]) -> None:
+    def _write_blueprints(self, rows: list[QueuedPicture]) -> None:
         """Replaces the instruction of the rows' tickets by a blueprint."""
         assert self._writer is not None
         for row in rows:
@@ -142,19 +142,19 @@ class Engine:
                 ticket.stage = "waiting"
                 self.queue.move(ticket, _bucket(ticket))
 
-    def _paint_rows(self, rows: list[Row]) -> None:
+    def _paint_rows(self, rows: list[QueuedPicture]) -> None:
         for row in rows:
             row.ticket.stage = "painting"
         started = time.monotonic()
         settings = replace(rows[0].ticket.settings, batch_size=len(rows))
         watching = {"on_step": partial(_watch, rows)} if any(row.ticket.watched for row in rows) else {}
-        found = dict(self._paint([row.request for row in rows], settings, **watching))
+        results = dict(self._paint([row.request for row in rows], settings, **watching))
         seconds = time.monotonic() - started
         self._speeds.append(seconds / len(rows))
         self.on_batch(len(rows), seconds)
         for i, row in enumerate(rows):
             ticket = row.ticket
-            ticket.results[row.index] = found[i]
+            ticket.results[row.index] = results[i]
             if ticket.painted == len(ticket.requests):
                 self._finish(ticket, [ticket.results[index] for index in range(ticket.painted)])
 
@@ -174,7 +174,7 @@ class Engine:
         self.queue.wake()
 
 
-def _watch(rows: Sequence[Row], steps: int, latents: Float[np.ndarray, "b h w c"]) -> None:
+def _watch(rows: Sequence[QueuedPicture], steps: int, latents: Float[np.ndarray, "b h w c"]) -> None:
     """Tells tickets how far their rows are; ends a batch of which all are done or cancelled."""
     if all(row.ticket.future.done() for row in rows):
         raise CancelledError

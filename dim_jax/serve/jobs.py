@@ -17,7 +17,8 @@ from dim_jax.batching import Request, Source
 from dim_jax.compositing import Frame, composite, mask_opacity
 from dim_jax.edit_result import EditResult
 from dim_jax.processing.buckets import aspect_buckets, nearest_bucket
-from dim_jax.serve.limits import ApiError, Limits
+from dim_jax.serve.limits import Limits
+from dim_jax.serve.uploads import ApiError, read_mask, read_upload
 from dim_jax.settings import Settings, check_prompt
 
 if TYPE_CHECKING:  # it imports the networks
@@ -26,7 +27,7 @@ if TYPE_CHECKING:  # it imports the networks
 SEEDS = 2**31
 
 
-class Model(NamedTuple):
+class ModelInfo(NamedTuple):
     """What a client may know of the painter.
 
     Attributes:
@@ -42,7 +43,7 @@ class Model(NamedTuple):
     edits: bool
 
     @classmethod
-    def of(cls, sampler: "Sampler") -> "Model":
+    def from_sampler(cls, sampler: "Sampler") -> "ModelInfo":
         config = sampler.dim.config
         return cls(sampler.name, sampler.settings, config.autoencoder.factor, config.sana.is_edit)
 
@@ -79,7 +80,7 @@ class EditFields(Fields):
 AnyFields = TypeVar("AnyFields", bound=Fields)
 
 
-class Job(NamedTuple):
+class PaintJob(NamedTuple):
     """Pictures to paint with the same settings, what becomes of each result, and whether a designer is asked first."""
 
     fields: Fields
@@ -103,7 +104,7 @@ def read_fields(kind: type[AnyFields], values: dict[str, Any] | bytes) -> AnyFie
         raise ApiError(400, f"{name or 'The body'}: {first['msg']}.", param=name, code=first["type"]) from error
 
 
-def edit(model: Model, limits: Limits, fields: EditFields, picture: bytes, mask: bytes | None, *, designer: bool) -> Job:
+def edit_job(model: ModelInfo, limits: Limits, fields: EditFields, picture: bytes, mask: bytes | None, *, designer: bool) -> PaintJob:
     """The job of an edit.
 
     Raises:
@@ -112,11 +113,11 @@ def edit(model: Model, limits: Limits, fields: EditFields, picture: bytes, mask:
     if not model.edits:
         raise ApiError(400, f"{model.name} paints from text alone. Use /v1/images/generations.", code="unsupported")
     settings = _settings(model, limits, fields, image_guidance_scale=fields.image_guidance)
-    source, finish = limits.picture(picture, "image"), _image
+    source, finish = read_upload(picture, "image", limits), _image
     if mask is None:
         size = _size(model, limits, fields.size) or _nearest(source, settings, model)
     else:
-        alpha = limits.alpha(mask, "mask")
+        alpha = read_mask(mask, "mask", limits)
         if alpha.shape[::-1] != source.size:
             message = f"The mask is {alpha.shape[1]} x {alpha.shape[0]} pixels, the picture {source.width} x {source.height}."
             raise ApiError(400, f"{message} Give them the same size.", param="mask")
@@ -124,19 +125,19 @@ def edit(model: Model, limits: Limits, fields: EditFields, picture: bytes, mask:
             message = "With a mask the result has the size of the picture. Leave the size out."
             raise ApiError(400, message, param="size")
         size = _nearest(source, settings, model)
-        source, finish = _masked(source, alpha, size, fields.feather)
+        source, finish = _fit_to_mask(source, alpha, size, fields.feather)
     requests = _requests(fields, size, Source(source))
-    return Job(fields, requests, replace(settings, size=size), finish, designer and fields.designer != "none")
+    return PaintJob(fields, requests, replace(settings, size=size), finish, designer and fields.designer != "none")
 
 
-def generation(model: Model, limits: Limits, fields: Fields) -> Job:
+def generation_job(model: ModelInfo, limits: Limits, fields: Fields) -> PaintJob:
     """The job of a picture from text; errors as in `edit`."""
     settings = _settings(model, limits, fields)
     size = _size(model, limits, fields.size) or settings.size or (settings.resolution, settings.resolution)
-    return Job(fields, _requests(fields, size, None), replace(settings, size=size), _image)
+    return PaintJob(fields, _requests(fields, size, None), replace(settings, size=size), _image)
 
 
-def payload(job: Job, results: list[EditResult], model: Model, writer: str | None) -> dict[str, Any]:
+def response_body(job: PaintJob, results: list[EditResult], model: ModelInfo, writer: str | None) -> dict[str, Any]:
     """The answer; PNGs have the metadata that `dim edit` writes."""
     data, size = [], ""
     for result in results:
@@ -146,13 +147,13 @@ def payload(job: Job, results: list[EditResult], model: Model, writer: str | Non
         if job.design:
             result = replace(result, designer=writer or "none", instruction=job.fields.prompt)
             item["revised_prompt"] = result.prompt
-        data.append(item | {"b64_json": base64.b64encode(_encoded(result, job.fields)).decode()})
+        data.append(item | {"b64_json": base64.b64encode(_encode(result, job.fields)).decode()})
         size = f"{picture.width}x{picture.height}"
     kind = job.fields.output_format
     return {"created": int(time.time()), "data": data, "size": size, "output_format": kind, "background": "opaque"}
 
 
-def _encoded(result: EditResult, fields: Fields) -> bytes:
+def _encode(result: EditResult, fields: Fields) -> bytes:
     file = io.BytesIO()
     if fields.output_format == "png":
         result.image.save(file, "PNG", pnginfo=result.png_info(), compress_level=1)
@@ -165,7 +166,7 @@ def _image(result: EditResult) -> Image.Image:
     return result.image
 
 
-def _masked(
+def _fit_to_mask(
     source: Image.Image, alpha: UInt8[np.ndarray, "h w"], size: tuple[int, int], feather: float
 ) -> tuple[Image.Image, Callable[[EditResult], Image.Image]]:
     """What is painted at `size` for a source that has another aspect ratio, and how its result comes under the mask."""
@@ -173,7 +174,7 @@ def _masked(
     return frame.padded, lambda result: composite(source, frame.crop(result.image), opacity)
 
 
-def _settings(model: Model, limits: Limits, fields: Fields, **more: Any) -> Settings:
+def _settings(model: ModelInfo, limits: Limits, fields: Fields, **more: Any) -> Settings:
     if fields.model not in (None, model.name):
         message = f'There is no model "{fields.model}" here. Leave the model out, or name {model.name}.'
         raise ApiError(404, message, param="model", code="model_not_found")
@@ -185,11 +186,11 @@ def _settings(model: Model, limits: Limits, fields: Fields, **more: Any) -> Sett
             message = f"{name} has {len(text):,} characters, but may have at most {limits.prompt:,} here."
             raise ApiError(400, message, param=name, code="string_above_max_length")
     check_prompt(fields.prompt)
-    wanted = {"num_steps": fields.steps, "guidance_scale": fields.guidance, "negative_prompt": fields.negative_prompt, **more}
-    return replace(model.settings, **{name: value for name, value in wanted.items() if value is not None})
+    changes = {"num_steps": fields.steps, "guidance_scale": fields.guidance, "negative_prompt": fields.negative_prompt, **more}
+    return replace(model.settings, **{name: value for name, value in changes.items() if value is not None})
 
 
-def _size(model: Model, limits: Limits, text: str | None) -> tuple[int, int] | None:
+def _size(model: ModelInfo, limits: Limits, text: str | None) -> tuple[int, int] | None:
     """(height, width) of a text such as "1024x768", which has the width first; None: the server chooses."""
     if text in (None, "auto"):
         return None
@@ -205,7 +206,7 @@ def _size(model: Model, limits: Limits, text: str | None) -> tuple[int, int] | N
     return size
 
 
-def _nearest(source: Image.Image, settings: Settings, model: Model) -> tuple[int, int]:
+def _nearest(source: Image.Image, settings: Settings, model: ModelInfo) -> tuple[int, int]:
     return settings.size or nearest_bucket(*source.size, aspect_buckets(settings.resolution, model.factor))
 
 

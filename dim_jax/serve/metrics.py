@@ -16,11 +16,11 @@ class Metrics:
         self._painting = Histogram("dim_batch_seconds", "To paint a batch.", buckets=SECONDS, registry=registry)
         self.queue = Gauge("dim_queue_pictures", "Pictures that wait.", registry=registry)
 
-    def answered(self, endpoint: str, status: int, seconds: float) -> None:
+    def observe_request(self, endpoint: str, status: int, seconds: float) -> None:
         self._requests.labels(endpoint, str(status)).inc()
         self._seconds.labels(endpoint).observe(seconds)
 
-    def painted(self, pictures: int, seconds: float) -> None:
+    def observe_batch(self, pictures: int, seconds: float) -> None:
         self._batch.observe(pictures)
         self._painting.observe(seconds)
 

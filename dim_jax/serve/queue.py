@@ -12,7 +12,7 @@ DESIGN = "design"  # the bucket of what needs a blueprint first
 
 
 @dataclass(eq=False)
-class Row:
+class QueuedPicture:
     """A picture of a ticket. Rows of one bucket are worked on together; None: its blueprint is being written elsewhere."""
 
     ticket: Ticket
@@ -32,7 +32,7 @@ class Queue:
         of rows takes."""
         self.batch, self.wait, self.capacity, self._seconds = batch, wait, capacity, seconds
         self.stopping = False
-        self._rows: list[Row] = []
+        self._rows: list[QueuedPicture] = []
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class Queue:
             if (more := len(self) + pictures - self.capacity) > 0:
                 raise QueueFullError(self._seconds(more))
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[QueuedPicture]) -> None:
         """All of them or none; errors as in `check_room`."""
         with self._changed:
             self.check_room(len(rows))
@@ -79,7 +79,7 @@ class Queue:
         with self._changed:
             self._changed.notify_all()
 
-    def take(self) -> list[Row]:
+    def take(self) -> list[QueuedPicture]:
         """Waits for the rows to work on next, whose bucket the oldest one decides, and takes them out, but those that need a blueprint.
         They are as many as a batch has, or else a power of two, for every number compiles anew. None once it has stopped and is empty."""
         with self._changed:
@@ -89,11 +89,11 @@ class Queue:
                 design = bool(ready) and ready[0].bucket == DESIGN
                 if design:  # a ticket has one blueprint
                     rows = [row for row in rows if row.index == 0]
-                left = ready[0].ticket.since + self.wait - time.monotonic() if ready else None
-                if left is not None and (len(rows) >= self.batch or left <= 0 or self.stopping):
+                time_left = ready[0].ticket.since + self.wait - time.monotonic() if ready else None
+                if time_left is not None and (len(rows) >= self.batch or time_left <= 0 or self.stopping):
                     rows = rows[: self.batch if len(rows) >= self.batch else 1 << len(rows).bit_length() - 1]
                     if not design:
                         self._rows = [row for row in self._rows if row not in rows]
                     return rows
-                self._changed.wait(left)
+                self._changed.wait(time_left)
             return []

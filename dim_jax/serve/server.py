@@ -25,11 +25,12 @@ from starlette.routing import Route
 from dim_jax.errors import InputError
 from dim_jax.serve import jobs
 from dim_jax.serve.engine import Engine
-from dim_jax.serve.limits import ApiError, Limits, check_token
+from dim_jax.serve.limits import Limits
 from dim_jax.serve.metrics import Metrics
 from dim_jax.serve.tickets import BlueprintError, QueueFullError, StoppedError
+from dim_jax.serve.uploads import ApiError, check_token, limit_receive, too_large
 
-GONE = 499  # nobody reads this status; the metrics count it
+CLIENT_CLOSED_REQUEST = 499  # nobody reads this status; the metrics count it
 log = logging.getLogger("dim_jax.serve")
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -39,7 +40,7 @@ class Service:
     """What the routes share: who paints, what clients may ask for, and their tokens (none: everybody is let in)."""
 
     engine: Engine
-    model: jobs.Model
+    model: jobs.ModelInfo
     limits: Limits = field(default_factory=Limits)
     tokens: Sequence[str] = ()
     designer: str | None = None
@@ -48,7 +49,7 @@ class Service:
         self.started = int(time.time())
         self._metrics = Metrics()
         self._metrics.queue.set_function(self.engine.queue.__len__)
-        self.engine.on_batch = self._metrics.painted
+        self.engine.on_batch = self._metrics.observe_batch
         self._codecs = anyio.CapacityLimiter(os.cpu_count() or 1)  # pictures that are decoded or encoded at once
 
     def app(self) -> Starlette:
@@ -57,12 +58,12 @@ class Service:
             Route("/v1/images/edits", self._endpoint(self._edits), methods=["POST"]),
             Route("/v1/images/generations", self._endpoint(self._generations), methods=["POST"]),
             Route("/v1/models", self._endpoint(self._models)),
-            Route("/v1/models/{name:path}", self._endpoint(self._one_model)),
-            Route("/metrics", self._endpoint(self._measurements)),
+            Route("/v1/models/{name:path}", self._endpoint(self._model_by_name)),
+            Route("/metrics", self._endpoint(self._metrics_text)),
             Route("/health", self._ready),
             Route("/health/live", self._live),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _broken})
+        return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _internal_error})
 
     def _endpoint(self, handler: Handler) -> Handler:
         """The handler behind the token; errors become OpenAI's, and everything is counted."""
@@ -73,28 +74,28 @@ class Service:
                 check_token(request.headers.get("authorization", ""), self.tokens)
                 response = await handler(request)
             except ClientDisconnect:
-                response = Response(status_code=GONE)
+                response = Response(status_code=CLIENT_CLOSED_REQUEST)
             except (ApiError, InputError, QueueFullError, StoppedError) as error:
                 response = _as_api_error(error).response()
             except HTTPException as error:
-                response = _refused(request, error)
+                response = _http_error(request, error)
             except Exception:
-                self._answered(request, 500, started)
+                self._record(request, 500, started)
                 raise
-            self._answered(request, response.status_code, started)
+            self._record(request, response.status_code, started)
             return response
 
         return handle
 
-    def _answered(self, request: Request, status: int, started: float) -> None:
+    def _record(self, request: Request, status: int, started: float) -> None:
         endpoint, seconds = request.scope["route"].path, time.monotonic() - started
-        self._metrics.answered(endpoint, status, seconds)
+        self._metrics.observe_request(endpoint, status, seconds)
         log.info("%s %s %d %.2f s", request.method, endpoint, status, seconds)
 
     async def _edits(self, request: Request) -> Response:
         self.engine.queue.check_room()  # before anything is uploaded
         _check_type(request, "multipart/form-data")
-        async with _arriving(request, self.limits) as counted, counted.form(max_files=32, max_fields=64) as form:
+        async with _limited_body(request, self.limits) as counted, counted.form(max_files=32, max_fields=64) as form:
             pictures = [value for name, value in form.multi_items() if name in ("image", "image[]")]
             if len(pictures) != 1:
                 message = f"This model edits one picture; these are {len(pictures)}. Send one as the file image."
@@ -106,17 +107,17 @@ class Service:
             values = {name: value for name, value in form.multi_items() if name not in ("image", "image[]", "mask")}
         fields = jobs.read_fields(jobs.EditFields, values)
         design = self.designer is not None
-        job = await self._aside(partial(jobs.edit, self.model, self.limits, fields, picture or b"", mask, designer=design))
-        return await self._painted(request, job)
+        job = await self._run_in_thread(partial(jobs.edit_job, self.model, self.limits, fields, picture or b"", mask, designer=design))
+        return await self._paint(request, job)
 
     async def _generations(self, request: Request) -> Response:
         self.engine.queue.check_room()
         _check_type(request, "application/json")
-        async with _arriving(request, self.limits) as counted:
+        async with _limited_body(request, self.limits) as counted:
             body = await counted.body()
-        return await self._painted(request, jobs.generation(self.model, self.limits, jobs.read_fields(jobs.Fields, body)))
+        return await self._paint(request, jobs.generation_job(self.model, self.limits, jobs.read_fields(jobs.Fields, body)))
 
-    async def _painted(self, request: Request, job: jobs.Job) -> Response:
+    async def _paint(self, request: Request, job: jobs.PaintJob) -> Response:
         """The pictures of a job, unless the client goes: then what is not painted yet is dropped."""
         ticket = self.engine.submit(job.requests, job.settings, design=job.design)
         results = asyncio.wrap_future(ticket.future)
@@ -125,20 +126,20 @@ class Service:
             await asyncio.wait((results, gone), return_when=asyncio.FIRST_COMPLETED)
             if not results.done():
                 raise ClientDisconnect
-            payload = partial(jobs.payload, job, results.result(), self.model, self.designer)
-            return JSONResponse(await self._aside(payload))
+            payload = partial(jobs.response_body, job, results.result(), self.model, self.designer)
+            return JSONResponse(await self._run_in_thread(payload))
         finally:
             gone.cancel()
             results.cancel()  # and the ticket's
 
-    async def _aside(self, work: Callable[[], Any]) -> Any:
+    async def _run_in_thread(self, work: Callable[[], Any]) -> Any:
         """Done in a thread, so that other requests are answered meanwhile."""
         return await anyio.to_thread.run_sync(work, limiter=self._codecs)
 
     async def _models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._description()]})
 
-    async def _one_model(self, request: Request) -> Response:
+    async def _model_by_name(self, request: Request) -> Response:
         if (name := request.path_params["name"]) != self.model.name:
             raise ApiError(404, f'There is no model "{name}" here, but {self.model.name}.', param="model", code="model_not_found")
         return JSONResponse(self._description())
@@ -146,7 +147,7 @@ class Service:
     def _description(self) -> dict:
         return {"id": self.model.name, "object": "model", "created": self.started, "owned_by": "dim_jax"}
 
-    async def _measurements(self, request: Request) -> Response:
+    async def _metrics_text(self, request: Request) -> Response:
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def _live(self, request: Request) -> Response:
@@ -158,14 +159,14 @@ class Service:
 
 
 @asynccontextmanager
-async def _arriving(request: Request, limits: Limits) -> AsyncIterator[Request]:
+async def _limited_body(request: Request, limits: Limits) -> AsyncIterator[Request]:
     """The request while its body arrives: within it, one that is too long or too slow is refused."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limits.upload:
-        raise limits.too_long()
+        raise too_large(limits)
     try:
         async with asyncio.timeout(limits.upload_seconds):
-            yield Request(request.scope, limits.receive(request.receive))
+            yield Request(request.scope, limit_receive(request.receive, limits))
     except TimeoutError as late:
         raise ApiError(408, f"The request took more than {limits.upload_seconds:g} s to arrive. Send it again.") from late
 
@@ -190,11 +191,11 @@ def _as_api_error(error: Exception) -> ApiError:
     return ApiError(422 if isinstance(error, BlueprintError) else 400, str(error))
 
 
-def _refused(request: Request, error: Exception) -> Response:
+def _http_error(request: Request, error: Exception) -> Response:
     """What Starlette refuses: an unknown address, another method, a form that cannot be read."""
     assert isinstance(error, HTTPException)
     return ApiError(error.status_code, f"{error.detail.rstrip('.')}.", headers=dict(error.headers or {})).response()
 
 
-def _broken(request: Request, error: Exception) -> Response:
+def _internal_error(request: Request, error: Exception) -> Response:
     return ApiError(500, "The server failed on this request. Its log has the reason.").response()

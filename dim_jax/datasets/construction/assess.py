@@ -7,7 +7,7 @@ import hashlib
 import re
 from typing import NamedTuple
 
-from dim_jax.designer.blueprint import REFUSAL, without_thoughts
+from dim_jax.designer.blueprint import REFUSAL, strip_thoughts
 from dim_jax.designer.task import AnswerError, Task
 
 MISALIGNED, PARTLY, ALIGNED = VERDICTS = ("misaligned", "partially aligned", "aligned")
@@ -57,7 +57,7 @@ def parse(text: str) -> Assessment:
         AnswerError: the model refused, the verdict is missing or unknown, or the new instruction is missing or mentions a picture
             that the model does not see.
     """
-    body = without_thoughts(text).strip()
+    body = strip_thoughts(text).strip()
     fields = {line["name"].lower(): " ".join(line["text"].strip(" \t\r\n*_`").split()) for line in LINE.finditer(body)}
     if "verdict" not in fields:
         raise AnswerError(f"the model refused: {body[:100]}" if REFUSAL.match(body) else f"the answer has no verdict: {body[:100]}")

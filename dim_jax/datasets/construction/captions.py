@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from dim_jax.designer.blueprint import FENCED, REFUSAL, SENTENCE_END, TAGGED, without_thoughts
+from dim_jax.designer.blueprint import FENCED, REFUSAL, SENTENCE_END, TAGGED, strip_thoughts
 from dim_jax.designer.task import AnswerError, Task
 
 CAPTION = """Describe the picture above for a painter who will paint it from your words alone and never see it.
@@ -51,7 +51,7 @@ def prose(answer: str, min_words: int) -> str:
     Raises:
         AnswerError: the model refused, wrote a list, stopped in the middle of a sentence, or wrote less than `min_words`.
     """
-    body = without_thoughts(answer)
+    body = strip_thoughts(answer)
     for wrapper in (TAGGED, FENCED):
         if enclosed := wrapper.search(body):
             body = enclosed["inside"]

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 
 USER_TABLES = ("filter", "sources")  # tables whose keys the user may choose
 
@@ -34,8 +34,7 @@ def _merge(defaults: dict[str, Any], changes: dict[str, Any], file: str, path: s
     for key, value in changes.items():
         name = f"{path}{key}"
         user_table = path.split(".")[0] in USER_TABLES
-        if key not in defaults and not user_table:
-            raise InputError(f"{file}: there is no key {name}. Those of this table: {', '.join(defaults)}.")
+        check(key in defaults or user_table, f"{file}: there is no key {name}. Those of this table: {', '.join(defaults)}.")
         if key in defaults and type(value) is not type(defaults[key]):
             raise InputError(f"{file}: {name} is {value!r}; give a {type(defaults[key]).__name__}, such as {defaults[key]!r}.")
         merged[key] = _merge(defaults.get(key, {}), value, file, f"{name}.") if isinstance(value, dict) else value

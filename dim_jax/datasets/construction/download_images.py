@@ -15,7 +15,7 @@ from dim_jax.datasets.construction.locators import LocatedPicture, locate
 from dim_jax.datasets.construction.pictures import store
 from dim_jax.datasets.construction.sources import LazyImage
 from dim_jax.designer.journal import JsonlLog
-from dim_jax.errors import InputError, check_unicode
+from dim_jax.errors import InputError, check, check_unicode
 from dim_jax.storage.jsonl import read_objects
 
 PICTURES, FAILURES = "stages/pictures.jsonl", "stages/pictures.failures.jsonl"
@@ -112,8 +112,7 @@ def read_metadata(folder: Path, rule: Mapping[str, Any], field: str) -> Iterator
     """
     for file in rule["metadata"]:
         path = folder / file
-        if not path.is_file():
-            raise InputError(f"{path}: there is no such file. Get the metadata: hf download stdKonjac/DIM-T2I --repo-type dataset.")
+        check(path.is_file(), f"{path}: there is no such file. Get the metadata: hf download stdKonjac/DIM-T2I --repo-type dataset.")
         for line, row in read_objects(path):
             check_unicode(json.dumps(row, ensure_ascii=False), line)
             yield Row(*_caption(row, field, line), row.get("sha256"))
@@ -169,6 +168,5 @@ def check_and_store(folder: Path, data: bytes, min_side: int) -> str:
         InputError: it is not.
     """
     picture = LazyImage("the file", lambda: data).picture()
-    if min(picture.size) < min_side:
-        raise InputError(f"too small: {picture.width} x {picture.height} pixels, where each side needs {min_side}")
+    check(min(picture.size) >= min_side, f"too small: {picture.width} x {picture.height} pixels, where each side needs {min_side}")
     return store(folder, data, picture)

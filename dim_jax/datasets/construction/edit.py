@@ -32,7 +32,7 @@ from dim_jax.designer.blueprint import BLUEPRINT_WITH_TARGET
 from dim_jax.designer.journal import JsonlLog
 from dim_jax.designer.runner import Job
 from dim_jax.designer.stage_runner import DesignerFactory, StageRunner
-from dim_jax.errors import InputError, require_packages
+from dim_jax.errors import InputError, check, require_packages
 from dim_jax.storage.folders import new_file
 
 STAGES = ("score", "keep", "assess", "design", "write")
@@ -74,8 +74,7 @@ def build(
     require_packages("skimage", "matplotlib", extra="construction", feature="Building DIM-Edit")
     check_bounds(config["filter"])
     names = [source.name for source in sources]
-    if len(set(names)) < len(names):
-        raise InputError(f"Two sources have one name ({', '.join(names)}), and ids would mix. Rename a file or folder.")
+    check(len(set(names)) == len(names), f"Two sources have one name ({', '.join(names)}), and ids would mix. Rename a file or folder.")
     stages = STAGES[: STAGES.index(until) + 1]
     for stage, writer in (("assess", assessor), ("design", designer)):
         if stage in stages and writer is None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from dim_jax.datasets.construction.scores import Pair, Scores, Similarity, ssim
 from dim_jax.datasets.construction.sources import RawExample, Source
 from dim_jax.designer.journal import JsonlLog
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 
 THREADS = 4
 Bounds = Mapping[str, Any]  # as a user wrote them: by kind of source and score, [lowest, highest]
@@ -102,11 +102,9 @@ def check_bounds(bounds: Bounds) -> None:
     """
     for kind, table in bounds.items():
         for name, value in table.items():
-            if name not in Scores._fields:
-                raise InputError(f"filter.{kind}.{name}: there is no such score. There are {', '.join(Scores._fields)}.")
+            check(name in Scores._fields, f"filter.{kind}.{name}: there is no such score. There are {', '.join(Scores._fields)}.")
             is_pair = isinstance(value, list) and len(value) == 2 and all(isinstance(number, int | float) for number in value)
-            if not is_pair or not value[0] <= value[1]:
-                raise InputError(f"filter.{kind}.{name} is {value!r}; give [lowest, highest], such as [0.5, 1.0].")
+            check(is_pair and value[0] <= value[1], f"filter.{kind}.{name} is {value!r}; give [lowest, highest], such as [0.5, 1.0].")
 
 
 def _read(source: Source, index: int, side: int) -> tuple[str, Pair | None, float, str]:

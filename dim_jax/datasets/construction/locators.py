@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dim_jax.datasets.construction.ledger import MissingKeys
 from dim_jax.datasets.construction.sources import LazyImage, read_picture
-from dim_jax.errors import InputError, require_packages
+from dim_jax.errors import InputError, check, require_packages
 from dim_jax.storage.paths import resolve_within
 
 ROWS = 256  # of a table, read at once
@@ -93,8 +93,7 @@ def _picture(value: Any, where: str) -> bytes:
 def _in_folder(rule: Mapping[str, Any], keys: MissingKeys, upstream: Path) -> Iterator[LocatedPicture]:
     """By its path, else by the one file whose path ends with it: archives are unpacked into folders of various names."""
     root = upstream / rule.get("files", ".")
-    if not root.is_dir():
-        raise InputError(f"{root}: there is no such folder. Unpack the pictures there, or correct the rule (--config).")
+    check(root.is_dir(), f"{root}: there is no such folder. Unpack the pictures there, or correct the rule (--config).")
     missing = defaultdict[str, list[str]](list)
     for key in keys:
         if os.path.lexists(root / key) or _is_outside(root, key):
@@ -158,6 +157,5 @@ LOCATORS = {"url": _url, "table": _table, "files": _in_folder, "tar": _tar}
 def _files(rule: Mapping[str, Any], upstream: Path) -> list[Path]:
     pattern = rule.get("files", "")
     paths = sorted(upstream.glob(pattern)) if pattern else []
-    if not paths:
-        raise InputError(f"{upstream}: has no {pattern or 'files'}. Download them (--fetch), or correct the rule (--config).")
+    check(paths, f"{upstream}: has no {pattern or 'files'}. Download them (--fetch), or correct the rule (--config).")
     return paths

@@ -10,7 +10,7 @@ from dim_jax.data.example import LazyImage, RawExample
 from dim_jax.datasets.layouts import Rows
 from dim_jax.datasets.layouts.sharegpt4o import ShareGPT4oRows
 from dim_jax.datasets.layouts.ultra_edit import UltraEditRows
-from dim_jax.errors import InputError, check_unicode
+from dim_jax.errors import InputError, check, check_unicode
 from dim_jax.storage.jsonl import read_objects
 from dim_jax.storage.paths import read_if_exists, resolve_within
 
@@ -75,13 +75,10 @@ def open_source(spec: str) -> Source:
         InputError: the kind is unknown, or there are no pairs of it.
     """
     kind, _, path = spec.partition(":")
-    if kind not in KINDS or not path:
-        raise InputError(f'"{spec}" is not a source of pairs. Write {", ".join(f"{name}:PATH" for name in KINDS)}.')
-    if not Path(path).exists():
-        raise InputError(f"{path}: cannot be read, since there is no such file or folder. Give the {kind} to build from.")
+    check(kind in KINDS and path, f'"{spec}" is not a source of pairs. Write {", ".join(f"{name}:PATH" for name in KINDS)}.')
+    check(Path(path).exists(), f"{path}: cannot be read, since there is no such file or folder. Give the {kind} to build from.")
     rows = KINDS[kind](Path(path))
-    if not len(rows):
-        raise InputError(f"{path} has no pairs of {kind}. Give another folder.")
+    check(len(rows), f"{path} has no pairs of {kind}. Give another folder.")
     return Source(f"{kind}:{Path(path).name}", kind, rows, f"{kind}:{Path(path).resolve()}")
 
 

@@ -72,7 +72,7 @@ def build(
     counts: dict[str, Any] = {}
     if until == "fetch":
         return counts
-    images = download_pictures(folder, metadata, upstream, rules, config, retry_failed=runner.retry_failed, log=runner.tell)
+    images = download_pictures(folder, metadata, upstream, rules, config, retry_failed=runner.retry_failed, log=runner.log)
     counts["pictures"] = card.picture_counts(rules, images.rows(), images.rejects())
 
     def rows() -> Iterable[dict[str, str]]:

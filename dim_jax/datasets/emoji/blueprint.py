@@ -10,7 +10,7 @@ from dim_jax.datasets.emoji.rules import Edit
 from dim_jax.datasets.emoji.wording import describe, with_article
 from dim_jax.datasets.measures import Mask, Pixels, bounding_box, changed_mask, foreground_mask, position_in_words
 from dim_jax.datasets.words import capitalize_first, join_with_and
-from dim_jax.designer.sections import numbered
+from dim_jax.designer.sections import format_sections
 
 # What changes, and what must stay as it is.
 AREAS = {
@@ -58,7 +58,7 @@ def blueprint(edit: Edit, instruction: str, source: RenderedEmoji, target: Rende
         f"Change {part}: {_position(change)}, {_share(change, before, after)} of the drawing. Keep {unchanged}.",
         f"{result} It fills {_size(after)}, on plain white.",
     )
-    return numbered(texts)
+    return format_sections(texts)
 
 
 def _size(pixels: Pixels) -> str:

@@ -21,8 +21,8 @@ from dim_jax.datasets.hashing import stable_hash
 from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, decode_webp, encode_webp, read_pairs, read_pictures, write_pairs
 from dim_jax.datasets.measures import PALETTE, foreground_mask, main_colours
 from dim_jax.datasets.words import capitalize_first, join_with_and
-from dim_jax.designer.sections import numbered
-from dim_jax.errors import InputError
+from dim_jax.designer.sections import format_sections
+from dim_jax.errors import check
 from dim_jax.sheets import named_rows
 from dim_jax.storage.folders import new_folder
 from dim_jax.storage.paths import AnyPath
@@ -134,7 +134,7 @@ class Tints:
 
     def _pair(self, source: int, target: int, rule: str, texts: tuple[str, ...], change: str) -> None:
         before, after = (self.pictures[index].captions[0] for index in (source, target))
-        blueprint = numbered((texts[0], "One emoji on plain white.", before, change, after))
+        blueprint = format_sections((texts[0], "One emoji on plain white.", before, change, after))
         self.pairs.append(Pair(source, target, rule, texts, blueprint))
 
     def contact_sheet(self) -> Image.Image:
@@ -155,8 +155,7 @@ def _palettes(pictures: Sequence[Picture]) -> Mapping[str, dict[str, Colour]]:
             pixels = _pixels(picture)
             if foreground_mask(pixels).any():
                 colours[picture.set][COLOUR_OF[picture.code]].append(np.median(pixels[foreground_mask(pixels)], axis=0))
-    if not colours:
-        raise InputError("None of the pictures is a heart, circle, square or book. Give a folder that `dim build-data emoji` made.")
+    check(colours, "None of the pictures is a heart, circle, square or book. Give a folder that `dim build-data emoji` made.")
     return defaultdict(dict, {name: {word: np.mean(shades, axis=0) for word, shades in words.items()} for name, words in colours.items()})
 
 

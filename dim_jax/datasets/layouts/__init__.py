@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dim_jax.data.example import Kind, RawExample
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.plugins import load_plugins
 from dim_jax.storage.paths import AnyPath
 
@@ -65,8 +65,7 @@ def layout_of(path: AnyPath) -> str:
     Raises:
         InputError: there is no such folder, it has no known layout, or several layouts match.
     """
-    if not path.exists():
-        raise InputError(f"{path}: there is no such folder or file. Give the data set as it was downloaded.")
+    check(path.exists(), f"{path}: there is no such folder or file. Give the data set as it was downloaded.")
     matches = [name for name, layout in layouts().items() if layout.recognises(path)]
     if not matches:
         expected = "; ".join(f"{name} has {layout.expects}" for name, layout in layouts().items())

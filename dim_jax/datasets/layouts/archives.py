@@ -27,7 +27,7 @@ from rich.console import Console
 
 from dim_jax.data.example import LazyImage
 from dim_jax.datasets.layouts.rows import ConcatenatedFile, prefix_errors
-from dim_jax.errors import InputError, require_packages
+from dim_jax.errors import InputError, check, require_packages
 from dim_jax.storage.folders import make_folder, new_file
 from dim_jax.storage.local_cache import cached_path
 from dim_jax.storage.paths import AnyPath, entries, is_remote, read_errors, read_if_exists, resolve_within
@@ -172,7 +172,7 @@ class ZipArchive:
         self.name, self.paths = name, paths
 
     def members(self, links: Links) -> Iterator[tuple[str, int, int]]:
-        """As `Archive.members`. On Unix a link is a member that holds its target."""
+        """As `TarArchive.members`. On Unix a link is a member that holds its target."""
         try:
             for offset, member in self._members.items():
                 if stat.S_ISLNK(member.external_attr >> 16):
@@ -254,16 +254,14 @@ def follow_links(name: str, links: Mapping[str, tuple[bool, str]]) -> str:
     while remaining:
         part = remaining.pop(0)
         if part == "..":
-            if not resolved:
-                raise InputError(f"{name} is a link out of its archive. Put the picture itself in its place.")
+            check(resolved, f"{name} is a link out of its archive. Put the picture itself in its place.")
             resolved.pop()
         elif part not in ("", "."):
             resolved.append(part)
         if part != ".." and (link := links.get("/".join(resolved))):
             hard, target = link
             num_links += 1
-            if num_links > MAX_LINKS:
-                raise InputError(f"{name} is a link that leads in circles. Put the picture itself in its place.")
+            check(num_links <= MAX_LINKS, f"{name} is a link that leads in circles. Put the picture itself in its place.")
             if not hard and target.startswith("/"):
                 raise InputError(f"{name} is a link to {target}, out of its archive. Put the picture itself in its place.")
             remaining, resolved = [*target.split("/"), *remaining], [] if hard else resolved[:-1]

@@ -201,7 +201,7 @@ def _read_rows(path: AnyPath) -> list[dict]:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 row = json.loads(line)
-                if not (isinstance(row, dict) and {"set", "code", "split", "captions"} <= row.keys()):
+                if not isinstance(row, dict) or {"set", "code", "split", "captions"} > row.keys():
                     raise InputError(f"{path}, line {number}: is not the row of a picture. Build the data set again.")
                 rows.append(row)
     except FileNotFoundError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from dim_jax.errors import InputError, check_unicode
+from dim_jax.errors import InputError, check, check_unicode
 from dim_jax.storage.local_cache import cached_path
 from dim_jax.storage.paths import AnyPath, file_size, is_remote, open_regular, read_errors, read_if_exists, read_range
 
@@ -55,8 +55,7 @@ class JsonArray:
             raise
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: is not JSON ({error}). Download it again.") from error
-        if not isinstance(self._rows, list):
-            raise InputError(f"{path}: is not a JSON array of rows. Download it again.")
+        check(isinstance(self._rows, list), f"{path}: is not a JSON array of rows. Download it again.")
 
     def __len__(self) -> int:
         return len(self._rows)

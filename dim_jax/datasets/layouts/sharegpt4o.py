@@ -41,7 +41,7 @@ class ShareGPT4oRows:
         if not self._edit:
             return RawExample(key, (text,), None, None, target)
         inputs = row.fields.get("input_image")
-        if not (isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], str)):
+        if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], str):
             raise InputError(f"{row.where}: input_image is {inputs!r}, but must be a list of one path. Repair the row, or remove it.")
         return RawExample(key, (text,), None, self._pictures.lazy_image(inputs[0], row.where), target)
 

@@ -72,7 +72,7 @@ def _group_sizes(path: AnyPath) -> list[int]:
 def _picture(path: AnyPath, group: int, column: str, offset: int, where: str) -> bytes:
     with prefix_errors(where):
         value = _value(path, group, f"{column}.bytes", offset)  # only this leaf of the struct
-    if not (isinstance(value, dict) and isinstance(value.get("bytes"), bytes)):
+    if not isinstance(value, dict) or not isinstance(value.get("bytes"), bytes):
         raise InputError(f"{where}: {column} has no bytes of a picture. Leave the row out (--bad-samples).")
     return value["bytes"]
 

@@ -15,7 +15,7 @@ from dim_jax.datasets.hashing import stable_hash
 from dim_jax.datasets.measures import PALETTE, main_colours
 from dim_jax.datasets.text.vocabulary import SEED
 from dim_jax.datasets.words import join_with_and
-from dim_jax.errors import InputError
+from dim_jax.errors import check
 from dim_jax.processing.pictures import cover_crop, open_picture
 
 HELD_OUT = 0.1  # of the grounds, held out
@@ -111,11 +111,9 @@ def read_backgrounds(folder: Path) -> list[Background]:
     Raises:
         InputError: there is no such folder, or it has fewer than two pictures: one is for the test.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder. Give one with pictures to write on.")
+    check(folder.is_dir(), f"{folder}: no such folder. Give one with pictures to write on.")
     files = {hashlib.sha256(file.read_bytes()).hexdigest(): file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES}
-    if len(files) < 2:
-        raise InputError(f"{folder}: {len(files)} different pictures in it. Give at least two, so that one can be held out for the test.")
+    check(len(files) >= 2, f"{folder}: {len(files)} different pictures in it. Give at least two, so that one can be held out for the test.")
     return [Background(key, "a picture", path=files[key]) for key in sorted(files)]
 
 

@@ -5,7 +5,7 @@ from dim_jax.datasets.text.rules import Change
 from dim_jax.datasets.text.scenes import Box, Scene, label_box
 from dim_jax.datasets.text.wording import POSITION_TEXTS, describe_label, spell
 from dim_jax.datasets.words import capitalize_first, join_with_and
-from dim_jax.designer.sections import numbered
+from dim_jax.designer.sections import format_sections
 
 # What changes, and what of the text stays.
 AREAS = {
@@ -35,7 +35,7 @@ def blueprint(change: Change, instruction: str, background: str, side: int) -> s
         f'Change {part} of "{change.old.text}": {box_text}. Keep {unchanged}, and {join_with_and(unchanged_parts)}.',
         f"{background} with {join_with_and(tuple(map(describe_label, change.target.labels)))}. {result}",
     )
-    return numbered(sections)
+    return format_sections(sections)
 
 
 def _list_texts(scene: Scene) -> str:

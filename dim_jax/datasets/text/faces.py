@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont, features
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 
 SUFFIXES = (".ttf", ".otf", ".ttc")
 LETTERS = "ABCXYZabcxyz0189"  # what a font must have
@@ -45,8 +45,7 @@ def read_faces(folder: Path) -> tuple[list[Face], list[str]]:
     Raises:
         InputError: there is no such folder or no font in it, or a font is damaged.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder. Give one with fonts ({', '.join(SUFFIXES)}).")
+    check(folder.is_dir(), f"{folder}: no such folder. Give one with fonts ({', '.join(SUFFIXES)}).")
     faces, left_out = dict[str, Face](), list[str]()
     for path in sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES):
         font = _font(path, 32)
@@ -55,8 +54,7 @@ def read_faces(folder: Path) -> tuple[list[Face], list[str]]:
             faces.setdefault(name, Face(name, path))
         else:
             left_out.append(path.name)
-    if not faces:
-        raise InputError(f"{folder}: no font with Latin letters in it ({', '.join(SUFFIXES)}). Give another folder.")
+    check(faces, f"{folder}: no font with Latin letters in it ({', '.join(SUFFIXES)}). Give another folder.")
     return [faces[name] for name in sorted(faces)], left_out
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import Benchmark, Case, PublishedRow
-from dim_jax.evals.reading import Pictures, find_file, picture_file, read_parquet, read_prompts, text_of
+from dim_jax.evals.reading import PictureFinder, find_file, read_parquet, read_prompts, require_text, store_picture
 
 ROWS = "tos_dataset_edit_en.jsonl"
 TEXT = "text_change"
@@ -19,10 +19,10 @@ def read(data: Path) -> list[Case]:
     if data.is_dir() and not (data / ROWS).is_file():
         return _of_parquet(data)
     path = find_file(data, (ROWS,), "GEdit-Bench")
-    pictures, cases = Pictures(path.parent), []
+    pictures, cases = PictureFinder(path.parent), []
     for where, row in read_prompts(path):
         if row.get("instruction_language", "en") == "en":
-            source = pictures.find(text_of(row, "image_path", where), where)
+            source = pictures.find(require_text(row, "image_path", where), where)
             cases.append(_case(row["id"], row, row["prompt"], source, where))
     pictures.check()
     return cases
@@ -33,20 +33,20 @@ def _of_parquet(data: Path) -> list[Case]:
     columns = ("task_type", "key", "instruction", "instruction_language", "input_image_raw", "Intersection_exist")
     for where, row in read_parquet(data, columns, "GEdit-Bench"):
         if row["instruction_language"] == "en":
-            source = picture_file(row["input_image_raw"], where)
-            cases.append(_case(text_of(row, "key", where), row, text_of(row, "instruction", where), source, where))
+            source = store_picture(row["input_image_raw"], where)
+            cases.append(_case(require_text(row, "key", where), row, require_text(row, "instruction", where), source, where))
     return cases
 
 
 def _case(name: str, row: dict, prompt: str, source: Path, where: str) -> Case:
     if not isinstance(row.get("Intersection_exist"), bool):
         raise InputError(f'{where}: needs "Intersection_exist", true or false: whether the case is of the intersection.')
-    facts = {"key": text_of(row, "key", where), "Intersection_exist": row["Intersection_exist"], "instruction_language": "en"}
-    return Case(name, text_of(row, "task_type", where), prompt, source, facts=facts)
+    metadata = {"key": require_text(row, "key", where), "Intersection_exist": row["Intersection_exist"], "instruction_language": "en"}
+    return Case(name, require_text(row, "task_type", where), prompt, source, metadata=metadata)
 
 
 def _official(case: Case, end: str) -> str:
-    return f"fullset/{case.category}/en/{case.facts['key']}{end}.png"
+    return f"fullset/{case.category}/en/{case.metadata['key']}{end}.png"
 
 
 BENCHMARK = Benchmark(
@@ -61,8 +61,8 @@ BENCHMARK = Benchmark(
     subsets={
         "full set": lambda case: True,
         "full set without text change": lambda case: case.category != TEXT,
-        "intersection": lambda case: case.facts["Intersection_exist"],
-        "intersection without text change": lambda case: case.facts["Intersection_exist"] and case.category != TEXT,
+        "intersection": lambda case: case.metadata["Intersection_exist"],
+        "intersection without text change": lambda case: case.metadata["Intersection_exist"] and case.category != TEXT,
     },
     published=(PublishedRow("DIM-4.6B-Edit, GPT-4o designs", {"full set without text change": 6.50}, "arXiv 2509.01986", "GPT-4.1"),),
 )

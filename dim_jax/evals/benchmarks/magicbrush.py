@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import Benchmark, Case
-from dim_jax.evals.reading import Pictures, find_file, picture_file, read_parquet, text_of
+from dim_jax.evals.reading import PictureFinder, find_file, read_parquet, require_text, store_picture
 from dim_jax.storage.paths import read_json
 
 SESSIONS = "edit_sessions.json"
@@ -40,12 +40,12 @@ def read_turns(data: Path) -> list[Turn]:
     captions = read_json(folder / "global_descriptions.json") if (folder / "global_descriptions.json").is_file() else {}
     if not isinstance(sessions, dict) or not isinstance(captions, dict):
         raise InputError(f"{path}: must be an object with a list of edits for each session. Download it again.")
-    pictures, turns = Pictures(folder / "images"), []
+    pictures, turns = PictureFinder(folder / "images"), []
     for session, number, where, edit in _edits(path, sessions):
-        names = [text_of(edit, key, where) for key in ("input", "mask", "output")]
+        names = [require_text(edit, key, where) for key in ("input", "mask", "output")]
         source, mask, target = (pictures.find(f"{session}/{name}", where) for name in names)
         caption = (captions.get(session) or {}).get(names[2])
-        turns.append(Turn(session, number, source, mask, target, text_of(edit, "instruction", where), caption))
+        turns.append(Turn(session, number, source, mask, target, require_text(edit, "instruction", where), caption))
     pictures.check()
     return turns
 
@@ -62,22 +62,22 @@ def _of_parquet(data: Path) -> list[Turn]:
     turns = []
     columns = ("img_id", "turn_index", "source_img", "mask_img", "instruction", "target_img")
     for where, row in read_parquet(data, columns, "MagicBrush"):
-        source, mask, target = (picture_file(row[key], where) for key in ("source_img", "mask_img", "target_img"))
-        turns.append(Turn(str(row["img_id"]), int(row["turn_index"]), source, mask, target, text_of(row, "instruction", where), None))
+        source, mask, target = (store_picture(row[key], where) for key in ("source_img", "mask_img", "target_img"))
+        turns.append(Turn(str(row["img_id"]), int(row["turn_index"]), source, mask, target, require_text(row, "instruction", where), None))
     return sorted(turns, key=lambda turn: (turn.session, turn.number))
 
 
 def read(data: Path) -> list[Case]:
-    """A case for each turn; its facts hold the caption of the target, where there is one."""
+    """A case for each turn; its metadata holds the caption of the target, where there is one."""
     return [
         Case(f"{turn.session}-{turn.number}", f"turn {turn.number}", turn.instruction, turn.source, turn.target, mask=turn.mask,
-             facts={"session": turn.session, "turn": turn.number, "caption": turn.caption})
+             metadata={"session": turn.session, "turn": turn.number, "caption": turn.caption})
         for turn in read_turns(data)
     ]  # fmt: skip
 
 
 def _official(case: Case, k: int) -> str:
-    session, turn = case.facts["session"], case.facts["turn"]
+    session, turn = case.metadata["session"], case.metadata["turn"]
     return f"{session}/{session}_1.png" if turn == 1 else f"{session}/{session}_inde_{turn}.png"
 
 

@@ -13,9 +13,9 @@ def read(data: Path) -> list[Case]:
     for session, group in groupby(read_turns(data), lambda turn: turn.session):
         turns = list(group)
         instructions, last = tuple(turn.instruction for turn in turns), turns[-1]
-        facts = {"session": session, "caption": last.caption}
+        metadata = {"session": session, "caption": last.caption}
         category = f"{len(turns)} turns"
-        cases.append(Case(session, category, instructions[0], turns[0].source, last.target, instructions, facts=facts))
+        cases.append(Case(session, category, instructions[0], turns[0].source, last.target, instructions, metadata=metadata))
     return cases
 
 

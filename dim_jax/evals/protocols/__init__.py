@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dim_jax.errors import InputError
-from dim_jax.evals.benchmark import Case
+from dim_jax.evals.benchmark import Case, group_by
 from dim_jax.evals.parsing import Scale, read_scores
 from dim_jax.plugins import load_plugins, plugin
 from dim_jax.storage.paths import read_json
@@ -48,14 +48,14 @@ class Question:
         return dict(zip(self.scores, read_scores(answer, len(self.scores), self.scale), strict=True))
 
 
-class Recorded(NamedTuple):
+class RecordedAnswers(NamedTuple):
     """A case and every answer to its questions, by their names, in the order in which they came."""
 
     case: Case
     answers: Mapping[str, tuple[str, ...]]
 
 
-class Official(NamedTuple):
+class OfficialScores(NamedTuple):
     """Means as the makers' scripts compute them, over all and by category, and what one must know of them."""
 
     overall: Mapping[str, float]
@@ -84,7 +84,7 @@ class Protocol:
     combine: Callable[[Case, Mapping[str, float]], dict[str, float]]
     metrics: Mapping[str, Scale]
     average: Literal["cases", "categories"]
-    official: Callable[[Sequence[Recorded], int], Official]
+    official: Callable[[Sequence[RecordedAnswers], int], OfficialScores]
     wording: str = "ours"
 
     @property
@@ -100,7 +100,7 @@ class Protocol:
     def text(self, question: Question, case: Case) -> str:
         """What is asked, in full."""
         values = {"instruction": case.prompt.strip(), "reference": question.reference.strip()}
-        return PLACEHOLDER.sub(lambda found: values[str(found.lastgroup)], self.prompts[question.prompt])
+        return PLACEHOLDER.sub(lambda match: values[str(match.lastgroup)], self.prompts[question.prompt])
 
     def with_prompts(self, path: Path) -> "Protocol":
         """The same with other texts, such as the makers' own: a JSON of texts by name; those it leaves out stay ours.
@@ -137,7 +137,5 @@ def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def by_category(scored: Sequence[tuple[Case, dict[str, float]]]) -> dict[str, dict[str, float]]:
     """Means of each category, in the order in which they occur."""
-    groups: dict[str, list[dict[str, float]]] = {}
-    for case, row in scored:
-        groups.setdefault(case.category, []).append(row)
-    return {category: means(rows) for category, rows in groups.items()}
+    groups = group_by(scored, lambda pair: pair[0].category)
+    return {category: means([row for _, row in pairs]) for category, pairs in groups.items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dim_jax.evals.benchmark import Case
 from dim_jax.evals.parsing import Scale
-from dim_jax.evals.protocols import Official, Protocol, Question, Recorded, by_category, means
+from dim_jax.evals.protocols import OfficialScores, Protocol, Question, RecordedAnswers, by_category, means
 
 FORM = """Answer with one JSON object and nothing else, the reasoning in at most 30 words:
 {"reasoning": "...", "score": [first, second]}"""
@@ -57,31 +57,31 @@ def _case(sc: float, pq: float) -> dict[str, float]:
     return {"O": math.sqrt(sc * pq), "SC": sc, "PQ": pq}
 
 
-def official(recorded: Sequence[Recorded], seed: int) -> Official:
+def official(recorded: Sequence[RecordedAnswers], seed: int) -> OfficialScores:
     """Of both questions the first answer that VIEScore parses, of two; then its guess. Where it finds JSON that it cannot read it asks for
     ever: such a case is left out here."""
     scored, guessed, endless = [], 0, 0
     for case, answers in recorded:
-        found = {}
+        scores = {}
         for name, texts in answers.items():
-            parsed = next((scores for text in texts[:2] if (scores := _parsed(text))), None)
+            parsed = next((numbers for text in texts[:2] if (numbers := _parsed(text))), None)
             if parsed is None and not (texts and _has_json(texts[:2][-1])):
                 # One draw a question, whatever else is judged, so that a case does not depend on the others.
                 parsed, guessed = [float(random.Random(f"{seed} {case.id} {name}").randint(0, 10))], guessed + 1
-            found[name] = parsed
-        sc, pq = found["SC"], found["PQ"]
+            scores[name] = parsed
+        sc, pq = scores["SC"], scores["PQ"]
         if sc is None or pq is None or min(sc) * min(pq) < 0:
             endless += 1
         else:
             scored.append((case, _case(min(sc), min(pq))))
     categories = by_category(scored)
-    total = sum(len(one.answers) for one in recorded)
+    total = sum(len(entry.answers) for entry in recorded)
     notes = [
         "An answer that VIEScore cannot parse becomes a random whole number from 0 to 10 that enters the mean.",
         f"{guessed} of {total} answers are such numbers, drawn with seed {seed}.",
         f"{endless} of {len(recorded)} cases have JSON that VIEScore would ask for again for ever, and are in no mean.",
     ]
-    return Official(means(list(categories.values())), categories, tuple(notes))
+    return OfficialScores(means(list(categories.values())), categories, tuple(notes))
 
 
 def _has_json(text: str) -> bool:
@@ -101,7 +101,7 @@ def _parsed(text: str) -> list[float] | None:
         return [float(int(text))]
     else:
         return None
-    for attempt in (body.strip().replace("\n", ""), _mended(body.strip().replace("\n", ""))):
+    for attempt in (body.strip().replace("\n", ""), _fix_json(body.strip().replace("\n", ""))):
         try:
             score = json.loads(attempt)["score"]
             scores = score if isinstance(score, list) else [score]
@@ -115,11 +115,11 @@ def _numbers(scores: list) -> bool:
     return all(isinstance(number, int | float) for number in scores)
 
 
-def _mended(body: str) -> str:
+def _fix_json(body: str) -> str:
     """VIEScore's fix_json: names get quotes, bare numbers brackets, whatever else stands as a value quotes."""
 
-    def mend(found: re.Match[str]) -> str:
-        name, value, end = found.groups()
+    def fix(match: re.Match[str]) -> str:
+        name, value, end = match.groups()
         value = value.strip()
         if re.fullmatch(r"-?\d+(\.\d+)?", value):
             value = f"[{value}]"
@@ -127,7 +127,7 @@ def _mended(body: str) -> str:
             value = f'"{value}"'
         return f"{name}: {value}{end}"
 
-    return re.sub(r'(".*?"):(.*?)(,|})', mend, re.sub(r"(\w+):", r'"\1":', body))
+    return re.sub(r'(".*?"):(.*?)(,|})', fix, re.sub(r"(\w+):", r'"\1":', body))
 
 
 PROTOCOL = Protocol(

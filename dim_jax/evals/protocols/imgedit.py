@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dim_jax.evals.benchmark import Case
 from dim_jax.evals.parsing import Scale
-from dim_jax.evals.protocols import Official, Protocol, Question, Recorded, by_category, mean, means
+from dim_jax.evals.protocols import OfficialScores, Protocol, Question, RecordedAnswers, by_category, mean, means
 
 TEMPLATE = """You grade edits of pictures. The first picture is the original, the second one is what an editing model made of it.
 The instruction was: {instruction}
@@ -89,21 +89,21 @@ def combine(case: Case, scores: Mapping[str, float]) -> dict[str, float]:
     return {"score": mean([scores[name] for name in SCORES]), **scores}
 
 
-def official(recorded: Sequence[Recorded], seed: int) -> Official:
+def official(recorded: Sequence[RecordedAnswers], seed: int) -> OfficialScores:
     """Only "NAME: N" lines with a whole N and one ": " count; whatever number of them there is, the case is their mean, rounded."""
     scored, dropped = [], 0
     for case, answers in recorded:
         text = answers["edit"][0] if answers["edit"] else ""
         parts = [line.strip().split(": ") for line in text.splitlines()]
         # isdigit in the script, which ends in an error on digits such as "²"
-        found = [float(part[1]) for part in parts if len(part) == 2 and part[1].isdecimal()]
-        if found:
-            scored.append((case, {"score": round(mean(found), 2)}))
-        dropped += not found
+        scores = [float(part[1]) for part in parts if len(part) == 2 and part[1].isdecimal()]
+        if scores:
+            scored.append((case, {"score": round(mean(scores), 2)}))
+        dropped += not scores
     categories = {name: {"score": round(row["score"], 2)} for name, row in by_category(scored).items()}
     overall = means(list(categories.values()))
     notes = ["Scores such as 4.5, 4/5 and **4** are dropped, and a case is the mean of what is left of its three."]
-    return Official(overall, categories, (*notes, f"{dropped} of {len(recorded)} cases had no score left and are in no mean."))
+    return OfficialScores(overall, categories, (*notes, f"{dropped} of {len(recorded)} cases had no score left and are in no mean."))
 
 
 PROTOCOL = Protocol(

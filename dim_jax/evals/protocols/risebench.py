@@ -3,7 +3,7 @@ right or wrong. The accuracy is the share of cases with full marks in all of the
 
 Source: RISEBench (arXiv 2504.02826), gpt_eval.py of PhoenixZ810/RISEBench; percentages are 25 (score - 1), as there.
 
-`Case.facts` holds a row of the makers' table. `reference` and `reference_txt` say in words what should be there, `Case.target` is the
+`Case.metadata` holds a row of the makers' table. `reference` and `reference_txt` say in words what should be there, `Case.target` is the
 reference picture; `reasoning_img` says that the source is needed to judge the reasoning, `consistency_free` that consistency is not judged.
 """
 
@@ -14,27 +14,27 @@ from typing import Any
 
 from dim_jax.evals.benchmark import Case
 from dim_jax.evals.parsing import Scale
-from dim_jax.evals.protocols import Official, Protocol, Question, Recorded, by_category, means
+from dim_jax.evals.protocols import OfficialScores, Protocol, Question, RecordedAnswers, by_category, means
 
-SAME = """Compare everything that the instruction does not ask to change: people, objects, their places and colours, background, style.
+RETAINED = """Compare everything that the instruction does not ask to change: people, objects, their places and colours, background, style.
 5: all of it is the same. 4: one small thing differs. 3: one thing that matters differs, or several small ones. 2: several such things
 differ. 1: it is another picture."""
-MATCH = """5: all of it is there, to the right degree. 4: nearly all of it. 3: part of it. 2: things that matter are missing or wrong.
+ACHIEVED = """5: all of it is there, to the right degree. 4: nearly all of it. 3: part of it. 2: things that matter are missing or wrong.
 1: the instruction was not followed."""
 END = "Say in a few sentences how you come to the score, then end with this line:\nFinal Score: N"
 ASKED = "The instruction was: {instruction}"
 EXPECTED = "This is what should be seen after the edit: {reference}"
 LOGIC = "Is the answer that the {picture} picture shows the right one? 1: yes. 0: no, or it shows more than one answer."
 PROMPTS = {
-    "consistency": f"The first picture was edited, and the second one is the result.\n{ASKED}\n\n{SAME}\n\n{END}",
-    "reasoning": f"The picture is the result of an edit.\n{ASKED}\n{EXPECTED}\n\nHow well does the picture show it?\n{MATCH}\n\n{END}",
+    "consistency": f"The first picture was edited, and the second one is the result.\n{ASKED}\n\n{RETAINED}\n\n{END}",
+    "reasoning": f"The picture is the result of an edit.\n{ASKED}\n{EXPECTED}\n\nHow well does the picture show it?\n{ACHIEVED}\n\n{END}",
     "reasoning_with_source": (
         f"The first picture was edited, and the second one is the result.\n{ASKED}\n{EXPECTED}\n\n"
-        f"How well does the second picture show it?\n{MATCH}\n\n{END}"
+        f"How well does the second picture show it?\n{ACHIEVED}\n\n{END}"
     ),
     "reasoning_by_picture": (
         f"The first picture shows what an edit should have arrived at, the second one is what it did arrive at.\n{ASKED}\n\n"
-        f"How well does the second picture show what the first one does? Style and colours do not matter here.\n{MATCH}\n\n{END}"
+        f"How well does the second picture show what the first one does? Style and colours do not matter here.\n{ACHIEVED}\n\n{END}"
     ),
     "plausibility": (
         "The picture was made by a model. Is it sharp and free of distortions, and could it be real?\n5: it is, in every detail. "
@@ -54,22 +54,22 @@ PROMPTS = {
         f"{ASKED}\n\n{LOGIC.replace('{picture}', 'second')}\n\n{END}"
     ),
 }
-FIVE, YES_OR_NO, PERCENT = Scale(1.0, 5.0), Scale(0.0, 1.0, whole=True), Scale(0.0, 100.0)
+FIVE, YES_OR_NO, PERCENT = Scale(1.0, 5.0), Scale(0.0, 1.0, is_integer=True), Scale(0.0, 100.0)
 LOGICAL, SPATIAL = "logical_reasoning", "spatial_reasoning"
 
 
-def fact(case: Case, name: str) -> Any:
+def metadata_value(case: Case, name: str) -> Any:
     """A value of the makers' row; None where it has none, as their tables write it."""
-    value = case.facts.get(name)
+    value = case.metadata.get(name)
     return None if value is None or value is False or value != value or value == "" else value
 
 
 def questions(case: Case, result: Path) -> list[Question]:
     source = case.source
     assert source is not None
-    reference = str(fact(case, "reference") or "")
+    reference = str(metadata_value(case, "reference") or "")
     if case.category == LOGICAL:
-        words = fact(case, "reference_txt")
+        words = metadata_value(case, "reference_txt")
         before = source if words or case.target is None else case.target
         right = (
             Question("reasoning", "logic_picture", (before, result), ("reasoning",), YES_OR_NO)
@@ -77,17 +77,17 @@ def questions(case: Case, result: Path) -> list[Question]:
             else Question("reasoning", "logic_text", (result,), ("reasoning",), YES_OR_NO, str(words or reference))
         )
         return [Question("consistency", "logic_consistency", (before, result), ("consistency",), YES_OR_NO), right]
-    before, prompt, seen = source, "reasoning", (result,)
+    before, prompt, judged_pictures = source, "reasoning", (result,)
     if case.category == SPATIAL and case.target is not None:
-        before, prompt, seen = case.target, "reasoning_by_picture", (case.target, result)
-    elif fact(case, "reasoning_img"):
-        prompt, seen = "reasoning_with_source", (source, result)
-    asked = [
+        before, prompt, judged_pictures = case.target, "reasoning_by_picture", (case.target, result)
+    elif metadata_value(case, "reasoning_img"):
+        prompt, judged_pictures = "reasoning_with_source", (source, result)
+    all_questions = [
         Question("consistency", "consistency", (before, result), ("consistency",), FIVE),
-        Question("reasoning", prompt, seen, ("reasoning",), FIVE, reference),
+        Question("reasoning", prompt, judged_pictures, ("reasoning",), FIVE, reference),
         Question("plausibility", "plausibility", (result,), ("plausibility",), FIVE),
     ]
-    return asked[1:] if fact(case, "consistency_free") else asked
+    return all_questions[1:] if metadata_value(case, "consistency_free") else all_questions
 
 
 def combine(case: Case, scores: Mapping[str, float]) -> dict[str, float]:
@@ -112,18 +112,18 @@ def _metrics(scores: Mapping[str, float], weights: Mapping[str, float]) -> dict[
     return {"accuracy": 100.0 * all(value == 5 for value in scores.values()), "score": weighted, **percents}
 
 
-def official(recorded: Sequence[Recorded], seed: int) -> Official:
+def official(recorded: Sequence[RecordedAnswers], seed: int) -> OfficialScores:
     """Scores are the whole numbers after "Final Score"; a failed case is in no mean but counts as not accurate."""
-    free_column = any("consistency_free" in one.case.facts for one in recorded)
+    free_column = any("consistency_free" in entry.case.metadata for entry in recorded)
     scored, failed, never = [], 0, 0
     for case, answers in recorded:
         logical = case.category == LOGICAL
-        found = {name: _extract(texts[0] if texts else "") for name, texts in answers.items()}
-        if any(len(numbers) != 1 for numbers in found.values()):
+        numbers_by_question = {name: _extract(texts[0] if texts else "") for name, texts in answers.items()}
+        if any(len(numbers) != 1 for numbers in numbers_by_question.values()):
             failed += 1
             scored.append((case, {"accuracy": 0.0}))
             continue
-        scores = {name: 4.0 * min(numbers[0], 1) + 1 if logical else float(numbers[0]) for name, numbers in found.items()}
+        scores = {name: 4.0 * min(numbers[0], 1) + 1 if logical else float(numbers[0]) for name, numbers in numbers_by_question.items()}
         row = _metrics(scores, _weights(case, "consistency" in scores and not free_column))
         if not logical and "consistency" not in scores:
             row["accuracy"], never = 0.0, never + 1
@@ -135,7 +135,7 @@ def official(recorded: Sequence[Recorded], seed: int) -> Official:
     ]
     if free_column:
         notes.append("Since some rows have consistency_free, consistency counts in no weighted score but those of puzzles.")
-    return Official(means([row for _, row in scored]), by_category(scored), tuple(notes))
+    return OfficialScores(means([row for _, row in scored]), by_category(scored), tuple(notes))
 
 
 def _extract(answer: str) -> list[int]:
