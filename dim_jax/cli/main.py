@@ -13,6 +13,7 @@ import typer
 from dim_jax import __version__
 from dim_jax.cli.build import build_edit, build_emoji, build_t2i, build_text, build_tints, prepare, rewrite
 from dim_jax.cli.design import design
+from dim_jax.cli.doctor import doctor
 from dim_jax.cli.evaluate import evaluate
 from dim_jax.cli.options import Commands
 from dim_jax.cli.paint import Overwrite, Precision, edit, generate
@@ -23,7 +24,7 @@ from dim_jax.console import open_console
 from dim_jax.errors import InputError
 from dim_jax.storage.disk import is_creatable
 
-app = Commands(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = Commands(no_args_is_help=True, pretty_exceptions_enable=False)
 build_data = Commands(no_args_is_help=True, help="Make a data set.")
 app.add_typer(build_data, name="build-data")
 build_data.command("dim-edit")(build_edit)
@@ -42,6 +43,7 @@ app.command()(train)
 app.command("compile")(compile_step)
 app.command()(verify)
 app.command()(evaluate)
+app.command()(doctor)
 console = open_console()
 
 
