@@ -104,7 +104,7 @@ class Sampler:
                 is no tokenizer; the mesh does not fit the devices or the model; or as in `with_loras`.
         """
         weights, config, processor = open_dim(path, tokenizer)
-        settings, prompt_mode = read_settings(weights.settings), read_prompt_mode(weights.settings)
+        settings, prompt_mode = read_settings(weights.settings, config.autoencoder.factor), read_prompt_mode(weights.settings)
         if edits:
             check_edits(config.sana, path)
         factors = sum_loras(open_loras(loras), weights.config.shapes())  # before much is read

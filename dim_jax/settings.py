@@ -1,6 +1,5 @@
 """Sampling settings: the published values, and those that a checkpoint sets in its settings.json."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -8,7 +7,11 @@ from typing import Literal, get_args
 from dim_jax.diffusion.solvers import SOLVERS
 from dim_jax.errors import InputError, check_unicode
 from dim_jax.models.hf_config import HFConfig
+from dim_jax.processing.pictures import MAX_PIXELS
 
+MAX_STEPS = 1000  # the timesteps that the model knows
+MAX_SHIFT = 1000.0  # near 16,000 the first sigma is 1 in float32, and the sampler divides by 1 - sigma
+MAX_SCALE = 1000.0
 # What a checkpoint may set. The other fields of `Settings` depend on the picture or on the machine.
 CHECKPOINT_SETTINGS = {
     "num_steps": int, "guidance_scale": float, "image_guidance_scale": float, "flow_shift": float, "solver": str, "resolution": int,
@@ -50,14 +53,17 @@ class Settings:
 
     def __post_init__(self):
         scales = (self.guidance_scale, self.image_guidance_scale)
-        numbers = all(map(math.isfinite, (self.flow_shift, *scales)))
         counts = (self.num_steps, self.resolution, self.batch_size)
-        if not numbers or min(counts) < 1 or self.flow_shift <= 0 or min(scales) < 0:
+        numbers = 1 / MAX_SHIFT <= self.flow_shift <= MAX_SHIFT and all(0 <= scale <= MAX_SCALE for scale in scales)  # NaN is not
+        if not numbers or min(counts) < 1 or self.num_steps > MAX_STEPS:
             raise InputError(
-                f"num_steps {self.num_steps}, resolution {self.resolution} and batch_size {self.batch_size} must be at least 1, "
-                f"flow_shift {self.flow_shift} positive, guidance_scale {self.guidance_scale} and image_guidance_scale "
-                f"{self.image_guidance_scale} not negative, and all of them finite."
+                f"num_steps {self.num_steps} must be 1 to {MAX_STEPS}, resolution {self.resolution} and batch_size {self.batch_size} at "
+                f"least 1, flow_shift {self.flow_shift} between {1 / MAX_SHIFT:g} and {MAX_SHIFT:g}, guidance_scale {self.guidance_scale} "
+                f"and image_guidance_scale {self.image_guidance_scale} not negative and at most {MAX_SCALE:g}."
             )
+        height, width = self.size or (self.resolution, self.resolution)
+        if height * width > MAX_PIXELS:
+            raise InputError(f"{height} x {width} pixels are more than the {MAX_PIXELS:,} that are accepted. Paint a smaller picture.")
         if not 0 <= self.guidance_start <= self.guidance_stop <= 1 or self.cache_interval < 1:
             raise InputError(
                 f"guidance_start {self.guidance_start} and guidance_stop {self.guidance_stop} are fractions of the steps, from 0 to 1, the "
@@ -69,12 +75,13 @@ class Settings:
             check_prompt(self.negative_prompt, "The negative prompt")
 
 
-def read_settings(path: Path | None) -> Settings:
-    """The settings in a checkpoint's settings.json. Keys of `CHECKPOINT_SETTINGS` that it lacks, or all without a file (None),
-    have their published defaults. The file may also have `blueprint_from` (`read_prompt_mode`).
+def read_settings(path: Path | None, factor: int = 1) -> Settings:
+    """The settings in a checkpoint's settings.json. Keys of `CHECKPOINT_SETTINGS` that it lacks, or all without a file (None), have their
+    published defaults. The file may also have `blueprint_from` (`read_prompt_mode`). `factor`: pixels of a side that its autoencoder
+    makes one latent pixel of, 1 without an autoencoder.
 
     Raises:
-        InputError: the file is damaged, or a key is unknown or has an invalid value.
+        InputError: the file is damaged, or a key is unknown or has a value with which nothing can be painted.
     """
     file = HFConfig({} if path is None else path)
     if unknown := [key for key in file.values if key not in (*CHECKPOINT_SETTINGS, BLUEPRINT_FROM)]:
@@ -82,6 +89,9 @@ def read_settings(path: Path | None) -> Settings:
             f"{path}: unknown settings: {', '.join(unknown)}. Settings are {', '.join((*CHECKPOINT_SETTINGS, BLUEPRINT_FROM))}."
         )
     values = {key: file.get(key, kind) for key, kind in CHECKPOINT_SETTINGS.items() if key in file}
+    if (resolution := values.get("resolution", 0)) % factor:
+        raise InputError(f"{path}: resolution {resolution} is not a multiple of {factor} pixels, as this autoencoder needs. Correct it.")
+    read_prompt_mode(path)
     try:
         return Settings(**values)
     except InputError as error:

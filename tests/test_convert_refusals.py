@@ -108,6 +108,8 @@ def test_a_manifest_of_other_weights_is_refused(tmp_path, orbax):
         ('{"format": "dim", "headers": {}}', "is only in these weights; .*; and [0-9]+ more"),
         ('{"format": "dim", "files": {"model.safetensors": {"a": "I8"}}}', "is not a manifest"),
         ("[", "is not a JSON file"),
+        (manifest.replace('"model.safetensors"', '"../model.safetensors"'), r"'../model.safetensors' is not a path within"),
+        (manifest.replace('"qwen.config.json"', '"/tmp/qwen.config.json"'), "'/tmp/qwen.config.json' is not a path within"),
     ):
         (tmp_path / "other" / "manifest.json").write_text(text)
         with pytest.raises(InputError, match=f"manifest.json.*{message}"):

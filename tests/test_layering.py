@@ -28,13 +28,13 @@ RANKS = {
     "dim_jax.models": 3,
     "dim_jax.datasets": 4,  # data sets from files and answers, without JAX; training reads only what they write
     "dim_jax.models.dim": 4,  # the composition, and so the only model that knows of the diffusion
+    "dim_jax.settings": 4,
     "dim_jax.checkpoint": 4,  # our own format; the published ones convert to it and from it
     "dim_jax.weights": 5,
     "dim_jax.sharding": 6,
     "dim_jax.edit_result": 6,
     "dim_jax.compositing": 6,
     "dim_jax.batching": 6,
-    "dim_jax.settings": 6,
     "dim_jax.sampling": 7,
     "dim_jax.pipeline": 8,
     "dim_jax.designer.local": 8,  # runs an encoder, which it may share with a painter

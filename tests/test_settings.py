@@ -56,9 +56,12 @@ def test_keys_that_are_not_there_are_as_published():
         ('{"num_steps": "3"}', "num_steps is '3'"), ('{"num_steps": 2.5}', "num_steps is 2.5"),
         ('{"num_steps": true}', "num_steps is True"),
         ('{"num_steps": 0}', "num_steps 0"),
-        ('{"cache_interval": 0}', "cache_interval 0"),
+        ('{"cache_interval": 0}', "cache_interval 0"), ('{"num_steps": 1001}', "num_steps 1001 must be 1 to 1000"),
+        ('{"guidance_scale": 1e30}', "guidance_scale 1e+30"), ('{"flow_shift": 1e6}', "flow_shift 1000000.0"),
+        ('{"resolution": 1000000000}', "more than the 134,217,728"), ('{"resolution": 100}', "resolution 100 is not a multiple of 32"),
+        ('{"blueprint_from": "dreams"}', "blueprint_from is 'dreams'"),
         ('{"guidance_scale": [1]}', "guidance_scale is [1]"), ('{"flow_shift": 0}', "flow_shift 0.0"),
-        ('{"flow_shift": NaN}', "flow_shift nan"), ('{"solver": "heun"}', 'no solver "heun"'),
+        ('{"flow_shift": NaN}', "flow_shift is nan"), ('{"solver": "heun"}', 'no solver "heun"'),
         ('{"resolution": 64.0}', "resolution is 64.0"),
         ('{"resolution": -64}', "resolution -64"), ("[64]", "not a JSON object"), ('{"resolution": ', "not a JSON file"),
     ],
@@ -66,7 +69,7 @@ def test_keys_that_are_not_there_are_as_published():
 def test_invalid_settings_files_are_refused(text, says):
     Path("settings.json").write_text(text)
     with pytest.raises(InputError) as caught:
-        read_settings(Path("settings.json"))
+        read_settings(Path("settings.json"), factor=32)
     assert str(caught.value).startswith("settings.json")
     assert says in str(caught.value)
 
@@ -132,10 +135,13 @@ def test_conversions_carry_the_file_along(capsys):
     assert Sampler.from_pretrained("ours").settings == Sampler.from_pretrained("back").settings == read_settings(source / "settings.json")
     convert("nano", "encoder", "qwen")
     assert not Path("encoder/settings.json").exists(), "an encoder alone does not paint"
-    (source / "settings.json").write_text("{")
-    with pytest.raises(InputError, match=r"nano/settings\.json: is not a JSON file"):
-        convert("nano", "never", "orbax")
-    assert not Path("never").exists()
+    for text, says in (
+        ("{", "is not a JSON file"), ('{"num_steps": 0}', "num_steps 0 must be 1 to 1000"), ('{"resolution": 65}', "not a multiple of"),
+    ):  # fmt: skip
+        (source / "settings.json").write_text(text)
+        with pytest.raises(InputError, match=rf"nano/settings\.json: .*{says}"):
+            convert("nano", "never", "orbax")
+        assert not Path("never").exists()
 
 
 # The bundled checkpoint

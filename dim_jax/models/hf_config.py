@@ -1,6 +1,7 @@
 """Reads the JSON configs of Hugging Face libraries; every error names the file and the key."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
@@ -37,13 +38,15 @@ class HFConfig:
         """The value of `key` as `kind`, a type. Nothing is converted, but an integer is a float as well and a list a tuple.
 
         Raises:
-            InputError: the key is missing and has no default, or its value is of another kind.
+            InputError: the key is missing and has no default, or its value is of another kind, or not finite.
         """
         if key not in self:
             if default is MISSING:
                 raise InputError(f"{self.name}: the key '{key}' is missing.")
             return default
         value = self.values[key]
+        if isinstance(value, float) and not math.isfinite(value):  # Python's JSON has NaN and Infinity
+            raise InputError(f"{self.name}: {key} is {value}. Give a finite number.")
         try:
             return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
         except ValidationError as error:

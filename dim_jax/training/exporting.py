@@ -117,7 +117,11 @@ def run_tokenizer(config: Config, model_init: ModelInit, workdir: AnyPath) -> An
     """The folder of a run's tokenizer: from the config, the encoder's own, or one to train; None: the run has no encoder."""
     if model_init.model_config.encoder is None:
         return None
-    return as_path(config.data.tokenizer) if config.data.tokenizer else model_init.tokenizer or workdir / "tokenizer"
+    if config.data.tokenizer:
+        folder = as_path(config.data.tokenizer)
+        tokenizer_in(folder)  # its files go into the checkpoint at the end: refuse now what could not be copied then
+        return folder
+    return model_init.tokenizer or workdir / "tokenizer"
 
 
 def make_tokenizer(

@@ -65,7 +65,8 @@ def verify(
     if record is not None:
         check_file(record, overwrite=overwrite)
     weights, config, processor = open_dim(path, tokenizer)
-    settings = recorded.settings if recorded else make_settings(read_settings(weights.settings), processor, resolution)
+    own = read_settings(weights.settings, config.autoencoder.factor)
+    settings = recorded.settings if recorded else make_settings(own, processor, resolution)
     case = make_case(config, processor, settings)
     ours, reference = JaxStages(case, dtype), torch(case, processor.tokenizer.name) if torch else None
     tally, outputs, expected_outputs = _compute_stages(weights, ours, reference, recorded, against)

@@ -13,10 +13,11 @@ from dim_jax import checkpoint
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.console import open_console
 from dim_jax.errors import InputError
+from dim_jax.settings import read_settings
 from dim_jax.storage.disk import format_bytes
 from dim_jax.storage.folders import new_folder
 from dim_jax.storage.orbax import orbax_path
-from dim_jax.storage.paths import AnyPath, as_path, read_json
+from dim_jax.storage.paths import AnyPath, as_path, read_json, resolve
 from dim_jax.weights import export
 from dim_jax.weights.files import NAMES, SafetensorsWriter
 from dim_jax.weights.formats import NULL_TABLE
@@ -60,8 +61,9 @@ def convert(
         console: where the table of what was read is printed.
 
     Raises:
-        InputError: the source cannot be used (every wrong tensor is named), the target's format or dtype cannot hold it, a tensor is
-            larger than a shard, `dst` exists, or the disk is full. Then nothing is written to `dst`.
+        InputError: the source cannot be used (every wrong tensor is named, or what in its settings.json cannot be painted with), the
+            target's format or dtype cannot hold it, a tensor is larger than a shard, `dst` exists, or the disk is full. Then nothing is
+            written to `dst`.
     """
     src, dst, console = as_path(src), as_path(dst), console or open_console(stderr=False)
     if is_lora(src):
@@ -76,7 +78,7 @@ def convert(
         raise InputError(f"--to {to}: choose one of {', '.join(TARGETS)}.")
     if max_shard_size is not None and to not in export.SHARDED:
         raise InputError(f"--max-shard-size goes with --to {' and '.join(export.SHARDED)}, not with {to}. Leave it out.")
-    source, target = (path.resolve() if isinstance(path, Path) else path for path in (src, dst))
+    source, target = resolve(src), resolve(dst)
     if target == source or target in source.parents:
         raise InputError(f"{dst} is, or holds, the source {src}. Choose another output.")
     weights = open_weights(src)
@@ -178,6 +180,8 @@ def _write(
     """Print the table of what was read, and write the target."""
     if to == "orbax":
         orbax_path(dst)
+    autoencoder = weights.config.autoencoder
+    read_settings(weights.settings, autoencoder.factor if autoencoder else 1)  # refused now, not when somebody paints with the result
     source = weights
     if dtype is not None:
         weights = cast(weights, dtype)

@@ -213,7 +213,7 @@ def _scale(file: AnyPath, config: Mapping[str, Any], module: str, rank: int) -> 
             value = next((value for key, value in values.items() if re.match(rf"(.*\.)?({key})$", module)), config.get(default))
         except (re.error, AttributeError) as error:
             raise InputError(f"{file}: {patterns} in its config cannot be used ({error}). Save it again.") from error
-        if not isinstance(value, int | float) or value <= 0:
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
             raise InputError(f"{file}: {default} of {module} is {value!r} in its config: a positive number is expected. Save it again.")
         return value
 

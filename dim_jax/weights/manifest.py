@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dim_jax.errors import InputError
-from dim_jax.storage.paths import AnyPath
+from dim_jax.storage.paths import AnyPath, resolve_within
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.files import DTYPES, INDEX, NAMES, DTypeName
 from dim_jax.weights.formats import DIFFUSERS_PARTS, FORMATS, Format
@@ -49,18 +49,24 @@ class Manifest:
         """Read what `to_json` returns, or its earlier form with whole headers; `path` is for errors.
 
         Raises:
-            InputError: it is not a manifest.
+            InputError: it is not a manifest, or names a file outside of its folder.
         """
         try:
             manifest = TypeAdapter(cls).validate_python(_without_headers(data) if "headers" in data else data)
-            if manifest.format in FORMATS:
-                return manifest
+            known = manifest.format in FORMATS
         except (ValidationError, ValueError, KeyError, TypeError, AttributeError):
-            pass
-        raise InputError(
-            f"{path}: is not a manifest of this version with a known format ({', '.join(FORMATS)}). Restore it, or remove it to export "
-            "in the usual files."
-        )
+            known = False
+        if not known:
+            raise InputError(
+                f"{path}: is not a manifest of this version with a known format ({', '.join(FORMATS)}). Restore it, or remove it to export "
+                "in the usual files."
+            )
+        for name in (*manifest.files, *manifest.configs):
+            try:
+                resolve_within(path.parent, name)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+        return manifest
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
