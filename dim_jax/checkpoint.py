@@ -24,7 +24,7 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from flax import nnx
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, first_line
 from dim_jax.models.module import parameters
 from dim_jax.processes import is_first, is_multiprocess, shared_folder
 from dim_jax.storage.folders import check_finished, new_folder, new_remote_folder
@@ -227,7 +227,7 @@ def abstract(path: AnyPath | str) -> dict[str, TensorInfo]:
         with _orbax():
             metadata = ocp.metadata(weights).metadata
     except (OSError, ValueError, KeyError, ocp.errors.InvalidLayoutError) as error:
-        raise InputError(f"{folder / WEIGHTS}: is damaged ({str(error).splitlines()[0]}). Convert or copy it again.") from error
+        raise InputError(f"{folder / WEIGHTS}: is damaged ({first_line(error)}). Convert or copy it again.") from error
     if not metadata:
         raise InputError(f"{folder / WEIGHTS}: is damaged (no tensors are listed in it). Convert or copy it again.")
     return {name: TensorInfo(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in sorted(metadata.items())}
@@ -246,7 +246,7 @@ def _load(folder: AnyPath, tensors: Mapping[str, TensorInfo]) -> dict[str, np.nd
         with _orbax(max(info.size * 4 for info in tensors.values())):
             return ocp.load(orbax_path(folder / WEIGHTS), dict(tensors))
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder / WEIGHTS}: cannot be read ({str(error).splitlines()[0]}). Convert or copy it again.") from error
+        raise InputError(f"{folder / WEIGHTS}: cannot be read ({first_line(error)}). Convert or copy it again.") from error
 
 
 def read(path: AnyPath | str, names: Iterable[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:

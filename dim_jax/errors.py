@@ -42,6 +42,11 @@ def listed(items: Sequence[str], separator: str = ", ", limit: int = 12) -> str:
     return separator.join([*items[:limit], f"and {more:,} more"] if more > 0 else items)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none: libraries raise errors without a text, and with a page of it."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def require_packages(*packages: str, extra: str, feature: str) -> None:
     """Refuse to start if optional packages are missing, rather than fail at the end of long work.
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tokenizers import Tokenizer
 
 from dim_jax.errors import InputError
 from dim_jax.processing.chat import SPECIALS, ChatTokenizer, render
+from tests.local_server import LocalServer
 
 TINY = Path(__file__).parent / "tiny_tokenizer"
 # A real Qwen tokenizer (folder or tokenizer.json) is too large for the repository; with its path given, its ids are tested too.
@@ -124,15 +127,40 @@ def test_bad_tokenizer_paths(tmp_path, monkeypatch):
         ChatTokenizer.from_pretrained(tmp_path)
 
 
-def test_offline_hub_id(monkeypatch):
-    import transformers
-
-    def offline(name):
-        raise OSError("We couldn't connect\nto the hub")
-
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", offline)
-    with pytest.raises(InputError, match=r"some/model: no tokenizer could be loaded \(We couldn't connect\)\. Give a folder"):
+def test_a_hub_id_that_cannot_be_fetched_is_asked_for_once(monkeypatch, caplog):
+    """The hub's library alone asks for a minute, and warns each time."""
+    with pytest.raises(InputError, match=r"some/model: is not a folder or file here.*HF_HUB_OFFLINE is set.*Check the spelling"):
         ChatTokenizer.from_pretrained("some/model")
+    with pytest.raises(InputError, match=r"wrong: name: is not a folder or file here.*not valid"):
+        ChatTokenizer.from_pretrained("wrong: name")
+    asked = []
+
+    class Unavailable(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with LocalServer(Unavailable) as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        with pytest.raises(InputError, match=r"some/model: .*503"):
+            ChatTokenizer.from_pretrained("some/model")
+    assert len(asked) == 1
+    with pytest.raises(InputError, match=r"some/model: .*cannot be fetched"):  # nobody answers any more
+        ChatTokenizer.from_pretrained("some/model")
+    assert not caplog.records
+
+
+def test_a_hub_id_in_the_cache_needs_no_network(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--some--model/snapshots/abc"
+    shutil.copytree(TINY, snapshot)
+    (tmp_path / "models--some--model/refs").mkdir()
+    (tmp_path / "models--some--model/refs/main").write_text("abc")
+    assert ChatTokenizer.from_pretrained("some/model").digest == ChatTokenizer.from_pretrained(TINY).digest
 
 
 @needs_qwen

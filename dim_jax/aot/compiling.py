@@ -27,7 +27,7 @@ from dim_jax.config import Config
 from dim_jax.data.batches import CachedBatch, PaintBatch
 from dim_jax.data.readers import buckets
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, first_line
 from dim_jax.models.chips import GIB, Chip
 from dim_jax.models.flops import StepFlops
 from dim_jax.processing.tokenizer import train_tokenizer
@@ -79,7 +79,7 @@ def main(config: Config, topology: Topology, console: Console, *, hlo_file: Path
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise InputError(f"{DOES_NOT_FIT} ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{DOES_NOT_FIT} ({first_line(error)})") from error
     seconds = time.perf_counter() - since
     text = compiled.as_text()
     if hlo_file is not None:
@@ -125,7 +125,7 @@ def _devices(topology: Topology) -> Sequence[Any]:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices
     except RuntimeError as error:
         raise InputError(
-            f"{topology.name}: {str(error).splitlines()[0]}. Compiling for TPUs needs libtpu (pip install 'dim_jax[tpu]') and the "
+            f"{topology.name}: {first_line(error)}. Compiling for TPUs needs libtpu (pip install 'dim_jax[tpu]') and the "
             "name of an existing slice."
         ) from error
 

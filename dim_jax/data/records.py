@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from dim_jax.errors import InputError, require_packages
+from dim_jax.errors import InputError, first_line, require_packages
 from dim_jax.storage.local_cache import cached_path
 from dim_jax.storage.paths import AnyPath
 
@@ -52,7 +52,7 @@ class Records:
         try:
             return read()
         except RuntimeError as error:
-            raise InputError(f"{self.path}: damaged ({str(error).splitlines()[0]}). {self._damaged}") from error
+            raise InputError(f"{self.path}: damaged ({first_line(error)}). {self._damaged}") from error
 
 
 class NewRecords:
@@ -84,4 +84,4 @@ def _with_os_errors(write: Callable[[], Any]) -> Any:
     try:
         return write()
     except RuntimeError as error:  # the only error of ArrayRecord
-        raise OSError(str(error).splitlines()[0]) from error
+        raise OSError(first_line(error)) from error

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from dim_jax.errors import InputError, require_packages
+from dim_jax.storage.hub import cached_snapshot, check_hub_id
 
 
 def cosine(a: Float[np.ndarray, "b d"], b: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
@@ -41,6 +42,8 @@ class VisionModel:
         from transformers import AutoImageProcessor, AutoModel
 
         self._name = name
+        if not isinstance(name, Path) and not Path(name).exists() and cached_snapshot(name, "config.json") is None:
+            check_hub_id(name)
         self._model = self._load_model(AutoModel)
         self._processor = self._load(AutoImageProcessor, backend="pil")
 

@@ -15,6 +15,7 @@ from dim_jax.designer.responses import replace_surrogates
 from dim_jax.designer.runner import Job, run, summary
 from dim_jax.errors import InputError, SignalError, check, check_unicode
 from dim_jax.storage.disk import is_creatable
+from dim_jax.storage.paths import resolve
 
 JOURNAL_VARIABLE = "DIM_BLUEPRINTS"  # the environment variable that names the file of answers to single questions
 
@@ -134,7 +135,7 @@ def check_output(output: Path, path: Path) -> None:
     Raises:
         InputError: it is so.
     """
-    if output.suffix != ".jsonl" or not output.parent.is_dir() or output.resolve() == path.resolve():
+    if output.suffix != ".jsonl" or not output.parent.is_dir() or resolve(output) == resolve(path):
         raise InputError(f"{output}: name another file that ends in .jsonl, in a folder that exists.")
 
 

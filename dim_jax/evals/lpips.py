@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dim_jax.datasets.similarity import torch_device
-from dim_jax.errors import InputError, require_packages
+from dim_jax.errors import InputError, first_line, require_packages
 
 SMALLEST = 31  # pixels a side, which the last layer needs
 # Convolutions of torchvision's AlexNet by their number in `features`: stride, padding, and whether a maximum over 3 x 3 pixels in steps of
@@ -88,5 +88,5 @@ def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise InputError(f"{path}: cannot be read as weights of PyTorch ({reason}). Give alexnet-owt-7be5be79.pth.") from error

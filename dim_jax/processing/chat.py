@@ -5,12 +5,14 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
-from dim_jax.errors import InputError, check_unicode
+from dim_jax.errors import InputError, check_unicode, first_line
+from dim_jax.storage.hub import cached_snapshot, check_hub_id
 from dim_jax.storage.paths import as_path, local_path
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -19,6 +21,8 @@ VIDEO_PAD = "<|video_pad|>"  # of videos, which are not read; an encoder's confi
 SPECIALS = (IM_START, IM_END, END_OF_TEXT, VISION_START, VISION_END, IMAGE_PAD)
 
 SYSTEM_TEXT = "system\nYou are a helpful assistant."
+# What is fetched of a model on the hub: it has the encoder's weights as well.
+HUB_FILES = ("tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "config.json")
 USER_HEADER = "user\n"
 ASSISTANT_HEADER = "assistant\n"
 
@@ -81,28 +85,26 @@ class ChatTokenizer:
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike) -> "ChatTokenizer":
-        """The tokenizer of a local folder or of one `tokenizer.json`; a hub id, or a folder without that file, goes through transformers.
+        """The tokenizer of a local folder, of one `tokenizer.json` or of a hub id; a folder without that file goes through transformers.
 
         Raises:
             InputError: there is no tokenizer, it cannot be fetched or read, or it lacks the template's special tokens.
         """
-        path = local_path(as_path(name))
+        path = tokenizer_path(name)
         if path.is_dir() and not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
             raise InputError(f"{path}: the folder has no tokenizer.json. Copy the tokenizer's files there, or give another folder.")
-        if not path.exists() and (path.is_absolute() or str(name).startswith(".") or len(path.parts) > 2):
-            raise InputError(f"{path}: there is no such folder or file. Check the path of the tokenizer.")
         try:
             file = path / "tokenizer.json" if path.is_dir() else path
             if file.is_file():
                 return cls(Tokenizer.from_file(str(file)), str(name))
-            return cls(_from_transformers(str(name)), str(name))
+            return cls(_from_transformers(path), str(name))
         except InputError:
             raise
         except Exception as error:  # the tokenizers library raises it for any malformed file
             # Any other error is a bug: let it raise.
             if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError)):
                 raise
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise InputError(
                 f"{name}: no tokenizer could be loaded ({reason}). Give a folder with tokenizer.json and tokenizer_config.json, "
                 "or a hub id such as Qwen/Qwen2.5-VL-3B-Instruct (which needs the network the first time)."
@@ -165,13 +167,33 @@ class ChatTokenizer:
         return Turn(np.array(ids, np.int32), (begin, end))
 
 
-def _from_transformers(name: str) -> Tokenizer:
-    """The tokenizer that transformers loads for a folder or hub id."""
+def tokenizer_path(name: str | os.PathLike) -> Path:
+    """The folder or file of a tokenizer on this machine. What is not a path here is an id of the hub, whose files are fetched unless they
+    are in its cache.
+
+    Raises:
+        InputError: there is no such folder, file or model, or the hub cannot be reached.
+    """
+    path = local_path(as_path(name))
+    if path.exists():
+        return path
+    if path.is_absolute() or str(name).startswith(".") or len(path.parts) > 2:
+        raise InputError(f"{path}: there is no such folder or file. Check the path of the tokenizer.")
+    if (folder := cached_snapshot(str(name), "tokenizer.json", "vocab.json")) is not None:
+        return folder
+    check_hub_id(str(name))
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(name), allow_patterns=list(HUB_FILES)))
+
+
+def _from_transformers(path: Path) -> Tokenizer:
+    """The tokenizer that transformers loads for a folder or file."""
     # Importing transformers takes seconds, and a tokenizer.json does not need it.
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise InputError(f"{name}: {type(tokenizer).__name__} has no tokenizer.json. Save the tokenizer's fast form there.")
+        raise InputError(f"{path}: {type(tokenizer).__name__} has no tokenizer.json. Save the tokenizer's fast form there.")
     return backend

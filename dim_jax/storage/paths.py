@@ -25,7 +25,7 @@ from typing import Any
 
 from etils import epath
 
-from dim_jax.errors import InputError, require_packages
+from dim_jax.errors import InputError, first_line, require_packages
 
 AnyPath = Path | epath.Path
 GS = "gs://"
@@ -49,6 +49,8 @@ def as_path(path: str | os.PathLike) -> AnyPath:
         InputError: it is of another kind of storage, or the bucket cannot be reached.
     """
     text = os.fspath(path)
+    if "\0" in text:
+        raise InputError(f"{text!r}: a path has no null character. Correct it.")
     if text.startswith(GS):
         file_system(text)
         return epath.Path(text)
@@ -74,8 +76,8 @@ def absolute(path: AnyPath) -> AnyPath:
 
 
 def resolve(path: AnyPath) -> AnyPath:
-    """The absolute path with links followed; a bucket has none."""
-    return path.resolve() if isinstance(path, Path) else path
+    """The absolute path with links followed, as far as they lead somewhere; a bucket has none."""
+    return Path(os.path.realpath(path)) if isinstance(path, Path) else path  # `resolve` raises for links in circles
 
 
 def file_size(path: AnyPath) -> int:
@@ -278,7 +280,7 @@ def storage_errors(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except (OSError, HttpError, GoogleAuthError, aiohttp.ClientError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{os.fspath(path)}: cannot be reached ({reason}). Check the name, the network, and your account: "
             "gcloud auth application-default login, or the service account of this machine."

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2VLImageProcessorPil
 
+from dim_jax.processing.chat import tokenizer_path
 from dim_jax.verify.case import PROMPT, Case
 from dim_jax.verify.stages import VELOCITIES, Stages, Tensors
 from dim_jax.weights import dc_ae, dim, qwen, sana
@@ -49,7 +50,7 @@ class TorchStages:
         pixels = prepare(self.case.picture.resize((square, square), Image.Resampling.BICUBIC), return_tensors="pt")
         count = int(pixels["image_grid_thw"].prod()) // layout.group
         text = SYSTEM + "<|image_pad|>" * count + "<|vision_end|>" + PROMPT + "<|im_end|>\n"
-        ids = torch.tensor([AutoTokenizer.from_pretrained(self.tokenizer)(text, add_special_tokens=False).input_ids])
+        ids = torch.tensor([AutoTokenizer.from_pretrained(tokenizer_path(self.tokenizer))(text, add_special_tokens=False).input_ids])
         rows = tuple(row for row in qwen.NEW_ROWS if row not in qwen.HEAD)
         model = _load(lambda: Qwen2_5_VLModel(Qwen2_5_VLConfig(**config.to_hf())), rows, "encoder.", tensors, drop="model.")
         hidden = model(

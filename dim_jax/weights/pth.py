@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError, listed
+from dim_jax.errors import InputError, first_line, listed
 from dim_jax.storage.paths import AnyPath, local_path
 from dim_jax.weights.files import DTYPES, check_file_type
 from dim_jax.weights.lazy import LazyTensors, from_loader
@@ -59,4 +59,4 @@ def open_pth(path: AnyPath) -> LazyTensors:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return first_line(error).rstrip(".")

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from dim_jax.datasets.construction.download import Downloads
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, first_line
 from dim_jax.storage.paths import resolve_within
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -34,7 +34,7 @@ def fetch_upstream(rule: Mapping[str, Any], folder: Path, settings: Mapping[str,
         try:
             snapshot_download(rule["repo"], repo_type="dataset", allow_patterns=rule.get("patterns"), local_dir=folder)
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise InputError(f"{rule['repo']}: cannot be downloaded ({str(error).splitlines()[0]}). Run the same command again.") from error
+            raise InputError(f"{rule['repo']}: cannot be downloaded ({first_line(error)}). Run the same command again.") from error
     for url in rule.get("archives", ()):
         path = folder / os.path.basename(unquote(urlsplit(url).path))
         if not path.exists():
