@@ -248,8 +248,8 @@ def test_a_record_that_is_damaged_while_training(tmp_path):
     options = {"data__source": str(folder), "data__mix__edit": "0.0", "data__mix__caption": "1.0"}
     code, text = run("nano_encoder", tmp_path / "none", 8, **options)
     assert code == 1
-    assert re.search(rf"{folder}/caption, train, row \d+: damaged", text), text
+    assert re.search(rf"{folder}/caption, train, row \d+: \S+: damaged", text), text
     code, text = run("nano_encoder", tmp_path / "one", 8, **options, data__bad_samples="1")
     assert code == 0, text
     (row,) = map(json.loads, (tmp_path / "one/bad_samples.jsonl").read_text().splitlines())
-    assert (row["source"], f"row {row['row']}: damaged" in row["error"]) == (f"caption:{folder}", True)
+    assert (row["source"], f"row {row['row']}: {path}: damaged" in row["error"]) == (f"caption:{folder}", True)

@@ -5,17 +5,21 @@ import itertools
 import json
 import pickle
 import shutil
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow_datasets as tfds
 
-from dim_jax.data.dataset import Dataset, Source, open_source
+from dim_jax.data.dataset import Dataset, Source, open_source, read_stats, write_stats
 from dim_jax.data.example import KINDS, SPLITS
 from dim_jax.data.pipeline import evenly_spaced_examples, make_plan, open_mixture
 from dim_jax.data.readers import PaintReader
+from dim_jax.data.records import new_records
 from dim_jax.datasets import prepare as preparing
 from dim_jax.datasets.layouts import layout_of, open_splits
 from dim_jax.datasets.prepare import prepare
@@ -24,7 +28,7 @@ from dim_jax.models.qwen import QwenConfig
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.processing.processor import Processor
 from tests.layout_fixtures import ROWS, TOKENIZER, Rows, captions, edits, emoji, gpt, image, png, prepared, ultra_edit
-from tests.painter_fixtures import dim, one_error
+from tests.painter_fixtures import dim, one_error, picture
 from tests.started import started
 
 RAW = {"dim_t2i": captions, "dim_edit": edits, "ultra_edit": ultra_edit, "sharegpt4o": gpt, "emoji": emoji}
@@ -176,6 +180,23 @@ def test_killed_prepare_resumes(tmp_path):
     same_examples(Rows(source), open_source(str(out), "edit", split="train", side=0))
 
 
+def test_ctrl_c_in_the_middle_of_a_shard(tmp_path):
+    """It goes to the run and to its workers: one line, and no half shard; the same call goes on."""
+    source, out = edits(tmp_path / "raw"), tmp_path / "out"
+    (source / "image/0.png").write_bytes(png(picture(1500, 1500)))  # decoded for every row: a shard takes seconds
+    rows = [json.dumps({"id": str(row), "source": "image/0.png", "target": "image/1.png", "prompt": "red"}) for row in range(60)]
+    (source / "tos_dataset_edit.jsonl").write_text("\n".join(rows))
+    command = ("prepare", str(source), str(out), "--shards", "2", "--workers", "2")
+    with started(tmp_path / "output", [sys.executable, "-m", "dim_jax.cli", *command]) as run:
+        run.wait_until(lambda: any(out.glob("edit/.*.partial")))
+        for process in (psutil.Process(run.process.pid), *psutil.Process(run.process.pid).children(recursive=True)):
+            process.send_signal(signal.SIGINT)
+        assert run.ended() == (130, "stopped by Ctrl-C\n")
+    assert [path.name for path in out.rglob("*train*")] == []
+    code, text = dim(*command[:-2])
+    assert (code, "59 rows of edit/train, 1 rows of edit/test" in text) == (0, True), text
+
+
 def test_without_the_packages_it_says_what_to_install(place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     message = r"needs the package tensorflow_datasets. Install it: pip install 'dim_jax\[data\]'"
@@ -221,12 +242,63 @@ def test_damaged_shards_are_refused(place, tmp_path):
     path.write_bytes(data)
     found = open_source(str(tmp_path / "out"), "edit", split="train", side=0)
     found[2]
-    with pytest.raises(InputError, match=r"out/edit, train, row 4: damaged .*sha256sum --check SHA256SUMS"):
+    with pytest.raises(
+        InputError, match=r"out/edit, train, row 4: .*edit-train.array_record-00001-of-00003: damaged .*sha256sum --check SHA256SUMS"
+    ):
         found[3]
-    path = tmp_path / "out/edit/train.stats.npz"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"train.stats.npz: cannot be read"):
-        open_source(str(tmp_path / "out"), "edit", split="train", side=0).rules()
+
+
+def records(*examples: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.unlink()
+        with new_records(path) as file:
+            for example in examples:
+                file.write(example)
+
+    return write
+
+
+def text(old: str, new: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        content = path.read_text()
+        assert old in content
+        path.write_text(content.replace(old, new))
+
+    return change
+
+
+def fewer_rules(path: Path) -> None:
+    stored = read_stats(path)
+    write_stats(path, stored._replace(rule=stored.rule[:3]))
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "says"),
+    [
+        # Cut off where a block ends: ArrayRecord counts rows, and raises an error without a text when one is read.
+        ("edit-train.array_record-00001-of-00003", lambda path: path.write_bytes(path.read_bytes()[: 2**15]), "damaged"),
+        ("edit-train.array_record-00001-of-00003", records(b"one"), "has 1 rows, but dataset_info.json says 4"),
+        ("edit-train.array_record-00001-of-00003", records(b"", b"", b"", b""), "row 4: its record in .*is not an example"),
+        ("dataset_info.json", text('"4"', '"-4"'), r"dataset_info.json: has 3 files of train with \[3, -4, -4\] rows"),
+        ("dataset_info.json", lambda path: path.write_text(""), r"dataset_info.json or features.json cannot be read"),
+        ("features.json", text("text_feature.Text", "text_feature.Tex"), r"cannot be read \(Unrecognized FeatureConnector"),
+        ("features.json", text('"source"', '"before"'), "has no source"),
+        ("train.stats.npz", fewer_rules, "train.stats.npz: cannot be read .*one for each row"),
+    ],
+)  # fmt: skip
+def test_a_prepared_data_set_that_disagrees_with_itself(place, tmp_path, name, harm, says):
+    """Each is one line that names the data set and its file, before anything is trained on it."""
+    shutil.copytree(place / "dim_edit-prepared", tmp_path / "out")
+    harm(tmp_path / "out/edit" / name)
+
+    def read() -> None:
+        found = open_source(str(tmp_path / "out"), "edit", split="train", side=0)
+        found.rules()
+        list(map(found.__getitem__, range(len(found))))
+
+    with pytest.raises(InputError, match=f"out/edit.*({says})") as caught:
+        read()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_mixture_and_its_plan(place):

@@ -13,7 +13,6 @@ import json
 import zipfile
 import zlib
 from functools import cached_property, lru_cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,16 +20,19 @@ from jaxtyping import Int
 from PIL import Image
 
 from dim_jax.data.example import KINDS, Example, Kind, LazyImage, RawExample, Split, Texts
+from dim_jax.data.records import Records
 from dim_jax.data.row_stats import COLUMNS, Countable, RowStats
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
-from dim_jax.errors import InputError, require_packages
+from dim_jax.errors import InputError, first_line, require_packages
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.processing.pictures import read_picture
 from dim_jax.storage.folders import new_file
 from dim_jax.storage.local_cache import cached_path, check_disk_space
-from dim_jax.storage.paths import AnyPath, as_path, entries
+from dim_jax.storage.paths import AnyPath, as_path, entries, resolve_within
 
 INFO = "dataset_info.json"
+TEXTS, PICTURES = ("key", "rule", "blueprint"), ("source", "target")  # fields of an example; and `texts`, a list
+AGAIN = "`sha256sum --check SHA256SUMS` beside it names damaged files. Copy or prepare the data set again."
 SMALL_PICTURE_BYTES = 2**14  # bytes; smaller picture files are decoded once and cached, since the same pictures are in many edits
 CACHED_PICTURES = 16_384  # in each process: 200 MB if they have 64 x 64 pixels
 
@@ -89,22 +91,27 @@ class Dataset:
     def __init__(self, folder: AnyPath, split: str):
         require_packages("tensorflow_datasets", "importlib_resources", "array_record", extra="data", feature="A data set")
         import tensorflow_datasets as tfds
+        from google.protobuf.message import DecodeError
 
+        self._unreadable = (ValueError, KeyError, TypeError, AttributeError, IndexError, DecodeError)  # what TFDS raises for a record
         self._folder, self._split = folder, split
-        builder = tfds.builder_from_directory(_local_metadata(folder))
-        self._record = lru_cache(maxsize=2)(self._read)
-        features: Any = builder.info.features
-        if missing := [name for name in ("key", "texts", "target") if name not in features]:
-            raise InputError(f"{folder}: has no {', '.join(missing)}. Give a data set that `dim prepare` made.")
-        self._files, self._ends, self._records = list[AnyPath](), np.zeros(1, np.int64), ()
-        if split not in builder.info.splits:  # none of its rows can be used
+        self._record, self._shard = lru_cache(maxsize=2)(self._read), lru_cache(maxsize=None)(self._open_shard)
+        info = _read_info(folder)
+        self._features: Any = info.features
+        _check_features(self._features, folder)
+        self._skip = {name: tfds.decode.SkipDecoding() for name in PICTURES if name in self._features}
+        self._files, self._ends = list[AnyPath](), np.zeros(1, np.int64)  # _ends: the rows of a file end before it, after a 0
+        if split not in info.splits:  # none of its rows can be used
             return
-        info = builder.info.splits[split]
-        self._files = [folder / name for name in sorted(info.filenames)]
-        self._ends = np.cumsum(info.shard_lengths)
+        try:
+            lengths = np.array(info.splits[split].shard_lengths, np.int64)
+            self._files = [resolve_within(folder, name) for name in sorted(info.splits[split].filenames)]
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{folder / INFO}: the files of {split} cannot be read from it ({error}). {AGAIN}") from error
+        if len(lengths) != len(self._files) or (lengths < 0).any():
+            raise InputError(f"{folder / INFO}: has {len(self._files)} files of {split} with {lengths.tolist()} rows. {AGAIN}")
+        self._ends = np.cumsum([0, *lengths])
         check_disk_space(self._files)
-        skip = {name: tfds.decode.SkipDecoding() for name in ("source", "target") if name in features}
-        self._records: Any = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -115,12 +122,14 @@ class Dataset:
     def raw(self, index: int) -> RawExample:
         """An example with its pictures as undecoded files."""
         row, where = self._record(index), self._location(index)
-        pictures = {name: LazyImage(f"{where}, {name}", partial(row.__getitem__, name)) for name in ("source", "target") if name in row}
+        pictures = {name: LazyImage(f"{where}, {name}", partial(row.__getitem__, name)) for name in PICTURES if name in row}
         try:
-            key, rule, blueprint = (row[name].decode() if name in row else "" for name in ("key", "rule", "blueprint"))
+            key, rule, blueprint = (row[name].decode() if name in row else "" for name in TEXTS)
             texts = tuple(text.decode() for text in row["texts"])
         except UnicodeDecodeError as error:
             raise InputError(f"{where}: a text is not UTF-8 ({error}). Leave the row out (data.bad_samples).") from error
+        if not any(text.strip() for text in (*texts, blueprint)):
+            raise InputError(f"{where}: has no text. Leave the row out (data.bad_samples).")
         return RawExample(key, texts, blueprint or None, pictures.get("source"), pictures["target"], rule)
 
     def row_texts(self, index: int) -> Texts:
@@ -153,14 +162,29 @@ class Dataset:
     def _read(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"{self._location(index)}: there are {len(self)}.")
-        cached_path(self._files[int(np.searchsorted(self._ends, index, "right"))])
+        number = int(np.searchsorted(self._ends, index, "right")) - 1
+        records = self._shard(number)
         try:
-            return self._records[index]
-        except RuntimeError as error:
+            record = records[index - int(self._ends[number])]
+        except InputError as error:
+            raise InputError(f"{self._location(index)}: {error}") from error
+        try:
+            row = self._features.deserialize_example_np(record, decoders=self._skip)
+            for name in set(self._features) & {"texts", *TEXTS, *PICTURES}:  # TFDS takes numbers for bytes, and a missing field for None
+                if not all(isinstance(value, bytes) for value in (row[name] if name == "texts" else [row[name]])):
+                    raise TypeError(f"{name} is missing, or of another type")
+        except self._unreadable as error:
             raise InputError(
-                f"{self._location(index)}: damaged ({str(error).splitlines()[0]}). `sha256sum --check SHA256SUMS` there "
-                "names the file. Copy or prepare it again."
+                f"{self._location(index)}: its record in {records.path.name} is not an example with the fields of features.json "
+                f"({first_line(error)}). {AGAIN}"
             ) from error
+        return row
+
+    def _open_shard(self, number: int) -> Records:
+        records = Records(self._files[number], missing=AGAIN, damaged=AGAIN)
+        if len(records) != (expected := int(self._ends[number + 1] - self._ends[number])):
+            raise InputError(f"{records.path}: has {len(records)} rows, but {INFO} says {expected}. {AGAIN}")
+        return records
 
     def _location(self, index: int) -> str:
         return f"{self._folder}, {self._split}, row {index + 1}"
@@ -188,17 +212,54 @@ def read_stats(path: AnyPath) -> SplitStats:
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            rows = RowStats(*(file[name] for name in COLUMNS))
-            return SplitStats(rows, tuple(json.loads(str(file["rules"]))), file["rule"], str(file["tokenizer"]))
+            rows, rules, rule = RowStats(*(file[name] for name in COLUMNS)), json.loads(str(file["rules"])), file["rule"]
+            numbers = (*(getattr(rows, name) for name in COLUMNS), rule)
+            if any(column.dtype.kind != "i" or column.shape != (len(rule),) or (column < 0).any() for column in numbers):
+                raise ValueError("columns are whole numbers, one for each row, and not negative")
+            if ((rows.width > 0) != (rows.height > 0)).any():
+                raise ValueError("a picture has no height, or no width")
+            if not isinstance(rules, list) or not all(isinstance(name, str) for name in rules) or rule.max(initial=-1) >= len(rules):
+                raise ValueError("rules are texts, and each row has the number of one")
+            return SplitStats(rows, tuple(rules), rule, str(file["tokenizer"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}). Copy the data set again, or prepare it again.") from error
 
 
-def _local_metadata(folder: AnyPath) -> Path:
-    """The folder for TFDS to open. For a bucket: a local folder with copies of the JSON files; records will be copied beside them."""
+def _read_info(folder: AnyPath) -> Any:
+    """The DatasetInfo of TFDS. Of a bucket the JSON files are copied to this machine.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError
+
     for path in entries(folder, "*.json"):
         cached_path(path)
-    return cached_path(folder / INFO).parent
+    try:
+        return tfds.builder_from_directory(cached_path(folder / INFO).parent).info
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, ParseError) as error:
+        raise InputError(f"{folder}: {INFO} or features.json cannot be read ({first_line(error)}). {AGAIN}") from error
+
+
+def _check_features(features: Any, folder: AnyPath) -> None:
+    """Refuse a data set whose examples have other fields.
+
+    Raises:
+        InputError: names the fields that are missing, or of another type.
+    """
+    from tensorflow_datasets.core.features import FeaturesDict, Image, Sequence, Text
+
+    if not isinstance(features, FeaturesDict):
+        raise InputError(f"{folder}: its examples have no fields. Give a data set that `dim prepare` made.")
+    needed = ("key", "texts", "target", *(("source",) if folder.name == "edit" else ()))
+    if missing := [name for name in needed if name not in features]:
+        raise InputError(f"{folder}: has no {', '.join(missing)}. Give a data set that `dim prepare` made.")
+    kinds = dict.fromkeys(TEXTS, Text) | dict.fromkeys(PICTURES, Image) | {"texts": Sequence}
+    texts: Any = features["texts"]
+    wrong = [name for name, kind in kinds.items() if name in features and type(features[name]) is not kind]
+    if wrong or not isinstance(texts.feature, Text):
+        raise InputError(f"{folder / 'features.json'}: {', '.join(wrong or ['texts'])}: of another type than `dim prepare` writes. {AGAIN}")
 
 
 def _decode(image: LazyImage) -> Image.Image:

@@ -26,7 +26,7 @@ from dim_jax.data.readers import Reader, buckets
 from dim_jax.data.row_stats import RowStats, count_rows
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.data.workers import exit_with_parent
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, listed
 from dim_jax.processing.buckets import nearest_bucket
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.rng import stream as random_stream
@@ -133,6 +133,8 @@ def make_plan(
     """
     components = []
     for member in mixture:
+        if not len(member.source):
+            raise InputError(f"{member.name}: has no rows to train on. Prepare another data set, or set its weight in data.mix to 0.")
         rows = np.arange(len(member.source))
         if balance:
             rows = np.repeat(rows, repeats_per_row(member.source.rules(), balance))
@@ -217,8 +219,11 @@ class Loader:
         planned = self.plan.batch_at(step)
         bad: list[BadSample] = []
         samples: list[Any] = [self._sample(step, index, planned, bad) for index in self.batch_indices.tolist()]
-        bucket = buckets(self.reader)[planned.bucket]
-        return LoadedBatch(tuple(sample.key for sample in samples), self.reader.collate(samples, bucket, self.batch_indices), tuple(bad))
+        bucket, keys = buckets(self.reader)[planned.bucket], tuple(sample.key for sample in samples)
+        try:
+            return LoadedBatch(keys, self.reader.collate(samples, bucket, self.batch_indices), tuple(bad))
+        except InputError as error:  # such as a row that is longer than its data set says
+            raise InputError(f"{self.mixture[planned.component].name}, one of {listed(keys, limit=3)}: {error}") from error
 
     def _sample(self, step: int, index: int, planned: PlannedBatch, bad: list[BadSample]) -> Any:
         """The sample at an index of the global batch; its random numbers depend on seed, step and index."""

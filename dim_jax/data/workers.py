@@ -5,19 +5,45 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 PoolT = TypeVar("PoolT", bound=Executor)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_interrupted: Any = None  # in a worker: the event that its pool sets after an interrupt
 
 
-def process_pool(
-    workers: int, initializer: Callable[..., None] | None = None, *arguments: Any
-) -> AbstractContextManager[ProcessPoolExecutor]:
-    """Worker processes that first call `initializer(*arguments)`; after an error, waiting tasks are cancelled."""
-    return cancelling(ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _initialize, (initializer, arguments)))
+@contextmanager
+def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes. After an error waiting tasks are cancelled; after Ctrl-C or SIGTERM those that were begun end as well, at their
+    next `check_interrupted`."""
+    context = multiprocessing.get_context("spawn")
+    interrupted = context.Event()
+    with cancelling(ProcessPoolExecutor(workers, context, _initialize, (interrupted,))) as pool:
+        # They start with signals blocked, and ignore them from `_initialize` on: until then one would end them with a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            for _ in range(workers):
+                pool.submit(int)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            interrupted.set()
+            raise
+
+
+def check_interrupted() -> None:
+    """Called between the steps of a long task: ends it in a worker whose pool was interrupted.
+
+    Raises:
+        KeyboardInterrupt: the run that started this worker ends.
+    """
+    if _interrupted is not None and _interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -31,10 +57,11 @@ def cancelling(pool: PoolT) -> Iterator[PoolT]:
             raise
 
 
-def _initialize(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+def _initialize(interrupted: Any) -> None:
+    global _interrupted
+    _interrupted = interrupted
     exit_with_parent(0, 0)
-    if initializer is not None:
-        initializer(*arguments)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def exit_with_parent(worker: int, workers: int) -> None:
@@ -43,7 +70,7 @@ def exit_with_parent(worker: int, workers: int) -> None:
     Signals that go to all processes of a job are ignored, since the run needs data until it has saved. A killed run cannot end its
     workers, so they wait for its end.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_after_parent, daemon=True).start()
 

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from dim_jax.data.example import Kind, LazyImage, RawExample, Texts
 from dim_jax.data.records import new_records
 from dim_jax.data.row_stats import COLUMNS, RowStats, token_counts
+from dim_jax.data.workers import check_interrupted
 from dim_jax.datasets.layouts import SplitRows, open_splits
 from dim_jax.datasets.statistics import DatasetStatistics
 from dim_jax.errors import InputError
@@ -105,6 +106,7 @@ def write_shard(shard: Shard) -> None:
     with new_file(shard.path) as scratch:
         with new_records(scratch) as file:
             for number in range(shard.start, shard.stop):
+                check_interrupted()
                 try:
                     row = opened.raw(number)
                     images = _images(row)
