@@ -303,15 +303,22 @@ def test_non_picture_file_is_refused(tmp_path):
             open_picture(tmp_path / "not.png")
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tif", "a.gif"])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tif", "a.gif", "a.avif", "a.ico", "a.jp2"])
 def test_truncated(tmp_path, name):
+    """Whatever begins as a picture is told to be damaged."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / name)
     data = (tmp_path / name).read_bytes()
-    for kept in (len(data) // 20, len(data) // 2, len(data) * 9 // 10):
+    for kept in (16, 40, len(data) // 20, len(data) // 2, len(data) * 9 // 10):
         (tmp_path / name).write_bytes(data[:kept])
-        with pytest.raises(InputError, match=rf"{name}: (the picture is damaged|not a picture)"):
+        with pytest.raises(InputError, match=f"{name}: the picture is damaged or cut off"):
             open_picture(tmp_path / name)
+
+
+def test_heic_is_named(tmp_path):
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    with pytest.raises(InputError, match=r"IMG_1\.HEIC: HEIC pictures cannot be read \(readable: PNG, .*Convert it to PNG or JPEG"):
+        open_picture(tmp_path / "IMG_1.HEIC")
 
 
 def test_too_large_is_refused_before_decoding(tmp_path):

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dim_jax.errors import InputError
-from dim_jax.processing.pictures import open_picture, read_header, strip_png_texts
+from dim_jax.processing.pictures import open_picture, read_header
+from dim_jax.processing.png_texts import strip_png_texts
 
 MIME_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 

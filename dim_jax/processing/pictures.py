@@ -4,6 +4,7 @@ Sizes of arrays are (height, width), sizes of PIL pictures (width, height).
 """
 
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -19,6 +20,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageFile
 
 from dim_jax.errors import InputError
+from dim_jax.processing.png_texts import strip_png_texts
 
 # Our limit: enough for a photograph of 108 megapixels, and at most about 2 GB while decoding.
 MAX_PIXELS = 2**27
@@ -28,6 +30,12 @@ MAX_ASPECT_RATIO = 200  # Qwen2.5-VL's own limit
 # Formats that are decoded. Not EPS (it would run Ghostscript), nor TGA (it has no signature, so any bytes may look like one).
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "ICO")
 READABLE_FORMATS = "PNG, JPEG, WebP, BMP, TIFF, GIF"
+# How files of a picture begin: a file that begins so and is of no format is damaged. HEIC is never read.
+BEGINNINGS = re.compile(
+    rb"(?P<PNG>\x89PNG)|(?P<JPEG>\xff\xd8\xff)|(?P<GIF>GIF8)|(?P<TIFF>II[*+]\0|MM\0[*+])|(?P<BMP>BM.{4}\0{4})|(?P<ICO>\0\0\x01\0[^\0])"
+    rb"|(?P<WebP>RIFF.{4}WEBP)|(?P<AVIF>.{4}ftypavi[fs])|(?P<HEIC>.{4}ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1))|(?P<JPEG_2000>\0{3}\x0cjP)",
+    re.DOTALL,
+)
 # Errors of Pillow's decoders for damaged files.
 DECODE_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, RuntimeError, IndexError, KeyError, TypeError, ArithmeticError),
@@ -48,11 +56,11 @@ TRANSPOSITIONS = {
 SIDEWAYS = (5, 6, 7, 8)
 UNKNOWN = 0  # an orientation that cannot be read; treated as 1
 
-PNG = b"\x89PNG\r\n\x1a\n"
-PNG_TEXTS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
-ORIENTATION_TEXTS = (b"XML:com.adobe.xmp", b"Raw profile type exif")  # texts in which Pillow looks for an orientation
-MAX_TEXT = 2**23  # bytes of all of these together, decompressed
 STRIP = 2**22  # pixels that are resized at once
+
+
+class UnreadableError(Exception):
+    """A picture of a format that is not read."""
 
 
 class Header(NamedTuple):
@@ -152,6 +160,8 @@ def _decoding(name: str) -> Iterator[None]:
             yield
     except InputError:
         raise
+    except UnreadableError as error:
+        raise InputError(f"{name}: {error} pictures cannot be read (readable: {READABLE_FORMATS}). Convert it to PNG or JPEG.") from error
     except Image.UnidentifiedImageError as error:
         raise InputError(f"{name}: not a picture that can be read (readable: {READABLE_FORMATS}). Convert it to PNG or JPEG.") from error
     except DECODE_ERRORS as error:
@@ -159,11 +169,13 @@ def _decoding(name: str) -> Iterator[None]:
 
 
 def _open_header(file: BufferedReader | BytesIO) -> ImageFile.ImageFile:
-    """The picture with its size, nothing decoded yet.
+    """The picture with its size, nothing decoded yet. Raises an `UnidentifiedImageError` for what is no picture.
 
     `Image.open` has a limit of pixels of its own, which is global and whose error does not name the size.
     """
     data = file.read()
+    if not data:
+        raise OSError("the file is empty")
     file, prefix = BytesIO(strip_png_texts(data)), data[:16]
     Image.init()
     for factory, accepts in (Image.OPEN[name] for name in FORMATS if name in Image.OPEN):
@@ -171,43 +183,13 @@ def _open_header(file: BufferedReader | BytesIO) -> ImageFile.ImageFile:
             if accepts is None or accepts(prefix) is True:
                 file.seek(0)
                 return factory(file, "")
-        except (SyntaxError, IndexError, TypeError, struct.error):  # as `Image.open`: not of this format
+        # As `Image.open`: not of this format; or an ICO whose picture is not.
+        except (SyntaxError, IndexError, TypeError, struct.error, Image.UnidentifiedImageError):
             continue
+    if begins := BEGINNINGS.match(data):
+        kind = str(begins.lastgroup).replace("_", " ")
+        raise UnreadableError(kind) if kind == "HEIC" else OSError(f"it begins as {kind}, but no {kind} can be read from it")
     raise Image.UnidentifiedImageError("no format fits")
-
-
-def strip_png_texts(data: bytes) -> bytes:
-    """The bytes of a picture's file; a PNG without its colour profile and texts, which are not used here.
-
-    Pillow refuses a picture if one of them has more than 1 MiB. Texts that may have an orientation stay, decompressed.
-    """
-    if not data.startswith(PNG):
-        return data
-    view, offset, budget, chunks = memoryview(data), len(PNG), MAX_TEXT, [memoryview(PNG)]
-    while offset + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, offset)
-        chunk = view[offset : offset + 12 + length]
-        offset += len(chunk)
-        if kind in PNG_TEXTS:
-            chunk = memoryview(_orientation_text(kind, bytes(chunk[8:-4]), budget))
-            budget -= len(chunk)
-        chunks.append(chunk)
-    return b"".join((*chunks, view[offset:]))
-
-
-def _orientation_text(kind: bytes, body: bytes, budget: int) -> bytes:
-    """A text of a PNG that may have an orientation, as an uncompressed chunk of at most about `budget` bytes; else b""."""
-    name, _, text = body.partition(b"\0")
-    if kind == b"iCCP" or name not in ORIENTATION_TEXTS or budget <= 0:
-        return b""
-    compressed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] == b"\1")
-    text = {b"tEXt": text, b"zTXt": text[1:], b"iTXt": text[2:].split(b"\0", 2)[-1]}[kind]
-    try:
-        text = zlib.decompressobj().decompress(text, budget) if compressed else text[:budget]
-    except zlib.error:
-        return b""
-    chunk = b"tEXt" + name + b"\0" + text
-    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
 def check_size(width: int, height: int, name: str) -> None:
