@@ -2,11 +2,11 @@
 
 On this machine, and on file systems that several machines share, the lock is the kernel's (flock), which ends with its process, also after
 a kill. In a bucket it is a lease: an object that its holder rewrites every `REFRESH` seconds, each time on condition that nobody else wrote
-it. Another run that finds a lease watches it. If nobody rewrites it for `STALE` seconds, its holder was killed, and the run takes it over;
-at once, if the holder was a process of this machine that has ended.
+it. Another run that finds a lease watches it. If nobody has rewritten it for `STALE` seconds, its holder was killed, and the run says so
+and takes it over; at once, if the holder was a process of this machine that has ended.
 
 A killed process leaves the file of its lock and what it was writing, both without a lock. The same command takes the lock over; whoever
-locks or writes anything else in that folder removes both.
+locks or writes anything else in that folder removes both. In a bucket, whoever locks something there removes leases that are stale.
 """
 
 import errno
@@ -19,9 +19,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,6 +151,7 @@ def remove(path: Path) -> None:
 def _lease(lock: AnyPath, output: AnyPath) -> Iterator[None]:
     lease, closed = _Lease(lock, output), threading.Event()
     lease.acquire()
+    lease.remove_stale()
     keeper = threading.Thread(target=lease.renew, args=(closed,), name="lease", daemon=True)
     keeper.start()
     try:
@@ -167,19 +170,30 @@ class _Lease:
 
     def acquire(self) -> None:
         """Raises InputError if another run rewrites it while this one watches."""
-        watched, since = None, 0.0
+        watched = None
         while True:
-            generation, holder = self._read()
-            if generation != watched:
-                if watched is not None and generation:
-                    raise _locked_error(self._output, holder)
-                watched, since = generation, time.monotonic()
-            if not generation or holder.has_exited() or time.monotonic() - since >= STALE:
+            generation, holder, age = self._read()
+            if generation != watched and watched is not None and generation:
+                raise _locked_error(self._output, holder)
+            if not generation or holder.has_exited() or age >= STALE:
                 if self._write(generation):
+                    if generation:
+                        print(f"{self._output}: {holder.name} was killed while it wrote here; going on in its place", file=sys.stderr)
                     return
-            elif time.monotonic() - since < 1:
-                print(f"{self._output}: held by {holder.name}; waiting {STALE:g} s to see whether it still writes to it", file=sys.stderr)
+            elif watched is None:
+                print(f"{self._output}: held by {holder.name}; waiting {STALE - age:.0f} s to see whether it still writes", file=sys.stderr)
+            watched = generation
             time.sleep(1)
+
+    def remove_stale(self) -> None:
+        """Remove the leases of killed runs beside this one."""
+        bucket, name = self._names
+        with suppress(InputError), storage_errors(self._path):  # they are in nobody's way
+            folder = name[: name.rfind("/") + 1]
+            headers, content = self._call("GET", "b/{}/o", bucket, prefix=f"{folder}.", delimiter="/")
+            for other in json.loads(content).get("items", ()):
+                if LOCK.fullmatch(other["name"].removeprefix(folder)) and other["name"] != name and _age(other, headers) >= STALE:
+                    self._call("DELETE", "b/{}/o/{}", bucket, other["name"], ifGenerationMatch=str(other["generation"]))
 
     def renew(self, closed: threading.Event) -> None:
         while not closed.wait(REFRESH):
@@ -192,14 +206,15 @@ class _Lease:
         with suppress(InputError), storage_errors(self._path):
             self._call("DELETE", "b/{}/o/{}", *self._names, ifGenerationMatch=str(self._generation))
 
-    def _read(self) -> tuple[int, "_Holder"]:
-        """Generation and content; generation 0: there is no lease."""
+    def _read(self) -> tuple[int, "_Holder", float]:
+        """Generation, content, and age in seconds; generation 0: there is no lease."""
         with storage_errors(self._path):
             try:
-                metadata = self._call("GET", "b/{}/o/{}", *self._names, json_out=True)
-                return int(metadata["generation"]), _Holder.read(file_system(self._path).cat_file(self._path))
+                headers, content = self._call("GET", "b/{}/o/{}", *self._names)
+                metadata = json.loads(content)
+                return int(metadata["generation"]), _Holder.read(file_system(self._path).cat_file(self._path)), _age(metadata, headers)
             except FileNotFoundError:
-                return 0, _Holder.read(b"")
+                return 0, _Holder.read(b""), 0.0
 
     def _write(self, generation: int) -> bool:
         """Replace the lease of this generation (0: none). False: somebody else wrote it."""
@@ -214,7 +229,7 @@ class _Lease:
             try:
                 self._generation = int(files.call("POST", address, data=body.encode(), headers=headers, **query)["generation"])
             except FileExistsError:  # another generation, perhaps our own: a request may be sent twice
-                self._generation, holder = self._read()
+                self._generation, holder, _ = self._read()
                 return holder == self._holder
         return True
 
@@ -225,6 +240,11 @@ class _Lease:
     def _names(self) -> tuple[str, str]:
         bucket, _, name = self._path.removeprefix(GS).partition("/")
         return bucket, name
+
+
+def _age(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> float:
+    """Seconds since an object was written, both by the clock of the bucket; up to a second less, as `Date` has whole seconds."""
+    return (parsedate_to_datetime(headers["Date"]).astimezone(UTC) - datetime.fromisoformat(metadata["updated"])).total_seconds()
 
 
 class _Holder(NamedTuple):
