@@ -262,6 +262,20 @@ def test_debug_in_a_process_of_its_own():
     assert done.stderr.splitlines()[-1].startswith("dim_jax.errors.InputError: none.png: there is no such file")
 
 
+def test_a_working_folder_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert one_error(dim("convert", str(tmp_path), "out")).startswith("error: The folder that this command was started in is gone.")
+
+
+def test_links_in_circles():
+    Path("loop").symlink_to("loop")
+    tiny_checkpoint(Path("tiny"))
+    assert "loop: there is no such file or folder" in one_error(dim("convert", "loop", "out"))
+    assert "loop exists" in one_error(dim("convert", "tiny", "loop"))
+
+
 def test_error_messages_are_one_line():
     """Neither wrapped, nor read as rich's markup, nor broken at a line break in a name."""
     name = "[bold]" + "long name " * 20 + "[/bold]\n2.png"

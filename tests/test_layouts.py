@@ -1,7 +1,11 @@
 """The published data sets in small, as they lie on disk: read by number, from folders and archives; what is missing or wrong is named."""
 
+import gzip
+import io
 import json
 import random
+import tarfile
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -87,6 +91,53 @@ def test_parts_that_are_missing(edits, endings, lost):
         assert f"part {endings[lost].removeprefix('.part')} is missing" in str(error.value)
     else:
         assert "download the missing ones" in str(error.value)
+
+
+def as_tar(path: Path) -> None:
+    tar(path, files("image/{}.png"), "w:")
+
+
+def as_gzip_of_two_members(path: Path) -> None:
+    as_tar(path)
+    data = path.read_bytes()
+    path.write_bytes(gzip.compress(data[:7000]) + gzip.compress(data[7000:]))
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("images.tar.gz", as_tar), ("images.tar", as_gzip_of_two_members), ("images.tgz", as_gzip_of_two_members)]
+)
+def test_an_archive_is_what_its_content_says(edits, tmp_path, name, make):
+    make(edits / name)
+    check_edits(Rows(edits, notes=tmp_path / "notes"), PROMPT)
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
+def test_an_archive_that_ends_early(edits, ending):
+    """Where tarfile sees an end: in a header, or where the data of gzip stop."""
+    tar(edits / f"images{ending}", files("image/{}.png"), "w:gz" if ending == ".tar.gz" else "w:")
+    data = (edits / f"images{ending}").read_bytes()
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        header = archive.getmembers()[9].offset
+    (edits / f"images{ending}").write_bytes(data[: header + 100 if ending == ".tar" else len(data) // 2])
+    with pytest.raises(InputError, match=rf"images{ending} is damaged or incomplete \(.*download the missing ones"):
+        Rows(edits)[0]
+
+
+def test_an_archive_that_is_not_read_is_named(edits):
+    (edits / "images.tar.xz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"Unpack images\.tar\.xz there: tar, tar\.gz and zip alone are read"):
+        Rows(edits)[0]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_of_one_character_or_two(edits, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    contents = files("image/{}.png")
+    contents[unicodedata.normalize(other, "image/é.png")] = contents.pop("image/2.png")
+    extract(edits, contents)
+    table = edits / "tos_dataset_edit.jsonl"
+    table.write_text(table.read_text().replace("image/2.png", unicodedata.normalize(form, "image/é.png")), encoding="utf-8")
+    assert Rows(edits)[1].source is not None
 
 
 def test_an_archive_that_was_extracted_is_not_read(cut_edits, tmp_path):

@@ -183,6 +183,7 @@ def main() -> None:
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     try:
+        _check_working_folder()
         app(args=arguments, prog_name="dim")
     except (InputError, OSError) as error:
         if "--debug" in arguments:
@@ -199,6 +200,13 @@ def main() -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:  # it names no file, wherever it is raised later
+        raise InputError("The folder that this command was started in is gone. Change to another one (cd).") from error
 
 
 def _print_line(message: str) -> None:

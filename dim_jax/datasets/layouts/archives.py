@@ -1,8 +1,8 @@
 """Pictures of a data set: files in its folder, or members of tar and zip archives there, which may be compressed and split into parts.
 
-An archive is read once from end to end to index its members (members.npz) and, if it is compressed, points where decompression can start
-(NAME.points, one every 16 MiB). Then each picture is read in place. In a bucket a picture is one request; in a compressed archive it is one
-for each 4 MiB from the last point on. A zip has a table of its members, each compressed by itself.
+An archive is read once from end to end to index its members (members.npz) and, if it is compressed by gzip, whatever its name says, points
+where decompression can start (NAME.points, one every 16 MiB). Then each picture is read in place. In a bucket a picture is one request; in
+a compressed archive it is one for each 4 MiB from the last point on. A zip has a table of its members, each compressed by itself.
 """
 
 import io
@@ -13,6 +13,7 @@ import posixpath
 import re
 import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,8 @@ from dim_jax.storage.local_cache import cached_path
 from dim_jax.storage.paths import AnyPath, entries, is_remote, read_errors, read_if_exists, resolve_within
 
 ARCHIVE = re.compile(r"(?P<name>.+\.(tar|tar\.gz|tgz|zip))(?P<part>\.part.*)?")
+UNREAD = re.compile(r".+\.(tar\.(bz2|xz|zst|lz4)|tbz2?|txz|7z|rar)(\.part.*)?")
+GZIP = b"\x1f\x8b"
 NUMBERED = re.compile(r"(?P<name>.+_part_)(?P<number>\d+)\.tar")
 MEMBERS = "members.npz"
 SPACING = 16 * 2**20
@@ -63,7 +66,11 @@ class ImageStore:
 
     def _read_any(self, name: str) -> bytes:
         path = resolve_within(self.folder, name)
-        readers = [partial(read_if_exists, path), partial(self._member, name)]
+        # Some machines decompose letters with accents in names of files: "é" is one character in a text and two there, or the reverse.
+        names = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
+        readers = [
+            reader for name in names for reader in (partial(read_if_exists, resolve_within(self.folder, name)), partial(self._member, name))
+        ]
         if is_remote(path) and _is_indexed(self.index_folder):
             readers.reverse()  # asking a bucket for a missing file takes as long as reading a member
         for reader in readers:
@@ -71,7 +78,11 @@ class ImageStore:
                 return data
         archives = _open_archives(self.folder, self.index_folder)
         if archives is None:
-            raise InputError(f"there is no {path}, and no archive in {self.folder}. Put the picture there, or the archives.")
+            unread = [entry.name for entry in entries(self.folder) if UNREAD.fullmatch(entry.name)]
+            remedy = (
+                f"Unpack {unread[0]} there: tar, tar.gz and zip alone are read." if unread else "Put the picture there, or the archives."
+            )
+            raise InputError(f"there is no {path}, and no archive in {self.folder}. {remedy}")
         raise InputError(f"there is no {path}, and {name} is in none of {archives.names}. Download what is missing.")
 
     def _member(self, name: str) -> bytes | None:
@@ -117,16 +128,16 @@ class TarArchive:
     def __init__(self, name: str, paths: list[AnyPath], index_folder: AnyPath):
         self.name, self.paths = name, paths
         self._file, self._points = ConcatenatedFile(paths), index_folder / f"{name}.points"
-        self._compressed = not name.endswith(".tar")
         self._buffer = REMOTE_BUFFER if is_remote(paths[0]) else BUFFER
 
     def members(self, links: Links) -> Iterator[tuple[str, int, int]]:
         """Name, offset and size of each file in it; at the end the points are written. Adds its links to `links`."""
         try:
             # Read as a stream: seeking between members would decompress the same data again and again.
+            stream: Any = self._open_gzip(None) if self._compressed else ConcatenatedFile(self.paths)
             with (
-                io.BufferedReader(ConcatenatedFile(self.paths), self._buffer) as file,
-                tarfile.open(fileobj=file, mode="r|gz" if self._compressed else "r:") as tar,
+                io.BufferedReader(stream, self._buffer) as file,
+                tarfile.open(fileobj=file, mode="r|" if self._compressed else "r:") as tar,
             ):
                 for member in tar:
                     if member.isfile():
@@ -135,11 +146,16 @@ class TarArchive:
                     elif member.islnk() or member.issym():
                         links[_normalize(member.name)] = member.islnk(), member.linkname
                     vars(tar)["members"] = []  # tarfile keeps all members otherwise
-            if self._compressed:
-                stream = self._open_gzip(None)
-                stream.build_full_index()
-                with new_file(self._points) as scratch:
-                    stream.export_index(str(scratch))
+                if self._compressed:
+                    stream.build_full_index()
+                # tarfile takes the end of the file for the end of the archive, also in the middle of a header or of compressed data.
+                stream.seek(tar.offset)
+                end = stream.read(tarfile.BLOCKSIZE)
+                if len(end) < tarfile.BLOCKSIZE and (end or self._compressed):
+                    raise EOFError("its end is missing")
+                if self._compressed:
+                    with new_file(self._points) as scratch:
+                        stream.export_index(str(scratch))
         except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
             raise _damaged(self, error) from error
 
@@ -151,6 +167,10 @@ class TarArchive:
         """
         with read_errors(self.paths[0]):
             return (self._indexed_gzip if self._compressed else self._file).pread(size, offset)
+
+    @cached_property
+    def _compressed(self) -> bool:
+        return self._file.pread(len(GZIP), 0) == GZIP
 
     @cached_property
     def _indexed_gzip(self) -> Any:
