@@ -45,6 +45,7 @@ RANKS = {
     "dim_jax.doctor": 9,
     "dim_jax.verify": 9,
     "dim_jax.serve": 10,
+    "dim_jax.web": 11,
     "dim_jax.train": 10,
     "dim_jax.caching": 10,
     "dim_jax.aot": 11,  # compiles the step of `train`
@@ -59,9 +60,11 @@ ENTRY_POINTS = {
     "dim_jax.doctor",
     "dim_jax.verify",
     "dim_jax.serve",
+    "dim_jax.web",
     "dim_jax.datasets",
 }  # imported by the command alone, and
-READERS = {("dim_jax.evals", "dim_jax.datasets")}  # a benchmark of our own is a data set that we made
+# A benchmark of our own is a data set that we made; the page shows the demo's examples, and paints as the server does.
+READERS = {("dim_jax.evals", "dim_jax.datasets"), ("dim_jax.web", "dim_jax.serve"), ("dim_jax.web", "dim_jax.demo")}
 
 
 def area(module: str) -> str:

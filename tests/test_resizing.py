@@ -38,7 +38,7 @@ def test_cover_crop_is_a_resize_and_a_crop(sizes, longer, higher, strip):
     else:
         scaled = (target_width, target_width * height // width)
     left, top = round((scaled[0] - target_width) / 2), round((scaled[1] - target_height) / 2)
-    wanted = image.resize(scaled, Image.Resampling.BILINEAR).crop((left, top, left + target_width, top + target_height))
+    wanted = resize(image, scaled, Image.Resampling.BILINEAR).crop((left, top, left + target_width, top + target_height))
     with mock.patch.object(pictures, "STRIP", strip):
         assert cover_crop(image, (target_height, target_width)).tobytes() == wanted.tobytes()
 

@@ -20,6 +20,7 @@ from dim_jax.cli.paint import Overwrite, Precision, edit, generate
 from dim_jax.cli.serve import serve
 from dim_jax.cli.train import cache, compile_step, require_training, train
 from dim_jax.cli.verify import verify
+from dim_jax.cli.web import web
 from dim_jax.console import open_console
 from dim_jax.errors import InputError
 from dim_jax.storage.disk import is_creatable
@@ -36,6 +37,7 @@ build_data.command("text")(build_text)
 app.command()(edit)
 app.command()(generate)
 app.command()(serve)
+app.command()(web)
 app.command()(design)
 app.command()(prepare)
 app.command()(cache)

@@ -71,8 +71,8 @@ def serve(
     if queue < limit_options.max_n:
         raise typer.BadParameter(f"it must hold the pictures of one request, --max-n {limit_options.max_n}.", param_hint="--queue")
     tokens = _tokens(token)
-    with _listen(host, port) as listener:
-        if not tokens and not _is_loopback(host):
+    with listen(host, port) as listener:
+        if not tokens and not is_loopback(host):
             typer.echo(f"warning: whoever reaches {host} may paint here. Ask for a token: --token FILE, or {TOKEN}.", err=True)
         from dim_jax.serve import blueprints
 
@@ -95,7 +95,7 @@ def serve(
         engine = Engine(partial(paint_requests, sampler), batch=batch, wait=wait_ms / 1000, queue=queue, writer=writer)
         service = Service(engine, ModelInfo.from_sampler(sampler), limit_options.limits(), tokens, writer and writer.name)
         log_to_stderr()
-        typer.echo(f"serving {sampler.name} at http://{_address(listener)}/v1", err=True)
+        typer.echo(f"serving {sampler.name} at http://{address(listener)}/v1", err=True)
         run(service, listener, grace)
 
 
@@ -112,7 +112,7 @@ def _tokens(file: Path | None) -> tuple[str, ...]:
     return tokens
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A socket that listens before anything is loaded: requests wait until the model is there."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -121,12 +121,12 @@ def _listen(host: str, port: int) -> socket.socket:
         raise InputError(f"{host}, port {port}: cannot listen there ({error.strerror}). Choose another --host or --port.") from error
 
 
-def _address(listener: socket.socket) -> str:
+def address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -85,6 +85,11 @@ class Engine:
         """How long so many take, by the speed of the last batches."""
         return pictures * statistics.median(list(self._speeds) or [UNMEASURED])
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the thread has ended, and nothing more is painted."""
+        return not self._thread.is_alive()
+
     def stop(self, grace: float | None = 0.0) -> bool:
         """Take nothing new, finish what is there within `grace` seconds (None: whatever it takes), and fail the rest with StoppedError.
 
@@ -96,7 +101,7 @@ class Engine:
             unfinished = list(self._open)
         for ticket in unfinished:
             self._finish(ticket, StoppedError())
-        return not self._thread.is_alive()
+        return self.stopped
 
     def _work(self) -> None:
         while rows := self.queue.take():

@@ -112,10 +112,10 @@ def edit_job(model: ModelInfo, limits: Limits, fields: EditFields, picture: byte
     """
     if not model.edits:
         raise ApiError(400, f"{model.name} paints from text alone. Use /v1/images/generations.", code="unsupported")
-    settings = _settings(model, limits, fields, image_guidance_scale=fields.image_guidance)
+    settings = read_settings(model, limits, fields, image_guidance_scale=fields.image_guidance)
     source, finish = read_upload(picture, "image", limits), _image
     if mask is None:
-        size = _size(model, limits, fields.size) or _nearest(source, settings, model)
+        size = read_size(model, limits, fields.size) or _nearest(source, settings, model)
     else:
         alpha = read_mask(mask, "mask", limits)
         if alpha.shape[::-1] != source.size:
@@ -132,8 +132,8 @@ def edit_job(model: ModelInfo, limits: Limits, fields: EditFields, picture: byte
 
 def generation_job(model: ModelInfo, limits: Limits, fields: Fields) -> PaintJob:
     """The job of a picture from text; errors as in `edit`."""
-    settings = _settings(model, limits, fields)
-    size = _size(model, limits, fields.size) or settings.size or (settings.resolution, settings.resolution)
+    settings = read_settings(model, limits, fields)
+    size = read_size(model, limits, fields.size) or settings.size or (settings.resolution, settings.resolution)
     return PaintJob(fields, _requests(fields, size, None), replace(settings, size=size), _image)
 
 
@@ -174,7 +174,8 @@ def _fit_to_mask(
     return frame.padded, lambda result: composite(source, frame.crop(result.image), opacity)
 
 
-def _settings(model: ModelInfo, limits: Limits, fields: Fields, **more: Any) -> Settings:
+def read_settings(model: ModelInfo, limits: Limits, fields: Fields, **more: Any) -> Settings:
+    """The model's settings with those of a request, and `more` that are not None, but for the size; errors as in `edit_job`."""
     if fields.model not in (None, model.name):
         message = f'There is no model "{fields.model}" here. Leave the model out, or name {model.name}.'
         raise ApiError(404, message, param="model", code="model_not_found")
@@ -190,8 +191,8 @@ def _settings(model: ModelInfo, limits: Limits, fields: Fields, **more: Any) -> 
     return replace(model.settings, **{name: value for name, value in changes.items() if value is not None})
 
 
-def _size(model: ModelInfo, limits: Limits, text: str | None) -> tuple[int, int] | None:
-    """(height, width) of a text such as "1024x768", which has the width first; None: the server chooses."""
+def read_size(model: ModelInfo, limits: Limits, text: str | None) -> tuple[int, int] | None:
+    """(height, width) of a text such as "1024x768", which has the width first; None: the server chooses. Errors as in `edit_job`."""
     if text in (None, "auto"):
         return None
     width, _, height = text.partition("x")

@@ -7,12 +7,25 @@ import socket
 import sys
 import threading
 from types import FrameType
+from typing import Protocol, runtime_checkable
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from dim_jax.serve.server import Service
+from dim_jax.serve.engine import Engine
 
 LAST_ANSWERS = 5  # seconds for what is still being sent when everything is painted
+
+
+@runtime_checkable
+class Service(Protocol):
+    """What is served: `server.Service`, or a page."""
+
+    engine: Engine
+
+    def app(self) -> ASGIApp:
+        """The ASGI application."""
+        ...
 
 
 class Server(uvicorn.Server):
@@ -21,7 +34,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service, grace: float):
         config = uvicorn.Config(
-            service.app(), log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=LAST_ANSWERS
+            service.app(), log_config=None, access_log=False, lifespan="auto", server_header=False, timeout_graceful_shutdown=LAST_ANSWERS
         )  # fmt: skip
         super().__init__(config)
         self._engine, self._grace, self._signal = service.engine, grace, 0
@@ -43,7 +56,7 @@ def log_to_stderr() -> None:
     """A line for each request, and the traceback of what failed; addresses of ours and statuses, nothing that a client sent."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    for name, level in (("dim_jax.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):
+    for name, level in (("dim_jax.serve", logging.INFO), ("dim_jax.web", logging.INFO), ("uvicorn.error", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.setLevel(level)
         logger.addHandler(handler)
