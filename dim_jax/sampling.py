@@ -143,7 +143,7 @@ class Sampler:
             with jax.sharding.use_abstract_mesh(self.sharding.mesh.abstract_mesh):
                 return function(*args, **kwargs)
 
-        return jax.jit(run, **options)
+        return jax.jit(run, compiler_options=self.sharding.compiler_options if self.sharding else None, **options)
 
     def _device_put(self, batch: Any) -> Any:
         """A batch of arrays for the compiled steps."""

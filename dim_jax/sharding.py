@@ -35,6 +35,9 @@ from dim_jax.weights.table import Shape
 Config = Any  # a ConfigDict; dim_jax.config would bring ml_collections, which who only paints need not have
 
 MESH_AXES = (*BATCH_AXES, "tensor")
+# A TPU's compiler would multiply by each part of a gathered parameter as it comes, and add to the result in memory each time: 16 devices
+# then move three times as much. MiB of parameters from which on it does.
+TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 # Arrays of a batch whose rows are not on their first axis, and where they are.
 BATCH_AXIS_BY_FIELD = {array.name: array.metadata[BATCH_AXIS] for array in fields(EncoderInputs) if BATCH_AXIS in array.metadata}
 
@@ -184,6 +187,11 @@ class Sharding:
     def num_batch_shards(self) -> int:
         """Over how many devices the rows of a batch are spread."""
         return math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+
+    @property
+    def compiler_options(self) -> dict[str, Any] | None:
+        """For `jax.jit` of programs on this mesh."""
+        return dict(TPU_OPTIONS) if self.mesh.devices.flat[0].platform == "tpu" else None
 
     @property
     def replicated(self) -> NamedSharding:

@@ -71,7 +71,8 @@ def make_train_step(config: Config, objective: Objective, sharding: Sharding, ab
 
     # The new state lies as the old one. Else the compiler would choose, and the second step would be another program than the first.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(train_step, out_shardings=(shardings, sharding.replicated), donate_argnums=0)
+    out_shardings = shardings, sharding.replicated
+    return jax.jit(train_step, out_shardings=out_shardings, donate_argnums=0, compiler_options=sharding.compiler_options)
 
 
 def main(

@@ -7,12 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from dim_jax.aot.compiling import has_edits
+from dim_jax.aot.compiling import abstract_batch, has_edits
+from dim_jax.aot.inference import painting_programs
 from dim_jax.aot.topology import Topology
 from dim_jax.config import read_config
 from dim_jax.errors import InputError
+from dim_jax.sharding import Sharding
+from dim_jax.training.config_guard import check_config
+from dim_jax.training.model_init import ModelInit
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +67,31 @@ def test_compile_reports_step_that_fits_memory(tmp_path):
     assert "HloModule" in kept.read_text()[:20]
 
 
+KERNEL = """
+from dim_jax.aot.topology import Topology
+Topology.parse("v5e:2x2").pretend()
+import jax, jax.numpy as jnp, numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, SingleDeviceSharding
+from dim_jax.models import fused
+from dim_jax.models.precision import exact_products
+for name in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"):
+    device = topologies.get_topology_desc(platform="tpu", topology_name=name).devices[0]
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.bfloat16, sharding=SingleDeviceSharding(device))
+    attend = exact_products(jax.checkpoint(lambda q, k, v: fused.attention(q, k, v, lengths=jnp.array([100])).sum()))
+    with jax.sharding.use_abstract_mesh(Mesh(np.array([device]), "data").abstract_mesh):
+        gradient = jax.jit(jax.grad(attend, (0, 1, 2))).lower(shape(1, 200, 4, 112), shape(1, 300, 2, 112), shape(1, 300, 2, 112))
+    print(name, gradient.compile().as_text().count("tpu_custom_call"))
+"""
+
+
+@libtpu
+def test_the_attention_kernel_compiles_for_every_tpu():
+    run = subprocess.run([sys.executable, "-c", KERNEL], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert [line.split()[1] for line in run.stdout.splitlines()] == ["2"] * 4  # forward and backward
+
+
 @libtpu
 def test_compile_refuses_step_over_memory():
     found = compile_tiny("v5e:2x2", sharding__fsdp="-1", data__lengths="(4096,)", data__batch_size="16384")
@@ -87,6 +117,19 @@ def test_compile_refuses_invalid_mesh(config, topology, mesh, reason):
     found = dim_compile(f"configs/{config}.py", topology, *options)
     assert found.returncode == 1
     assert reason in " ".join(found.stderr.split())
+
+
+def test_programs_of_painting_are_those_of_an_edit():
+    config = read_config(ROOT / "configs/nano_edit.py", {"data.batch_size": "2", "data.lengths": "(192,)", "data.source": "synthetic"})
+    model_init = ModelInit.open(config, check_config(config))
+    sharding = Sharding.open(config, model_init.model_config, jax.devices()[:1])
+    objective, batch = abstract_batch(config, model_init, sharding)
+    programs = {name: (lower().out_info, flops.model) for name, lower, flops in painting_programs(objective, sharding, batch)}
+    assert list(programs) == ["encoder", "source latents", "sampler", "picture"]
+    assert programs["encoder"][0][0].shape[1:3] == (2, 192)
+    assert programs["source latents"][0].shape == programs["sampler"][0].shape
+    assert programs["picture"][0].shape == (2, 64, 64, 3)
+    assert all(flops > 0 for _, flops in programs.values())
 
 
 @pytest.mark.parametrize(("config", "edits"), [("t2i", False), ("edit_stage2", True), ("nano_edit", True)])

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -29,6 +30,15 @@ def linear_attention(implementation, *arguments):
     return fused.normed_linear_attention(*arguments, **how, implementation=implementation)
 
 
+def softmax_attention(implementation, *arguments, lengths=None, causal=False):
+    lengths = None if lengths is None else jnp.asarray(lengths)
+    return fused.attention(*arguments, lengths=lengths, causal=causal, implementation=implementation)
+
+
+def heads(b, t, s, n, m, k):
+    return normal(b, t, n, k), normal(b, s, m, k, seed=1), normal(b, s, m, k, seed=2)
+
+
 def conv_arguments(b, h, w, f):
     return normal(b, h, w, 2 * f), normal(2 * f, seed=1), normal(3, 3, 2 * f, seed=2), normal(2 * f, seed=3)
 
@@ -45,6 +55,8 @@ CASES = [
     (linear_attention, attention_arguments(2, 35, 32)),
     (linear_attention, attention_arguments(1, 128, 48)),
     (linear_attention, attention_arguments(1, 129, 16)),
+    (partial(softmax_attention, lengths=(150, 5)), heads(2, 40, 150, 2, 2, 112)),  # keys that do not count, and that fill up a block
+    (partial(softmax_attention, causal=True), heads(1, 140, 140, 4, 2, 16)),
 ]
 
 
@@ -59,9 +71,10 @@ def test_a_kernel_computes_its_formula_and_the_gradient_of_it(operation, argumen
 
 
 def test_in_bfloat16_a_kernel_is_as_near_to_float32_as_its_formula():
-    for operation, arguments in (CASES[1], CASES[5]):
+    for operation, arguments in (CASES[1], CASES[5], CASES[7]):
         exact = operation("xla", *arguments)
-        errors = [jnp.abs(operation(how, arguments[0].astype(jnp.bfloat16), *arguments[1:]) - exact).mean() for how in ("interpret", "xla")]
+        half = [x.astype(jnp.bfloat16) if x.ndim == arguments[0].ndim else x for x in arguments]
+        errors = [jnp.abs(operation(how, *half) - exact).mean() for how in ("interpret", "xla")]
         assert errors[0] < 1.1 * errors[1]
 
 
@@ -90,10 +103,20 @@ def test_the_kernel_is_chosen_by_the_devices_that_the_program_is_for(monkeypatch
         assert fused._choose_implementation(half) == "xla"
 
 
+def test_attention_on_a_tpu_takes_the_kernel_in_bfloat16():
+    axes = (*layers.BATCH_AXES, "tensor")
+    q = jnp.zeros((1, 2, 3, 4), jnp.bfloat16)
+    assert fused._choose_attention(q) == "xla"
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 2, 2), axes, abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))):
+        assert fused._choose_attention(q) == "splash"
+        assert fused._choose_attention(q.astype(jnp.float32)) == "xla"
+        assert fused._choose_attention(q[:, :1]) == "xla"  # a token that is decoded
+
+
 ON_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
-from tests.test_fused import CASES
+from tests.test_fused import CASES, heads, softmax_attention
 from dim_jax.models.layers import BATCH_AXES
 for (operation, arguments), copies in ((CASES[0], 4), (CASES[4], 4), (CASES[4], 1)):
     arguments = jnp.concatenate([arguments[0]] * copies), *arguments[1:]  # 8 rows, or 2, which all devices compute
@@ -107,6 +130,15 @@ for (operation, arguments), copies in ((CASES[0], 4), (CASES[4], 4), (CASES[4], 
     assert found[0].sharding.is_fully_replicated == (copies == 1), found[0].sharding
     for one, other in zip(found, expected):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+mesh = Mesh(np.array(jax.devices()).reshape(1, 2, 2, 2), (*BATCH_AXES, "tensor"), axis_types=(AxisType.Auto,) * 4)
+arguments = heads(4, 20, 20, 4, 2, 16)  # rows over four pairs of devices, heads over each pair
+attend = lambda *a: softmax_attention("interpret", *a, lengths=(20, 3, 1, 7))
+expected = jax.jit(attend)(*arguments)
+with jax.set_mesh(mesh):
+    found = jax.jit(attend)(*jax.device_put(arguments, NamedSharding(mesh, P(BATCH_AXES, None, "tensor"))))
+assert found.sharding.shard_shape(found.shape) == (1, 20, 2, 16), found.sharding
+np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 print("equal")
 """
 

@@ -118,6 +118,8 @@ ENTRY %main (x: f32[256], which: pred[], table: f32[512,256]) -> f32[256] {
   %table = f32[512,256]{1,0:T(8,128)} parameter(2)
   %ahead = ((f32[512,256]{1,0:T(8,128)}), f32[1,256]{1,0:T(1,128)S(1)}, s32[]{:S(2)}) slice-start(%table), slice={[3:4], [0:256]}
   %there = f32[1,256]{1,0:T(1,128)S(1)} slice-done(%ahead)
+  %kernel = f32[2,256]{1,0} custom-call(%x), custom_call_target="tpu_custom_call"
+  %room = f32[512,256]{1,0} custom-call(), custom_call_target="AllocateBuffer"
   %zero = s32[] constant(1)
   %first = s32[] copy(%zero)
   %begin = (s32[], f32[256]{0}, pred[]) tuple(%first, %x, %which)
@@ -142,7 +144,7 @@ def test_a_loop_whose_counter_is_copied():
 def test_what_is_sliced_counts_as_the_slice_and_fast_memory_not():
     in_the_loop = 8 * 1024 + 1024  # the broadcast is written, a row of it read; results and branches are in fast memory
     branch = 2 * 1024  # the permutation itself does not say where its arrays lie
-    before = 1024 + 8  # a row of the table is fetched, a scalar copied
+    before = 1024 + 8 + 3 * 1024  # a row of the table is fetched, a scalar copied, and a kernel reads a row and writes two
     assert hlo.bytes_moved(hlo.Program.parse(PROGRAM)) == pytest.approx(4 * (in_the_loop + branch) + before, abs=100)
 
 

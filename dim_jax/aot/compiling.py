@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding
 from rich.console import Console
 
 from dim_jax.aot import hlo
+from dim_jax.aot.inference import painting_programs
 from dim_jax.aot.roofline import Roofline
 from dim_jax.aot.topology import Topology
 from dim_jax.config import Config
@@ -47,13 +48,13 @@ DOES_NOT_FIT = (
 )
 
 
-def main(config: Config, topology: Topology, console: Console, *, hlo_file: Path | None = None) -> None:
+def main(config: Config, topology: Topology, console: Console, *, hlo_file: Path | None = None, inference: bool = False) -> None:
     """Compile, and print parameters, the bytes on each device, what a step computes and sends, and the time that it takes at least.
-    `hlo_file` gets the compiled program's text.
+    `hlo_file` gets the compiled program's text. `inference`: the programs of painting instead, one after another (`aot.inference`).
 
     Raises:
         InputError: libtpu is missing or does not know the topology; the config does not hold together or does not divide over the mesh; or
-            the step takes more memory than a device has.
+            a program takes more memory than a device has.
     """
     print_line = partial(console.out, highlight=False)
     config = deepcopy(config)
@@ -65,17 +66,28 @@ def main(config: Config, topology: Topology, console: Console, *, hlo_file: Path
     sharding = Sharding.open(config, model_init.model_config, devices)
     mesh = " x ".join(f"{axis} {size}" for axis, size in sharding.mesh.shape.items())
     print_line(f"{topology.name}: {len(devices)} devices of {chip.memory / GIB:.0f} GiB as {mesh}")
-    objective, batch = _abstract_batch(config, model_init, sharding)
+    objective, batch = abstract_batch(config, model_init, sharding)
+    tokens = f", {config.data.lengths[0]} tokens" if objective.processor else ""
+    pixels = config.data.resolution
+    batch_line = f"batch: {config.data.batch_size} rows of {pixels} x {pixels} pixels{tokens}"
+    if inference:
+        print_line(batch_line)
+        for name, lower, flops in painting_programs(objective, sharding, batch):
+            print_line(f"\n{name}")
+            _compile(lower, flops, chip, hlo_file and hlo_file.with_stem(f"{hlo_file.stem}_{name.replace(' ', '_')}"), print_line)
+        return
     state, (frozen, _) = abstract_state(config, objective.model_config, sharding), abstract_frozen(objective, sharding)
     num_trainable, num_frozen = (sum(leaf.size for leaf in params.values()) for params in (state.params, frozen))
     print_line(f"{config.objective}: {num_trainable:,} parameters learn, {num_frozen:,} are frozen")
-    tokens = f", {config.data.lengths[0]} tokens" if objective.processor else ""
-    pixels = config.data.resolution
-    print_line(f"batch: {config.data.batch_size} rows of {pixels} x {pixels} pixels{tokens}")
+    print_line(batch_line)
+    step = make_train_step(config, objective, sharding, state)
+    _compile(lambda: step.lower(state, frozen, batch), step_flops(config, objective.model_config, batch), chip, hlo_file, print_line)
 
+
+def _compile(lower: Callable[[], Any], flops: StepFlops, chip: Chip, hlo_file: Path | None, print_line: PrintLine) -> None:
     since = time.perf_counter()
     try:
-        compiled = make_train_step(config, objective, sharding, state).lower(state, frozen, batch).compile()
+        compiled = lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -85,7 +97,7 @@ def main(config: Config, topology: Topology, console: Console, *, hlo_file: Path
     if hlo_file is not None:
         hlo_file.write_text(text)
     peak = _print_memory(compiled.memory_analysis(), chip, print_line)
-    _print_time(step_flops(config, objective.model_config, batch), hlo.Program.parse(text), chip, print_line)
+    _print_time(flops, hlo.Program.parse(text), chip, print_line)
     print_line(f"compiled in {seconds:.0f} s")
     if peak > chip.memory:
         raise InputError(f"{DOES_NOT_FIT} (Its peak is {peak / GIB:.1f} GiB.)")
@@ -107,7 +119,8 @@ def _print_memory(memory: Any, chip: Chip, print_line: PrintLine) -> int:
 def _print_time(flops: StepFlops, program: hlo.Program, chip: Chip, print_line: PrintLine) -> None:
     """Print the FLOPs of a step by formula, the bytes that its program moves and sends, and the least time that follows."""
     parts = ", ".join(f"{part} {size / 1e12:.5g}" for part, size in flops.parts.items())
-    print_line(f"TFLOP of a step: {flops.model / 1e12:.5g} ({parts}), and {flops.recomputed / 1e12:.5g} recomputed")
+    again = f", and {flops.recomputed / 1e12:.5g} recomputed" if flops.recomputed else ""
+    print_line(f"TFLOP of a step: {flops.model / 1e12:.5g} ({parts}){again}")
     sent, moved = hlo.bytes_sent(program), hlo.bytes_moved(program)
     kinds = ", ".join(f"{kind} {size / 1e9:.4g}" for kind, size in sorted(sent.items())) or "nothing"
     print_line(f"each device sends, in GB: {kinds}")
@@ -130,7 +143,7 @@ def _devices(topology: Topology) -> Sequence[Any]:
         ) from error
 
 
-def _abstract_batch(config: Config, model_init: ModelInit, sharding: Sharding) -> tuple[Objective, Any]:
+def abstract_batch(config: Config, model_init: ModelInit, sharding: Sharding) -> tuple[Objective, Any]:
     """The objective and its abstract batch: the shapes of a synthetic example, with the batch size of the config."""
     source = Synthetic("edit" if has_edits(config) else "caption", config.data.resolution)
     online = deepcopy(config)

@@ -15,7 +15,8 @@ COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "coll
 SLICES = ("dynamic-slice", "slice", "gather")
 # Opcodes that move nothing: other names for arrays, and calls, whose computations are counted separately.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "partition-id", "replica-id"}
-FREE |= {"after-all", "opt-barrier", "async-start", "async-update", "custom-call"}  # (a custom call allocates or relabels)
+FREE |= {"after-all", "opt-barrier", "async-start", "async-update"}
+_KERNEL = 'custom_call_target="tpu_custom_call"'  # Pallas; any other custom call allocates or relabels
 _ASYNC_START = 'custom_call_target="AsyncCollectiveStart"'
 _NAME = re.compile(r"%([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+?(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
@@ -198,6 +199,8 @@ def bytes_moved(program: Program) -> int:
 
 def _instruction_bytes(program: Program, computation: Computation, instruction: Instruction) -> int:
     if instruction.opcode in FREE or instruction.opcode.endswith("-done"):
+        return 0
+    if instruction.opcode == "custom-call" and _KERNEL not in instruction.attributes:
         return 0
     operands = [computation[name].result for name in instruction.operands]
     if instruction.opcode == "fusion":

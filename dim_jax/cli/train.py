@@ -76,6 +76,7 @@ def compile_step(
     topology: Annotated[str, typer.Option(metavar="KIND:AxB", help="The slice, such as v5e:4x4; also v4, v5p, v6e, tpu7x.")],
     change: Change = None,
     hlo: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the compiled program's text (HLO).")] = None,
+    inference: Annotated[bool, typer.Option("--inference", help="Compile what painting a batch runs instead.")] = False,
 ) -> None:
     """Compile a training step for a TPU slice on any machine, and say whether it fits (exit code 1: it does not) and how long it takes."""
     from dim_jax.aot.topology import Topology
@@ -86,7 +87,7 @@ def compile_step(
     settings = _config(config, change or [], what="Compiling a training step")
     from dim_jax.aot import compiling
 
-    compiling.main(settings, target, open_console(stderr=False), hlo_file=hlo)
+    compiling.main(settings, target, open_console(stderr=False), hlo_file=hlo, inference=inference)
 
 
 def require_training(feature: str) -> None:

@@ -1,7 +1,9 @@
-"""The two operations of SANA with a kernel of their own: each in plain JAX and as a kernel, with a dispatcher.
+"""The operations with a kernel: each in plain JAX and as a kernel, with a dispatcher.
 
-The kernel runs on NVIDIA GPUs in half precision, plain JAX elsewhere and in float32. On a mesh every device runs the kernel on its own
-rows. Pallas' backend for Triton is deprecated since jax 0.11; without it plain JAX runs.
+SANA's gated convolution and linear attention have kernels for NVIDIA GPUs in half precision, softmax attention has one for TPUs in
+bfloat16 (on GPUs `layers.attention` takes cuDNN's); plain JAX runs elsewhere and in float32. On a mesh every device runs the kernel on its
+own rows. Pallas' backend for Triton is deprecated since jax 0.11, and kernels for TPUs are part of jax.experimental; without them plain
+JAX runs.
 """
 
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dim_jax.models import layers
 from dim_jax.models.float8 import Float8Linear
@@ -23,8 +25,12 @@ try:
     from dim_jax.models.kernels import linear_attention as linear_attention_kernel
 except ImportError:
     gated_conv_kernel = linear_attention_kernel = None
+try:
+    from dim_jax.models.kernels import splash_attention as splash_attention_kernel
+except ImportError:
+    splash_attention_kernel = None
 
-Implementation = Literal["xla", "triton", "interpret"]  # "interpret": the kernel step by step on any device, for tests
+Implementation = Literal["xla", "triton", "splash", "interpret"]  # "interpret": the kernel step by step on any device, for tests
 
 
 def gated_conv(
@@ -83,6 +89,38 @@ def normed_linear_attention(
         y.reshape(*y.shape[:2], -1, head_dim) for y in (layers.rms_norm(q, q_scale, norm_eps), layers.rms_norm(k, k_scale, norm_eps), v)
     )
     return layers.linear_attention(q, k, v, eps=eps).reshape(*qkv.shape[:2], -1)
+
+
+def attention(
+    q: Float[Array, "b t n k"],
+    k: Float[Array, "b s m k"],
+    v: Float[Array, "b s m k"],
+    *,
+    lengths: Int[Array, " b"] | None = None,
+    causal: bool = False,
+    implementation: Implementation | None = None,
+) -> Float[Array, "b t n k"]:
+    """`layers.attention`, which says what it computes; on a TPU by the splash kernel."""
+    chosen = implementation or _choose_attention(q)
+    if chosen == "xla":
+        return layers.attention(q, k, v, lengths=lengths, causal=causal)
+    assert splash_attention_kernel is not None
+    interpret, kernel = chosen == "interpret", splash_attention_kernel.attention
+
+    def run(q: Array, k: Array, v: Array, *lengths: Array) -> Array:
+        return kernel(q, k, v, lengths[0] if lengths else None, causal, interpret)
+
+    arrays = q, k, v, *(() if lengths is None else (lengths,))
+    if jax.sharding.get_abstract_mesh().size <= 1:
+        return run(*arrays)
+    heads = layers.heads_spec(q, k)
+    specs = heads, heads, heads, *(() if lengths is None else (PartitionSpec(heads[0]),))
+    return jax.shard_map(run, in_specs=specs, out_specs=heads, check_vma=False)(*arrays)
+
+
+def _choose_attention(q: Array) -> Implementation:
+    flash = splash_attention_kernel is not None and layers.platform() == "tpu"
+    return "splash" if flash and q.dtype == jnp.bfloat16 and q.shape[1] > 1 else "xla"
 
 
 def _choose_implementation(x: Array) -> Implementation:

@@ -146,18 +146,21 @@ def linear_attention(
     return (numerator / (denominator[..., None] + eps)).astype(dtype)
 
 
-def _spread_alike(*arrays: Shaped[Array, "b _ _ k"]) -> list[Shaped[Array, "b _ _ k"]]:
-    """Queries, keys and values with rows and heads cut alike by the mesh that is set, as cuDNN's kernel asks.
+def heads_spec(*arrays: Shaped[Array, "b _ _ k"]) -> PartitionSpec:
+    """How queries, keys and values have their rows and heads cut alike by the mesh that is set, as kernels ask.
 
     The compiler would choose for each by itself, and two key heads are not cut as sixteen query heads are.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size <= 1:
-        return list(arrays)
-    rows = batch_spec(len(arrays[0]))
+    mesh, rows = jax.sharding.get_abstract_mesh(), batch_spec(len(arrays[0]))
     heads = HEAD_AXIS if HEAD_AXIS in mesh.axis_names and all(x.shape[2] % mesh.shape[HEAD_AXIS] == 0 for x in arrays) else None
-    spec = PartitionSpec(rows and rows[0], None, heads, None)
-    return [jax.lax.with_sharding_constraint(x, spec) for x in arrays]
+    return PartitionSpec(rows and rows[0], None, heads, None)
+
+
+def _spread_alike(*arrays: Shaped[Array, "b _ _ k"]) -> list[Shaped[Array, "b _ _ k"]]:
+    """Queries, keys and values, with rows and heads cut alike."""
+    if jax.sharding.get_abstract_mesh().size <= 1:
+        return list(arrays)
+    return [jax.lax.with_sharding_constraint(x, heads_spec(*arrays)) for x in arrays]
 
 
 def attention(

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dim_jax.errors import check
-from dim_jax.models import layers
+from dim_jax.models import fused, layers
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.precision import exact_products
 from dim_jax.models.qwen_layers import GatedMLP, frequencies, rms_norm, rotate
@@ -152,7 +152,7 @@ class QwenText(nnx.Module):
             x, keys, values = carry
             q, k, v = layer.qkv(x, angles)
             keys, values = keys.at[i, rows, slots].set(k[:, 0]), values.at[i, rows, slots].set(v[:, 0])
-            return (layer.output(x, layers.attention(q, keys[i], values[i], lengths=slots + 1)), keys, values), None
+            return (layer.output(x, fused.attention(q, keys[i], values[i], lengths=slots + 1)), keys, values), None
 
         carry = (x, cache.keys, cache.values)
         (x, keys, values), _ = layers.scan(self.layers, step, carry, jnp.arange(self.config.num_hidden_layers))
@@ -166,7 +166,7 @@ class QwenText(nnx.Module):
         def step(layer, x, _):
             x = layers.shard_batch(x)
             q, k, v = layer.qkv(x, angles)
-            x = layer.output(x, layers.attention(q, k, v, causal=True))
+            x = layer.output(x, fused.attention(q, k, v, causal=True))
             return x, select(x, k, v)
 
         x, outputs = layers.scan(self.layers, step, x)

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from dim_jax.errors import check
-from dim_jax.models import layers
+from dim_jax.models import fused, layers
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.precision import exact_products
 from dim_jax.models.qwen_layers import GatedMLP, frequencies, rms_norm, rotate
@@ -109,7 +109,7 @@ def full_attention(
     q: Float[Array, "i p n k"], k: Float[Array, "i p n k"], v: Float[Array, "i p n k"], inputs: EncoderInputs
 ) -> Float[Array, "i p n k"]:
     """Every patch attends to its picture."""
-    return layers.attention(q, k, v, lengths=_count(inputs.patch_mask))
+    return fused.attention(q, k, v, lengths=_count(inputs.patch_mask))
 
 
 def window_attention(

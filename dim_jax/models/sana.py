@@ -110,7 +110,7 @@ class CrossAttention(nnx.Module):
         self, x: Float[Array, "b l d"], keys: Float[Array, "b t n k"], values: Float[Array, "b t n k"], mask: Bool[Array, "b t"]
     ) -> Float[Array, "b l d"]:
         q = _heads(self.q_norm(checkpoint_name(self.q_linear(x), "q")), self.head_dim)
-        y = layers.attention(q, keys, values, lengths=mask.sum(1))
+        y = fused.attention(q, keys, values, lengths=mask.sum(1))
         return checkpoint_name(self.proj(y.reshape(x.shape)), "cross_out")
 
 
