@@ -242,7 +242,7 @@ def test_bad_rows_of_share_gpt(tmp_path):
     path.write_text(path.read_text().replace('["image/4.png"]', '["image/4.png", "image/6.png"]'))
     with pytest.raises(InputError, match=r"image.json, row 3: input_image is \['image/4.png', 'image/6.png'\], but must be a list of one"):
         Rows(folder)[2]
-    for text, message in (("[half", "is not JSON"), ("{}", "is not a JSON array of rows")):
+    for text, message in (("[half", "is not a JSON file"), ("{}", "is not a JSON array of rows")):
         path.write_text(text)
         with pytest.raises(InputError, match=rf"text_and_image_to_image.json: {message}"):
             Rows(folder)

@@ -30,11 +30,7 @@ class JudgeOptions:
     ] = None
 
     def protocol(self, benchmark: Any) -> Any:
-        """Of a benchmark, or None if it has none.
-
-        Raises:
-            InputError: it has none, and there is a judge; or --prompts cannot be used.
-        """
+        """Of a benchmark, or None if it has none. Raises InputError if it has none, and there is a judge; or --prompts cannot be used."""
         from dim_jax.evals.protocols import protocol
 
         if benchmark.protocol is None:
@@ -105,11 +101,7 @@ def write_report(
 
 
 def _run_names(folders: tuple[Path, Path]) -> dict[str, Path]:
-    """The runs by the shortest ends of their paths that differ.
-
-    Raises:
-        InputError: it is one folder.
-    """
+    """The runs by the shortest ends of their paths that differ. Raises InputError if it is one folder."""
     first, second = (folder.absolute().parts for folder in folders)
     for length in range(1, max(len(first), len(second)) + 1):
         names = ["/".join(parts[-length:]) for parts in (first, second)]

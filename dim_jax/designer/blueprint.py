@@ -80,11 +80,7 @@ class Blueprint:
 
 
 def prompt(instruction: str) -> str:
-    """The text of a request, beside the source picture.
-
-    Raises:
-        InputError: the instruction is empty.
-    """
+    """The text of a request, beside the source picture. Raises InputError if the instruction is empty."""
     return _fill(TEMPLATE, instruction)
 
 
@@ -148,11 +144,7 @@ def _unwrap(text: str) -> str:
 
 
 def strip_thoughts(text: str) -> str:
-    """An answer without the model's reasoning before it.
-
-    Raises:
-        AnswerError: the answer ends within the thoughts.
-    """
+    """An answer without the model's reasoning before it. Raises AnswerError if the answer ends within the thoughts."""
     answer, start, in_thought = "", 0, False
     for tag in THOUGHT.finditer(text):
         if tag["end"] and not in_thought:

@@ -294,11 +294,7 @@ class ChatDesigner:
         return Response("", f"the server refused the request ({status}): {message}")
 
     def _connection_error(self, error: BaseException) -> TransientError:
-        """The reason of a connection error.
-
-        Raises:
-            InputError: a retry cannot help.
-        """
+        """The reason of a connection error. Raises InputError if a retry cannot help."""
         import httpx2
 
         url, chain = self._client.base_url, [error]

@@ -130,21 +130,13 @@ def write_blueprints(
 
 
 def check_output(output: Path, path: Path) -> None:
-    """Refuses an output for the rows of `path` that is not another jsonl, or whose folder is missing.
-
-    Raises:
-        InputError: it is so.
-    """
+    """Refuses an output for the rows of `path` that is not another jsonl, or whose folder is missing, with an InputError."""
     if output.suffix != ".jsonl" or not output.parent.is_dir() or resolve(output) == resolve(path):
         raise InputError(f"{output}: name another file that ends in .jsonl, in a folder that exists.")
 
 
 def _check_rows(path: Path, folder: Path) -> int:
-    """The number of rows.
-
-    Raises:
-        InputError: a row has no picture, no instruction or an id of another row, or there is no row.
-    """
+    """The number of rows. Raises InputError if a row has no picture, no instruction or an id of another row, or there is no row."""
     ids, missing = set[str](), list[Path]()
     for number, (_, row) in enumerate(read_rows(path), 1):
         if not isinstance(row.get("image_path"), str) or not row["prompt"].strip() or row["id"] in ids:

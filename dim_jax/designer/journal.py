@@ -128,11 +128,7 @@ class Journal:
         self.tokens_in = self.tokens_out = 0
 
     def __enter__(self) -> "Journal":
-        """Lock the file and read its lines.
-
-        Raises:
-            InputError: another run is writing, or a line was not written by `dim design`.
-        """
+        """Lock the file and read its lines. Raises InputError if another run is writing, or a line was not written by `dim design`."""
         with ExitStack() as opened:
             self._answers = JsonlLog.locked(self.path, wait=self._wait)
             opened.callback(self._answers.close)

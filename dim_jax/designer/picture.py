@@ -20,11 +20,7 @@ class EncodedPicture(NamedTuple):
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a picture's file.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """SHA-256 of a picture's file. Raises InputError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -305,11 +305,7 @@ class _Requester:
         return Response("", f"no answer in {limits.tries} tries, at last: {reason}")
 
     def _pause(self, wait: float, now: float, reason: str) -> None:
-        """Pause all requests: the server's wait is for the account.
-
-        Raises:
-            InputError: it is longer than `longest_wait`.
-        """
+        """Pause all requests: the server's wait is for the account. Raises InputError if it is longer than `longest_wait`."""
         try:
             until = f"until {datetime.now().astimezone() + timedelta(seconds=wait):%Y-%m-%d %H:%M:%S %Z}"
         except OverflowError:

@@ -158,11 +158,7 @@ def benchmarks() -> dict[str, Benchmark]:
 
 
 def benchmark(name: str) -> Benchmark:
-    """A benchmark by its name.
-
-    Raises:
-        InputError: there is none.
-    """
+    """A benchmark by its name. Raises InputError if there is none."""
     return plugin(benchmarks(), name, "benchmark")
 
 

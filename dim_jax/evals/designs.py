@@ -75,10 +75,6 @@ def parse(answer: str) -> Reflection:
     return Reflection(done, float(score), str(reason or ""), "" if done else str(instruction).strip())
 
 
-def _normalize(answer: str) -> str:
-    return json.dumps(vars(parse(answer)), ensure_ascii=False)
-
-
 def _fill(instruction: str) -> str:
     prompt(instruction)  # refuses an empty one
     return TEMPLATE.replace("{instruction}", instruction.strip())
@@ -90,12 +86,12 @@ def _check_prompt(text: str) -> str:
     return text.strip()
 
 
-REFLECTION = Task(_fill, _normalize, VERSION, pictures=2)
+REFLECTION = Task(_fill, lambda answer: json.dumps(vars(parse(answer)), ensure_ascii=False), VERSION, pictures=2)
 # Prompts for text to image that somebody wrote before; they need not have the sections of a blueprint.
 READY_PROMPT = Task(lambda prompt: prompt, _check_prompt, "ready", pictures=0)
 
 
-def _rewriting_task_from_config() -> Task:
+def _rewriting_task() -> Task:
     """As `dim build-data rewrite` asks by default."""
     captions = read_config("dim_t2i.toml", None)["captions"]
     return rewriting_task(captions["words"], captions["min_words"])
@@ -126,7 +122,7 @@ class EvalDesigner:
         """
         task = BLUEPRINT
         if jobs and not jobs[0].pictures:
-            task = READY_PROMPT if self.from_file else _rewriting_task_from_config()
+            task = READY_PROMPT if self.from_file else _rewriting_task()
         return self._answers(track, "blueprints", jobs, task, other_tracks)
 
     def reflections(self, track: Path, jobs: Sequence[Job]) -> Answers:

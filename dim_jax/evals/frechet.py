@@ -48,11 +48,7 @@ class Statistics:
         return self._origin + self._sum / self.count
 
     def covariance(self) -> Float[np.ndarray, "d d"]:
-        """With n - 1 in the denominator, as `numpy.cov`.
-
-        Raises:
-            InputError: there are fewer than two rows.
-        """
+        """With n - 1 in the denominator, as `numpy.cov`. Raises InputError if there are fewer than two rows."""
         check(self.count >= 2, f"A Frechet distance needs two pictures on either side at least; here are {self.count}.")
         return (self._products - np.outer(self._sum, self._sum) / self.count) / (self.count - 1)
 

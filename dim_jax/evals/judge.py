@@ -42,6 +42,11 @@ class JudgeRequest(NamedTuple):
     def id(self) -> str:
         return f"{self.case.id}/{self.question.name}"
 
+    @property
+    def row(self) -> dict[str, str]:
+        """As it is saved beside the answer."""
+        return {"id": self.id, "case": self.case.id, "question": self.question.name}
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -116,7 +121,7 @@ def judge(
         designer = writer.open()
         path = folder / f"{file_name(designer.name)}.jsonl"
         runner.log(f"{track}: {estimate(path, requests, designer.name, writer.price)}")
-        jobs = [Job(request.question.pictures, request.text, _row(request), _task(request, max_attempts)) for request in requests]
+        jobs = [Job(request.question.pictures, request.text, request.row, _task(request, max_attempts)) for request in requests]
         pictures = max((len(request.question.pictures) for request in requests), default=1)
         task = Task(str, str, protocol.version, pictures)  # each job has its own; this one is for what all of them will take
         runner.stage(path, jobs, task, DesignerFactory(lambda opened=designer: opened, writer.price))
@@ -142,10 +147,6 @@ def judge_requests(track: Path, cases: Sequence[Case], protocol: Protocol) -> li
                 version = hashlib.sha256(protocol.prompts[question.prompt].encode()).hexdigest()[:12]
                 requests.append(JudgeRequest(case, question, protocol.text(question, case), version))
     return requests
-
-
-def _row(request: JudgeRequest) -> dict[str, Any]:
-    return {"id": request.id, "case": request.case.id, "question": request.question.name}
 
 
 def _task(request: JudgeRequest, max_attempts: int) -> Task:

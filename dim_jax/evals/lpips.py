@@ -26,11 +26,7 @@ EPS = 1e-8
 
 
 class Lpips:
-    """The distance by the AlexNet in a file.
-
-    Raises:
-        InputError: there is no such network in the file, or packages are missing.
-    """
+    """The distance by the AlexNet in a file. Raises InputError if there is no such network in the file, or packages are missing."""
 
     def __init__(self, path: Path):
         require_packages("torch", "torchmetrics", extra="evaluate", feature="LPIPS")

@@ -60,7 +60,7 @@ def measure(track: Path, benchmark: Benchmark, cases: Sequence[Case], models: Mo
     for case in cases:
         row = finished[case.id]
         scores[case.id] |= _distances(measures, case, [track / name for name in _scored_pictures(row, benchmark)])
-        if best := _oracle(row):
+        if best := next((attempt["picture"] for attempt in row.get("rounds", ()) if attempt.get("oracle")), None):
             oracle[case.id] = _distances(measures, case, [track / best])
     _similarities(track, cases, finished, models, chosen, scores)
     if benchmark.official_scores and (track / RESULTS).is_file():
@@ -129,10 +129,6 @@ def _fid(
 def _scored_pictures(row: Mapping[str, Any], benchmark: Benchmark) -> list[str]:
     """The pictures of a case that are scored."""
     return row["pictures"] if benchmark.pictures_per_case > 1 else row["pictures"][-1:]
-
-
-def _oracle(row: Mapping[str, Any]) -> str | None:
-    return next((attempt["picture"] for attempt in row.get("rounds", ()) if attempt.get("oracle")), None)
 
 
 def _by_category(cases: Sequence[Case]) -> dict[str, list[Case]]:

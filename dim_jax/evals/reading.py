@@ -15,11 +15,7 @@ from dim_jax.storage.paths import read_json
 
 
 def find_file(data: Path, names: Sequence[str], title: str) -> Path:
-    """The file that lists the cases: `data` itself, or the first of `names` in that folder.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The file that lists the cases: `data` itself, or the first of `names` in that folder. Raises InputError if there is none."""
     if data.is_file():
         return data
     check(data.is_dir(), f"{data}: there is no such folder. Give {title} as it was downloaded.")
@@ -30,11 +26,7 @@ def find_file(data: Path, names: Sequence[str], title: str) -> Path:
 
 
 def read_table(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Where, key and value of each entry of a JSON object of objects.
-
-    Raises:
-        InputError: the file is damaged, or not such an object.
-    """
+    """Where, key and value of each entry of a JSON object of objects. Raises InputError if the file is damaged, or not such an object."""
     table = read_json(path)
     check(isinstance(table, dict), f"{path}: must be an object with an entry for each case. Download it again.")
     for key, value in table.items():
@@ -43,11 +35,7 @@ def read_table(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def require_text(row: Mapping[str, Any], key: str, where: str) -> str:
-    """A text of a row.
-
-    Raises:
-        InputError: it is missing, no text, or empty.
-    """
+    """A text of a row. Raises InputError if it is missing, not a text, or empty."""
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f'{where}: needs a text "{key}", not {value!r}. Mend the line, or download it again.')
@@ -78,11 +66,7 @@ class PictureFinder:
         return self._missing[-1]
 
     def check(self) -> None:
-        """Refuses a benchmark of which pictures are missing.
-
-        Raises:
-            InputError: how many, and one of them.
-        """
+        """Refuses a benchmark of which pictures are missing. Raises InputError: how many, and one of them."""
         if self._missing:
             raise InputError(
                 f"{len(self._missing)} of {self._total} pictures are missing, such as {self._missing[0]}. "
@@ -114,17 +98,12 @@ def read_parquet(data: Path, columns: Sequence[str], title: str) -> Iterator[tup
             with pq.ParquetFile(path) as file:
                 if missing := [column for column in columns if column not in file.schema_arrow.names]:
                     raise InputError(f"{path}: has no column {', '.join(missing)}. Give {title} as it was downloaded.")
-                number = 0
-                for batch in file.iter_batches(batch_size=64, columns=list(columns)):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield f"{path}, row {number}", {key: _bytes_of(value) for key, value in row.items()}
+                batches = file.iter_batches(batch_size=64, columns=list(columns))
+                for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+                    cells = {key: value.get("bytes", value) if isinstance(value, dict) else value for key, value in row.items()}
+                    yield f"{path}, row {number}", cells
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path}: cannot be read ({error}). Download it again.") from error
-
-
-def _bytes_of(value: Any) -> Any:
-    return value["bytes"] if isinstance(value, dict) and "bytes" in value else value
 
 
 def store_picture(data: bytes, where: str) -> Path:

@@ -77,7 +77,7 @@ def build(
         "benchmark": benchmark.name,
         "title": benchmark.title,
         "cases_of_the_benchmark": len(cases),
-        "runs": {run: _run(out) for run, out in runs.items()},
+        "runs": {run: _read_if_file(out / "run.json") for run, out in runs.items()},
         "protocol": None,
         "tracks": [],
         "agreement": [],
@@ -108,14 +108,13 @@ def build(
     return report
 
 
-def _run(out: Path) -> dict[str, Any]:
-    """run.json, as it was written when the pictures were painted."""
-    return read_json(out / "run.json") if (out / "run.json").is_file() else {}
+def _read_if_file(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
 
 
 def _measures(track: Path) -> dict[str, Any]:
     """metrics.json, if the track was measured."""
-    metrics = read_json(track / "metrics.json") if (track / "metrics.json").is_file() else {}
+    metrics = _read_if_file(track / "metrics.json")
     return {key: metrics[key] for key in ("cases", "mean", "left_out", "oracle", "fid") if key in metrics}
 
 

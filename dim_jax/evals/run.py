@@ -43,11 +43,7 @@ class Shard(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> "Shard":
-        """From "2/4".
-
-        Raises:
-            InputError: it is not such a text.
-        """
+        """From "2/4". Raises InputError if it is not such a text."""
         match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise InputError(f'"{text}": write a shard as its number, from 1, and how many there are, such as 1/4.')
@@ -141,11 +137,7 @@ def generate(
 
 
 def _write_run(path: Path, run: dict[str, Any]) -> None:
-    """Write run.json, or see that it is of the same run.
-
-    Raises:
-        InputError: it is of another one.
-    """
+    """Write run.json, or see that it is of the same run. Raises InputError if it is of another one."""
     run = json.loads(json.dumps(run))
     if path.is_file():
         previous = read_json(path)

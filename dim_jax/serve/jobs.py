@@ -91,11 +91,7 @@ class PaintJob(NamedTuple):
 
 
 def read_fields(kind: type[AnyFields], values: dict[str, Any] | bytes) -> AnyFields:
-    """The fields in a form or, as bytes, in JSON.
-
-    Raises:
-        ApiError: 400; names the field.
-    """
+    """The fields in a form or, as bytes, in JSON. Raises ApiError: 400; names the field."""
     try:
         return kind.model_validate_json(values) if isinstance(values, bytes) else kind.model_validate(values)
     except ValidationError as error:

@@ -75,11 +75,7 @@ def _check_pixels(data: bytes, name: str, limits: Limits) -> None:
 
 
 def check_token(header: str, tokens: Sequence[str]) -> None:
-    """Refuse an Authorization header that names none of the tokens; without tokens everybody may come in.
-
-    Raises:
-        ApiError: 401.
-    """
+    """Refuse an Authorization header that names none of the tokens; without tokens everybody may come in. Raises ApiError: 401."""
     kind, _, sent = header.partition(" ")
     # All are compared, each in constant time, so that the time tells nothing.
     num_matches = sum(hmac.compare_digest(sent.strip().encode(), token.encode()) for token in tokens)

@@ -68,11 +68,7 @@ def download_pictures(
     retry_failed: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> DownloadedPictures:
-    """Find, download, check and store the pictures of sub-sources that are not there yet.
-
-    Raises:
-        InputError: as in `build`.
-    """
+    """Find, download, check and store the pictures of sub-sources that are not there yet. Raises InputError as in `build`."""
     ledger, field = Ledger(), config["captions"]["field"]
     lines, failures = JsonlLog.locked(folder / PICTURES, wait=False), JsonlLog(folder / FAILURES)
     try:
@@ -162,11 +158,7 @@ async def _download(
 
 
 def check_and_store(folder: Path, data: bytes, min_side: int) -> str:
-    """Store a picture that is sound and large enough; returns its path from `folder`.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Store a picture that is sound and large enough; returns its path from `folder`. Raises InputError if it is not."""
     picture = LazyImage("the file", lambda: data).picture()
     check(min(picture.size) >= min_side, f"too small: {picture.width} x {picture.height} pixels, where each side needs {min_side}")
     return store(folder, data, picture)

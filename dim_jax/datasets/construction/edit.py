@@ -86,7 +86,9 @@ def build(
         from dim_jax.datasets.construction.scaling import score_on_workers
 
         score_on_workers(sources, config["scores"], folder / SCORES, beam)
-    scored = _score(folder, sources, config, console)
+    with Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("scoring pairs", total=sum(len(source.rows) for source in sources))
+        scored = list(score(sources, config["scores"], folder / SCORES, show=lambda count: bar.update(task, completed=count)))
     card.plot_scores(folder / "scores.png", scored, {source.name: source.kind for source in sources}, config["filter"])
     selected, rejects = _filter(scored, sources, config["filter"])
     counts["filter"] = card.filter_counts(scored, selected, rejects)
@@ -111,20 +113,10 @@ def build(
 
 
 def open_folder(folder: Path) -> None:
-    """Make a folder to build in, or open one of an earlier build.
-
-    Raises:
-        InputError: it has other files.
-    """
+    """Make a folder to build in, or open one of an earlier build. Raises InputError if it has other files."""
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "stages").is_dir())):
         raise InputError(f"{folder} is not a folder that this command made. Choose another output.")
     (folder / "stages").mkdir(parents=True, exist_ok=True)
-
-
-def _score(folder: Path, sources: Sequence[Source], config: Mapping[str, Any], console: Console | None) -> list[ScoredPair]:
-    with Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("scoring pairs", total=sum(len(source.rows) for source in sources))
-        return list(score(sources, config["scores"], folder / SCORES, show=lambda count: bar.update(task, completed=count)))
 
 
 def _filter(scored: Sequence[ScoredPair], sources: Sequence[Source], bounds: Mapping) -> tuple[list[ScoredPair], list[dict]]:

@@ -95,11 +95,7 @@ def out_of_bounds(kind: str, scores: Scores, bounds: Bounds) -> str:
 
 
 def check_bounds(bounds: Bounds) -> None:
-    """Refuse invalid bounds.
-
-    Raises:
-        InputError: an unknown score, or not two numbers in order.
-    """
+    """Refuse invalid bounds. Raises InputError: an unknown score, or not two numbers in order."""
     for kind, table in bounds.items():
         for name, value in table.items():
             check(name in Scores._fields, f"filter.{kind}.{name}: there is no such score. There are {', '.join(Scores._fields)}.")

@@ -60,11 +60,7 @@ class Drawing:
 
 
 def fetch(folder: Path) -> None:
-    """Put the archives of all packages into a folder, through npm.
-
-    Raises:
-        InputError: npm is not installed, or does not get a package.
-    """
+    """Put the archives of all packages into a folder, through npm. Raises InputError if npm is not installed, or does not get a package."""
     npm = shutil.which("npm")
     if npm is None:
         names = " ".join(package.archive for package in PACKAGES)

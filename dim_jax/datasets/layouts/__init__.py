@@ -60,11 +60,7 @@ def layouts() -> dict[str, Layout]:
 
 
 def layout_of(path: AnyPath) -> str:
-    """The name of a folder's layout.
-
-    Raises:
-        InputError: there is no such folder, it has no known layout, or several layouts match.
-    """
+    """The name of a folder's layout. Raises InputError if there is no such folder, it has no known layout, or several layouts match."""
     check(path.exists(), f"{path}: there is no such folder or file. Give the data set as it was downloaded.")
     matches = [name for name, layout in layouts().items() if layout.recognises(path)]
     if not matches:

@@ -160,11 +160,7 @@ class TarArchive:
             raise _damaged(self, error) from error
 
     def read(self, offset: int, size: int) -> bytes:
-        """Bytes of its contents.
-
-        Raises:
-            InputError: they cannot be read.
-        """
+        """Bytes of its contents. Raises InputError if they cannot be read."""
         with read_errors(self.paths[0]):
             return (self._indexed_gzip if self._compressed else self._file).pread(size, offset)
 
@@ -204,11 +200,7 @@ class ZipArchive:
             raise _damaged(self, error) from error
 
     def read(self, offset: int, size: int) -> bytes:
-        """The content of a member.
-
-        Raises:
-            InputError: it is damaged, encrypted, or compressed by a method that Python does not know.
-        """
+        """The content of a member. Raises InputError if it is damaged, encrypted, or compressed by a method that Python does not know."""
         try:
             return self._file.read(self._members[offset])
         except ZIP_ERRORS as error:
@@ -303,11 +295,7 @@ def _open_archives(folder: AnyPath, index_folder: AnyPath) -> _Archives | None:
 
 
 def find_archives(folder: AnyPath, index_folder: AnyPath) -> list[AnyArchive]:
-    """The archives in a folder by name, their parts in order.
-
-    Raises:
-        InputError: there is a gap in the numbers of parts.
-    """
+    """The archives in a folder by name, their parts in order. Raises InputError if there is a gap in the numbers of parts."""
     parts: dict[str, list[AnyPath]] = {}
     for path in entries(folder):
         if match := ARCHIVE.fullmatch(path.name):

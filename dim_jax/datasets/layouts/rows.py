@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from dim_jax.errors import InputError, check, check_unicode
 from dim_jax.storage.local_cache import cached_path
-from dim_jax.storage.paths import AnyPath, file_size, is_remote, open_regular, read_errors, read_if_exists, read_range
+from dim_jax.storage.paths import AnyPath, file_size, is_remote, open_regular, read_errors, read_json, read_range
 
 BLOCK = 2**24  # bytes that are searched for line ends at once
 
@@ -49,12 +49,7 @@ class JsonArray:
 
     def __init__(self, path: AnyPath):
         self.path = path
-        try:
-            self._rows = json.loads(read_if_exists(path) or b"")
-        except InputError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: is not JSON ({error}). Download it again.") from error
+        self._rows = read_json(path)
         check(isinstance(self._rows, list), f"{path}: is not a JSON array of rows. Download it again.")
 
     def __len__(self) -> int:
@@ -74,22 +69,14 @@ class Row:
         self.fields, self.where = fields, where
 
     def text(self, *names: str) -> str:
-        """The first of these fields that exists.
-
-        Raises:
-            InputError: there is none, or it is not text or empty.
-        """
+        """The first of these fields that exists. Raises InputError if there is none, or it is not text or empty."""
         value = next((self.fields[name] for name in names if name in self.fields), None)
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{self.where}: {' or '.join(names)} is {value!r}, but must be a text. Repair the row, or remove it.")
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A field that is one text or a list of them.
-
-        Raises:
-            InputError: it is neither, or a text is empty.
-        """
+        """A field that is one text or a list of them. Raises InputError if it is neither, or a text is empty."""
         value = self.fields.get(name)
         texts = value if isinstance(value, list) else [value]
         good = tuple(text for text in texts if isinstance(text, str) and text.strip())

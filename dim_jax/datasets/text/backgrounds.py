@@ -48,11 +48,7 @@ class Background:
         return self.path is not None
 
     def paint(self, side: int) -> Image.Image:
-        """The ground alone.
-
-        Raises:
-            InputError: as `open_picture`.
-        """
+        """The ground alone. Raises InputError as `open_picture`."""
         if self.path is not None:
             return cover_crop(open_picture(self.path), (side, side))
         first, second = (np.array(RGB[name], np.float64) for name in (self.colours * 2)[:2])

@@ -30,11 +30,7 @@ BUILTIN_FACES = tuple(Face(name) for name in ("plain", "bold", "slanted", "outli
 
 
 def check_installed() -> None:
-    """Refuse a Pillow that cannot scale letters.
-
-    Raises:
-        InputError: it was built without FreeType.
-    """
+    """Refuse a Pillow that cannot scale letters. Raises InputError if it was built without FreeType."""
     if not features.check("freetype2"):
         raise InputError("Text needs a Pillow with FreeType. Install it from its wheels: pip install --force-reinstall pillow.")
 

@@ -117,11 +117,7 @@ class Protocol:
 
 
 def protocol(name: str) -> Protocol:
-    """A protocol by its name.
-
-    Raises:
-        InputError: there is none.
-    """
+    """A protocol by its name. Raises InputError if there is none."""
     return plugin(load_plugins(__name__, "PROTOCOL"), name, "judging protocol")
 
 

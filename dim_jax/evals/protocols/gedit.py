@@ -105,14 +105,10 @@ def _parsed(text: str) -> list[float] | None:
         try:
             score = json.loads(attempt)["score"]
             scores = score if isinstance(score, list) else [score]
-            return [float(number) for number in scores if isinstance(number, int | float)] if scores and _numbers(scores) else None
+            return [float(number) for number in scores] if scores and all(isinstance(number, int | float) for number in scores) else None
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return None
-
-
-def _numbers(scores: list) -> bool:
-    return all(isinstance(number, int | float) for number in scores)
 
 
 def _fix_json(body: str) -> str:

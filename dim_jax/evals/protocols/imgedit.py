@@ -14,11 +14,11 @@ from dim_jax.evals.protocols import OfficialScores, Protocol, Question, Recorded
 TEMPLATE = """You grade edits of pictures. The first picture is the original, the second one is what an editing model made of it.
 The instruction was: {instruction}
 
-It asks to KIND. Give three scores, each a whole number from 1 (failed) to 5 (nothing to improve):
+It asks to %s. Give three scores, each a whole number from 1 (failed) to 5 (nothing to improve):
 
-Compliance: FIRST
-Quality: SECOND
-Preservation: THIRD
+Compliance: %s
+Quality: %s
+Preservation: %s
 
 If the edit was not done, or done to the wrong thing, Compliance is 1. Neither of the other two scores may be above Compliance.
 
@@ -75,10 +75,6 @@ SCORES = ("compliance", "quality", "preservation")
 SCALE = Scale(1.0, 5.0)
 
 
-def _prompt(kind: str, first: str, second: str, third: str) -> str:
-    return TEMPLATE.replace("KIND", kind).replace("FIRST", first).replace("SECOND", second).replace("THIRD", third)
-
-
 def questions(case: Case, result: Path) -> list[Question]:
     assert case.source is not None
     prompt = case.category if case.category in CRITERIA else "edit"
@@ -109,7 +105,7 @@ def official(recorded: Sequence[RecordedAnswers], seed: int) -> OfficialScores:
 PROTOCOL = Protocol(
     name="imgedit",
     source="ImgEdit (arXiv 2505.20275), PKU-YuanGroup/ImgEdit",
-    prompts={kind: _prompt(*criteria) for kind, criteria in CRITERIA.items()},
+    prompts={kind: TEMPLATE % criteria for kind, criteria in CRITERIA.items()},
     questions=questions,
     combine=combine,
     metrics={"score": SCALE, **dict.fromkeys(SCORES, SCALE)},
