@@ -41,7 +41,7 @@ def train(
     first, colon, last = (profile or "").partition(":")
     if profile is not None and not (colon and first.isdecimal() and last.isdecimal()):
         raise typer.BadParameter(f"{profile}: write START:STOP, such as 100:110.", param_hint="--profile")
-    settings = _config(config, [*(change or []), *([] if steps is None else [f"train.steps={steps}"])], what="Training")
+    settings = _config(config, [*(change or []), *([] if steps is None else [f"train.steps={steps}"])], feature="Training")
     from dim_jax import processes, train
     from dim_jax.storage.paths import as_path
 
@@ -61,7 +61,7 @@ def cache(
     change: Change = None,
 ) -> None:
     """Store what the frozen parts of a painter make of every row, for training without them. Goes on where it was interrupted."""
-    settings = _config(config, change or [], what="Caching")
+    settings = _config(config, change or [], feature="Caching")
     from dim_jax import caching, processes
     from dim_jax.storage.disk import parse_size
     from dim_jax.storage.paths import as_path
@@ -84,7 +84,7 @@ def compile_step(
     target = Topology.parse(topology)
     target.set_environment()  # before anything imports JAX
     require_packages("libtpu", extra="tpu", feature="Compiling for TPUs")
-    settings = _config(config, change or [], what="Compiling a training step")
+    settings = _config(config, change or [], feature="Compiling a training step")
     from dim_jax.aot import compiling
 
     compiling.main(settings, target, open_console(stderr=False), hlo_file=hlo, inference=inference)
@@ -95,11 +95,11 @@ def require_training(feature: str) -> None:
     require_packages("absl", "grain", "ml_collections", "tensorboard", extra="train", feature=feature)
 
 
-def _config(path: Path, changes: list[str], *, what: str) -> Any:
+def _config(path: Path, changes: list[str], *, feature: str) -> Any:
     pairs = [text.partition("=") for text in changes]
     if invalid := [key for key, equals, _ in pairs if not equals]:
         raise typer.BadParameter(f"{invalid[0]}: write KEY=VALUE.", param_hint="--set")
-    require_training(what)
+    require_training(feature)
     from dim_jax.config import read_config
 
     return read_config(path, {key: value for key, _, value in pairs})

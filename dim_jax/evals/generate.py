@@ -72,7 +72,7 @@ class Generator:
 
     Attributes:
         benchmark, out: what, and where to.
-        album: the painter with its settings; its folder is that of `out`.
+        store: the painter with its settings; its folder is that of `out`.
         designer: writes blueprints; None: only the direct track is painted.
         seed: of the noise.
         rounds: of the reflected track, at most.
@@ -82,7 +82,7 @@ class Generator:
 
     benchmark: Benchmark
     out: Path
-    album: PictureStore
+    store: PictureStore
     designer: EvalDesigner | None = None
     seed: int = 0
     rounds: int = 3
@@ -109,22 +109,22 @@ class Generator:
         return failed
 
     def _paint_chunk(self, track: Track, cases: Sequence[Case], lines: JsonlLog) -> dict[str, str]:
-        works, failed = [self._start(case) for case in cases], dict[str, str]()
-        for turn in range(max(len(work.turns) for work in works)):
-            works = [work for work in works if turn < len(work.turns)]
-            instructions = {work.case.id: work.turns[turn] for work in works}
+        states, failed = [self._start(case) for case in cases], dict[str, str]()
+        for turn in range(max(len(state.turns) for state in states)):
+            states = [state for state in states if turn < len(state.turns)]
+            instructions = {state.case.id: state.turns[turn] for state in states}
             if track != "direct":
-                instructions, reasons = self._blueprints(track, works, instructions, turn, 1)
+                instructions, reasons = self._blueprints(track, states, instructions, turn, 1)
                 failed |= reasons
-                works = [work for work in works if work.case.id in instructions]
+                states = [state for state in states if state.case.id in instructions]
             if track == "reflected":
-                self._paint_rounds(works, instructions, turn)
-                done = works
+                self._paint_rounds(states, instructions, turn)
+                done = states
             else:
-                done = self._paint_turn(track, works, instructions, turn)
-            for work in done:
-                if not work.remaining:
-                    self._finish(track, work, lines)
+                done = self._paint_turn(track, states, instructions, turn)
+            for state in done:
+                if not state.remaining:
+                    self._finish(track, state, lines)
         return failed
 
     def _start(self, case: Case) -> _CaseState:
@@ -132,133 +132,141 @@ class Generator:
         remaining = self.benchmark.pictures_per_case * len(case.turns or (1,))
         return _CaseState(case, picture, case.source, seed_of(case, self.seed, picture), remaining)
 
-    def _edit(self, work: _CaseState, text: str, name: str, noise: Sequence[str], turn: int, same_as: Path | None = None) -> PictureRequest:
-        instruction = work.turns[turn]
+    def _edit(
+        self, state: _CaseState, text: str, name: str, noise: Sequence[str], turn: int, same_as: Path | None = None
+    ) -> PictureRequest:
+        instruction = state.turns[turn]
         designer = self.designer.name if self.designer and text != instruction else "none"
-        has_more_turns = turn + 1 < len(work.turns)
+        has_more_turns = turn + 1 < len(state.turns)
         original = "" if text == instruction else instruction
-        return PictureRequest(name, text, work.source, work.noise(*noise), designer, original, same_as, keep_latents=has_more_turns)
+        return PictureRequest(name, text, state.source, state.noise(*noise), designer, original, same_as, keep_latents=has_more_turns)
 
-    def _paint_turn(self, track: Track, works: Sequence[_CaseState], texts: dict[str, str], turn: int) -> Iterator[_CaseState]:
+    def _paint_turn(self, track: Track, states: Sequence[_CaseState], texts: dict[str, str], turn: int) -> Iterator[_CaseState]:
         """Paint one turn of the cases; gives each when its last picture is there."""
-        album, has_several = self._album(track), self.benchmark.pictures_per_case > 1
+        store, has_several = self._store(track), self.benchmark.pictures_per_case > 1
         edits, owners = [], []
-        for work in works:
+        for state in states:
             for k in range(self.benchmark.pictures_per_case):
                 noise = (*([f"turn {turn + 1}"] if turn else []), *([f"picture {k}"] if k else []))
-                name = work.name(turn, k if has_several else None)
-                edits.append(self._edit(work, texts[work.case.id], name, noise, turn))
-                owners.append(work)
-            work.texts.append(texts[work.case.id])
-        remaining = {id(work): self.benchmark.pictures_per_case for work in works}
-        for i, seconds in _timed(album, edits, self.progress):
-            work = owners[i]
-            work.seconds, work.remaining, remaining[id(work)] = work.seconds + seconds, work.remaining - 1, remaining[id(work)] - 1
-            if not remaining[id(work)]:
-                own_edits = [edit for edit, owner in zip(edits, owners, strict=True) if owner is work] if has_several else [edits[i]]
-                work.pictures += [f"{PICTURES}/{edit.name}.png" for edit in own_edits]
+                name = state.name(turn, k if has_several else None)
+                edits.append(self._edit(state, texts[state.case.id], name, noise, turn))
+                owners.append(state)
+            state.texts.append(texts[state.case.id])
+        remaining = {id(state): self.benchmark.pictures_per_case for state in states}
+        for i, seconds in _timed(store, edits, self.progress):
+            state = owners[i]
+            state.seconds, state.remaining, remaining[id(state)] = state.seconds + seconds, state.remaining - 1, remaining[id(state)] - 1
+            if not remaining[id(state)]:
+                own_edits = [edit for edit, owner in zip(edits, owners, strict=True) if owner is state] if has_several else [edits[i]]
+                state.pictures += [f"{PICTURES}/{edit.name}.png" for edit in own_edits]
                 if own_edits[-1].keep_latents:
-                    work.source, work.file = album.source(own_edits[-1]), album.file(own_edits[-1])
-                yield work
+                    state.source, state.file = store.source(own_edits[-1]), store.file(own_edits[-1])
+                yield state
 
-    def _paint_rounds(self, works: Sequence[_CaseState], texts: dict[str, str], turn: int) -> None:
+    def _paint_rounds(self, states: Sequence[_CaseState], texts: dict[str, str], turn: int) -> None:
         """Paint one turn of the cases in rounds."""
         assert self.designer is not None
-        album, first, folder = self._album("reflected"), self._album("designed"), self.out / "reflected"
-        open_works, edits, instructions = list(works), dict[str, list[PictureRequest]](), {work.case.id: work.turns[turn] for work in works}
+        store, first, folder = self._store("reflected"), self._store("designed"), self.out / "reflected"
+        open_works, edits, instructions = (
+            list(states),
+            dict[str, list[PictureRequest]](),
+            {state.case.id: state.turns[turn] for state in states},
+        )
         for attempt in range(1, self.rounds + 1):
             noise = (*([f"turn {turn + 1}"] if turn else []), *([f"round {attempt}"] if attempt > 1 else []))
             round_edits = []
-            for work in open_works:
-                same_as = first.folder / f"{work.name(turn)}.png" if attempt == 1 else None
-                round_edits.append(self._edit(work, texts[work.case.id], work.name(turn, attempt=attempt), noise, turn, same_as))
-                edits.setdefault(work.case.id, []).append(round_edits[-1])
-            for i, seconds in _timed(album, round_edits, self.progress):
+            for state in open_works:
+                same_as = first.folder / f"{state.name(turn)}.png" if attempt == 1 else None
+                round_edits.append(self._edit(state, texts[state.case.id], state.name(turn, attempt=attempt), noise, turn, same_as))
+                edits.setdefault(state.case.id, []).append(round_edits[-1])
+            for i, seconds in _timed(store, round_edits, self.progress):
                 open_works[i].seconds += seconds
             jobs = [
-                Job((_file(work), album.file(edit)), work.turns[turn], {"id": f"{work.case.id}{_turn_suffix(turn)}.r{attempt}"})
-                for work, edit in zip(open_works, round_edits, strict=True)
+                Job((_file(state), store.file(edit)), state.turns[turn], {"id": f"{state.case.id}{_turn_suffix(turn)}.r{attempt}"})
+                for state, edit in zip(open_works, round_edits, strict=True)
             ]
             answers = self.designer.reflections(folder, jobs)
             continuing, next_instructions = [], dict[str, str]()
-            for work, edit, job in zip(open_works, round_edits, jobs, strict=True):
+            for state, edit, job in zip(open_works, round_edits, jobs, strict=True):
                 text = answers.texts.get(job.row["id"])
                 row: dict[str, Any] = {"turn": turn + 1, "picture": f"{PICTURES}/{edit.name}.png"}
-                row |= {"instruction": instructions[work.case.id], "painted_prompt": edit.prompt}
+                row |= {"instruction": instructions[state.case.id], "painted_prompt": edit.prompt}
                 if text is None:
                     row["failed"] = answers.reasons.get(job.row["id"], "not asked")
                 else:
                     reflection = parse(text)
                     row |= {"done": reflection.done, "score": reflection.score, "reason": reflection.reason}
                     if not reflection.done and attempt < self.rounds:
-                        continuing.append(work)
-                        next_instructions[work.case.id] = reflection.instruction
-                work.rounds.append(row)
+                        continuing.append(state)
+                        next_instructions[state.case.id] = reflection.instruction
+                state.rounds.append(row)
             if not continuing:
                 break
             texts, reasons = self._blueprints("reflected", continuing, next_instructions, turn, attempt + 1)
-            for work in continuing:
-                if work.case.id in reasons:
-                    work.rounds[-1]["failed"] = f"no blueprint for the next round: {reasons[work.case.id]}"
-            open_works, instructions = [work for work in continuing if work.case.id in texts], next_instructions
-        for work in works:
-            self._choose(album, work, edits[work.case.id], turn)
+            for state in continuing:
+                if state.case.id in reasons:
+                    state.rounds[-1]["failed"] = f"no blueprint for the next round: {reasons[state.case.id]}"
+            open_works, instructions = [state for state in continuing if state.case.id in texts], next_instructions
+        for state in states:
+            self._choose(store, state, edits[state.case.id], turn)
 
-    def _choose(self, album: PictureStore, work: _CaseState, edits: Sequence[PictureRequest], turn: int) -> None:
+    def _choose(self, store: PictureStore, state: _CaseState, edits: Sequence[PictureRequest], turn: int) -> None:
         """Takes the round that the designer scores highest, the first of several, for the result."""
-        rounds = work.rounds[-len(edits) :]
+        rounds = state.rounds[-len(edits) :]
         best = max(range(len(edits)), key=lambda i: (rounds[i].get("score", -1.0), -i))
         rounds[best]["best"] = True
-        if work.case.target is not None and turn + 1 == len(work.turns):
-            target = open_picture(work.case.target)
+        if state.case.target is not None and turn + 1 == len(state.turns):
+            target = open_picture(state.case.target)
             size = (target.height, target.width)
             pixels = unit_pixels(target, size)
-            errors = [mse(unit_pixels(open_picture(album.file(edit)), size), pixels) for edit in edits]
+            errors = [mse(unit_pixels(open_picture(store.file(edit)), size), pixels) for edit in edits]
             rounds[int(np.argmin(errors))]["oracle"] = True
-        chosen, name = album.file(edits[best]), work.name(turn)
-        link(chosen, album.folder / f"{name}.png")
-        work.pictures.append(f"{PICTURES}/{name}.png")
-        work.texts.append(edits[best].prompt)
-        work.remaining -= 1
+        chosen, name = store.file(edits[best]), state.name(turn)
+        link(chosen, store.folder / f"{name}.png")
+        state.pictures.append(f"{PICTURES}/{name}.png")
+        state.texts.append(edits[best].prompt)
+        state.remaining -= 1
         if edits[best].keep_latents:
-            work.source, work.file = album.source(edits[best]), album.folder / f"{name}.png"
+            state.source, state.file = store.source(edits[best]), store.folder / f"{name}.png"
 
     def _blueprints(
-        self, track: Track, works: Sequence[_CaseState], instructions: dict[str, str], turn: int, attempt: int
+        self, track: Track, states: Sequence[_CaseState], instructions: dict[str, str], turn: int, attempt: int
     ) -> tuple[dict[str, str], dict[str, str]]:
         """By case what the painter reads; and of those without, why."""
         if self.designer is None:
             raise InputError(f"The track {track} needs a designer that writes blueprints. Give one (--designer).")
         end = "" if attempt == 1 else f".r{attempt}"
-        ids = {work.case.id: f"{work.case.id}{_turn_suffix(turn)}{end}" for work in works}
-        jobs = [Job(() if work.file is None else (work.file,), instructions[work.case.id], {"id": ids[work.case.id]}) for work in works]
+        ids = {state.case.id: f"{state.case.id}{_turn_suffix(turn)}{end}" for state in states}
+        jobs = [
+            Job(() if state.file is None else (state.file,), instructions[state.case.id], {"id": ids[state.case.id]}) for state in states
+        ]
         # The first round is the designed one, which may have been asked for; and the other way round.
         other_tracks = [self.out / other for other in ("designed", "reflected") if other != track]
         answers = self.designer.blueprints(self.out / track, jobs, other_tracks)
         texts = {case: answers.texts[name] for case, name in ids.items() if name in answers.texts}
         return texts, {case: answers.reasons.get(name, "not asked") for case, name in ids.items() if case not in texts}
 
-    def _finish(self, track: Track, work: _CaseState, lines: JsonlLog) -> None:
+    def _finish(self, track: Track, state: _CaseState, lines: JsonlLog) -> None:
         row: dict[str, Any] = {
-            "id": work.case.id, "category": work.case.category, "prompt": work.case.prompt,
-            "painted_prompt": "\n\n".join(work.texts), "pictures": work.pictures, "seconds": round(work.seconds, 3),
+            "id": state.case.id, "category": state.case.category, "prompt": state.case.prompt,
+            "painted_prompt": "\n\n".join(state.texts), "pictures": state.pictures, "seconds": round(state.seconds, 3),
         }  # fmt: skip
         if track == "reflected":
-            row["rounds"] = work.rounds
+            row["rounds"] = state.rounds
         lines.append(row)
-        folder = self._album(track).folder
-        for text in work.pictures[:-1]:
+        folder = self._store(track).folder
+        for text in state.pictures[:-1]:
             for latents in folder.glob(f"{Path(text).relative_to(PICTURES).with_suffix('')}*{LATENTS}"):
                 latents.unlink()
 
-    def _album(self, track: Track) -> PictureStore:
-        return PictureStore(self.out / track / PICTURES, self.album.painter, self.album.settings, self.album.weights)
+    def _store(self, track: Track) -> PictureStore:
+        return PictureStore(self.out / track / PICTURES, self.store.painter, self.store.settings, self.store.weights)
 
 
-def _timed(album: PictureStore, edits: Sequence[PictureRequest], progress: bool) -> Iterator[tuple[int, float]]:
+def _timed(store: PictureStore, edits: Sequence[PictureRequest], progress: bool) -> Iterator[tuple[int, float]]:
     """The number of each edit once it is there, and how long it took: the mean of what was painted so far; 0 if it was there before."""
     start, painted = time.perf_counter(), 0
-    for i, result in album.paint(edits, progress=progress):
+    for i, result in store.paint(edits, progress=progress):
         painted += result is not None
         yield i, 0.0 if result is None else (time.perf_counter() - start) / painted
 
@@ -268,9 +276,9 @@ def _turn_suffix(turn: int) -> str:
     return f".{turn + 1}" if turn else ""
 
 
-def _file(work: _CaseState) -> Path:
-    assert work.file is not None
-    return work.file
+def _file(state: _CaseState) -> Path:
+    assert state.file is not None
+    return state.file
 
 
 def _aspect_ratio(case: Case) -> float:

@@ -177,9 +177,9 @@ def paint(
     Raises:
         InputError: as in `EditPipeline`, or a picture cannot be written or read.
     """
-    album = PictureStore(folder, pipeline.sampler, settings, weights)
-    results = dict(album.paint(edits, progress=progress))
-    return [open_picture(album.file(edit)) if (result := results[i]) is None else result.image for i, edit in enumerate(edits)]
+    store = PictureStore(folder, pipeline.sampler, settings, weights)
+    results = dict(store.paint(edits, progress=progress))
+    return [open_picture(store.file(edit)) if (result := results[i]) is None else result.image for i, edit in enumerate(edits)]
 
 
 def is_complete(file: Path) -> bool:

@@ -196,10 +196,7 @@ def table(metrics: dict[str, dict[str, Any]]) -> Table | None:
     for column in ("track", "cases", *names):
         table.add_column(column, justify="left" if column == "track" else "right")
     for track, report in metrics.items():
-        for name, part in (
-            (track, report),
-            *([(f"{track}, best by target", report["oracle"])] if "oracle" in report else []),
-        ):
+        for name, part in ((track, report), *([(f"{track}, best by target", report["oracle"])] if "oracle" in report else [])):
             table.add_row(
                 Text(name), str(len(part["cases"])), *(f"{part['mean'][metric]:.4g}" if metric in part["mean"] else "" for metric in names)
             )

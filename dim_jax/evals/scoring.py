@@ -83,20 +83,14 @@ def _metric(cases: Sequence[JudgedCase], protocol: Protocol, name: str) -> dict[
         filled = [[*group, *[value] * failed] for group, failed in zip(values, failures, strict=True)]
         return plain_mean([plain_mean(group) for group in filled if group])
 
-    return {
-        "mean": mean,
-        "low": low,
-        "high": high,
-        "worst": bound(scale.low),
-        "best": bound(scale.high),
-        "cases": sum(map(len, judged_groups)),
-    }
+    count = sum(map(len, judged_groups))
+    return {"mean": mean, "low": low, "high": high, "worst": bound(scale.low), "best": bound(scale.high), "cases": count}
 
 
 def agreement(a: Judgement, b: Judgement, protocol: Protocol) -> dict[str, Any]:
     """How far two judges agree on the cases that both have judged: correlations of Pearson and of Spearman (None where one of the two
     always gives the same score), and the share of equal scores."""
-    first, second = ({case_id.case.id: case_id.metrics for case_id in found.cases if case_id.metrics is not None} for found in (a, b))
+    first, second = ({item.case.id: item.metrics for item in judgement.cases if item.metrics is not None} for judgement in (a, b))
     row: dict[str, Any] = {"judges": [a.judge, b.judge], "metrics": {}}
     for name in protocol.metrics:
         ids = [case_id for case_id in first if case_id in second and name in first[case_id] and name in second[case_id]]

@@ -85,13 +85,7 @@ def _position(mask: Mask) -> str:
 def _share(change: Mask, before: Pixels, after: Pixels) -> str:
     """Pixels that change per pixel that is drawn before or after, in words."""
     share = change.sum() / max((foreground_mask(before) | foreground_mask(after)).sum(), 1)
-    for limit, word in (
-        (0.15, "about a tenth"),
-        (0.3, "about a quarter"),
-        (0.42, "about a third"),
-        (0.6, "about half"),
-        (0.85, "most"),
-    ):
+    for limit, word in ((0.15, "about a tenth"), (0.3, "about a quarter"), (0.42, "about a third"), (0.6, "about half"), (0.85, "most")):
         if share < limit:
             return word
     return "all"
