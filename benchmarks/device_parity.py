@@ -53,9 +53,9 @@ class Line(NamedTuple):
     bound: float
 
 
-def error(found: Any, expected: Any) -> float:
-    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
-    return float(np.sqrt(np.mean((found - expected) ** 2)) / max(np.sqrt(np.mean(expected**2)), 1e-30))
+def error(actual: Any, expected: Any) -> float:
+    actual, expected = (np.asarray(x, np.float64) for x in (actual, expected))
+    return float(np.sqrt(np.mean((actual - expected) ** 2)) / max(np.sqrt(np.mean(expected**2)), 1e-30))
 
 
 def edit_stages(dtype: str) -> dict[str, np.ndarray]:
@@ -63,8 +63,8 @@ def edit_stages(dtype: str) -> dict[str, np.ndarray]:
     weights, config, processor = open_dim(str(bundled_checkpoint()), None)
     case = make_case(config, processor, make_settings(read_settings(weights.settings), processor, None))
     tensors, ours = {path: np.asarray(tensor, np.float32) for path, tensor in weights.stream()}, JaxStages(case, dtype)
-    found = ours.encoder(tensors)
-    return found | ours.painter(tensors, found["encoder states"])
+    actual = ours.encoder(tensors)
+    return actual | ours.painter(tensors, actual["encoder states"])
 
 
 def training_step(dtype: str) -> dict[str, np.ndarray]:
@@ -100,8 +100,8 @@ def compared(compute: Callable[[str], dict[str, np.ndarray]], name: str, bounds:
     with jax.default_device(jax.devices("cpu")[0]):
         expected = compute("float32")
     for dtype in ("float32", "bfloat16"):
-        for part, found in compute(dtype).items():
-            yield Line(f"{name}: {part}", dtype, error(found, expected[part]), bounds[part][dtype])
+        for part, actual in compute(dtype).items():
+            yield Line(f"{name}: {part}", dtype, error(actual, expected[part]), bounds[part][dtype])
 
 
 def epilogues() -> Iterator[Line]:
@@ -125,8 +125,8 @@ def epilogues() -> Iterator[Line]:
             for dtype, bound in (("float32", 1e-4), ("bfloat16", 0.01)):
                 cast = [jnp.asarray(v, dtype) for v in (x, w, s, b)]
                 with jax.default_matmul_precision("highest"):
-                    found = jax.jit(lambda x, w, s, b, function=function: function(x @ w, s, b))(*cast)
-                yield Line(f"product {m}x{k}x{n}: {name}", dtype, error(found, expected), bound)
+                    actual = jax.jit(lambda x, w, s, b, function=function: function(x @ w, s, b))(*cast)
+                yield Line(f"product {m}x{k}x{n}: {name}", dtype, error(actual, expected), bound)
 
 
 def main() -> int:

@@ -43,9 +43,9 @@ def autoencoder(painter: Sampler, pictures: Pictures, *, keep: bool) -> Iterator
     size = pictures[0].height, pictures[0].width
     latents = painter.encode(pictures, size)
     while True:
-        yield (found := painter.decode(latents))
+        yield (decoded := painter.decode(latents))
         if not keep:
-            latents = painter.encode(found, size)
+            latents = painter.encode(decoded, size)
 
 
 def edits(pipeline: EditPipeline, pictures: Pictures, prompt: str, settings: Settings, *, keep: bool) -> Iterator[Pictures]:
@@ -85,10 +85,10 @@ def main() -> None:
     if args.data:
         captions = Pairs(args.data, "test", "caption")
         chosen = np.random.default_rng(0).permutation(len(captions))[: args.number]
-        found = [captions[int(i)].target for i in chosen]
+        images = [captions[int(i)].target for i in chosen]
     else:
-        found = [open_picture(path) for path in args.pictures]
-    pictures = [cover_crop(picture, (side, side)) for picture in found]
+        images = [open_picture(path) for path in args.pictures]
+    pictures = [cover_crop(picture, (side, side)) for picture in images]
     first = [unit_pixels(picture, (side, side)) for picture in pictures]
     ways = (
         autoencoder(painter, pictures, keep=False), autoencoder(painter, pictures, keep=True),

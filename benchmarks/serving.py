@@ -76,11 +76,11 @@ def served(args: argparse.Namespace, port: int) -> Callable[[], list[bytes]]:
         connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.request("POST", "/v1/images/edits", body, {"Content-Type": f"multipart/form-data; boundary={mark}"})
         answer = connection.getresponse()
-        found = json.loads(answer.read())
+        body = json.loads(answer.read())
         connection.close()
         if answer.status != 200:
-            raise SystemExit(f"the server answered {answer.status}: {found}")
-        return base64.b64decode(found["data"][0]["b64_json"])
+            raise SystemExit(f"the server answered {answer.status}: {body}")
+        return base64.b64decode(body["data"][0]["b64_json"])
 
     def run() -> list[bytes]:
         with ThreadPoolExecutor(2 * args.batch) as clients:
@@ -99,9 +99,9 @@ def start(args: argparse.Namespace) -> tuple[subprocess.Popen, int]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
     for line in process.stderr:
-        if found := re.search(r"http://[\d.]+:(\d+)", line):
+        if match := re.search(r"http://[\d.]+:(\d+)", line):
             threading.Thread(target=process.stderr.read, daemon=True).start()  # a pipe that nobody reads would stop it once it is full
-            return process, int(found[1])
+            return process, int(match[1])
     raise SystemExit(f"{' '.join(command)} ended with exit code {process.wait()}.")
 
 

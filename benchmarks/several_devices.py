@@ -89,7 +89,7 @@ class Machine:
             one.bind(("127.0.0.1", 0))
             port = one.getsockname()[1]
         base = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        found, each = [], devices // count
+        environments, each = [], devices // count
         for i in range(count):
             env = base | {"JAX_NUM_PROCESSES": str(count), "JAX_TRACEBACK_FILTERING": "off"}  # the last line names the error
             if count > 1:
@@ -102,8 +102,8 @@ class Machine:
                 if not self.timed:
                     env |= {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()}
                     env |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-            found.append(env)
-        return found
+            environments.append(env)
+        return environments
 
     def start(self, command: list[str], log: Path, devices: int, count: int = 1) -> list[subprocess.Popen]:
         """`command` in `count` processes; the first one's output goes to `log`, the errors of all to `log`.err."""
@@ -146,7 +146,7 @@ def end(running: list[subprocess.Popen]) -> None:
 
 def last_line(path: Path) -> str:
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else "no output"
 
 
 def losses(workdir: Path) -> dict[int, float]:

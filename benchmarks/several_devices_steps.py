@@ -90,8 +90,8 @@ def train(work: Row) -> Iterator[Row]:
     jax.block_until_ready(step())
     compile_s = round(time.perf_counter() - since, 1)
     times, _ = measure(step, jax.block_until_ready, work["repeats"])
-    found = [float(loss) for loss in losses[:10]]
-    yield {"ms": round(float(np.median(times)), 2), "losses": found, "tokens": tokens, "compile_s": compile_s} | machine()
+    first_losses = [float(loss) for loss in losses[:10]]
+    yield {"ms": round(float(np.median(times)), 2), "losses": first_losses, "tokens": tokens, "compile_s": compile_s} | machine()
 
 
 def _timed(run: Callable[[], Any], repeats: int) -> tuple[float, list[float]]:

@@ -15,21 +15,21 @@ def mesh_name(mesh: Mapping[str, int] | None) -> str:
 def table(rows: Sequence[Row]) -> str:
     """All that is known so far; a table for each kind of result that there is."""
     kinds = {kind: [row for row in rows if row.get("kind") == kind and "failed" not in row] for kind in KINDS}
-    places = sorted({f"{row['device']}, {row['version']}" for row in rows if "version" in row})
-    parts = [f"{'; '.join(places) or 'nothing measured'}; {datetime.date.today().isoformat()}"]
-    parts += [make(found) for kind, make in KINDS.items() if (found := kinds[kind])]
+    machines = sorted({f"{row['device']}, {row['version']}" for row in rows if "version" in row})
+    parts = [f"{'; '.join(machines) or 'nothing measured'}; {datetime.date.today().isoformat()}"]
+    parts += [make(kinds[kind]) for kind, make in KINDS.items() if kinds[kind]]
     if failed := {row["step"]: row["failed"] for row in rows if "failed" in row}:
-        parts.append("\n".join(f"- failed: {step}: {why}" for step, why in failed.items()))
+        parts.append("\n".join(f"- failed: {step}: {reason}" for step, reason in failed.items()))
     return "\n\n".join(parts)
 
 
 def _painting(rows: Sequence[Row]) -> str:
     """Beside one device: a single picture, or as many pictures on each device."""
-    one = {row["batch"]: row["ms"] for row in rows if not row["mesh"]}
-    each = max(one, default=0)
+    baseline = {row["batch"]: row["ms"] for row in rows if not row["mesh"]}
+    each = max(baseline, default=0)
     lines = []
     for row in rows:
-        base = one.get(1 if row["batch"] == 1 else each)
+        base = baseline.get(1 if row["batch"] == 1 else each)
         of = 1 if row["batch"] == 1 else each
         faster = f"{base / of / (row['ms'] / row['batch']):.2f}" if base and row["mesh"] else ""
         lines.append(
@@ -42,11 +42,11 @@ def _painting(rows: Sequence[Row]) -> str:
 
 def _training(rows: Sequence[Row]) -> str:
     """Beside one device: the losses of as many rows in all, and the speed of as many rows on each device."""
-    one = {(row["part"], row["batch"]): row for row in rows if not row["mesh"]}
+    baseline = {(row["part"], row["batch"]): row for row in rows if not row["mesh"]}
     lines = []
     for row in rows:
-        devices, same = math.prod(row["mesh"].values()), one.get((row["part"], row["batch"]))
-        small = one.get((row["part"], row["batch"] // devices))
+        devices, same = math.prod(row["mesh"].values()), baseline.get((row["part"], row["batch"]))
+        small = baseline.get((row["part"], row["batch"] // devices))
         efficiency = f"{small['ms'] / row['ms']:.0%}" if small and row["mesh"] and "tensor" not in row["mesh"] else ""
         off = f"{_largest(row['losses'], same['losses']):.1e}" if same and row["mesh"] else ""
         lines.append(

@@ -54,13 +54,13 @@ def turns(config: DimConfig, side: int, batch: int, text_tokens: int = TEXT_TOKE
     return Turns(ids, user, patches, grid)
 
 
-def padded(config: DimConfig, found: Turns) -> EncoderInputs:
+def pad_turns(config: DimConfig, turns: Turns) -> EncoderInputs:
     """Turns as our encoder reads them, padded to a bucket of tokens."""
-    batch, tokens = found.ids.shape
+    batch, tokens = turns.ids.shape
     room = ((0, 0), (0, next(length for length in LENGTHS if length >= tokens) - tokens))
-    mask = np.pad(np.ones(found.ids.shape, bool), room)
+    mask = np.pad(np.ones(turns.ids.shape, bool), room)
     return encoder_inputs(
-        np.pad(found.ids, room), mask, np.pad(found.user, room), list(found.patches), [(found.grid, found.grid)] * batch,
+        np.pad(turns.ids, room), mask, np.pad(turns.user, room), list(turns.patches), [(turns.grid, turns.grid)] * batch,
         image_token_id=config.encoder.image_token_id, layout=config.encoder.vision.layout,
     )  # fmt: skip
 

@@ -41,9 +41,9 @@ def edit(args: Namespace, dtype: Any) -> None:
     """An edit part by part, each a compiled program, and all of them one after the other."""
     config = cases.dim_config(args.size)
     dim: Any = random_dim(config, dtype)
-    found = cases.turns(config, args.side, args.batch, args.text_tokens)
-    inputs = jax.tree.map(jnp.asarray, cases.padded(config, found))
-    length = min(length for length in (*LENGTHS, config.sana.condition_length) if length >= found.user[0].sum())
+    turns = cases.turns(config, args.side, args.batch, args.text_tokens)
+    inputs = jax.tree.map(jnp.asarray, cases.pad_turns(config, turns))
+    length = min(length for length in (*LENGTHS, config.sana.condition_length) if length >= turns.user[0].sum())
     pixels = jax.random.uniform(jax.random.key(1), (args.batch, args.side, args.side, 3), minval=-1)
     seeds, cells = jnp.arange(args.batch), args.side // config.autoencoder.factor
 
@@ -76,7 +76,7 @@ def edit(args: Namespace, dtype: Any) -> None:
     if not bool(jnp.isfinite(whole(compile_and_measure)).all()):
         raise SystemExit("The picture has values that are not finite: the times would mean nothing.")
     times, _ = measure(lambda: whole(lambda part, *arguments: programs[part](*arguments)), jax.block_until_ready, args.repeats)
-    report(args, "dim_jax", "whole edit", times, tokens=found.ids.shape[1], condition=length, **machine())
+    report(args, "dim_jax", "whole edit", times, tokens=turns.ids.shape[1], condition=length, **machine())
 
 
 def train(args: Namespace, dtype: Any) -> None:
@@ -113,8 +113,8 @@ def training(
 ) -> tuple[Callable[[], Any], int]:
     """A function that takes one step, always on the same `args.batch` random rows, and returns the loss; and their tokens."""
     dim = dim_config(model_config)
-    found, rng = cases.turns(dim, args.side, args.batch, args.text_tokens), np.random.default_rng(1)
-    inputs, tokens = cases.padded(dim, found), int(found.user[0].sum())
+    turns, rng = cases.turns(dim, args.side, args.batch, args.text_tokens), np.random.default_rng(1)
+    inputs, tokens = cases.pad_turns(dim, turns), int(turns.user[0].sum())
     length, cells = min(inputs.input_ids.shape[1], dim.sana.condition_length), args.side // dim.autoencoder.factor
     pictures = rng.integers(0, 256, (2, args.batch, args.side, args.side, 3), dtype=np.uint8)
     latents = rng.normal(size=(2, args.batch, cells, cells, dim.autoencoder.latent_channels)).astype(np.float32)

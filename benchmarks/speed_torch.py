@@ -151,16 +151,16 @@ def train(args: Namespace) -> None:
 
 def _inputs(config: DimConfig, args: Namespace, dtype: torch.dtype) -> tuple[dict[str, Any], int, int]:
     """What the encoder reads, where the user's turn begins, and the number of tokens."""
-    found = cases.turns(config, args.side, args.batch, args.text_tokens)
-    ids = torch.from_numpy(found.ids).to(DEVICE)
+    turns = cases.turns(config, args.side, args.batch, args.text_tokens)
+    ids = torch.from_numpy(turns.ids).to(DEVICE)
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "mm_token_type_ids": (ids == config.encoder.image_token_id).int(),
-        "pixel_values": torch.from_numpy(found.patches).flatten(0, 1).to(DEVICE, dtype),
-        "image_grid_thw": torch.tensor([[1, found.grid, found.grid]] * args.batch, device=DEVICE),
+        "pixel_values": torch.from_numpy(turns.patches).flatten(0, 1).to(DEVICE, dtype),
+        "image_grid_thw": torch.tensor([[1, turns.grid, turns.grid]] * args.batch, device=DEVICE),
     }
-    return inputs, int(found.user[0].argmax()), ids.shape[1]
+    return inputs, int(turns.user[0].argmax()), ids.shape[1]
 
 
 def _wait(_: Any) -> None:

@@ -33,7 +33,7 @@ from dim_jax.data.chunks import Chunk, ChunkLoader, LoadedChunk, shard_chunks
 from dim_jax.data.pipeline import MixtureComponent, batches, evenly_spaced, make_plan
 from dim_jax.data.plan import Component
 from dim_jax.data.readers import PaintReader, buckets
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.models.connector import select_user_turn
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
@@ -215,8 +215,7 @@ def _limit_bad_rows(budget: int, stream: Iterator[LoadedChunk]) -> Iterator[Load
     for chunk in stream:
         for bad in chunk.bad:
             count += 1
-            if count > budget:
-                raise InputError(f"{count} rows cannot be used, but data.bad_samples allows {budget}. The last: {bad.error}")
+            check(count <= budget, f"{count} rows cannot be used, but data.bad_samples allows {budget}. The last: {bad.error}")
             console.out(f"{bad.source}, row {bad.row}: {bad.error}", highlight=False)
         yield chunk
 

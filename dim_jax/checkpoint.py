@@ -24,7 +24,7 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from flax import nnx
 
-from dim_jax.errors import InputError, first_line
+from dim_jax.errors import InputError, check, first_line
 from dim_jax.models.module import parameters
 from dim_jax.processes import is_first, is_multiprocess, shared_folder
 from dim_jax.storage.folders import check_finished, new_folder, new_remote_folder
@@ -217,19 +217,18 @@ def abstract(path: AnyPath | str) -> dict[str, TensorInfo]:
     check_finished(folder)
     if not is_checkpoint(folder):
         raise InputError(f"{folder}: is not a checkpoint folder (it needs {WEIGHTS}/ and {CONFIG}). Give one, or convert yours first.")
-    if any((folder / WEIGHTS).glob(f"{WEIGHTS}.{PARTIAL}.pending*")):
-        raise InputError(
-            f"{folder / WEIGHTS}: its tensors were never joined, which once happened in folders with brackets in their names. Join "
-            f"them: python -c 'import sys; from dim_jax import checkpoint; checkpoint.join(sys.argv[1])' '{folder}'"
-        )
+    check(
+        not any((folder / WEIGHTS).glob(f"{WEIGHTS}.{PARTIAL}.pending*")),
+        f"{folder / WEIGHTS}: its tensors were never joined, which once happened in folders with brackets in their names. Join "
+        f"them: python -c 'import sys; from dim_jax import checkpoint; checkpoint.join(sys.argv[1])' '{folder}'",
+    )
     weights = orbax_path(folder / WEIGHTS)
     try:
         with _orbax():
             metadata = ocp.metadata(weights).metadata
     except (OSError, ValueError, KeyError, ocp.errors.InvalidLayoutError) as error:
         raise InputError(f"{folder / WEIGHTS}: is damaged ({first_line(error)}). Convert or copy it again.") from error
-    if not metadata:
-        raise InputError(f"{folder / WEIGHTS}: is damaged (no tensors are listed in it). Convert or copy it again.")
+    check(metadata, f"{folder / WEIGHTS}: is damaged (no tensors are listed in it). Convert or copy it again.")
     return {name: TensorInfo(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in sorted(metadata.items())}
 
 

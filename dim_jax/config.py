@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, input_errors
 
 Config = Any  # a ConfigDict, whose keys no type checker knows
 MIX = "data.mix"  # the one group whose keys a run chooses, so it may be replaced by a dict
@@ -89,10 +89,8 @@ def _set_key(config: Config, key: str, text: str) -> None:
     if isinstance(old, ConfigDict) and not (key == MIX and isinstance(value, dict)):
         remedy = "Change one of these, or give a dict." if key == MIX else "Change one of these."
         raise InputError(f"{key}={text}: {key} is a group of keys ({', '.join(old)}). {remedy}")
-    try:
+    with input_errors(lambda _: f"{key}={text}: {last} is {old!r} in the config; give another {type(old).__name__}.", TypeError):
         node[last] = value
-    except TypeError as error:
-        raise InputError(f"{key}={text}: {last} is {node[last]!r} in the config; give another {type(node[last]).__name__}.") from error
 
 
 def _value(text: str) -> Any:

@@ -11,11 +11,11 @@ from pathlib import Path
 from PIL import Image
 
 from dim_jax.edit_result import EditResult, check_output, save_picture
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.processing.pictures import open_picture
 from dim_jax.sheets import grid, with_caption
-from dim_jax.storage.paths import AnyPath, read_json
+from dim_jax.storage.paths import AnyPath, creation_errors, read_json
 
 COLUMNS = 3  # of the sheet
 KEYS = {"image": str, "prompt": str, "seed": int}
@@ -38,12 +38,11 @@ def read_samples(folder: Path) -> list[Sample]:
     """
     file = folder / "samples.json"
     entries = read_json(file)
-    if not isinstance(entries, list) or not entries:
-        raise InputError(f"{file}: must be a list of samples, at least one. Restore it.")
+    check(isinstance(entries, list) and entries, f"{file}: must be a list of samples, at least one. Restore it.")
     for number, entry in enumerate(entries, 1):
         fits = isinstance(entry, dict) and {"prompt", "seed"} <= entry.keys() <= KEYS.keys()
         if not fits or any(type(value) is not KEYS[key] for key, value in entry.items()):
-            raise InputError(f"{file}: sample {number} is {entry!r}, but must have prompt, seed and perhaps the name of an image. Mend it.")
+            raise InputError(f"{file}: sample {number} is {entry!r}, but must have prompt, seed and perhaps the name of an image. Fix it.")
     return [
         Sample(entry["prompt"], entry["seed"], open_picture(folder / entry["image"]) if "image" in entry else None) for entry in entries
     ]  # fmt: skip
@@ -55,10 +54,8 @@ def check_outputs(folder: AnyPath, number: int, *, overwrite: bool) -> list[AnyP
     Raises:
         InputError: one of them may not be written.
     """
-    try:
+    with creation_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
     return [check_output(folder / f"{name}.png", overwrite=overwrite) for name in (*range(1, number + 1), "sheet")]
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dim_jax import __version__
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, input_errors
 from dim_jax.sheets import grid
 from dim_jax.storage.folders import check_file, new_file
 from dim_jax.storage.paths import AnyPath, as_path
@@ -78,7 +78,10 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """
     # Pictures of the first versions lack these.
     defaults = {"designer": "none", "instruction": "", "changed": "null", "earlier": "[]"}
-    try:
+    remedy = "Some programs remove the text of a PNG; give the original file."
+    with input_errors(
+        lambda error: f"{path}: is not a picture that dim_jax saved ({error}). {remedy}", OSError, KeyError, ValueError, TypeError
+    ):
         with Image.open(path) as image:
             metadata: dict[str, Any] = {
                 key: str(image.info[key]) for key in ("Software", "prompt", "seed", "settings", "checkpoint", "dtype")
@@ -88,10 +91,6 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         for result in (metadata, *metadata["earlier"]):
             result["settings"]["size"] = tuple(result["settings"]["size"])
         return metadata
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path}: is not a picture that dim_jax saved ({error}). Some programs remove the text of a PNG; give the original file."
-        ) from error
 
 
 def sheet(results: Sequence[EditResult]) -> Image.Image:

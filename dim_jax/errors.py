@@ -1,4 +1,4 @@
-"""The exception for input that a user can mend, and checks that raise it."""
+"""The exception for input that a user can correct, and checks that raise it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,3 +72,12 @@ def input_errors(message: Callable[[Exception], str], *errors: type[Exception]) 
         raise
     except errors as error:
         raise InputError(message(error)) from error
+
+
+@contextmanager
+def prefix_errors(prefix: object) -> Iterator[None]:
+    """Put `prefix`, such as the file that is read, before the message of an InputError that is raised within."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{prefix}: {error}") from error

@@ -5,7 +5,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from dim_jax.errors import InputError
+from dim_jax.errors import check
 
 
 def load_plugins(package: str, attribute: str) -> dict[str, Any]:
@@ -21,6 +21,5 @@ def plugin(plugins: Mapping[str, Any], name: str, noun: str) -> Any:
     Raises:
         InputError: there is none; the message lists the names.
     """
-    if name not in plugins:
-        raise InputError(f'There is no {noun} "{name}". There are: {", ".join(sorted(plugins))}.')
+    check(name in plugins, f'There is no {noun} "{name}". There are: {", ".join(sorted(plugins))}.')
     return plugins[name]

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from dim_jax.batching import Batch, Request, Source, batches
 from dim_jax.diffusion.sampler import State
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.memory import memory_errors
 from dim_jax.models.dim import Dim
 from dim_jax.models.module import parameters
@@ -190,8 +190,7 @@ class Sampler:
         check_prompt(request.prompt, f"Prompt {number}")
         if any(side < factor or side % factor for side in request.size):
             raise InputError(f"Size {request.size[0]} x {request.size[1]}: height and width must be multiples of {factor} pixels.")
-        if not -(2**31) <= request.seed < 2**31:
-            raise InputError(f"Seed {request.seed}: seeds are 32-bit integers. Choose one from 0 to {2**31 - 1}.")
+        check(-(2**31) <= request.seed < 2**31, f"Seed {request.seed}: seeds are 32-bit integers. Choose one from 0 to {2**31 - 1}.")
         latents, fitting = request.source and request.source.latents, (*(side // factor for side in request.size), channels)
         if latents is not None and latents.shape != fitting:
             raise InputError(

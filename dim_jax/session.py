@@ -23,7 +23,7 @@ from dim_jax.compositing import changed_latents, composite, mask_opacity, opacit
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.design import write_blueprint
 from dim_jax.edit_result import EditResult
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.pipeline import EditPipeline
 from dim_jax.processing.pictures import as_rgb, autoencoder_pixels_uint8
 from dim_jax.settings import Settings, check_prompt
@@ -85,7 +85,7 @@ class EditSession:
 
         Args:
             instruction: what to change; it may be empty where there is a blueprint.
-            blueprint: what the painter reads; nobody is asked for it then.
+            blueprint: what the painter reads; the designer writes none then.
             written_by: who wrote that blueprint.
             seed: of the noise.
             mask: grey, of the size of `source`'s picture: where it is black (0), the round leaves that picture as it is.
@@ -127,8 +127,7 @@ class EditSession:
         Raises:
             InputError: there is none.
         """
-        if not self.rounds:
-            raise InputError("There is no round to undo. This is the picture that the session began with.")
+        check(self.rounds, "There is no round to undo. This is the picture that the session began with.")
         *rounds, last = self.rounds
         self.rounds = tuple(rounds)
         return last

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dim_jax.diffusion.solvers import SOLVERS
-from dim_jax.errors import InputError, check_unicode
+from dim_jax.errors import InputError, check, check_unicode
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.processing.pictures import MAX_PIXELS
 
@@ -55,22 +55,21 @@ class Settings:
         scales = (self.guidance_scale, self.image_guidance_scale)
         counts = (self.num_steps, self.resolution, self.batch_size)
         numbers = 1 / MAX_SHIFT <= self.flow_shift <= MAX_SHIFT and all(0 <= scale <= MAX_SCALE for scale in scales)  # NaN is not
-        if not numbers or min(counts) < 1 or self.num_steps > MAX_STEPS:
-            raise InputError(
-                f"num_steps {self.num_steps} must be 1 to {MAX_STEPS}, resolution {self.resolution} and batch_size {self.batch_size} at "
-                f"least 1, flow_shift {self.flow_shift} between {1 / MAX_SHIFT:g} and {MAX_SHIFT:g}, guidance_scale {self.guidance_scale} "
-                f"and image_guidance_scale {self.image_guidance_scale} not negative and at most {MAX_SCALE:g}."
-            )
+        check(
+            numbers and min(counts) >= 1 and self.num_steps <= MAX_STEPS,
+            f"num_steps {self.num_steps} must be 1 to {MAX_STEPS}, resolution {self.resolution} and batch_size {self.batch_size} at "
+            f"least 1, flow_shift {self.flow_shift} between {1 / MAX_SHIFT:g} and {MAX_SHIFT:g}, guidance_scale {self.guidance_scale} "
+            f"and image_guidance_scale {self.image_guidance_scale} not negative and at most {MAX_SCALE:g}.",
+        )
         height, width = self.size or (self.resolution, self.resolution)
         if height * width > MAX_PIXELS:
             raise InputError(f"{height} x {width} pixels are more than the {MAX_PIXELS:,} that are accepted. Paint a smaller picture.")
-        if not 0 <= self.guidance_start <= self.guidance_stop <= 1 or self.cache_interval < 1:
-            raise InputError(
-                f"guidance_start {self.guidance_start} and guidance_stop {self.guidance_stop} are fractions of the steps, from 0 to 1, the "
-                f"first not after the second; cache_interval {self.cache_interval} must be at least 1."
-            )
-        if self.solver not in SOLVERS:
-            raise InputError(f'There is no solver "{self.solver}". Solvers are {", ".join(SOLVERS)}.')
+        check(
+            0 <= self.guidance_start <= self.guidance_stop <= 1 and self.cache_interval >= 1,
+            f"guidance_start {self.guidance_start} and guidance_stop {self.guidance_stop} are fractions of the steps, from 0 to 1, the "
+            f"first not after the second; cache_interval {self.cache_interval} must be at least 1.",
+        )
+        check(self.solver in SOLVERS, f'There is no solver "{self.solver}". Solvers are {", ".join(SOLVERS)}.')
         if self.negative_prompt is not None:
             check_prompt(self.negative_prompt, "The negative prompt")
 
@@ -116,5 +115,4 @@ def check_prompt(prompt: str, name: str = "The prompt") -> None:
         InputError: it has only white space, or half a character.
     """
     check_unicode(prompt, name)
-    if not prompt.strip():
-        raise InputError(f"{name} is empty ({prompt!r}). Write what to paint, or leave a negative prompt out.")
+    check(prompt.strip(), f"{name} is empty ({prompt!r}). Write what to paint, or leave a negative prompt out.")

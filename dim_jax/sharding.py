@@ -24,7 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 from jaxtyping import Int
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.models.layers import BATCH_AXES
 from dim_jax.models.lora import is_factor
 from dim_jax.processes import make_global_array
@@ -134,7 +134,7 @@ def logical_axes(path: str) -> tuple[str, ...]:
     matches = [(pattern, axes) for pattern, axes in LOGICAL_AXES if fnmatchcase(path, pattern)]
     if len(matches) != 1:
         rows = " and ".join(pattern for pattern, _ in matches) or "none"
-        raise InputError(f"{path}: every parameter has one row in the table of dim_jax/sharding.py, this one: {rows}. Mend the table.")
+        raise InputError(f"{path}: every parameter has one row in the table of dim_jax/sharding.py, this one: {rows}. Correct the table.")
     return matches[0][1]
 
 
@@ -176,8 +176,7 @@ class Sharding:
             mesh_text = ", ".join(f"{axis}={size}" for axis, size in mesh.items())
             shape = _resolve_axis_sizes({axis: mesh.get(axis, 1) for axis in MESH_AXES}, len(here), mesh_text)
             count = math.prod(shape.values())
-            if count > len(here):
-                raise InputError(f"{mesh_text} takes {count} devices, but this process has {len(here)}. Ask for fewer.")
+            check(count <= len(here), f"{mesh_text} takes {count} devices, but this process has {len(here)}. Ask for fewer.")
             devices = _arrange_devices(here[:count], *shape.values())
         sharding = cls(_auto_mesh(devices), RULES)
         _check_divides(sizes, RULES, sharding.mesh.shape, lambda axis, fitting, logical: f"Take {axis}={fitting}, or a divisor of it.")
@@ -220,7 +219,7 @@ class Sharding:
     def from_local_rows(self, rows: Int[np.ndarray, " local_batch_indices"], count: int) -> Callable[[Any, NamedSharding], jax.Array]:
         """A function for `shard` of arrays of which this process has only `rows` (`local_batch_indices`) of the `count` rows of a batch."""
 
-        def place(array: Any, sharding: NamedSharding) -> jax.Array:
+        def make_array(array: Any, sharding: NamedSharding) -> jax.Array:
             axis = len(sharding.spec) - 1
             per_row = array.shape[axis] // len(rows)  # pictures of a row, where the axis is of pictures
             shape = (*array.shape[:axis], count * per_row, *array.shape[axis + 1 :])
@@ -232,26 +231,26 @@ class Sharding:
 
             return jax.make_array_from_callback(shape, sharding, part)
 
-        return place
+        return make_array
 
     def device_put(self, batch: Any) -> Any:
         """The arrays of a batch that this process has whole, on the devices: rows are spread where they divide, else all have all rows."""
 
-        def place(array: Any, sharding: NamedSharding) -> jax.Array:
+        def make_array(array: Any, sharding: NamedSharding) -> jax.Array:
             sharding = sharding if array.shape[len(sharding.spec) - 1] % self.num_batch_shards == 0 else self.replicated
             return jax.device_put(array, sharding) if isinstance(array, jax.Array) else make_global_array(array, sharding)
 
-        return self.shard(batch, place)
+        return self.shard(batch, make_array)
 
-    def shard(self, batch: Any, place: Callable[[Any, NamedSharding], Any]) -> Any:
-        """The batch with `place(array, sharding)` for each array; its rows (pictures) are spread over slices, data and fsdp together."""
+    def shard(self, batch: Any, make_array: Callable[[Any, NamedSharding], Any]) -> Any:
+        """The batch with `make_array(array, sharding)` for each array; its rows or pictures are spread over slices, data and fsdp."""
 
-        def one(keys: Sequence[Any], array: Any) -> Any:
+        def shard_leaf(keys: Sequence[Any], array: Any) -> Any:
             axis = BATCH_AXIS_BY_FIELD.get(keys[-1].name, 0) if keys else 0
             spec = PartitionSpec(*(None,) * axis, BATCH_AXES)
-            return place(array, NamedSharding(self.mesh, spec))
+            return make_array(array, NamedSharding(self.mesh, spec))
 
-        return jax.tree_util.tree_map_with_path(one, batch)
+        return jax.tree_util.tree_map_with_path(shard_leaf, batch)
 
 
 def validate_mesh(config: Config, sizes: ModelConfig, devices: int) -> dict[str, int]:
@@ -272,14 +271,13 @@ def validate_mesh(config: Config, sizes: ModelConfig, devices: int) -> dict[str,
 
     _check_divides(sizes, rules, mesh, remedy)
     rows, over = config.data.batch_size, [mesh[axis] for axis in BATCH_AXES]
-    if rows < 1:
-        raise InputError(f"config.data.batch_size is {rows}: it must be at least 1.")
-    if rows % math.prod(over):
-        raise InputError(
-            f"config.data.batch_size {rows} does not divide over {' x '.join(f'{axis!r}' for axis in BATCH_AXES)} = "
-            f"{' x '.join(map(str, over))}. Make it a multiple of {math.prod(over)}, or set config.sharding so that their product is "
-            f"{math.gcd(rows, math.prod(over))} or a divisor of it."
-        )
+    check(rows >= 1, f"config.data.batch_size is {rows}: it must be at least 1.")
+    check(
+        rows % math.prod(over) == 0,
+        f"config.data.batch_size {rows} does not divide over {' x '.join(f'{axis!r}' for axis in BATCH_AXES)} = "
+        f"{' x '.join(map(str, over))}. Make it a multiple of {math.prod(over)}, or set config.sharding so that their product is "
+        f"{math.gcd(rows, math.prod(over))} or a divisor of it.",
+    )
     return mesh
 
 
@@ -304,18 +302,15 @@ def _auto_mesh(devices: np.ndarray) -> Mesh:
 
 
 def _arrange_devices(devices: Sequence[Any], slices: int, *within: int) -> np.ndarray:
-    """The devices as a mesh whose first axis goes over slices; within one, neighbours are close (on a TPU, in its torus).
-
-    Raises:
-        InputError: the devices lie in another number of slices. Several GPU nodes may be taken for one slice all the same.
-    """
+    """The devices as a mesh whose first axis goes over slices; within one, neighbours are close (on a TPU, in its torus)."""
+    # Several GPU nodes may be taken for one slice.
     is_cpu = devices[0].platform == "cpu"  # which has no slices: each process is taken for one
     actual = len({device.process_index if is_cpu else getattr(device, "slice_index", 0) for device in devices})
-    if slices != actual and (slices > 1 or devices[0].platform == "tpu"):
-        raise InputError(
-            f"config.sharding.slices is {slices}, but the {len(devices)} devices that are here lie in {actual}. Set it to {actual}; the "
-            f"other axes are of the {len(devices) // actual} devices of one slice."
-        )
+    check(
+        slices == actual or (slices == 1 and devices[0].platform != "tpu"),
+        f"config.sharding.slices is {slices}, but the {len(devices)} devices that are here lie in {actual}. Set it to {actual}; the "
+        f"other axes are of the {len(devices) // actual} devices of one slice.",
+    )
     shape = (1, *within)
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
@@ -333,11 +328,7 @@ def _mesh_shape(config: Config, devices: int) -> dict[str, int]:
 
 
 def _resolve_axis_sizes(sizes: Mapping[str, int], devices: int, text: str) -> dict[str, int]:
-    """The sizes of a mesh with all that the others leave (at least 1) for one that is -1; `said` is how they were written.
-
-    Raises:
-        InputError: a size is below 1, or more than one are -1.
-    """
+    """The sizes of a mesh with all that the others leave (at least 1) for one that is -1; `text` is how they were written."""
     free = [axis for axis, size in sizes.items() if size == -1]
     product = math.prod(size for size in sizes.values() if size != -1)
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
@@ -356,18 +347,18 @@ def _check_rules(rules: Mapping[str, str]) -> None:
 
 def _check_axes(path: str, shape: Shape, rules: Mapping[str, str]) -> None:
     axes = logical_axes(path)
-    if len(axes) != len(shape):
-        raise InputError(
-            f"{path} {shape}: its row in the table of dim_jax/sharding.py names {len(axes)} axes ({', '.join(axes)}), but it has "
-            f"{len(shape)}. Mend the row."
-        )
+    check(
+        len(axes) == len(shape),
+        f"{path} {shape}: its row in the table of dim_jax/sharding.py names {len(axes)} axes ({', '.join(axes)}), but it has "
+        f"{len(shape)}. Correct the row.",
+    )
     for mesh_axis in MESH_AXES:
         here = [f"'{logical}'" for logical in axes if rules[logical] == mesh_axis]
-        if len(here) > 1:
-            raise InputError(
-                f"{path} {shape}: its axes {' and '.join(here)} both lie on '{mesh_axis}', which can cut only one. Map the other "
-                "elsewhere in config.sharding.rules."
-            )
+        check(
+            len(here) <= 1,
+            f"{path} {shape}: its axes {' and '.join(here)} both lie on '{mesh_axis}', which can cut only one. Map the other "
+            "elsewhere in config.sharding.rules.",
+        )
 
 
 def _sharded_axes(

@@ -16,10 +16,9 @@ from rich.console import Console
 from dim_jax import processes
 from dim_jax.config import Config
 from dim_jax.console import open_console
-from dim_jax.data.augment import Augment
-from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.example import SPLITS
-from dim_jax.data.pipeline import Loader, batches, evenly_spaced_examples, make_plan
+from dim_jax.data.pipeline import BadSamples, Loader, batches, evenly_spaced_examples, make_plan
+from dim_jax.data.readers import Augment
 from dim_jax.models.chips import peak_flops
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype

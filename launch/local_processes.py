@@ -25,14 +25,16 @@ def main() -> int:
     parser.add_argument("--devices", type=_positive, default=1, metavar="D", help="of each process")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="such as: dim train --config ... --workdir ...")
-    asked = parser.parse_args()
-    if not asked.command:
+    args = parser.parse_args()
+    if not args.command:
         parser.error("name the command to run, such as: dim train --config configs/nano_autoencoder.py --workdir runs/two")
     port = _free_port()
-    places = [_environment(number, asked.processes, asked.devices, port) for number in range(asked.processes)]
-    for place in places:
-        print(*(f"{name}={shlex.quote(value)}" for name, value in place.items()), shlex.join(asked.command), file=sys.stderr, flush=True)
-    return 0 if asked.dry_run else _run([(asked.command, os.environ | place) for place in places])
+    environments = [_environment(number, args.processes, args.devices, port) for number in range(args.processes)]
+    for environment in environments:
+        print(
+            *(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(args.command), file=sys.stderr, flush=True
+        )
+    return 0 if args.dry_run else _run([(args.command, os.environ | environment) for environment in environments])
 
 
 def _environment(number: int, processes: int, devices: int, port: int) -> dict[str, str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.data.augment import Augment, hue_rotate
+from dim_jax.data.readers import Augment, hue_rotate
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.processing.pictures import as_rgb
 

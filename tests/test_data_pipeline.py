@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 
 from dim_jax.config import read_config
-from dim_jax.data.augment import Augment
-from dim_jax.data.bad_samples import BadSamples
-from dim_jax.data.pipeline import Loader, MixtureComponent, batches, make_plan, open_mixture
-from dim_jax.data.readers import AnswerReader, PaintReader, PictureReader, Reader, buckets
+from dim_jax.data.pipeline import BadSamples, Loader, MixtureComponent, batches, make_plan, open_mixture
+from dim_jax.data.readers import AnswerReader, Augment, PaintReader, PictureReader, Reader, buckets
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.errors import InputError
 from dim_jax.models.qwen import QwenConfig

@@ -104,7 +104,7 @@ def test_too_little_space_is_one_error(remote, tmp_path, monkeypatch):
     cached_path(remote)
     check_disk_space([remote])  # it is there already
     with monkeypatch.context() as patch:  # another process fills the disk
-        patch.setattr("dim_jax.storage.local_cache.storage", lambda path: SimpleNamespace(info=file_system(path).info, get_file=full))
+        patch.setattr("dim_jax.storage.local_cache.file_system", lambda path: SimpleNamespace(info=file_system(path).info, get_file=full))
         with pytest.raises(InputError, match="two: no space"):
             cached_path(remote.parent / "two")
     with pytest.raises(InputError, match="cannot be reached"):

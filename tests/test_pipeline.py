@@ -121,7 +121,7 @@ def test_repeated_calls_do_not_recompile():
 def test_guidance_1_is_one_branch(monkeypatch):
     two_branches = one(guidance_scale=1 + 1e-6)
     with monkeypatch.context() as patch:
-        patch.setattr(Sampler, "null", lambda self, length: pytest.fail("the unconditional branch was computed"))
+        patch.setattr(Sampler, "null_condition", lambda self, length: pytest.fail("the unconditional branch was computed"))
         single = one(guidance_scale=1.0)
         assert largest_difference(single, one(guidance_scale=1.0, negative_prompt="dull")) == 0
     assert largest_difference(single, two_branches) <= 1

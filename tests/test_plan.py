@@ -71,7 +71,7 @@ def test_plan_steps_are_random_access(counts, step, seed, later):
     there = [found.batch_at(step + ahead) for ahead in (3, 0)]
     again = pickle.loads(pickle.dumps(plan(counts, 4, seed, later=later)))
     for one, ahead in zip(there, (3, 0), strict=True):
-        other = again.at(step + ahead)
+        other = again.batch_at(step + ahead)
         assert one[:2] == other[:2]
         np.testing.assert_array_equal(one.rows, other.rows)
 

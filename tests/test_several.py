@@ -18,9 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from dim_jax import checkpoint, processes
-from dim_jax.data.bad_samples import BadSamples
 from dim_jax.data.batches import PictureBatch
-from dim_jax.data.pipeline import BadSample, LoadedBatch
+from dim_jax.data.pipeline import BadSample, BadSamples, LoadedBatch
 from dim_jax.errors import InputError
 from dim_jax.storage.paths import as_path, local_path, upload
 from dim_jax.training.metrics_buffer import MetricsBuffer

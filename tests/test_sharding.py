@@ -150,7 +150,7 @@ def test_incomplete_sharding_table_is_refused(monkeypatch):
         ),
         ([*rows, ("sana.t_block.kernel", ("width", "times"))], "rules: modulation, times"),
     ):
-        monkeypatch.setattr(sharding, "ROWS", tuple(changed))
+        monkeypatch.setattr(sharding, "LOGICAL_AXES", tuple(changed))
         logical_axes.cache_clear()
         with pytest.raises(InputError) as error:
             mesh(1, 1, 1)

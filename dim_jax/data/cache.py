@@ -26,7 +26,7 @@ from dim_jax.data.dataset import Source
 from dim_jax.data.example import Texts
 from dim_jax.data.records import Records, new_records
 from dim_jax.data.row_stats import RowStats
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check, input_errors
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.storage.folders import new_file, write_json
 from dim_jax.storage.paths import AnyPath, entries
@@ -131,13 +131,11 @@ def read_shard_layout(folder: AnyPath, rows: int) -> ShardLayout | None:
     path = folder / PART_FILE
     if not path.exists():
         return None
-    try:
+    remedy = "Remove the folder, and write it again (dim cache)."
+    with input_errors(lambda error: f"{path}: is damaged ({error}). {remedy}", ValueError, KeyError, TypeError):
         fields = json.loads(path.read_text())
         layout = ShardLayout(folder, fields["rows"], fields["shard_rows"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is damaged ({error}). Remove the folder, and write it again (dim cache).") from error
-    if layout.rows != rows:
-        raise InputError(f"{folder}: has {layout.rows:,} rows, but the source has {rows:,}. Write another cache (dim cache --into).")
+    check(layout.rows == rows, f"{folder}: has {layout.rows:,} rows, but the source has {rows:,}. Write another cache (dim cache --into).")
     return layout
 
 
@@ -233,11 +231,11 @@ class CachedSource:
         shard, offset = divmod(index, self._layout.shard_rows)
         records, first = self._shard(shard)
         number = int(first[offset])
-        if number == NO_RECORD:
-            raise InputError(
-                f"{records.path}: row {index + 1} of the source could not be used when the cache was written. Repair "
-                "the row, and write another cache (dim cache --into)."
-            )
+        check(
+            number != NO_RECORD,
+            f"{records.path}: row {index + 1} of the source could not be used when the cache was written. Repair "
+            "the row, and write another cache (dim cache --into).",
+        )
         arrays, notes = unpack(records[number])
         if "error" in notes:
             raise InputError(notes["error"])
@@ -262,10 +260,10 @@ class CachedSource:
         again = "call dim cache again, and it resumes."
         records = Records(self._layout.path(shard), missing=f"The cache is not finished: {again}", damaged=f"Remove this file; {again}")
         first = np.frombuffer(records[len(records) - 1], "<i8")
-        if len(first) != len(self._layout.shard_range(shard)):
-            raise InputError(
-                f"{records.path}: holds {len(first)} rows, not {len(self._layout.shard_range(shard))}. Remove this file; {again}"
-            )
+        check(
+            len(first) == len(self._layout.shard_range(shard)),
+            f"{records.path}: holds {len(first)} rows, not {len(self._layout.shard_range(shard))}. Remove this file; {again}",
+        )
         return records, first
 
 

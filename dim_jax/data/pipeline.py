@@ -3,6 +3,7 @@
 Each process loads only its own rows of a batch, and finds them without the other processes.
 """
 
+import json
 import shutil
 import sys
 from collections import Counter
@@ -17,20 +18,22 @@ from absl import flags
 from jaxtyping import Int
 from rich.console import Console
 
-from dim_jax.data.augment import Augment
+from dim_jax import processes
 from dim_jax.data.batches import Batch
 from dim_jax.data.dataset import Source, open_source
 from dim_jax.data.example import Example, Kind, Split, as_kind
 from dim_jax.data.plan import Component, Plan, PlannedBatch
-from dim_jax.data.readers import Reader, buckets
+from dim_jax.data.readers import Augment, Reader, buckets
 from dim_jax.data.row_stats import RowStats, count_rows
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.data.workers import exit_with_parent
-from dim_jax.errors import InputError, listed
+from dim_jax.errors import InputError, check, listed
 from dim_jax.processing.buckets import nearest_bucket
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.rng import stream as random_stream
 from dim_jax.storage.disk import NO_SPACE, check_space, format_bytes
+from dim_jax.storage.folders import append
+from dim_jax.storage.paths import AnyPath
 
 # As written in a config; `schedule` checks them.
 Mix = Mapping[str, Any]  # {PART: WEIGHT, ...}
@@ -78,8 +81,7 @@ def schedule(mix: Mix, curriculum: Curriculum = ()) -> dict[str, dict[int, float
         if not isinstance(phase, tuple | list) or list(map(type, phase)) != [int, dict]:
             raise InputError(f"data.curriculum has {phase!r}: write ((STEP, {{PART: WEIGHT, ...}}), ...).")
         step, weights = phase
-        if step <= max(phases):
-            raise InputError(f"data.curriculum has step {step} after step {max(phases)}: steps must increase.")
+        check(step > max(phases), f"data.curriculum has step {step} after step {max(phases)}: steps must increase.")
         if unknown := [name for name in weights if name not in mix]:
             raise InputError(
                 f"data.curriculum, step {step}: {', '.join(unknown)}: data.mix has {', '.join(sorted(mix))}. Add every part there; "
@@ -196,6 +198,64 @@ class LoadedBatch(NamedTuple):
     keys: tuple[str, ...]
     batch: Batch
     bad: tuple[BadSample, ...]
+
+
+class BadSamples:
+    """The list of the samples that cannot be used, in a jsonl file to which later runs add. All processes share a budget; a run stops when
+    there are more.
+
+    Args:
+        path: the file; the first bad sample creates it.
+        budget: how many rows may be bad, over all epochs and with held-out rows.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+
+    def __init__(self, path: AnyPath, budget: int):
+        self.path, self._budget = path, budget
+        self._listed = set(_read_bad_samples(path)) if path.exists() else set()
+        self.new: list[BadSample] = []
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def watch(self, stream: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
+        """The same batches; their bad samples are collected for `flush`."""
+        for loaded in stream:
+            self.new += loaded.bad
+            yield loaded
+
+    def flush(self) -> None:
+        """List the bad samples of all processes since the last call. All processes must call it at the same step.
+
+        Raises:
+            InputError: there are more than `budget`; names the last of them.
+        """
+        new = [BadSample(*fields) for samples in processes.gather(self.new) for fields in samples]
+        self.new.clear()
+        for sample in new:
+            self._add(sample)
+        if len(self) > self._budget:
+            message = f"{len(self)} rows cannot be used, but data.bad_samples allows {self._budget}"
+            raise InputError(f"{message}.{f' The last: {new[-1].error}' if new else ''} All are listed in {self.path}.")
+
+    def _add(self, sample: BadSample) -> None:
+        name = (sample.source, sample.row)
+        if name in self._listed:
+            return
+        self._listed.add(name)
+        if processes.is_first():
+            append(self.path, json.dumps(sample._asdict(), ensure_ascii=False) + "\n")
+
+
+def _read_bad_samples(path: AnyPath) -> Iterator[tuple[str, int]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            fields = json.loads(line)
+            yield fields["source"], fields["row"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}, line {number}: is not a bad sample ({error}). Remove the line.") from error
 
 
 @dataclass(frozen=True)

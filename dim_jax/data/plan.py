@@ -68,7 +68,7 @@ class PlannedBatch(NamedTuple):
 
 
 class Plan:
-    """`plan.at(step)` for any step from 0 on, in about constant time: the orders of the current epochs are cached.
+    """`plan.batch_at(step)` for any step from 0 on, in about constant time: the orders of the current epochs are cached.
 
     Pickles as its arguments. Orders come from raw bits of NumPy's generators, which stay the same from version to version of NumPy
     (its shuffles may change).
@@ -86,7 +86,9 @@ class Plan:
         for start in starts:
             before = self._phases[-1].counts(start) if self._phases else [0] * len(components)
             self._phases.append(Phase(start, _integer_weights([component.weights[start] for component in components]), before))
-        self._rows_by_bucket = [_group_by_bucket(component) for component in components]
+        self._rows_by_bucket: list[dict[int, np.ndarray]] = [
+            {int(bucket): part.rows[part.buckets == bucket] for bucket in np.unique(part.buckets)} for part in components
+        ]
         self._lock = threading.Lock()  # otherwise each thread of a loader would shuffle a new epoch
         self._entries = lru_cache(2 * sum(map(len, self._rows_by_bucket)))(self._shuffled_entries)
         self._batches = lru_cache(2 * len(components))(self._shuffled_batches)
@@ -160,11 +162,6 @@ def _integer_weights(weights: Sequence[float]) -> list[int]:
     exact = [Fraction(weight).limit_denominator(10**6) for weight in weights]
     unit = lcm(*(weight.denominator for weight in exact))
     return [int(weight * unit) for weight in exact]
-
-
-def _group_by_bucket(component: Component) -> dict[int, np.ndarray]:
-    """Rows of the entries of each bucket."""
-    return {int(bucket): component.rows[component.buckets == bucket] for bucket in np.unique(component.buckets)}
 
 
 def _permutation(count: int, *seed: int) -> Integer[np.ndarray, " n"]:

@@ -1,16 +1,19 @@
-"""Examples to the batches of a training step, in numpy: one reader for each objective. Data workers run them.
+"""Examples to the batches of a training step, in numpy: augmentation, and one reader for each objective. Data workers run them.
+
+Augmentation changes source and target alike, so the edit between them stays the same.
 
 A reader defines the buckets (`sizes` by `lengths`) and the largest number of tokens of each row (`tokens`); the plan uses both. It makes a
 sample of an example, with one of its prompts (`make_sample`), and stacks samples to a batch (`collate`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dim_jax.data.batches import AnswerBatch, CachedBatch, PaintBatch, PictureBatch
 from dim_jax.data.cache import CachedExample, HiddenStates
@@ -19,13 +22,64 @@ from dim_jax.data.row_stats import RowStats
 from dim_jax.errors import InputError
 from dim_jax.processing.buckets import Bucket
 from dim_jax.processing.inputs import EncoderInputs, offset_picture_tokens
-from dim_jax.processing.pictures import autoencoder_pixels_uint8
+from dim_jax.processing.pictures import as_rgb, autoencoder_pixels_uint8, translate
 from dim_jax.processing.processor import Processor
 
 Text = Literal["instruction", "blueprint"]
 Sizes = tuple[tuple[int, int], ...]  # (height, width) in pixels
 BatchIndices = Int[np.ndarray, " b"]  # of the samples in the global batch, if this process has a part of it
 CAPTION_PROMPT = "Describe this picture."
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Augments examples at random.
+
+    Attributes:
+        shift: largest translation in pixels, to each side.
+        mirrored: rules whose examples are mirrored, left to right, with probability 1/2; they must not name a side.
+        recoloured: rules whose examples get other hues with probability 1/2 (greys and white stay); they must not name a colour.
+    """
+
+    shift: int = 0
+    mirrored: Collection[str] = ()
+    recoloured: Collection[str] = ()
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        """The example, changed or not; changed pictures are RGB.
+
+        Raises:
+            InputError: a picture cannot become RGB (`as_rgb`).
+        """
+        changes = []
+        if self.shift:
+            right, down = (int(offset) for offset in rng.integers(-self.shift, self.shift, 2, endpoint=True))
+            changes.append(partial(translate, right=right, down=down))
+        if example.rule in self.mirrored and rng.random() < 0.5:
+            changes.append(ImageOps.mirror)
+        if example.rule in self.recoloured and rng.random() < 0.5:
+            changes.append(partial(hue_rotate, angle=rng.uniform(0, 2 * np.pi)))
+        if not changes:
+            return example
+        source = None if example.source is None else _apply(example.source, changes)
+        return replace(example, source=source, target=_apply(example.target, changes))
+
+
+def _apply(image: Image.Image, changes: Iterable[Callable[[Image.Image], Image.Image]]) -> Image.Image:
+    image = as_rgb(image)
+    for change in changes:
+        image = change(image)
+    return image
+
+
+def hue_rotate(image: Image.Image, angle: float) -> Image.Image:
+    """The RGB picture with its colours rotated around the grey axis by an angle in radians, clipped to the RGB cube.
+
+    Source: Rodrigues' rotation formula about (1, 1, 1) / sqrt(3).
+    """
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    matrix = np.cos(angle) * np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) / 3
+    return image.convert("RGB", matrix=np.pad(matrix, ((0, 0), (0, 1))).ravel().tolist())
 
 
 class Sample(NamedTuple):

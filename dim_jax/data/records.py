@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from dim_jax.errors import InputError, first_line, require_packages
+from dim_jax.errors import InputError, check, first_line, require_packages
 from dim_jax.storage.local_cache import cached_path
 from dim_jax.storage.paths import AnyPath
 
@@ -29,8 +29,7 @@ class Records:
     """
 
     def __init__(self, path: AnyPath, *, missing: str, damaged: str):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file. {missing}")
+        check(path.is_file(), f"{path}: no such file. {missing}")
         self.path, self._damaged = path, damaged
         check_installed()
         from array_record.python.array_record_data_source import ArrayRecordDataSource

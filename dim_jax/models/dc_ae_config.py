@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from dim_jax.errors import InputError, check
+from dim_jax.errors import check, prefix_errors
 from dim_jax.models.hf_config import HFConfig, Source
 
 RES_BLOCK, VIT_BLOCK = "ResBlock", "EfficientViTBlock"
@@ -162,7 +162,7 @@ class DCAEConfig:
         for key, allowed in ONLY_EACH.items():
             wrong = set(_column(values, key, str, len(sides["decoder"]))) - {allowed}
             check(not wrong, f"{values.name}: {key} has {', '.join(sorted(wrong))}, but only {allowed} is supported.")
-        try:
+        with prefix_errors(values.name):
             return cls(
                 **{side: _stages_from_hf(values, side, widths) for side, widths in sides.items()},
                 latent_channels=values.get("latent_channels", int),
@@ -171,8 +171,6 @@ class DCAEConfig:
                 decoder_activation=values.get("decoder_conv_act_fn", str),
                 scaling_factor=values.get("scaling_factor", float),
             )
-        except InputError as error:
-            raise InputError(f"{values.name}: {error}") from error
 
     def to_hf(self) -> dict[str, Any]:
         """The content of a config.json that `AutoencoderDC` loads; `from_hf` reads the same sizes back."""

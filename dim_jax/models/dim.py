@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from dim_jax.diffusion import flow, sampler
-from dim_jax.errors import InputError
+from dim_jax.errors import check
 from dim_jax.models import layers
 from dim_jax.models.connector import Connector, select_user_turn
 from dim_jax.models.dc_ae import DCAE, DCAEConfig
@@ -40,8 +40,7 @@ class DimConfig:
 
     def __post_init__(self):
         ours, theirs = self.sana.latent_channels, self.autoencoder.latent_channels
-        if ours != theirs:
-            raise InputError(f"SANA has {ours} latent channels, the autoencoder {theirs}. Use parts that were trained together.")
+        check(ours == theirs, f"SANA has {ours} latent channels, the autoencoder {theirs}. Use parts that were trained together.")
 
     @classmethod
     def dim_4_6b(cls, *, edit: bool = False) -> "DimConfig":

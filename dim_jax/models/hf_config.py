@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check, prefix_errors
 from dim_jax.storage.paths import AnyPath, as_path, read_json
 
 Source = str | AnyPath | Mapping[str, Any]
@@ -20,8 +20,7 @@ class HFConfig:
     def __init__(self, source: Source, name: str = "config"):
         self.name = name if isinstance(source, Mapping) else str(source)
         values = source if isinstance(source, Mapping) else read_json(as_path(source))
-        if not isinstance(values, Mapping):
-            raise InputError(f"{self.name} is not a JSON object.")
+        check(isinstance(values, Mapping), f"{self.name} is not a JSON object.")
         self.values = {key: value for key, value in values.items() if value is not None}
 
     def __contains__(self, key: str) -> bool:
@@ -30,8 +29,7 @@ class HFConfig:
     def child(self, key: str) -> "HFConfig":
         """The mapping under `key`; an empty one where the key is missing."""
         value = self.values.get(key, {})
-        if not isinstance(value, Mapping):
-            raise InputError(f"{self.name}: {key} is {value!r}, expected an object.")
+        check(isinstance(value, Mapping), f"{self.name}: {key} is {value!r}, expected an object.")
         return HFConfig(value, f"{self.name}: {key}")
 
     def get(self, key: str, kind: Any, default: Any = MISSING) -> Any:
@@ -68,7 +66,5 @@ class HFConfig:
             InputError: a key is missing or wrong, or the values contradict each other.
         """
         read = {field.name: self.get(field.name, field.type, field.default) for field in fields(cls) if field.name not in given}
-        try:
+        with prefix_errors(self.name):
             return cls(**read, **given)
-        except InputError as error:
-            raise InputError(f"{self.name}: {error}") from error

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.storage.paths import AnyPath
 
@@ -49,16 +49,16 @@ class SanaConfig:
             raise InputError(f"{sizes.name}: unknown keys {', '.join(unknown)}. Expected are {', '.join(list(cls.__annotations__)[1:])}.")
         config = sizes.build(cls, in_channels=read.get("in_channels", int))
         wrong = {key: value for key, value in asdict(config).items() if value <= 0}
-        if wrong or config.in_channels not in (config.latent_channels, 2 * config.latent_channels):
-            raise InputError(
-                f"{read.name}: {wrong or 'in_channels'}: sizes are positive and in_channels is latent_channels ({config.latent_channels}) "
-                "or twice that."
-            )
-        if config.width % config.cross_heads or config.width % config.linear_head_dim:
-            raise InputError(
-                f"{read.name}: width {config.width} does not divide into {config.cross_heads} cross_heads and heads of "
-                f"linear_head_dim {config.linear_head_dim}."
-            )
+        check(
+            not wrong and config.in_channels in (config.latent_channels, 2 * config.latent_channels),
+            f"{read.name}: {wrong or 'in_channels'}: sizes are positive and in_channels is latent_channels ({config.latent_channels}) "
+            "or twice that.",
+        )
+        check(
+            config.width % config.cross_heads == 0 and config.width % config.linear_head_dim == 0,
+            f"{read.name}: width {config.width} does not divide into {config.cross_heads} cross_heads and heads of "
+            f"linear_head_dim {config.linear_head_dim}.",
+        )
         return config
 
     def to_json(self) -> dict:
@@ -72,11 +72,11 @@ class SanaConfig:
         Raises:
             InputError: the model would shrink.
         """
-        if self.is_edit > edit or condition_length < self.condition_length:
-            raise InputError(
-                f"SANA with {self.in_channels} input channels and {self.condition_length} null rows cannot shrink to edit={edit} and "
-                f"{condition_length} rows. Give at least these sizes."
-            )
+        check(
+            self.is_edit <= edit and condition_length >= self.condition_length,
+            f"SANA with {self.in_channels} input channels and {self.condition_length} null rows cannot shrink to edit={edit} and "
+            f"{condition_length} rows. Give at least these sizes.",
+        )
         return replace(self, in_channels=self.latent_channels * (1 + edit), condition_length=condition_length)
 
     @property

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dim_jax.errors import InputError
+from dim_jax.errors import check
 
 
 class Bucket(NamedTuple):
@@ -25,12 +25,11 @@ def aspect_buckets(resolution: int, multiple: int = 32, max_ratio: float = 4.0) 
     Raises:
         InputError: `resolution` is not a multiple of `multiple`, or `max_ratio` is under 1.
     """
-    if resolution < multiple or resolution % multiple:
-        raise InputError(
-            f"Resolution {resolution} is not a multiple of {multiple}. Take {max(1, round(resolution / multiple)) * multiple}."
-        )
-    if max_ratio < 1:
-        raise InputError(f"The largest aspect ratio is {max_ratio}, but must be at least 1 (longer over shorter side).")
+    check(
+        resolution >= multiple and resolution % multiple == 0,
+        f"Resolution {resolution} is not a multiple of {multiple}. Take {max(1, round(resolution / multiple)) * multiple}.",
+    )
+    check(max_ratio >= 1, f"The largest aspect ratio is {max_ratio}, but must be at least 1 (longer over shorter side).")
     sizes = set()
     for shorter in range(multiple, resolution + 1, multiple):
         longer = round(resolution**2 / (shorter * multiple)) * multiple
@@ -46,7 +45,6 @@ def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) 
     Raises:
         InputError: there are no buckets.
     """
-    if not buckets:
-        raise InputError("There are no buckets to choose from. Give at least one (height, width).")
+    check(buckets, "There are no buckets to choose from. Give at least one (height, width).")
     log_ratio = math.log(height / width)
     return min(buckets, key=lambda size: (abs(math.log(size[0] / size[1]) - log_ratio), -size[0] * size[1]))

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
-from dim_jax.errors import InputError, check_unicode, first_line
+from dim_jax.errors import InputError, check, check_unicode, first_line
 from dim_jax.storage.hub import cached_snapshot, check_hub_id
 from dim_jax.storage.paths import as_path, local_path
 
@@ -150,8 +150,7 @@ class ChatTokenizer:
             InputError: there is no picture and the prompt has only white space, or the prompt is not valid Unicode.
         """
         check_unicode(prompt, "The prompt")
-        if not picture_tokens and not prompt.strip():
-            raise InputError(f"The prompt is empty ({prompt!r}) and there is no picture. Write a prompt.")
+        check(picture_tokens or prompt.strip(), f"The prompt is empty ({prompt!r}) and there is no picture. Write a prompt.")
         ids: list[int] = []
         begin = end = 0
         for text, special in segments(prompt, picture_tokens, generation_prompt=generation_prompt):

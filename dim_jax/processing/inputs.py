@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num, UInt8
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 
 # The means and standard deviations of OpenAI's CLIP, for red, green and blue in [0, 1].
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -141,8 +141,7 @@ def _check_pictures(patches: Sequence[np.ndarray], grids: Sequence[tuple[int, in
     for picture, (pixels, (rows, columns)) in enumerate(zip(patches, grids, strict=True)):
         if rows % layout.merge_size or columns % layout.merge_size:
             raise InputError(f"Picture {picture}: the sides of its grid {rows} x {columns} must be multiples of {layout.merge_size}.")
-        if len(pixels) != rows * columns:
-            raise InputError(f"Picture {picture}: {len(pixels)} patches do not fill its grid {rows} x {columns}.")
+        check(len(pixels) == rows * columns, f"Picture {picture}: {len(pixels)} patches do not fill its grid {rows} x {columns}.")
         if len(pixels) > length:
             raise InputError(f"Picture {picture}: {len(pixels)} patches are more than patch_length {length}. Make the picture smaller.")
     if length % layout.group:
@@ -170,8 +169,7 @@ def _token_indices(
         token = position = 0
         while token < size:
             if is_picture[row, token]:
-                if picture == len(grids):
-                    raise InputError(f"Row {row}: token {token} shows a picture, but all {len(grids)} pictures are used already.")
+                check(picture != len(grids), f"Row {row}: token {token} shows a picture, but all {len(grids)} pictures are used already.")
                 rows, columns = (side // layout.merge_size for side in grids[picture])
                 end = token + rows * columns
                 if end > size or not is_picture[row, token:end].all():
@@ -186,8 +184,7 @@ def _token_indices(
                 position_ids[:, row, token:end] = position + np.arange(end - token)
                 position += end - token
             token = end
-    if picture < len(grids):
-        raise InputError(f"{len(grids)} pictures were given, but the tokens show {picture}.")
+    check(picture >= len(grids), f"{len(grids)} pictures were given, but the tokens show {picture}.")
     return position_ids, picture_tokens
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Shaped, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageFile
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.processing.png_texts import strip_png_texts
 
 # Our limit: enough for a photograph of 108 megapixels, and at most about 2 GB while decoding.
@@ -88,12 +88,9 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
             (refused before decoding), a side under `MIN_SIDE` pixels, or sides whose ratio exceeds `MAX_ASPECT_RATIO`.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file. Check the path of the picture.")
-    if not path.is_file():
-        raise InputError(f"{path}: a {'directory' if path.is_dir() else 'special file'}, not a picture. Give one picture file.")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty (0 bytes). Export or download the picture again.")
+    check(path.exists(), f"{path}: there is no such file. Check the path of the picture.")
+    check(path.is_file(), f"{path}: a {'directory' if path.is_dir() else 'special file'}, not a picture. Give one picture file.")
+    check(path.stat().st_size != 0, f"{path}: the file is empty (0 bytes). Export or download the picture again.")
     try:
         file = path.open("rb")
     except PermissionError as error:
@@ -123,8 +120,7 @@ def read_alpha(file: BufferedReader | BytesIO, name: str) -> UInt8[np.ndarray, "
     with _decoding(name):
         image = _open_header(file)
         check_size(*image.size, name)
-        if not image.has_transparency_data:
-            raise InputError(f"{name}: the picture has no transparency. Save it as a PNG with an alpha channel.")
+        check(image.has_transparency_data, f"{name}: the picture has no transparency. Save it as a PNG with an alpha channel.")
         return np.asarray(_exif_transpose(image).convert("RGBA").getchannel("A"))
 
 
@@ -202,13 +198,12 @@ def check_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
         side = int(MAX_PIXELS**0.5)
         raise InputError(f"{size}, more than the {MAX_PIXELS:,} that are accepted (such as {side} x {side}). Scale it down.")
-    if min(width, height) < MIN_SIDE:
-        raise InputError(f"{size}; each side needs at least {MIN_SIDE}. Scale it up or give another picture.")
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise InputError(
-            f"{size}; the longer side may be at most {MAX_ASPECT_RATIO} times the shorter, "
-            f"here it is {max(width, height) / min(width, height):.0f} times. Crop it."
-        )
+    check(min(width, height) >= MIN_SIDE, f"{size}; each side needs at least {MIN_SIDE}. Scale it up or give another picture.")
+    check(
+        max(width, height) <= MAX_ASPECT_RATIO * min(width, height),
+        f"{size}; the longer side may be at most {MAX_ASPECT_RATIO} times the shorter, "
+        f"here it is {max(width, height) / min(width, height):.0f} times. Crop it.",
+    )
 
 
 def as_rgb(image: Image.Image, name: str = "picture") -> Image.Image:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.processing.chat import IM_END, ChatTokenizer, Turn
 from dim_jax.processing.inputs import EncoderInputs, VisionLayout, encoder_inputs
 from dim_jax.processing.pictures import MAX_ASPECT_RATIO, as_rgb, resize
@@ -33,10 +33,10 @@ def smart_resize(height: int, width: int, factor: int = 28, min_pixels: int = MI
     Raises:
         InputError: one side is more than 200 times the other.
     """
-    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise InputError(
-            f"The picture is {width} x {height} pixels; the longer side may be at most {MAX_ASPECT_RATIO} times the shorter. Crop it."
-        )
+    check(
+        max(height, width) <= MAX_ASPECT_RATIO * min(height, width),
+        f"The picture is {width} x {height} pixels; the longer side may be at most {MAX_ASPECT_RATIO} times the shorter. Crop it.",
+    )
     rows, columns = (max(factor, round(side / factor) * factor) for side in (height, width))
     if rows * columns > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
@@ -68,8 +68,7 @@ def _target_sizes(
     size: tuple[int, int], mode: str, resolution: int, factor: int, min_pixels: int, max_pixels: int
 ) -> Iterator[tuple[int, int]]:
     """The sizes (height, width) that `resize_for_encoder` brings a picture to, one after the other."""
-    if mode not in ("square", "native"):
-        raise InputError(f'The picture mode is "{mode}", but must be "square" (as published) or "native".')
+    check(mode in ("square", "native"), f'The picture mode is "{mode}", but must be "square" (as published) or "native".')
     if mode == "square":
         size = smart_resize(resolution, resolution, factor)
         yield size
@@ -177,8 +176,7 @@ class Processor:
         Raises:
             InputError: the numbers of prompts and answers differ, or as `__call__`.
         """
-        if len(answers) != len(prompts):
-            raise InputError(f"{len(prompts)} prompts and {len(answers)} answers: give one answer for each prompt.")
+        check(len(answers) == len(prompts), f"{len(prompts)} prompts and {len(answers)} answers: give one answer for each prompt.")
         turns, patches = self._turns(prompts, pictures, generation_prompt=True, overflow="error")
         answer_ids = [[*self.tokenizer.encode(answer), self.tokenizer.ids[IM_END]] for answer in answers]
         turns_with_answers = [
@@ -242,9 +240,9 @@ def _fitting_length(longest: int, lengths: Sequence[int] | None) -> int:
     if lengths is None:
         return longest
     fitting = [length for length in lengths if length >= longest]
-    if not fitting:
-        raise InputError(
-            f"The longest turn has {longest:,} tokens, the longest bucket {max(lengths, default=0):,}. "
-            "Shorten the prompt or add a longer bucket."
-        )
+    check(
+        fitting,
+        f"The longest turn has {longest:,} tokens, the longest bucket {max(lengths, default=0):,}. "
+        "Shorten the prompt or add a longer bucket.",
+    )
     return min(fitting)

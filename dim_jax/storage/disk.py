@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk that is full
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -29,8 +29,7 @@ def parse_size(text: str, option: str) -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?i?B)", text.strip(), re.IGNORECASE | re.ASCII)
     size = int(float(match[1]) * BYTES[match[2].upper()]) if match else 0
-    if size < 1:
-        raise InputError(f"{option} {text}: give a number above 0 with its unit, such as 16MiB or 5GB.")
+    check(size >= 1, f"{option} {text}: give a number above 0 with its unit, such as 16MiB or 5GB.")
     return size
 
 

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.storage.disk import NO_SPACE, check_space, describe_os_error
 from dim_jax.storage.locks import lock_output, remove, remove_stale
-from dim_jax.storage.paths import AnyPath, absolute, is_remote, move, upload
+from dim_jax.storage.paths import AnyPath, absolute, creation_errors, is_remote, move, upload
 
 REMEDY = "Free some space, or choose an output on another disk."
 UNFINISHED = "unfinished"
@@ -94,8 +94,7 @@ def check_name(folder: AnyPath) -> None:
 def _check_new(target: AnyPath, overwrite: bool, kind: Kind) -> None:
     check_name(target)
     if target.exists() or (isinstance(target, Path) and target.is_symlink()):
-        if not overwrite:
-            raise InputError(f"{target} exists. Choose another output, or overwrite it (--overwrite).")
+        check(overwrite, f"{target} exists. Choose another output, or overwrite it (--overwrite).")
         if not _is_replaceable(target, kind):
             raise InputError(f"{target} is not a {kind.name}, so it is not overwritten. Remove it, or choose another output.")
 
@@ -109,12 +108,10 @@ def _is_replaceable(target: AnyPath, kind: Kind) -> bool:
 @contextmanager
 def _local_folder(target: Path, num_bytes: int) -> Iterator[Path]:
     with ExitStack() as opened:
-        try:
+        with creation_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             check_space(target.parent, num_bytes, purpose=str(target), remedy=REMEDY)
             scratch = opened.enter_context(_scratch(target, Path.mkdir))
-        except OSError as error:
-            raise InputError(f"{target}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
         with _disk_full_errors(target):
             yield scratch
             if os.path.lexists(target):
@@ -234,14 +231,11 @@ def check_file(path: AnyPath, *, overwrite: bool) -> None:
         InputError: its folder is missing or closed, or it exists and may not be overwritten.
     """
     if isinstance(path, Path):
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: the folder {path.parent} does not exist. Make it first, or choose another output.")
+        check(path.parent.is_dir(), f"{path}: the folder {path.parent} does not exist. Make it first, or choose another output.")
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise InputError(f"{path}: the folder {path.parent} is not writable. Change its permissions, or choose another output.")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is not a file, so it is not overwritten. Choose another output.")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists. Choose another output, or overwrite it (--overwrite).")
+    check(not path.exists() or path.is_file(), f"{path} is not a file, so it is not overwritten. Choose another output.")
+    check(not path.exists() or overwrite, f"{path} exists. Choose another output, or overwrite it (--overwrite).")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 
 
 def read_values(path: Path, *, skip_torn: bool = False) -> Iterator[tuple[str, Any]]:
@@ -33,6 +33,5 @@ def read_objects(path: Path, *, skip_torn: bool = False) -> Iterator[tuple[str, 
         InputError: as `values`, or a line is not an object.
     """
     for where, value in read_values(path, skip_torn=skip_torn):
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: is not an object. Write one object on each line.")
+        check(isinstance(value, dict), f"{where}: is not an object. Write one object on each line.")
         yield where, value

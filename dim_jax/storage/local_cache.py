@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.storage.disk import NO_SPACE, check_space
 from dim_jax.storage.folders import new_file
 from dim_jax.storage.paths import GS, AnyPath, bucket_of, file_system, is_remote, storage_errors
@@ -84,8 +84,7 @@ def _fetch(path: str, size: int, copy: Path, folder: Path) -> None:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_SPACE:
                 raise InputError(f"a copy of {path}: no space in {folder} ({error.__cause__.strerror}). {_remedy(path)}") from error
             raise
-        if scratch.stat().st_size != size:
-            raise InputError(f"{path}: changed while it was fetched. Start again.")
+        check(scratch.stat().st_size == size, f"{path}: changed while it was fetched. Start again.")
 
 
 def _remedy(path: str | os.PathLike) -> str:

@@ -31,7 +31,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from dim_jax.errors import InputError
-from dim_jax.storage.paths import GS, AnyPath, absolute, file_system, is_remote, storage_errors
+from dim_jax.storage.paths import GS, AnyPath, absolute, creation_errors, file_system, is_remote, storage_errors
 
 REFRESH, STALE = 10.0, 60.0  # seconds
 RETRY_SECONDS = 0.5  # seconds in which a lock is tried again: another run may hold a stale one for a moment, to remove it
@@ -79,11 +79,9 @@ def _exclusive(lock: AnyPath, output: AnyPath) -> Iterator[None]:
 
 @contextmanager
 def _file_lock(lock: Path, output: AnyPath) -> Iterator[None]:
-    try:
+    with creation_errors(output):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = _open_locked(lock, output)
-    except OSError as error:
-        raise InputError(f"{output}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
     try:
         remove_stale(lock.parent.absolute())
         yield

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dim_jax.errors import InputError
+from dim_jax.errors import check
 from dim_jax.storage.folders import check_name
 from dim_jax.storage.paths import AnyPath, absolute
 
@@ -26,10 +26,10 @@ def orbax_path(path: AnyPath) -> str:
     check_name(path)
     text = os.fspath(absolute(path))
     inside = text.removeprefix("gs://")
-    if "\\" in inside or re.search(r"(gs|s3|az|hf):/", inside) or text.encode(errors="ignore").decode() != text:
-        raise InputError(
-            f"{text!a}: the path of a checkpoint may not contain a backslash, bytes that are not UTF-8, or 'gs:/'. Rename the folder."
-        )
+    check(
+        "\\" not in inside and not re.search(r"(gs|s3|az|hf):/", inside) and text.encode(errors="ignore").decode() == text,
+        f"{text!a}: the path of a checkpoint may not contain a backslash, bytes that are not UTF-8, or 'gs:/'. Rename the folder.",
+    )
     return text
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from etils import epath
 
-from dim_jax.errors import InputError, first_line, require_packages
+from dim_jax.errors import InputError, check, first_line, require_packages
 
 AnyPath = Path | epath.Path
 GS = "gs://"
@@ -116,8 +116,7 @@ def resolve_within(folder: AnyPath, name: str) -> AnyPath:
     path = folder / (plain if "\\" not in name else name)
     if isinstance(path, Path):
         root, target = os.path.realpath(folder), os.path.realpath(path)
-        if os.path.commonpath([root, target]) != root:
-            raise InputError(f"{path}: is a link to {target}, outside of {folder}. Put the file itself there.")
+        check(os.path.commonpath([root, target]) == root, f"{path}: is a link to {target}, outside of {folder}. Put the file itself there.")
     return path
 
 
@@ -134,8 +133,7 @@ def local_path(path: AnyPath) -> Path:
 def _fetch(path: str) -> Path:
     with storage_errors(path):
         names = file_system(path).find(path)  # without "gs://"; the one name of a file
-        if not names:
-            raise InputError(f"{path}: there is no such file or folder. Check the address.")
+        check(names, f"{path}: there is no such file or folder. Check the address.")
         file_system(path).get(names, [str(_copies_folder() / name) for name in names])
     return _copies_folder() / path.removeprefix(GS)
 
@@ -216,6 +214,15 @@ def read_errors(path: str | os.PathLike) -> Iterator[None]:
         raise InputError(
             f"{os.fspath(path)}: cannot be read ({reason}). Repair or replace it, or remove the entry that names it."
         ) from error
+
+
+@contextmanager
+def creation_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turn OSErrors of making a file or folder of this machine into one InputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)}: cannot be made ({error.strerror}). Choose an output folder that you may write to.") from error
 
 
 def upload(source: Path, target: AnyPath) -> None:

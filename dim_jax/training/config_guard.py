@@ -12,7 +12,7 @@ from dim_jax import processes
 from dim_jax.config import MIX, Config, flatten, read_config
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.data.synthetic import SYNTHETIC
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check, prefix_errors
 from dim_jax.models.sana import SAVED_NAMES
 from dim_jax.settings import CHECKPOINT_SETTINGS, PromptMode, Settings
 from dim_jax.storage.folders import append, write_json
@@ -48,15 +48,13 @@ def check_config(config: Config) -> tuple[str, ...]:
             once; `config.data.cache` is set and the run cannot use a cache; a number is out of its range; or as
             `check_lora`.
     """
-    if config.objective not in COMPONENTS:
-        raise InputError(f'config.objective is "{config.objective}", but objectives are {", ".join(COMPONENTS)}.')
+    check(config.objective in COMPONENTS, f'config.objective is "{config.objective}", but objectives are {", ".join(COMPONENTS)}.')
     components = COMPONENTS[config.objective]
     if sorted([*config.trainable, *config.frozen]) != sorted(components):
         names = f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}"
         raise InputError(f"{names}: name each of {', '.join(components)} once.")
     check_lora(config)
-    if config.model.remat not in SAVED_NAMES:
-        raise InputError(f"config.model.remat is {config.model.remat!r}, but must be one of {', '.join(SAVED_NAMES)}.")
+    check(config.model.remat in SAVED_NAMES, f"config.model.remat is {config.model.remat!r}, but must be one of {', '.join(SAVED_NAMES)}.")
     if config.data.cache:
         check_cacheable(config)
     options = config.train
@@ -65,18 +63,13 @@ def check_config(config: Config) -> tuple[str, ...]:
     if options.keep_every < 0 or options.keep_every % options.save_every:
         raise InputError(f"config.train: keep_every {options.keep_every} must be a multiple of save_every {options.save_every}, or 0.")
     for name in ("show_every", "watchdog_minutes"):
-        if options[name] < 0:
-            raise InputError(f"config.train: {name} {options[name]} must be positive, or 0.")
+        check(options[name] >= 0, f"config.train: {name} {options[name]} must be positive, or 0.")
     _check_ranges(config)
     return components
 
 
 def _check_ranges(config: Config) -> None:
-    """Refuse numbers that a run would take and learn nothing from, or something else.
-
-    Raises:
-        InputError: names them with their ranges.
-    """
+    """Refuse numbers that a run would take and learn nothing from, or something else."""
     values = flatten(config)
     invalid = [
         f"{key} {values[key]!r} must be {rule}"
@@ -84,12 +77,9 @@ def _check_ranges(config: Config) -> None:
         for key in keys
         if not all(map(within, values[key] if isinstance(values[key], tuple | list) else [values[key]]))
     ]
-    if invalid:
-        raise InputError(f"config: {'; '.join(invalid)}. Correct them (--set KEY=VALUE).")
-    try:  # the settings of the checkpoint that is written at the end
+    check(not invalid, f"config: {'; '.join(invalid)}. Correct them (--set KEY=VALUE).")
+    with prefix_errors("config.sample"):  # the settings of the checkpoint that is written at the end
         Settings(**{key: value for key, value in config.sample.items() if key in CHECKPOINT_SETTINGS})
-    except InputError as error:
-        raise InputError(f"config.sample: {error}") from error
     if config.sample.blueprint_from not in (modes := get_args(PromptMode)):
         raise InputError(f"config.sample.blueprint_from is {config.sample.blueprint_from!r}, but must be one of {', '.join(modes)}.")
 
@@ -131,11 +121,11 @@ def record_config(config: Config, workdir: AnyPath, *, step: int, allow_changes:
     pairs = {key: [recorded.get(key), current.get(key)] for key in sorted(recorded.keys() | current.keys())}
     changed = {key: [was, now] for key, (was, now) in pairs.items() if was != now}
     conflicts = [f"{key} was {was!r}, is {now!r}" for key, (was, now) in changed.items() if not key.startswith(FREE_TO_CHANGE)]
-    if conflicts and not allow_changes:
-        raise InputError(
-            f"{workdir} began with another config: {'; '.join(conflicts)}. Change it back, use another --workdir, or continue with the "
-            "new one (--allow-changes)."
-        )
+    check(
+        not conflicts or allow_changes,
+        f"{workdir} began with another config: {'; '.join(conflicts)}. Change it back, use another --workdir, or continue with the "
+        "new one (--allow-changes).",
+    )
     if changed:
         append(workdir / "changes.jsonl", json.dumps({"step": step, "changed": changed}) + "\n")
     write_json(path, current)

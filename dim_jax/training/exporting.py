@@ -14,7 +14,7 @@ from dim_jax import checkpoint, processes
 from dim_jax.config import Config
 from dim_jax.data.example import Example
 from dim_jax.data.pipeline import MixtureComponent, evenly_spaced, evenly_spaced_examples
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.processing.tokenizer import train_tokenizer
 from dim_jax.sharding import MESH_AXES, Sharding
 from dim_jax.storage.folders import write_json
@@ -87,8 +87,7 @@ def export_state(state: AnyPath, folder: AnyPath, weights: StateWeights) -> None
         config.sharding[axis] = 1
     model_init = ModelInit.open(config, check_config(config))
     tokenizer = run_tokenizer(config, model_init, state.parent.parent)
-    if tokenizer is not None and not tokenizer.exists():
-        raise InputError(f"{tokenizer}: the tokenizer of this run is missing. Restore the folder.")
+    check(tokenizer is None or tokenizer.exists(), f"{tokenizer}: the tokenizer of this run is missing. Restore the folder.")
     objective = open_objective(config, model_init, tokenizer)
     # The host's memory holds the state, which may have been sharded over many devices.
     sharding = Sharding.open(config, model_init.model_config, jax.devices("cpu")[:1])

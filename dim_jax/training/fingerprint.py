@@ -6,7 +6,7 @@ from typing import Any
 
 from dim_jax.data.cache import CACHE_FILE, CachedSource, HiddenDtype, ShardLayout, component_folders, read_shard_layout
 from dim_jax.data.pipeline import MixtureComponent
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.processing.chat import render
 from dim_jax.storage.folders import write_json
 from dim_jax.storage.local_cache import check_disk_space
@@ -90,5 +90,4 @@ def _compare(folder: AnyPath, recorded: Mapping[str, Any], expected: Mapping[str
         for key in dict.fromkeys((*expected, *recorded))
         if recorded.get(key) != expected.get(key)
     ]
-    if differ:
-        raise InputError(f"{folder}: the cache has another fingerprint: {'; '.join(differ)}. {remedy}")
+    check(not differ, f"{folder}: the cache has another fingerprint: {'; '.join(differ)}. {remedy}")

@@ -19,7 +19,7 @@ from dim_jax import processes
 from dim_jax.batching import Request, Source
 from dim_jax.data.example import Example
 from dim_jax.edit_result import save_picture
-from dim_jax.errors import InputError
+from dim_jax.errors import check
 from dim_jax.models.dim import Dim
 from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.module import with_parameters
@@ -109,8 +109,7 @@ def with_scaling_factor(objective: Objective, params: Mapping[str, Any], example
     config = objective.model_config.autoencoder
     assert config is not None
     latents = list(_map_pictures(_encode, objective, params, (example.target for example in examples)))
-    if not latents:
-        raise InputError("No held-out picture can be used, and the scaling factor is measured on them. Correct some (bad_samples.jsonl).")
+    check(latents, "No held-out picture can be used, and the scaling factor is measured on them. Correct some (bad_samples.jsonl).")
     spread = float(np.std(latents))
     return replace(objective.model_config, autoencoder=replace(config, scaling_factor=config.scaling_factor / spread))
 

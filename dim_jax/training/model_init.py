@@ -15,7 +15,7 @@ from dim_jax.config import Config
 from dim_jax.data.example import Split
 from dim_jax.data.pipeline import MixtureComponent, open_mixture
 from dim_jax.data.synthetic import SYNTHETIC
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.lora import is_factor
 from dim_jax.models.module import parameters, with_parameters
@@ -60,10 +60,10 @@ class ModelInit:
         opened = {path: open_weights(path) for path in dict.fromkeys(init.values())}
         checkpoints = {name: opened[path] for name, path in init.items()}
         for name, weights in checkpoints.items():
-            if name not in weights.config.parts:
-                raise InputError(
-                    f"config.init.{name}: {weights.where} holds {', '.join(weights.config.parts)}. Give one that holds {name}."
-                )
+            check(
+                name in weights.config.parts,
+                f"config.init.{name}: {weights.where} holds {', '.join(weights.config.parts)}. Give one that holds {name}.",
+            )
 
         def size(name: str) -> Any:
             return getattr(checkpoints[name].config, name) if name in checkpoints else _preset(name, config.model[name])
@@ -97,10 +97,10 @@ class ModelInit:
         if tokenizer.max_id >= encoder.text.vocab_size:
             raise InputError(f"{tokenizer.name}: ids up to {tokenizer.max_id}, but the encoder has {encoder.text.vocab_size}.")
         if "encoder" in self.init_checkpoints:
-            if tokenizer.image_id != encoder.image_token_id:
-                raise InputError(
-                    f"{tokenizer.name}: <|image_pad|> is {tokenizer.image_id}, the encoder's {encoder.image_token_id}. Use its own one."
-                )
+            check(
+                tokenizer.image_id == encoder.image_token_id,
+                f"{tokenizer.name}: <|image_pad|> is {tokenizer.image_id}, the encoder's {encoder.image_token_id}. Use its own one.",
+            )
             return self
         ids = {"image_token_id": tokenizer.image_id, "video_token_id": tokenizer.token_id(VIDEO_PAD)}
         ids |= {"vision_start_token_id": tokenizer.ids[VISION_START], "vision_end_token_id": tokenizer.ids[VISION_END]}

@@ -51,7 +51,7 @@ def adamw(
     """Decoupled weight decay (arXiv 1711.05101) on gradients whose joint L2 norm is at most `clip_global_norm`.
 
     Parameters whose last name is in `undecayed` do not decay: scales of norms, biases, tables of scale and shift, and the null table, which
-    stands for a condition, are not a factor of a product. PyTorch's AdamW decays all unless told otherwise (`undecayed=()`).
+    stands for a condition, are not a factor of a product. PyTorch's AdamW decays all of them (`undecayed=()`).
 
     With `accumulate` n > 1 only every n-th call updates, by the mean of the gradients since the last one that did; the clip is of that
     mean, and `learning_rate` counts updates.

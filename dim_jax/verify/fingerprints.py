@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, input_errors
 from dim_jax.weights.arrays import CHUNK, contiguous
 from dim_jax.weights.formats import DIM
 from dim_jax.weights.table import tensor_mappings, to_hf
@@ -115,7 +115,10 @@ class Recording:
         Raises:
             InputError: it is something else; `where` is for the error.
         """
-        try:
+        with input_errors(
+            lambda error: f"{where}: is not a file of `dim verify --record` ({type(error).__name__}: {error}). Record it again.",
+            *(KeyError, TypeError, ValueError, AttributeError),
+        ):
             if data["format"] != FORMAT:
                 raise InputError(f"{where}: fingerprints of format {data['format']}, but this version reads {FORMAT}. Record them again.")
             settings = {key: type(kind)(data["settings"][key]) for key, kind in SETTINGS.items()}
@@ -123,12 +126,6 @@ class Recording:
                 {name: Fingerprint.from_json(fingerprint) for name, fingerprint in data[key].items()} for key in ("tensors", "stages")
             )
             return cls(settings, str(data["digest"]), tensors, stages, str(data["made by"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{where}: is not a file of `dim verify --record` ({type(error).__name__}: {error}). Record it again."
-            ) from error
 
 
 def _rms(values: np.ndarray) -> float:

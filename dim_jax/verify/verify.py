@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dim_jax import __version__
 from dim_jax.console import open_console
-from dim_jax.errors import InputError
+from dim_jax.errors import check, input_errors
 from dim_jax.settings import read_settings
 from dim_jax.storage.folders import check_file, write_json
 from dim_jax.storage.paths import AnyPath, as_path, read_json
@@ -75,7 +75,8 @@ def verify(
         stages = {name: Fingerprint.of(x) for name, x in expected_outputs.items()}
         write_json(record, Recording(settings, tally.digest, tally.tensors, stages, made_by).to_json(), indent=None)
     expected = recorded.stages if recorded else {name: Fingerprint.of(x, None) for name, x in expected_outputs.items()}
-    results = [_result(name, expected, outputs[name], dtype) for name in STAGES]
+    errors = {name: expected[name].error(outputs[name]) if name in expected else float("inf") for name in STAGES}
+    results = [_Result(name, error, getattr(STAGES[name], dtype)) for name, error in errors.items()]
     differing = tally.differences(recorded.tensors, SAME_TENSOR[dtype]) if recorded else {}
 
     print_line = console.out
@@ -107,23 +108,19 @@ def verify(
 def _compute_stages(
     weights: Weights, ours: JaxStages, reference, recorded: Recording | None, against: str
 ) -> tuple[TensorFingerprints, Stages, Stages]:
-    """The tensors' fingerprints, and the outputs of each stage by us and by the reference, if there is one.
-
-    Raises:
-        InputError: tensors are not finite, or most differ from the recorded ones.
-    """
+    """The tensors' fingerprints, and the outputs of each stage by us and by the reference, if there is one."""
     tally, tensors, finite = TensorFingerprints(), Tensors(), True
     outputs, expected_outputs = Stages(), Stages()
     remaining = sum(path.startswith("encoder.") for path in weights.parameters)
 
-    def check() -> None:
+    def compare_tensors() -> None:
         differing = tally.differences(recorded.tensors, SAME_TENSOR[ours.dtype]) if recorded else {}
-        if len(differing) > len(tally.tensors) / 2:
-            raise InputError(
-                f"{against}: was recorded with another checkpoint than {weights.where}; {len(differing)} of the {len(tally.tensors)} "
-                f"tensors read so far differ{_worst(differing)}. Record this checkpoint on a machine with PyTorch, or verify the recorded "
-                "one (--dtype bfloat16 if it was only rounded)."
-            )
+        check(
+            len(differing) <= len(tally.tensors) / 2,
+            f"{against}: was recorded with another checkpoint than {weights.where}; {len(differing)} of the {len(tally.tensors)} "
+            f"tensors read so far differ{_worst(differing)}. Record this checkpoint on a machine with PyTorch, or verify the recorded "
+            "one (--dtype bfloat16 if it was only rounded).",
+        )
 
     with open_console().status("reading the weights") as status:
         for path, tensor in weights.stream():
@@ -133,14 +130,14 @@ def _compute_stages(
             del tensor  # or it would live on while the next one is put together
             remaining -= path.startswith("encoder.")
             if not remaining and finite and not outputs:
-                check()
+                compare_tensors()
                 if reference:
                     status.update("the encoder by PyTorch")
                     expected_outputs |= reference.encoder(tensors)
                 status.update("the encoder by dim_jax")
                 outputs |= ours.encoder(tensors)
                 status.update("reading the weights")
-        check()
+        compare_tensors()
         if reference:
             status.update("the edit by PyTorch")
             expected_outputs |= reference.painter(tensors, expected_outputs["encoder states"])
@@ -157,11 +154,6 @@ class _Result(NamedTuple):
     @property
     def ok(self) -> bool:
         return self.error <= self.tolerance
-
-
-def _result(name: str, expected: Mapping[str, Fingerprint], ours: np.ndarray, dtype: str) -> _Result:
-    error = expected[name].error(ours) if name in expected else float("inf")
-    return _Result(name, error, STAGES[name].bfloat16 if dtype == "bfloat16" else STAGES[name].float32)
 
 
 def _table(results: list[_Result], *, plain: bool) -> Table:
@@ -189,16 +181,11 @@ def _worst(errors: Mapping[str, float]) -> str:
 
 
 def _torch():
-    """The reference's class.
-
-    Raises:
-        InputError: a package is missing, or too old.
-    """
-    try:
+    """The reference's class."""
+    remedy = "Install them: pip install 'dim_jax[verify]'; or compare with a file that was recorded where they are (--against FILE)."
+    with input_errors(
+        lambda error: f"PyTorch's side needs torch, transformers and diffusers ({error}). {remedy}",
+        ImportError,
+    ):
         from dim_jax.verify.torch_stages import TorchStages
-    except ImportError as error:
-        raise InputError(
-            f"PyTorch's side needs torch, transformers and diffusers ({error}). Install them: pip install 'dim_jax[verify]'; or compare "
-            "with a file that was recorded on a machine that has them (--against FILE)."
-        ) from error
     return TorchStages

@@ -3,7 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-from dim_jax.errors import InputError
+from dim_jax.errors import check
 
 NANO = Path(str(resources.files("dim_jax") / "nano"))
 
@@ -14,6 +14,5 @@ def bundled_checkpoint() -> Path:
     Raises:
         InputError: this installation lacks it.
     """
-    if not NANO.is_dir():
-        raise InputError(f"{NANO}: the bundled model is missing. Install the package again, or name a checkpoint (--checkpoint).")
+    check(NANO.is_dir(), f"{NANO}: the bundled model is missing. Install the package again, or name a checkpoint (--checkpoint).")
     return NANO

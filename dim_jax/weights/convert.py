@@ -12,7 +12,7 @@ from rich.table import Table
 from dim_jax import checkpoint
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.console import open_console
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.settings import read_settings
 from dim_jax.storage.disk import format_bytes
 from dim_jax.storage.folders import new_folder
@@ -67,20 +67,18 @@ def convert(
     """
     src, dst, console = as_path(src), as_path(dst), console or open_console(stderr=False)
     if is_lora(src):
-        if dtype or max_shard_size or tokenizer or mean_with or loras:
-            raise InputError(
-                f"{src}: is a LoRA, whose tensors stay as they are. Give it, DST and --to alone; --lora goes with a checkpoint."
-            )
+        check(
+            not dtype and not max_shard_size and not tokenizer and not mean_with and not loras,
+            f"{src}: is a LoRA, whose tensors stay as they are. Give it, DST and --to alone; --lora goes with a checkpoint.",
+        )
         write_lora(dst, open_lora(src), to, overwrite=overwrite)
         console.out(f"wrote {dst}", highlight=False)
         return
-    if to not in TARGETS:
-        raise InputError(f"--to {to}: choose one of {', '.join(TARGETS)}.")
+    check(to in TARGETS, f"--to {to}: choose one of {', '.join(TARGETS)}.")
     if max_shard_size is not None and to not in export.SHARDED:
         raise InputError(f"--max-shard-size goes with --to {' and '.join(export.SHARDED)}, not with {to}. Leave it out.")
     source, target = resolve(src), resolve(dst)
-    if target == source or target in source.parents:
-        raise InputError(f"{dst} is, or holds, the source {src}. Choose another output.")
+    check(target != source and target not in source.parents, f"{dst} is, or holds, the source {src}. Choose another output.")
     weights = open_weights(src)
     if mean_with is not None:
         weights = mean(weights, open_weights(mean_with))
@@ -126,16 +124,16 @@ def assemble(
     if qwen is None or old is None or dc_ae is None:
         missing = [f"{parent.where} ({parent.title}) has no {part}" for part, parent in parents.items() if part not in parent.config.parts]
         raise InputError(f"{'; '.join(missing)}. Give checkpoints that have these parts.")
-    if old.is_edit or condition_length < old.condition_length:
-        raise InputError(
-            f"{parents['sana'].where}: has {old.in_channels} input channels and {old.condition_length} null rows; text-to-image "
-            f"training starts from {old.latent_channels} channels and at most {condition_length} rows. Give the text-to-image SANA."
-        )
-    if dc_ae.latent_channels != old.latent_channels:
-        raise InputError(
-            f"{parents['autoencoder'].where} has {dc_ae.latent_channels} latent channels, {parents['sana'].where} {old.latent_channels}. "
-            "Give checkpoints of the same latent space."
-        )
+    check(
+        not old.is_edit and condition_length >= old.condition_length,
+        f"{parents['sana'].where}: has {old.in_channels} input channels and {old.condition_length} null rows; text-to-image "
+        f"training starts from {old.latent_channels} channels and at most {condition_length} rows. Give the text-to-image SANA.",
+    )
+    check(
+        dc_ae.latent_channels == old.latent_channels,
+        f"{parents['autoencoder'].where} has {dc_ae.latent_channels} latent channels, {parents['sana'].where} {old.latent_channels}. "
+        "Give checkpoints of the same latent space.",
+    )
     config = ModelConfig(qwen, replace(old, condition_length=condition_length), dc_ae)
     connector = {path: np.asarray(tensor) for path, tensor in config.init("connector", seed).items()}
     infos = {path: TensorInfo(tensor.shape, tensor.dtype) for path, tensor in connector.items()}

@@ -12,7 +12,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 
 from dim_jax import checkpoint
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError, listed
+from dim_jax.errors import InputError, check, listed
 from dim_jax.weights.files import DTYPES, EXTRA_FILE, NAMES, SafetensorsWriter
 from dim_jax.weights.formats import DIFFUSERS, DIM, EMBEDDING, NVLABS, QWEN, Format
 from dim_jax.weights.manifest import Manifest, common_dtypes, folder_of
@@ -64,11 +64,11 @@ def plan(weights: Weights, to: str, max_shard_size: int | None = None) -> Export
                 for path in ours
                 if dtypes[path] != dtypes_here[path]
             ]
-        if problems:
-            raise InputError(
-                f"{weights.where}: manifest.json belongs to other weights: {listed(problems, '; ')}. Remove it to "
-                "export with default names and files."
-            )
+        check(
+            not problems,
+            f"{weights.where}: manifest.json belongs to other weights: {listed(problems, '; ')}. Remove it to "
+            "export with default names and files.",
+        )
         tensors = {name: TensorInfo(tensors[name].shape, DTYPES[dtype]) for name, (_, dtype) in stated.items()}
         files = {name: file for name, (file, _) in stated.items()}
     if max_shard_size is not None:
@@ -87,16 +87,12 @@ def plan(weights: Weights, to: str, max_shard_size: int | None = None) -> Export
 
 
 def _default_manifest(weights: Weights, to: str) -> Manifest:
-    """The default manifest of a format, without files.
-
-    Raises:
-        InputError: the format cannot hold them.
-    """
+    """The default manifest of a format, without files."""
     config = weights.config
-    if to == "dim" and not config.is_whole and config.parts != ("sana",):
-        raise InputError(
-            f"{weights.where} holds only {', '.join(config.parts)}, not a whole Draw-In-Mind. Assemble one, or choose another format."
-        )
+    check(
+        to != "dim" or config.is_whole or config.parts == ("sana",),
+        f"{weights.where} holds only {', '.join(config.parts)}, not a whole Draw-In-Mind. Assemble one, or choose another format.",
+    )
     if (to == "qwen" and config.encoder is None) or (to == "diffusers" and config.sana is None and config.autoencoder is None):
         raise InputError(f"{weights.where} holds only {', '.join(config.parts)}, nothing that {to} can hold. Choose another format.")
     form = {"dim": DIM if config.is_whole else NVLABS, "diffusers": DIFFUSERS, "qwen": QWEN}[to]

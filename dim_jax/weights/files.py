@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError, listed
-from dim_jax.storage.paths import AnyPath, entries, file_size, read_range
+from dim_jax.errors import InputError, check, input_errors, listed
+from dim_jax.storage.paths import AnyPath, entries, file_size, read_errors, read_range
 from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.lazy import LazyTensors, from_loader
 
@@ -36,6 +36,7 @@ OTHER_FILE_TYPES = (
     (b"<html", page),
     (b"gguf", "a GGUF file, which is not read. Fetch the safetensors"),
 )
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # errors of JSON that is not what it should be
 PYTORCH_MAGIC = (b"pk\x03\x04", b"\x80\x02", b"\x80\x04")
 
 
@@ -47,16 +48,11 @@ def check_file_type(path: AnyPath) -> None:
     """
     if path.with_name(f"{path.name}.aria2").exists():
         raise InputError(f"{path}: its download is not finished ({path.name}.aria2 is beside it). Finish it.")
-    try:
-        with path.open("rb") as file:
-            start = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions.") from error
-    if not start:
-        raise InputError(f"{path}: is empty (0 bytes). Fetch it again.")
+    with read_errors(path), path.open("rb") as file:
+        start = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    check(start, f"{path}: is empty (0 bytes). Fetch it again.")
     for beginning, kind in OTHER_FILE_TYPES:
-        if start.startswith(beginning):
-            raise InputError(f"{path}: is {kind}.")
+        check(not start.startswith(beginning), f"{path}: is {kind}.")
     if path.suffix == ".safetensors" and start.startswith(PYTORCH_MAGIC):
         raise InputError(f"{path}: is a file of PyTorch. Name it .pth, or fetch the safetensors.")
 
@@ -77,10 +73,8 @@ def read_text(path: AnyPath) -> str:
         InputError: it has another encoding.
     """
     data = path.read_bytes()
-    try:
+    with input_errors(lambda _: f"{path}: is not in UTF-8, UTF-16 or UTF-32. Save it in UTF-8, or fetch it again.", UnicodeDecodeError):
         return data.decode(json.detect_encoding(data))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not in UTF-8, UTF-16 or UTF-32 ({error.reason}). Save it in UTF-8, or fetch it again.") from error
 
 
 def _no_duplicates(path: AnyPath):
@@ -100,15 +94,11 @@ def open_safetensors(path: AnyPath) -> LazyTensors:
         InputError: the file is missing, empty, truncated, damaged, or holds a dtype that is not supported.
     """
     check_file_type(path)
-    try:
-        total = file_size(path)
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if total < 8 or length > MAX_HEADER or 8 + length > total:
-                raise InputError(f"{path}: {total} bytes are not a whole safetensors file (its header is larger). Fetch it again.")
-            header = file.read(length)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions.") from error
+    with read_errors(path), path.open("rb") as file:
+        total, length = file_size(path), int.from_bytes(file.read(8), "little")
+        if total < 8 or length > MAX_HEADER or 8 + length > total:
+            raise InputError(f"{path}: {total} bytes are not a whole safetensors file (its header is larger). Fetch it again.")
+        header = file.read(length)
     spans = _spans(path, header)
     start = 8 + length
     expected = start + sum(info.nbytes for info, _ in spans.values())
@@ -127,12 +117,12 @@ def open_safetensors(path: AnyPath) -> LazyTensors:
 
 
 def _spans(path: AnyPath, header: bytes) -> dict[str, tuple[TensorInfo, int]]:
-    """Name -> (info, offset into the data) of the tensors in a header, in the order of the data.
-
-    Raises:
-        InputError: it is damaged, has unsupported dtypes (all of them named), or spans that overlap or leave gaps.
-    """
-    try:
+    """Name -> (info, offset into the data) of the tensors in a header, in the order of the data."""
+    no_text = f"{path}: its header is not text. This is not a safetensors file, or it is damaged; fetch it again."
+    with (
+        input_errors(lambda error: f"{path}: its header is damaged ({error}). Fetch the file again.", *MALFORMED),
+        input_errors(lambda _: no_text, UnicodeDecodeError),
+    ):
         tensors = json.loads(header.decode(), object_pairs_hook=_no_duplicates(path))
         tensors.pop("__metadata__", None)
         unsupported = [f"{name} ({entry['dtype']})" for name, entry in tensors.items() if entry["dtype"] not in DTYPES]
@@ -141,19 +131,13 @@ def _spans(path: AnyPath, header: bytes) -> dict[str, tuple[TensorInfo, int]]:
         spans, end = {}, 0
         for name, entry in sorted(tensors.items(), key=lambda item: tuple(item[1]["data_offsets"])):
             info, (start, stop) = TensorInfo(tuple(entry["shape"]), DTYPES[entry["dtype"]]), entry["data_offsets"]
-            if start != end or stop - start != info.nbytes:
-                raise InputError(
-                    f"{path}: {name} {entry['dtype']} {info.shape} takes {info.nbytes} bytes from {end}, but the header puts it at "
-                    f"{start} to {stop}. The file is damaged; fetch it again."
-                )
+            check(
+                start == end and stop - start == info.nbytes,
+                f"{path}: {name} {entry['dtype']} {info.shape} takes {info.nbytes} bytes from {end}, but the header puts it at "
+                f"{start} to {stop}. The file is damaged; fetch it again.",
+            )
             spans[name], end = (info, start), stop
         return spans
-    except InputError:
-        raise
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: its header is not text. This is not a safetensors file, or it is damaged; fetch it again.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: its header is damaged ({error}). Fetch the file again.") from error
 
 
 def find_safetensors(folder: AnyPath) -> dict[str, LazyTensors]:
@@ -168,11 +152,9 @@ def find_safetensors(folder: AnyPath) -> dict[str, LazyTensors]:
     if not indices:
         if any(SHARD.search(file) for file in files):
             raise InputError(f"{folder}: shards without their index ({files[0]} ...). Put the *.safetensors.index.json beside them.")
-        if len(files) > 1:
-            raise InputError(f"{folder}: several checkpoints ({', '.join(files)}). Name the file that you mean.")
+        check(len(files) <= 1, f"{folder}: several checkpoints ({', '.join(files)}). Name the file that you mean.")
         return {file: open_safetensors(folder / file) for file in files}
-    if len(indices) > 1:
-        raise InputError(f"{folder}: several indices ({', '.join(path.name for path in indices)}). Keep the one that you mean.")
+    check(len(indices) <= 1, f"{folder}: several indices ({', '.join(path.name for path in indices)}). Keep the one that you mean.")
     index = indices[0]
     weight_map = _read_index(index)
     names = sorted(set(weight_map.values()))
@@ -194,27 +176,16 @@ def find_safetensors(folder: AnyPath) -> dict[str, LazyTensors]:
         if homes.get(name) != [shard] and len(homes.get(name, ())) < 2
     ]
     problems += [f"{name} in {home[0]} is not in the index" for name, home in homes.items() if name not in weight_map]
-    if problems:
-        raise InputError(f"{index} and its shards disagree: {listed(problems, '; ')}. Fetch the checkpoint again.")
+    check(not problems, f"{index} and its shards disagree: {listed(problems, '; ')}. Fetch the checkpoint again.")
     return shards
 
 
 def _read_index(index: AnyPath) -> dict[str, str]:
-    """The shard of each tensor.
-
-    Raises:
-        InputError: the index is damaged, or names shards outside its folder.
-    """
-    try:
+    """The shard of each tensor."""
+    message = f'{index}: is not an index of shards (a JSON object whose "weight_map" has the file of each tensor). Fetch it again.'
+    with input_errors(lambda _: message, *MALFORMED):
         weight_map = json.loads(read_text(index), object_pairs_hook=_no_duplicates(index))["weight_map"]
-        if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
-            raise TypeError
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f'{index}: is not an index of shards (a JSON object whose "weight_map" has the file of each tensor). Fetch it again.'
-        ) from error
+        check(weight_map and all(isinstance(shard, str) for shard in weight_map.values()), message)
     if outside := sorted({shard for shard in weight_map.values() if shard.startswith("/") or ".." in shard.split("/")}):
         raise InputError(f"{index}: names shards outside of its folder: {listed(outside)}. Fetch it again, and put them beside it.")
     return weight_map

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check, prefix_errors
 from dim_jax.memory import memory_errors
 from dim_jax.models.dim import DimConfig
 from dim_jax.models.lora import is_factor, with_lora
@@ -33,24 +33,22 @@ def open_dim(path: str | AnyPath, tokenizer: str | AnyPath | None = None) -> tup
     encoder, sana, autoencoder = weights.config.encoder, weights.config.sana, weights.config.autoencoder
     if encoder is None or sana is None or autoencoder is None:
         raise InputError(f"{path} has only {', '.join(weights.config.parts)}. A whole Draw-In-Mind is needed; see `dim convert`.")
-    if tokenizer is None and not weights.tokenizer:
-        raise InputError(
-            f"{path} has no tokenizer. Give one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T."
-        )
-    try:
+    check(
+        tokenizer is not None or weights.tokenizer,
+        f"{path} has no tokenizer. Give one (--tokenizer), or add it once: dim convert {path} OUT --to orbax --tokenizer T.",
+    )
+    with prefix_errors(path):
         config = DimConfig(encoder, sana, autoencoder)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     processor = Processor.from_pretrained(
         tokenizer or weights.tokenizer[0].parent, condition_length=sana.condition_length, layout=encoder.vision.layout
     )
     vocabulary, image = encoder.text.vocab_size, encoder.image_token_id
-    if processor.tokenizer.image_id != image or processor.tokenizer.max_id >= vocabulary:
-        raise InputError(
-            f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id} and ids up to "
-            f"{processor.tokenizer.max_id}, the encoder has {image} and {vocabulary} ids. "
-            "Use the tokenizer that the encoder was trained with."
-        )
+    check(
+        processor.tokenizer.image_id == image and processor.tokenizer.max_id < vocabulary,
+        f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id} and ids up to "
+        f"{processor.tokenizer.max_id}, the encoder has {image} and {vocabulary} ids. "
+        "Use the tokenizer that the encoder was trained with.",
+    )
     return weights, config, processor
 
 
@@ -60,8 +58,7 @@ def check_edits(sana: SanaConfig, name: str | AnyPath) -> None:
     Raises:
         InputError: its SANA has no source channels.
     """
-    if not sana.is_edit:
-        raise InputError(f"{name} generates from text only (its SANA has no source channels). Use `dim generate`, or an edit checkpoint.")
+    check(sana.is_edit, f"{name} generates from text only (its SANA has no source channels). Use `dim generate`, or an edit checkpoint.")
 
 
 def load_module(

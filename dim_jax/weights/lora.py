@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from dim_jax.errors import InputError, listed
+from dim_jax.errors import check, listed
 from dim_jax.models.lora import FACTORS
 from dim_jax.weights import dim, sana
 from dim_jax.weights.arrays import same_bits
@@ -148,8 +148,7 @@ def sum_loras(loras: Sequence[tuple[Lora, float]], shapes: Mapping[str, Shape]) 
                 mismatched.append(f"{slot} is ({len(a)}, {b.shape[1]}), {here}")
             pair = LoraFactors(a.astype(np.float32), b.astype(np.float32) * np.float32(scale * weight), 1.0)
             groups.setdefault(slot.layer, {}).setdefault(slot.block, []).append(pair)
-        if mismatched:
-            raise InputError(f"{lora.where}: is a LoRA of another model: {listed(mismatched, '; ', limit=3)}. Give one of this model.")
+        check(not mismatched, f"{lora.where}: is a LoRA of another model: {listed(mismatched, '; ', limit=3)}. Give one of this model.")
     factors: dict[str, np.ndarray] = {}
     for layer, blocks in groups.items():
         rank = max(sum(pair.rank for pair in pairs) for pairs in blocks.values())

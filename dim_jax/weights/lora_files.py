@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import safe_open
 
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError, listed
+from dim_jax.errors import InputError, check, listed
 from dim_jax.storage.folders import Kind, new_folder
 from dim_jax.storage.paths import AnyPath, as_path, is_remote, local_path, read_json
 from dim_jax.weights.arrays import is_finite
@@ -94,8 +94,7 @@ def parse_spec(text: str) -> tuple[str, float]:
         return text, 1.0
     if not path or (not is_remote(text) and Path(text).exists()):  # a file may be called so
         return text, 1.0
-    if not math.isfinite(number):
-        raise InputError(f"{text}: the weight of a LoRA is a number such as 0.8.")
+    check(math.isfinite(number), f"{text}: the weight of a LoRA is a number such as 0.8.")
     return path, number
 
 
@@ -112,8 +111,7 @@ def open_lora(path: AnyPath | str) -> Lora:
             another kind (DoRA, a trained bias, whole modules ...), which it names.
     """
     path = as_path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder. Name a LoRA: a folder of PEFT or diffusers, or its safetensors file.")
+    check(path.exists(), f"{path}: no such file or folder. Name a LoRA: a folder of PEFT or diffusers, or its safetensors file.")
     file = path
     if path.is_dir():
         names = [name for name in (PEFT_FILE, DIFFUSERS_FILE) if (path / name).is_file()]
@@ -122,8 +120,7 @@ def open_lora(path: AnyPath | str) -> Lora:
             raise InputError(f"{path}: holds {there}. Name a LoRA: a folder of PEFT or diffusers, or its safetensors file.")
         file = path / names[0]
     config = file.with_name(CONFIG) if file.name == PEFT_FILE else None
-    if config is not None and not config.is_file():
-        raise InputError(f"{config}: is missing; rank and alpha of the LoRA stand in it. Fetch it.")
+    check(config is None or config.is_file(), f"{config}: is missing; rank and alpha of the LoRA stand in it. Fetch it.")
     pairs = _read(file, None if config is None else read_json(config))
     extra = file.with_name(EXTRA_FILE)
     if extra.is_file():
@@ -138,8 +135,7 @@ def _read(file: AnyPath, config: Any) -> dict[AdapterTarget, LoraFactors]:
         with safe_open(local_path(file), framework="numpy") as opened:
             stated = (opened.metadata() or {}).get(METADATA)
         config = {} if stated is None else _parse_metadata(file, stated)
-    if not isinstance(config, dict):
-        raise InputError(f"{file}: its config is not a JSON object. Save or fetch it again.")
+    check(isinstance(config, dict), f"{file}: its config is not a JSON object. Save or fetch it again.")
     _check_kind(file, config)
     matches = {name: FACTOR.fullmatch(name) for name in tensors}
     if unknown := [name for name, match in matches.items() if match is None]:
@@ -152,15 +148,13 @@ def _read(file: AnyPath, config: Any) -> dict[AdapterTarget, LoraFactors]:
         names_by_layer.setdefault(match["layer"], {})[match["factor"]] = name
     if unpaired := [name for names in names_by_layer.values() for name in names.values() if len(names) == 1]:
         raise InputError(f"{file}: {listed(unpaired, limit=3)}: the other factor of the pair is missing. Save or fetch the file again.")
-    if not names_by_layer:
-        raise InputError(f"{file}: holds no tensors. Save or fetch it again.")
+    check(names_by_layer, f"{file}: holds no tensors. Save or fetch it again.")
     pairs: dict[AdapterTarget, LoraFactors] = {}
     shapes: dict[tuple[str, int | None], tuple[int, ...]] = {}  # of the parts of a kernel: they are alike
     for layer, names in names_by_layer.items():
         module = layer.removeprefix(PEFT_PREFIX).removeprefix(DIFFUSERS_PREFIX)
         slot, transform = _adapter_target(file, layer, module)
-        if slot in pairs:
-            raise InputError(f"{file}: {layer}: a pair of {slot} is there twice, under two names. Save it again.")
+        check(slot not in pairs, f"{file}: {layer}: a pair of {slot} is there twice, under two names. Save it again.")
         a, b = tensors.load(names["A"]), tensors.load(names["B"])
         ones = tuple(1 for _ in transform.squeeze)
         if not a.ndim == b.ndim == 2 + len(ones) or a.shape[0] != b.shape[1] or (*a.shape[2:], *b.shape[2:]) != (*ones, *ones):
@@ -184,14 +178,12 @@ def _parse_metadata(file: AnyPath, text: str) -> Any:
 
 def _check_kind(file: AnyPath, config: Mapping[str, Any]) -> None:
     kind = str(config.get("peft_type") or "LORA").rpartition(".")[2]
-    if kind != "LORA":
-        raise InputError(f"{file}: is an adapter of the kind {kind}; LoRA alone is supported. {MERGE}")
+    check(kind == "LORA", f"{file}: is an adapter of the kind {kind}; LoRA alone is supported. {MERGE}")
     used = [key for key, value in config.items() if value and (key in OTHER_METHODS or (key.startswith("use_") and key != "use_rslora"))]
     used += [f'bias "{config["bias"]}"'] if config.get("bias", "none") != "none" else []
     start = config.get("init_lora_weights")
     used += [f'init_lora_weights "{start}"'] if start not in PLAIN_INITS else []
-    if used:
-        raise InputError(f"{file}: was made with {', '.join(used)}, so it is not a plain LoRA. {MERGE}")
+    check(not used, f"{file}: was made with {', '.join(used)}, so it is not a plain LoRA. {MERGE}")
 
 
 def _adapter_target(file: AnyPath, layer: str, module: str) -> tuple[AdapterTarget, Transform]:
@@ -218,8 +210,7 @@ def _scale(file: AnyPath, config: Mapping[str, Any], module: str, rank: int) -> 
         return value
 
     stated = own("rank_pattern", "r")
-    if stated != rank:
-        raise InputError(f"{file}: {module} has rank {rank}, its config says {stated} (r, rank_pattern). Save it again.")
+    check(stated == rank, f"{file}: {module} has rank {rank}, its config says {stated} (r, rank_pattern). Save it again.")
     return own("alpha_pattern", "lora_alpha") / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
@@ -229,8 +220,7 @@ def write_lora(folder: AnyPath, lora: Lora, to: str, *, overwrite: bool = False)
     Raises:
         InputError: `to` is another word, or the folder exists (and may not be overwritten) or cannot be written.
     """
-    if to not in TARGETS:
-        raise InputError(f"--to {to}: a LoRA is written as one of {', '.join(TARGETS)}.")
+    check(to in TARGETS, f"--to {to}: a LoRA is written as one of {', '.join(TARGETS)}.")
     with new_folder(folder, overwrite=overwrite, kind=FOLDER) as scratch:
         if to == "dim":
             _write(scratch / PEFT_FILE, join_projections(lora), BY_DIM, PEFT_PREFIX)

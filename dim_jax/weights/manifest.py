@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.storage.paths import AnyPath, resolve_within
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.files import DTYPES, INDEX, NAMES, DTypeName
@@ -125,8 +125,7 @@ def check_finite(tensors: LazyTensors, manifest: Manifest | None, message: Calla
                 bad += _bad_names(manifest, path, tensor)
             yield path, tensor
             del tensor  # free it before the next one is read
-        if bad:
-            raise InputError(message(bad))
+        check(not bad, message(bad))
 
     return LazyTensors(tensors, read)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.models.connector import Connector
 from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.dc_ae_config import DCAEConfig
@@ -119,11 +119,11 @@ def sana_from_diffusers(source: Any, condition_length: int) -> SanaConfig:
     values = HFConfig(source, "transformer/config.json")
     for key, value in SAME_IN_DIFFUSERS.items():
         values.only(key, value)
-    if "interpolation_scale" in values or "qk_norm" not in values:
-        raise InputError(
-            f"{values.name}: interpolation_scale {values.values.get('interpolation_scale')} and qk_norm {values.values.get('qk_norm')}: "
-            "only SANA 1.5 is supported, which has no positional embedding (null) and normalised queries (rms_norm_across_heads)."
-        )
+    check(
+        "interpolation_scale" not in values and "qk_norm" in values,
+        f"{values.name}: interpolation_scale {values.values.get('interpolation_scale')} and qk_norm {values.values.get('qk_norm')}: "
+        "only SANA 1.5 is supported, which has no positional embedding (null) and normalised queries (rms_norm_across_heads).",
+    )
     sizes = {key: values.get(key, type(default), default) for key, default in SIZES_IN_DIFFUSERS.items()}
     width = sizes["num_attention_heads"] * sizes["attention_head_dim"]
     if {sizes["num_cross_attention_heads"] * sizes["cross_attention_head_dim"], sizes["cross_attention_dim"]} != {width}:

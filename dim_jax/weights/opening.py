@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax import checkpoint
-from dim_jax.errors import InputError, listed
+from dim_jax.errors import InputError, check, listed
 from dim_jax.storage.folders import check_finished
 from dim_jax.storage.paths import AnyPath, as_path, read_json
 from dim_jax.weights.files import NAMES, open_safetensors
@@ -30,8 +30,7 @@ def open_weights(path: AnyPath | str) -> Weights:
     config = ModelConfig.from_json(read_json(path / checkpoint.CONFIG))
     stored = checkpoint.abstract(path)
     for name, info in stored.items():
-        if info.dtype not in NAMES:
-            raise InputError(f"{path}: {name} is {info.dtype}; weights are {', '.join(NAMES.values())}. Save it in one of these.")
+        check(info.dtype in NAMES, f"{path}: {name} is {info.dtype}; weights are {', '.join(NAMES.values())}. Save it in one of these.")
     if problems := mismatches(stored, config.shapes()):
         raise InputError(
             f"{path}: {checkpoint.CONFIG} and the weights disagree: {listed(problems, '; ')}. Restore the config of these weights."

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError, first_line, listed
+from dim_jax.errors import InputError, check, first_line, listed
 from dim_jax.storage.paths import AnyPath, local_path
 from dim_jax.weights.files import DTYPES, check_file_type
 from dim_jax.weights.lazy import LazyTensors, from_loader
@@ -23,8 +23,7 @@ def open_pth(path: AnyPath) -> LazyTensors:
         import torch
     except ImportError as error:
         raise InputError(f"{path}: reading a .pth file needs PyTorch. Install it with: pip install 'dim_jax[torch]'") from error
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file. Check the path.")
+    check(path.is_file(), f"{path}: there is no such file. Check the path.")
     check_file_type(path)
     try:
         content: Any = torch.load(local_path(path), map_location="cpu", weights_only=True, mmap=True)
@@ -41,12 +40,10 @@ def open_pth(path: AnyPath) -> LazyTensors:
     if not isinstance(tensors, dict) or not tensors:
         raise InputError(f'{path}: it must be a dictionary of tensors, or have one under "state_dict"; found {type(tensors).__name__}.')
     strange = [f"{name} ({type(value).__name__})" for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
-    if strange:
-        raise InputError(f"{path}: these are not tensors: {listed(strange)}. Keep only tensors in the dictionary.")
+    check(not strange, f"{path}: these are not tensors: {listed(strange)}. Keep only tensors in the dictionary.")
     dtypes = {torch.float32: DTYPES["F32"], torch.bfloat16: DTYPES["BF16"], torch.float16: DTYPES["F16"]}
     unsupported = [f"{name} ({value.dtype})" for name, value in tensors.items() if value.dtype not in dtypes]
-    if unsupported:
-        raise InputError(f"{path}: dtypes other than {', '.join(DTYPES)} are not supported: {listed(unsupported)}. Convert them first.")
+    check(not unsupported, f"{path}: dtypes other than {', '.join(DTYPES)} are not supported: {listed(unsupported)}. Convert them first.")
     tensors = {str(name): value.detach() for name, value in tensors.items()}
 
     def load(name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dim_jax import checkpoint
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError, listed
+from dim_jax.errors import InputError, check, listed, prefix_errors
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.qwen import QwenConfig
@@ -90,8 +90,7 @@ def open_published(path: AnyPath) -> Weights:
         InputError: the files are missing or damaged, the format is unknown, the configs are wrong, or tensors are unknown, missing or of
             another shape; names all of them.
     """
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file or folder. Check the path.")
+    check(path.exists(), f"{path}: there is no such file or folder. Check the path.")
     where = path if path.is_dir() else path.parent
     files = _open_tensors(path)
     hf = merge((folder_of(file), tensors) for file, tensors in files.items())
@@ -201,10 +200,8 @@ def tokenizer_files(folder: AnyPath) -> tuple[Path, ...]:
     for file in files:
         check_file_type(file)
         if file.suffix == ".json":
-            try:
+            with prefix_errors(f"{folder}: no tokenizer could be loaded"):
                 read_json(file)
-            except InputError as error:
-                raise InputError(f"{folder}: no tokenizer could be loaded ({error})") from error
     return files
 
 
@@ -228,11 +225,7 @@ def null_rows(t: int, c: int, *, seed: int) -> np.ndarray:
 
 
 def _open_tensors(path: AnyPath) -> dict[str, LazyTensors]:
-    """The files of tensors at `path`, from its folder.
-
-    Raises:
-        InputError: there are no such files, or they are damaged.
-    """
+    """The files of tensors at `path`, from its folder."""
     if path.is_file():
         return {path.name: open_safetensors(path)} if path.suffix == ".safetensors" else {PTH_AS: open_pth(path)}
     files = find_safetensors(path)
@@ -252,8 +245,7 @@ def _open_tensors(path: AnyPath) -> dict[str, LazyTensors]:
     if files:
         return files
     pickles = sorted((*path.glob("*.pth"), *path.glob("checkpoints/*.pth")))
-    if len(pickles) > 1:
-        raise InputError(f"{path}: several checkpoints ({', '.join(file.name for file in pickles)}). Name the file that you mean.")
+    check(len(pickles) <= 1, f"{path}: several checkpoints ({', '.join(file.name for file in pickles)}). Name the file that you mean.")
     if not pickles:
         raise no_weights_error(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
     return {PTH_AS: open_pth(pickles[0])}
@@ -265,11 +257,7 @@ def _lacks_null_table(form: Format, hf: LazyTensors) -> bool:
 
 
 def _config(form: Format, where: AnyPath, hf: LazyTensors) -> ModelConfig:
-    """The configs beside the tensors, or the published ones.
-
-    Raises:
-        InputError: a required config is missing, or disagrees with the tensors.
-    """
+    """The configs beside the tensors, or the published ones."""
     if form.target == "qwen":
         return ModelConfig(encoder=QwenConfig.from_hf(_require_file(where / "config.json")))
     if form is formats.DIFFUSERS_DC_AE:
@@ -298,8 +286,7 @@ def _config(form: Format, where: AnyPath, hf: LazyTensors) -> ModelConfig:
 
 
 def _require_file(path: AnyPath) -> AnyPath:
-    if not path.is_file():
-        raise InputError(f"{path}: is missing; it has the sizes of the model. Fetch it with the weights.")
+    check(path.is_file(), f"{path}: is missing; it has the sizes of the model. Fetch it with the weights.")
     return path
 
 

@@ -82,17 +82,13 @@ def kernel_and_bias(hf: str, jax: str, transform: Transform = LINEAR) -> tuple[R
     return Row(f"{hf}.weight", f"{jax}.kernel", transform), Row(f"{hf}.bias", f"{jax}.bias", SAME)
 
 
-def _pattern(name: str) -> re.Pattern:
-    return re.compile(re.escape(name).replace(r"\*", r"(\d+)"))
-
-
 def tensor_mappings(rows: Iterable[Row], shapes: Mapping[str, Shape]) -> dict[str, TensorMapping]:
     """Published name -> place, for a model whose tensors have these paths and shapes.
 
     Raises:
         LookupError: one of our paths has no row or several, or a published name is used twice: the table itself is wrong.
     """
-    patterns = [(row, _pattern(row.jax)) for row in rows]
+    patterns = [(row, re.compile(re.escape(row.jax).replace(r"\*", r"(\d+)"))) for row in rows]
     mappings: dict[str, TensorMapping] = {}
     for path, shape in shapes.items():
         hits = [(row, match.groups()) for row, pattern in patterns if (match := pattern.fullmatch(path))]

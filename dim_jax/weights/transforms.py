@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
-from dim_jax.errors import InputError, listed
+from dim_jax.errors import InputError, check, listed
 from dim_jax.models.lora import FACTORS
 from dim_jax.weights.arrays import copy_into, empty
 from dim_jax.weights.lazy import LazyTensors
@@ -27,8 +27,7 @@ def cast(weights: Weights, dtype: str) -> Weights:
     Raises:
         InputError: `dtype` is not one of `CASTS`.
     """
-    if dtype not in CASTS:
-        raise InputError(f"--dtype {dtype}: choose one of {', '.join(CASTS)}.")
+    check(dtype in CASTS, f"--dtype {dtype}: choose one of {', '.join(CASTS)}.")
     to = np.dtype(dtype)
 
     def read(names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, np.ndarray]]:

@@ -27,8 +27,8 @@ import numpy as np
 from rich.console import Console
 
 from dim_jax.data.example import LazyImage
-from dim_jax.datasets.layouts.rows import ConcatenatedFile, prefix_errors
-from dim_jax.errors import InputError, check, require_packages
+from dim_jax.datasets.layouts.rows import ConcatenatedFile
+from dim_jax.errors import InputError, check, prefix_errors, require_packages
 from dim_jax.storage.folders import make_folder, new_file
 from dim_jax.storage.local_cache import cached_path
 from dim_jax.storage.paths import AnyPath, entries, is_remote, read_errors, read_if_exists, resolve_within

@@ -3,8 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from dim_jax.errors import InputError, check, check_unicode
+from dim_jax.errors import InputError, check, check_unicode, prefix_errors
 from dim_jax.storage.local_cache import cached_path
 from dim_jax.storage.paths import AnyPath, file_size, is_remote, open_regular, read_errors, read_json, read_range
 
@@ -91,15 +90,6 @@ def read_at(path: AnyPath, start: int, size: int) -> bytes:
         return read_range(path, start, size)
     with read_errors(path):
         return os.pread(_descriptor(Path(path)), size, start)
-
-
-@contextmanager
-def prefix_errors(where: str) -> Iterator[None]:
-    """Add the row to the message of an InputError in the block."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
 
 
 @cache

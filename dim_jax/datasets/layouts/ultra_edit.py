@@ -17,8 +17,8 @@ import numpy as np
 
 from dim_jax.data.example import Kind, LazyImage, RawExample
 from dim_jax.datasets.layouts import Layout
-from dim_jax.datasets.layouts.rows import ConcatenatedFile, prefix_errors
-from dim_jax.errors import InputError, require_packages
+from dim_jax.datasets.layouts.rows import ConcatenatedFile
+from dim_jax.errors import InputError, prefix_errors, require_packages
 from dim_jax.storage.paths import AnyPath, files_below, open_regular
 
 AT_ONCE = 16  # files that are opened at the same time; in a bucket each takes a few requests
