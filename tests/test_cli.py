@@ -277,6 +277,11 @@ def test_links_in_circles():
     assert "loop exists" in one_error(dim("convert", "tiny", "loop"))
 
 
+def test_a_size_of_hundreds_of_digits():
+    size = "9" * 400 + "GB"
+    assert f"--max-shard-size {size}: give a number" in one_error(dim("convert", "tiny", "out", "--to", "dim", "--max-shard-size", size))
+
+
 def test_error_messages_are_one_line():
     """Neither wrapped, nor read as rich's markup, nor broken at a line break in a name."""
     name = "[bold]" + "long name " * 20 + "[/bold]\n2.png"

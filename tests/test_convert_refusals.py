@@ -1,6 +1,7 @@
 """What conversion refuses: whatever is wrong is named, all at once, and nothing is left behind."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -94,6 +95,13 @@ def test_a_checkpoint_folder_that_does_not_fit_its_config_is_refused(tmp_path, o
         assert part in message
     checkpoint.save(tmp_path / "strange", tensors, {"designer": {}})
     assert "designer" in refused(tmp_path / "strange", tmp_path / "out", "dim")
+
+
+def test_a_pipe_instead_of_weights_is_not_waited_for(tmp_path, goldens):
+    source = dim_folder(tmp_path / "dim", goldens)
+    (source / "model.safetensors").unlink()
+    os.mkfifo(source / "model.safetensors")
+    assert "model.safetensors: cannot be read (it is not an ordinary file)" in refused(source, tmp_path / "out")
 
 
 def test_a_manifest_of_other_weights_is_refused(tmp_path, orbax):
@@ -199,6 +207,7 @@ def test_a_published_folder_without_its_weights_is_named(tmp_path, goldens, kind
         ("tokenizer.json", "", "0 bytes"),
         ("tokenizer.json", "<html>", "a web page"),
         ("tokenizer.json", "{", "no tokenizer could be loaded"),
+        ("tokenizer.json", '{"model": 5}', "no tokenizer could be loaded"),
         ("tokenizer.json", None, "only tokenizer_config.json"),
     ],
 )

@@ -242,6 +242,13 @@ def test_bad_rows_are_told_before_anything_is_asked(text, words):
     assert not server.requests
 
 
+def test_a_table_with_a_byte_order_mark():
+    table(1)
+    Path("rows.jsonl").write_bytes(b"\xef\xbb\xbf" + Path("rows.jsonl").read_bytes())
+    with ChatServer() as server:
+        assert "1 answered" in many(server)[1]
+
+
 @pytest.mark.parametrize("output", ["rows.jsonl", "cot.json", "none/cot.jsonl"])
 def test_invalid_outputs_are_refused(output):
     table()

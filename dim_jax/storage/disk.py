@@ -28,7 +28,8 @@ def parse_size(text: str, option: str) -> int:
         InputError: it is not a size, or less than a byte.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?i?B)", text.strip(), re.IGNORECASE | re.ASCII)
-    size = int(float(match[1]) * BYTES[match[2].upper()]) if match else 0
+    number = float(match[1]) if match else 0.0  # infinite, if it has hundreds of digits
+    size = int(number * BYTES[match[2].upper()]) if match and number < 2.0**63 else 0
     check(size >= 1, f"{option} {text}: give a number above 0 with its unit, such as 16MiB or 5GB.")
     return size
 

@@ -19,7 +19,7 @@ def read_values(path: Path, *, skip_torn: bool = False) -> Iterator[tuple[str, A
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip() and not (skip_torn and not line.endswith(b"\n")):
-                    yield f"{path}, line {number}", json.loads(line.decode())
+                    yield f"{path}, line {number}", json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). Give a jsonl in UTF-8.") from error
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or thousands of brackets

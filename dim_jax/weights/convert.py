@@ -13,6 +13,7 @@ from dim_jax import checkpoint
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.console import open_console
 from dim_jax.errors import InputError, check
+from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.settings import read_settings
 from dim_jax.storage.disk import format_bytes
 from dim_jax.storage.folders import new_folder
@@ -180,6 +181,9 @@ def _write(
         orbax_path(dst)
     autoencoder = weights.config.autoencoder
     read_settings(weights.settings, autoencoder.factor if autoencoder else 1)  # refused now, not when somebody paints with the result
+    for file in weights.tokenizer:
+        if file.name == "tokenizer.json":
+            ChatTokenizer.from_pretrained(file)
     source = weights
     if dtype is not None:
         weights = cast(weights, dtype)

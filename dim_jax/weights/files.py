@@ -16,7 +16,7 @@ import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, check, input_errors, listed
-from dim_jax.storage.paths import AnyPath, entries, file_size, read_errors, read_range
+from dim_jax.storage.paths import AnyPath, entries, file_size, open_regular, read_errors, read_range
 from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.lazy import LazyTensors, from_loader
 
@@ -48,7 +48,8 @@ def check_file_type(path: AnyPath) -> None:
     """
     if path.with_name(f"{path.name}.aria2").exists():
         raise InputError(f"{path}: its download is not finished ({path.name}.aria2 is beside it). Finish it.")
-    with read_errors(path), path.open("rb") as file:
+    # Opened as an ordinary file: a named pipe would wait for a writer for ever.
+    with read_errors(path), open_regular(path) if isinstance(path, Path) else path.open("rb") as file:
         start = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     check(start, f"{path}: is empty (0 bytes). Fetch it again.")
     for beginning, kind in OTHER_FILE_TYPES:
