@@ -60,6 +60,7 @@ def log_to_stderr() -> None:
         logger = logging.getLogger(name)
         logger.setLevel(level)
         logger.addHandler(handler)
+        logger.propagate = False  # libraries give the root logger a handler of its own, and a line would be there twice
 
 
 def serve(service: Service, listener: socket.socket, grace: float = 30.0) -> None:
