@@ -79,7 +79,7 @@ def hue_rotate(image: Image.Image, angle: float) -> Image.Image:
     """
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
     matrix = np.cos(angle) * np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) / 3
-    return image.convert("RGB", matrix=np.pad(matrix, ((0, 0), (0, 1))).ravel().tolist())
+    return image.convert("RGB", matrix=tuple(np.pad(matrix, ((0, 0), (0, 1))).ravel().tolist()))
 
 
 class Sample(NamedTuple):
