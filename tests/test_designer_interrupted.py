@@ -21,14 +21,14 @@ def _place(tmp_path, monkeypatch):
 SCRIPT = """
 import sys
 from pathlib import Path
-from dim_jax.designer.choice import DesignerChoice
+from dim_jax.designer.choice import DesignerSpec
 from dim_jax.designer.journal import Journal
 from dim_jax.designer.limits import Limits
 from dim_jax.designer.runner import Job, run
 url, number = sys.argv[1], int(sys.argv[2])
 jobs = (Job((Path("a.png"),), f"Edit number {i}.", {"id": str(i)}) for i in range(number))
 with Journal(Path("out.jsonl")) as journal:
-    print(run(jobs, DesignerChoice.parse("openai:m").open(base_url=url), journal, Limits(concurrency=4)))
+    print(run(jobs, DesignerSpec.parse("openai:m").open(base_url=url), journal, Limits(concurrency=4)))
 assert "jax" not in sys.modules and "flax" not in sys.modules
 """
 
@@ -39,9 +39,10 @@ def start(server: ChatServer, number: int) -> subprocess.Popen:
     )
 
 
-def lines_reach(number: int) -> None:
+def lines_reach(process: subprocess.Popen, number: int) -> None:
     end = time.monotonic() + 300
     while not OUT.exists() or OUT.read_bytes().count(b"\n") < number:
+        assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < end
         time.sleep(0.002)
 
@@ -52,7 +53,7 @@ def test_resume_after_sigkill_asks_nothing_twice():
     with ChatServer(turnstile) as server:
         for reached, turnstile.opened in ((15, 20), (40, 54)):
             process = start(server, 60)
-            lines_reach(reached)
+            lines_reach(process, reached)
             os.kill(process.pid, signal.SIGKILL)
             process.communicate()
             assert OUT.read_bytes().count(b"\n") < 60
@@ -69,7 +70,7 @@ def test_resume_after_sigkill_asks_nothing_twice():
 def test_sigint_and_sigterm_finish_requests_in_flight(number):
     with ChatServer(good(after=0.1)) as server:
         process = start(server, 10_000)
-        lines_reach(3)
+        lines_reach(process, 3)
         process.send_signal(number)
         output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
