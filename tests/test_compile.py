@@ -69,7 +69,7 @@ def test_compile_reports_step_that_fits_memory(tmp_path):
 
 KERNEL = """
 from dim_jax.aot.topology import Topology
-Topology.parse("v5e:2x2").pretend()
+Topology.parse("v5e:2x2").set_environment()
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, SingleDeviceSharding

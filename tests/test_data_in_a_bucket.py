@@ -163,7 +163,7 @@ def cut_off(path: AnyPath) -> None:
         (edits, spoil, "tos_dataset_edit.jsonl", r"tos_dataset_edit.jsonl, line \d+: is not JSON"),
         (cut_edits, lose, "images.tar.gz.part02", r"images.tar.gz: part 02 is missing"),
         (cut_edits, spoil, "images.tar.gz.part02", r"images.tar.gz.part04: the archive images.tar.gz is damaged"),
-        (tars, spoil, "text_to_image.json", r"text_to_image.json: is not JSON"),
+        (tars, spoil, "text_to_image.json", r"text_to_image.json: is not a JSON file"),
         (ultra_edit, cut_off, "data/FreeForm-00001-of-00002.parquet", r"data/FreeForm-00001-of-00002.parquet: is not a parquet file"),
         (emoji, lose, "pictures.jsonl", r"pictures.jsonl: no such file. Give a folder that `dim build-data` made"),
         (emoji, spoil, "pictures.array_record", r"pictures.array_record.*damaged"),

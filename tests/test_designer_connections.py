@@ -159,7 +159,7 @@ def test_signal_waits_at_most_patience_for_requests_in_flight(monkeypatch):
         code, text = design(server)
         thread.join()
     assert code == 130
-    assert "stopped by Ctrl-C, 2 are left" in text
+    assert "stopped by Ctrl-C, 2 remain" in text
 
 
 def test_non_completion_body_raises_response_error():
