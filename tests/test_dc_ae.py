@@ -166,8 +166,8 @@ def test_tiles_cover_an_axis_outside_their_halos(length, halo, extra):
     assert first[0] == 0
     if length > tile:
         assert first[-1] == length - tile
-        assert all(0 < after - before <= tile - 2 * rim for before, after in pairwise(first))
-        assert len(first) == 1 + -(-(length - tile) // (tile - 2 * rim)), "as few as possible"
+        assert all(0 < after - before <= tile - 2 * halo for before, after in pairwise(first))
+        assert len(first) == 1 + -(-(length - tile) // (tile - 2 * halo)), "as few as possible"
 
 
 def test_tiles_no_longer_than_two_rims_are_refused():

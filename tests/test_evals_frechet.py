@@ -114,7 +114,7 @@ def test_a_feature_network_by_path(tmp_path):
     for path, says in (
         (tmp_path / "wrong.pt", "is not a TorchScript file"),
         (Path("nothing.pt"), "no such file"),
-        (tmp_path, "no config.json"),
+        (tmp_path, "no AutoModel can be read"),
     ):
         with pytest.raises(InputError, match=says):
             open_features(path)

@@ -73,7 +73,8 @@ def finished(work) -> tuple[list, Any]:
             return seen, end.value
 
 
-def test_rounds_are_those_of_the_pipeline(studio):
+def test_rounds_are_those_of_the_pipeline(studio, monkeypatch):
+    monkeypatch.setattr("dim_jax.web.studio.POLL", 0.001)  # so that a quick painting is seen on its way
     visit = opened(studio)
     seen, first = finished(studio.edit(visit, Wish("red", fields=FIELDS)))
     (alone,) = EditPipeline(painter())(["red"], [picture(40, 40, 1)], seeds=[5], settings=QUICK)
