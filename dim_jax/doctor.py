@@ -20,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 from dim_jax import __version__
 from dim_jax.errors import InputError, listed
 from dim_jax.models.precision import exact_products
-from dim_jax.storage.disk import format_bytes, is_creatable
+from dim_jax.storage.disk import format_bytes, free_bytes, is_creatable
 from dim_jax.storage.local_cache import cache_folder
 from dim_jax.storage.paths import AnyPath
 from dim_jax.weights.loading import open_dim
@@ -47,7 +47,7 @@ def diagnose(checkpoint: AnyPath | str) -> Iterator[Check]:
     yield check_products("bfloat16")
     folders = {
         "compiled programs": os.environ.get("JAX_COMPILATION_CACHE_DIR"),
-        "copies from buckets": os.environ.get("DIM_JAX_CACHE", str(cache_folder("buckets"))),
+        "copies from buckets": str(cache_folder("buckets")),
         "hub": os.environ.get("HF_HOME", "~/.cache/huggingface"),
         "temporary files": tempfile.gettempdir(),
     }
@@ -120,7 +120,7 @@ def check_folder(name: str, folder: Path) -> Check:
     """Whether files can be written to a folder, which need not exist yet."""
     if not is_creatable(folder):
         return Check(name, f"{folder} cannot be written to", "Name another folder in the environment, or free this one.")
-    free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists())).free
+    free = free_bytes(folder)
     remedy = f"Free space there: less than {format_bytes(LITTLE_DISK)} is left." if free < LITTLE_DISK else ""
     return Check(name, f"{folder}, {format_bytes(free)} free", remedy)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dim_jax.diffusion.solvers import SOLVERS
-from dim_jax.errors import InputError, check, check_unicode
+from dim_jax.errors import InputError, check, check_unicode, prefix_errors
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.processing.pictures import MAX_PIXELS
 
@@ -91,10 +91,8 @@ def read_settings(path: Path | None, factor: int = 1) -> Settings:
     if (resolution := values.get("resolution", 0)) % factor:
         raise InputError(f"{path}: resolution {resolution} is not a multiple of {factor} pixels, as this autoencoder needs. Correct it.")
     read_prompt_mode(path)
-    try:
+    with prefix_errors(path):
         return Settings(**values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def read_prompt_mode(path: Path | None) -> PromptMode:

@@ -97,6 +97,6 @@ def test_worker_killed_by_full_shared_memory():
 
 def test_shared_memory_that_is_full_from_the_start(monkeypatch, tmp_path):
     monkeypatch.setattr(pipeline, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr("dim_jax.storage.disk._free_bytes", lambda place: 16384 if place == Path(tmp_path) else 2**40)
+    monkeypatch.setattr("dim_jax.storage.disk.free_bytes", lambda place: 16384 if place == Path(tmp_path) else 2**40)
     with pytest.raises(InputError, match=r"no space in .* \(1 MiB are needed, 16 KiB are free\).* set data\.workers to 0"):
         next(pipeline.batches(end_as_where_shared_memory_is_full, start=0, workers=1))

@@ -54,7 +54,13 @@ Loras = Annotated[
     list[str] | None,
     typer.Option(metavar="PATH[:WEIGHT]", help="A LoRA to add, of PEFT or diffusers, times 1 or WEIGHT. May be given several times."),
 ]
+Tokenizer = Annotated[str | None, typer.Option(help="Folder or hub id of a tokenizer, instead of the checkpoint's own.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+
+
+def loading_options(lora: list[str] | None, dtype: str | None, devices: str | None, tokenizer: str | None) -> dict[str, Any]:
+    """How to load a checkpoint, as keywords of `from_pretrained`; refuses --devices that cannot be."""
+    return {"dtype": dtype, "tokenizer": tokenizer, "mesh": mesh_sizes(devices), "loras": tuple(lora or ())}
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,13 @@ class SamplingOptions:
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")] = False
     dtype: Dtype = None
     devices: Devices = None
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id of a tokenizer, instead of the checkpoint's own.")] = None
+    tokenizer: Tokenizer = None
     overwrite: Overwrite = False
 
     @property
     def loading(self) -> dict[str, Any]:
-        """How to load the checkpoint, as keywords of `from_pretrained`; refuses --devices that cannot be."""
-        return {"dtype": self.dtype, "tokenizer": self.tokenizer, "mesh": mesh_sizes(self.devices), "loras": tuple(self.lora or ())}
+        """As `loading_options`."""
+        return loading_options(self.lora, self.dtype, self.devices, self.tokenizer)
 
     def changes(self, prompts: list[str], image_guidance: float | None = None) -> dict[str, Any]:
         """The settings that were named; refuses all that can be refused before a checkpoint is read."""

@@ -6,13 +6,13 @@ import socket
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dim_jax.cli.designer_options import local_designer
-from dim_jax.cli.options import mesh_sizes, with_options
-from dim_jax.cli.paint import Devices, Dtype, Loras, checkpoint_or_bundled
+from dim_jax.cli.options import with_options
+from dim_jax.cli.paint import Devices, Dtype, Loras, Tokenizer, checkpoint_or_bundled, loading_options
 from dim_jax.errors import InputError, check, require_packages
 from dim_jax.serve.limits import MIB, Limits
 
@@ -37,16 +37,40 @@ class LimitOptions:
         )  # fmt: skip
 
 
-@with_options(limit_options=LimitOptions)
-def serve(
+@dataclass(frozen=True)
+class ServerOptions:
+    """The options of every server over a checkpoint."""
+
     checkpoint: Annotated[
         str | None, typer.Argument(help="Folder or gs:// address of a Draw-In-Mind. Default: the bundled nano model.")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: whoever reaches this machine.")] = "127.0.0.1",
+    ] = None
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: whoever reaches this machine.")] = "127.0.0.1"
+    name: Annotated[str | None, typer.Option(help="Of the model, for those who use it. Default: that of the checkpoint's folder.")] = None
+    batch: Annotated[int, typer.Option(min=1, help="The most pictures that are painted together.")] = 4
+    lora: Loras = None
+    dtype: Dtype = None
+    devices: Devices = None
+    tokenizer: Tokenizer = None
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """As `loading_options`."""
+        return loading_options(self.lora, self.dtype, self.devices, self.tokenizer)
+
+    def open_sampler(self, loading: dict[str, Any]) -> Any:
+        """The checkpoint, under the name that users of the server see: paths of this machine are not for them."""
+        from dim_jax.sampling import Sampler  # imports JAX, which takes seconds
+
+        source = checkpoint_or_bundled(self.checkpoint)
+        sampler = Sampler.from_pretrained(source, **loading)
+        sampler.name = self.name or str(source).rstrip("/").rpartition("/")[2]
+        return sampler
+
+
+@with_options(server=ServerOptions, limit_options=LimitOptions)
+def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="Of the model, for clients. Default: that of the checkpoint's folder.")] = None,
     token: Annotated[Path | None, typer.Option(help=f"File of tokens, one a line, of which clients need one. Or {TOKEN}.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="The most pictures that are painted together.")] = 4,
     wait_ms: Annotated[float, typer.Option(min=0, help="Milliseconds that a picture waits for others to be painted with.")] = 20.0,
     queue: Annotated[int, typer.Option(min=1, help="The most pictures that wait; more are refused (429).")] = 64,
     grace: Annotated[float, typer.Option(min=0, help="Seconds after SIGTERM or Ctrl-C to finish what waits.")] = 30.0,
@@ -54,45 +78,39 @@ def serve(
         str, typer.Option(metavar="KIND:NAME", help="Who writes a blueprint for each edit, as in dim edit; not file:FILE.")
     ] = "none",
     base_url: Annotated[str | None, typer.Option(help="Of the designer's server. Default: as its kind has it.")] = None,
-    lora: Loras = None,
-    dtype: Dtype = None,
-    devices: Devices = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id of a tokenizer, instead of the checkpoint's own.")] = None,
     *,
+    server: ServerOptions,
     limit_options: LimitOptions,
 ) -> None:
     """Serve OpenAI's image API: edits and pictures from text, painted in batches."""
     from dim_jax.designer.choice import DesignerSpec
 
     require_packages("starlette", "uvicorn", "python_multipart", "prometheus_client", extra="serve", feature="dim serve")
-    choice, mesh = DesignerSpec.parse(designer), mesh_sizes(devices)
+    choice, loading = DesignerSpec.parse(designer), server.loading
     if choice.kind == "file":
         raise typer.BadParameter("blueprints of a file are found by ids, which requests have not.", param_hint="--designer")
     if queue < limit_options.max_n:
         raise typer.BadParameter(f"it must hold the pictures of one request, --max-n {limit_options.max_n}.", param_hint="--queue")
     tokens = _tokens(token)
-    with listen(host, port) as listener:
-        if not tokens and not is_loopback(host):
-            typer.echo(f"warning: whoever reaches {host} may paint here. Ask for a token: --token FILE, or {TOKEN}.", err=True)
+    with listen(server.host, port) as listener:
+        if not tokens and not is_loopback(server.host):
+            typer.echo(f"warning: whoever reaches {server.host} may paint here. Ask for a token: --token FILE, or {TOKEN}.", err=True)
         from dim_jax.serve import blueprints
 
         writer = None
         if choice.kind not in ("none", "local"):  # before the painter is loaded, which takes longer
             writer = blueprints.server_writer(choice, base_url)
         from dim_jax.pipeline import paint_requests  # imports JAX, which takes seconds
-        from dim_jax.sampling import Sampler
         from dim_jax.serve.engine import Engine
         from dim_jax.serve.jobs import ModelInfo
         from dim_jax.serve.running import log_to_stderr
         from dim_jax.serve.running import serve as run
         from dim_jax.serve.server import Service
 
-        source = checkpoint_or_bundled(checkpoint)
-        sampler = Sampler.from_pretrained(source, dtype=dtype, tokenizer=tokenizer, mesh=mesh, loras=tuple(lora or ()))
-        sampler.name = name or str(source).rstrip("/").rpartition("/")[2]  # paths of this machine are not for clients
+        sampler = server.open_sampler(loading)
         if choice.kind == "local":
-            writer = blueprints.local_writer(local_designer(choice.name, sampler, sampler.settings.resolution, dtype))
-        engine = Engine(partial(paint_requests, sampler), batch=batch, wait=wait_ms / 1000, queue=queue, writer=writer)
+            writer = blueprints.local_writer(local_designer(choice.name, sampler, sampler.settings.resolution, server.dtype))
+        engine = Engine(partial(paint_requests, sampler), batch=server.batch, wait=wait_ms / 1000, queue=queue, writer=writer)
         service = Service(engine, ModelInfo.from_sampler(sampler), limit_options.limits(), tokens, writer and writer.name)
         log_to_stderr()
         typer.echo(f"serving {sampler.name} at http://{address(listener)}/v1", err=True)

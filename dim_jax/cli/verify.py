@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dim_jax.cli.paint import Overwrite, Precision
+from dim_jax.cli.paint import Overwrite, Precision, Tokenizer
 from dim_jax.console import open_console
 
 
@@ -18,7 +18,7 @@ def verify(
     resolution: Annotated[
         int | None, typer.Option(min=1, help="Pixels a side of the edit. Default: 256, or less as the checkpoint says; as in FILE.")
     ] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id of a tokenizer, instead of the checkpoint's own.")] = None,
+    tokenizer: Tokenizer = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Check a checkpoint: its tensors, and each stage of an edit with PyTorch. Exit code 1: something is off, the last line says what."""

@@ -23,7 +23,7 @@ from dim_jax.data.example import KINDS, Example, Kind, LazyImage, RawExample, Sp
 from dim_jax.data.records import Records
 from dim_jax.data.row_stats import COLUMNS, Countable, RowStats
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
-from dim_jax.errors import InputError, first_line, require_packages
+from dim_jax.errors import InputError, first_line, prefix_errors, require_packages
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.processing.pictures import read_picture
 from dim_jax.storage.folders import new_file
@@ -164,10 +164,8 @@ class Dataset:
             raise IndexError(f"{self._location(index)}: there are {len(self)}.")
         number = int(np.searchsorted(self._ends, index, "right")) - 1
         records = self._shard(number)
-        try:
+        with prefix_errors(self._location(index)):
             record = records[index - int(self._ends[number])]
-        except InputError as error:
-            raise InputError(f"{self._location(index)}: {error}") from error
         try:
             row = self._features.deserialize_example_np(record, decoders=self._skip)
             for name in set(self._features) & {"texts", *TEXTS, *PICTURES}:  # TFDS takes numbers for bytes, and a missing field for None

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from dim_jax.errors import InputError, require_packages
+from dim_jax.errors import InputError, first_line, require_packages
 from dim_jax.storage.hub import cached_snapshot, check_hub_id
 
 
@@ -73,9 +73,9 @@ class VisionModel:
         try:
             return kind.from_pretrained(self._name, local_files_only=isinstance(self._name, Path), **options)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(
-                f"{self._name}: no {kind.__name__} can be read ({reason}). Give a folder or a hub id of transformers with a complete model."
+                f"{self._name}: no {kind.__name__} can be read ({first_line(error)}). Give a folder or a hub id of transformers with a "
+                "complete model."
             ) from error
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from dim_jax.datasets.similarity import VisionModel, torch_device
-from dim_jax.errors import InputError, check, require_packages
+from dim_jax.errors import InputError, check, first_line, require_packages
 
 SIDE = 299  # pixels, of InceptionV3
 BATCH = 32
@@ -97,9 +97,7 @@ def open_features(path: Path) -> tuple[Features, str]:
     try:
         network = torch.jit.load(str(path), map_location=device).eval()
     except RuntimeError as error:
-        raise InputError(
-            f"{path}: is not a TorchScript file ({str(error).splitlines()[0]}). Give one, or a folder of transformers."
-        ) from error
+        raise InputError(f"{path}: is not a TorchScript file ({first_line(error)}). Give one, or a folder of transformers.") from error
     # NVIDIA's wraps the layers in a resizing of its own.
     layers = getattr(network, "layers", None)
 

@@ -6,7 +6,7 @@ own rows. Pallas' backend for Triton is deprecated since jax 0.11, and kernels f
 JAX runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -111,11 +111,9 @@ def attention(
         return kernel(q, k, v, lengths[0] if lengths else None, causal, interpret)
 
     arrays = q, k, v, *(() if lengths is None else (lengths,))
-    if jax.sharding.get_abstract_mesh().size <= 1:
-        return run(*arrays)
     heads = layers.heads_spec(q, k)
     specs = heads, heads, heads, *(() if lengths is None else (PartitionSpec(heads[0]),))
-    return jax.shard_map(run, in_specs=specs, out_specs=heads, check_vma=False)(*arrays)
+    return _run_on_mesh(run, specs, heads, *arrays)
 
 
 def _choose_attention(q: Array) -> Implementation:
@@ -132,7 +130,12 @@ def _choose_implementation(x: Array) -> Implementation:
 
 def _map_over_batch(run: Callable[..., Array], x: Array, *weights: Array) -> Array:
     """`run(x, *weights)`, by every device on its own rows of x, or on all where they do not divide; the compiler cuts no kernel."""
-    if jax.sharding.get_abstract_mesh().size <= 1:
-        return run(x, *weights)
     rows = layers.batch_spec(len(x)) or PartitionSpec()
-    return jax.shard_map(run, in_specs=(rows, *(PartitionSpec() for _ in weights)), out_specs=rows, check_vma=False)(x, *weights)
+    return _run_on_mesh(run, (rows, *(PartitionSpec() for _ in weights)), rows, x, *weights)
+
+
+def _run_on_mesh(run: Callable[..., Array], in_specs: Sequence[PartitionSpec], out_specs: PartitionSpec, *arrays: Array) -> Array:
+    """`run(*arrays)`, by every device of the mesh that is set on its own parts."""
+    if jax.sharding.get_abstract_mesh().size <= 1:
+        return run(*arrays)
+    return jax.shard_map(run, in_specs=tuple(in_specs), out_specs=out_specs, check_vma=False)(*arrays)

@@ -160,7 +160,8 @@ def _spread_alike(*arrays: Shaped[Array, "b _ _ k"]) -> list[Shaped[Array, "b _ 
     """Queries, keys and values, with rows and heads cut alike."""
     if jax.sharding.get_abstract_mesh().size <= 1:
         return list(arrays)
-    return [jax.lax.with_sharding_constraint(x, heads_spec(*arrays)) for x in arrays]
+    spec = heads_spec(*arrays)
+    return [jax.lax.with_sharding_constraint(x, spec) for x in arrays]
 
 
 def attention(

@@ -79,7 +79,7 @@ class Service:
                 response = _as_api_error(error).response()
             except HTTPException as error:
                 response = _http_error(request, error)
-            except Exception:
+            except Exception:  # counted here, and answered by `_internal_error`
                 self._record(request, 500, started)
                 raise
             self._record(request, response.status_code, started)

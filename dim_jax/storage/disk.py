@@ -36,14 +36,14 @@ def parse_size(text: str, option: str) -> int:
 
 def is_creatable(folder: Path) -> bool:
     """Whether an absolute folder exists or can be made, and files can be written to it."""
-    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    nearest = _nearest_existing(folder)
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def describe_os_error(error: OSError, folder: Path) -> str:
     """The reason of a failed write; with the free space if the disk is full."""
     reason = error.strerror or str(error)
-    return f"{reason}; {format_bytes(_free_bytes(folder))} are free" if error.errno == errno.ENOSPC else reason
+    return f"{reason}; {format_bytes(free_bytes(folder))} are free" if error.errno == errno.ENOSPC else reason
 
 
 def check_space(folder: Path, num_bytes: int, *, purpose: str, remedy: str) -> None:
@@ -58,10 +58,15 @@ def check_space(folder: Path, num_bytes: int, *, purpose: str, remedy: str) -> N
     Raises:
         InputError: the disk has less space.
     """
-    free = _free_bytes(folder)
+    free = free_bytes(folder)
     if num_bytes > free:
         raise InputError(f"{purpose}: no space in {folder} ({format_bytes(num_bytes)} are needed, {format_bytes(free)} are free). {remedy}")
 
 
-def _free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())).free
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder, which need not exist yet."""
+    return shutil.disk_usage(_nearest_existing(folder)).free
+
+
+def _nearest_existing(folder: Path) -> Path:
+    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())

@@ -60,12 +60,10 @@ def web(
         from dim_jax.web.page import Page
 
         device, examples = threading.Lock(), read_samples(samples)
-        sources = [sample.source for sample in examples if sample.source is not None]
-        preview = LatentPreview.fit(sampler, sources)
+        preview = LatentPreview.fit(sampler, [sample.source for sample in examples if sample.source is not None])
         writers = {
             name: writer if writer.calls else writer._replace(write=_in_turn(device, writer.write)) for name, writer in writers.items()
         }
-        preview = LatentPreview.fit(sampler, [sample.source for sample in examples if sample.source is not None])
 
         def paint(requests: Sequence[Request], settings: Settings, on_step: OnStep | None = None) -> list[tuple[int, EditResult]]:
             with device:

@@ -1,7 +1,7 @@
 """What may come in to the page and go out of it: an ASGI application around Gradio's.
 
 Gradio tells a browser where its files lie on this machine, and opens the file that a browser names. Here a browser may name only files
-that it was told of: what it uploaded, and what was shown to it. So no path and no address from a client is opened, and nobody sees the
+that it was given: what it uploaded, and what was shown to it. So no path and no address from a client is opened, and nobody sees the
 picture of somebody else. A cookie tells browsers apart. Of Gradio's routes those are open that the page needs.
 """
 
@@ -37,12 +37,12 @@ POLICY = (
 
 
 class Gate:
-    """Lets requests through to `app` that name what their browser was told of."""
+    """Lets requests through to `app` that name what their browser was given."""
 
     def __init__(self, app: ASGIApp, limits: Limits, common: Iterable[str], stopped: Callable[[], bool]):
-        """`common`: the files that all are told of. `stopped`: whether answers that go on for ever shall end."""
+        """`common`: the files that every browser may name. `stopped`: whether answers that go on for ever shall end."""
         self._app, self._limits, self._common, self._stopped = app, limits, frozenset(common), stopped
-        self._told = OrderedDict[str, OrderedDict[str, None]]()
+        self._allowed = OrderedDict[str, OrderedDict[str, None]]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -60,27 +60,27 @@ class Gate:
             raise ApiError(404, "There is nothing at this address.")
         request = Request(scope, receive)
         client, known = request.cookies.get(COOKIE) or secrets.token_urlsafe(24), COOKIE in request.cookies
-        told = self._names(client)
+        allowed = self._names(client)
         if path.startswith(f"{API}file="):
-            self._check({path.removeprefix(f"{API}file=")}, told)
+            self._check({path.removeprefix(f"{API}file=")}, allowed)
         if method == "POST":
-            receive = await self._body(request, told)
+            receive = await self._body(request, allowed)
         else:
             receive = self._connected(receive)
         if path.startswith(API):  # what is compressed could not be read here
             scope = {**scope, "headers": [header for header in scope["headers"] if header[0] != b"accept-encoding"]}
-        await self._app(scope, receive, _Answer(send, told, path, None if known else client))
+        await self._app(scope, receive, _Answer(send, allowed, path, None if known else client))
 
     def _names(self, client: str) -> OrderedDict[str, None]:
-        """What a browser was told of."""
-        told = self._told.setdefault(client, OrderedDict())
-        self._told.move_to_end(client)
-        if len(self._told) > CLIENTS:
-            self._told.popitem(last=False)
-        return told
+        """The files that a browser may name."""
+        allowed = self._allowed.setdefault(client, OrderedDict())
+        self._allowed.move_to_end(client)
+        if len(self._allowed) > CLIENTS:
+            self._allowed.popitem(last=False)
+        return allowed
 
-    def _check(self, names: Iterable[str], told: Iterable[str]) -> None:
-        if not self._common.union(told).issuperset(names):
+    def _check(self, names: Iterable[str], allowed: Iterable[str]) -> None:
+        if not self._common.union(allowed).issuperset(names):
             raise ApiError(403, "This browser was given no such file. Choose the picture again; cookies must be allowed.")
 
     def _connected(self, receive: Receive) -> Receive:
@@ -98,7 +98,7 @@ class Gate:
 
         return listen
 
-    async def _body(self, request: Request, told: Iterable[str]) -> Receive:
+    async def _body(self, request: Request, allowed: Iterable[str]) -> Receive:
         """The body of a request once it is here and names nothing that it must not, for the application to read."""
         if int(request.headers.get("content-length") or 0) > self._limits.upload:
             raise too_large(self._limits)
@@ -109,7 +109,7 @@ class Gate:
             raise ApiError(408, "The request took too long to arrive. Send it again.") from late
         if request.headers.get("content-type", "").startswith("application/json"):
             try:
-                self._check(named(json.loads(body)), told)
+                self._check(named(json.loads(body)), allowed)
             except (ValueError, RecursionError) as error:
                 raise ApiError(400, "The request is no JSON.") from error
         elif not request.headers.get("content-type", "").startswith("multipart/form-data"):
@@ -125,8 +125,8 @@ class Gate:
 class _Answer:
     """Sends an answer on, notes the files that it names, and brings cookie and policy along."""
 
-    def __init__(self, send: Send, told: OrderedDict[str, None], path: str, cookie: str | None):
-        self._send, self._told, self._cookie = send, told, cookie
+    def __init__(self, send: Send, allowed: OrderedDict[str, None], path: str, cookie: str | None):
+        self._send, self._allowed, self._cookie = send, allowed, cookie
         self._read = path.removeprefix(API) in ("upload", "queue/data")
         self._rest = b""
 
@@ -142,9 +142,9 @@ class _Answer:
                 lines.append(self._rest)
             events = [json.loads(line.removeprefix(b"data: ")) for line in lines if line[:1] in (b"d", b"[")]  # or the list of an upload
             for name in (name for event in events for name in named(event)):
-                self._told[name] = None
-                if len(self._told) > NAMES:
-                    self._told.popitem(last=False)
+                self._allowed[name] = None
+                if len(self._allowed) > NAMES:
+                    self._allowed.popitem(last=False)
         await self._send(message)
 
 

@@ -160,11 +160,11 @@ class Studio:
     def visit(self, name: str) -> Visit:
         """That of a visitor. Where there are too many, the one that was not here for the longest time is forgotten."""
         with self._lock:
-            found = self._visits.setdefault(name, Visit())
+            visit = self._visits.setdefault(name, Visit())
             self._visits.move_to_end(name)
             if len(self._visits) > VISITS:
                 self._visits.popitem(last=False)[1].cancel()
-        return found
+        return visit
 
     def leave(self, name: str) -> None:
         """The visitor is gone: nothing more is painted, all is forgotten."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dim_jax.edit_result import EditResult, save_picture
 from dim_jax.processing.pictures import autoencoder_pixels_uint8
-from dim_jax.web.studio import NOBODY, Progress
+from dim_jax.web.studio import BY_HAND, NOBODY, Progress
 
 THUMBNAIL = 192  # pixels
 
@@ -64,15 +64,15 @@ def message(text: str, kind: str = "note") -> str:
 def facts(result: EditResult, title: str) -> str:
     """What made a result: who, with which settings, and the text that was painted."""
     chosen = result.settings
-    said = [f"{result.image.width} x {result.image.height} pixels", f"seed {result.seed}", f"{chosen['num_steps']} steps"]
-    said.append(f"guidance {chosen['guidance_scale']:g}")
+    parts = [f"{result.image.width} x {result.image.height} pixels", f"seed {result.seed}", f"{chosen['num_steps']} steps"]
+    parts.append(f"guidance {chosen['guidance_scale']:g}")
     if result.source is not None and chosen["image_guidance_scale"] != 1:
-        said.append(f"image guidance {chosen['image_guidance_scale']:g}")
+        parts.append(f"image guidance {chosen['image_guidance_scale']:g}")
     if result.changed is not None:
-        said.append(f"{result.changed:.0%} changed")
+        parts.append(f"{result.changed:.0%} changed")
     blueprint = ""
     if result.designer != NOBODY:
-        said.append(f"blueprint {result.designer if result.designer == 'by hand' else f'by {result.designer}'}")
+        parts.append(f"blueprint {result.designer if result.designer == BY_HAND else f'by {result.designer}'}")
         blueprint = f"<details><summary>Blueprint</summary><pre>{escape(result.prompt)}</pre></details>"
     heading = escape(result.instruction or result.prompt)
-    return f'<div class="dim-facts"><b>{escape(title)}</b> {heading}<p>{escape(", ".join(said))}</p>{blueprint}</div>'
+    return f'<div class="dim-facts"><b>{escape(title)}</b> {heading}<p>{escape(", ".join(parts))}</p>{blueprint}</div>'

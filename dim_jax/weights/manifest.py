@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from dim_jax.errors import InputError, check
+from dim_jax.errors import InputError, check, prefix_errors
 from dim_jax.storage.paths import AnyPath, resolve_within
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.files import DTYPES, INDEX, NAMES, DTypeName
@@ -62,10 +62,8 @@ class Manifest:
                 "in the usual files."
             )
         for name in (*manifest.files, *manifest.configs):
-            try:
+            with prefix_errors(path):
                 resolve_within(path.parent, name)
-            except InputError as error:
-                raise InputError(f"{path}: {error}") from error
         return manifest
 
     def to_json(self) -> dict[str, Any]:
