@@ -1,12 +1,16 @@
 """What is painted, and what of it is painted together."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
+
+from dim_jax.errors import InputError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,19 @@ def batches(kinds: Sequence[Hashable], batch_size: int, devices: int = 1) -> lis
         rows = 1 if len(group) == 1 else _multiple(min(batch_size, len(group)), devices)
         result += [Batch(group[i : i + rows], rows) for i in range(0, len(group), rows)]
     return result
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each once the next one has begun, or could not."""
+    before: list[Item] = []
+    try:
+        for item in items:
+            yield from before
+            before = [item]
+    except InputError:
+        yield from before
+        raise
+    yield from before
 
 
 def _multiple(number: int, divisor: int) -> int:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from dim_jax.batching import Batch, Request, Source, batches
+from dim_jax.batching import Batch, Request, Source, batches, one_ahead
 from dim_jax.diffusion.sampler import State
 from dim_jax.errors import InputError, check
 from dim_jax.memory import memory_errors
@@ -174,15 +174,25 @@ class Sampler:
         columns = SpinnerColumn(), TextColumn("painting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, disable=not progress, transient=True) as bar:
             task = bar.add_task("painting", total=len(requests))
-            for batch in self._batches([request.kind for request in requests], settings):
-                filled = batch.fill(requests)
-                context = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {batch.rows}"
+            started = self._dispatch(requests, settings, on_step)
+            for batch, context, arrays in started if on_step else one_ahead(started):
                 with memory_errors(context, REMEDY):
-                    latents = self._batch(filled, settings, on_step)
-                    pixels, latents = (np.asarray(to_host(array)) for array in (self._decode(self.dim, latents), latents))
+                    pixels, latents = (np.asarray(to_host(array)) for array in arrays)
                 bar.advance(task, len(batch.indices))
                 for i, image_pixels, cells in zip(batch.indices, pixels, latents, strict=False):
                     yield i, DecodedImage(to_picture(image_pixels), cells)
+
+    def _dispatch(
+        self, requests: Sequence[Request], settings: Settings, on_step: OnStep | None
+    ) -> Iterator[tuple[Batch, str, tuple[Float[Array, "b rows columns 3"], Float[Array, "b h w c"]]]]:
+        """Every batch, what to say of it in an error, and its pixels and latents, which devices may still be painting."""
+        for batch in self._batches([request.kind for request in requests], settings):
+            filled = batch.fill(requests)
+            context = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {batch.rows}"
+            with memory_errors(context, REMEDY):
+                latents = self._batch(filled, settings, on_step)
+                arrays = self._decode(self.dim, latents), latents
+            yield batch, context, arrays
 
     def _check(self, number: int, request: Request) -> None:
         """Refuses a request that this model cannot paint; `number` counts from 1."""

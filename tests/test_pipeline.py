@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dim_jax import sampling as module
-from dim_jax.batching import Source
+from dim_jax.batching import Request, Source
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters
@@ -258,6 +258,16 @@ def test_a_long_prompt_is_refused_or_cut():
     with pytest.raises(InputError, match="'a long way to the sea"):
         one(negative_prompt=prompt)
     assert one(prompts=[prompt], overflow="keep_last").size == (64, 64)
+
+
+def test_what_was_painted_before_a_prompt_that_is_refused_is_kept():
+    requests = [Request(prompt, 1, (64, 64)) for prompt in ("red", "sea " * 60)]
+    painted = painter().paint(requests, settings(batch_size=1))
+    index, decoded = next(painted)
+    assert index == 0
+    assert decoded.picture.size == (64, 64)
+    with pytest.raises(InputError, match="too long"):
+        next(painted)
 
 
 def test_50000_words_are_refused_at_once():
