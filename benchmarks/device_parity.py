@@ -76,7 +76,7 @@ def training_step(dtype: str) -> dict[str, np.ndarray]:
     hidden, cells = rng.standard_normal((4, 64, config.encoder.text.hidden_size)), rng.standard_normal((2, 4, 8, 8, 16))
     mask = np.arange(64) < np.array([[64], [50], [9], [1]])
     features = Features(*map(jnp.asarray, (hidden.astype(np.float32), mask, *cells.astype(np.float32))))
-    optimizer = optim.adamw(1e-4, weight_decay=0.01, clip_global_norm=1.0)
+    optimizer = optim.clipped_optimizer(1e-4, weight_decay=0.01, clip_global_norm=1.0)
 
     @jax.jit
     def step(params: Any, features: Any) -> tuple[Any, Any, Any]:

@@ -66,6 +66,7 @@ def get_config() -> ConfigDict:
     config.autoencoder.spread_weight = 0.01  # of the squared logarithm of that spread
 
     config.optim = ConfigDict()
+    config.optim.name = "adamw"  # (paper) or "muon" for matrices, which saves their second moments
     config.optim.learning_rate = 2e-5  # (paper)
     config.optim.accumulate = 1  # batches whose gradients make one update; a step is a batch
     config.optim.warmup_steps = 1000  # updates
@@ -74,6 +75,7 @@ def get_config() -> ConfigDict:
     config.optim.undecayed = ("scale", "bias", "scale_shift_table", "y_embedding")  # last names of parameters that do not; (): all decay
     config.optim.betas = (0.9, 0.999)
     config.optim.eps = 1e-8
+    config.optim.mu_dtype = "float32"  # of the first moments; "bfloat16" takes half their memory
     config.optim.clip_global_norm = 1.0
     config.optim.ema_decay = 0.9999  # of the averaged parameters, which are what is exported; less in the first steps
 

@@ -6,6 +6,9 @@ docs/training.md says what a working directory holds, training/losses.py what is
 (processes.py), and the first one alone writes, but for its shards of checkpoints.
 """
 
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +25,7 @@ from dim_jax.data.readers import Augment
 from dim_jax.models.chips import peak_flops
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
+from dim_jax.models.sana import Remat
 from dim_jax.rng import key_seed
 from dim_jax.sharding import Sharding
 from dim_jax.storage.orbax import orbax_path
@@ -34,10 +38,11 @@ from dim_jax.training.log import MetricWriter
 from dim_jax.training.losses import Loss, Metrics
 from dim_jax.training.metrics_buffer import MetricsBuffer
 from dim_jax.training.model_init import ModelInit, open_data
-from dim_jax.training.objectives import Objective, open_objective
+from dim_jax.training.objectives import Objective, make_objective, open_objective
 from dim_jax.training.optim import ema_decay, make_optimizer
 from dim_jax.training.profiling import Profile
 from dim_jax.training.progress import Speed
+from dim_jax.training.remat import AUTO, FittingStep
 from dim_jax.training.resume import latest_step, training_states
 from dim_jax.training.state import Params, State, abstract_frozen, abstract_params, abstract_state, init_state, is_finite
 from dim_jax.training.step_flops import step_flops
@@ -72,6 +77,18 @@ def make_train_step(config: Config, objective: Objective, sharding: Sharding, ab
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     out_shardings = shardings, sharding.replicated
     return jax.jit(train_step, out_shardings=out_shardings, donate_argnums=0, compiler_options=sharding.compiler_options)
+
+
+def make_fitting_step(config: Config, objective: Objective, sharding: Sharding, abstract: State, print_line: Callable[[str], Any]) -> Any:
+    """The step of `make_train_step`; if `config.model.remat` is "auto", with the choice that fits each shape of batch."""
+
+    def make_step(remat: Remat) -> Any:
+        chosen = deepcopy(config)
+        chosen.model.remat = remat
+        return make_train_step(chosen, make_objective(chosen, objective.model_config, objective.processor), sharding, abstract)
+
+    auto = config.model.remat == AUTO
+    return FittingStep(make_step, print_line) if auto else make_train_step(config, objective, sharding, abstract)
 
 
 def main(
@@ -123,7 +140,7 @@ def main(
     # Step.
     model_config = objective.model_config
     state_like, (frozen_like, cached_like) = abstract_state(config, model_config, sharding), abstract_frozen(objective, sharding)
-    train_step = make_train_step(config, objective, sharding, state_like)
+    train_step = make_fitting_step(config, objective, sharding, state_like, partial(console.out, highlight=False))
     num_trainable, num_frozen = (sum(leaf.size for leaf in params.values()) for params in (state_like.params, frozen_like))
     console.out(f"{config.objective}: {num_trainable:,} parameters learn, {num_frozen:,} are frozen", highlight=False)
 

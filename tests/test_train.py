@@ -102,11 +102,13 @@ def test_only_trainable_components_change(painter_run, tmp_path):
 
 
 def test_resumed_run_logs_same_losses(tmp_path):
-    assert train("nano_t2i", tmp_path / "whole", 4)[0] == 0
-    assert train("nano_t2i", tmp_path / "parts", 2)[0] == 0
-    code, text = train("nano_t2i", tmp_path / "parts", 4)
+    options = {"optim__name": "muon", "optim__mu_dtype": "bfloat16", "model__remat": "auto"}
+    assert train("nano_t2i", tmp_path / "whole", 4, **options)[0] == 0
+    assert train("nano_t2i", tmp_path / "parts", 2, **options)[0] == 0
+    code, text = train("nano_t2i", tmp_path / "parts", 4, **options)
     assert code == 0
     assert "going on after step 2" in text
+    assert 'model.remat "products": a step takes' in text
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
 
 
@@ -153,6 +155,7 @@ def test_the_encoder_learns_to_write(tmp_path, monkeypatch):
         ({"optim__learning_rat": "1.0"}, "optim.learning_rat: there is no such key"),
         ({"optim__learning_rate": "fast"}, "optim.learning_rate=fast"),
         ({"optim__accumulate": "2"}, "accumulate is 2"),
+        ({"optim__name": "lion"}, "config.optim.name is 'lion', but must be one of adamw, muon"),
     ],
 )
 def test_inconsistent_config_is_refused(changes, says, tmp_path):

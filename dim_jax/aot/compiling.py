@@ -38,6 +38,7 @@ from dim_jax.training.config_guard import check_config
 from dim_jax.training.losses import Features
 from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives import Objective, make_objective, open_objective
+from dim_jax.training.remat import remat_choices
 from dim_jax.training.state import abstract_frozen, abstract_state
 from dim_jax.training.step_flops import step_flops
 
@@ -80,8 +81,17 @@ def main(config: Config, topology: Topology, console: Console, *, hlo_file: Path
     num_trainable, num_frozen = (sum(leaf.size for leaf in params.values()) for params in (state.params, frozen))
     print_line(f"{config.objective}: {num_trainable:,} parameters learn, {num_frozen:,} are frozen")
     print_line(batch_line)
-    step = make_train_step(config, objective, sharding, state)
-    _compile(lambda: step.lower(state, frozen, batch), step_flops(config, objective.model_config, batch), chip, hlo_file, print_line)
+    for remat in (choices := remat_choices(config.model.remat)):
+        config.model.remat = remat  # which the objective's loss reads
+        step = make_train_step(config, objective, sharding, state)
+        try:
+            flops = step_flops(config, objective.model_config, batch)
+            _compile(partial(step.lower, state, frozen, batch), flops, chip, hlo_file, print_line)
+            return
+        except InputError as error:
+            if remat == choices[-1]:
+                raise
+            print_line(f'{error}\n\nmodel.remat "{remat}" does not fit; the next choice:')
 
 
 def _compile(lower: Callable[[], Any], flops: StepFlops, chip: Chip, hlo_file: Path | None, print_line: PrintLine) -> None:

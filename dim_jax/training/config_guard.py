@@ -19,6 +19,8 @@ from dim_jax.storage.folders import append, write_json
 from dim_jax.storage.paths import AnyPath, read_json
 from dim_jax.training.lora import check_lora
 from dim_jax.training.objectives import CACHED, COMPONENTS
+from dim_jax.training.optim import OptimizerName
+from dim_jax.training.remat import AUTO
 
 # Keys and prefixes of keys that change the loss curve by rounding only.
 FREE_TO_CHANGE = (
@@ -26,6 +28,13 @@ FREE_TO_CHANGE = (
     "train.steps", "train.watchdog_minutes",
 )  # fmt: skip
 
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "model.remat": (AUTO, *SAVED_NAMES),
+    "optim.name": get_args(OptimizerName),
+    "optim.mu_dtype": ("float32", "bfloat16"),
+    "sample.blueprint_from": get_args(PromptMode),
+}
 
 # What must hold of numbers, and of which: NaN is in no range.
 RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
@@ -44,7 +53,7 @@ def check_config(config: Config) -> tuple[str, ...]:
     """The components that `config.objective` needs, after a check that the config is consistent; opens no data and no checkpoint.
 
     Raises:
-        InputError: the objective or `config.model.remat` is unknown; `config.trainable` and `config.frozen` do not name each component
+        InputError: the objective or another choice is unknown; `config.trainable` and `config.frozen` do not name each component
             once; `config.data.cache` is set and the run cannot use a cache; a number is out of its range; or as
             `check_lora`.
     """
@@ -54,7 +63,9 @@ def check_config(config: Config) -> tuple[str, ...]:
         names = f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}"
         raise InputError(f"{names}: name each of {', '.join(components)} once.")
     check_lora(config)
-    check(config.model.remat in SAVED_NAMES, f"config.model.remat is {config.model.remat!r}, but must be one of {', '.join(SAVED_NAMES)}.")
+    values = flatten(config)
+    for key, choices in CHOICES.items():
+        check(values[key] in choices, f"config.{key} is {values[key]!r}, but must be one of {', '.join(choices)}.")
     if config.data.cache:
         check_cacheable(config)
     options = config.train
@@ -80,8 +91,6 @@ def _check_ranges(config: Config) -> None:
     check(not invalid, f"config: {'; '.join(invalid)}. Correct them (--set KEY=VALUE).")
     with prefix_errors("config.sample"):  # the settings of the checkpoint that is written at the end
         Settings(**{key: value for key, value in config.sample.items() if key in CHECKPOINT_SETTINGS})
-    if config.sample.blueprint_from not in (modes := get_args(PromptMode)):
-        raise InputError(f"config.sample.blueprint_from is {config.sample.blueprint_from!r}, but must be one of {', '.join(modes)}.")
 
 
 def check_cacheable(config: Config) -> None:

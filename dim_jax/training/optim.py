@@ -1,16 +1,21 @@
-"""The optimizer of every stage: AdamW after a clip of the global gradient norm."""
+"""The optimizer of every stage: AdamW, or Muon for matrices, after a clip of the global gradient norm."""
 
 from collections.abc import Collection
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dim_jax.config import Config
 from dim_jax.errors import InputError
+from dim_jax.sharding import logical_axes
 
 UNDECAYED = ("scale", "bias", "scale_shift_table", "y_embedding")  # last names of parameters
+OptimizerName = Literal["adamw", "muon"]
+MOMENTUM, RMS = 0.95, 0.2  # of Muon: the decay of its momentum, and how large a number of an update is, as Adam's are
 
 
 def make_optimizer(config: Config) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -24,9 +29,10 @@ def make_optimizer(config: Config) -> tuple[optax.GradientTransformation, optax.
         raise InputError(f"config.optim.accumulate is {options.accumulate}: it must be from 1 to train.steps, {config.train.steps}.")
     updates = config.train.steps // options.accumulate
     learning_rate = schedule(options.learning_rate, warmup_steps=options.warmup_steps, cosine=options.cosine, steps=updates)
-    optimizer = adamw(
-        learning_rate, weight_decay=options.weight_decay, clip_global_norm=options.clip_global_norm, betas=tuple(options.betas),
-        eps=options.eps, accumulate=options.accumulate, undecayed=tuple(options.undecayed),
+    optimizer = clipped_optimizer(
+        learning_rate, name=options.name, weight_decay=options.weight_decay, clip_global_norm=options.clip_global_norm,
+        betas=tuple(options.betas), eps=options.eps, mu_dtype=options.mu_dtype, accumulate=options.accumulate,
+        undecayed=tuple(options.undecayed),
     )  # fmt: skip
     return optimizer, learning_rate
 
@@ -38,23 +44,29 @@ def ema_decay(config: Config, step: Int[Array, ""]) -> Float[Array, ""]:
     return jnp.where((step + 1) % config.optim.accumulate == 0, decay, 1.0)
 
 
-def adamw(
+def clipped_optimizer(
     learning_rate: optax.ScalarOrSchedule,
     *,
+    name: OptimizerName = "adamw",
     weight_decay: float,
     clip_global_norm: float,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
+    mu_dtype: DTypeLike = jnp.float32,
     accumulate: int = 1,
     undecayed: Collection[str] = UNDECAYED,
 ) -> optax.GradientTransformation:
-    """Decoupled weight decay (arXiv 1711.05101) on gradients whose joint L2 norm is at most `clip_global_norm`.
+    """Adam or Muon with decoupled weight decay (arXiv 1711.05101) on gradients whose joint L2 norm is at most `clip_global_norm`.
+
+    Muon (arXiv 2502.16982) makes the momentum of a matrix orthogonal, in steps as large as Adam's, so both take one learning rate. It
+    needs no second moments. Adam changes what is no matrix, and the first and last layer.
 
     Parameters whose last name is in `undecayed` do not decay: scales of norms, biases, tables of scale and shift, and the null table, which
     stands for a condition, are not a factor of a product. PyTorch's AdamW decays all of them (`undecayed=()`).
 
     With `accumulate` n > 1 only every n-th call updates, by the mean of the gradients since the last one that did; the clip is of that
-    mean, and `learning_rate` counts updates.
+    mean, and `learning_rate` counts updates. `mu_dtype` is of the first moments; second ones, which change by a thousandth a step, stay in
+    float32.
     """
 
     def decay(updates: Any, params: Any) -> Any:
@@ -63,10 +75,37 @@ def adamw(
             for path, change in updates.items()
         }
 
+    scale = optax.scale_by_adam(*betas, eps=eps, mu_dtype=mu_dtype)
+    if name == "muon":
+        muon = optax.contrib.scale_by_muon(beta=MOMENTUM, mu_dtype=mu_dtype, weight_dimension_numbers=_matrices)
+        muon = optax.chain(muon, optax.stateless(_as_large_as_adam))
+        scale = optax.chain(optax.masked(muon, partial(_mask, matrices=True)), optax.masked(scale, partial(_mask, matrices=False)))
     # As `optax.adamw`, but for its mask, which would make another state of it: runs that began without one could not go on.
-    adam = optax.chain(optax.scale_by_adam(*betas, eps=eps), optax.stateless(decay), optax.scale_by_learning_rate(learning_rate))
-    optimizer = optax.chain(optax.clip_by_global_norm(clip_global_norm), adam)
+    scale = optax.chain(scale, optax.stateless(decay), optax.scale_by_learning_rate(learning_rate))
+    optimizer = optax.chain(optax.clip_by_global_norm(clip_global_norm), scale)
     return optimizer if accumulate == 1 else optax.MultiSteps(optimizer, accumulate).gradient_transformation()
+
+
+def is_matrix(path: str) -> bool:
+    """Whether a parameter is the kernel of a linear layer between others, or a stack of them."""
+    axes = [axis for axis in logical_axes(path) if axis != "layers"]
+    return path.endswith(".kernel") and len(axes) == 2 and not {"latents", "vocabulary"} & {*axes}
+
+
+def _mask(params: Any, *, matrices: bool) -> Any:
+    return {path: is_matrix(path) == matrices for path in params}
+
+
+def _matrices(params: Any) -> Any:
+    """Which axes of the parameters that Muon has are a matrix's."""
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+    return {path: x if isinstance(x, optax.MaskedNode) else matrix for path, x in params.items()}
+
+
+def _as_large_as_adam(updates: Any, params: Any) -> Any:
+    """Orthogonal matrices scaled to a root mean square of RMS, whatever their shape."""
+    del params
+    return {path: x if isinstance(x, optax.MaskedNode) else RMS * max(x.shape[-2:]) ** 0.5 * x for path, x in updates.items()}
 
 
 def schedule(learning_rate: float, *, warmup_steps: int, cosine: bool, steps: int) -> optax.Schedule:

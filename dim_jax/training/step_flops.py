@@ -5,11 +5,15 @@ from dim_jax.data.batches import AnswerBatch, Batch, CachedBatch, PictureBatch
 from dim_jax.models import flops
 from dim_jax.models.flops import StepFlops
 from dim_jax.training.objectives import dim_config
+from dim_jax.training.remat import remat_choices
 from dim_jax.weights.model_config import ModelConfig
 
 
 def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepFlops:
-    """FLOPs of a step on a batch; reads only shapes. A LoRA's own products, a percent or two, are left out."""
+    """FLOPs of a step on a batch; reads only shapes. A LoRA's own products, a percent or two, are left out.
+
+    What is recomputed is of the first choice, where `config.model.remat` is "auto".
+    """
     if isinstance(batch, PictureBatch):
         autoencoder, size = model_config.autoencoder, batch.pixels.shape[:3]
         assert autoencoder is not None
@@ -38,4 +42,4 @@ def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepF
     connector = flops.connector(encoder.text.hidden_size, sana.caption_channels, b, t)
     parts["connector"] = connector.step(trainable="connector" in trainable, backprop="encoder" in trainable or "connector" in adapted)
     parts["sana"] = flops.sana(sana, b, latents, t).step(trainable="sana" in trainable, backprop=bool(trainable - {"sana"} or adapted))
-    return StepFlops(parts, flops.sana_recomputed(sana, b, latents, t, config.model.remat))
+    return StepFlops(parts, flops.sana_recomputed(sana, b, latents, t, remat_choices(config.model.remat)[0]))

@@ -110,7 +110,7 @@ def parts(goldens: Goldens) -> Iterator[Group]:
 
 
 # One object for the same values, so that the step below is compiled once.
-_optimizer = cache(optim.adamw)
+_optimizer = cache(optim.clipped_optimizer)
 
 
 @partial(jax.jit, static_argnames="tx")

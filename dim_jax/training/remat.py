@@ -1,0 +1,55 @@
+"""`model.remat = "auto"`: what a step saves for its backward pass, by the memory that there is.
+
+Which sets of results there are, models/sana.py says (SAVED_NAMES). Those that save more are faster, but for "none": on GPUs to write and to
+read everything takes longer than to compute it again (docs/performance.md).
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any, cast
+
+import jax
+
+from dim_jax.models.sana import Remat
+
+AUTO = "auto"
+FASTEST_FIRST: tuple[Remat, ...] = ("products", "narrow", "all")
+USABLE = 0.92  # of a device's memory: the rest is for sheets of held-out examples, and for gaps between arrays
+
+
+def remat_choices(name: str) -> tuple[Remat, ...]:
+    """What `config.model.remat` may mean, the fastest first."""
+    return FASTEST_FIRST if name == AUTO else (cast(Remat, name),)
+
+
+class FittingStep:
+    """A training step that takes, for each shape of batch, the first of FASTEST_FIRST whose program fits the memory of a device.
+
+    Where the memory is not known, as on CPUs, that is the first. All processes of a run choose alike, since they compile one program.
+    """
+
+    def __init__(self, make_step: Callable[[Remat], Any], print_line: Callable[[str], Any]):
+        """`make_step(remat)` is a compiled function (state, frozen, batch) -> (state, metrics); `print_line` is told what is chosen."""
+        self._make_step, self._print_line = make_step, print_line
+        self._steps: dict[Hashable, Any] = {}
+
+    def __call__(self, state: Any, frozen: Any, batch: Any) -> Any:
+        shapes = tuple(array.shape for array in jax.tree.leaves(batch))
+        if shapes not in self._steps:
+            self._steps[shapes] = self._choose(state, frozen, batch)
+        return self._steps[shapes](state, frozen, batch)
+
+    def _choose(self, *arguments: Any) -> Any:
+        limit = USABLE * (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", float("inf"))
+        for remat in FASTEST_FIRST:
+            try:
+                step = self._make_step(remat).lower(*arguments).compile()
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or remat == FASTEST_FIRST[-1]:
+                    raise
+                continue
+            memory = step.memory_analysis()
+            needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+            if needed <= limit or remat == FASTEST_FIRST[-1]:
+                self._print_line(f'model.remat "{remat}": a step takes {needed / 2**30:.1f} GiB of a device')
+                return step
+        raise AssertionError  # the last one was returned or raised
