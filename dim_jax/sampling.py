@@ -24,7 +24,7 @@ from dim_jax.models.precision import compute_dtype
 from dim_jax.models.sana import Condition
 from dim_jax.processes import to_host
 from dim_jax.processing.inputs import EncoderInputs
-from dim_jax.processing.pictures import autoencoder_pixels, to_picture
+from dim_jax.processing.pictures import autoencoder_pixels, in_threads, to_picture
 from dim_jax.processing.processor import Processor
 from dim_jax.settings import PromptMode, Settings, check_prompt, read_prompt_mode, read_settings
 from dim_jax.sharding import Sharding
@@ -179,8 +179,9 @@ class Sampler:
                 with memory_errors(context, REMEDY):
                     pixels, latents = (np.asarray(to_host(array)) for array in arrays)
                 bar.advance(task, len(batch.indices))
-                for i, image_pixels, cells in zip(batch.indices, pixels, latents, strict=False):
-                    yield i, DecodedImage(to_picture(image_pixels), cells)
+                pictures = in_threads(to_picture, [*pixels[: len(batch.indices)]])
+                for i, picture, cells in zip(batch.indices, pictures, latents, strict=False):
+                    yield i, DecodedImage(picture, cells)
 
     def _dispatch(
         self, requests: Sequence[Request], settings: Settings, on_step: OnStep | None
@@ -215,7 +216,8 @@ class Sampler:
             InputError: there is not enough memory.
         """
         with memory_errors(f"{self.name}: the autoencoder on {len(pictures)} pictures of {size[0]} x {size[1]}", REMEDY):
-            return self._encode(self.dim, self._device_put(np.stack([autoencoder_pixels(picture, size) for picture in pictures])))
+            pixels = in_threads(lambda picture: autoencoder_pixels(picture, size), pictures)
+            return self._encode(self.dim, self._device_put(np.stack(pixels)))
 
     def decode(self, latents: Float[Array | np.ndarray, "b h w c"]) -> list[Image.Image]:
         """Pictures of latents.
@@ -224,7 +226,7 @@ class Sampler:
             InputError: there is not enough memory.
         """
         with memory_errors(f"{self.name}: the autoencoder on {len(latents)} latents of {latents.shape[1]} x {latents.shape[2]}", REMEDY):
-            return [to_picture(image_pixels) for image_pixels in np.asarray(to_host(self._decode(self.dim, self._device_put(latents))))]
+            return in_threads(to_picture, [*np.asarray(to_host(self._decode(self.dim, self._device_put(latents))))])
 
     def reconstruct(self, pictures: Sequence[Image.Image], settings: Settings) -> list[Image.Image]:
         """What the autoencoder makes of pictures, each scaled and cropped to `settings.resolution` squared, `batch_size` at a time.

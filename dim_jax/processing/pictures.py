@@ -8,11 +8,12 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
@@ -21,6 +22,9 @@ from PIL import Image, ImageFile
 
 from dim_jax.errors import InputError, check
 from dim_jax.processing.png_texts import strip_png_texts
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # Our limit: enough for a photograph of 108 megapixels, and at most about 2 GB while decoding.
 MAX_PIXELS = 2**27
@@ -362,6 +366,14 @@ def autoencoder_pixels(image: Image.Image, size: tuple[int, int]) -> Float[np.nd
 def normalize_pixels(samples: UInt8[Any, "*b h w 3"]) -> Float[Any, "*b h w 3"]:
     """8-bit samples as float32 in [-1, 1]; numpy or JAX, as the input."""
     return (samples.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """`function` of each item, several at a time: Pillow and NumPy let other threads work while they do."""
+    if len(items) < 2:
+        return [*map(function, items)]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(function, items))
 
 
 def to_picture(pixels: Float[np.ndarray, "h w 3"]) -> Image.Image:

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from dim_jax.errors import InputError, check
 from dim_jax.processing.chat import IM_END, ChatTokenizer, Turn
 from dim_jax.processing.inputs import EncoderInputs, VisionLayout, encoder_inputs
-from dim_jax.processing.pictures import MAX_ASPECT_RATIO, as_rgb, resize
+from dim_jax.processing.pictures import MAX_ASPECT_RATIO, as_rgb, in_threads, resize
 
 # Qwen2.5-VL's own: 4 to 16384 picture tokens.
 MIN_PIXELS = 4 * 28 * 28
@@ -193,15 +194,17 @@ class Processor:
         """One turn for each prompt, and the patches of all pictures in reading order."""
         if not prompts or len(prompts) != len(pictures):
             raise InputError(f"{len(prompts)} prompts and {len(pictures)} lists of pictures: give at least one prompt and a list for each.")
-        patches = [[patchify(self.resize(picture), self.layout) for picture in row] for row in pictures]
-        counts = [[rows * columns // self.layout.group for _, (rows, columns) in row] for row in patches]
+        rgb = [as_rgb(picture) for row in pictures for picture in row]  # one after the other: a file may be read for several of them
+        patches = in_threads(lambda picture: patchify(self.resize(picture), self.layout), rgb)
+        tokens_of_picture = iter([rows * columns // self.layout.group for _, (rows, columns) in patches])
+        counts = [[*islice(tokens_of_picture, len(row))] for row in pictures]
         turns = [
             self.tokenizer.turn(prompt, tokens, generation_prompt=generation_prompt) for prompt, tokens in zip(prompts, counts, strict=True)
         ]
         if overflow == "error":
             for prompt, turn, tokens in zip(prompts, turns, counts, strict=True):
                 self._check_length(prompt, turn.user_turn[1] - turn.user_turn[0], sum(tokens))
-        return turns, [picture for row in patches for picture in row]
+        return turns, patches
 
     def _batch(
         self, turns: Sequence[Turn], patches: Sequence[Patches], lengths: Sequence[int] | None, patch_length: int | None
