@@ -20,6 +20,7 @@ from benchmarks.speed_cases import measure
 from benchmarks.speed_jax import machine, random_dim, stage_two, training
 from dim_jax import processes
 from dim_jax.batching import Request, Source
+from dim_jax.models.quantized import Quantize
 from dim_jax.pipeline import EditPipeline
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.processing.pictures import open_picture
@@ -53,21 +54,28 @@ def equal(work: Row) -> Iterator[Row]:
 
 def paint(work: Row) -> Iterator[Row]:
     """Edits by a random model through `Sampler.paint`, from pictures and texts to pictures: one, then as many as the mesh has rows."""
+    sampler, requests, settings = random_edit(work)
+    for batch in dict.fromkeys((1, len(requests))):
+        compile_s, times = timed(lambda batch=batch: list(sampler.paint(requests[:batch], settings)), work["repeats"])
+        yield {"batch": batch, "ms": round(float(np.median(times)), 1), "compile_s": compile_s} | machine()
+
+
+def random_edit(work: Row, *, quantize: Quantize | None = None, offload: bool = False) -> tuple[Sampler, list[Request], Settings]:
+    """A random model on the mesh of `work`, if it has one, and as many edits of a random picture as it paints at once; `quantize` and
+    `offload` as in `Sampler.from_pretrained`."""
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     config = cases.dim_config(work["size"])
     sizes, processor = _with_tokenizer(ModelConfig(config.encoder, config.sana, config.autoencoder), work["side"])
-    sharding = Sharding.for_painting(work["mesh"], sizes) if work["mesh"] else None
-    dim = random_dim(dim_config(sizes), dtype, sharding.param_sharding if sharding else lambda path: None)
-    sampler = Sampler(dim, processor, "random", sharding=sharding)
+    sharding = Sharding.for_painting(work["mesh"], sizes) if work.get("mesh") else None
+    place = sharding.param_sharding if sharding else lambda path: None
+    dim = random_dim(dim_config(sizes), dtype, place, quantize=quantize, on_host=offload)
+    sampler = Sampler(dim, processor, "random", sharding=sharding, quantize=quantize, offload=offload)
     rng, side = np.random.default_rng(0), work["side"]
-    rows = work["rows"] * (sharding.num_batch_shards if sharding else 1)
+    rows = work.get("rows", 1) * (sharding.num_batch_shards if sharding else 1)
     source = Source(Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)))
     prompt = SENTENCE * max(1, work["text_tokens"] // len(processor.tokenizer.encode(SENTENCE)))
     requests = [Request(prompt, seed, (side, side), source) for seed in range(rows)]
-    settings = Settings(num_steps=work["num_steps"], resolution=side, batch_size=rows)
-    for batch in dict.fromkeys((1, rows)):
-        compile_s, times = _timed(lambda batch=batch: list(sampler.paint(requests[:batch], settings)), work["repeats"])
-        yield {"batch": batch, "ms": round(float(np.median(times)), 1), "compile_s": compile_s} | machine()
+    return sampler, requests, Settings(num_steps=work["num_steps"], resolution=side, batch_size=rows)
 
 
 def train(work: Row) -> Iterator[Row]:
@@ -94,7 +102,7 @@ def train(work: Row) -> Iterator[Row]:
     yield {"ms": round(float(np.median(times)), 2), "losses": first_losses, "tokens": tokens, "compile_s": compile_s} | machine()
 
 
-def _timed(run: Callable[[], Any], repeats: int) -> tuple[float, list[float]]:
+def timed(run: Callable[[], Any], repeats: int) -> tuple[float, list[float]]:
     """Seconds of the first call, which compiles, and milliseconds of each of `repeats` later ones; each ends on the host."""
     seconds = []
     for _ in range(repeats + 1):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
+from qwix import QArray
 
 from benchmarks import speed_cases as cases
 from benchmarks.speed_cases import GIB, measure, report
@@ -19,6 +20,7 @@ from dim_jax.data.batches import CachedBatch, PaintBatch
 from dim_jax.data.cache import quantize
 from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.module import parameters, with_parameters
+from dim_jax.models.quantized import Quantize, abstract_like, quantize_on_host, with_quantized
 from dim_jax.processes import make_global_array
 from dim_jax.sampling import LENGTHS
 from dim_jax.sharding import Sharding
@@ -138,20 +140,37 @@ def training(
     return once, tokens
 
 
-def random_params(abstract: dict[str, Any]) -> dict[str, jax.Array]:
-    """Random parameters with the shapes, dtypes and shardings of `abstract`, from one pool: drawing each would compile its own program."""
+def random_params(abstract: dict[str, Any], *, on_host: bool = False) -> dict[str, Any]:
+    """Random parameters with the shapes, dtypes and shardings of `abstract`, from one pool: drawing each would compile its own program.
+    `on_host`: in the host's memory."""
     pool = (0.02 * np.random.default_rng(0).standard_normal(POOL)).astype(np.float32)
     here = SingleDeviceSharding(jax.local_devices()[0])
-    return {
-        path: make_global_array(np.resize(pool.astype(leaf.dtype), leaf.shape), leaf.sharding or here) for path, leaf in abstract.items()
-    }
+
+    def put(array: np.ndarray, leaf: jax.ShapeDtypeStruct) -> Any:
+        return array if on_host else make_global_array(array, leaf.sharding or here)
+
+    params = {}
+    for path, leaf in abstract.items():
+        array = np.resize(pool.astype(leaf.dtype), leaf.shape)
+        if isinstance(leaf, QArray):
+            params[path] = jax.tree.map(put, quantize_on_host(array, leaf), leaf)
+        else:
+            params[path] = put(array, leaf)
+    return params
 
 
-def random_dim(config: DimConfig, dtype: Any, place: Callable[[str], Any] = lambda path: None) -> Dim:
-    """A model of these sizes with random parameters of `dtype`, each where `place(its path)` says; None: on the first device."""
-    module = nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0)))
-    abstract = {path: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place(path)) for path, leaf in parameters(module).items()}
-    return with_parameters(module, random_params(abstract))
+def random_dim(
+    config: DimConfig,
+    dtype: Any,
+    place: Callable[[str], Any] = lambda path: None,
+    *,
+    quantize: Quantize | None = None,
+    on_host: bool = False,
+) -> Dim:
+    """A model of these sizes with random parameters of `dtype`, each where `place(its path)` says; None: on the first device. `quantize`
+    and `on_host` as in `load_module`."""
+    module = with_quantized(nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0))), quantize)
+    return with_parameters(module, random_params(abstract_like(parameters(module), dtype, place), on_host=on_host))
 
 
 def machine() -> dict[str, Any]:

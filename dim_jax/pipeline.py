@@ -121,7 +121,7 @@ def paint_requests(
         request = requests[i]
         source = None if request.source is None else request.source.picture
         chosen = used | {"size": request.size}
-        yield i, EditResult(picture, request.prompt, request.seed, chosen, sampler.name, sampler.dtype, source, latents=latents)
+        yield i, EditResult(picture, request.prompt, request.seed, chosen, sampler.name, sampler.precision, source, latents=latents)
 
 
 def _in_order(results: Iterable[tuple[int, EditResult]]) -> list[EditResult]:

@@ -1,13 +1,15 @@
 """A model that paints: its compiled steps, its batches, its null condition. The pipelines and the training sheets call it."""
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -17,10 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from dim_jax.batching import Batch, Request, Source, batches, one_ahead
 from dim_jax.diffusion.sampler import State
 from dim_jax.errors import InputError, check
-from dim_jax.memory import memory_errors
-from dim_jax.models.dim import Dim
-from dim_jax.models.module import parameters
+from dim_jax.memory import check_memory, memory_errors
+from dim_jax.models.dc_ae import DEFAULT_TILING
+from dim_jax.models.dc_ae_tiling import Tiling
+from dim_jax.models.dim import Dim, DimConfig
+from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.precision import compute_dtype
+from dim_jax.models.quantized import Quantize, abstract_like, num_bytes, with_quantized
 from dim_jax.models.sana import Condition
 from dim_jax.processes import to_host
 from dim_jax.processing.inputs import EncoderInputs
@@ -35,7 +40,8 @@ from dim_jax.weights.lora_files import open_loras
 
 # Buckets of condition tokens. A 1024 px picture alone has 1,371, a blueprint some 330 more: fine steps where most edits fall.
 LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
-REMEDY = "Take a smaller --resolution or batch_size, or --dtype bfloat16."
+REMEDY = "Take --offload, --quantize int8 or int4, a smaller --resolution or batch_size, or --dtype bfloat16."
+SMALL_TILING = Tiling(min_pixels=1024 * 1024)  # of the autoencoder where memory is short: larger pictures take 1.1 GiB beside its weights
 # Settings that compiled programs depend on.
 STATIC_SETTINGS = ("num_steps", "flow_shift", "solver", "guidance_start", "guidance_stop", "cache_interval", "float8")
 TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
@@ -60,18 +66,23 @@ class Sampler:
         settings: Settings | None = None,
         prompt_mode: PromptMode = "prompt",
         sharding: Sharding | None = None,
+        quantize: Quantize | None = None,
+        offload: bool = False,
     ):
         """`prompt_mode`: what the encoder writes blueprints from, for a designer that shares it. `sharding`: the mesh that the parameters
-        of `dim` are on, whose devices share the rows of a batch."""
+        of `dim` are on, whose devices share the rows of a batch. `quantize`: as what `dim` has the kernels of its large layers. `offload`:
+        the parameters of `dim` are in the host's memory."""
         self.dim, self.processor, self.name, self.settings = dim, processor, name, settings or Settings()
         self.prompt_mode: PromptMode = prompt_mode
-        self.sharding = sharding
+        self.sharding, self.offload = sharding, offload
+        self.quantize: Quantize | None = quantize
+        tiling = SMALL_TILING if offload else DEFAULT_TILING
         self.sources = (name,)  # what it was read from: the checkpoint, and LoRAs as they were named
         self._null: dict[int, Condition] = {}
         self._condition = self._compiled(_condition, static_argnums=2)
         self._null_row = self._compiled(_null_row, static_argnums=1)
-        self._encode = self._compiled(_encode)
-        self._decode = self._compiled(_decode)
+        self._encode = self._compiled(partial(_encode, tiling=tiling))
+        self._decode = self._compiled(partial(_decode, tiling=tiling))
         self._paint = self._compiled(_paint, static_argnames=("size", *STATIC_SETTINGS))
         self._start = self._compiled(Dim.start, static_argnums=2)
         self._advance = self._compiled(_advance, static_argnames=STATIC_SETTINGS)
@@ -86,6 +97,8 @@ class Sampler:
         tokenizer: str | AnyPath | None = None,
         mesh: Mesh | Mapping[str, int] | None = None,
         loras: Sequence[str] = (),
+        quantize: Quantize | None = None,
+        offload: bool = False,
     ) -> "Sampler":
         """The model of a checkpoint in any format that holds all of Draw-In-Mind, with the settings of its settings.json, if any.
 
@@ -98,21 +111,31 @@ class Sampler:
                 JAX's. The rows of a batch are spread over `data` and `fsdp`; parameters are copied over `data` and cut by `fsdp` and
                 `tensor`. None: one device.
             loras: LoRAs to add, as in `with_loras`.
+            quantize: "int8" or "int4": the kernels of the large layers in 8 or 4 bits (`models.quantized`), each as it is read.
+            offload: keep the parameters in the host's memory, and copy to the device what a program reads for as long as it runs: the
+                autoencoder, the encoder, SANA, the autoencoder. It takes pictures of more than 1024 x 1024 pixels in tiles.
 
         Raises:
             InputError: the checkpoint or its settings.json is damaged or incomplete, or has parts that do not belong together; there
-                is no tokenizer; the mesh does not fit the devices or the model; or as in `with_loras`.
+                is no tokenizer; the mesh does not fit the devices or the model, or comes with `offload`; the parameters are larger than the
+                device's memory; or as in `with_loras`.
         """
         weights, config, processor = open_dim(path, tokenizer)
         settings, prompt_mode = read_settings(weights.settings, config.autoencoder.factor), read_prompt_mode(weights.settings)
         if edits:
             check_edits(config.sana, path)
         factors = sum_loras(open_loras(loras), weights.config.shapes())  # before much is read
+        check(mesh is None or not offload, "Offloading is for one device. Leave --offload out, or --devices.")
         chosen = compute_dtype(dtype)
         sharding = None if mesh is None else Sharding.for_painting(mesh, weights.config)
         param_sharding = None if sharding is None else sharding.param_sharding
-        dim = load_module(lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen, param_sharding=param_sharding)
-        sampler = cls(dim, processor, str(path), settings, prompt_mode, sharding)
+        if sharding is None:
+            check_memory(str(path), partial(part_bytes, config, chosen, quantize), offload=offload)
+        dim = load_module(
+            lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen,
+            param_sharding=param_sharding, quantize=quantize, on_host=offload,
+        )  # fmt: skip
+        sampler = cls(dim, processor, str(path), settings, prompt_mode, sharding, quantize, offload)
         return sampler._with_factors(factors, loras) if loras else sampler
 
     def with_loras(self, loras: Sequence[str]) -> "Sampler":
@@ -127,14 +150,22 @@ class Sampler:
     def _with_factors(self, factors: Mapping[str, np.ndarray], loras: Sequence[str]) -> "Sampler":
         config, dtype = self.dim.config, self.dtype
         param_sharding = None if self.sharding is None else self.sharding.param_sharding
-        dim = add_factors(lambda rngs: Dim(config, dtype=dtype, rngs=rngs), self.dim, factors, param_sharding)
+        dim = add_factors(
+            lambda rngs: Dim(config, dtype=dtype, rngs=rngs),
+            self.dim,
+            factors,
+            param_sharding,
+            quantize=self.quantize,
+            on_host=self.offload,
+        )
         name = " + ".join([self.sources[0], *loras])
-        sampler = Sampler(dim, self.processor, name, self.settings, self.prompt_mode, self.sharding)
+        sampler = Sampler(dim, self.processor, name, self.settings, self.prompt_mode, self.sharding, self.quantize, self.offload)
         sampler.sources = (self.sources[0], *loras)
         return sampler
 
     def _compiled(self, function: Callable[..., Any], **options: Any) -> Any:
-        """`function` compiled, with the mesh set where `layers.shard_batch` looks for it."""
+        """`function` compiled, with the mesh set where `layers.shard_batch` looks for it. Offloaded, a call copies the parameters that its
+        program reads (`jax.jit` drops the others), and ends when they have left the device again."""
 
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -143,7 +174,8 @@ class Sampler:
             with jax.sharding.use_abstract_mesh(self.sharding.mesh.abstract_mesh):
                 return function(*args, **kwargs)
 
-        return jax.jit(run, compiler_options=self.sharding.compiler_options if self.sharding else None, **options)
+        compiled = jax.jit(run, compiler_options=self.sharding.compiler_options if self.sharding else None, **options)
+        return (lambda *args, **kwargs: jax.block_until_ready(compiled(*args, **kwargs))) if self.offload else compiled
 
     def _device_put(self, batch: Any) -> Any:
         """A batch of arrays for the compiled steps."""
@@ -156,6 +188,11 @@ class Sampler:
     def dtype(self) -> str:
         """Of parameters and computation."""
         return str(self.dim.connector.fc1.kernel[...].dtype)
+
+    @property
+    def precision(self) -> str:
+        """`dtype`, and what the kernels of the large layers are kept as: "bfloat16, int8 weights"."""
+        return self.dtype + (f", {self.quantize} weights" if self.quantize else "")
 
     def paint(
         self, requests: Sequence[Request], settings: Settings, *, progress: bool = False, on_step: OnStep | None = None
@@ -262,11 +299,18 @@ class Sampler:
         }  # fmt: skip
         if on_step is None:
             return self._paint(self.dim, condition, seeds, size=grid, **options)
-        state = self._start(self.dim, seeds, grid)
+        state, dim = self._start(self.dim, seeds, grid), self._sana_on_device()
         for step in range(settings.num_steps):
-            state = self._advance(self.dim, condition, state, np.int32(step), **options)
+            state = self._advance(dim, condition, state, np.int32(step), **options)
             on_step(step + 1, np.asarray(to_host(state.data)))
         return state.latents
+
+    def _sana_on_device(self) -> Dim:
+        """The model with SANA on the device for a loop over steps, which would else copy it at each."""
+        if not self.offload:
+            return self.dim
+        params = parameters(self.dim).items()
+        return with_parameters(self.dim, {path: jax.device_put(x) if path.startswith("sana.") else x for path, x in params})
 
     def _source(self, sources: Sequence[Source], size: tuple[int, int]) -> Float[Array, "b h w c"] | None:
         """What SANA sees beside the noise: latents as they are, or those of the pictures."""
@@ -291,6 +335,15 @@ class Sampler:
         return self._null[length]
 
 
+def part_bytes(config: DimConfig, dtype: DTypeLike, quantize: Quantize | None = None) -> dict[str, int]:
+    """Bytes of the parameters of each part ("encoder") on a device."""
+    dim = with_quantized(nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0))), quantize)
+    sizes = Counter[str]()
+    for path, leaf in abstract_like(parameters(dim), dtype).items():
+        sizes[path.split(".")[0]] += num_bytes(leaf)
+    return dict(sizes)
+
+
 def _condition(dim: Dim, inputs: EncoderInputs, length: int) -> Condition:
     return dim.sana.encode_condition(*dim.condition(inputs, length))
 
@@ -299,12 +352,12 @@ def _null_row(dim: Dim, length: int) -> Condition:
     return dim.sana.null_condition(jnp.ones((1, length), bool))
 
 
-def _encode(dim: Dim, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b rows columns c"]:
-    return dim.autoencoder.encode(pixels)
+def _encode(dim: Dim, pixels: Float[Array, "b h w 3"], *, tiling: Tiling) -> Float[Array, "b rows columns c"]:
+    return dim.autoencoder.encode(pixels, tiling)
 
 
-def _decode(dim: Dim, latents: Float[Array, "b rows columns c"]) -> Float[Array, "b h w 3"]:
-    return dim.autoencoder.decode(latents)
+def _decode(dim: Dim, latents: Float[Array, "b rows columns c"], *, tiling: Tiling) -> Float[Array, "b h w 3"]:
+    return dim.autoencoder.decode(latents, tiling)
 
 
 def _paint(dim: Dim, condition: Condition, seeds: Array, *, size: tuple[int, int], source: Array | None, **options: Any) -> Array:

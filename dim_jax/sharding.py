@@ -122,7 +122,8 @@ RULES: Mapping[str, str] = {
 
 @cache
 def logical_axes(path: str) -> tuple[str, ...]:
-    """The names of a parameter's axes. The factors of an adapter have its kernel's, and a rank that is too small to be cut.
+    """The names of a parameter's axes. The factors of an adapter have its kernel's, and a rank that is too small to be cut; the scales of a
+    quantized kernel have its outputs', and groups of inputs that are too few.
 
     Raises:
         InputError: the table has no row for it, or more than one.
@@ -131,6 +132,9 @@ def logical_axes(path: str) -> tuple[str, ...]:
         layer, _, name = path.rpartition(".")
         *stack, rows, columns = logical_axes(f"{layer}.kernel")
         return (*stack, rows, "small") if name == "lora_a" else (*stack, "small", columns)
+    if path.endswith(".kernel_scale"):
+        *stack, _, columns = logical_axes(path.removesuffix("_scale"))
+        return (*stack, "small", columns)
     matches = [(pattern, axes) for pattern, axes in LOGICAL_AXES if fnmatchcase(path, pattern)]
     if len(matches) != 1:
         rows = " and ".join(pattern for pattern, _ in matches) or "none"

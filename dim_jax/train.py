@@ -6,6 +6,7 @@ docs/training.md says what a working directory holds, training/losses.py what is
 (processes.py), and the first one alone writes, but for its shards of checkpoints.
 """
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -141,7 +142,7 @@ def main(
     model_config = objective.model_config
     state_like, (frozen_like, cached_like) = abstract_state(config, model_config, sharding), abstract_frozen(objective, sharding)
     train_step = make_fitting_step(config, objective, sharding, state_like, partial(console.out, highlight=False))
-    num_trainable, num_frozen = (sum(leaf.size for leaf in params.values()) for params in (state_like.params, frozen_like))
+    num_trainable, num_frozen = (sum(math.prod(leaf.shape) for leaf in params.values()) for params in (state_like.params, frozen_like))
     console.out(f"{config.objective}: {num_trainable:,} parameters learn, {num_frozen:,} are frozen", highlight=False)
 
     # Resume.

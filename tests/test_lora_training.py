@@ -89,6 +89,23 @@ def test_a_run_that_is_stopped_goes_on(place):
     assert same(open_lora(place / "parts/lora"), open_lora(place / "run/lora"))
 
 
+@pytest.mark.parametrize(("qtype", "near", "stops"), [("int8", 0.005, (2, 4)), ("int4", 0.1, (2,))])
+def test_a_lora_over_quantized_weights(place, qtype, near, stops):
+    """Losses are near those over the weights as they are; adapters alone are kept; it goes on where it stopped."""
+    for steps in stops:
+        code, text = train(place, qtype, steps, model__quantize=qtype)
+        assert code == 0, text
+        assert ("going on after step 2" in text) == (steps > 2)
+    found, expected = ([line["loss"] for line in log(place / name)][:steps] for name in (qtype, "run"))
+    assert found != expected
+    np.testing.assert_allclose(found, expected, rtol=near)
+    kept = [str(keys) for keys, _ in jax.tree.leaves_with_path(ocp.metadata(place / qtype / f"checkpoints/{steps}").metadata)]
+    assert not [name for name in kept if "kernel" in name]
+    assert all(np.abs(change).max() > 0 for change in changes(open_lora(place / qtype / "lora")).values())
+    code, text = dim("convert", str(place / "base"), str(place / f"{qtype}-merged"), "--to", "dim", "--lora", str(place / qtype / "lora"))
+    assert code == 0, text
+
+
 def test_any_state_as_a_lora(place, tmp_path):
     for which in ("ema", "raw"):
         code, text = dim("convert", str(place / "run/checkpoints/4"), str(tmp_path / which), "--to", "dim", "--weights", which)
@@ -104,6 +121,8 @@ def test_another_rank_is_another_run(place):
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
+        ({"model__quantize": "int2"}, "quantize is 'int2', but must be one of none, int8, int4"),
+        ({"model__quantize": "int8", "lora__rank": "0"}, "quantized weights cannot learn. Train a LoRA (lora.rank)"),
         ({"lora__rank": "-1"}, "rank -1 must be at least 1"),
         ({"lora__alpha": "0.0"}, "alpha 0.0 positive"),
         ({"lora__targets": "('sana.blocks.attn.kqv',)"}, "sana.blocks.attn.kqv fits no layer. There are connector.fc1, "),

@@ -6,6 +6,7 @@ Nothing is loaded and no array is created. Sizes are the presets in `config.mode
 if the config has edits) in the longest bucket of tokens, which takes the most memory.
 """
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -78,7 +79,7 @@ def main(config: Config, topology: Topology, console: Console, *, hlo_file: Path
             _compile(lower, flops, chip, hlo_file and hlo_file.with_stem(f"{hlo_file.stem}_{name.replace(' ', '_')}"), print_line)
         return
     state, (frozen, _) = abstract_state(config, objective.model_config, sharding), abstract_frozen(objective, sharding)
-    num_trainable, num_frozen = (sum(leaf.size for leaf in params.values()) for params in (state.params, frozen))
+    num_trainable, num_frozen = (sum(math.prod(leaf.shape) for leaf in params.values()) for params in (state.params, frozen))
     print_line(f"{config.objective}: {num_trainable:,} parameters learn, {num_frozen:,} are frozen")
     print_line(batch_line)
     for remat in (choices := remat_choices(config.model.remat)):

@@ -1,6 +1,6 @@
 """The programs of painting, with abstract arguments: encoder, source latents, sampler, picture.
 
-They are those of `sampling.Sampler`, on the mesh, batch and settings of a config. Parameters are in the dtype of computation.
+They are those of `sampling.Sampler`, on the mesh, batch and settings of a config. Parameters are in the dtype of computation, or quantized.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,10 +21,11 @@ from dim_jax.models.flops import StepFlops
 from dim_jax.models.layers import BATCH_AXES
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
+from dim_jax.models.quantized import with_quantized
 from dim_jax.models.sana import Condition
 from dim_jax.processing.inputs import EncoderInputs
 from dim_jax.sharding import Sharding
-from dim_jax.training.objectives import COMPONENTS, Objective, dim_config
+from dim_jax.training.objectives import COMPONENTS, Objective, dim_config, quantization
 from dim_jax.training.state import abstract_params
 
 Arrays = tuple[Any, ...]  # of a condition, which is checked when it is made, and then holds no abstract array
@@ -35,8 +36,9 @@ def painting_programs(objective: Objective, sharding: Sharding, batch: PaintBatc
     """Each program of painting a batch: the encoder's (with connector and the condition's keys and values), the source's latents, all steps
     of the sampler with guidance, and the picture. The null condition, which a model computes once, is an argument of the sampler."""
     sizes, sample, dtype = dim_config(objective.model_config), objective.config.sample, compute_dtype(objective.config.model.dtype)
-    abstract_dim = nnx.eval_shape(lambda: Dim(sizes, dtype=dtype, rngs=nnx.Rngs(0)))
-    dim = with_parameters(abstract_dim, abstract_params(objective.model_config, sharding, COMPONENTS["painter"], dtype))
+    quantize = quantization(objective.config)
+    abstract_dim = with_quantized(nnx.eval_shape(lambda: Dim(sizes, dtype=dtype, rngs=nnx.Rngs(0))), quantize)
+    dim = with_parameters(abstract_dim, abstract_params(objective.model_config, sharding, COMPONENTS["painter"], dtype, quantize))
     rows, layers_of_rows = (NamedSharding(sharding.mesh, PartitionSpec(*axes)) for axes in ((BATCH_AXES,), (None, BATCH_AXES)))
     (b, height, width, _), tokens = batch.target.shape, batch.inputs.input_ids.shape[1]
     length = min(tokens, sizes.sana.condition_length)

@@ -42,6 +42,25 @@ class ComputeDtype(StrEnum):
 Dtype = Annotated[
     ComputeDtype | None, typer.Option(help="tf32: float32 with fast products. Default: bfloat16 on accelerators, float32 on the CPU.")
 ]
+
+
+class Quantization(StrEnum):
+    """The format of the kernels of large layers; the values of `models.quantized.Quantize`."""
+
+    int8 = "int8"
+    int4 = "int4"
+
+
+Quantize = Annotated[
+    Quantization | None,
+    typer.Option(help="Weights of the encoder's and SANA's large layers in 8 or 4 bits: less memory, slightly other pictures."),
+]
+Offload = Annotated[
+    bool,
+    typer.Option(
+        "--offload", help="Keep weights in the host's memory, and only the part that computes on the device: less memory, slower."
+    ),
+]
 Devices = Annotated[
     str | None,
     typer.Option(
@@ -58,13 +77,28 @@ Tokenizer = Annotated[str | None, typer.Option(help="Folder or hub id of a token
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 
 
-def loading_options(lora: list[str] | None, dtype: str | None, devices: str | None, tokenizer: str | None) -> dict[str, Any]:
-    """How to load a checkpoint, as keywords of `from_pretrained`; refuses --devices that cannot be."""
-    return {"dtype": dtype, "tokenizer": tokenizer, "mesh": mesh_sizes(devices), "loras": tuple(lora or ())}
+@dataclass(frozen=True)
+class LoadingOptions:
+    """How every command that paints loads a checkpoint."""
+
+    lora: Loras = None
+    dtype: Dtype = None
+    quantize: Quantize = None
+    offload: Offload = False
+    devices: Devices = None
+    tokenizer: Tokenizer = None
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Keywords of `from_pretrained`; refuses --devices that cannot be."""
+        return {
+            "dtype": self.dtype, "tokenizer": self.tokenizer, "mesh": mesh_sizes(self.devices), "loras": tuple(self.lora or ()),
+            "quantize": self.quantize and self.quantize.value, "offload": self.offload,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
+class SamplingOptions(LoadingOptions):
     """The options of every command that paints. Settings that are None are as the checkpoint says."""
 
     checkpoint: Checkpoint = None
@@ -89,17 +123,8 @@ class SamplingOptions:
         None
     )
     solver: Annotated[str | None, typer.Option(metavar="NAME", help=f"The sampler: {SOLVER_NAMES}. {DEFAULT} dpm++2m.")] = None
-    lora: Loras = None
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")] = False
-    dtype: Dtype = None
-    devices: Devices = None
-    tokenizer: Tokenizer = None
     overwrite: Overwrite = False
-
-    @property
-    def loading(self) -> dict[str, Any]:
-        """As `loading_options`."""
-        return loading_options(self.lora, self.dtype, self.devices, self.tokenizer)
 
     def changes(self, prompts: list[str], image_guidance: float | None = None) -> dict[str, Any]:
         """The settings that were named; refuses all that can be refused before a checkpoint is read."""

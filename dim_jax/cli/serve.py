@@ -12,7 +12,7 @@ import typer
 
 from dim_jax.cli.designer_options import local_designer
 from dim_jax.cli.options import with_options
-from dim_jax.cli.paint import Devices, Dtype, Loras, Tokenizer, checkpoint_or_bundled, loading_options
+from dim_jax.cli.paint import LoadingOptions, checkpoint_or_bundled
 from dim_jax.errors import InputError, check, require_packages
 from dim_jax.serve.limits import MIB, Limits
 
@@ -38,7 +38,7 @@ class LimitOptions:
 
 
 @dataclass(frozen=True)
-class ServerOptions:
+class ServerOptions(LoadingOptions):
     """The options of every server over a checkpoint."""
 
     checkpoint: Annotated[
@@ -47,15 +47,6 @@ class ServerOptions:
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: whoever reaches this machine.")] = "127.0.0.1"
     name: Annotated[str | None, typer.Option(help="Of the model, for those who use it. Default: that of the checkpoint's folder.")] = None
     batch: Annotated[int, typer.Option(min=1, help="The most pictures that are painted together.")] = 4
-    lora: Loras = None
-    dtype: Dtype = None
-    devices: Devices = None
-    tokenizer: Tokenizer = None
-
-    @property
-    def loading(self) -> dict[str, Any]:
-        """As `loading_options`."""
-        return loading_options(self.lora, self.dtype, self.devices, self.tokenizer)
 
     def open_sampler(self, loading: dict[str, Any]) -> Any:
         """The checkpoint, under the name that users of the server see: paths of this machine are not for them."""

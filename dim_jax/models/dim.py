@@ -20,6 +20,7 @@ from dim_jax.errors import check
 from dim_jax.models import layers
 from dim_jax.models.connector import Connector, select_user_turn
 from dim_jax.models.dc_ae import DCAE, DCAEConfig
+from dim_jax.models.quantized import is_quantized
 from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.sana import Condition, Sana
 from dim_jax.models.sana_config import SanaConfig
@@ -127,5 +128,7 @@ class Dim(nnx.Module):
 
     def _velocity(self, condition: Condition, source: Float[Array, "b h w c"] | None, float8: bool) -> sampler.Velocity:
         """The velocity of as many latents as `condition` and `source` have rows."""
-        unrolled = self.sana.unroll(condition, float8=float8) if float8 or layers.platform() == "gpu" else None
+        # A kernel of few bits is made dense in one piece anyway: taking the stack apart would only take memory.
+        unroll = float8 or (layers.platform() == "gpu" and not is_quantized(self.sana.blocks.attn.qkv))
+        unrolled = self.sana.unroll(condition, float8=float8) if unroll else None
         return lambda x, sigma: self.sana(x, jnp.full(len(x), flow.model_timestep(sigma)), condition, source, unrolled=unrolled)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from dim_jax.models.quantized import dense
+
 FLOAT8 = jnp.float8_e4m3fn
 LARGEST = 448.0
 
@@ -20,7 +22,7 @@ class Float8Linear(nnx.Module):
     """
 
     def __init__(self, base: nnx.Linear):
-        kernel = base.kernel[...].astype(jnp.float32)
+        kernel = dense(base.kernel[...], jnp.float32)
         size = jnp.maximum(jnp.sqrt(jnp.mean(kernel**2)), 1e-12)
         scale = jnp.exp2(jnp.round(-0.5 * jnp.log2(size)))
         self.kernel = nnx.Param(_to_float8(kernel * scale).T)  # as the products of GPUs read it: both factors along the summed axis

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from dim_jax.models import layers
 from dim_jax.models.float8 import Float8Linear
 from dim_jax.models.lora import LoRALinear
+from dim_jax.models.quantized import dense
 
 try:
     from dim_jax.models.kernels import gated_conv as gated_conv_kernel
@@ -61,7 +62,7 @@ def inverted_gated_conv(
     if isinstance(widen, Float8Linear):
         z = widen.product(x)
     else:
-        z = jnp.matmul(x.astype(depthwise.dtype), widen.kernel[...].astype(depthwise.dtype))
+        z = jnp.matmul(x.astype(depthwise.dtype), dense(widen.kernel[...], depthwise.dtype))
     if isinstance(widen, LoRALinear):
         z = z + widen.branch(x)
     return gated_conv(checkpoint_name(z, "inverted"), widen.bias[...], depthwise.kernel[...], depthwise.bias[...])

@@ -22,7 +22,7 @@ class LoRALinear(nnx.Linear):
     def __init__(self, base: nnx.Linear, rank: int, scale: float):
         use_bias = base.bias is not None
         super().__init__(base.in_features, base.out_features, use_bias=use_bias, dtype=base.dtype, rngs=nnx.Rngs(0))
-        self.kernel, self.bias = base.kernel, base.bias
+        self.kernel, self.bias, self.promote_dtype = base.kernel, base.bias, base.promote_dtype  # of a quantized kernel, its own
         *stack, d, f = base.kernel.shape
         self.lora_a = nnx.Param(jnp.zeros((*stack, d, rank)))
         self.lora_b = nnx.Param(jnp.zeros((*stack, rank, f)))

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dim_jax.models import layers
+from dim_jax.models.quantized import dense
 
 ALIGNMENT = 8  # zeros up to a multiple of 8: cuBLAS's fast kernels sum over no other widths (the vision tower has 3420)
 
@@ -37,7 +38,7 @@ class GatedMLP(nnx.Module):
         missing, cut = -y.shape[-1] % ALIGNMENT, jax.sharding.get_abstract_mesh().shape.get(layers.HEAD_AXIS, 1) > 1
         if not missing or cut or layers.platform() != "gpu":
             return self.down_proj(y)
-        kernel, bias = self.down_proj.kernel[...].astype(y.dtype), self.down_proj.bias
+        kernel, bias = dense(self.down_proj.kernel[...], y.dtype), self.down_proj.bias
         y = jnp.pad(y, ((0, 0), (0, 0), (0, missing))) @ jnp.pad(kernel, ((0, missing), (0, 0)))
         return y if bias is None else y + bias[...].astype(y.dtype)
 

@@ -13,12 +13,13 @@ from dim_jax.config import MIX, Config, flatten, read_config
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError, check, prefix_errors
+from dim_jax.models.quantized import Quantize
 from dim_jax.models.sana import SAVED_NAMES
 from dim_jax.settings import CHECKPOINT_SETTINGS, PromptMode, Settings
 from dim_jax.storage.folders import append, write_json
 from dim_jax.storage.paths import AnyPath, read_json
 from dim_jax.training.lora import check_lora
-from dim_jax.training.objectives import CACHED, COMPONENTS
+from dim_jax.training.objectives import CACHED, COMPONENTS, quantization
 from dim_jax.training.optim import OptimizerName
 from dim_jax.training.remat import AUTO
 
@@ -30,6 +31,7 @@ FREE_TO_CHANGE = (
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "model.quantize": ("none", *get_args(Quantize)),
     "model.remat": (AUTO, *SAVED_NAMES),
     "optim.name": get_args(OptimizerName),
     "optim.mu_dtype": ("float32", "bfloat16"),
@@ -54,7 +56,7 @@ def check_config(config: Config) -> tuple[str, ...]:
 
     Raises:
         InputError: the objective or another choice is unknown; `config.trainable` and `config.frozen` do not name each component
-            once; `config.data.cache` is set and the run cannot use a cache; a number is out of its range; or as
+            once; there is no LoRA for what is quantized; `config.data.cache` is set and the run cannot use a cache; a number is out of its range; or as
             `check_lora`.
     """
     check(config.objective in COMPONENTS, f'config.objective is "{config.objective}", but objectives are {", ".join(COMPONENTS)}.')
@@ -66,6 +68,10 @@ def check_config(config: Config) -> tuple[str, ...]:
     values = flatten(config)
     for key, choices in CHOICES.items():
         check(values[key] in choices, f"config.{key} is {values[key]!r}, but must be one of {', '.join(choices)}.")
+    check(
+        quantization(config) is None or config.lora.rank,
+        f'config.model.quantize is "{config.model.quantize}": quantized weights cannot learn. Train a LoRA (lora.rank).',
+    )
     if config.data.cache:
         check_cacheable(config)
     options = config.train

@@ -83,6 +83,7 @@ def export_state(state: AnyPath, folder: AnyPath, weights: StateWeights) -> None
         InputError: the state is damaged, or a checkpoint or the data of its config is missing.
     """
     config: Config = ConfigDict({"lora": {"rank": 0, "alpha": 1.0}} | read_notes(state)["config"])  # older runs have no such key
+    config.model.quantize = config.model.get("quantize", "none")
     for axis in MESH_AXES:
         config.sharding[axis] = 1
     model_init = ModelInit.open(config, check_config(config))

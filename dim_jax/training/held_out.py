@@ -66,7 +66,7 @@ def _edits(objective: Objective, params: Mapping[str, Any], examples: Sequence[E
     requests = [Request(sample.prompt, seed, size, source) for seed, (sample, source) in enumerate(zip(samples, sources, strict=True))]
     dtype = compute_dtype(config.model.dtype)
     model = nnx.eval_shape(lambda: Dim(dim_config(model_config), dtype=dtype, rngs=nnx.Rngs(0)))
-    dim = with_parameters(objective.with_lora(model), params)
+    dim = with_parameters(objective.adapted(model), params)
     results = Sampler(dim, objective.processor, "training").paint(requests, Settings(**settings, resolution=config.data.resolution))
     edited = {i: result.picture for i, result in results}
     rows = []

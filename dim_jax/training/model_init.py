@@ -19,6 +19,7 @@ from dim_jax.errors import InputError, check
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.lora import is_factor
 from dim_jax.models.module import parameters, with_parameters
+from dim_jax.models.quantized import cast_like
 from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana import Sana, grow
 from dim_jax.models.sana_config import SanaConfig
@@ -117,17 +118,20 @@ class ModelInit:
             layout=self.model_config.encoder.vision.layout,
         )
 
-    def init_params(self, seed: int, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    def init_params(self, seed: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """The initial value of every parameter in `abstract`, drawn or read directly into its sharding and dtype."""
         factors = {path: leaf for path, leaf in abstract.items() if is_factor(path)}
         abstract = {path: leaf for path, leaf in abstract.items() if path not in factors}
         components = dict.fromkeys(path.split(".")[0] for path in abstract)  # in order: the same program on every process
-        shardings = {name: {path: leaf.sharding for path, leaf in abstract.items() if path.startswith(f"{name}.")} for name in components}
+        shardings = {
+            name: {path: jax.tree.map(lambda array: array.sharding, leaf) for path, leaf in abstract.items() if path.startswith(f"{name}.")}
+            for name in components
+        }
 
-        def cast(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            return {path: param.astype(abstract[path].dtype) for path, param in params.items()}
+        def cast(params: Mapping[str, jax.Array]) -> dict[str, Any]:
+            return {path: cast_like(param, abstract[path]) for path, param in params.items()}
 
-        params: dict[str, jax.Array] = init_factors(seed, factors) if factors else {}
+        params: dict[str, Any] = init_factors(seed, factors) if factors else {}
         for weights, names in self._by_checkpoint(components):
             params |= load_params(weights, {path: abstract[path] for name in names for path in shardings[name]})
         for name in components:

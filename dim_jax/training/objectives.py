@@ -21,6 +21,7 @@ from dim_jax.data.readers import AnswerReader, CachedReader, PaintReader, Pictur
 from dim_jax.models.dim import DimConfig
 from dim_jax.models.lora import Module, with_lora
 from dim_jax.models.precision import compute_dtype
+from dim_jax.models.quantized import Quantize, with_quantized
 from dim_jax.processing.buckets import aspect_buckets
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.processing.pictures import normalize_pixels
@@ -60,13 +61,19 @@ class Objective:
     @cached_property
     def model(self) -> nnx.Module:
         """The components of a step as abstract modules, with the adapters that learn in a LoRA."""
-        return self.with_lora(abstract_model(self.model_config, self.components, compute_dtype(self.config.model.dtype)))
+        return self.adapted(abstract_model(self.model_config, self.components, compute_dtype(self.config.model.dtype)))
 
-    def with_lora(self, model: Module) -> Module:
-        """An abstract model of all components of a step, or more, with the adapters that `config.lora` asks for."""
+    def adapted(self, model: Module) -> Module:
+        """An abstract model of all components of a step, or more, with the quantized kernels and the adapters that the config asks for."""
+        model = with_quantized(model, quantization(self.config))
         rank: int = self.config.lora.rank
         layers = adapted_layers(self.config, self.model_config.shapes())
         return with_lora(model, dict.fromkeys(layers, rank), self.config.lora.alpha / rank) if layers else model
+
+
+def quantization(config: Config) -> Quantize | None:
+    """The format of the frozen kernels of large layers; None: as they are."""
+    return None if config.model.quantize == "none" else config.model.quantize
 
 
 def abstract_model(model_config: ModelConfig, components: Collection[str], dtype: DTypeLike) -> nnx.Module:

@@ -10,10 +10,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int
 
 from dim_jax.config import Config
+from dim_jax.models.module import parameters
 from dim_jax.models.precision import compute_dtype
+from dim_jax.models.quantized import Quantize, abstract_like, with_quantized
 from dim_jax.sharding import Sharding
 from dim_jax.training.lora import adapted_layers
-from dim_jax.training.objectives import Objective
+from dim_jax.training.objectives import Objective, abstract_model, quantization
 from dim_jax.training.optim import make_optimizer
 from dim_jax.weights.lora import factor_shapes
 from dim_jax.weights.model_config import ModelConfig
@@ -31,8 +33,17 @@ class State(NamedTuple):
     opt: Any
 
 
-def abstract_params(model_config: ModelConfig, sharding: Sharding, components: Collection[str], dtype: DTypeLike = jnp.float32) -> Params:
-    """Shape, dtype and sharding of every parameter of some components."""
+def abstract_params(
+    model_config: ModelConfig,
+    sharding: Sharding,
+    components: Collection[str],
+    dtype: DTypeLike = jnp.float32,
+    quantize: Quantize | None = None,
+) -> Params:
+    """Shape, dtype and sharding of every parameter of some components, with the kernels of large layers quantized."""
+    if quantize:
+        model = with_quantized(abstract_model(model_config, components, dtype), quantize)
+        return dict(abstract_like(parameters(model), dtype, sharding.param_sharding))
     return _abstract({path: shape for path, shape in model_config.shapes().items() if path.split(".")[0] in components}, sharding, dtype)
 
 
@@ -51,7 +62,7 @@ def abstract_frozen(objective: Objective, sharding: Sharding) -> tuple[Params, P
     """The frozen parameters in the dtype of computation: those that a step reads, and those that a cache replaces."""
     config, model_config = objective.config, objective.model_config
     components = (*config.frozen, *(config.trainable if config.lora.rank else ()))
-    frozen = abstract_params(model_config, sharding, components, compute_dtype(config.model.dtype))
+    frozen = abstract_params(model_config, sharding, components, compute_dtype(config.model.dtype), quantization(config))
     cached = {path: frozen.pop(path) for path in list(frozen) if path.split(".")[0] not in objective.components}
     return frozen, cached
 

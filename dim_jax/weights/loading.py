@@ -1,18 +1,20 @@
 """Loads checkpoints as modules: a whole Draw-In-Mind or one part, a parameter at a time."""
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from qwix import QArray
 
 from dim_jax.errors import InputError, check, prefix_errors
 from dim_jax.memory import memory_errors
 from dim_jax.models.dim import DimConfig
 from dim_jax.models.lora import is_factor, with_lora
 from dim_jax.models.module import parameters, with_parameters
+from dim_jax.models.quantized import Quantize, abstract_like, quantize_on_host, with_quantized
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.processes import make_global_array
 from dim_jax.processing.processor import Processor
@@ -67,26 +69,25 @@ def load_module(
     dtype: np.dtype,
     part: str = "",
     param_sharding: Callable[[str], jax.sharding.Sharding] | None = None,
+    quantize: Quantize | None = None,
+    on_host: bool = False,
 ) -> Module:
     """The module that `make` makes, with the parameters of a checkpoint, or of its `part` ("encoder"), in `dtype`.
 
-    Each is read once, directly to where `param_sharding(its path in the checkpoint)` says; None: to the default device.
+    Each is read once, directly to where `param_sharding(its path in the checkpoint)` says; None: to the default device, or with `on_host`
+    to the host's memory. `quantize`: the kernels of a Draw-In-Mind's large layers in 8 or 4 bits, each as it is read.
 
     Raises:
         InputError: the checkpoint is damaged, or there is not enough memory.
     """
-    module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    module = with_quantized(nnx.eval_shape(lambda: make(nnx.Rngs(0))), quantize)
     prefix = f"{part}." if part else ""
-    stream = weights.stream([path for path in weights.parameters if path.startswith(prefix)])
-    remedy = "Take --dtype bfloat16, a device with more, or cut it over several (--devices fsdp=2)."
+    abstract = {f"{prefix}{path}": leaf for path, leaf in parameters(module).items()}
+    abstract = abstract_like(abstract, dtype, param_sharding) if param_sharding else abstract_like(abstract, dtype)
+    remedy = "Take --quantize int8 or int4, --offload, --dtype bfloat16, a device with more, or cut it over several (--devices fsdp=2)."
     with memory_errors(f"{weights.where}: loading it as {dtype.name}", remedy):
-        tensors = {
-            path.removeprefix(prefix): jnp.asarray(tensor, dtype)
-            if param_sharding is None
-            else make_global_array(tensor, param_sharding(path), dtype)
-            for path, tensor in stream
-        }
-    return with_parameters(module, tensors)
+        tensors = _read(weights, abstract, _to_host if on_host else _to_device)
+    return with_parameters(module, {path.removeprefix(prefix): tensor for path, tensor in tensors.items()})
 
 
 def add_factors(
@@ -94,20 +95,43 @@ def add_factors(
     module: Module,
     factors: Mapping[str, np.ndarray],
     param_sharding: Callable[[str], jax.sharding.Sharding] | None = None,
+    quantize: Quantize | None = None,
+    on_host: bool = False,
 ) -> Module:
     """What `make` makes, with the parameters of `module`, which stay where they are, and adapters with these factors (`lora.stacked`) in
-    place of those that `module` has; `param_sharding` as in `load_module`."""
+    place of those that `module` has; the others as in `load_module`."""
     params = {path: tensor for path, tensor in parameters(module).items() if not is_factor(path)}
     ranks = {path.removesuffix(".lora_a"): factor.shape[-1] for path, factor in factors.items() if path.endswith(".lora_a")}
-    tensors = {}
+    put, tensors = _to_host if on_host else _to_device, {}
     for path, factor in factors.items():
-        dtype = params[f"{path.rpartition('.')[0]}.kernel"].dtype
-        tensors[path] = jnp.asarray(factor, dtype) if param_sharding is None else make_global_array(factor, param_sharding(path), dtype)
-    return with_parameters(with_lora(nnx.eval_shape(lambda: make(nnx.Rngs(0))), ranks), params | tensors)
+        sharding, dtype = param_sharding and param_sharding(path), params[f"{path.rpartition('.')[0]}.kernel"].dtype
+        tensors[path] = put(factor, jax.ShapeDtypeStruct(factor.shape, dtype, sharding=sharding))
+    abstract = with_quantized(nnx.eval_shape(lambda: make(nnx.Rngs(0))), quantize)
+    return with_parameters(with_lora(abstract, ranks), params | tensors)
 
 
-def load_params(weights: Weights, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+def load_params(weights: Weights, abstract: Mapping[str, jax.ShapeDtypeStruct | QArray]) -> dict[str, jax.Array | QArray]:
     """The parameters in `abstract` that a checkpoint holds, each read directly into its sharding and dtype there."""
-    return {
-        path: make_global_array(tensor, abstract[path].sharding, abstract[path].dtype) for path, tensor in weights.stream(abstract.keys())
-    }
+    return _read(weights, abstract, _to_device)
+
+
+def _read(
+    weights: Weights, abstract: Mapping[str, jax.ShapeDtypeStruct | QArray], put: Callable[[np.ndarray, jax.ShapeDtypeStruct], Any]
+) -> dict[str, Any]:
+    """`put(tensor, its abstract parameter)` for each; a kernel that is quantized is so as soon as it is read."""
+    params = {}
+    for path, tensor in weights.stream(abstract.keys()):
+        leaf = abstract[path]
+        if isinstance(leaf, QArray):
+            params[path] = jax.tree.map(put, quantize_on_host(tensor, leaf), leaf)
+        else:
+            params[path] = put(tensor, leaf)
+    return params
+
+
+def _to_host(tensor: np.ndarray, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    return np.array(tensor, leaf.dtype)
+
+
+def _to_device(tensor: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.asarray(tensor, leaf.dtype) if leaf.sharding is None else make_global_array(tensor, leaf.sharding, leaf.dtype)
