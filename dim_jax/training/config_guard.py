@@ -56,8 +56,8 @@ def check_config(config: Config) -> tuple[str, ...]:
 
     Raises:
         InputError: the objective or another choice is unknown; `config.trainable` and `config.frozen` do not name each component
-            once; there is no LoRA for what is quantized; `config.data.cache` is set and the run cannot use a cache; a number is out of its range; or as
-            `check_lora`.
+            once; there is no LoRA for what is quantized; `config.data.cache` is set and the run cannot use a cache; a number is out of its
+            range; or as `check_lora`.
     """
     check(config.objective in COMPONENTS, f'config.objective is "{config.objective}", but objectives are {", ".join(COMPONENTS)}.')
     components = COMPONENTS[config.objective]
