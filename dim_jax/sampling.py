@@ -34,6 +34,7 @@ from dim_jax.processing.processor import Processor
 from dim_jax.settings import PromptMode, Settings, check_prompt, read_prompt_mode, read_settings
 from dim_jax.sharding import Sharding
 from dim_jax.storage.paths import AnyPath
+from dim_jax.weights.hub_files import locate_checkpoint
 from dim_jax.weights.loading import add_factors, check_edits, load_module, open_dim
 from dim_jax.weights.lora import sum_loras
 from dim_jax.weights.lora_files import open_loras
@@ -92,6 +93,7 @@ class Sampler:
         cls,
         path: str | AnyPath,
         *,
+        revision: str | None = None,
         edits: bool = False,
         dtype: DTypeLike | None = None,
         tokenizer: str | AnyPath | None = None,
@@ -103,7 +105,8 @@ class Sampler:
         """The model of a checkpoint in any format that holds all of Draw-In-Mind, with the settings of its settings.json, if any.
 
         Args:
-            path: a folder, a file or an address.
+            path: a folder, a file, an address of a bucket, or ORG/NAME of the Hugging Face hub.
+            revision: a branch, tag or commit of a model of the hub; ORG/NAME@REVISION says the same.
             edits: ask for one that edits: another is refused before its weights are read.
             dtype: of parameters and computation: bfloat16 on accelerators, float32 on the CPU by default.
             tokenizer: a folder or hub id, used instead of the checkpoint's own.
@@ -118,24 +121,25 @@ class Sampler:
         Raises:
             InputError: the checkpoint or its settings.json is damaged or incomplete, or has parts that do not belong together; there
                 is no tokenizer; the mesh does not fit the devices or the model, or comes with `offload`; the parameters are larger than the
-                device's memory; or as in `with_loras`.
+                device's memory; the hub's model cannot be fetched; or as in `with_loras`.
         """
-        weights, config, processor = open_dim(path, tokenizer)
+        located = locate_checkpoint(path, revision)
+        weights, config, processor = open_dim(located.path, tokenizer)
         settings, prompt_mode = read_settings(weights.settings, config.autoencoder.factor), read_prompt_mode(weights.settings)
         if edits:
-            check_edits(config.sana, path)
+            check_edits(config.sana, located.name)
         factors = sum_loras(open_loras(loras), weights.config.shapes())  # before much is read
         check(mesh is None or not offload, "Offloading is for one device. Leave --offload out, or --devices.")
         chosen = compute_dtype(dtype)
         sharding = None if mesh is None else Sharding.for_painting(mesh, weights.config)
         param_sharding = None if sharding is None else sharding.param_sharding
         if sharding is None:
-            check_memory(str(path), partial(part_bytes, config, chosen, quantize), offload=offload)
+            check_memory(located.name, partial(part_bytes, config, chosen, quantize), offload=offload)
         dim = load_module(
             lambda rngs: Dim(config, dtype=chosen, rngs=rngs), weights, chosen,
             param_sharding=param_sharding, quantize=quantize, on_host=offload,
         )  # fmt: skip
-        sampler = cls(dim, processor, str(path), settings, prompt_mode, sharding, quantize, offload)
+        sampler = cls(dim, processor, located.name, settings, prompt_mode, sharding, quantize, offload)
         return sampler._with_factors(factors, loras) if loras else sampler
 
     def with_loras(self, loras: Sequence[str]) -> "Sampler":

@@ -247,10 +247,15 @@ def test_members_of_a_tar_by_their_key():
 
 def test_a_repository_of_the_hub_is_asked_for_what_the_rule_names(monkeypatch):
     asked = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **options: asked.append((repo, options)))
+
+    def download(repo: str, **options: Any) -> str:
+        asked.append((repo, options["repo_type"], options["allow_patterns"], options["local_dir"]))
+        return str(options["local_dir"])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     config({"mine": {"metadata": [], "place": "files", "repo": "a/b", "patterns": ["*.parquet"]}})
     assert build("--fetch", "--until", "fetch")[0] == 0
-    assert asked == [("a/b", {"repo_type": "dataset", "allow_patterns": ["*.parquet"], "local_dir": Path("up/mine")})]
+    assert asked == [("a/b", "dataset", ["*.parquet"], Path("up/mine"))]
 
 
 def local(number: int, **more: Any) -> None:

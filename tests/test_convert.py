@@ -8,11 +8,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderDC, SanaTransformer2DModel
+from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaTransformer2DModel
 from safetensors.numpy import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from dim_jax import checkpoint
+from dim_jax.diffusion.sampler import sigmas
+from dim_jax.diffusion.solvers import SOLVERS
 from dim_jax.errors import InputError
 from dim_jax.weights.convert import assemble, convert, open_weights
 from tests.published import dim_folder, files, quiet, qwen_folder, run, sana_pth, sharded, tensors_of
@@ -102,6 +104,7 @@ def test_diffusers_and_back_is_the_published_file(diffusers, orbax, tmp_path):
     assert sorted(files(diffusers)) == [
         "dim_extra.safetensors",
         "qwen.config.json",
+        "scheduler/scheduler_config.json",
         "transformer/config.json",
         "transformer/diffusion_pytorch_model.safetensors",
         "vae/config.json",
@@ -152,6 +155,25 @@ def test_diffusers_sana_paints_what_the_published_code_does(diffusers, goldens):
                 encoder_attention_mask=golden[case + "condition_mask"][row : row + 1].float(),
             ).sample
         torch.testing.assert_close(velocity, golden[case + "velocity"][row : row + 1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of a torch tensor, in diffusers
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_diffusers_scheduler_takes_our_steps(orbax, tmp_path, solver):
+    """On a velocity that bends, from one point; float32, some ten operations a step."""
+    shutil.copytree(orbax, tmp_path / "model")
+    (tmp_path / "model/settings.json").write_text(json.dumps({"solver": solver, "flow_shift": 2.0}))
+    run(tmp_path / "model", tmp_path / "diffusers", "diffusers")
+    scheduler = DPMSolverMultistepScheduler.from_pretrained(tmp_path / "diffusers", subfolder="scheduler")
+    scheduler.set_timesteps(8)
+    sigma = sigmas(8, 2.0).astype(np.float64)
+    np.testing.assert_allclose(scheduler.sigmas.numpy(), sigma, rtol=1e-6)
+    theirs, ours, previous = torch.full((1, 1), 0.7), 0.7, 0.0
+    for i, (a, b, c) in enumerate(SOLVERS[solver](sigma)):
+        theirs = scheduler.step(torch.sin(3 * theirs) - sigma[i], scheduler.timesteps[i], theirs).prev_sample
+        data = ours - sigma[i] * (np.sin(3 * ours) - sigma[i])
+        ours, previous = a * ours + b * data + c * previous, data
+    np.testing.assert_allclose(theirs.item(), ours, rtol=1e-5)
 
 
 def test_diffusers_autoencoder_computes_the_same(diffusers, goldens):

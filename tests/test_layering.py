@@ -18,6 +18,7 @@ RANKS = {
     "dim_jax.rng": 0,
     "dim_jax.plugins": 0,
     "dim_jax.memory": 0,
+    "dim_jax.markdown": 0,
     "dim_jax.processes": 1,
     "dim_jax.sheets": 1,
     "dim_jax.config": 1,
@@ -44,6 +45,7 @@ RANKS = {
     "dim_jax.demo": 9,
     "dim_jax.doctor": 9,
     "dim_jax.verify": 9,
+    "dim_jax.publishing": 9,
     "dim_jax.serve": 10,
     "dim_jax.web": 11,
     "dim_jax.train": 10,
@@ -59,6 +61,7 @@ ENTRY_POINTS = {
     "dim_jax.demo",
     "dim_jax.doctor",
     "dim_jax.verify",
+    "dim_jax.publishing",
     "dim_jax.serve",
     "dim_jax.web",
     "dim_jax.datasets",
@@ -126,3 +129,15 @@ def test_painting_needs_no_package_of_an_extra():
     program = f"import sys, dim_jax.demo, dim_jax.session, dim_jax.weights.convert; print({extras} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert loaded.stdout == "set()\n"
+
+
+def test_one_room_talks_to_the_hub():
+    """Others may take helpers of its library: how shards are named, and what a card's first lines are."""
+    users = {}
+    for module in MODULES:
+        for node in ast.walk(ast.parse(MODULES[module].read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "huggingface_hub":
+                users.setdefault(module, set()).update(alias.name for alias in node.names)
+    users.pop("dim_jax.storage.hub")
+    helpers = {"split_state_dict_into_shards_factory", "EvalResult", "ModelCard", "ModelCardData"}
+    assert all(names <= helpers for names in users.values()), users

@@ -11,6 +11,7 @@ import pytest
 from jax.tree_util import DictKey
 
 from dim_jax.config import read_config
+from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters
@@ -24,6 +25,7 @@ from dim_jax.training.objectives import make_objective
 from dim_jax.training.state import abstract_frozen, abstract_state
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.model_config import ModelConfig
+from tests.hub_server import HubServer, use
 from tests.layout_fixtures import ROWS, dim_edit, extract, files, image, png, prepared, ultra_edit
 from tests.painter_fixtures import dim, one_error, picture, tiny_checkpoint
 from tests.test_train import CONFIGS, log
@@ -94,7 +96,8 @@ def captioned(folder: Path, name: str) -> Path:
     return folder
 
 
-def test_all_training_stages_end_to_end(tmp_path):
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the hub's library, as it uploads
+def test_all_training_stages_end_to_end(tmp_path, monkeypatch):
     raw = {"t2i": captioned(tmp_path / "T2I", "blip3"), "mix": captioned(tmp_path / "mix", "own")}
     raw |= {"edit_stage1": ultra_edit(tmp_path / "UltraEdit"), "edit_stage2": dim_edit(tmp_path / "DIM-Edit")}
     extract(raw["edit_stage2"], files("image/{}.png"))
@@ -123,6 +126,24 @@ def test_all_training_stages_end_to_end(tmp_path):
     assert (sana.is_edit, sana.condition_length) == (True, 320)
     painted = EditPipeline.from_pretrained(tmp_path / "edit_stage2/model")(["Make it red."], [picture(64, 64)])[0]
     assert painted.image.size == (64, 64)
+    _pushed_with_its_run(tmp_path / "edit_stage2", tmp_path / "cache", painted, monkeypatch)
+
+
+def _pushed_with_its_run(run: Path, cache: Path, painted: EditResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the hub, the model with a card of this run; from there it paints the same."""
+    with HubServer() as server:
+        use(server, cache, monkeypatch)
+        code, text = dim("push", str(run / "model"), "me/dim")
+        assert code == 0, text
+        files = server.repositories["me/dim"].files()
+        again = EditPipeline.from_pretrained("me/dim@main")(["Make it red."], [picture(64, 64)])[0]
+    assert np.array_equal(again.image, painted.image)
+    text, losses = files["README.md"].decode(), log(run)
+    assert "| data.text | blueprint |" in text
+    assert "Held-out examples after step 3:" in text
+    assert f"| 3 | {losses[-1]['loss']:.4g} |" in text
+    assert files["card/training.png"] == (run / "sheets/000003.png").read_bytes()
+    assert json.loads(files["card/training.json"])["train.steps"] == 3
 
 
 def test_parents_that_are_not_there_are_named(tmp_path):

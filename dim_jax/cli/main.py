@@ -17,6 +17,7 @@ from dim_jax.cli.doctor import doctor
 from dim_jax.cli.evaluate import evaluate
 from dim_jax.cli.options import Commands
 from dim_jax.cli.paint import Overwrite, Precision, edit, generate
+from dim_jax.cli.push import push
 from dim_jax.cli.serve import serve
 from dim_jax.cli.train import cache, compile_step, require_training, train
 from dim_jax.cli.verify import verify
@@ -46,6 +47,7 @@ app.command("compile")(compile_step)
 app.command()(verify)
 app.command()(evaluate)
 app.command()(doctor)
+app.command()(push)
 console = open_console()
 
 
@@ -79,7 +81,7 @@ def root(
 
 @app.command()
 def convert(
-    paths: Annotated[list[str], typer.Argument(metavar="[SRC] DST", help="What to read, and the folder to make; or gs:// addresses.")],
+    paths: Annotated[list[str], typer.Argument(metavar="[SRC] DST", help="What to read, also ORG/NAME of the hub; the folder to make.")],
     to: Annotated[
         Target,
         typer.Option(

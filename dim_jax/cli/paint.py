@@ -24,7 +24,10 @@ class Precision(StrEnum):
 
 Checkpoint = Annotated[
     str | None,
-    typer.Option(help="Folder or gs:// address of a Draw-In-Mind: published files, or what `dim convert` made. Default: the bundled nano."),
+    typer.Option(
+        help="A Draw-In-Mind, published or by `dim convert`: a folder, a gs:// address, or ORG/NAME[@REVISION] of the Hugging Face hub. "
+        "Default: the bundled nano."
+    ),
 ]
 Output = Annotated[
     str, typer.Option("-o", "--output", help="PNG to write, also gs://BUCKET/...; prompt, seed and settings go into its metadata.")

@@ -42,7 +42,8 @@ class ServerOptions(LoadingOptions):
     """The options of every server over a checkpoint."""
 
     checkpoint: Annotated[
-        str | None, typer.Argument(help="Folder or gs:// address of a Draw-In-Mind. Default: the bundled nano model.")
+        str | None,
+        typer.Argument(help="A Draw-In-Mind: folder, gs:// address, or ORG/NAME[@REVISION] of the hub. Default: the bundled nano."),
     ] = None
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: whoever reaches this machine.")] = "127.0.0.1"
     name: Annotated[str | None, typer.Option(help="Of the model, for those who use it. Default: that of the checkpoint's folder.")] = None

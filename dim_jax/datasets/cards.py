@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from dim_jax.datasets.layouts.pairs import Pair, Picture, pair_split
+from dim_jax.markdown import markdown_table
 
 
 class PairStatistics:
@@ -39,12 +40,6 @@ class PairStatistics:
             for name in ("captions", "instructions", "blueprints")
             for counts in [self._words[name] or [0]]
         }
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown; rows that are too short are filled up with empty cells."""
-    lines = [head, ["---"] * len(head), *([*row, *[""] * (len(head) - len(row))] for row in rows)]
-    return "\n".join("| " + " | ".join(" ".join(str(cell).replace("|", "/").split()) for cell in line) + " |" for line in lines)
 
 
 def words_table(words: Mapping[str, Mapping[str, float]]) -> str:

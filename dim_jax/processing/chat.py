@@ -12,7 +12,7 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from dim_jax.errors import InputError, check, check_unicode, first_line
-from dim_jax.storage.hub import cached_snapshot, check_hub_id
+from dim_jax.storage.hub import cached_snapshot, fetch
 from dim_jax.storage.paths import as_path, local_path
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -180,10 +180,7 @@ def tokenizer_path(name: str | os.PathLike) -> Path:
         raise InputError(f"{path}: there is no such folder or file. Check the path of the tokenizer.")
     if (folder := cached_snapshot(str(name), "tokenizer.json", "vocab.json")) is not None:
         return folder
-    check_hub_id(str(name))
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(str(name), allow_patterns=list(HUB_FILES)))
+    return fetch(str(name), HUB_FILES)
 
 
 def _from_transformers(path: Path) -> Tokenizer:

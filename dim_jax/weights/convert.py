@@ -22,6 +22,7 @@ from dim_jax.storage.paths import AnyPath, as_path, read_json, resolve
 from dim_jax.weights import export
 from dim_jax.weights.files import NAMES, SafetensorsWriter
 from dim_jax.weights.formats import NULL_TABLE
+from dim_jax.weights.hub_files import locate_checkpoint
 from dim_jax.weights.lazy import LazyTensors, from_loader, merge
 from dim_jax.weights.lora_files import is_lora, open_lora, open_loras, write_lora
 from dim_jax.weights.model_config import ModelConfig
@@ -48,7 +49,7 @@ def convert(
     """Convert the checkpoint or LoRA `src` to a new folder `dst`.
 
     Args:
-        src: a file or folder in any format.
+        src: a file or folder in any format, or a model of the hub.
         dst: the folder to make; it appears complete or not at all.
         to: "orbax" (a checkpoint folder of ours), "dim" (the published naming; SANA alone: NVlabs'), "diffusers" or "qwen"; for a LoRA one
             of `lora_files.TARGETS`.
@@ -66,7 +67,7 @@ def convert(
             target's format or dtype cannot hold it, a tensor is larger than a shard, `dst` exists, or the disk is full. Then nothing is
             written to `dst`.
     """
-    src, dst, console = as_path(src), as_path(dst), console or open_console(stderr=False)
+    src, dst, console = locate_checkpoint(src).path, as_path(dst), console or open_console(stderr=False)
     if is_lora(src):
         check(
             not dtype and not max_shard_size and not tokenizer and not mean_with and not loras,

@@ -13,10 +13,11 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from dim_jax import checkpoint
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, check, listed
+from dim_jax.settings import read_settings
 from dim_jax.weights.files import DTYPES, EXTRA_FILE, NAMES, SafetensorsWriter
-from dim_jax.weights.formats import DIFFUSERS, DIM, EMBEDDING, NVLABS, QWEN, Format
+from dim_jax.weights.formats import DIFFUSERS, DIM, EMBEDDING, NVLABS, QWEN, SCHEDULER, Format
 from dim_jax.weights.manifest import Manifest, common_dtypes, folder_of
-from dim_jax.weights.model_config import sana_to_diffusers
+from dim_jax.weights.model_config import sana_to_diffusers, scheduler_to_diffusers
 from dim_jax.weights.published import Weights
 from dim_jax.weights.table import TensorMapping, by_path, tensor_mappings, to_hf
 
@@ -105,6 +106,7 @@ def _default_manifest(weights: Weights, to: str) -> Manifest:
         configs["qwen.config.json"] = encoder
     if form is DIFFUSERS:
         configs["transformer/config.json"], configs["vae/config.json"] = sana and sana_to_diffusers(sana), autoencoder
+        configs[SCHEDULER] = sana and scheduler_to_diffusers(read_settings(weights.settings))
     if form is DIM:
         configs["dc_ae.config.json"] = autoencoder
     if form in (DIM, NVLABS) and sana:

@@ -9,6 +9,7 @@ from dim_jax.weights.table import SAME, Row, add_prefix
 
 POS_EMBED = "sana.pos_embed"  # an unused buffer that the published class requires: kept for export
 DIFFUSERS_PARTS = ("transformer", "vae")  # folders of weights of diffusers
+SCHEDULER = "scheduler/scheduler_config.json"  # of diffusers: written for its users, and kept on the way back
 NULL_TABLE = "sana.y_embedder.y_embedding"
 EMBEDDING = "encoder.model.embed_tokens.embedding"
 # Of a checkpoint whose encoder was saved under the names that transformers uses since 4.52.

@@ -21,10 +21,11 @@ from safetensors import safe_open
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, check, listed
 from dim_jax.storage.folders import Kind, new_folder
-from dim_jax.storage.paths import AnyPath, as_path, is_remote, local_path, read_json
+from dim_jax.storage.paths import AnyPath, is_remote, local_path, read_json
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.files import EXTRA_FILE, SafetensorsWriter, open_safetensors
 from dim_jax.weights.formats import NVLABS
+from dim_jax.weights.hub_files import locate_checkpoint
 from dim_jax.weights.lora import (
     DIFFUSERS_ROWS,
     DIM_ROWS,
@@ -104,13 +105,13 @@ def open_loras(specs: Iterable[str]) -> list[tuple[Lora, float]]:
 
 
 def open_lora(path: AnyPath | str) -> Lora:
-    """Read a LoRA: a folder of PEFT or diffusers, or a safetensors file with the names of one of them.
+    """Read a LoRA: a folder of PEFT or diffusers, here or on the hub, or a safetensors file with the names of one of them.
 
     Raises:
         InputError: there is none, a file is damaged, a factor has no partner, is of no layer of ours or is misshapen, or the LoRA is of
             another kind (DoRA, a trained bias, whole modules ...), which it names.
     """
-    path = as_path(path)
+    path = locate_checkpoint(path).path
     check(path.exists(), f"{path}: no such file or folder. Name a LoRA: a folder of PEFT or diffusers, or its safetensors file.")
     file = path
     if path.is_dir():

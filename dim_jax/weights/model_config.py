@@ -20,6 +20,7 @@ from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.sana import Sana
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.rng import key_seed
+from dim_jax.settings import Settings
 from dim_jax.weights.table import Shape
 
 
@@ -144,3 +145,14 @@ def sana_to_diffusers(config: SanaConfig) -> dict[str, Any]:
         config.caption_channels, config.mlp_ratio,
     )  # fmt: skip
     return {**SAME_IN_DIFFUSERS, **dict(zip(SIZES_IN_DIFFUSERS, sizes, strict=True)), "sample_size": 32, "interpolation_scale": None}
+
+
+def scheduler_to_diffusers(settings: Settings) -> dict[str, Any]:
+    """The content of a scheduler_config.json with which diffusers' `DPMSolverMultistepScheduler` takes the steps of these settings; its
+    first order is Euler's.
+    """
+    return {
+        "_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++", "final_sigmas_type": "zero",
+        "flow_shift": settings.flow_shift, "lower_order_final": True, "num_train_timesteps": 1000, "prediction_type": "flow_prediction",
+        "solver_order": 1 if settings.solver == "euler" else 2, "use_flow_sigmas": True,
+    }  # fmt: skip

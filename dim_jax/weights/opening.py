@@ -9,8 +9,9 @@ import numpy as np
 from dim_jax import checkpoint
 from dim_jax.errors import InputError, check, listed
 from dim_jax.storage.folders import check_finished
-from dim_jax.storage.paths import AnyPath, as_path, read_json
+from dim_jax.storage.paths import AnyPath, read_json
 from dim_jax.weights.files import NAMES, open_safetensors
+from dim_jax.weights.hub_files import locate_checkpoint
 from dim_jax.weights.lazy import LazyTensors, merge
 from dim_jax.weights.manifest import Manifest, check_finite
 from dim_jax.weights.model_config import ModelConfig
@@ -18,12 +19,12 @@ from dim_jax.weights.published import Weights, mismatches, open_published
 
 
 def open_weights(path: AnyPath | str) -> Weights:
-    """Open a checkpoint in any known format.
+    """Open a checkpoint in any known format: a file, a folder, or a model of the Hugging Face hub (ORG/NAME, ORG/NAME@REVISION).
 
     Raises:
-        InputError: see `published.open_published`; or one of our folders is damaged.
+        InputError: see `published.open_published`; or one of our folders is damaged, or a model of the hub cannot be fetched.
     """
-    path = as_path(path)
+    path = locate_checkpoint(path).path
     check_finished(path)
     if not checkpoint.is_checkpoint(path):
         return open_published(path)

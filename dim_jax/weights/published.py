@@ -123,7 +123,7 @@ def open_published(path: AnyPath) -> Weights:
         {
             folder + name: read_text(where / folder / name)
             for folder in sorted({folder_of(file) for file in files} | {""})
-            for name in CONFIG_FILES
+            for name in (*CONFIG_FILES, *([formats.SCHEDULER] if form is DIFFUSERS and not folder else []))
             if (where / folder / name).is_file()
         },
         aliases,

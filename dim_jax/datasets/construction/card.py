@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dim_jax.datasets.cards import markdown_table
 from dim_jax.datasets.construction.assess import VERDICTS, Assessment
 from dim_jax.datasets.construction.filtering import ScoredPair
 from dim_jax.datasets.construction.scores import Scores
 from dim_jax.designer.stage_runner import Answers
+from dim_jax.markdown import markdown_table
 from dim_jax.storage.folders import new_file, write_json, write_text
 
 PUBLISHED_T2I = {"pictures": 14_000_000, "words": 146.76}  # the same; some 6.3 million are released

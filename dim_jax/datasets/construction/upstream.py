@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from dim_jax.datasets.construction.download import Downloads
-from dim_jax.errors import InputError, first_line
+from dim_jax.errors import InputError
+from dim_jax.storage.hub import fetch
 from dim_jax.storage.paths import resolve_within
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -28,13 +29,7 @@ def fetch_upstream(rule: Mapping[str, Any], folder: Path, settings: Mapping[str,
     """
     folder.mkdir(parents=True, exist_ok=True)
     if "repo" in rule:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-        try:
-            snapshot_download(rule["repo"], repo_type="dataset", allow_patterns=rule.get("patterns"), local_dir=folder)
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise InputError(f"{rule['repo']}: cannot be downloaded ({first_line(error)}). Run the same command again.") from error
+        fetch(rule["repo"], rule.get("patterns"), kind="dataset", folder=folder)
     for url in rule.get("archives", ()):
         path = folder / os.path.basename(unquote(urlsplit(url).path))
         if not path.exists():

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from PIL import Image
 
 from dim_jax.data.example import SPLITS
-from dim_jax.datasets.cards import PairStatistics, markdown_table, words_table
+from dim_jax.datasets.cards import PairStatistics, words_table
 from dim_jax.datasets.emoji.packages import NAMES, SETS
 from dim_jax.datasets.emoji.render import SIDE, RenderedEmoji
 from dim_jax.datasets.emoji.split import sampling_hash
 from dim_jax.datasets.layouts.pairs import PAIR_SPLITS, Pair, Picture
+from dim_jax.markdown import markdown_table
 from dim_jax.sheets import named_rows
 
 PER_RULE = 4  # pairs on the sheet, from different sets where there are

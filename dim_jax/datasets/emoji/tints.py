@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from dim_jax.data.example import SPLITS, Split
-from dim_jax.datasets.cards import markdown_table, write_card
+from dim_jax.datasets.cards import write_card
 from dim_jax.datasets.emoji import tables
 from dim_jax.datasets.emoji.packages import SETS
 from dim_jax.datasets.emoji.wording import INSTRUCTIONS, with_article
@@ -23,6 +23,7 @@ from dim_jax.datasets.measures import PALETTE, foreground_mask, main_colours
 from dim_jax.datasets.words import capitalize_first, join_with_and
 from dim_jax.designer.sections import format_sections
 from dim_jax.errors import check
+from dim_jax.markdown import markdown_table
 from dim_jax.sheets import named_rows
 from dim_jax.storage.folders import new_folder
 from dim_jax.storage.paths import AnyPath

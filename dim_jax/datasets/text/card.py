@@ -1,6 +1,7 @@
 """The data card of the text data set."""
 
-from dim_jax.datasets.cards import markdown_table, words_table
+from dim_jax.datasets.cards import words_table
+from dim_jax.markdown import markdown_table
 
 
 def data_card(statistics: dict) -> str:
