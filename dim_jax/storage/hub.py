@@ -214,14 +214,15 @@ def _hub_errors(prefix: str, no_revision: str, suffix: str) -> Iterator[None]:
             return reason(error.__cause__)
         return first_line(error)
 
+    # Of httpx or its fork, whichever this version of the library uses.
+    http_error = errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
     try:
         yield
     except InputError:
         raise
-    # HTTPError is of httpx or its fork, whichever this version of the library uses; a RuntimeError wraps it where a file is uploaded.
-    except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:  # pyright: ignore[reportPrivateImportUsage]
-        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, errors.HTTPError | OSError):
-            raise
+    except (http_error, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, http_error | OSError):
+            raise  # a RuntimeError wraps such an error where a file is uploaded
         raise InputError(f"{prefix} ({reason(error)}). {suffix}") from error
 
 
