@@ -1,14 +1,19 @@
 """What is painted, and what of it is painted together."""
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image
 
+from dim_jax.compositing import Frame, changed_latents, composite, mask_opacity
 from dim_jax.errors import InputError
+from dim_jax.processing.buckets import aspect_buckets, nearest_bucket
+from dim_jax.processing.masks import check_mask
+from dim_jax.processing.pictures import cover_crop
+from dim_jax.settings import Settings
 
 Item = TypeVar("Item")
 
@@ -18,7 +23,7 @@ class Source:
     """What is edited.
 
     Attributes:
-        picture: what the encoder reads.
+        picture: what the encoder reads, and what an edit is laid over.
         latents: what SANA sees beside the noise, where they are known, as those of a painting that is edited further are; else the
             picture is encoded.
     """
@@ -29,17 +34,79 @@ class Source:
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to paint: without `source`, from the text alone."""
+    """One picture to paint: without `source`, from the text alone.
+
+    Attributes:
+        size: what is painted: height and width in pixels.
+        frame: where the source's picture lies in that size; None: the picture is scaled until it covers the size, and cropped.
+        opacity: the weight of the edit at each pixel of the source's picture, in [0, 1]; None: 1.
+    """
 
     prompt: str
     seed: int
     size: tuple[int, int]
     source: Source | None = None
+    frame: Frame | None = None
+    opacity: Float[np.ndarray, "h w"] | None = None
 
     @property
     def kind(self) -> Hashable:
-        """Requests of one kind can be painted together: they have one size, and sources of one sort or none."""
-        return self.size, self.source is None, self.source is not None and self.source.latents is None
+        """Requests of one kind can be painted together: they have one size, sources of one sort or none, and masks or none."""
+        return self.size, self.source is None, self.source is not None and self.source.latents is None, self.opacity is None
+
+    @property
+    def canvas(self) -> Image.Image:
+        """What the autoencoder reads of the source."""
+        assert self.source is not None
+        return cover_crop(self.source.picture, self.size) if self.frame is None else self.frame.canvas(self.source.picture)
+
+    def inside(self, cell: int) -> Bool[np.ndarray, "rows columns"]:
+        """The latents, of `cell` pixels a side, that may change."""
+        if self.frame is None or self.opacity is None:
+            return np.ones((self.size[0] // cell, self.size[1] // cell), bool)
+        return changed_latents(self.frame.spread(self.opacity), cell)
+
+    def result(self, painted: Image.Image) -> Image.Image:
+        """What was painted at the source's size, and under its mask; without a frame as it is."""
+        if self.frame is None or self.source is None:
+            return painted
+        picture = self.frame.crop(painted)
+        return picture if self.opacity is None else composite(self.source.picture, picture, self.opacity)
+
+
+def edit_request(
+    prompt: str, source: Source, seed: int, settings: Settings, cell: int, mask: Image.Image | None = None, feather: float = 0.0
+) -> Request:
+    """An edit whose result has the source's size, or the settings', to which the source is scaled and cropped first.
+
+    The source keeps its aspect ratio, with its edges repeated around it (`Frame`), in a size that is painted: that of its latents, or of
+    the settings; its own, rounded up to whole latents, where it is painted in tiles; else that of `aspect_buckets` whose aspect ratio is
+    nearest.
+
+    Args:
+        cell: pixels of a side to one latent.
+        mask: grey, of the size of the source's picture: where it is black (0), the picture stays as it is.
+        feather: pixels within which the edit fades at the rim of the mask.
+
+    Raises:
+        InputError: as `check_mask`, or the resolution fits no latents.
+    """
+    if mask is not None:
+        check_mask(mask, source.picture.size)
+    if settings.size is not None:
+        source = replace(source, picture=cover_crop(source.picture, settings.size))
+        mask = None if mask is None else cover_crop(mask.convert("L"), settings.size)
+    width, height = source.picture.size
+    if settings.size is not None:
+        size = settings.size
+    elif source.latents is not None:
+        size = source.latents.shape[0] * cell, source.latents.shape[1] * cell
+    elif settings.tile is not None:
+        size = _multiple(height, cell), _multiple(width, cell)
+    else:
+        size = nearest_bucket(width, height, aspect_buckets(settings.resolution, cell))
+    opacity = None if mask is None else mask_opacity(mask, feather)
+    return Request(prompt, seed, size, source, Frame.fit((width, height), size, cell), opacity)
 
 
 class Batch(NamedTuple):
@@ -85,4 +152,5 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def _multiple(number: int, divisor: int) -> int:
+    """The next multiple of `divisor`."""
     return -(-number // divisor) * divisor

@@ -13,7 +13,7 @@ Pixels outside stay as they were, to the bit.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from PIL import Image, ImageChops, ImageFilter
 
 from dim_jax.processing.pictures import max_filter, resize
@@ -35,14 +35,14 @@ def opacity(before: Image.Image, after: Image.Image, cell: int) -> Float[np.ndar
     return _feather(changed, cell / 6)
 
 
-def mask_opacity(alpha: UInt8[np.ndarray, "h w"], feather: float = 0.0) -> Float[np.ndarray, "h w"]:
-    """The weight of an edit at each pixel under a mask as OpenAI has it: 1 where the mask is transparent (0), 0 where it is opaque (255).
+def mask_opacity(mask: Image.Image, feather: float = 0.0) -> Float[np.ndarray, "h w"]:
+    """The weight of an edit at each pixel under a mask: 1 where it is white, 0 where it is black.
 
     Args:
-        alpha: of the mask.
-        feather: pixels within which the edit's rim fades inwards.
+        mask: grey, or made grey.
+        feather: pixels within which the edit's rim fades inwards; outside of the mask the weight stays 0.
     """
-    weights = 1 - alpha.astype(np.float32) / 255
+    weights = np.asarray(mask.convert("L"), np.float32) / 255
     return np.minimum(weights, _feather(weights > 0, feather / 2)) if feather else weights
 
 
@@ -55,28 +55,56 @@ def _feather(changed: Bool[np.ndarray, "h w"], deviation: float) -> Float[np.nda
 
 
 class Frame(NamedTuple):
-    """A picture among its repeated edges, which give it the aspect ratio of a size that is painted: so nothing of it is cropped.
+    """Where a picture lies in what is painted: scaled as a whole, with its edges repeated around it where its aspect ratio is another.
+
+    The way there and the way back map the same two rectangles to each other, so nothing is cropped and nothing shifts.
 
     Attributes:
-        padded: the picture and what is around it.
-        box: of the picture within: left, top, right, bottom.
+        picture: width and height of the picture.
+        painted: height and width of what is painted.
+        box: of the picture in what is painted: left, top, right, bottom.
     """
 
-    padded: Image.Image
+    picture: tuple[int, int]
+    painted: tuple[int, int]
     box: tuple[int, int, int, int]
 
     @classmethod
-    def pad_to_aspect(cls, picture: Image.Image, size: tuple[int, int]) -> "Frame":
-        """For a `size` (height, width)."""
-        (width, height), (rows, columns) = picture.size, size
-        full = max(width, -(-height * columns // rows)), max(height, -(-width * rows // columns))
-        left, top = (full[0] - width) // 2, (full[1] - height) // 2
-        edges = ((top, full[1] - height - top), (left, full[0] - width - left), (0, 0))
-        return cls(Image.fromarray(np.pad(np.asarray(picture), edges, "edge")), (left, top, left + width, top + height))
+    def fit(cls, picture: tuple[int, int], painted: tuple[int, int], cell: int = 1) -> "Frame":
+        """The largest one in the middle of `painted` (height, width). A picture that is smaller by less than `cell` pixels a side is not
+        scaled. Scaled sides are rounded to whole pixels."""
+        (width, height), (rows, columns) = picture, painted
+        if not (rows - cell < height <= rows and columns - cell < width <= columns):
+            scale = min(columns / width, rows / height)
+            width, height = min(columns, max(1, round(width * scale))), min(rows, max(1, round(height * scale)))
+        left, top = (columns - width) // 2, (rows - height) // 2
+        return cls(picture, painted, (left, top, left + width, top + height))
 
-    def crop(self, canvas: Image.Image) -> Image.Image:
-        """Of what was painted of `padded` at whatever size, the part that is the picture, at its size."""
-        return resize(canvas, self.padded.size, Image.Resampling.BICUBIC).crop(self.box)
+    def canvas(self, picture: Image.Image) -> Image.Image:
+        """The picture in what is painted; bilinear and antialiased, as the autoencoder reads pictures."""
+        return Image.fromarray(self._pad(resize(picture, self._inner, Image.Resampling.BILINEAR)))
+
+    def crop(self, painted: Image.Image) -> Image.Image:
+        """The part of what was painted that is the picture, at the picture's size; bicubic."""
+        return resize(painted.crop(self.box), self.picture, Image.Resampling.BICUBIC)
+
+    def spread(self, opacity: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "rows columns"]:
+        """Weights of the picture's pixels as weights of those that are painted: above 0 where a pixel counts that has such a weight."""
+        return self._pad(resize(Image.fromarray(opacity), self._inner, Image.Resampling.BILINEAR))
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the picture to one that is painted."""
+        return max(self.picture) / max(self._inner)
+
+    @property
+    def _inner(self) -> tuple[int, int]:
+        return self.box[2] - self.box[0], self.box[3] - self.box[1]
+
+    def _pad(self, inner: Image.Image) -> np.ndarray:
+        (left, top, right, bottom), (rows, columns) = self.box, self.painted
+        pixels = np.asarray(inner)
+        return np.pad(pixels, [(top, rows - bottom), (left, columns - right), *[(0, 0)] * (pixels.ndim - 2)], "edge")
 
 
 def composite(source: Image.Image, edited: Image.Image, opacity: Float[np.ndarray, "h w"]) -> Image.Image:

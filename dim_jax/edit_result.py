@@ -89,7 +89,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             metadata |= {key: str(image.info.get(key, default)) for key, default in defaults.items()}
         metadata |= {key: json.loads(metadata[key]) for key in ("seed", "settings", "changed", "earlier")}
         for result in (metadata, *metadata["earlier"]):
-            result["settings"]["size"] = tuple(result["settings"]["size"])
+            size = result["settings"]["size"]
+            result["settings"]["size"] = None if size is None else tuple(size)
         return metadata
 
 

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 
 from PIL import Image
 
-from dim_jax.batching import Request, Source
+from dim_jax.batching import Request, Source, edit_request
 from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
-from dim_jax.processing.buckets import aspect_buckets, nearest_bucket
 from dim_jax.processing.pictures import as_rgb
 from dim_jax.sampling import OnStep, Sampler
 from dim_jax.settings import Settings
@@ -42,16 +41,23 @@ class EditPipeline:
         *,
         seeds: Sequence[int] | None = None,
         settings: Settings | None = None,
+        masks: Sequence[Image.Image | None] | None = None,
+        feather: float = 0.0,
         progress: bool = False,
     ) -> list[EditResult]:
         """One result per prompt and picture; by default every seed is 0 and the settings are the painter's own. A picture does not
-        depend on the rest of its batch. A `Source` with latents keeps its size; to edit a result further, `EditSession` gives them.
+        depend on the rest of its batch. A result has its picture's size, unless the settings have one. A `Source` with latents is painted
+        at their size; to edit a result further, `EditSession` gives them.
+
+        A mask is a grey picture of the size of the one that is edited: outside of what is not black, the result is that picture to the
+        bit, and the sampler follows its latents there. The edit fades at the mask's rim within `feather` pixels.
 
         Raises:
-            InputError: the numbers of prompts, pictures and seeds differ, or as in `Sampler.paint`.
+            InputError: the numbers of prompts, pictures, seeds and masks differ, or as in `edit_request` and `Sampler.paint`.
         """
         seeds = [0] * len(prompts) if seeds is None else seeds
-        return _in_order(self.stream(prompts, pictures, seeds=seeds, settings=settings or self.sampler.settings, progress=progress))
+        settings = settings or self.sampler.settings
+        return _in_order(self.stream(prompts, pictures, seeds=seeds, settings=settings, masks=masks, feather=feather, progress=progress))
 
     def stream(
         self,
@@ -60,24 +66,23 @@ class EditPipeline:
         *,
         seeds: Sequence[int],
         settings: Settings,
+        masks: Sequence[Image.Image | None] | None = None,
+        feather: float = 0.0,
         progress: bool = False,
     ) -> Iterator[tuple[int, EditResult]]:
         """Index and result, each as soon as its batch is painted: for a long run that keeps what it has. Errors as in a call."""
-        _check_same_length(prompts=prompts, pictures=pictures, seeds=seeds)
+        masks = [None] * len(prompts) if masks is None else masks
+        _check_same_length(prompts=prompts, pictures=pictures, seeds=seeds, masks=masks)
         sources = [picture if isinstance(picture, Source) else Source(as_rgb(picture)) for picture in pictures]
-        requests = [self.request(*edit, settings) for edit in zip(prompts, sources, seeds, strict=True)]
+        edits = zip(prompts, sources, seeds, masks, strict=True)
+        requests = [self.request(prompt, source, seed, settings, mask, feather) for prompt, source, seed, mask in edits]
         yield from paint_requests(self.sampler, requests, settings, progress)
 
-    def request(self, prompt: str, source: Source, seed: int, settings: Settings) -> Request:
-        """An edit whose size is that of the settings, or by the source."""
-        return Request(prompt, seed, settings.size or self._size(source, settings), source)
-
-    def _size(self, source: Source, settings: Settings) -> tuple[int, int]:
-        """(height, width) in pixels: that of the latents, else the nearest in aspect ratio."""
-        factor = self.sampler.dim.config.autoencoder.factor
-        if source.latents is not None:
-            return source.latents.shape[0] * factor, source.latents.shape[1] * factor
-        return nearest_bucket(*source.picture.size, aspect_buckets(settings.resolution, factor))
+    def request(
+        self, prompt: str, source: Source, seed: int, settings: Settings, mask: Image.Image | None = None, feather: float = 0.0
+    ) -> Request:
+        """As `edit_request`, for this painter."""
+        return edit_request(prompt, source, seed, settings, self.sampler.dim.config.autoencoder.factor, mask, feather)
 
 
 @dataclass(frozen=True)
@@ -115,13 +120,16 @@ class GeneratePipeline:
 def paint_requests(
     sampler: Sampler, requests: Sequence[Request], settings: Settings, progress: bool = False, on_step: OnStep | None = None
 ) -> Iterator[tuple[int, EditResult]]:
-    """Index and result of each request, whose size counts instead of the settings'. `on_step` and errors as in `Sampler.paint`."""
+    """Index and result of each request, whose size counts instead of the settings'. `on_step` and errors as in `Sampler.paint`. A result
+    keeps the size that was painted in its settings, unless that follows from its source."""
     used = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
     for i, (picture, latents) in sampler.paint(requests, settings, progress=progress, on_step=on_step):
         request = requests[i]
         source = None if request.source is None else request.source.picture
-        chosen = used | {"size": request.size}
-        yield i, EditResult(picture, request.prompt, request.seed, chosen, sampler.name, sampler.precision, source, latents=latents)
+        chosen = used if request.frame else used | {"size": request.size}
+        changed = None if request.opacity is None else float((request.opacity > 0).mean())
+        made_by = request.prompt, request.seed, chosen, sampler.name, sampler.precision
+        yield i, EditResult(request.result(picture), *made_by, source, latents=latents, changed=changed)
 
 
 def _in_order(results: Iterable[tuple[int, EditResult]]) -> list[EditResult]:

@@ -12,11 +12,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from dim_jax.batching import Batch, Request, Source, batches, one_ahead
+from dim_jax.batching import Batch, Request, batches, one_ahead
 from dim_jax.diffusion.sampler import State
 from dim_jax.errors import InputError, check
 from dim_jax.memory import check_memory, memory_errors
@@ -27,6 +27,7 @@ from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.quantized import Quantize, abstract_like, num_bytes, with_quantized
 from dim_jax.models.sana import Condition
+from dim_jax.models.sana_tiling import MIN_TILE
 from dim_jax.processes import to_host
 from dim_jax.processing.inputs import EncoderInputs
 from dim_jax.processing.pictures import autoencoder_pixels, in_threads, to_picture
@@ -44,7 +45,7 @@ LENGTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 3072, 4096
 REMEDY = "Take --offload, --quantize int8 or int4, a smaller --resolution or batch_size, or --dtype bfloat16."
 SMALL_TILING = Tiling(min_pixels=1024 * 1024)  # of the autoencoder where memory is short: larger pictures take 1.1 GiB beside its weights
 # Settings that compiled programs depend on.
-STATIC_SETTINGS = ("num_steps", "flow_shift", "solver", "guidance_start", "guidance_stop", "cache_interval", "float8")
+STATIC_SETTINGS = ("num_steps", "flow_shift", "solver", "guidance_start", "guidance_stop", "cache_interval", "float8", "tile")
 TEMPLATE_TOKENS = 64  # what the chat template adds to a user turn, and more
 OnStep = Callable[[int, Float[np.ndarray, "b h w c"]], None]
 
@@ -207,11 +208,14 @@ class Sampler:
         head for; what it raises ends the painting. The host then starts every step; without it, all steps are one program.
 
         Raises:
-            InputError: a size does not fit the autoencoder, or latents do not fit the size; a prompt, picture or seed cannot be used; or
-                there is not enough memory.
+            InputError: a size or tile does not fit the autoencoder, or latents do not fit the size; a prompt, picture or seed cannot be
+                used; or there is not enough memory.
         """
         for i, request in enumerate(requests):
             self._check(i + 1, request)
+        least, factor = MIN_TILE * self.dim.config.autoencoder.factor, self.dim.config.autoencoder.factor
+        if settings.tile is not None and (settings.tile < least or settings.tile % factor):
+            raise InputError(f"Tiles of {settings.tile} pixels: a side must be a multiple of {factor}, and at least {least}.")
         columns = SpinnerColumn(), TextColumn("painting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, disable=not progress, transient=True) as bar:
             task = bar.add_task("painting", total=len(requests))
@@ -282,10 +286,10 @@ class Sampler:
 
     def _batch(self, requests: Sequence[Request], settings: Settings, on_step: OnStep | None) -> Float[Array, "b h w c"]:
         """Latents of requests whose size and kind of source are the same."""
-        size, sources = requests[0].size, [request.source for request in requests if request.source is not None]
+        size = requests[0].size
         pictures = [[request.source.picture] if request.source is not None else [] for request in requests]
         inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
-        image_scale = settings.image_guidance_scale if sources else 1.0
+        image_scale = settings.image_guidance_scale if requests[0].source is not None else 1.0
         guided, negative = (settings.guidance_scale, image_scale) != (1, 1), None
         if guided and settings.negative_prompt is not None:
             negative, other = self._inputs([settings.negative_prompt] * len(requests), pictures, settings)
@@ -295,7 +299,7 @@ class Sampler:
         factor = self.dim.config.autoencoder.factor
         seeds, grid = self._device_put(np.array([request.seed for request in requests], np.int32)), (size[0] // factor, size[1] // factor)
         options: dict[str, Any] = {
-            "null": null, "source": self._source(sources, size),
+            "null": null, "source": self._source(requests), "inside": self._inside(requests),
             "unconditional": None if negative is None else self._condition(self.dim, self._device_put(negative), length),
             "guidance_scale": np.float32(settings.guidance_scale),
             "image_guidance_scale": None if image_scale == 1 else np.float32(image_scale),
@@ -316,12 +320,21 @@ class Sampler:
         params = parameters(self.dim).items()
         return with_parameters(self.dim, {path: jax.device_put(x) if path.startswith("sana.") else x for path, x in params})
 
-    def _source(self, sources: Sequence[Source], size: tuple[int, int]) -> Float[Array, "b h w c"] | None:
+    def _source(self, requests: Sequence[Request]) -> Float[Array, "b h w c"] | None:
         """What SANA sees beside the noise: latents as they are, or those of the pictures."""
-        given_latents = [source.latents for source in sources if source.latents is not None]
-        if given_latents:
-            return jnp.asarray(self._device_put(np.stack(given_latents)))
-        return self.encode([source.picture for source in sources], size) if sources else None
+        given = [request.source.latents for request in requests if request.source is not None and request.source.latents is not None]
+        if given:
+            return jnp.asarray(self._device_put(np.stack(given)))
+        if requests[0].source is None:
+            return None
+        return self.encode(in_threads(lambda request: request.canvas, requests), requests[0].size)
+
+    def _inside(self, requests: Sequence[Request]) -> Bool[Array, "b h w"] | None:
+        """The latents that may change where requests have masks."""
+        if requests[0].opacity is None:
+            return None
+        cells = np.stack([request.inside(self.dim.config.autoencoder.factor) for request in requests])
+        return jnp.asarray(self._device_put(cells))
 
     def _inputs(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], settings: Settings) -> tuple[EncoderInputs, int]:
         """What the encoder reads, and the condition length that holds it."""

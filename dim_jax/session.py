@@ -16,16 +16,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from dim_jax.batching import Source
-from dim_jax.compositing import changed_latents, composite, mask_opacity, opacity
+from dim_jax.compositing import Frame, changed_latents, composite, opacity
 from dim_jax.designer.clients import Designer
 from dim_jax.designer.design import write_blueprint
 from dim_jax.edit_result import EditResult
-from dim_jax.errors import InputError, check
+from dim_jax.errors import check
 from dim_jax.pipeline import EditPipeline
-from dim_jax.processing.pictures import as_rgb, autoencoder_pixels_uint8
+from dim_jax.processing.masks import check_mask
+from dim_jax.processing.pictures import as_rgb
 from dim_jax.settings import Settings, check_prompt
 
 
@@ -79,6 +81,7 @@ class EditSession:
         written_by: str = "none",
         seed: int = 0,
         mask: Image.Image | None = None,
+        feather: float = 0.0,
         progress: bool = False,
     ) -> EditResult:
         """Paint the next round.
@@ -89,37 +92,30 @@ class EditSession:
             written_by: who wrote that blueprint.
             seed: of the noise.
             mask: grey, of the size of `source`'s picture: where it is black (0), the round leaves that picture as it is.
+            feather: pixels within which the round fades at the rim of the mask.
             progress: show a bar.
 
         Raises:
-            InputError: there is nothing to paint, the mask has another size, the designer wrote no blueprint, or as in `EditPipeline`. The
-                session stays as it was.
+            InputError: there is nothing to paint, the designer wrote no blueprint, or as in `EditPipeline`. The session stays as it was.
         """
-        self.check_mask(mask)
+        if mask is not None:
+            check_mask(mask, self.source.picture.size)  # before a designer is asked
         if blueprint is None:
             check_prompt(instruction, "The instruction")
             blueprint, written_by = (instruction, "none") if self.designer is None else (self._blueprint(instruction), self.designer.name)
-        (result,) = self.pipeline([blueprint], [self.source], seeds=[seed], settings=self.settings, progress=progress)
-        return self.add(result, instruction, written_by, mask)
+        options = {"settings": self.settings, "masks": [mask], "feather": feather, "progress": progress}
+        (result,) = self.pipeline([blueprint], [self.source], seeds=[seed], **options)
+        return self.add(result, instruction, written_by)
 
-    def add(self, result: EditResult, instruction: str = "", written_by: str = "none", mask: Image.Image | None = None) -> EditResult:
-        """Make a painted edit of `source` the next round, which is returned: what it may not change is as before.
+    def add(self, result: EditResult, instruction: str = "", written_by: str = "none") -> EditResult:
+        """Make a painted edit of `source` the next round, which is returned: with `keep_unchanged`, what it left alone is as before.
         Arguments as in `edit`."""
-        if self.keep_unchanged or mask is not None:
-            result = self._composited(result, self.source, mask)
+        if self.keep_unchanged:
+            result = self._composited(result, self.source.latents)
         shown_instruction = "" if result.prompt == instruction else instruction
         result = replace(result, designer=written_by, instruction=shown_instruction, earlier=self.rounds)
         self.rounds += (result,)
         return result
-
-    def check_mask(self, mask: Image.Image | None) -> None:
-        """Refuses a mask of another size than the picture that it is for, as an `InputError`."""
-        picture = self.source.picture
-        if mask is not None and mask.size != picture.size:
-            raise InputError(
-                f"The mask is {mask.width} x {mask.height} pixels, but the picture {picture.width} x {picture.height}. "
-                "Give it the size of the picture."
-            )
 
     def undo(self) -> EditResult:
         """Go back to before the last round, and return it.
@@ -148,20 +144,22 @@ class EditSession:
                 self.source.picture.save(file)
             return write_blueprint(file, instruction, self.designer, row_id=name)
 
-    def _composited(self, result: EditResult, source: Source, mask: Image.Image | None) -> EditResult:
-        """The result with all that it left alone, or had to, as it was, in pixels and in latents."""
-        sampler, size = self.pipeline.sampler, result.settings["size"]
-        cell, latents = sampler.dim.config.autoencoder.factor, result.latents
+    def _composited(self, result: EditResult, known: Float[np.ndarray, "h w c"] | None) -> EditResult:
+        """The result with all that it left alone as it was, in pixels and in latents."""
+        sampler, source, latents = self.pipeline.sampler, result.source, result.latents
+        assert source is not None
         assert latents is not None
-        source_latents = np.asarray(sampler.encode([source.picture], size))[0] if source.latents is None else source.latents
-        opacities = np.ones(size, np.float32)
-        if mask is not None:
-            opacities = mask_opacity(255 - autoencoder_pixels_uint8(mask.convert("RGB"), size)[..., 0])
-        if self.keep_unchanged:
-            opacities = np.minimum(opacities, opacity(sampler.decode(source_latents[None])[0], result.image, cell))
+        cell = sampler.dim.config.autoencoder.factor
+        size = (latents.shape[0] * cell, latents.shape[1] * cell)
+        frame = Frame.fit(source.size, size, cell)
+        source_latents = np.asarray(sampler.encode([frame.canvas(source)], size))[0] if known is None else known
+        before = frame.crop(sampler.decode(source_latents[None])[0])
+        opacities = opacity(before, result.image, max(1, round(cell * frame.scale)))
+        if result.changed is not None:  # there was a mask, outside of which the result is the source itself, never decoded
+            opacities[(np.asarray(result.image) == np.asarray(source)).all(-1)] = 0
         return replace(
             result,
-            image=composite(Image.fromarray(autoencoder_pixels_uint8(source.picture, size)), result.image, opacities),
-            latents=np.where(changed_latents(opacities, cell)[..., None], latents, source_latents),
+            image=composite(source, result.image, opacities),
+            latents=np.where(changed_latents(frame.spread(opacities), cell)[..., None], latents, source_latents),
             changed=float((opacities > 0).mean()),
         )

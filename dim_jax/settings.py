@@ -26,8 +26,10 @@ BLUEPRINT_FROM = "blueprint_from"
 class Settings:
     """Sampling settings; the defaults are the published ones.
 
-    `size` is (height, width) in pixels: by default an edit takes the size of about `resolution` x `resolution` pixels whose aspect
-    ratio is nearest to the source's, and a picture from text is square. `negative_prompt` replaces the learned null condition.
+    `size` is (height, width) of the result in pixels. By default an edit has its source's size, and is painted at the size of about
+    `resolution` x `resolution` pixels whose aspect ratio is nearest; a picture from text is square. `tile`: SANA sees square tiles of so
+    many pixels a side that overlap (`models/sana_tiling.py`), and an edit is painted at its source's size. `negative_prompt` replaces the
+    learned null condition.
     `image_guidance_scale` guides an edit by its source as well (`sampler.sample`), with three evaluations a step instead of two: more
     than 1 stays nearer to the source, 1 is off. It only helps models that were trained with source dropout.
     Guidance is on from the fraction `guidance_start` of the steps to `guidance_stop`. After the first fifth of the steps, one step in
@@ -47,6 +49,7 @@ class Settings:
     solver: str = "dpm++2m"
     resolution: int = 1024
     size: tuple[int, int] | None = None
+    tile: int | None = None
     negative_prompt: str | None = None
     overflow: Literal["error", "keep_last"] = "error"
     batch_size: int = 4

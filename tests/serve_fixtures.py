@@ -48,7 +48,7 @@ def painting(seconds: float = 0.0, before: Callable[[Sequence[Request]], None] =
             if request.prompt == BAD:
                 raise InputError(f"Prompt {i + 1} cannot be used.")
             height, width = request.size
-            image = Image.new("RGB", (width, height), colour(request.prompt, request.seed))
+            image = request.result(Image.new("RGB", (width, height), colour(request.prompt, request.seed)))
             used = asdict(settings) | {"size": request.size}
             yield i, EditResult(image, request.prompt, request.seed, used, "/a/path/of/this/machine", "float32")
 

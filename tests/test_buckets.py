@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dim_jax.errors import InputError
-from dim_jax.processing.buckets import aspect_buckets, nearest_bucket
+from dim_jax.processing.buckets import aspect_buckets, nearest_bucket, sizes_by_ratio
 
 
 @pytest.mark.parametrize("resolution", [256, 512, 1024, 2048])
@@ -43,6 +43,13 @@ def test_nearest_bucket():
 def test_a_picture_on_its_side_takes_the_bucket_on_its_side(width, height):
     buckets = aspect_buckets(512)
     assert nearest_bucket(height, width, buckets) == nearest_bucket(width, height, buckets)[::-1]
+
+
+@pytest.mark.parametrize(("resolution", "size"), [(1024, (768, 1344)), (512, (384, 672)), (256, (192, 352)), (64, (64, 64))])
+def test_an_aspect_ratio_has_a_published_size_or_ours(resolution, size):
+    sizes = sizes_by_ratio(resolution)
+    assert nearest_bucket(16, 9, sizes) == size
+    assert nearest_bucket(1, 1, sizes) == (resolution, resolution)
 
 
 def test_errors():

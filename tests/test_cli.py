@@ -51,7 +51,7 @@ def test_edit_in_a_process_of_its_own():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "wrote out [2].png and out [2].sheet.png\n")
     metadata = read_metadata("out [2].png")
     assert (metadata["prompt"], metadata["seed"], metadata["checkpoint"], metadata["dtype"]) == ("red", 5, "tiny [1]", "float32")
-    assert metadata["settings"]["size"] == (64, 64)
+    assert metadata["settings"]["size"] is None, "an edit has its source's"
     (ours,) = EditPipeline(painter())(["red"], [Image.open("in.png")], seeds=[5], settings=QUICK)
     with Image.open("out [2].png") as edited, Image.open("out [2].sheet.png") as both:
         assert largest_difference(edited, ours.image) <= 1
@@ -67,7 +67,7 @@ def test_options_reach_the_pipeline(loaded):
     assert metadata["seed"] == 3
     assert metadata["settings"] == {
         "num_steps": 3, "guidance_scale": 2.0, "image_guidance_scale": 1.0, "flow_shift": 2.5, "solver": "euler", "resolution": 64,
-        "size": (64, 64), "negative_prompt": "no", "overflow": "keep_last",
+        "size": (64, 64), "tile": None, "negative_prompt": "no", "overflow": "keep_last",
         "guidance_start": 0.25, "guidance_stop": 0.5, "cache_interval": 2, "float8": False,
     }  # fmt: skip
 

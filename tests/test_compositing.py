@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from dim_jax.compositing import LEVELS, Frame, changed_latents, composite, mask_opacity, opacity
-from dim_jax.processing.pictures import cover_crop
 from tests.painter_fixtures import picture
 
 CELL = 8
@@ -68,14 +67,15 @@ def test_cells_hold_every_changed_pixel():
     np.testing.assert_array_equal(changed_latents(share, 8), expected)
 
 
-def test_a_mask_shows_the_edit_where_it_is_transparent():
+def test_a_mask_shows_the_edit_where_it_is_white():
     alpha = np.full((40, 60), 255, np.uint8)
     alpha[10:30, 20:50] = 0
     alpha[0, 0] = 51
-    share = mask_opacity(alpha)
+    mask = Image.fromarray(255 - alpha)
+    share = mask_opacity(mask)
     assert share[0, 0] == np.float32(0.8)
     assert set(np.unique(share[1:])) == {0, 1}
-    feathered = mask_opacity(alpha, 8.0)
+    feathered = mask_opacity(mask, 8.0)
     assert (feathered[alpha == 255] == 0).all()
     assert (feathered <= share).all()
     assert 0 < feathered[20, 21] < feathered[20, 24] < feathered[20, 29]
@@ -86,21 +86,34 @@ def test_a_mask_shows_the_edit_where_it_is_transparent():
         np.testing.assert_array_equal(result[alpha == 255], np.asarray(source)[alpha == 255])
 
 
-@pytest.mark.parametrize("size", [(64, 64), (32, 128), (96, 48)])
+@pytest.mark.parametrize("painted", [(64, 64), (32, 128), (96, 48)])
 @pytest.mark.parametrize("width", [30, 101, 640])
-def test_a_frame_is_cut_to_where_its_picture_was(size, width):
-    """A dot comes back to where it was, by half a pixel of what is painted: nothing is cropped, nothing shifts."""
+def test_a_picture_comes_back_from_its_frame_unmoved(painted, width):
+    """A dot comes back to where it was, by a tenth of a pixel of the coarser side: nothing is cropped, nothing shifts."""
     height = 77
     source = Image.new("RGB", (width, height), "white")
     box = (width // 4, height // 2, width // 4 + max(4, width // 6), height // 2 + 20)
     source.paste("black", box)
-    frame = Frame.pad_to_aspect(source, size)
-    full = frame.padded.size
-    assert abs(full[0] / full[1] / (size[1] / size[0]) - 1) < 1 / min(full)
-    assert frame.padded.crop(frame.box).tobytes() == source.tobytes()
-    back = 255 - np.asarray(frame.crop(cover_crop(frame.padded, size)).convert("L"), float)
+    frame = Frame.fit(source.size, painted)
+    canvas = frame.canvas(source)
+    assert canvas.size == painted[::-1]
+    assert (frame.box[2] - frame.box[0], frame.box[3] - frame.box[1])[height * painted[1] > width * painted[0]] == canvas.size[
+        height * painted[1] > width * painted[0]
+    ]
+    back = 255 - np.asarray(frame.crop(canvas).convert("L"), float)
     assert back.shape == (height, width)
     x, y = (np.average(np.arange(side), weights=back.sum(axis)) for side, axis in ((width, 0), (height, 1)))
-    scale = max(full[0] / size[1], full[1] / size[0], 1)
-    assert abs(x - ((box[0] + box[2]) / 2 - 0.5)) <= scale / 2
-    assert abs(y - ((box[1] + box[3]) / 2 - 0.5)) <= scale / 2
+    assert abs(x - ((box[0] + box[2]) / 2 - 0.5)) <= 0.1 * max(1, frame.scale)
+    assert abs(y - ((box[1] + box[3]) / 2 - 0.5)) <= 0.1 * max(1, frame.scale)
+
+
+def test_a_picture_that_nearly_fits_is_not_scaled():
+    source = picture(60, 57, 1)
+    frame = Frame.fit(source.size, (64, 64), CELL)
+    assert frame.scale == 1
+    assert frame.crop(frame.canvas(source)).tobytes() == source.tobytes()
+    share = np.zeros((57, 60), np.float32)
+    share[0, 59] = 0.5
+    spread = frame.spread(share)
+    assert (spread[:4, 61:] == 0.5).all(), "the edges around it are those of the picture"
+    assert np.count_nonzero(spread) == 4 * 3

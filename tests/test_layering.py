@@ -34,7 +34,7 @@ RANKS = {
     "dim_jax.weights": 5,
     "dim_jax.sharding": 6,
     "dim_jax.edit_result": 6,
-    "dim_jax.compositing": 6,
+    "dim_jax.compositing": 5,
     "dim_jax.batching": 6,
     "dim_jax.sampling": 7,
     "dim_jax.pipeline": 8,

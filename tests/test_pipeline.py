@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from dim_jax import sampling as module
 from dim_jax.batching import Request, Source
+from dim_jax.compositing import Frame
 from dim_jax.errors import InputError
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.module import parameters
@@ -27,6 +28,7 @@ from tests.painter_fixtures import HERE, QUICK, largest_difference, painter, pic
 PROMPTS = ("red", "a hat on it", "cut")
 SOURCES = (picture(40, 40, 1), picture(90, 20, 2), picture(50, 48, 3))
 SEEDS = (1, 2, 3)
+CELL = 8  # pixels of a side to one latent
 
 
 def settings(**changes) -> Settings:
@@ -39,6 +41,10 @@ def edit(prompts=PROMPTS[:1], sources=SOURCES[:1], seeds=SEEDS[:1], **changes):
 
 def one(**changes):
     return edit(**changes)[0].image
+
+
+def painted_size(painting) -> tuple[int, int]:
+    return painting.latents.shape[0] * CELL, painting.latents.shape[1] * CELL
 
 
 def compilations() -> int:
@@ -59,8 +65,8 @@ def mixed():
 def test_a_batch_keeps_order_sizes_and_sources(mixed):
     assert [painting.prompt for painting in mixed] == list(PROMPTS)
     assert [painting.seed for painting in mixed] == list(SEEDS)
-    assert [painting.image.size for painting in mixed] == [(64, 64), (128, 32), (64, 64)]
-    assert [painting.settings["size"] for painting in mixed] == [(64, 64), (32, 128), (64, 64)]
+    assert [painting.image.size for painting in mixed] == [source.size for source in SOURCES]
+    assert [painted_size(painting) for painting in mixed] == [(64, 64), (32, 128), (64, 64)]
     assert [painting.source.size for painting in mixed] == [source.size for source in SOURCES]
     assert all(np.asarray(painting.image).std() > 10 for painting in mixed), "flat pictures would make all comparisons here void"
 
@@ -73,29 +79,32 @@ def test_a_picture_does_not_depend_on_its_batch(mixed, i):
 
 def test_latents_of_a_source_take_the_place_of_its_pixels(mixed):
     """The encoder reads the picture, SANA the latents; a batch may mix both kinds and keeps its order."""
-    sizes = [painting.settings["size"] for painting in mixed]
-    encoded = [np.asarray(painter().encode([source], size))[0] for source, size in zip(SOURCES, sizes, strict=True)]
+    sizes = [painted_size(painting) for painting in mixed]
+    framed = [Frame.fit(source.size, size, CELL).canvas(source) for source, size in zip(SOURCES, sizes, strict=True)]
+    encoded = [np.asarray(painter().encode([canvas], size))[0] for canvas, size in zip(framed, sizes, strict=True)]
     sources = [Source(SOURCES[0], encoded[0]), SOURCES[1], Source(SOURCES[2], encoded[2])]
     for ours, theirs in zip(edit(PROMPTS, sources, SEEDS), mixed, strict=True):
         assert largest_difference(ours.image, theirs.image) <= 1
     (blank,) = edit(sources=[Source(SOURCES[0], np.zeros_like(encoded[0]))])
-    (other,) = edit(sources=[Source(SOURCES[2], encoded[0])])
+    (other,) = edit(sources=[Source(picture(40, 40, 3), encoded[0])])
     assert largest_difference(blank.image, mixed[0].image) > 1
     assert largest_difference(other.image, mixed[0].image) > 1
-    # A source keeps the size of its latents, whatever its picture's shape.
-    assert edit(sources=[Source(SOURCES[0], encoded[1])])[0].image.size == (128, 32)
+    # It is painted at the size of its latents, whatever its picture's shape.
+    (wide,) = edit(sources=[Source(SOURCES[0], encoded[1])])
+    assert (painted_size(wide), wide.image.size) == ((32, 128), SOURCES[0].size)
 
 
 def test_result_holds_its_latents(mixed):
     for painting in mixed:
         assert painting.latents is not None
-        assert largest_difference(painter().decode(painting.latents[None])[0], painting.image) <= 1
+        frame = Frame.fit(painting.source.size, painted_size(painting), CELL)
+        assert largest_difference(frame.crop(painter().decode(painting.latents[None])[0]), painting.image) <= 1
 
 
 def test_prompt_source_and_seed_all_count(mixed):
     first = one()
     assert largest_difference(first, one(prompts=["blue"])) > 1
-    assert largest_difference(first, one(sources=SOURCES[2:])) > 1
+    assert largest_difference(first, one(sources=[picture(40, 40, 3)])) > 1
     assert largest_difference(first, one(seeds=[7])) > 1
     twins = edit(["red"] * 2, [SOURCES[0]] * 2, [4, 4])
     assert largest_difference(twins[0].image, twins[1].image) <= 1
@@ -167,6 +176,12 @@ def test_solvers_differ():
 
 def test_size_can_be_given():
     assert one(size=(32, 128)).size == (128, 32)
+
+
+def test_one_tile_paints_as_none_does():
+    """To the bit; and so does the picture's own size, where it is that of the resolution."""
+    source = [picture(64, 64, 4)]
+    assert largest_difference(one(sources=source), one(sources=source, tile=64)) == 0
 
 
 def test_progress_counts_pictures_and_compiles_nothing(monkeypatch):
@@ -257,7 +272,7 @@ def test_a_long_prompt_is_refused_or_cut():
         one(prompts=[prompt])
     with pytest.raises(InputError, match="'a long way to the sea"):
         one(negative_prompt=prompt)
-    assert one(prompts=[prompt], overflow="keep_last").size == (64, 64)
+    assert one(prompts=[prompt], overflow="keep_last").size == SOURCES[0].size
 
 
 def test_what_was_painted_before_a_prompt_that_is_refused_is_kept():
@@ -289,6 +304,8 @@ def test_50000_words_are_refused_at_once():
         ({"prompts": [], "sources": [], "seeds": []}, "at least one; these are 0 prompts"),
         ({"size": (64, 50)}, "^Size 64 x 50: height and width must be multiples of 8"),
         ({"size": (0, 64)}, "^Size 0 x 64: "),
+        ({"tile": 24}, "^Tiles of 24 pixels: a side must be a multiple of 8, and at least 32"),
+        ({"tile": 60}, "^Tiles of 60 pixels"),
         ({"sources": [Source(SOURCES[0], np.zeros((8, 8, 8), np.float32))], "size": (64, 32)}, r"^Source 1: .*\(8, 8, 8\), .*\(8, 4, 8\)"),
         ({"sources": [Source(SOURCES[0], np.zeros((8, 8, 3), np.float32))]}, r"^Source 1: .*\(8, 8, 3\), .*\(8, 8, 8\)"),
         ({"resolution": 100}, "^Resolution 100 is not a multiple of 8. Take 96"),

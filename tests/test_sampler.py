@@ -204,6 +204,33 @@ def test_callback_sees_every_step_in_order(compiled):
 
 
 @pytest.mark.parametrize("solver", sampler.SOLVERS)
+def test_what_is_known_is_noised_to_every_level_and_kept_at_the_end(solver):
+    """Of RePaint: outside of the mask (1 - sigma) known + sigma noise before each step; inside, the velocity sees it."""
+    seen = {}
+    clean, mask = sampler.noise(np.arange(5, 7), (2, 3, 4)), np.zeros((2, 2, 3), bool)
+    mask[0, :, 1] = mask[1, 1] = True
+    velocity = lambda x, sigma: jnp.tanh(x + x.mean((1, 2, 3), keepdims=True)) + sigma  # noqa: E731
+    known = sampler.Known(jnp.asarray(clean), jnp.asarray(mask))
+    options = {"num_steps": 6, "solver": solver, "cache_interval": 2, "guidance_scale": 2.0}
+    callback = lambda step, x: seen.update({int(step): np.asarray(x)})  # noqa: E731
+    out = np.asarray(sampler.sample(velocity, NOISE, known=known, callback=callback, **options))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(out[~mask], np.asarray(clean)[~mask])
+    for step, sigma in enumerate(sampler.sigmas(6, 3.0)[1:-1], 1):
+        expected = (1 - sigma) * np.asarray(clean) + sigma * np.asarray(NOISE)
+        np.testing.assert_allclose(seen[step][~mask], expected[~mask], rtol=1e-5, atol=1e-5)
+    free = np.asarray(sampler.sample(velocity, NOISE, **options))
+    assert np.abs(out - free)[mask].max() > 1e-3, "inside it is painted to fit"
+    whole = sampler.Known(jnp.asarray(clean), jnp.ones_like(mask))
+    np.testing.assert_array_equal(sampler.sample(velocity, NOISE, known=whole, **options), free)
+    # One step at a time, as where a painting is watched.
+    state = sampler.State.start(NOISE)
+    for step in range(6):
+        state = sampler.advance(velocity, state, jnp.int32(step), 1, known=known, **options)
+    np.testing.assert_allclose(state.latents, out, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", sampler.SOLVERS)
 def test_one_step_at_a_time_ends_at_the_same_latents(solver):
     """Where guidance begins, the cache is used and the data are those of the step before."""
     velocity = jax.jit(lambda x, sigma: jnp.tanh(x) + sigma)

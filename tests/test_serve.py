@@ -76,9 +76,9 @@ def test_pictures_from_text(client):
     assert opened(chosen).getpixel((0, 0)) == colour("a cat", chosen.model_extra["seed"])
 
 
-def test_edits_take_the_aspect_ratio_of_their_picture(client):
+def test_edits_have_the_size_of_their_picture(client):
     answer = client.images.edit(image=png(picture(100, 50)), prompt="red", extra_body={"seed": 1})
-    assert answer.size == "88x48"
+    assert answer.size == "100x50"
     assert opened(answer.data[0]).getpixel((0, 0)) == colour("red", 1)
     assert client.images.edit(image=png(picture(100, 50)), prompt="red", size="64x32").size == "64x32"
 

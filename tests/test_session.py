@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.batching import Source
-from dim_jax.compositing import changed_latents
+from dim_jax.batching import Source, edit_request
+from dim_jax.compositing import Frame, changed_latents
 from dim_jax.designer.clients import Request, Response
 from dim_jax.edit_result import read_metadata
 from dim_jax.errors import InputError
@@ -164,7 +164,7 @@ def test_keep_unchanged_copies_source_pixels(monkeypatch):
     monkeypatch.setattr(painter(), "_paint", lambda *args, **options: jnp.asarray(after[None]))
     ours = session(keep_unchanged=True)
     painting = ours.edit("red")
-    source = autoencoder_pixels_uint8(FIRST, size)
+    source = np.asarray(FIRST)
     same = (np.asarray(painting.image) == source).all(-1)
     assert painting.changed is not None
     assert 0 < painting.changed < 1
@@ -183,25 +183,61 @@ def test_keep_unchanged_copies_source_pixels(monkeypatch):
     assert plain.changed is None
 
 
-def test_a_mask_keeps_the_rest_as_it_was():
-    """In pixels to the bit, in latents cell by cell; it is scaled and cropped as the picture is."""
-    wide, size = picture(80, 40, 1), (32, 128)
-    mask = Image.new("L", wide.size)
-    mask.paste(255, (0, 0, 40, 40))
-    ours = EditSession(EditPipeline(painter()), wide, settings=replace(QUICK, size=size))
-    painting = ours.edit("red", mask=mask)
-    source = autoencoder_pixels_uint8(wide, size)
-    same = (np.asarray(painting.image) == source).all(-1)
-    assert same[:, 66:].all()
-    assert same[:, :62].mean() < 0.2
-    assert painting.changed == pytest.approx(0.5, abs=0.02)
-    before = np.asarray(painter().encode([wide], size))[0]
+@pytest.fixture(scope="module")
+def masked():
+    """A picture of an odd size, the left of which may change, and what became of it without and with its changes found."""
+    source = picture(61, 67, 1)
+    mask = Image.new("L", source.size)
+    mask.paste(255, (0, 0, 30, 67))
+    ours = [EditSession(EditPipeline(painter()), source, settings=QUICK, keep_unchanged=keep) for keep in (False, True)]
+    for one in ours:
+        one.edit("red", mask=mask, feather=6.0)
+    return source, mask, ours
+
+
+def test_a_mask_keeps_the_rest_as_it_was(masked):
+    """In pixels to the bit at the picture's own size, in latents cell by cell."""
+    source, mask, (ours, found) = masked
+    painting = ours.rounds[0]
+    outside = np.asarray(mask) == 0
+    for one in (painting, found.rounds[0]):
+        np.testing.assert_array_equal(np.asarray(one.image)[outside], np.asarray(source)[outside])
+    assert (np.asarray(painting.image) != np.asarray(source)).any(-1)[~outside].mean() > 0.9
+    assert painting.changed == pytest.approx(30 / 61, abs=0.01)
+    assert 0 < found.rounds[0].changed <= painting.changed
+    before = np.asarray(painter().encode([Frame.fit(source.size, (64, 64)).canvas(source)], (64, 64)))[0]
     kept = (painting.latents == before).all(-1)
-    assert kept[:, 9:].all()
-    assert not kept[:, :8].any()
-    with pytest.raises(InputError, match="mask is 8 x 8 pixels, but the picture 128 x 32"):
-        ours.edit("red", mask=Image.new("L", (8, 8)))
-    assert ours.rounds == (painting,)
+    assert kept[:, 4:].all()
+    assert not kept[:, :4].any()
+    # The edit fades within 6 pixels of the rim.
+    share = np.abs(np.asarray(painting.image, float) - np.asarray(source)).mean((0, 2))
+    assert share[29] < share[24] / 2
+
+
+def test_what_is_painted_fits_to_what_is_kept(masked):
+    """The network saw the rest as it stays, at every step: what it painted is another picture than it paints without a mask."""
+    source, _, (ours, _) = masked
+    free = by_hand("red", source).latents
+    assert np.abs(free[:, :3] - ours.rounds[0].latents[:, :3]).max() > 0.05
+
+
+def test_masks_that_cannot_be_used(masked):
+    ours = masked[2][0].branch()
+    for size, message in (((8, 9), "mask is 8 x 9 pixels, but the picture 61 x 67"), ((61, 67), "black everywhere")):
+        with pytest.raises(InputError, match=message):
+            ours.edit("red", mask=Image.new("L", size))
+    assert len(ours.rounds) == 1
+
+
+def test_a_mask_is_cropped_as_its_picture_is():
+    wide, mask = picture(80, 40, 1), Image.new("L", (80, 40))
+    mask.paste(255, (0, 0, 40, 40))
+    request = edit_request("red", Source(wide), 0, replace(QUICK, size=(32, 128)), 8, mask)
+    np.testing.assert_array_equal(np.asarray(request.source.picture), autoencoder_pixels_uint8(wide, (32, 128)))
+    assert request.opacity.shape == (32, 128)
+    assert (request.opacity[:, :62] == 1).all()
+    assert (request.opacity[:, 66:] == 0).all()
+    assert request.canvas.tobytes() == request.source.picture.tobytes()
 
 
 def test_keeping_what_is_unchanged_over_rounds(monkeypatch):
@@ -216,7 +252,7 @@ def test_keeping_what_is_unchanged_over_rounds(monkeypatch):
     ours = session(keep_unchanged=True)
     for _ in range(3):
         painting = ours.edit("red")
-    np.testing.assert_array_equal(np.asarray(painting.image), autoencoder_pixels_uint8(FIRST, (64, 64)))
+    np.testing.assert_array_equal(np.asarray(painting.image), np.asarray(FIRST))
     assert painting.changed == 0
     assert len(seen) == 3
     np.testing.assert_array_equal(seen[0], seen[2])

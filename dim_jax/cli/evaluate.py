@@ -1,6 +1,5 @@
 """The command `dim evaluate`: options in, one call of the library for each stage, the means out."""
 
-from dataclasses import replace
 from enum import StrEnum
 from functools import cache, partial
 from pathlib import Path
@@ -96,7 +95,7 @@ def evaluate(
 
         painting = run.GenerateSetup(
             lambda: Sampler.from_pretrained(checkpoint_or_bundled(sampling.checkpoint), edits=benchmark.kind == "edit", **sampling.loading),
-            lambda painter: replace(painter.settings, batch_size=batch_size, **changes),
+            lambda painter: sampling.settings(painter, changes, batch_size=batch_size),
             _designer_factory(choice, designer, options, sampling) if writes else None, designer, rounds,
         )  # fmt: skip
         run.generate(

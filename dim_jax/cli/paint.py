@@ -12,6 +12,7 @@ from dim_jax.cli.options import SOLVER_NAMES, mesh_sizes, with_options
 from dim_jax.console import open_console
 
 DEFAULT = "Default: as the checkpoint says, else"
+RATIO = "aspect_ratio"  # (width, height): stands for a size among changes until the resolution is known
 console = open_console()
 
 
@@ -122,29 +123,48 @@ class SamplingOptions(LoadingOptions):
     flow_shift: Annotated[float | None, typer.Option(help=f"More than 1 spends more steps on high noise. {DEFAULT} 3.")] = None
     negative_prompt: Annotated[str | None, typer.Option(help="What to move away from, instead of the learned null condition.")] = None
     resolution: Annotated[int | None, typer.Option(min=1, help=f"The picture has about this x this pixels. {DEFAULT} 1024.")] = None
-    size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Exact size, instead of one by resolution and aspect ratio.")] = (
-        None
-    )
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEIGHTxWIDTH|WIDTH:HEIGHT",
+            help="Of the result, in pixels, or an aspect ratio such as 16:9 at this resolution. Default: that of the source, else square.",
+        ),
+    ] = None
+    tile: Annotated[
+        int | None, typer.Option(min=1, help="Paint at the source's size in overlapping tiles of so many pixels a side. Default: whole.")
+    ] = None
     solver: Annotated[str | None, typer.Option(metavar="NAME", help=f"The sampler: {SOLVER_NAMES}. {DEFAULT} dpm++2m.")] = None
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")] = False
     overwrite: Overwrite = False
 
     def changes(self, prompts: list[str], image_guidance: float | None = None) -> dict[str, Any]:
-        """The settings that were named; refuses all that can be refused before a checkpoint is read."""
-        exact = _size(self.size)
+        """The settings that were named, for `settings`; refuses all that can be refused before a checkpoint is read."""
+        size = _size(self.size)
         from dim_jax.settings import Settings, check_prompt
 
         for number, prompt in enumerate(prompts, 1):
             check_prompt(prompt, "The prompt" if len(prompts) == 1 else f"The prompt of round {number}")
-        options = {
+        options: dict[str, Any] = {
             "num_steps": self.steps, "guidance_scale": self.guidance, "image_guidance_scale": image_guidance,
             "guidance_start": self.guidance_start, "guidance_stop": self.guidance_stop, "cache_interval": self.cache_interval,
-            "float8": self.float8, "flow_shift": self.flow_shift, "solver": self.solver, "resolution": self.resolution, "size": exact,
+            "float8": self.float8, "flow_shift": self.flow_shift, "solver": self.solver, "resolution": self.resolution, "tile": self.tile,
             "negative_prompt": self.negative_prompt, "overflow": "keep_last" if self.keep_last else None,
         }  # fmt: skip
-        changes = {name: value for name, value in options.items() if value is not None}
-        Settings(**changes)
+        changes: dict[str, Any] = {name: value for name, value in (options | size).items() if value is not None}
+        Settings(**{name: value for name, value in changes.items() if name != RATIO})
         return changes
+
+    @staticmethod
+    def settings(sampler: Any, changes: dict[str, Any], **more: Any) -> Any:
+        """The `Settings` of a sampler with the changes, and `more`: an aspect ratio becomes a size."""
+        from dim_jax.processing.buckets import nearest_bucket, sizes_by_ratio
+
+        settings = replace(sampler.settings, **{name: value for name, value in changes.items() if name != RATIO}, **more)
+        if RATIO not in changes:
+            return settings
+        sizes = sizes_by_ratio(settings.resolution, sampler.dim.config.autoencoder.factor)
+        width, height = changes[RATIO]
+        return replace(settings, size=nearest_bucket(width, height, sizes))
 
 
 @with_options(sampling=SamplingOptions)
@@ -176,6 +196,15 @@ def edit(
     keep_unchanged: Annotated[
         bool, typer.Option("--keep-unchanged", help="Take what a round leaves alone from the picture before it, to the bit.")
     ] = False,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|X,Y,W,H",
+            help="What may change: white in a picture of the source's size, or a rectangle in pixels or percent, such as 10%,20%,50%,50%. "
+            "The rest stays as it is, to the bit, in every round.",
+        ),
+    ] = None,
+    feather: Annotated[float, typer.Option(min=0, max=1024, help="Pixels within which the edit fades at the rim of --mask.")] = 0.0,
     rounds: Annotated[bool, typer.Option("--rounds", help="Also write the picture of each round, to OUTPUT with '.1.png' ...")] = False,
     sheet: Annotated[
         bool, typer.Option("--sheet", help="Also write source and result of each round side by side, to OUTPUT with '.sheet.png'.")
@@ -195,6 +224,7 @@ def edit(
     from dim_jax import edit_result
     from dim_jax.designer.choice import DesignerSpec
     from dim_jax.designer.design import read_text, write_blueprint
+    from dim_jax.processing.masks import open_mask
     from dim_jax.processing.pictures import open_picture
     from dim_jax.storage.paths import as_path, local_path
 
@@ -207,6 +237,10 @@ def edit(
         raise typer.BadParameter("There is one round, and OUTPUT is its picture. Add --then, or leave it out.", param_hint="--rounds")
     if show_blueprint and not blueprint and choice.kind == "none":
         raise typer.BadParameter("Name who writes it (--designer), or give one (--blueprint).", param_hint="--show-blueprint")
+    if feather and mask is None:
+        raise typer.BadParameter("There is no mask whose rim could fade. Add --mask.", param_hint="--feather")
+    if mask is not None and sampling.size is not None:
+        raise typer.BadParameter("With a mask the result has the size of the picture. Leave --size out.", param_hint="--size")
     prompts = [prompt or "", *(then or [])]
     result = edit_result.check_output(output, overwrite=sampling.overwrite)
     sheet_path, paths = result.with_suffix(".sheet.png"), [result.with_suffix(f".{n}.png") for n in range(1, len(prompts) + 1) if rounds]
@@ -214,6 +248,7 @@ def edit(
         edit_result.check_output(path, overwrite=sampling.overwrite)
     file = local_path(as_path(image))
     picture = open_picture(file)
+    white = None if mask is None else open_mask(mask, picture.size)
     text = read_text(blueprint) if blueprint else prompts[0]
     changes, loading = sampling.changes([text, *prompts[1:]], image_guidance), sampling.loading
     writer = None
@@ -225,7 +260,7 @@ def edit(
     from dim_jax.session import EditSession
 
     pipeline = EditPipeline.from_pretrained(checkpoint_or_bundled(sampling.checkpoint), **loading)
-    settings = replace(pipeline.sampler.settings, **changes)
+    settings = sampling.settings(pipeline.sampler, changes)
     if choice.kind == "local":
         writer = local_designer(choice.name, pipeline.sampler, settings.resolution, sampling.dtype)
     session = EditSession(
@@ -233,7 +268,8 @@ def edit(
     )  # fmt: skip
     ready: dict[str, Any] = {"blueprint": text, "written_by": f"file:{blueprint}"} if blueprint else {}  # of the only round
     for number, instruction in enumerate(prompts):
-        edited = session.edit(instruction, **ready, seed=sampling.seed, progress=console.is_terminal)
+        options = {"seed": sampling.seed, "mask": white, "feather": feather, "progress": console.is_terminal}
+        edited = session.edit(instruction, **ready, **options)
         if show_blueprint:
             typer.echo(edited.prompt)
         if rounds:
@@ -254,7 +290,7 @@ def generate(prompt: Annotated[str, typer.Option(help="What to paint.")], output
     from dim_jax.pipeline import GeneratePipeline
 
     pipeline = GeneratePipeline.from_pretrained(checkpoint_or_bundled(sampling.checkpoint), **loading)
-    settings = replace(pipeline.sampler.settings, **changes)
+    settings = sampling.settings(pipeline.sampler, changes)
     paintings = pipeline([prompt], seeds=[sampling.seed], settings=settings, progress=console.is_terminal)
     paintings[0].save(output, overwrite=sampling.overwrite)
     typer.echo(f"wrote {output}", err=True)
@@ -271,10 +307,13 @@ def checkpoint_or_bundled(chosen: str | None) -> str | Path:
     return folder
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def _size(text: str | None) -> dict[str, tuple[int, int]]:
+    """The size (height, width), or the aspect ratio (width, height), that --size names."""
     if text is None:
-        return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise typer.BadParameter(f"{text}: write HEIGHTxWIDTH in pixels, such as 768x1280.", param_hint="--size")
-    return int(height), int(width)
+        return {}
+    mark = ":" if ":" in text else "x"
+    first, _, second = text.lower().partition(mark)
+    if not (first.isdecimal() and second.isdecimal() and len(text) < 16 and (mark == "x" or int(first) * int(second))):
+        message = f"{text}: write HEIGHTxWIDTH in pixels, such as 768x1280, or an aspect ratio WIDTH:HEIGHT, such as 16:9."
+        raise typer.BadParameter(message, param_hint="--size")
+    return {"size" if mark == "x" else RATIO: (int(first), int(second))}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dim_jax.diffusion import flow
 from dim_jax.diffusion.solvers import SOLVERS
@@ -72,6 +72,26 @@ class State(NamedTuple):
         return cls(noise, jnp.zeros_like(noise), jnp.zeros_like(noise))
 
 
+class Known(NamedTuple):
+    """Latents that are known in part, such as those of a source outside of a mask (RePaint, arXiv 2201.09865; Blended Latent Diffusion,
+    arXiv 2206.02779).
+
+    Outside of `mask`, the latents before each step are (1 - sigma) known + sigma noise, with the noise that the sampler began with, so
+    the network fits what it paints to them; and after the last step they are the known ones, to the bit.
+    """
+
+    latents: Float[Array, "b h w c"]
+    mask: Bool[Array, "b h w"]
+
+    def start(self, noise: Float[Array, "b h w c"], sigma: Float[Array, ""]) -> Float[Array, "b h w c"]:
+        """The latents before the first step."""
+        return jnp.where(self.mask[..., None], noise, (1 - sigma) * self.latents + sigma * noise)
+
+    def keep(self, data: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Predicted data, where they are not known. A solver is linear in noise and data: from known data it steps along their path."""
+        return jnp.where(self.mask[..., None], data, self.latents)
+
+
 def sample(velocity: Velocity, noise: Float[Array, "b h w c"], *, num_steps: int = 30, **options: Any) -> Float[Array, "b h w c"]:
     """Latents at sigma = 0, after all steps. Options and errors as in `advance`."""
     return advance(velocity, State.start(noise), 0, num_steps, num_steps=num_steps, **options).latents
@@ -91,10 +111,11 @@ def advance(
     cache_interval: int = 1,
     flow_shift: float = 3.0,
     solver: str = "dpm++2m",
+    known: Known | None = None,
     callback: StepCallback | None = None,
 ) -> State:
     """The state after `count` more of the `num_steps` steps, of which `first` are done: a loop over steps on the host takes one at a time.
-    `callback(step, latents)` sees the latents before each step, in order.
+    `callback(step, latents)` sees the latents before each step, in order. With `known`, the sampler paints inside of its mask alone.
 
     Without guidance, and in steps outside of [`guidance_start`, `guidance_stop`), fractions of all steps, `velocity` is called on the b
     latents. With it, it is called once on 2 b latents, of each row an unconditional and a conditional branch in turn, and
@@ -135,10 +156,14 @@ def advance(
     def step(state: State, now: tuple[Array, Array, Array, Array]) -> tuple[State, None]:
         x, previous, last = state
         index, kind, sigma, (a, b, c) = now
+        if known is not None:
+            x = jnp.where(index == 0, known.start(x, sigma), x)
         if callback is not None:
             jax.debug.callback(callback, index, x, ordered=True)
         noise = jax.lax.switch(kind, predictors, x, sigma, last)
         data = (x - sigma * noise) / (1 - sigma)
+        if known is not None:
+            data = known.keep(data)
         return State(a * x + b * data + c * previous, data, (noise - x) / (1 - sigma)), None
 
     table = SOLVERS[solver](sigma.astype(np.float64)).astype(np.float32)

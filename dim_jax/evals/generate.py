@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dim_jax.batching import Source
 from dim_jax.designer.journal import JsonlLog
 from dim_jax.designer.runner import Job
 from dim_jax.errors import InputError
@@ -24,7 +25,6 @@ from dim_jax.evals.designs import EvalDesigner, parse
 from dim_jax.evals.metrics import mse, unit_pixels
 from dim_jax.evals.pictures import LATENTS, PictureRequest, PictureStore, is_complete, link
 from dim_jax.processing.pictures import open_picture, picture_size
-from dim_jax.sampling import Source
 from dim_jax.storage.folders import make_folder
 from dim_jax.storage.paths import open_regular
 

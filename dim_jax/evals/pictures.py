@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 from dim_jax import __version__
+from dim_jax.batching import Source
 from dim_jax.edit_result import EditResult, read_metadata
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.processing.pictures import open_picture
-from dim_jax.sampling import Sampler, Source
+from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
 from dim_jax.storage.disk import is_creatable
 from dim_jax.storage.folders import append, make_folder, new_file, write_errors

@@ -24,6 +24,7 @@ from dim_jax.models.quantized import is_quantized
 from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.sana import Condition, Sana
 from dim_jax.models.sana_config import SanaConfig
+from dim_jax.models.sana_tiling import blend_tiles
 from dim_jax.processing.inputs import EncoderInputs
 
 
@@ -99,17 +100,21 @@ class Dim(nnx.Module):
         flow_shift: float = 3.0,
         solver: str = "dpm++2m",
         float8: bool = False,
+        tile: int | None = None,
+        inside: Bool[Array, "b h w"] | None = None,
     ) -> sampler.State:
         """The sampler after `count` more steps, of which `first` are done.
 
         `unconditional` (the learned null or a negative prompt) turns guidance on; without it one branch runs, and `guidance_scale` is
         ignored. `image_guidance_scale` adds a third branch, with the source but without the condition (`sampler.sample`).
         `guidance_start`, `guidance_stop` and `cache_interval` skip evaluations (`sampler.evaluations`). `float8`: large products in float8
-        (`Sana.unroll`).
+        (`Sana.unroll`). `tile`: SANA sees tiles of so many pixels a side (`sana_tiling`). `inside`: the latents that may change; the
+        others are the source's (`sampler.Known`).
         An edit model without `source` latents generates from the text alone, and ignores `image_guidance_scale`.
         """
         scale = image_scale = None
-        conditional = self._velocity(condition, source, float8)
+        known = None if source is None or inside is None else sampler.Known(source, inside)
+        conditional = self._velocity(condition, source, float8, tile)
         if unconditional is not None:
             scale, conditions = guidance_scale, [unconditional, condition]
             if source is not None:
@@ -119,16 +124,26 @@ class Dim(nnx.Module):
                     sources = [jnp.zeros_like(state.latents), *sources]
                 source = layers.interleave(*sources)
             condition = conditions[0].interleave(*conditions[1:])
-        guided = self._velocity(condition, source, float8)
+        guided = self._velocity(condition, source, float8, tile)
         return sampler.advance(
             lambda x, sigma: (conditional if len(x) == len(state.latents) else guided)(x, sigma), state, first, count, num_steps=num_steps,
             guidance_scale=scale, image_guidance_scale=image_scale, guidance_start=guidance_start, guidance_stop=guidance_stop,
-            cache_interval=cache_interval, flow_shift=flow_shift, solver=solver,
+            cache_interval=cache_interval, flow_shift=flow_shift, solver=solver, known=known,
         )  # fmt: skip
 
-    def _velocity(self, condition: Condition, source: Float[Array, "b h w c"] | None, float8: bool) -> sampler.Velocity:
+    def _velocity(self, condition: Condition, source: Float[Array, "b h w c"] | None, float8: bool, tile: int | None) -> sampler.Velocity:
         """The velocity of as many latents as `condition` and `source` have rows."""
         # A kernel of few bits is made dense in one piece anyway: taking the stack apart would only take memory.
         unroll = float8 or (layers.platform() == "gpu" and not is_quantized(self.sana.blocks.attn.qkv))
         unrolled = self.sana.unroll(condition, float8=float8) if unroll else None
-        return lambda x, sigma: self.sana(x, jnp.full(len(x), flow.model_timestep(sigma)), condition, source, unrolled=unrolled)
+
+        def velocity(x: Float[Array, "b h w c"], sigma: Float[Array, ""]) -> Float[Array, "b h w c"]:
+            timestep = jnp.full(len(x), flow.model_timestep(sigma))
+
+            def run(x: Array, source: Array | None = None) -> Array:
+                return self.sana(x, timestep, condition, source, unrolled=unrolled)
+
+            arrays = (x,) if source is None else (x, source)
+            return run(*arrays) if tile is None else blend_tiles(run, *arrays, tile=tile // self.config.autoencoder.factor)
+
+        return velocity

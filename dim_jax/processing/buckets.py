@@ -6,6 +6,16 @@ from typing import NamedTuple
 
 from dim_jax.errors import check
 
+# (height, width) of the sizes that SANA and PixArt were trained on at 1024 pixels; those of 512 are half of them, to the pixel. Source: the
+# tables ASPECT_RATIO_1024_BIN and ASPECT_RATIO_512_BIN of diffusers.
+PUBLISHED_1024 = (
+    (512, 2048), (512, 1856), (576, 1792), (576, 1728), (576, 1664), (640, 1600), (640, 1536), (704, 1472), (704, 1408), (704, 1344),
+    (768, 1344), (768, 1280), (832, 1216), (832, 1152), (896, 1152), (896, 1088), (960, 1088), (960, 1024), (1024, 1024), (1024, 960),
+    (1088, 960), (1088, 896), (1152, 896), (1152, 832), (1216, 832), (1280, 768), (1344, 768), (1408, 704), (1472, 704), (1536, 640),
+    (1600, 640), (1728, 576), (2048, 512),
+)  # fmt: skip
+PUBLISHED = {1024: PUBLISHED_1024, 512: tuple((height // 2, width // 2) for height, width in PUBLISHED_1024)}
+
 
 class Bucket(NamedTuple):
     """The shape of a batch: the size of its pictures in pixels, and the number of tokens of its turns."""
@@ -36,6 +46,13 @@ def aspect_buckets(resolution: int, multiple: int = 32, max_ratio: float = 4.0) 
         if longer <= max_ratio * shorter:
             sizes |= {(shorter, longer), (longer, shorter)}
     return sorted(sizes, key=lambda size: size[0] / size[1])
+
+
+def sizes_by_ratio(resolution: int, multiple: int = 32) -> Sequence[tuple[int, int]]:
+    """The sizes (height, width) for a picture of a chosen aspect ratio: the published ones of 512 and 1024 pixels where they are
+    multiples of `multiple`, else `aspect_buckets`, which raises."""
+    published = PUBLISHED.get(resolution, ())
+    return published if published and 32 % multiple == 0 else aspect_buckets(resolution, multiple)
 
 
 def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:

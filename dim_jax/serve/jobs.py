@@ -4,19 +4,14 @@ import base64
 import io
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
-from dim_jax.batching import Request, Source
-from dim_jax.compositing import Frame, composite, mask_opacity
+from dim_jax.batching import Request, Source, edit_request
 from dim_jax.edit_result import EditResult
-from dim_jax.processing.buckets import aspect_buckets, nearest_bucket
 from dim_jax.serve.limits import Limits
 from dim_jax.serve.uploads import ApiError, read_mask, read_upload
 from dim_jax.settings import Settings, check_prompt
@@ -81,12 +76,11 @@ AnyFields = TypeVar("AnyFields", bound=Fields)
 
 
 class PaintJob(NamedTuple):
-    """Pictures to paint with the same settings, what becomes of each result, and whether a designer is asked first."""
+    """Pictures to paint with the same settings, and whether a designer is asked first."""
 
     fields: Fields
     requests: list[Request]
     settings: Settings
-    finish: Callable[[EditResult], Image.Image]
     design: bool = False
 
 
@@ -109,9 +103,9 @@ def edit_job(model: ModelInfo, limits: Limits, fields: EditFields, picture: byte
     if not model.edits:
         raise ApiError(400, f"{model.name} paints from text alone. Use /v1/images/generations.", code="unsupported")
     settings = read_settings(model, limits, fields, image_guidance_scale=fields.image_guidance)
-    source, finish = read_upload(picture, "image", limits), _image
+    source, white = read_upload(picture, "image", limits), None
     if mask is None:
-        size = read_size(model, limits, fields.size) or _nearest(source, settings, model)
+        settings = replace(settings, size=read_size(model, limits, fields.size) or settings.size)
     else:
         alpha = read_mask(mask, "mask", limits)
         if alpha.shape[::-1] != source.size:
@@ -120,31 +114,29 @@ def edit_job(model: ModelInfo, limits: Limits, fields: EditFields, picture: byte
         if fields.size not in (None, "auto", f"{source.width}x{source.height}"):
             message = "With a mask the result has the size of the picture. Leave the size out."
             raise ApiError(400, message, param="size")
-        size = _nearest(source, settings, model)
-        source, finish = _fit_to_mask(source, alpha, size, fields.feather)
-    requests = _requests(fields, size, Source(source))
-    return PaintJob(fields, requests, replace(settings, size=size), finish, designer and fields.designer != "none")
+        white = Image.fromarray(255 - alpha)
+    request = edit_request(fields.prompt, Source(source), 0, settings, model.factor, white, fields.feather)
+    return PaintJob(fields, _seeded(fields, request), settings, designer and fields.designer != "none")
 
 
 def generation_job(model: ModelInfo, limits: Limits, fields: Fields) -> PaintJob:
     """The job of a picture from text; errors as in `edit`."""
     settings = read_settings(model, limits, fields)
     size = read_size(model, limits, fields.size) or settings.size or (settings.resolution, settings.resolution)
-    return PaintJob(fields, _requests(fields, size, None), replace(settings, size=size), _image)
+    return PaintJob(fields, _seeded(fields, Request(fields.prompt, 0, size)), replace(settings, size=size))
 
 
 def response_body(job: PaintJob, results: list[EditResult], model: ModelInfo, writer: str | None) -> dict[str, Any]:
     """The answer; PNGs have the metadata that `dim edit` writes."""
     data, size = [], ""
     for result in results:
-        picture = job.finish(result)
-        result = replace(result, image=picture, checkpoint=model.name)
+        result = replace(result, checkpoint=model.name)
         item: dict[str, Any] = {"seed": result.seed}
         if job.design:
             result = replace(result, designer=writer or "none", instruction=job.fields.prompt)
             item["revised_prompt"] = result.prompt
         data.append(item | {"b64_json": base64.b64encode(_encode(result, job.fields)).decode()})
-        size = f"{picture.width}x{picture.height}"
+        size = f"{result.image.width}x{result.image.height}"
     kind = job.fields.output_format
     return {"created": int(time.time()), "data": data, "size": size, "output_format": kind, "background": "opaque"}
 
@@ -156,18 +148,6 @@ def _encode(result: EditResult, fields: Fields) -> bytes:
     else:
         result.image.save(file, fields.output_format.upper(), quality=fields.output_compression)
     return file.getvalue()
-
-
-def _image(result: EditResult) -> Image.Image:
-    return result.image
-
-
-def _fit_to_mask(
-    source: Image.Image, alpha: UInt8[np.ndarray, "h w"], size: tuple[int, int], feather: float
-) -> tuple[Image.Image, Callable[[EditResult], Image.Image]]:
-    """What is painted at `size` for a source that has another aspect ratio, and how its result comes under the mask."""
-    frame, opacity = Frame.pad_to_aspect(source, size), mask_opacity(alpha, feather)
-    return frame.padded, lambda result: composite(source, frame.crop(result.image), opacity)
 
 
 def read_settings(model: ModelInfo, limits: Limits, fields: Fields, **more: Any) -> Settings:
@@ -203,11 +183,7 @@ def read_size(model: ModelInfo, limits: Limits, text: str | None) -> tuple[int, 
     return size
 
 
-def _nearest(source: Image.Image, settings: Settings, model: ModelInfo) -> tuple[int, int]:
-    return settings.size or nearest_bucket(*source.size, aspect_buckets(settings.resolution, model.factor))
-
-
-def _requests(fields: Fields, size: tuple[int, int], source: Source | None) -> list[Request]:
+def _seeded(fields: Fields, request: Request) -> list[Request]:
     """One a picture, each with the seed after the last one's."""
     first = secrets.randbelow(SEEDS) if fields.seed is None else fields.seed
-    return [Request(fields.prompt, (first + i) % SEEDS, size, source) for i in range(fields.n)]
+    return [replace(request, seed=(first + i) % SEEDS) for i in range(fields.n)]

@@ -214,11 +214,11 @@ class Studio:
             if not blueprint and wish.designer != NOBODY:
                 blueprint = yield from self._design(visit, wish)
             assert self._pipeline is not None
-            request = self._pipeline.request(blueprint or wish.prompt, source, fields.seed or 0, settings)
+            request = self._pipeline.request(blueprint or wish.prompt, source, fields.seed or 0, settings, mask, fields.feather)
             result = yield from self._paint(visit, request, settings)
             written_by = NOBODY if not blueprint else visit.planned[1] if blueprint == visit.planned[0] else BY_HAND
             session.keep_unchanged = wish.keep_unchanged
-            return session.add(result, wish.prompt, written_by, mask)
+            return session.add(result, wish.prompt, written_by)
 
     def generate(self, visit: Visit, wish: Wish) -> Generator[Progress, None, EditResult]:
         """Paint a picture from the prompt alone, and return it; errors as in `edit`."""
@@ -261,7 +261,7 @@ class Studio:
         return text
 
     def _paint(self, visit: Visit, request: Request, settings: Settings) -> Generator[Progress, None, EditResult]:
-        ticket = self.engine.submit([request], replace(settings, size=request.size), watched=True)
+        ticket = self.engine.submit([request], settings, watched=True)
         yield from self._wait(visit, ticket.future, lambda: self._progress(ticket))
         return ticket.future.result()[0]
 

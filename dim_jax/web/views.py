@@ -10,14 +10,13 @@ from typing import NamedTuple
 from PIL import Image
 
 from dim_jax.edit_result import EditResult, save_picture
-from dim_jax.processing.pictures import autoencoder_pixels_uint8
 from dim_jax.web.studio import BY_HAND, NOBODY, Progress
 
 THUMBNAIL = 192  # pixels
 
 
 class Files(NamedTuple):
-    """Where a result lies for the browser, and the picture before it, as the painter saw it."""
+    """Where a result lies for the browser, and the picture before it, of the same size."""
 
     result: str
     before: str | None
@@ -30,8 +29,7 @@ def save(result: EditResult, folder: Path, name: str) -> Files:
     result.save(folder / f"{name}.png")
     if result.source is None:
         return Files(str(folder / f"{name}.png"), None)
-    before = Image.fromarray(autoencoder_pixels_uint8(result.source, result.settings["size"]))
-    save_picture(before, folder / "before.png")
+    save_picture(result.source, folder / "before.png")
     return Files(str(folder / f"{name}.png"), str(folder / "before.png"))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import SanaTransformer2DModel
+from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import ASPECT_RATIO_512_BIN, ASPECT_RATIO_1024_BIN
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from dim_jax.diffusion import flow
 from dim_jax.models import module
 from dim_jax.models.sana import Sana
 from dim_jax.models.sana_config import SanaConfig
+from dim_jax.processing.buckets import PUBLISHED
 from dim_jax.weights import sana as weights
 from dim_jax.weights import table
 from tests.parity.goldens import nchw, nhwc
@@ -22,6 +24,11 @@ from tests.parity.sana_goldens import load, velocity
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 NULL = "y_embedder.y_embedding"
+
+
+def test_published_sizes():
+    for resolution, sizes in ((512, ASPECT_RATIO_512_BIN), (1024, ASPECT_RATIO_1024_BIN)):
+        assert list(PUBLISHED[resolution]) == [(int(height), int(width)) for height, width in sizes.values()]
 
 
 def pair(config: SanaConfig, seed: int) -> tuple[SanaTransformer2DModel, Sana]:
