@@ -23,7 +23,7 @@ ROUND = ("prompt", "seed", "settings", "designer", "instruction", "changed")
 
 @dataclass(frozen=True)
 class EditResult:
-    """A result and all that made it: `Settings(**settings)` makes it again.
+    """A result and all that made it but a mask: with the same mask or none, `Settings(**settings)` makes it again.
 
     `prompt` is what the encoder read. If a designer wrote it from an `instruction`, `designer` is its name. `source` is the picture
     that was edited, `earlier` the rounds that led to it, in order. `changed` is the share of pixels in [0, 1] that

@@ -77,7 +77,7 @@ def test_rounds_are_those_of_the_pipeline(studio, monkeypatch):
     monkeypatch.setattr("dim_jax.web.studio.POLL", 0.001)  # so that a quick painting is seen on its way
     visit = opened(studio)
     seen, first = finished(studio.edit(visit, Wish("red", fields=FIELDS)))
-    (alone,) = EditPipeline(painter())(["red"], [picture(40, 40, 1)], seeds=[5], settings=QUICK)
+    (alone,) = EditPipeline(painter())(["red"], [picture(40, 40, 1)], seeds=[5], settings=replace(QUICK, size=(64, 64)))
     assert largest_difference(first.image, alone.image) <= 1
     assert (first.prompt, first.seed, first.designer, first.settings["num_steps"]) == ("red", 5, "none", 3)
     steps = [one for one in seen if one.preview]
