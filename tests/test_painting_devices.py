@@ -14,6 +14,7 @@ import pytest
 from dim_jax.batching import Batch, batches
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
+from dim_jax.models.quantized import dense
 from dim_jax.pipeline import EditPipeline
 from dim_jax.sharding import Sharding
 from dim_jax.weights.opening import open_weights
@@ -61,6 +62,7 @@ def test_on_eight_devices(tmp_path):
     assert run.returncode == 0, run.stderr
     found = {one["mesh"]: one for one in map(json.loads, run.stdout.splitlines())}
     assert found["refused"]["error"].endswith("does not divide over 'fsdp' = 3. Take fsdp=16, or a divisor of it."), found["refused"]
+    assert found["quantized"] == {"mesh": "quantized", "values": [2, 64, 192], "scales": [2, 2, 192], "equal": True}
     for name, pieces in (("cut", [2, 64, 192]), ("branches", [2, 128, 384])):
         one = found[name]
         assert one["kernel"] == pieces
@@ -88,6 +90,12 @@ def paintings(folder: Path) -> Iterator[dict[str, Any]]:
             "pixels": max(largest_difference(a.image, b.image) for a, b in zip(*pairs, strict=True)),
             "latents": max(float(np.abs(a.latents - b.latents).max()) for a, b in zip(*pairs, strict=True)),
         }
+    whole, cut = (
+        parameters(EditPipeline.from_pretrained(checkpoint, mesh=mesh, quantize="int4").sampler.dim)[KERNEL]
+        for mesh in (None, {"fsdp": 2, "tensor": 2})
+    )
+    shapes = {name: array.addressable_shards[0].data.shape for name, array in (("values", cut.qvalue), ("scales", cut.scale))}
+    yield {"mesh": "quantized", **shapes, "equal": np.array_equal(dense(whole, np.float32), dense(cut, np.float32))}
     try:
         EditPipeline.from_pretrained(checkpoint, mesh={"fsdp": 3})
     except InputError as error:
