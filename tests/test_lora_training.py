@@ -89,20 +89,19 @@ def test_a_run_that_is_stopped_goes_on(place):
     assert same(open_lora(place / "parts/lora"), open_lora(place / "run/lora"))
 
 
-@pytest.mark.parametrize(("qtype", "near", "stops"), [("int8", 0.005, (2, 4)), ("int4", 0.1, (2,))])
-def test_a_lora_over_quantized_weights(place, qtype, near, stops):
-    """Losses are near those over the weights as they are; adapters alone are kept; it goes on where it stopped."""
-    for steps in stops:
-        code, text = train(place, qtype, steps, model__quantize=qtype)
+def test_a_lora_over_int8_weights(place):
+    """Losses are near those over the weights as they are, and fall; adapters alone are kept; it goes on where it stopped, and merges."""
+    for steps in (2, 40):
+        code, text = train(place, "int8", steps, model__quantize="int8")
         assert code == 0, text
-        assert ("going on after step 2" in text) == (steps > 2)
-    found, expected = ([line["loss"] for line in log(place / name)][:steps] for name in (qtype, "run"))
-    assert found != expected
-    np.testing.assert_allclose(found, expected, rtol=near)
-    kept = [str(keys) for keys, _ in jax.tree.leaves_with_path(ocp.metadata(place / qtype / f"checkpoints/{steps}").metadata)]
+    assert "going on after step 2" in text
+    losses, expected = ([line["loss"] for line in log(place / name)] for name in ("int8", "run"))
+    assert losses[:4] != expected
+    np.testing.assert_allclose(losses[:4], expected, rtol=0.005)
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+    kept = [str(keys) for keys, _ in jax.tree.leaves_with_path(ocp.metadata(place / "int8/checkpoints/40").metadata)]
     assert not [name for name in kept if "kernel" in name]
-    assert all(np.abs(change).max() > 0 for change in changes(open_lora(place / qtype / "lora")).values())
-    code, text = dim("convert", str(place / "base"), str(place / f"{qtype}-merged"), "--to", "dim", "--lora", str(place / qtype / "lora"))
+    code, text = dim("convert", str(place / "base"), str(place / "merged"), "--to", "dim", "--lora", str(place / "int8/lora"))
     assert code == 0, text
 
 
