@@ -26,7 +26,7 @@ demo: $(VENV)/runtime
 	$(BIN)/dim demo $(DEMO) --overwrite
 
 test: $(VENV)/test browser
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Some tests open the report of an evaluation. Without a browser they are skipped, and say so; DIM_NEEDS_BROWSER=1 fails them instead.
 browser:

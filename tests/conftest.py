@@ -38,6 +38,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(copies, ignore_errors=True))
 
 
+# Files that take longest, first: those that are left at the end are spread over the processes evenly.
+LONGEST = (
+    "train", "docs", "verify", "processes", "learning", "web_page", "training_stages", "lora_training", "cache", "sharding", "several",
+)  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Also the order in which `--dist loadfile` hands files to processes."""
+    order = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the checkpoint, the tests' shared painter is taken for it."""

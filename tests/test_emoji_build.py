@@ -21,9 +21,6 @@ pytest.importorskip("array_record")
 pytest.importorskip("resvg_py")
 
 
-pytestmark = pytest.mark.xdist_group("emoji_build")  # its fixtures are made once
-
-
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
     return archives(tmp_path_factory.mktemp("packages"))

@@ -117,6 +117,16 @@ async def exchange(port: int, one: Sent) -> None:
     one.ended = time.monotonic()
 
 
+async def get(port: int, path: str) -> str:
+    """Head and body of an answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n".encode())
+        return (await reader.read()).decode()
+    finally:
+        writer.close()
+
+
 @contextmanager
 def server(folder: Path, seconds: float, grace: float) -> Iterator[tuple[Started, int]]:
     """A running server and its port."""
@@ -178,15 +188,17 @@ def test_what_is_queued_is_finished(tmp_path):
     async def both(run: Started, port: int) -> list[Sent]:
         requests = [Sent("generation", generation(prompt="a", n=4, seed=0), (200,)) for _ in range(4)]
         tasks = [asyncio.create_task(exchange(port, request)) for request in requests]
-        await asyncio.sleep(0.15)  # the first batch is being painted
+        while "dim_queue_pictures 12.0" not in await get(port, "/metrics"):  # the first of the four is being painted
+            await asyncio.sleep(0.02)
         run.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.1)
+        while "503" not in (await get(port, "/health")).partition("\r\n")[0]:
+            await asyncio.sleep(0.02)
         late = Sent("generation", generation(prompt="late"), (503,))
         await asyncio.gather(exchange(port, late), *tasks)
         return [*requests, late]
 
-    with server(tmp_path, 0.3, 30.0) as (run, port):
-        *requests, late = asyncio.run(both(run, port))
+    with server(tmp_path, 2.0, 60.0) as (run, port):
+        *requests, late = asyncio.run(asyncio.wait_for(both(run, port), 60))
         code, said = run.ended(30)
     assert code == 0, said
     assert [request.status for request in requests] == [200] * 4

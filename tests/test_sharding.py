@@ -46,7 +46,7 @@ MODELS = {
     "tiny": ModelConfig(QwenConfig.tiny(), SanaConfig.tiny(), DCAEConfig.tiny()),
 }
 EDITS = {"data.batch_size": "8", "data.mix.caption": "0.0", "flow.source_dropout": "0.5"}
-MESHES = {"one": (1, 1, 1), "fsdp": (1, 8, 1), "all axes": (2, 2, 2)}
+MESHES = {"one": (1, 1, 1), "all axes": (2, 2, 2)}
 
 
 def mesh(data: int, fsdp: int, tensor: int, *, devices: int | None = None, **changes: str) -> dict[str, int]:
@@ -211,7 +211,7 @@ def curves(folder: Path) -> Iterator[tuple[str, list[str]]]:
         with training_states(folder / name, keep=1, keep_every=0) as saved:
             saved.save(5, state, {})
         yield name, half[name] + run.steps(state, 5, 10)[1]
-    for before, after in (("one", "fsdp"), ("fsdp", "one")):
+    for before, after in (("one", "all axes"), ("all axes", "one")):
         with training_states(folder / before, keep=1, keep_every=0) as saved:
             restored = saved.restore(runs[after].abstract_state)
         assert restored is not None

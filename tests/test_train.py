@@ -57,9 +57,6 @@ def log(workdir: Path, name: str = "log.jsonl") -> list[dict]:
     return [json.loads(line) for line in (workdir / name).read_text().splitlines()]
 
 
-pytestmark = pytest.mark.xdist_group("train")  # its fixtures are made once
-
-
 @pytest.fixture(scope="module")
 def painter_run(tmp_path_factory) -> Path:
     """Four steps of the edit painter, two of them traced."""

@@ -70,9 +70,6 @@ def changed(source: Path, folder: Path, name: str, by: float = 1.01) -> Path:
     return folder
 
 
-pytestmark = pytest.mark.xdist_group("verify")  # of which each process would record its own fingerprints
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny")

@@ -4,8 +4,11 @@ A row has the published name, our path and the layout change. The table is bijec
 missing or forgotten tensor is an error and no weight stays random.
 """
 
+import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +39,8 @@ class Transform:
         """The published shape of a tensor that has this shape in our layout."""
         return self.to_hf(np.broadcast_to(np.uint8(0), shape)).shape
 
+
+LAYERS_AT_ONCE = 16  # copied into their stack; what they are read from may be in memory
 
 SAME = Transform()
 LINEAR = Transform((1, 0))  # (out, in) <-> (in, out)
@@ -119,26 +124,32 @@ def from_hf(
     mappings: Mapping[str, TensorMapping], read: Callable[[str], np.ndarray], scratch: Path | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Our tensors one after the other, each assembled from `read(name)` of its published parts; only one is in memory at a time.
+    Its layers are copied in threads.
 
     Large stacked ones are assembled in a nameless file in the folder `scratch`, if given, instead of in memory.
     """
-    for path, members in by_path(mappings).items():
-        stacked, parts = None, []
-        for name, mapping in members.items():
-            parts.append(read(name))
-            if len(parts) < mapping.parts:
-                continue
-            tensor = mapping.transform.from_hf(parts[0] if mapping.parts == 1 else np.concatenate(parts))
-            parts = []
-            if mapping.layer is None:
-                yield path, contiguous(tensor)
-            else:
-                if stacked is None:
-                    stacked = empty((len(members) // mapping.parts, *tensor.shape), tensor.dtype, scratch)
-                copy_into(stacked[mapping.layer, ...], tensor)
-            del tensor
-        if stacked is not None:
-            yield path, stacked
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for path, members in by_path(mappings).items():
+            stacked, parts, copies = None, [], deque[Future]()
+            for name, mapping in members.items():
+                parts.append(read(name))
+                if len(parts) < mapping.parts:
+                    continue
+                tensor = mapping.transform.from_hf(parts[0] if mapping.parts == 1 else np.concatenate(parts))
+                parts = []
+                if mapping.layer is None:
+                    yield path, contiguous(tensor)
+                else:
+                    if stacked is None:
+                        stacked = empty((len(members) // mapping.parts, *tensor.shape), tensor.dtype, scratch)
+                    copies.append(threads.submit(copy_into, stacked[mapping.layer, ...], tensor))
+                    if len(copies) > LAYERS_AT_ONCE:
+                        copies.popleft().result()
+                del tensor
+            for copy in copies:
+                copy.result()
+            if stacked is not None:
+                yield path, stacked
 
 
 def to_hf(mappings: Mapping[str, TensorMapping], read: Callable[[str], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
