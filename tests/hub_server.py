@@ -296,7 +296,7 @@ def _entry(path: str, data: bytes) -> dict[str, Any]:
 
 
 def use(server: HubServer, cache: Any, patch: pytest.MonkeyPatch, token: str = TOKEN) -> None:
-    """The hub's library, which reads its environment once, takes this server, an empty cache and this token; it does not wait to retry."""
+    """The hub's library, which reads its environment once, takes this server, an empty cache and this token."""
     constants = "huggingface_hub.constants"
     patch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
     patch.setattr(f"{constants}.HF_HUB_DISABLE_XET", True)  # whose uploads go by a protocol of their own
@@ -305,4 +305,3 @@ def use(server: HubServer, cache: Any, patch: pytest.MonkeyPatch, token: str = T
     patch.setattr(f"{constants}.HF_URL_HOSTS", frozenset({"127.0.0.1"}))
     patch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
     patch.setenv("HF_TOKEN", token)
-    patch.setattr("time.sleep", lambda seconds: None)

@@ -1,8 +1,8 @@
 """The pages of the documentation: every code block runs here as it stands, or says why it does not and is checked all the same.
 
 A page's blocks run in order in a folder of its own. There the nano model is at `weights/DIM`, where the pages have the published
-weights, and a server of this machine stands in for OpenAI's. A block with a title is the file of that name. A block after
-`<!-- not run: REASON -->` is not run: its commands are parsed, its Python is compiled and what it imports is imported.
+weights, and servers of this machine stand in for OpenAI's and for the Hugging Face hub. A block with a title is the file of that name. A
+block after `<!-- not run: REASON -->` is not run: its commands are parsed, its Python is compiled and what it imports is imported.
 """
 
 import ast
@@ -23,6 +23,7 @@ from dim_jax.config import read_config
 from dim_jax.sampling import Sampler
 from dim_jax.weights.bundled import bundled_checkpoint
 from tests.chat_server import ChatServer, good
+from tests.hub_server import HubServer, use
 from tests.painter_fixtures import dim, parse
 
 ROOT = Path(__file__).parents[1]
@@ -148,8 +149,9 @@ def _place(tmp_path, monkeypatch):
         return PAINTERS[key]
 
     monkeypatch.setattr(Sampler, "from_pretrained", open_once)
-    with ChatServer(good()) as server:
+    with ChatServer(good()) as server, HubServer() as hub:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        use(hub, tmp_path / "hub", monkeypatch)
         yield
 
 
@@ -162,6 +164,22 @@ def test_code_blocks(page):
         except BaseException as error:
             error.add_note(f"{page}:\n{block.text}")
             raise
+
+
+@pytest.mark.usefixtures("_place")
+def test_the_notebook():
+    """Its cells in order and in one place, as a kernel runs them; each ends with the picture that it shows."""
+    names: dict[str, Any] = {}
+    for cell in json.loads((ROOT / "examples/edit.ipynb").read_text())["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        assert (cell["outputs"], cell["execution_count"]) == ([], None), "clear the outputs"
+        *body, last = ast.parse("".join(cell["source"])).body
+        assert isinstance(last, ast.Expr)
+        exec(compile(ast.Module(body, []), "a cell", "exec"), names)
+        assert eval(compile(ast.Expression(last.value), "a cell", "eval"), names).size == (256, 256)
+    assert names["result"].image != names["picture"]
+    assert [edit.seed for edit in names["session"].rounds] == [1]
 
 
 @pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])

@@ -20,6 +20,7 @@ def server(tmp_path, monkeypatch):
     """With one repository; each test has a cache of its own."""
     with HubServer() as server:
         use(server, tmp_path / "cache", monkeypatch)
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library's, before it tries again
         server.add(NAME, FILES)
         yield server
 

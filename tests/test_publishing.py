@@ -25,7 +25,6 @@ from tests.published import quiet
 
 NAME = "me/tiny"
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),  # of the hub's library, as it uploads
     pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument:UserWarning"),  # of diffusers, as it downloads
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # of a torch tensor, in diffusers
 ]
@@ -35,6 +34,7 @@ pytestmark = [
 def server(tmp_path, monkeypatch):
     with HubServer() as server:
         use(server, tmp_path / "cache", monkeypatch)
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library's, before it tries again
         yield server
 
 

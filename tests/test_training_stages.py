@@ -96,7 +96,6 @@ def captioned(folder: Path, name: str) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the hub's library, as it uploads
 def test_all_training_stages_end_to_end(tmp_path, monkeypatch):
     raw = {"t2i": captioned(tmp_path / "T2I", "blip3"), "mix": captioned(tmp_path / "mix", "own")}
     raw |= {"edit_stage1": ultra_edit(tmp_path / "UltraEdit"), "edit_stage2": dim_edit(tmp_path / "DIM-Edit")}

@@ -46,7 +46,7 @@ def push(
     from dim_jax.publishing.push import push_to_hub  # imports JAX, which takes seconds
 
     commit = push_to_hub(
-        checkpoint, name, to=to.value, revision=revision, private=private, message=message, license_id=license_id, card=card, run=run,
+        checkpoint, name, to=to.value, revision=revision, private=private, message=message, license=license_id, card=card, run=run,
         evaluations=evaluation or (), data=data or (), console=open_console(stderr=False),
     )  # fmt: skip
     typer.echo(f"pushed {commit}", err=True)

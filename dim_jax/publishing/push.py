@@ -41,7 +41,7 @@ def push_to_hub(
     revision: str | None = None,
     private: bool = False,
     message: str | None = None,
-    license_id: str | None = None,
+    license: str | None = None,  # noqa: A002 (as the hub calls it)
     card: AnyPath | str | None = None,
     run: AnyPath | str | None = None,
     evaluations: Sequence[AnyPath | str] = (),
@@ -59,7 +59,7 @@ def push_to_hub(
         revision: the branch, which is made if there is none; None: the main branch.
         private: make a new model private; one that is public is refused.
         message: of the commit.
-        license_id: of the weights, as the hub names it, such as "apache-2.0".
+        license: of the weights, as the hub names it, such as "apache-2.0".
         card: a README.md of your own, instead of one that is made of the following.
         run: the working directory of the training; None: the folder above RUN/model.
         evaluations: folders of `dim evaluate`, or the JSON of `dim evaluate emoji -o`.
@@ -79,7 +79,7 @@ def push_to_hub(
         folder = find_run(source) if run is None else as_path(run)
         sets = [as_path(path) for path in data] or (find_data(folder) if folder is not None else [])
         text, files = make_card(
-            subject, run=folder, evaluations=[as_path(path) for path in evaluations], data=sets, license_id=license_id
+            subject, run=folder, evaluations=[as_path(path) for path in evaluations], data=sets, license_id=license
         )  # fmt: skip
     else:
         text, files = local_path(as_path(card)).read_text(encoding="utf-8"), {}
