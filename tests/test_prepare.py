@@ -141,10 +141,12 @@ def test_interrupted_prepare_resumes(place, tmp_path, monkeypatch):
         open_source(str(out), "edit", split="train", side=0)
     (source / "image/1.png").unlink()  # of a row that was written
     monkeypatch.setattr(preparing, "write_shard", write)
+    (source / "README.md").write_text("Mine.")
     assert prepare(source, out) == {"edit/train": ROWS - 1, "edit/test": 1}
+    assert (out / "README.md").read_text() == "Mine."
     whole, other = (open_source(str(folder), "edit", split="train", side=0) for folder in (place / "dim_edit-prepared", out))
     same_examples(whole, other)
-    assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == ["edit"]
+    assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == ["README.md", "edit"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -174,6 +174,9 @@ def test_whole_paths_of_a_run_stay_at_home(tmp_path, monkeypatch):
     (run / "config.json").write_text(json.dumps(config))
     (run / "log.jsonl").write_text("".join(f'{{"step": {step}, "loss": {1 / step}}}\n' for step in range(1, 101)) + '{"st')
     (run / "changes.jsonl").write_text('{"step": 7, "changed": {"seed": [0, 1]}}\n')
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert card.describe_run(run).base_models == []  # it may be a folder elsewhere
+    (tmp_path / "cache/models--Qwen--Qwen2.5-VL-3B-Instruct").mkdir(parents=True)
     section = card.describe_run(run)
     assert json.loads(section.files["card/training.json"]) == {
         "objective": "painter", "init.encoder": "Qwen/Qwen2.5-VL-3B-Instruct@main", "init.sana": "model", "data.source": "emoji",
@@ -184,6 +187,13 @@ def test_whole_paths_of_a_run_stay_at_home(tmp_path, monkeypatch):
     assert "From step 7 on with another seed." in section.text
     assert [line.split("|")[1].strip() for line in section.text.splitlines() if line.startswith("| 1")] == ["1", "15", "100"]
     assert section.base_models == ["Qwen/Qwen2.5-VL-3B-Instruct"]
+    assert card.find_data(run) == []
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/README.md").write_text("---\nlicense: cc-by-4.0\n---\n\n# Data\n\nMine.\n\n## More\n\nUnder a LICENSE.\n\nOther.\n")
+    (run / "config.json").write_text(json.dumps(config | {"data.source": str(tmp_path / "data")}))
+    assert card.find_data(run) == [tmp_path / "data"]
+    described = ["### Data", "Mine.", "Under a LICENSE.", "Licence: cc-by-4.0.", "[The whole card](card/data-data.md)."]
+    assert card.describe_data(tmp_path / "data").text == "\n\n".join(described)
     assert card.find_run(run / "model") == run
     assert card.find_run(run / "checkpoints") is None
 

@@ -46,6 +46,7 @@ from dim_jax.storage.paths import AnyPath, absolute, entries
 
 SHARD_BYTES = 2**30
 WORK_FOLDER, PLAN, BAD, SUMS = ".prepare", "plan.json", "bad_rows.jsonl", "SHA256SUMS"
+CARD = "README.md"  # of the source, which goes along: its licences hold for what is trained on it
 DESCRIPTIONS = {"edit": "Edits: a source, an instruction, a target.", "caption": "Pictures and their captions."}
 
 
@@ -108,6 +109,8 @@ def prepare(
                 folder.mkdir(exist_ok=True)
         shard_infos = _write(shards_to_write, out, finished, bad_samples, workers, console)
         plan["rows"] = _finish(shard_infos, out, plan)
+        if (source / CARD).is_file():
+            write_text(out / CARD, (source / CARD).read_text(encoding="utf-8"))
         _remove_folder(work_folder)
         return plan["rows"]
 
@@ -253,7 +256,8 @@ def _remove(out: AnyPath) -> None:
     for folder in (*(out / kind for kind in KINDS if (out / kind / INFO).exists() or (out / WORK_FOLDER).exists()), out / WORK_FOLDER):
         _remove_folder(folder)
     with write_errors(out):
-        (out / BAD).unlink(missing_ok=True)
+        for name in (BAD, CARD):
+            (out / name).unlink(missing_ok=True)
 
 
 def _remove_folder(folder: AnyPath) -> None:

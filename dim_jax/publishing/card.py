@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from dim_jax import __version__
 from dim_jax.errors import check, first_line, input_errors
 from dim_jax.markdown import markdown_table
-from dim_jax.storage.hub import NAME
+from dim_jax.storage.hub import NAME, is_cached
 from dim_jax.storage.jsonl import read_objects
 from dim_jax.storage.paths import AnyPath, entries, local_path, read_json
 
@@ -140,8 +140,9 @@ def describe_run(run: AnyPath) -> Section:
     if sheets:
         files[f"{FOLDER}/training.png"] = sheets[-1]
         text += [f"Held-out examples after step {int(sheets[-1].stem)}:", f"![held-out examples]({FOLDER}/training.png)"]
-    bases = [found["id"] for key in config if key.startswith("init.") and (found := NAME.fullmatch(str(config[key])))]
-    return Section("\n\n".join(text), files, base_models=[base for base in dict.fromkeys(bases) if not run.__class__(base).exists()])
+    named = [found["id"] for key in config if key.startswith("init.") and (found := NAME.fullmatch(str(config[key])))]
+    bases = [name for name in dict.fromkeys(named) if is_cached(name)]  # and not a folder "weights/start"
+    return Section("\n\n".join(text), files, base_models=bases)
 
 
 def describe_evaluation(path: AnyPath, number: int, task: str) -> Section:
@@ -197,13 +198,16 @@ def describe_data(folder: AnyPath) -> Section:
     """
     path = folder / "README.md"
     check(path.is_file(), f"{path}: is missing. Name a data set with its card, as `dim build-data` writes it.")
-    card = re.sub(r"\A---\n.*?\n---\n", "", path.read_text(encoding="utf-8"), flags=re.DOTALL).strip()
+    text = path.read_text(encoding="utf-8")
+    front = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    stated = re.search(r"^license: *(.+)$", front[1], re.MULTILINE) if front else None
+    card = text[front.end() if front else 0 :].strip()
     blocks = [block for block in re.split(r"\n{2,}", card) if not block.startswith("#")]
     title = next((line.removeprefix("# ") for line in card.splitlines() if line.startswith("# ")), folder.name)
     licences = [block for block in blocks[1:] if re.search(r"licen[cs]e|attribution|copyright|public domain", block, re.IGNORECASE)]
     name = f"{FOLDER}/data-{folder.name}.md"
-    text = [f"### {title}", *blocks[:1], *licences, f"[The whole card]({name})."]
-    return Section("\n\n".join(text), {name: path})
+    licences += [f"Licence: {stated[1]}."] if stated else []
+    return Section("\n\n".join([f"### {title}", *blocks[:1], *licences, f"[The whole card]({name})."]), {name: path})
 
 
 def _result(task: str, data: str, metric: str, name: str, value: float) -> EvalResult:

@@ -12,8 +12,9 @@ from dim_jax.errors import check
 from dim_jax.markdown import markdown_table
 from dim_jax.publishing.card import FOLDER, Subject, find_data, find_run, make_card
 from dim_jax.storage import hub
-from dim_jax.storage.paths import AnyPath, as_path, local_path, read_json
+from dim_jax.storage.paths import AnyPath, as_path, read_json
 from dim_jax.weights.convert import convert
+from dim_jax.weights.files import read_text
 from dim_jax.weights.hub_files import FILES, locate_checkpoint
 from dim_jax.weights.lora_files import is_lora, open_lora
 from dim_jax.weights.opening import open_weights
@@ -82,7 +83,9 @@ def push_to_hub(
             subject, run=folder, evaluations=[as_path(path) for path in evaluations], data=sets, license_id=license
         )  # fmt: skip
     else:
-        text, files = local_path(as_path(card)).read_text(encoding="utf-8"), {}
+        own_card = as_path(card)
+        check(own_card.is_file(), f"{own_card}: there is no such file. Check the path of your card.")
+        text, files = read_text(own_card), {}
     with tempfile.TemporaryDirectory(prefix="dim_jax-") as scratch:
         pushed = Path(scratch) / name.split("/")[1]
         convert(source, pushed, to, console=console)

@@ -97,6 +97,14 @@ def cached_snapshot(name: str, *files: str) -> Path | None:
     return next((Path(path).parent for path in paths if isinstance(path, str)), None)
 
 
+def is_cached(name: str) -> bool:
+    """Whether anything of the model ORG/NAME was ever fetched to this machine."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model")).is_dir()
+
+
 def check_hub_id(name: str) -> None:
     """Ask the hub once whether it has the model `name`. Its library, asked for a file, would try for a minute and warn each time.
 
