@@ -87,7 +87,7 @@ def make_card(
         "Data": "\n\n".join(part.text for part in sets),
         "Licences": _licences(license_id, training.base_models),
     }
-    results = [result for part in evaluated for result in part.results]
+    results = [result for part in evaluated for result in part.results] if subject.task else []  # the hub knows none without a task
     front = ModelCardData(
         license=license_id, library_name="dim_jax", pipeline_tag=subject.task or None, tags=["draw-in-mind", "jax", *subject.tags],
         base_model=training.base_models or None, eval_results=results or None,
