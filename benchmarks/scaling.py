@@ -24,7 +24,7 @@ from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
 AXES = {
-    "full": {"side": (512, 1024, 2048, 4096), "batch": (1, 2, 4, 8, 16), "text-tokens": (64, 330, 1024, 4096), "steps": (4, 8, 15, 30, 60)},
+    "full": {"side": (512, 1024, 1536, 2048), "batch": (1, 2, 4, 8, 16), "text-tokens": (64, 330, 1024, 4096), "steps": (4, 8, 15, 30, 60)},
     "nano": {"side": (32, 64, 128, 256), "batch": (1, 2, 4, 8, 16), "text-tokens": (32, 64, 120), "steps": (4, 8, 15, 30, 60)},
     "tiny": {"side": (32, 64, 128), "batch": (1, 2, 4), "text-tokens": (32, 64), "steps": (2, 4, 8)},
 }

@@ -86,7 +86,7 @@ def train(args: Namespace, dtype: Any) -> None:
 
     It begins with its batch in the host's memory, as a loader leaves it.
     """
-    model_config, config = stage_two(args)
+    model_config, config = stage_two(args, model__dtype=jnp.dtype(dtype).name)
     sharding = Sharding.open(config, model_config, jax.devices()[:1])
     for part in PARTS_OF_TRAINING:
         if args.part in (None, part):
