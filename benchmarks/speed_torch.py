@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel
 from benchmarks import speed_cases as cases
 from benchmarks.speed_cases import GIB, measure, report
 from dim_jax.models.dim import DimConfig
-from dim_jax.weights.model_config import sana_to_diffusers
+from dim_jax.models.sana_config import sana_to_diffusers
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32

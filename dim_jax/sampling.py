@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, NamedTuple
 
@@ -31,10 +30,10 @@ from dim_jax.models.sana_tiling import MIN_TILE
 from dim_jax.processes import to_host
 from dim_jax.processing.inputs import EncoderInputs
 from dim_jax.processing.pictures import autoencoder_pixels, in_threads, to_picture
-from dim_jax.processing.processor import Processor
 from dim_jax.settings import PromptMode, Settings, check_prompt, read_prompt_mode, read_settings
 from dim_jax.sharding import Sharding
 from dim_jax.storage.paths import AnyPath
+from dim_jax.weights.families import family_of
 from dim_jax.weights.hub_files import locate_checkpoint
 from dim_jax.weights.loading import add_factors, check_edits, load_module, open_dim
 from dim_jax.weights.lora import sum_loras
@@ -63,7 +62,7 @@ class Sampler:
     def __init__(
         self,
         dim: Dim,
-        processor: Processor,
+        processor: Any,
         name: str = "model",
         settings: Settings | None = None,
         prompt_mode: PromptMode = "prompt",
@@ -71,9 +70,9 @@ class Sampler:
         quantize: Quantize | None = None,
         offload: bool = False,
     ):
-        """`prompt_mode`: what the encoder writes blueprints from, for a designer that shares it. `sharding`: the mesh that the parameters
-        of `dim` are on, whose devices share the rows of a batch. `quantize`: as what `dim` has the kernels of its large layers. `offload`:
-        the parameters of `dim` are in the host's memory."""
+        """`processor`: as its family has it (`weights.families`). `prompt_mode`: what the encoder writes blueprints from, for a designer
+        that shares it. `sharding`: the mesh that the parameters of `dim` are on, whose devices share the rows of a batch. `quantize`: as
+        what `dim` has the kernels of its large layers. `offload`: the parameters of `dim` are in the host's memory."""
         self.dim, self.processor, self.name, self.settings = dim, processor, name, settings or Settings()
         self.prompt_mode: PromptMode = prompt_mode
         self.sharding, self.offload = sharding, offload
@@ -126,7 +125,8 @@ class Sampler:
         """
         located = locate_checkpoint(path, revision)
         weights, config, processor = open_dim(located.path, tokenizer)
-        settings, prompt_mode = read_settings(weights.settings, config.autoencoder.factor), read_prompt_mode(weights.settings)
+        settings = read_settings(weights.settings, config.autoencoder.factor, family_of(config).settings)
+        prompt_mode = read_prompt_mode(weights.settings)
         if edits:
             check_edits(config.sana, located.name)
         factors = sum_loras(open_loras(loras), weights.config.shapes())  # before much is read
@@ -192,7 +192,7 @@ class Sampler:
     @property
     def dtype(self) -> str:
         """Of parameters and computation."""
-        return str(self.dim.connector.fc1.kernel[...].dtype)
+        return str(self.dim.sana.x_embedder.proj.kernel[...].dtype)
 
     @property
     def precision(self) -> str:
@@ -290,9 +290,11 @@ class Sampler:
         pictures = [[request.source.picture] if request.source is not None else [] for request in requests]
         inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
         image_scale = settings.image_guidance_scale if requests[0].source is not None else 1.0
-        guided, negative = (settings.guidance_scale, image_scale) != (1, 1), None
-        if guided and settings.negative_prompt is not None:
-            negative, other = self._inputs([settings.negative_prompt] * len(requests), pictures, settings)
+        told = self.dim.config.sana.guidance_embeds  # then there is one branch
+        guided, negative = not told and (settings.guidance_scale, image_scale) != (1, 1), None
+        prompt = self.processor.null_prompt if settings.negative_prompt is None else settings.negative_prompt
+        if guided and prompt is not None:
+            negative, other = self._inputs([prompt] * len(requests), pictures, settings, negative=True)
             length = max(length, other)
         condition = self._condition(self.dim, self._device_put(inputs), length)
         null = self.null_condition(length) if guided and negative is None else None
@@ -336,9 +338,12 @@ class Sampler:
         cells = np.stack([request.inside(self.dim.config.autoencoder.factor) for request in requests])
         return jnp.asarray(self._device_put(cells))
 
-    def _inputs(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], settings: Settings) -> tuple[EncoderInputs, int]:
+    def _inputs(
+        self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], settings: Settings, *, negative: bool = False
+    ) -> tuple[EncoderInputs, int]:
         """What the encoder reads, and the condition length that holds it."""
-        processor = replace(self.processor, resolution=settings.resolution)
+        processor = self.processor.at(settings.resolution)
+        processor = processor.for_negative() if negative else processor
         longest = self.dim.config.sana.condition_length
         lengths = [*(n + TEMPLATE_TOKENS for n in LENGTHS), 2**15, 2**17]
         inputs = processor(prompts, pictures, lengths=lengths, overflow=settings.overflow)
@@ -346,7 +351,7 @@ class Sampler:
         return inputs, min(longest, next((n for n in LENGTHS if n >= tokens), longest))
 
     def null_condition(self, length: int) -> Condition:
-        """Keys and values of the learned null condition's first `length` rows, computed once."""
+        """Keys and values of the condition of no prompt, of `length` tokens, computed once."""
         if length not in self._null:
             self._null[length] = self._null_row(self.dim, length)
         return self._null[length]
@@ -366,7 +371,7 @@ def _condition(dim: Dim, inputs: EncoderInputs, length: int) -> Condition:
 
 
 def _null_row(dim: Dim, length: int) -> Condition:
-    return dim.sana.null_condition(jnp.ones((1, length), bool))
+    return dim.null_condition(length)
 
 
 def _encode(dim: Dim, pixels: Float[Array, "b h w 3"], *, tiling: Tiling) -> Float[Array, "b rows columns c"]:

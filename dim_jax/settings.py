@@ -1,10 +1,10 @@
 """Sampling settings: the published values, and those that a checkpoint sets in its settings.json."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from dim_jax.diffusion.solvers import SOLVERS
+from dim_jax.diffusion.solvers import SOLVER_NAMES
 from dim_jax.errors import InputError, check, check_unicode, prefix_errors
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.processing.pictures import MAX_PIXELS
@@ -72,15 +72,15 @@ class Settings:
             f"guidance_start {self.guidance_start} and guidance_stop {self.guidance_stop} are fractions of the steps, from 0 to 1, the "
             f"first not after the second; cache_interval {self.cache_interval} must be at least 1.",
         )
-        check(self.solver in SOLVERS, f'There is no solver "{self.solver}". Solvers are {", ".join(SOLVERS)}.')
+        check(self.solver in SOLVER_NAMES, f'There is no solver "{self.solver}". Solvers are {", ".join(SOLVER_NAMES)}.')
         if self.negative_prompt is not None:
             check_prompt(self.negative_prompt, "The negative prompt")
 
 
-def read_settings(path: Path | None, factor: int = 1) -> Settings:
-    """The settings in a checkpoint's settings.json. Keys of `CHECKPOINT_SETTINGS` that it lacks, or all without a file (None), have their
-    published defaults. The file may also have `blueprint_from` (`read_prompt_mode`). `factor`: pixels of a side that its autoencoder
-    makes one latent pixel of, 1 without an autoencoder.
+def read_settings(path: Path | None, factor: int = 1, published: Settings | None = None) -> Settings:
+    """The settings in a checkpoint's settings.json. Keys of `CHECKPOINT_SETTINGS` that it lacks, or all without a file (None), are as
+    `published` (None: as Draw-In-Mind's). The file may also have `blueprint_from` (`read_prompt_mode`). `factor`: pixels of a side that its
+    autoencoder makes one latent pixel of, 1 without an autoencoder.
 
     Raises:
         InputError: the file is damaged, or a key is unknown or has a value with which nothing can be painted.
@@ -95,7 +95,7 @@ def read_settings(path: Path | None, factor: int = 1) -> Settings:
         raise InputError(f"{path}: resolution {resolution} is not a multiple of {factor} pixels, as this autoencoder needs. Correct it.")
     read_prompt_mode(path)
     with prefix_errors(path):
-        return Settings(**values)
+        return replace(published or Settings(), **values)
 
 
 def read_prompt_mode(path: Path | None) -> PromptMode:

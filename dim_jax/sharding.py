@@ -29,6 +29,7 @@ from dim_jax.models.layers import BATCH_AXES
 from dim_jax.models.lora import is_factor
 from dim_jax.processes import make_global_array
 from dim_jax.processing.inputs import BATCH_AXIS, EncoderInputs
+from dim_jax.weights.families import families
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.table import Shape
 
@@ -70,7 +71,7 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("encoder.visual.merger.ln_q.scale", _VECTOR),
     ("connector.fc1.kernel", ("width", "mlp")),
     ("connector.fc2.kernel", ("mlp", "width")),
-    ("connector.*.bias", _VECTOR),
+    ("connector.fc[12].bias", _VECTOR),
     ("sana.x_embedder.proj.kernel", ("latents", "width")),
     ("sana.x_embedder.proj.bias", _VECTOR),
     ("sana.t_embedder.fc1.kernel", ("width", "mlp")),
@@ -110,6 +111,7 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("autoencoder.*.conv_point.kernel", ("inputs", "channels")),
     ("autoencoder.*.scale", _VECTOR),
     ("autoencoder.*.bias", _VECTOR),
+    *(row for family in families().values() for row in family.logical_axes),
 )
 
 # Logical axis -> the mesh axis that cuts it; "": none. What painting does, and the default of `config.sharding.rules`.
@@ -379,8 +381,7 @@ def _heads(sizes: ModelConfig) -> dict[str, int]:
     """Logical axis -> how many heads it holds."""
     heads = {}
     if sizes.encoder is not None:
-        text, vision = sizes.encoder.text, sizes.encoder.vision
-        heads |= {"text_heads": text.num_attention_heads, "kv_heads": text.num_key_value_heads, "vision_heads": vision.num_heads}
+        heads |= sizes.encoder.head_counts
     if sizes.sana is not None:
         heads |= {"linear_heads": sizes.sana.width // sizes.sana.linear_head_dim, "cross_heads": sizes.sana.cross_heads}
     return heads

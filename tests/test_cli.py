@@ -220,8 +220,8 @@ def test_wrong_usage(arguments):
 def test_a_wrong_solver_lists_all_and_so_does_the_help():
     code, text = dim(*edit("--solver", "heun"))
     assert code == 1
-    assert 'There is no solver "heun". Solvers are dpm++2m, euler.' in text
-    assert "dpm++2m or euler" in " ".join(process("edit", "--help").stdout.split())
+    assert 'There is no solver "heun". Solvers are dpm++2m, euler, scm.' in text
+    assert "dpm++2m or euler or scm" in " ".join(process("edit", "--help").stdout.split())
 
 
 def test_help_says_what_the_command_is_for():

@@ -31,9 +31,9 @@ class _Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         for parameter in self.params:
             if SOLVER_NAMES in (text := getattr(parameter, "help", None) or ""):
-                from dim_jax.diffusion.solvers import SOLVERS  # imports numpy
+                from dim_jax.diffusion import solvers  # imports numpy
 
-                vars(parameter)["help"] = text.replace(SOLVER_NAMES, " or ".join(SOLVERS))
+                vars(parameter)["help"] = text.replace(SOLVER_NAMES, " or ".join(solvers.SOLVER_NAMES))
         super().format_options(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:

@@ -21,7 +21,7 @@ from dim_jax.processing.processor import Processor
 from dim_jax.sampling import Sampler
 from dim_jax.settings import PromptMode, read_prompt_mode, read_settings
 from dim_jax.storage.paths import AnyPath
-from dim_jax.weights.loading import load_module
+from dim_jax.weights.loading import load_module, require_qwen
 from dim_jax.weights.opening import open_weights
 
 # Each length of turn, and each multiple of PATCHES, compiles once.
@@ -48,6 +48,7 @@ class LocalDesigner:
     @classmethod
     def from_sampler(cls, sampler: Sampler, resolution: int) -> "LocalDesigner":
         """The painter's own encoder, which sees pictures of this resolution if it was trained to write from what the painter sees."""
+        require_qwen(sampler.dim.config.encoder, "A local designer")
         return cls(sampler.dim.encoder, replace(sampler.processor, resolution=resolution), sampler.prompt_mode)
 
     @classmethod
@@ -64,6 +65,7 @@ class LocalDesigner:
         weights = open_weights(path)
         if weights.config.encoder is None:
             raise InputError(f"{path} holds {', '.join(weights.config.parts)}, and no Qwen2.5-VL that could write. Name one that does.")
+        require_qwen(weights.config.encoder, "A local designer")
         check(tokenizer is not None or weights.tokenizer, f"{path} has no tokenizer. Name one (--tokenizer).")
         chosen = compute_dtype(dtype)
         config = weights.config.encoder

@@ -1,7 +1,7 @@
 """From noise to data along a velocity field, with classifier-free guidance.
 
-Every solver is a table of coefficients (`diffusion.solvers`), and all share one loop. What each step evaluates is a table as well
-(`evaluations`).
+Every solver is a table of coefficients (`diffusion.solvers`), and all share one loop; that of consistency models adds noise in each step.
+What each step evaluates is a table as well (`evaluations`).
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from dim_jax.diffusion import flow
-from dim_jax.diffusion.solvers import SOLVERS
+from dim_jax.diffusion.solvers import SCM, SOLVERS, trigflow_sigmas
 from dim_jax.errors import InputError
 
 Velocity = Callable[[Float[Array, "b h w c"], Float[Array, ""]], Float[Array, "b h w c"]]
@@ -60,16 +60,24 @@ def noise(seeds: Int[Array | np.ndarray, " b"], shape: tuple[int, int, int]) -> 
 
 
 class State(NamedTuple):
-    """The sampler between two steps: the latents, and the data and the velocity that the step before predicted."""
+    """The sampler between two steps: the latents, the data and the velocity that the step before predicted, and the seeds of noise that is
+    yet to be drawn."""
 
     latents: Float[Array, "b h w c"]
     data: Float[Array, "b h w c"]
     velocity: Float[Array, "b h w c"]
+    seeds: Int[Array, " b"]
 
     @classmethod
-    def start(cls, noise: Float[Array, "b h w c"]) -> "State":
-        """Before the first step, which needs no prediction."""
-        return cls(noise, jnp.zeros_like(noise), jnp.zeros_like(noise))
+    def start(cls, noise: Float[Array, "b h w c"], seeds: Int[Array | np.ndarray, " b"] | None = None) -> "State":
+        """Before the first step, which needs no prediction; without `seeds` they are 0."""
+        seeds = jnp.zeros(len(noise), jnp.int32) if seeds is None else jnp.asarray(seeds)
+        return cls(noise, jnp.zeros_like(noise), jnp.zeros_like(noise), seeds)
+
+
+def fresh_noise(seeds: Int[Array, " b"], step: Int[Array, ""], shape: tuple[int, ...]) -> Float[Array, "b h w c"]:
+    """Standard normal latents that a step adds, each drawn from its own seed and the number of the step."""
+    return jax.vmap(lambda seed: jax.random.normal(jax.random.fold_in(jax.random.key(seed), step + 1), shape))(seeds)
 
 
 class Known(NamedTuple):
@@ -126,47 +134,58 @@ def advance(
 
     The data are recovered through the guided noise, (x - sigma noise) / (1 - sigma) with noise = x + (1 - sigma) velocity, as the
     published sampler does. x - sigma velocity is the same in real numbers, but at sigma = 0.9997 float32 rounds the two 1e-4 apart.
+    "scm", the sampler of consistency models such as SANA-Sprint (arXiv 2503.09641), starts at sigma = 1 and takes the velocity; it has
+    its own noise levels, and each step adds fresh noise to the predicted data.
 
     With a `cache_interval` above 1 some steps take the guided velocity of the step before instead of evaluating one (`evaluations`).
 
     Raises:
         InputError: no step, or a shift that is not positive.
     """
-    sigma = sigmas(num_steps, flow_shift)
+    consistency = solver == SCM
+    sigma = trigflow_sigmas(num_steps) if consistency else sigmas(num_steps, flow_shift)
     scales = [scale for scale in (image_guidance_scale, guidance_scale) if scale is not None]
 
-    def evaluated_noise(scales: Sequence[Array | float], x: Array, sigma: Array, last: Array) -> Array:
+    def predict(velocity: Array, x: Array, sigma: Array) -> Array:
+        return velocity if consistency else (1 - sigma) * velocity + x
+
+    def evaluated(scales: Sequence[Array | float], x: Array, sigma: Array, last: Array) -> Array:
         copies = jnp.repeat(x, 1 + len(scales), axis=0)
         # From the branch that knows least to the one that knows most: each scale multiplies what the next one adds.
-        predicted = (1 - sigma) * velocity(copies, sigma) + copies
+        predicted = predict(velocity(copies, sigma), copies, sigma)
         guided, *branches = jnp.unstack(predicted.reshape(len(x), 1 + len(scales), *x.shape[1:]), axis=1)
         previous = guided
         for scale, branch in zip(scales, branches, strict=True):
             guided, previous = guided + scale * (branch - previous), branch
         return guided
 
-    def cached_noise(x: Array, sigma: Array, last: Array) -> Array:
-        return (1 - sigma) * last + x
+    def cached(x: Array, sigma: Array, last: Array) -> Array:
+        return predict(last, x, sigma)
 
     # What no step does is not compiled; where all do the same, there is nothing to choose.
     options = {"guided": bool(scales), "start": guidance_start, "stop": guidance_stop, "cache_interval": cache_interval}
     kinds, kind = np.unique(evaluations(num_steps, **options), return_inverse=True)
-    predictors = [(partial(evaluated_noise, scales), partial(evaluated_noise, ()), cached_noise)[kind] for kind in kinds]
+    predictors = [(partial(evaluated, scales), partial(evaluated, ()), cached)[kind] for kind in kinds]
 
     def step(state: State, now: tuple[Array, Array, Array, Array]) -> tuple[State, None]:
-        x, previous, last = state
-        index, kind, sigma, (a, b, c) = now
+        x, previous, last, seeds = state
+        index, kind, sigma, (a, b, c, fresh) = now
         if known is not None:
             x = jnp.where(index == 0, known.start(x, sigma), x)
         if callback is not None:
             jax.debug.callback(callback, index, x, ordered=True)
-        noise = jax.lax.switch(kind, predictors, x, sigma, last)
-        data = (x - sigma * noise) / (1 - sigma)
+        prediction = jax.lax.switch(kind, predictors, x, sigma, last)
+        data = x - sigma * prediction if consistency else (x - sigma * prediction) / (1 - sigma)
         if known is not None:
             data = known.keep(data)
-        return State(a * x + b * data + c * previous, data, (noise - x) / (1 - sigma)), None
+        if consistency:
+            return State(b * data + fresh * fresh_noise(seeds, index, x.shape[1:]), data, prediction, seeds), None
+        return State(a * x + b * data + c * previous, data, (prediction - x) / (1 - sigma), seeds), None
 
-    table = SOLVERS[solver](sigma.astype(np.float64)).astype(np.float32)
+    if consistency:
+        table = np.stack([0 * sigma[1:], 1 - sigma[1:], 0 * sigma[1:], sigma[1:]], 1)
+    else:
+        table = np.pad(SOLVERS[solver](sigma.astype(np.float64)).astype(np.float32), ((0, 0), (0, 1)))
     steps = (jnp.arange(num_steps), jnp.asarray(kind), jnp.asarray(sigma[:-1]), jnp.asarray(table))
     steps = jax.tree.map(lambda values: jax.lax.dynamic_slice_in_dim(values, first, count), steps)
     return jax.lax.scan(step, state, steps)[0]

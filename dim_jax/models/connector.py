@@ -1,4 +1,10 @@
-"""From the encoder's hidden states to condition tokens: choose the user turn, pad to a length, project."""
+"""From the encoder's hidden states to condition tokens: choose the user turn, pad to a length, project.
+
+The connector of each family has `read(encoder, inputs)`, the encoder's states of all tokens; a call, which projects those of the user
+turn; and `null()`, condition tokens of no prompt, or None where SANA has learned them itself or an empty prompt takes their place.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +13,24 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from dim_jax.models.precision import exact_products
+from dim_jax.processing.inputs import EncoderInputs
 
 
-class Connector(nnx.Module):
-    """Condition tokens from the encoder's last hidden state: Linear, exact GELU, Linear.
+class NoConnector(nnx.Module):
+    """The encoder's states as they are: SANA projects them itself. An empty prompt takes the place of none."""
+
+    def read(self, encoder: Any, inputs: EncoderInputs) -> Float[Array, "b t d"]:
+        return encoder(inputs)
+
+    def __call__(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        return hidden
+
+    def null(self) -> None:
+        return None
+
+
+class Connector(NoConnector):
+    """Condition tokens from the encoder's last hidden state: Linear, exact GELU, Linear. SANA has learned those of no prompt.
 
     Source: Draw-In-Mind (arXiv 2509.01986), `projector` in its checkpoint.
     """

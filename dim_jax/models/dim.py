@@ -7,6 +7,7 @@
 Source: Draw-In-Mind (arXiv 2509.01986). A checkpoint calls the parts `mllm`, `projector`, `decoder.model` and `decoder.vae`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,9 @@ from jaxtyping import Array, Bool, Float, Int
 from dim_jax.diffusion import flow, sampler
 from dim_jax.errors import check
 from dim_jax.models import layers
-from dim_jax.models.connector import Connector, select_user_turn
+from dim_jax.models.connector import Connector, NoConnector, select_user_turn
 from dim_jax.models.dc_ae import DCAE, DCAEConfig
+from dim_jax.models.gemma import Gemma, GemmaConfig
 from dim_jax.models.quantized import is_quantized
 from dim_jax.models.qwen import Qwen, QwenConfig
 from dim_jax.models.sana import Condition, Sana
@@ -27,16 +29,39 @@ from dim_jax.models.sana_config import SanaConfig
 from dim_jax.models.sana_tiling import blend_tiles
 from dim_jax.processing.inputs import EncoderInputs
 
+# The config of an encoder -> its network, and what joins it to SANA: a family of models is a row here.
+NETWORKS: dict[type, tuple[Callable[..., nnx.Module], Callable[..., nnx.Module]]] = {
+    QwenConfig: (Qwen, lambda encoder, sana, **options: Connector(encoder.hidden_size, sana.caption_channels, **options)),
+    GemmaConfig: (Gemma, lambda encoder, sana, **options: NoConnector()),
+}
+
+
+def makers(
+    encoder: Any, sana: SanaConfig | None, autoencoder: DCAEConfig | None, *, dtype: DTypeLike
+) -> dict[str, Callable[[nnx.Rngs], nnx.Module]]:
+    """Part -> a function that makes it with initial parameters, of those parts whose configs there are, in order."""
+    parts: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {}
+    if encoder is not None:
+        network, connector = NETWORKS[type(encoder)]
+        parts["encoder"] = lambda rngs: network(encoder, dtype=dtype, rngs=rngs)
+        if sana is not None:
+            parts["connector"] = lambda rngs: connector(encoder, sana, dtype=dtype, rngs=rngs)
+    if sana is not None:
+        parts["sana"] = lambda rngs: Sana(sana, dtype=dtype, rngs=rngs)
+    if autoencoder is not None:
+        parts["autoencoder"] = lambda rngs: DCAE(autoencoder, dtype=dtype, rngs=rngs)
+    return parts
+
 
 @dataclass(frozen=True)
 class DimConfig:
-    """The sizes of every part; the connector's follow from its neighbours.
+    """The sizes of every part; the connector's follow from its neighbours. `encoder` is a key of `NETWORKS`.
 
     Raises:
         InputError: SANA and the autoencoder have different latent channels.
     """
 
-    encoder: QwenConfig
+    encoder: Any
     sana: SanaConfig
     autoencoder: DCAEConfig
 
@@ -53,17 +78,25 @@ class DimConfig:
 class Dim(nnx.Module):
     """The model. Call `condition`, then `paint`; for edits, `autoencoder.encode` of the source before `paint`."""
 
+    encoder: Any
+    connector: Any
+    sana: Sana
+    autoencoder: DCAE
+
     def __init__(self, config: DimConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        self.encoder = Qwen(config.encoder, dtype=dtype, rngs=rngs)
-        self.connector = Connector(config.encoder.text.hidden_size, config.sana.caption_channels, dtype=dtype, rngs=rngs)
-        self.sana = Sana(config.sana, dtype=dtype, rngs=rngs)
-        self.autoencoder = DCAE(config.autoencoder, dtype=dtype, rngs=rngs)
+        for name, make in makers(config.encoder, config.sana, config.autoencoder, dtype=dtype).items():
+            setattr(self, name, make(rngs))
         self.config = config
 
     def condition(self, inputs: EncoderInputs, length: int) -> tuple[Float[Array, "b length c"], Bool[Array, "b length"]]:
         """Condition tokens of the user turn, zeros after them up to `length`, and the mask of the real ones."""
-        hidden, mask = select_user_turn(self.encoder(inputs), jnp.asarray(inputs.user_turn), length)
+        hidden, mask = select_user_turn(self.connector.read(self.encoder, inputs), jnp.asarray(inputs.user_turn), length)
         return jnp.where(mask[..., None], self.connector(hidden), 0), mask
+
+    def null_condition(self, length: int) -> Condition:
+        """One row, to be broadcast: what the connector makes of nothing, or else the first `length` rows that SANA has learned."""
+        mask, tokens = jnp.ones((1, length), bool), self.connector.null()
+        return self.sana.null_condition(mask) if tokens is None else self.sana.encode_condition(tokens, mask)
 
     def paint(
         self,
@@ -80,7 +113,7 @@ class Dim(nnx.Module):
 
     def start(self, seeds: Int[Array, " b"], size: tuple[int, int]) -> sampler.State:
         """The sampler before its first step: the noise of each seed."""
-        return sampler.State.start(layers.shard_batch(sampler.noise(seeds, (*size, self.config.sana.latent_channels))))
+        return sampler.State.start(layers.shard_batch(sampler.noise(seeds, (*size, self.config.sana.latent_channels))), seeds)
 
     def advance(
         self,
@@ -106,7 +139,8 @@ class Dim(nnx.Module):
         """The sampler after `count` more steps, of which `first` are done.
 
         `unconditional` (the learned null or a negative prompt) turns guidance on; without it one branch runs, and `guidance_scale` is
-        ignored. `image_guidance_scale` adds a third branch, with the source but without the condition (`sampler.sample`).
+        ignored but by a network that is told it (`SanaConfig.guidance_embeds`).
+        `image_guidance_scale` adds a third branch, with the source but without the condition (`sampler.sample`).
         `guidance_start`, `guidance_stop` and `cache_interval` skip evaluations (`sampler.evaluations`). `float8`: large products in float8
         (`Sana.unroll`). `tile`: SANA sees tiles of so many pixels a side (`sana_tiling`). `inside`: the latents that may change; the
         others are the source's (`sampler.Known`).
@@ -114,7 +148,7 @@ class Dim(nnx.Module):
         """
         scale = image_scale = None
         known = None if source is None or inside is None else sampler.Known(source, inside)
-        conditional = self._velocity(condition, source, float8, tile)
+        conditional = self._velocity(condition, source, guidance_scale, float8, tile)
         if unconditional is not None:
             scale, conditions = guidance_scale, [unconditional, condition]
             if source is not None:
@@ -124,24 +158,34 @@ class Dim(nnx.Module):
                     sources = [jnp.zeros_like(state.latents), *sources]
                 source = layers.interleave(*sources)
             condition = conditions[0].interleave(*conditions[1:])
-        guided = self._velocity(condition, source, float8, tile)
+        guided = self._velocity(condition, source, guidance_scale, float8, tile)
         return sampler.advance(
             lambda x, sigma: (conditional if len(x) == len(state.latents) else guided)(x, sigma), state, first, count, num_steps=num_steps,
             guidance_scale=scale, image_guidance_scale=image_scale, guidance_start=guidance_start, guidance_stop=guidance_stop,
             cache_interval=cache_interval, flow_shift=flow_shift, solver=solver, known=known,
         )  # fmt: skip
 
-    def _velocity(self, condition: Condition, source: Float[Array, "b h w c"] | None, float8: bool, tile: int | None) -> sampler.Velocity:
+    def _velocity(
+        self,
+        condition: Condition,
+        source: Float[Array, "b h w c"] | None,
+        guidance_scale: Float[Array, ""] | float,
+        float8: bool,
+        tile: int | None,
+    ) -> sampler.Velocity:
         """The velocity of as many latents as `condition` and `source` have rows."""
         # A kernel of few bits is made dense in one piece anyway: taking the stack apart would only take memory.
         unroll = float8 or (layers.platform() == "gpu" and not is_quantized(self.sana.blocks.attn.qkv))
         unrolled = self.sana.unroll(condition, float8=float8) if unroll else None
 
+        told = self.config.sana.guidance_embeds  # as SANA-Sprint, which sees sigma itself
+
         def velocity(x: Float[Array, "b h w c"], sigma: Float[Array, ""]) -> Float[Array, "b h w c"]:
-            timestep = jnp.full(len(x), flow.model_timestep(sigma))
+            timestep = jnp.full(len(x), sigma if told else flow.model_timestep(sigma))
+            guidance = jnp.full(len(x), guidance_scale, jnp.float32) if told else None
 
             def run(x: Array, source: Array | None = None) -> Array:
-                return self.sana(x, timestep, condition, source, unrolled=unrolled)
+                return self.sana(x, timestep, condition, source, guidance=guidance, unrolled=unrolled)
 
             arrays = (x,) if source is None else (x, source)
             return run(*arrays) if tile is None else blend_tiles(run, *arrays, tile=tile // self.config.autoencoder.factor)

@@ -12,11 +12,10 @@ from jaxtyping import Array, Float
 from dim_jax.errors import check
 from dim_jax.models.hf_config import HFConfig, Source
 from dim_jax.models.precision import exact_products
+from dim_jax.models.qwen_layers import DTYPES
 from dim_jax.models.qwen_text import QwenText, TextConfig
 from dim_jax.models.qwen_vision import CHANNELS, QwenVision, VisionConfig
 from dim_jax.processing.inputs import EncoderInputs
-
-DTYPES = ("bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -134,6 +133,16 @@ class QwenConfig:
             "use_sliding_window": False,
             "vision_config": {**vision, "hidden_act": "silu", "in_channels": CHANNELS},
         }
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the last hidden state."""
+        return self.text.hidden_size
+
+    @property
+    def head_counts(self) -> dict[str, int]:
+        """Logical axis of the parameters -> how many heads it holds."""
+        return self.text.head_counts | {"vision_heads": self.vision.num_heads}
 
 
 class Qwen(nnx.Module):

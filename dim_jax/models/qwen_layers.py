@@ -1,4 +1,6 @@
-"""What the vision tower and the text decoder of Qwen2.5-VL share: rotary embedding, gated MLP, norm."""
+"""What language models and vision towers share: rotary embedding, gated MLP, norm."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jaxtyping import Array, Float
 from dim_jax.models import layers
 from dim_jax.models.quantized import dense
 
+DTYPES = ("bfloat16", "float16", "float32")  # of published tensors
 ALIGNMENT = 8  # zeros up to a multiple of 8: cuBLAS's fast kernels sum over no other widths (the vision tower has 3420)
 
 
@@ -26,15 +29,18 @@ def rotate(x: Float[Array, "b t n k"], angles: Float[Array, "b t half"]) -> Floa
 
 
 class GatedMLP(nnx.Module):
-    """down(silu(gate(x)) * up(x)), of inner width f (SwiGLU, arXiv 2002.05202)."""
+    """down(activation(gate(x)) * up(x)), of inner width f (SwiGLU, arXiv 2002.05202, by default)."""
 
-    def __init__(self, d: int, f: int, *, use_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self, d: int, f: int, *, use_bias: bool, activation: Callable[[Array], Array] = jax.nn.silu, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        self.activation = activation
         self.gate_proj = nnx.Linear(d, f, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.up_proj = nnx.Linear(d, f, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.down_proj = nnx.Linear(f, d, use_bias=use_bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        y = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
+        y = self.activation(self.gate_proj(x)) * self.up_proj(x)
         missing, cut = -y.shape[-1] % ALIGNMENT, jax.sharding.get_abstract_mesh().shape.get(layers.HEAD_AXIS, 1) > 1
         if not missing or cut or layers.platform() != "gpu":
             return self.down_proj(y)

@@ -73,6 +73,11 @@ class TextConfig:
         """Width of one head."""
         return self.hidden_size // self.num_attention_heads
 
+    @property
+    def head_counts(self) -> dict[str, int]:
+        """Logical axis of the parameters -> how many heads it holds."""
+        return {"text_heads": self.num_attention_heads, "kv_heads": self.num_key_value_heads}
+
 
 class Cache(NamedTuple):
     """Keys and values of every layer; a row's tokens are at the left, the rest is not read."""

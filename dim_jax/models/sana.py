@@ -25,6 +25,8 @@ _FREQUENCIES = np.exp((np.float32(-np.log(10000)) * np.arange(128, dtype=np.floa
     np.float32
 )
 
+GUIDANCE_EMBEDS_SCALE = 0.1  # of the guidance scale that a network is told, in every published SANA-Sprint
+
 # The results of a block that are saved for its backward pass, by `model.remat`: all; those of all products; those as narrow as the network;
 # none but the block's input. `checkpoint_name` gives the names; "attention" is the flash kernel's.
 Remat = Literal["none", "products", "narrow", "all"]
@@ -198,7 +200,8 @@ class ConditionEmbedder(nnx.Module):
 
     def __init__(self, config: SanaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         c = config.caption_channels
-        self.y_embedding = nnx.Param(_null_rows(rngs.params(), config.condition_length, c))
+        if config.null_table:
+            self.y_embedding = nnx.Param(_null_rows(rngs.params(), config.condition_length, c))
         self.y_proj = ConditionProjection(c, config.width, dtype=dtype, rngs=rngs)
 
     def __call__(self, y: Float[Array, "b t c"]) -> Float[Array, "b t d"]:
@@ -226,6 +229,8 @@ class Sana(nnx.Module):
         d = config.width
         self.x_embedder = PatchEmbed(config.in_channels, d, dtype=dtype, rngs=rngs)
         self.t_embedder = TimestepEmbedder(d, dtype=dtype, rngs=rngs)
+        if config.guidance_embeds:
+            self.guidance_embedder = TimestepEmbedder(d, dtype=dtype, rngs=rngs)
         self.t_block = nnx.Linear(d, 6 * d, dtype=dtype, rngs=rngs)
         self.y_embedder = ConditionEmbedder(config, dtype=dtype, rngs=rngs)
         # SANA starts this norm's weight at 0.01; the factor is part of the weight and is never applied again.
@@ -281,17 +286,23 @@ class Sana(nnx.Module):
         condition: Condition | ConditionTokens,
         source: Float[Array, "b h w c"] | None = None,
         *,
+        guidance: Float[Array, " b"] | None = None,
         remat: Remat = "none",
         unrolled: Unrolled | None = None,
     ) -> Float[Array, "b h w c"]:
         """Velocity (noise - data) at `timestep` in [0, 1000] (`flow.model_timestep`), float32.
 
-        `source` are the latents of the picture to edit; an edit model without them generates from the text alone (zeros).
+        `source` are the latents of the picture to edit; an edit model without them generates from the text alone (zeros). `guidance` is the
+        guidance scale, which a network with `guidance_embeds` needs, and no other.
         """
         if self.config.is_edit:
             latents = jnp.concatenate([latents, jnp.zeros_like(latents) if source is None else source], -1)
         x = self.x_embedder(latents)
-        time = layers.shard_batch(self.t_embedder(layers.shard_batch(timestep)))
+        time = self.t_embedder(layers.shard_batch(timestep))
+        if self.config.guidance_embeds:
+            assert guidance is not None
+            time = time + self.guidance_embedder(GUIDANCE_EMBEDS_SCALE * layers.shard_batch(guidance))
+        time = layers.shard_batch(time)
         modulation = layers.shard_batch(self.t_block(jax.nn.silu(time)).reshape(len(time), 6, -1))
 
         def step(block: Block, x: Array, keys_values: tuple[Array, Array] | None) -> tuple[Array, None]:
@@ -318,11 +329,12 @@ def grow(sana: Sana, *, edit: bool, condition_length: int, key: PRNGKeyArray) ->
     old, config = sana.config, sana.config.grow(edit=edit, condition_length=condition_length)
     graphdef, state = nnx.split(sana)
     larger = nnx.merge(graphdef, state)
-    kernel, null = sana.x_embedder.proj.kernel[...], sana.y_embedder.y_embedding[...]
+    kernel = sana.x_embedder.proj.kernel[...]
+    null = [sana.y_embedder.y_embedding[...]] if old.null_table else []
     source = jnp.zeros((config.in_channels - old.in_channels, config.width), kernel.dtype)
-    rows = _null_rows(key, condition_length - old.condition_length, config.caption_channels).astype(null.dtype)
+    rows = _null_rows(key, condition_length - old.null_rows, config.caption_channels).astype(kernel.dtype)
     larger.x_embedder.proj.kernel = nnx.Param(jnp.concatenate([kernel, source]))
-    larger.y_embedder.y_embedding = nnx.Param(jnp.concatenate([null, rows]))
+    larger.y_embedder.y_embedding = nnx.Param(jnp.concatenate([*null, rows]))
     larger.config = config
     return larger
 

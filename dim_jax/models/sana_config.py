@@ -1,15 +1,21 @@
 """Sizes of a SANA, and the config files that hold them."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from dim_jax.errors import InputError, check
-from dim_jax.models.hf_config import HFConfig
+from dim_jax.models.hf_config import HFConfig, Source
 from dim_jax.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)
 class SanaConfig:
-    """Sizes of one SANA; `in_channels` is `latent_channels` for text to image and twice that for edits."""
+    """Sizes of one SANA; `in_channels` is `latent_channels` for text to image and twice that for edits.
+
+    `null_table`: it has learned a null condition of `condition_length` rows. `guidance_embeds`: it is told the guidance scale, as SANA-
+    Sprint is (arXiv 2503.09641), and needs no unconditional branch; its timestep is then sigma itself.
+    """
 
     in_channels: int
     latent_channels: int
@@ -20,11 +26,18 @@ class SanaConfig:
     caption_channels: int
     condition_length: int
     mlp_ratio: float = 2.5
+    null_table: bool = True
+    guidance_embeds: bool = False
 
     @classmethod
     def sana_1600m(cls, *, edit: bool = False, condition_length: int = 8192) -> "SanaConfig":
         """SANA1.5-1.6B as Draw-In-Mind trains it."""
         return cls(64 if edit else 32, 32, 2240, 20, 20, 32, 2304, condition_length)
+
+    @classmethod
+    def sana_4800m(cls, *, condition_length: int = 300) -> "SanaConfig":
+        """SANA1.5-4.8B, the 1.6B with three times the blocks."""
+        return replace(cls.sana_1600m(condition_length=condition_length), depth=60)
 
     @classmethod
     def nano(cls, *, edit: bool = False, condition_length: int = 256) -> "SanaConfig":
@@ -48,7 +61,7 @@ class SanaConfig:
         if unknown := sorted(set(sizes.values) - set(cls.__annotations__)):
             raise InputError(f"{sizes.name}: unknown keys {', '.join(unknown)}. Expected are {', '.join(list(cls.__annotations__)[1:])}.")
         config = sizes.build(cls, in_channels=read.get("in_channels", int))
-        wrong = {key: value for key, value in asdict(config).items() if value <= 0}
+        wrong = {key: value for key, value in asdict(config).items() if not isinstance(value, bool) and value <= 0}
         check(
             not wrong and config.in_channels in (config.latent_channels, 2 * config.latent_channels),
             f"{read.name}: {wrong or 'in_channels'}: sizes are positive and in_channels is latent_channels ({config.latent_channels}) "
@@ -62,8 +75,9 @@ class SanaConfig:
         return config
 
     def to_json(self) -> dict:
-        """What `from_json` reads."""
-        sizes = asdict(self)
+        """What `from_json` reads; flags that have their default are left out."""
+        defaults = {field.name: field.default for field in fields(self) if field.type is bool}
+        sizes = {key: value for key, value in asdict(self).items() if defaults.get(key) is not value}
         return {"in_channels": sizes.pop("in_channels"), "config": sizes}
 
     def grow(self, *, edit: bool, condition_length: int) -> "SanaConfig":
@@ -73,13 +87,75 @@ class SanaConfig:
             InputError: the model would shrink.
         """
         check(
-            self.is_edit <= edit and condition_length >= self.condition_length,
-            f"SANA with {self.in_channels} input channels and {self.condition_length} null rows cannot shrink to edit={edit} and "
+            self.is_edit <= edit and condition_length >= self.null_rows,
+            f"SANA with {self.in_channels} input channels and {self.null_rows} null rows cannot shrink to edit={edit} and "
             f"{condition_length} rows. Give at least these sizes.",
         )
-        return replace(self, in_channels=self.latent_channels * (1 + edit), condition_length=condition_length)
+        return replace(self, in_channels=self.latent_channels * (1 + edit), condition_length=condition_length, null_table=True)
+
+    @property
+    def null_rows(self) -> int:
+        """Rows of the learned null condition."""
+        return self.condition_length if self.null_table else 0
 
     @property
     def is_edit(self) -> bool:
         """Whether the network reads source latents."""
         return self.in_channels == 2 * self.latent_channels
+
+
+# The config.json of diffusers' SanaTransformer2DModel: what is the same in every SANA 1.5, and sizes with diffusers' defaults.
+SAME_IN_DIFFUSERS = {
+    "_class_name": "SanaTransformer2DModel", "dropout": 0.0, "attention_bias": False, "patch_size": 1, "norm_elementwise_affine": False,
+    "norm_eps": 1e-6, "guidance_embeds": False, "qk_norm": "rms_norm_across_heads", "timestep_scale": 1.0,
+}  # fmt: skip
+SIZES_IN_DIFFUSERS = {
+    "in_channels": 32, "out_channels": 32, "num_attention_heads": 70, "attention_head_dim": 32, "num_layers": 20,
+    "num_cross_attention_heads": 20, "cross_attention_head_dim": 112, "cross_attention_dim": 2240, "caption_channels": 2304,
+    "mlp_ratio": 2.5,
+}  # fmt: skip
+
+
+def sana_from_diffusers(source: Source, condition_length: int, same: Mapping[str, Any] = {}, **flags: bool) -> SanaConfig:
+    """The sizes in the config.json (path or content) of diffusers' `SanaTransformer2DModel`, which does not know the null table.
+
+    `same`: what all models of a family have, where it is not `SAME_IN_DIFFUSERS`; `flags` of the result.
+
+    Raises:
+        InputError: the file cannot be read, or asks for what no SANA 1.5 has; the message names the key.
+    """
+    values = HFConfig(source, "transformer/config.json")
+    for key, value in {**SAME_IN_DIFFUSERS, **same}.items():
+        values.only(key, value)
+    check(
+        "interpolation_scale" not in values and "qk_norm" in values,
+        f"{values.name}: interpolation_scale {values.values.get('interpolation_scale')} and qk_norm {values.values.get('qk_norm')}: "
+        "only SANA 1.5 is supported, which has no positional embedding (null) and normalised queries (rms_norm_across_heads).",
+    )
+    sizes = {key: values.get(key, type(default), default) for key, default in SIZES_IN_DIFFUSERS.items()}
+    width = sizes["num_attention_heads"] * sizes["attention_head_dim"]
+    if {sizes["num_cross_attention_heads"] * sizes["cross_attention_head_dim"], sizes["cross_attention_dim"]} != {width}:
+        raise InputError(f"{values.name}: the cross-attention's heads and width do not make {width}, the width of the linear attention.")
+    config = {
+        "latent_channels": sizes["out_channels"], "width": width, "depth": sizes["num_layers"],
+        "cross_heads": sizes["num_cross_attention_heads"], "linear_head_dim": sizes["attention_head_dim"],
+        "caption_channels": sizes["caption_channels"], "condition_length": condition_length, "mlp_ratio": sizes["mlp_ratio"],
+        **flags,
+    }  # fmt: skip
+    return SanaConfig.from_json({"in_channels": sizes["in_channels"], "config": config})
+
+
+def sana_to_diffusers(config: SanaConfig, same: Mapping[str, Any] = {}) -> dict[str, Any]:
+    """The content of a config.json that diffusers' `SanaTransformer2DModel` loads; `same` as in `sana_from_diffusers`."""
+    width, heads, head_dim = config.width, config.cross_heads, config.linear_head_dim
+    sizes = (
+        config.in_channels, config.latent_channels, width // head_dim, head_dim, config.depth, heads, width // heads, width,
+        config.caption_channels, config.mlp_ratio,
+    )  # fmt: skip
+    return {
+        **SAME_IN_DIFFUSERS,
+        **same,
+        **dict(zip(SIZES_IN_DIFFUSERS, sizes, strict=True)),
+        "sample_size": 32,
+        "interpolation_scale": None,
+    }

@@ -90,25 +90,7 @@ class ChatTokenizer:
         Raises:
             InputError: there is no tokenizer, it cannot be fetched or read, or it lacks the template's special tokens.
         """
-        path = tokenizer_path(name)
-        if path.is_dir() and not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
-            raise InputError(f"{path}: the folder has no tokenizer.json. Copy the tokenizer's files there, or give another folder.")
-        try:
-            file = path / "tokenizer.json" if path.is_dir() else path
-            if file.is_file():
-                return cls(Tokenizer.from_file(str(file)), str(name))
-            return cls(_from_transformers(path), str(name))
-        except InputError:
-            raise
-        except Exception as error:  # the tokenizers library raises it for any malformed file
-            # Any other error is a bug: let it raise.
-            if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError)):
-                raise
-            reason = first_line(error)
-            raise InputError(
-                f"{name}: no tokenizer could be loaded ({reason}). Give a folder with tokenizer.json and tokenizer_config.json, "
-                "or a hub id such as Qwen/Qwen2.5-VL-3B-Instruct (which needs the network the first time)."
-            ) from error
+        return cls(load_tokenizer(name), str(name))
 
     @property
     def digest(self) -> str:
@@ -164,6 +146,31 @@ class ChatTokenizer:
                 begin = len(ids) + sum(start < len(USER_HEADER) for start, _ in encoding.offsets)
             ids += encoding.ids
         return Turn(np.array(ids, np.int32), (begin, end))
+
+
+def load_tokenizer(name: str | os.PathLike) -> Tokenizer:
+    """The tokenizer of a local folder, of one `tokenizer.json` or of a hub id; a folder without that file goes through transformers.
+
+    Raises:
+        InputError: there is no tokenizer, or it cannot be fetched or read.
+    """
+    path = tokenizer_path(name)
+    if path.is_dir() and not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+        raise InputError(f"{path}: the folder has no tokenizer.json. Copy the tokenizer's files there, or give another folder.")
+    try:
+        file = path / "tokenizer.json" if path.is_dir() else path
+        return Tokenizer.from_file(str(file)) if file.is_file() else _from_transformers(path)
+    except InputError:
+        raise
+    except Exception as error:  # the tokenizers library raises it for any malformed file
+        # Any other error is a bug: let it raise.
+        if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError)):
+            raise
+        reason = first_line(error)
+        raise InputError(
+            f"{name}: no tokenizer could be loaded ({reason}). Give a folder with tokenizer.json and tokenizer_config.json, "
+            "or a hub id such as Qwen/Qwen2.5-VL-3B-Instruct (which needs the network the first time)."
+        ) from error
 
 
 def tokenizer_path(name: str | os.PathLike) -> Path:

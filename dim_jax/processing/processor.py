@@ -95,7 +95,7 @@ class Processor:
     """Prompts and pictures as `EncoderInputs`.
 
     `mode`, `resolution`, `min_pixels` and `max_pixels` size the pictures (`resize_for_encoder`); `condition_length` is the number of
-    condition tokens of the model.
+    condition tokens of the model. `null_prompt` stands for no prompt; None: the model has learned what does.
     """
 
     tokenizer: ChatTokenizer
@@ -105,6 +105,7 @@ class Processor:
     max_pixels: int = MAX_PIXELS
     condition_length: int = 8192
     layout: VisionLayout = QWEN_LAYOUT
+    null_prompt: str | None = None
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, **fields) -> "Processor":
@@ -119,6 +120,14 @@ class Processor:
     def factor(self) -> int:
         """Side in pixels of the area of one picture token."""
         return self.layout.patch_size * self.layout.merge_size
+
+    def at(self, resolution: int) -> "Processor":
+        """The same for pictures of another resolution."""
+        return replace(self, resolution=resolution)
+
+    def for_negative(self) -> "Processor":
+        """The processor of negative prompts, which are read as others are."""
+        return self
 
     def resize(self, picture: Image.Image) -> Image.Image:
         """`resize_for_encoder` with this processor's settings; raises the same."""
@@ -210,7 +219,7 @@ class Processor:
         self, turns: Sequence[Turn], patches: Sequence[Patches], lengths: Sequence[int] | None, patch_length: int | None
     ) -> EncoderInputs:
         """Turns padded on the right to a bucket."""
-        t = _fitting_length(max(len(turn.ids) for turn in turns), lengths)
+        t = fitting_length(max(len(turn.ids) for turn in turns), lengths)
         input_ids = np.full((len(turns), t), self.tokenizer.pad_id, np.int32)
         mask, user_turn = np.zeros((2, len(turns), t), bool)
         for i, turn in enumerate(turns):
@@ -238,7 +247,7 @@ class Processor:
             )
 
 
-def _fitting_length(longest: int, lengths: Sequence[int] | None) -> int:
+def fitting_length(longest: int, lengths: Sequence[int] | None) -> int:
     """The smallest of `lengths` that holds the longest turn."""
     if lengths is None:
         return longest

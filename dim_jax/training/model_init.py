@@ -28,7 +28,7 @@ from dim_jax.processing.processor import Processor
 from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.training.lora import init_factors
 from dim_jax.weights.arrays import contiguous
-from dim_jax.weights.loading import load_params
+from dim_jax.weights.loading import load_params, require_qwen
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.opening import open_weights
 from dim_jax.weights.published import Weights
@@ -70,6 +70,7 @@ class ModelInit:
             return getattr(checkpoints[name].config, name) if name in checkpoints else _preset(name, config.model[name])
 
         sizes = {name: size(name) for name in PRESETS if name in components}
+        require_qwen(sizes.get("encoder"), "Training")
         if "sana" in sizes:
             grown = sizes["sana"].grow(edit=config.model.edit, condition_length=config.model.condition_length)
             if config.lora.rank and "sana" in checkpoints and grown != sizes["sana"]:
@@ -140,7 +141,7 @@ class ModelInit:
         old_config = self.init_checkpoints["sana"].config.sana if "sana" in components and "sana" in self.init_checkpoints else None
         if old_config is not None and old_config != self.model_config.sana:
             grow_sana = jax.jit(lambda params: cast(self._grow(old_config, seed, params)), out_shardings=shardings["sana"])
-            params |= grow_sana({path: params[path] for path in shardings["sana"]})
+            params |= grow_sana({path: params[path] for path in shardings["sana"] if path in params})
         return {path: params[path] for path in (*abstract, *factors)}
 
     def digests(self, seed: int, components: Iterable[str]) -> dict[str, str]:

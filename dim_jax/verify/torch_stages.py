@@ -19,11 +19,11 @@ from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2VLImageProcessorPil
 
+from dim_jax.models.sana_config import sana_to_diffusers
 from dim_jax.processing.chat import tokenizer_path
 from dim_jax.verify.case import PROMPT, Case
 from dim_jax.verify.stages import VELOCITIES, Stages, Tensors
 from dim_jax.weights import dc_ae, dim, qwen, sana
-from dim_jax.weights.model_config import sana_to_diffusers
 from dim_jax.weights.table import Row, tensor_mappings, to_hf
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"

@@ -24,7 +24,7 @@ from dim_jax.verify.jax_stages import JaxStages
 from dim_jax.verify.stages import STAGES, Stages, Tensors, faulty_parts
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.files import NAMES
-from dim_jax.weights.loading import open_dim
+from dim_jax.weights.loading import open_dim, require_qwen
 from dim_jax.weights.published import Weights
 
 TORCH = "torch"
@@ -65,6 +65,7 @@ def verify(
     if record is not None:
         check_file(record, overwrite=overwrite)
     weights, config, processor = open_dim(path, tokenizer)
+    require_qwen(config.encoder, "dim verify")
     own = read_settings(weights.settings, config.autoencoder.factor)
     settings = recorded.settings if recorded else make_settings(own, processor, resolution)
     case = make_case(config, processor, settings)

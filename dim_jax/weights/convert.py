@@ -24,6 +24,7 @@ from dim_jax.weights.files import NAMES, SafetensorsWriter
 from dim_jax.weights.formats import NULL_TABLE
 from dim_jax.weights.hub_files import locate_checkpoint
 from dim_jax.weights.lazy import LazyTensors, from_loader, merge
+from dim_jax.weights.loading import require_qwen
 from dim_jax.weights.lora_files import is_lora, open_lora, open_loras, write_lora
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.opening import open_weights
@@ -127,22 +128,25 @@ def assemble(
         missing = [f"{parent.where} ({parent.title}) has no {part}" for part, parent in parents.items() if part not in parent.config.parts]
         raise InputError(f"{'; '.join(missing)}. Give checkpoints that have these parts.")
     check(
-        not old.is_edit and condition_length >= old.condition_length,
-        f"{parents['sana'].where}: has {old.in_channels} input channels and {old.condition_length} null rows; text-to-image "
+        not old.is_edit and not old.guidance_embeds and condition_length >= old.null_rows,
+        f"{parents['sana'].where}: has {old.in_channels} input channels and {old.null_rows} null rows; text-to-image "
         f"training starts from {old.latent_channels} channels and at most {condition_length} rows. Give the text-to-image SANA.",
     )
+    require_qwen(qwen, "Draw-In-Mind")
     check(
         dc_ae.latent_channels == old.latent_channels,
         f"{parents['autoencoder'].where} has {dc_ae.latent_channels} latent channels, {parents['sana'].where} {old.latent_channels}. "
         "Give checkpoints of the same latent space.",
     )
-    config = ModelConfig(qwen, replace(old, condition_length=condition_length), dc_ae)
+    config = ModelConfig(qwen, old.grow(edit=False, condition_length=condition_length), dc_ae)
     connector = {path: np.asarray(tensor) for path, tensor in config.init("connector", seed).items()}
+    if not old.null_table:
+        connector[NULL_TABLE] = np.zeros((0, old.caption_channels), np.float32)
     infos = {path: TensorInfo(tensor.shape, tensor.dtype) for path, tensor in connector.items()}
     parts = [_part(parent, part) for part, parent in parents.items()] + [from_loader(infos, connector.__getitem__)]
     notes = [f"{part}: {note}" for part, parent in parents.items() for note in parent.notes]
     notes.append(f"connector: drawn at random (seed {seed})")
-    notes.append(f"null table: {old.condition_length} rows kept, {condition_length - old.condition_length} drawn at random (seed {seed})")
+    notes.append(f"null table: {old.null_rows} rows kept, {condition_length - old.null_rows} drawn at random (seed {seed})")
     weights = Weights(
         where=", ".join(parent.where for parent in parents.values()),
         title="three checkpoints",

@@ -13,11 +13,13 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from dim_jax import checkpoint
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, check, listed
+from dim_jax.models.qwen import QwenConfig
+from dim_jax.models.sana_config import sana_to_diffusers
 from dim_jax.settings import read_settings
 from dim_jax.weights.files import DTYPES, EXTRA_FILE, NAMES, SafetensorsWriter
-from dim_jax.weights.formats import DIFFUSERS, DIM, EMBEDDING, NVLABS, QWEN, SCHEDULER, Format
+from dim_jax.weights.formats import DIFFUSERS, DIFFUSERS_PARTS, DIM, EMBEDDING, NVLABS, QWEN, SCHEDULER, Format
 from dim_jax.weights.manifest import Manifest, common_dtypes, folder_of
-from dim_jax.weights.model_config import sana_to_diffusers, scheduler_to_diffusers
+from dim_jax.weights.model_config import scheduler_to_diffusers
 from dim_jax.weights.published import Weights
 from dim_jax.weights.table import TensorMapping, by_path, tensor_mappings, to_hf
 
@@ -45,6 +47,11 @@ def plan(weights: Weights, to: str, max_shard_size: int | None = None) -> Export
         InputError: the format cannot hold these weights, their manifest is of other weights, or a tensor is larger than a shard.
     """
     original = weights.manifest if weights.manifest and weights.manifest.published.target == to else None
+    if original is None and not isinstance(weights.config.encoder, QwenConfig | None):
+        raise InputError(
+            f"{weights.where}: a model with a {weights.config.encoder.to_hf()['model_type']} encoder cannot be written as {to}. Choose "
+            "orbax, or diffusers if it was read from there."
+        )
     manifest = original or _default_manifest(weights, to)
     form, shapes = manifest.published, {path: weights.tensors[path].shape for path in weights.parameters}
     ours = [path for path in form.matching(shapes) if path not in manifest.initialized]
@@ -163,7 +170,7 @@ def _write_indices(folder: Path, files: Mapping[str, Mapping[str, TensorInfo]]) 
     for prefix in {folder_of(file) for file in files}:
         shards = {file.removeprefix(prefix): tensors for file, tensors in files.items() if folder_of(file) == prefix and file != EXTRA_FILE}
         if len(shards) > 1:
-            stem = "diffusion_pytorch_model" if prefix else "model"
+            stem = "diffusion_pytorch_model" if prefix.removesuffix("/") in DIFFUSERS_PARTS else "model"
             size = sum(info.nbytes for tensors in shards.values() for info in tensors.values())
             index = {"metadata": {"total_size": size}, "weight_map": {name: file for file, tensors in shards.items() for name in tensors}}
             text = json.dumps(index, indent=2, sort_keys=True) + "\n"

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dim_jax.weights import dc_ae, dim, qwen, sana
+from dim_jax.weights.families import families
 from dim_jax.weights.table import SAME, Row, add_prefix
 
 POS_EMBED = "sana.pos_embed"  # an unused buffer that the published class requires: kept for export
 DIFFUSERS_PARTS = ("transformer", "vae")  # folders of weights of diffusers
 SCHEDULER = "scheduler/scheduler_config.json"  # of diffusers: written for its users, and kept on the way back
+TEXT_ENCODER = "text_encoder"  # and of transformers, in a pipeline of another family
 NULL_TABLE = "sana.y_embedder.y_embedding"
 EMBEDDING = "encoder.model.embed_tokens.embedding"
 # Of a checkpoint whose encoder was saved under the names that transformers uses since 4.52.
@@ -26,6 +28,7 @@ class Format:
         target: what `convert(..., to=...)` calls it.
         rows: published tensors and ours.
         prefixes: a checkpoint has this format if the name of a tensor begins with one of these.
+        needs_all: the same, with each of them.
         kept: known extra -> its name in a checkpoint folder.
         lm_head: the output layer of a language model that is tied to its embedding; an alias, if the checkpoint has it.
         dropped: prefixes of known tensors that the model does not use.
@@ -39,6 +42,12 @@ class Format:
     kept: Mapping[str, str] = field(default_factory=dict)
     lm_head: str | None = None
     dropped: tuple[str, ...] = ()
+    needs_all: bool = False
+
+    def matches(self, names: Iterable[str]) -> bool:
+        """Whether tensors of these names are of this format."""
+        hits = (any(name.startswith(prefix) for name in names) for prefix in self.prefixes)
+        return all(hits) if self.needs_all else any(hits)
 
     def matching(self, paths: Iterable[str]) -> list[str]:
         """Those of our paths that have a row here."""
@@ -82,11 +91,16 @@ DIFFUSERS = Format(
     {"decoder.model.pos_embed": POS_EMBED},
     "mllm.lm_head.weight",
 )
+PIPELINES = tuple(
+    Format(name, f"diffusers {family.title}", "diffusers", family.rows, family.marks, lm_head="text_encoder/lm_head.weight", needs_all=True)
+    for name, family in families().items()
+    if family.rows
+)
 # Tried in this order, since earlier formats may have the prefixes of later ones.
-FORMATS = {form.name: form for form in (DIFFUSERS, DIM_NEW, DIM, DIFFUSERS_SANA, NVLABS, DIFFUSERS_DC_AE, QWEN_NEW, QWEN)}
+FORMATS = {form.name: form for form in (*PIPELINES, DIFFUSERS, DIM_NEW, DIM, DIFFUSERS_SANA, NVLABS, DIFFUSERS_DC_AE, QWEN_NEW, QWEN)}
 
 
 def detect(names: Iterable[str]) -> Format | None:
     """The format of a checkpoint whose tensors have these names; None if it is unknown."""
     names = list(names)
-    return next((form for form in FORMATS.values() if any(name.startswith(form.prefixes) for name in names)), None)
+    return next((form for form in FORMATS.values() if form.matches(names)), None)

@@ -15,18 +15,19 @@ from dim_jax.models.dim import DimConfig
 from dim_jax.models.lora import is_factor, with_lora
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.quantized import Quantize, abstract_like, quantize_on_host, with_quantized
+from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.processes import make_global_array
-from dim_jax.processing.processor import Processor
 from dim_jax.storage.paths import AnyPath
+from dim_jax.weights.families import family_of
 from dim_jax.weights.opening import open_weights
 from dim_jax.weights.published import Weights
 
 Module = TypeVar("Module", bound=nnx.Module)
 
 
-def open_dim(path: str | AnyPath, tokenizer: str | AnyPath | None = None) -> tuple[Weights, DimConfig, Processor]:
-    """Opens a whole Draw-In-Mind in any format: its weights (not read yet), sizes, and processor (with `tokenizer`, if given).
+def open_dim(path: str | AnyPath, tokenizer: str | AnyPath | None = None) -> tuple[Weights, DimConfig, Any]:
+    """Opens a whole model of any family in any format: its weights (not read yet), sizes, and processor (with `tokenizer`, if given).
 
     Raises:
         InputError: it is damaged or incomplete, its parts do not belong together, or it has no tokenizer.
@@ -41,17 +42,17 @@ def open_dim(path: str | AnyPath, tokenizer: str | AnyPath | None = None) -> tup
     )
     with prefix_errors(path):
         config = DimConfig(encoder, sana, autoencoder)
-    processor = Processor.from_pretrained(
-        tokenizer or weights.tokenizer[0].parent, condition_length=sana.condition_length, layout=encoder.vision.layout
-    )
-    vocabulary, image = encoder.text.vocab_size, encoder.image_token_id
-    check(
-        processor.tokenizer.image_id == image and processor.tokenizer.max_id < vocabulary,
-        f"{tokenizer or path}: its tokenizer has <|image_pad|> = {processor.tokenizer.image_id} and ids up to "
-        f"{processor.tokenizer.max_id}, the encoder has {image} and {vocabulary} ids. "
-        "Use the tokenizer that the encoder was trained with.",
-    )
-    return weights, config, processor
+    return weights, config, family_of(config).processor(tokenizer or weights.tokenizer[0].parent, config)
+
+
+def require_qwen(encoder: Any, what: str) -> None:
+    """Refuse, for `what` needs it, an encoder that is not Draw-In-Mind's Qwen2.5-VL.
+
+    Raises:
+        InputError: it is that of another family.
+    """
+    if encoder is not None and not isinstance(encoder, QwenConfig):
+        raise InputError(f"{what} needs an encoder of Draw-In-Mind, Qwen2.5-VL; this one is {encoder.to_hf()['model_type']}.")
 
 
 def check_edits(sana: SanaConfig, name: str | AnyPath) -> None:

@@ -14,7 +14,7 @@ from dim_jax.errors import InputError, check, prefix_errors
 from dim_jax.storage.paths import AnyPath, resolve_within
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.files import DTYPES, INDEX, NAMES, DTypeName
-from dim_jax.weights.formats import DIFFUSERS_PARTS, FORMATS, Format
+from dim_jax.weights.formats import DIFFUSERS_PARTS, FORMATS, TEXT_ENCODER, Format
 from dim_jax.weights.lazy import LazyTensors
 from dim_jax.weights.table import TensorMapping, tensor_mappings, to_hf
 
@@ -94,9 +94,9 @@ def _without_headers(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def folder_of(file: str) -> str:
-    """The prefix of the tensors of a file: "transformer/" or "vae/" for diffusers, else ""."""
+    """The prefix of the tensors of a file: "transformer/", "vae/" or "text_encoder/" for diffusers, else ""."""
     part, slash, _ = file.partition("/")
-    return part + slash if slash and part in DIFFUSERS_PARTS else ""
+    return part + slash if slash and part in (*DIFFUSERS_PARTS, TEXT_ENCODER) else ""
 
 
 def common_dtypes(mappings: Mapping[str, TensorMapping], dtypes: Mapping[str, np.dtype]) -> dict[str, np.dtype]:

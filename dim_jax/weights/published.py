@@ -14,26 +14,28 @@ from dim_jax.errors import InputError, check, listed, prefix_errors
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.qwen import QwenConfig
-from dim_jax.models.sana_config import SanaConfig
+from dim_jax.models.sana_config import SanaConfig, sana_from_diffusers
 from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.storage.paths import AnyPath, entries, local_path, read_json
 from dim_jax.weights import formats
 from dim_jax.weights.arrays import same_bits
+from dim_jax.weights.families import encoder_config, families
 from dim_jax.weights.files import EXTRA_FILE, NAMES, check_file_type, find_safetensors, no_weights_error, open_safetensors, read_text
 from dim_jax.weights.formats import DIFFUSERS, EMBEDDING, NULL_TABLE, Format
 from dim_jax.weights.lazy import LazyTensors, merge
 from dim_jax.weights.manifest import Manifest, check_finite, common_dtypes, folder_of
-from dim_jax.weights.model_config import ModelConfig, sana_from_diffusers
+from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.pth import open_pth
 from dim_jax.weights.table import Shape, TensorMapping, by_path, from_hf, tensor_mappings
 
 MODEL_INDEX = "model_index.json"  # of diffusers: names the parts
+PIPELINE_FILES = (MODEL_INDEX, formats.SCHEDULER, "text_encoder/generation_config.json")  # that come back with a pipeline
 SANA_FILES = ("sana_edit.json", "sana_t2i.json")
 CONFIG_FILES = ("config.json", "qwen.config.json", "dc_ae.config.json", *SANA_FILES)
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
     "chat_template.json", "chat_template.jinja", "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json",
-    "generation_config.json",
+    "generation_config.json", "tokenizer.model",
 )  # fmt: skip
 PTH_AS = "model.safetensors"  # pickles are not written
 SANA_NULL_ROWS = 300  # prompt tokens of the published SANA 1.5
@@ -114,6 +116,7 @@ def open_published(path: AnyPath) -> Weights:
             f"{path} ({form.title}): {listed(errors, '; ')}. Fetch the checkpoint again; one of another size than the published one needs "
             f"its configs beside it ({', '.join(CONFIG_FILES)})."
         )
+    whole_files = PIPELINE_FILES if form in formats.PIPELINES else (formats.SCHEDULER,) if form is DIFFUSERS else ()
     manifest = Manifest(
         form.name,
         {
@@ -123,7 +126,7 @@ def open_published(path: AnyPath) -> Weights:
         {
             folder + name: read_text(where / folder / name)
             for folder in sorted({folder_of(file) for file in files} | {""})
-            for name in (*CONFIG_FILES, *([formats.SCHEDULER] if form is DIFFUSERS and not folder else []))
+            for name in (*CONFIG_FILES, *(() if folder else whole_files))
             if (where / folder / name).is_file()
         },
         aliases,
@@ -236,6 +239,8 @@ def _open_tensors(path: AnyPath) -> dict[str, LazyTensors]:
     if empty and (not files or len(empty) < len(parts)):
         raise no_weights_error(path / empty[0])
     if len(empty) < len(parts):
+        if (path / formats.TEXT_ENCODER).is_dir():
+            parts[formats.TEXT_ENCODER] = find_safetensors(path / formats.TEXT_ENCODER)
         files = {f"{part}/{file}": tensors for part in parts for file, tensors in parts[part].items()}
         if (path / EXTRA_FILE).is_file():
             return files | {EXTRA_FILE: open_safetensors(path / EXTRA_FILE)}
@@ -258,6 +263,8 @@ def _lacks_null_table(form: Format, hf: LazyTensors) -> bool:
 
 def _config(form: Format, where: AnyPath, hf: LazyTensors) -> ModelConfig:
     """The configs beside the tensors, or the published ones."""
+    if any(name.startswith(f"{formats.TEXT_ENCODER}/") for name in hf):
+        return _pipeline_config(form, where)
     if form.target == "qwen":
         return ModelConfig(encoder=QwenConfig.from_hf(_require_file(where / "config.json")))
     if form is formats.DIFFUSERS_DC_AE:
@@ -282,6 +289,23 @@ def _config(form: Format, where: AnyPath, hf: LazyTensors) -> ModelConfig:
         encoder=QwenConfig.from_hf(qwen) if qwen.is_file() else QwenConfig.qwen_3b(),
         sana=sana,
         autoencoder=DCAEConfig.from_hf(dc_ae) if dc_ae.is_file() else DCAEConfig.f32c32(),
+    )
+
+
+def _pipeline_config(form: Format, where: AnyPath) -> ModelConfig:
+    """The sizes of a pipeline of a family; its scheduler must be one that the family's settings stand for."""
+    encoder = encoder_config(_require_file(where / formats.TEXT_ENCODER / "config.json"))
+    family = families().get(form.name)
+    titles = ", ".join(other.title for other in families().values() if other.rows)
+    if family is None or family.sana_config is None:
+        raise InputError(f"{where}: its transformer and text encoder are not of one family. Pipelines that can be read are {titles}.")
+    scheduler = HFConfig(_require_file(where / formats.SCHEDULER))
+    for key, value in family.scheduler.items():
+        scheduler.only(key, value)
+    return ModelConfig(
+        encoder,
+        family.sana_config(_require_file(where / "transformer/config.json")),
+        DCAEConfig.from_hf(_require_file(where / "vae/config.json")),
     )
 
 
