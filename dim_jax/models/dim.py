@@ -22,8 +22,10 @@ from dim_jax.models import layers
 from dim_jax.models.connector import Connector, NoConnector, select_user_turn
 from dim_jax.models.dc_ae import DCAE, DCAEConfig
 from dim_jax.models.gemma import Gemma, GemmaConfig
+from dim_jax.models.meta_connector import MetaConnector
 from dim_jax.models.quantized import is_quantized
 from dim_jax.models.qwen import Qwen, QwenConfig
+from dim_jax.models.qwen3 import Qwen3, Qwen3Config
 from dim_jax.models.sana import Condition, Sana
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.models.sana_tiling import blend_tiles
@@ -33,6 +35,10 @@ from dim_jax.processing.inputs import EncoderInputs
 NETWORKS: dict[type, tuple[Callable[..., nnx.Module], Callable[..., nnx.Module]]] = {
     QwenConfig: (Qwen, lambda encoder, sana, **options: Connector(encoder.hidden_size, sana.caption_channels, **options)),
     GemmaConfig: (Gemma, lambda encoder, sana, **options: NoConnector()),
+    Qwen3Config: (
+        Qwen3,
+        lambda encoder, sana, **options: MetaConnector(encoder.hidden_size, sana.caption_channels, sana.condition_length, **options),
+    ),
 }
 
 

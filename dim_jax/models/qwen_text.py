@@ -1,11 +1,11 @@
-"""The text decoder of Qwen2.5-VL: grouped-query attention with three-axis rotary positions (mRoPE), RMSNorm, gated MLP.
+"""The text decoder of Qwen2.5-VL and Qwen3-VL: grouped-query attention with three-axis rotary positions (mRoPE), RMSNorm, gated MLP.
 
 Rows are padded on the right, so with causal attention no token sees padding and no mask is needed.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,8 @@ class TextConfig:
     rope_theta: float = 1000000.0
     mrope_section: tuple[int, ...] = (16, 24, 24)
     max_position_embeddings: int = 32768
+    attention_bias: ClassVar[bool] = True  # of queries, keys and values
+    qk_norm: ClassVar[bool] = False  # RMSNorm of each query and key
 
     def __post_init__(self):
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -74,6 +76,11 @@ class TextConfig:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def rotary_axes(self) -> Int[np.ndarray, " half"]:
+        """Which position rotates each pair of a head: time, row or column (Qwen2-VL, arXiv 2409.12191, figure 3)."""
+        return np.repeat(np.arange(3), self.mrope_section)
+
+    @property
     def head_counts(self) -> dict[str, int]:
         """Logical axis of the parameters -> how many heads it holds."""
         return {"text_heads": self.num_attention_heads, "kv_heads": self.num_key_value_heads}
@@ -90,14 +97,18 @@ class TextAttention(nnx.Module):
     def __init__(self, config: TextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         d, self.head_dim = config.hidden_size, config.head_dim
         d_keys = config.num_key_value_heads * self.head_dim
-        self.q_proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
-        self.k_proj = nnx.Linear(d, d_keys, dtype=dtype, rngs=rngs)
-        self.v_proj = nnx.Linear(d, d_keys, dtype=dtype, rngs=rngs)
+        self.q_proj = nnx.Linear(d, d, use_bias=config.attention_bias, dtype=dtype, rngs=rngs)
+        self.k_proj = nnx.Linear(d, d_keys, use_bias=config.attention_bias, dtype=dtype, rngs=rngs)
+        self.v_proj = nnx.Linear(d, d_keys, use_bias=config.attention_bias, dtype=dtype, rngs=rngs)
+        self.q_norm = rms_norm(self.head_dim, config.rms_norm_eps, rngs) if config.qk_norm else None
+        self.k_norm = rms_norm(self.head_dim, config.rms_norm_eps, rngs) if config.qk_norm else None
         self.o_proj = nnx.Linear(d, d, use_bias=False, dtype=dtype, rngs=rngs)
 
     def qkv(self, x: Float[Array, "b t d"], angles: Float[Array, "b t half"]) -> QKV:
         """Queries and keys, rotated by their positions, and values."""
         q, k, v = (proj(x).reshape(*x.shape[:2], -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)
         return rotate(q, angles), rotate(k, angles), v
 
 
@@ -131,9 +142,11 @@ class QwenText(nnx.Module):
         """Token embeddings. (Rows are gathered before the cast, so the whole table is never cast.)"""
         return self.embed_tokens.embedding[...][input_ids].astype(self.dtype)
 
-    def __call__(self, x: Float[Array, "b t d"], position_ids: Int[Array, "3 b t"]) -> Float[Array, "b t d"]:
-        """The last hidden state, after the final norm."""
-        return self._run(x, position_ids, lambda x, k, v: None)[0]
+    def __call__(
+        self, x: Float[Array, "b t d"], position_ids: Int[Array, "3 b t"], deepstack: Float[Array, "first b t d"] | None = None
+    ) -> Float[Array, "b t d"]:
+        """The last hidden state, after the final norm. `deepstack` is added to the outputs of the first layers (arXiv 2406.04334)."""
+        return self._run(x, position_ids, lambda x, k, v: None, deepstack)[0]
 
     def hidden_states(self, x: Float[Array, "b t d"], position_ids: Int[Array, "3 b t"]) -> Float[Array, "states b t d"]:
         """The embedding, then every layer's output; the last one after the final norm (transformers' `hidden_states`)."""
@@ -164,20 +177,25 @@ class QwenText(nnx.Module):
         return self.norm(x).astype(self.dtype), Cache(keys, values)
 
     @exact_products
-    def _run(self, x: jax.Array, position_ids: jax.Array, select: Callable[..., Any]) -> tuple[jax.Array, Any]:
+    def _run(
+        self, x: jax.Array, position_ids: jax.Array, select: Callable[..., Any], deepstack: jax.Array | None = None
+    ) -> tuple[jax.Array, Any]:
         """The last hidden state, and `select(output, keys, values)` of each layer."""
         angles = self._angles(position_ids)
 
-        def step(layer, x, _):
+        def step(layer, x, i):
             x = layers.shard_batch(x)
             q, k, v = layer.qkv(x, angles)
             x = layer.output(x, fused.attention(q, k, v, causal=True))
+            if deepstack is not None:
+                x = x + jnp.where(i < len(deepstack), deepstack[jnp.minimum(i, len(deepstack) - 1)], 0).astype(x.dtype)
             return x, select(x, k, v)
 
-        x, outputs = layers.scan(self.layers, step, x)
+        x, outputs = layers.scan(self.layers, step, x, None if deepstack is None else jnp.arange(self.config.num_hidden_layers))
         return self.norm(x).astype(self.dtype), outputs
 
     def _angles(self, position_ids: Int[Array, "3 b t"]) -> Float[Array, "b t half"]:
-        """Each pair is rotated by the position on its axis (Qwen2-VL, arXiv 2409.12191, figure 3)."""
-        axis = np.repeat(np.arange(3), self.config.mrope_section)
-        return jnp.moveaxis(position_ids[axis], 0, -1).astype(jnp.float32) * frequencies(self.config.head_dim // 2, self.config.rope_theta)
+        """Each pair is rotated by the position on its axis."""
+        return jnp.moveaxis(position_ids[self.config.rotary_axes], 0, -1).astype(jnp.float32) * frequencies(
+            self.config.head_dim // 2, self.config.rope_theta
+        )

@@ -174,12 +174,12 @@ class QwenVision(nnx.Module):
         """Features of every picture; g = p / 4 groups of patches."""
         inputs = jax.tree.map(jnp.asarray, inputs)
         full = jnp.asarray(np.isin(np.arange(self.config.depth), self.config.fullatt_block_indexes))
-        angles = self._angles(inputs.patch_positions)
+        angles = axial_angles(inputs.patch_positions, self.config.hidden_size // self.config.num_heads)
         x = self.patch_embed(normalize(inputs.patches) if inputs.patches.dtype == jnp.uint8 else inputs.patches)
         x, _ = layers.scan(self.blocks, lambda block, x, full: (block(layers.shard_batch(x), angles, inputs, full), None), x, full)
         return self.merger(x)
 
-    def _angles(self, positions: Int[Array, "i p 2"]) -> Float[Array, "i p half"]:
-        """Half of a head's pairs are rotated by the patch's row, the other half by its column."""
-        inverse_wavelengths = frequencies(self.config.hidden_size // self.config.num_heads // 4, THETA)
-        return (positions.astype(jnp.float32)[..., None] * inverse_wavelengths).reshape(*positions.shape[:2], -1)
+
+def axial_angles(positions: Int[Array, "i p 2"], head_dim: int) -> Float[Array, "i p half"]:
+    """Half of a head's pairs are rotated by the patch's row, the other half by its column."""
+    return (positions.astype(jnp.float32)[..., None] * frequencies(head_dim // 4, THETA)).reshape(*positions.shape[:2], -1)

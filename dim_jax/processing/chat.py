@@ -35,16 +35,18 @@ class Turn:
     user_turn: tuple[int, int]
 
 
-def segments(prompt: str, picture_tokens: Sequence[int] = (), *, generation_prompt: bool = False) -> list[tuple[str, bool]]:
+def segments(
+    prompt: str, picture_tokens: Sequence[int] = (), *, generation_prompt: bool = False, system: bool = True
+) -> list[tuple[str, bool]]:
     """The turn as (text, is it a special token?), in order, by the published template; two plain texts are never neighbours.
 
     `picture_tokens` has the number of tokens of each picture; pictures come before the prompt. `generation_prompt` opens the assistant's
-    turn, for a model that writes text; the published model reads the turn without it.
+    turn, for a model that writes text; the published model reads the turn without it. `system`: the system's message comes first.
     """
     pictures = [(text, True) for n in picture_tokens for text in (VISION_START, *[IMAGE_PAD] * n, VISION_END)]
     # Without a picture no special token separates header and prompt, so the tokenizer must see them as one text.
     user = [(USER_HEADER, False), *pictures, (prompt, False)] if pictures else [(USER_HEADER + prompt, False)]
-    turn = [(IM_START, True), (SYSTEM_TEXT, False), (IM_END, True), ("\n", False)]
+    turn = [(IM_START, True), (SYSTEM_TEXT, False), (IM_END, True), ("\n", False)] if system else []
     turn += [(IM_START, True), *user, (IM_END, True), ("\n", False)]
     return turn + ([(IM_START, True), (ASSISTANT_HEADER, False)] if generation_prompt else [])
 
@@ -120,7 +122,7 @@ class ChatTokenizer:
         """The text of ids, by default without special tokens (what a designer wrote)."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
-    def turn(self, prompt: str, picture_tokens: Sequence[int] = (), *, generation_prompt: bool = False) -> Turn:
+    def turn(self, prompt: str, picture_tokens: Sequence[int] = (), *, generation_prompt: bool = False, system: bool = True) -> Turn:
         """The ids of `segments(...)` and which of them are the user turn.
 
         The user turn begins after the tokens that hold the newline of `user\\n` and ends before `<|im_end|>`. Qwen's tokenizer
@@ -135,9 +137,9 @@ class ChatTokenizer:
         check(picture_tokens or prompt.strip(), f"The prompt is empty ({prompt!r}) and there is no picture. Write a prompt.")
         ids: list[int] = []
         begin = end = 0
-        for text, special in segments(prompt, picture_tokens, generation_prompt=generation_prompt):
+        for text, special in segments(prompt, picture_tokens, generation_prompt=generation_prompt, system=system):
             if special:
-                # The second <|im_end|> closes the user turn.
+                # The last <|im_end|> closes the user turn.
                 end = len(ids) if text == IM_END else end
                 ids.append(self.ids[text])
                 continue

@@ -207,13 +207,15 @@ class Processor:
         patches = in_threads(lambda picture: patchify(self.resize(picture), self.layout), rgb)
         tokens_of_picture = iter([rows * columns // self.layout.group for _, (rows, columns) in patches])
         counts = [[*islice(tokens_of_picture, len(row))] for row in pictures]
-        turns = [
-            self.tokenizer.turn(prompt, tokens, generation_prompt=generation_prompt) for prompt, tokens in zip(prompts, counts, strict=True)
-        ]
+        turns = [self._turn(prompt, tokens, generation_prompt=generation_prompt) for prompt, tokens in zip(prompts, counts, strict=True)]
         if overflow == "error":
             for prompt, turn, tokens in zip(prompts, turns, counts, strict=True):
                 self._check_length(prompt, turn.user_turn[1] - turn.user_turn[0], sum(tokens))
         return turns, patches
+
+    def _turn(self, prompt: str, picture_tokens: list[int], *, generation_prompt: bool) -> Turn:
+        """The tokens of one turn."""
+        return self.tokenizer.turn(prompt, picture_tokens, generation_prompt=generation_prompt)
 
     def _batch(
         self, turns: Sequence[Turn], patches: Sequence[Patches], lengths: Sequence[int] | None, patch_length: int | None
