@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,9 @@ from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture
 from dim_jax.errors import InputError
 from dim_jax.models import layers
 from dim_jax.models.dc_ae_config import DCAEConfig
+from dim_jax.models.gemma import GemmaConfig
 from dim_jax.models.qwen import QwenConfig
+from dim_jax.models.qwen3 import Qwen3Config
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.processes import make_global_array
 from dim_jax.sharding import Sharding, logical_axes, validate_mesh
@@ -44,6 +47,8 @@ MODELS = {
     "7b": ModelConfig(encoder=QwenConfig.qwen_7b()),
     "nano": ModelConfig(QwenConfig.nano(), SanaConfig.nano(), DCAEConfig.nano()),
     "tiny": ModelConfig(QwenConfig.tiny(), SanaConfig.tiny(), DCAEConfig.tiny()),
+    "sana_sprint": ModelConfig(GemmaConfig.gemma_2b(), replace(SanaConfig.sana_1600m(), null_table=False, guidance_embeds=True)),
+    "vibe": ModelConfig(Qwen3Config.qwen3_2b(), replace(SanaConfig.sana_1600m(edit=True, condition_length=224), null_table=False)),
 }
 EDITS = {"data.batch_size": "8", "data.mix.caption": "0.0", "flow.source_dropout": "0.5"}
 MESHES = {"one": (1, 1, 1), "all axes": (2, 2, 2)}
