@@ -3,16 +3,16 @@
 from dim_jax import checkpoint
 from dim_jax.storage.hub import Located, locate
 from dim_jax.storage.paths import AnyPath
-from dim_jax.weights.formats import DIFFUSERS_PARTS, SCHEDULER
+from dim_jax.weights.formats import DIFFUSERS_PARTS, SCHEDULER, TEXT_ENCODER
 from dim_jax.weights.published import CONFIG_FILES, TOKENIZER_FILES
 
 # What our readers open. A pattern's * stands for / too.
 FILES = (
     "*.safetensors", "*.safetensors.index*.json", "*.pth", *CONFIG_FILES, *TOKENIZER_FILES, "model_index.json", "adapter_config.json",
     SCHEDULER, checkpoint.SETTINGS, checkpoint.MANIFEST,
-    *(f"{part}/*" for part in (*DIFFUSERS_PARTS, checkpoint.TOKENIZER, checkpoint.WEIGHTS)),
+    *(f"{part}/*" for part in (*DIFFUSERS_PARTS, TEXT_ENCODER, checkpoint.TOKENIZER, checkpoint.WEIGHTS)),
 )  # fmt: skip
-NOT_READ = ("text_encoder*/*",)  # of other pipelines with the same transformer: larger than all the rest
+NOT_READ = ("text_encoder_*/*",)  # of other pipelines: no family has a second one
 
 
 def locate_checkpoint(path: AnyPath | str, revision: str | None = None) -> Located:
