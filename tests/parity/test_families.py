@@ -167,7 +167,7 @@ def test_vibe_edits_and_paints_as_its_parts_say(folders):
     """With a picture: queries after the turn, deepstack, the connector, three branches. Without one: another sentence, no source."""
     painter, reference = Sampler.from_pretrained(folders["vibe"]), tiny.VibePipeline()
     assert (painter.settings.num_steps, painter.settings.guidance_scale, painter.settings.image_guidance_scale) == (20, 4.5, 1.2)
-    source, size = picture(96, 64), (64, 64)
+    source, size = picture(64, 64), (64, 64)
     settings = replace(painter.settings, num_steps=3, resolution=64, size=size)
     noise = tiny.nchw(sampler.noise(np.array([SEED]), (8, 8, 8)))
     pixels = tiny.nchw(autoencoder_pixels(source, size)[None])
