@@ -139,13 +139,13 @@ def batches(kinds: Sequence[Hashable], batch_size: int, devices: int = 1) -> lis
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, each once the next one has begun, or could not."""
+    """The same items, each once the next one has begun, or could not: an error or Ctrl-C takes none that is whole."""
     before: list[Item] = []
     try:
         for item in items:
             yield from before
             before = [item]
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         yield from before
         raise
     yield from before

@@ -65,6 +65,13 @@ def read_config(path: Path, changes: Mapping[str, str]) -> Config:
     return config
 
 
+def restore_config(recorded: Mapping[str, Any]) -> Config:
+    """A config as a run recorded it, with the defaults of keys that a later version added: the run behaved like them."""
+    defaults = read_config(Path("common"), {}).to_dict()
+    groups = {name: value | recorded.get(name, {}) for name, value in defaults.items() if isinstance(value, dict)}
+    return ConfigDict(defaults | dict(recorded) | groups)
+
+
 def flatten(config: Config) -> dict[str, Any]:
     """Dotted key -> value, as JSON has them: a tuple becomes a list, in other values too."""
 

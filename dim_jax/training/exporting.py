@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from dim_jax import checkpoint, processes
-from dim_jax.config import Config
+from dim_jax.config import Config, restore_config
 from dim_jax.data.example import Example
 from dim_jax.data.pipeline import MixtureComponent, evenly_spaced, evenly_spaced_examples
 from dim_jax.errors import InputError, check
@@ -82,8 +81,7 @@ def export_state(state: AnyPath, folder: AnyPath, weights: StateWeights) -> None
     Raises:
         InputError: the state is damaged, or a checkpoint or the data of its config is missing.
     """
-    config: Config = ConfigDict({"lora": {"rank": 0, "alpha": 1.0}} | read_notes(state)["config"])  # older runs have no such key
-    config.model.quantize = config.model.get("quantize", "none")
+    config = restore_config(read_notes(state)["config"])
     for axis in MESH_AXES:
         config.sharding[axis] = 1
     model_init = ModelInit.open(config, check_config(config))
