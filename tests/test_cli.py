@@ -113,10 +113,11 @@ def test_dtype_and_devices(monkeypatch):
     assert dim(*edit(*QUICKLY, "--dtype", "float32", "--tokenizer", "T"))[0] == 0
     assert dim(*edit(*QUICKLY, "--devices", "data=2,fsdp=-1", "--overwrite"))[0] == 0
     assert dim(*generate(*QUICKLY, "--devices", "all", "--overwrite"))[0] == 0
+    common = {"loras": (), "quantize": None, "offload": False}
     assert loads == [
-        {"edits": True, "dtype": "float32", "tokenizer": "T", "mesh": None, "loras": ()},
-        {"edits": True, "dtype": None, "tokenizer": None, "mesh": {"data": 2, "fsdp": -1}, "loras": ()},
-        {"dtype": None, "tokenizer": None, "mesh": {"data": -1}, "loras": ()},
+        {"edits": True, "dtype": "float32", "tokenizer": "T", "mesh": None} | common,
+        {"edits": True, "dtype": None, "tokenizer": None, "mesh": {"data": 2, "fsdp": -1}} | common,
+        {"dtype": None, "tokenizer": None, "mesh": {"data": -1}} | common,
     ]
 
 

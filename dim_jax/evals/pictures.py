@@ -24,6 +24,7 @@ from dim_jax.storage.disk import is_creatable
 from dim_jax.storage.folders import append, make_folder, new_file, write_errors
 from dim_jax.storage.jsonl import read_objects
 from dim_jax.storage.local_cache import cache_folder
+from dim_jax.storage.paths import is_remote
 from dim_jax.weights.hub_files import locate_checkpoint
 from dim_jax.weights.lora_files import is_lora, parse_spec
 
@@ -88,6 +89,8 @@ def checkpoint_digest(painter: Sampler) -> str:
 
 def _file_marks(source: str) -> list[tuple[str, int, int, int, int]]:
     """What tells whether the files of a checkpoint's folder or a LoRA are the same; empty where that is not known."""
+    if is_remote(source):
+        return []
     path = locate_checkpoint(source if os.path.exists(source) else parse_spec(source)[0]).path
     folder = path.parent if path.is_file() and is_lora(path) else path
     files = sorted(Path(folder_name, name) for folder_name, _, names in os.walk(folder, followlinks=True) for name in names)
