@@ -96,9 +96,6 @@ def test_the_bundled_model_agrees_with_pytorch(tmp_path):
     assert "327 tensors, BF16" in out
     assert verdicts(out) == dict.fromkeys(STAGES, True)
     assert (tmp_path / "nano.json").stat().st_size < 200_000
-    code, out, _ = verify(NANO, "--against", tmp_path / "nano.json", "--dtype", "bfloat16")
-    assert code == 0, out
-    assert "bit-identical to the recorded ones" in out
 
 
 @pytest.mark.parametrize("form", ["orbax", "diffusers"])
