@@ -8,7 +8,7 @@ GPUs: the data sheets of NVIDIA, SXM modules, dense bfloat16 without sparsity.
 
 from dataclasses import dataclass
 
-GIB = 2**30
+from dim_jax.memory import GIB
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ Which sets of results there are, models/sana.py says (SAVED_NAMES). Those that s
 read everything takes longer than to compute it again (docs/performance.md).
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, cast
 
 import jax
 
+from dim_jax.memory import GIB
 from dim_jax.models.sana import Remat
 
 AUTO = "auto"
@@ -35,21 +36,21 @@ class FittingStep:
     def __call__(self, state: Any, frozen: Any, batch: Any) -> Any:
         shapes = tuple(array.shape for array in jax.tree.leaves(batch))
         if shapes not in self._steps:
-            self._steps[shapes] = self._choose(state, frozen, batch)
+            self._steps[shapes] = self._compile_first_fitting(FASTEST_FIRST, state, frozen, batch)
         return self._steps[shapes](state, frozen, batch)
 
-    def _choose(self, *arguments: Any) -> Any:
-        limit = USABLE * (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", float("inf"))
-        for remat in FASTEST_FIRST:
-            try:
-                step = self._make_step(remat).lower(*arguments).compile()
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or remat == FASTEST_FIRST[-1]:
-                    raise
-                continue
-            memory = step.memory_analysis()
-            needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-            if needed <= limit or remat == FASTEST_FIRST[-1]:
-                self._print_line(f'model.remat "{remat}": a step takes {needed / 2**30:.1f} GiB of a device')
-                return step
-        raise AssertionError  # the last one was returned or raised
+    def _compile_first_fitting(self, choices: Sequence[Remat], *arguments: Any) -> Any:
+        """The step of the first of `choices` that fits, or of the last."""
+        remat, *rest = choices
+        try:
+            step = self._make_step(remat).lower(*arguments).compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or not rest:
+                raise
+            return self._compile_first_fitting(rest, *arguments)
+        memory = step.memory_analysis()
+        needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        if rest and needed > USABLE * (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", float("inf")):
+            return self._compile_first_fitting(rest, *arguments)
+        self._print_line(f'model.remat "{remat}": a step takes {needed / GIB:.1f} GiB of a device')
+        return step
