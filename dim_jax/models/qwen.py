@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from dim_jax.errors import check
 from dim_jax.models.hf_config import HFConfig, Source
 from dim_jax.models.precision import exact_products
-from dim_jax.models.qwen_layers import DTYPES
+from dim_jax.models.qwen_layers import DTYPES, at_picture_tokens
 from dim_jax.models.qwen_text import QwenText, TextConfig
 from dim_jax.models.qwen_vision import CHANNELS, QwenVision, VisionConfig
 from dim_jax.processing.inputs import EncoderInputs
@@ -169,9 +169,7 @@ class Qwen(nnx.Module):
         x = self.model.embed(inputs.input_ids)
         if inputs.patches.shape[0] == 0:
             return x
-        features = self.visual(inputs).reshape(-1, x.shape[-1])
-        tokens = inputs.picture_tokens
-        return jnp.where((tokens >= 0)[..., None], features[jnp.maximum(tokens, 0)], x)
+        return at_picture_tokens(self.visual(inputs).reshape(-1, x.shape[-1]), inputs.picture_tokens, x)
 
     @exact_products
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:

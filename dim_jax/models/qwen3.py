@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from dim_jax.errors import check
 from dim_jax.models.hf_config import HFConfig, Source
 from dim_jax.models.qwen3_vision import Qwen3Vision, Qwen3VisionConfig
-from dim_jax.models.qwen_layers import DTYPES
+from dim_jax.models.qwen_layers import DTYPES, at_picture_tokens
 from dim_jax.models.qwen_text import QwenText, TextConfig
 from dim_jax.processing.inputs import EncoderInputs
 
@@ -147,7 +147,6 @@ class Qwen3(nnx.Module):
         if inputs.patches.shape[0] == 0:
             return self.model(x, inputs.position_ids)
         features, tokens = self.visual(inputs), inputs.picture_tokens
-        is_picture, index = (tokens >= 0)[..., None], jnp.maximum(tokens, 0)
-        x = jnp.where(is_picture, features.last.reshape(-1, x.shape[-1])[index], x)
-        deepstack = features.deepstack.reshape(len(features.deepstack), -1, x.shape[-1])[:, index]
-        return self.model(x, inputs.position_ids, jnp.where(is_picture, deepstack, 0))
+        x = at_picture_tokens(features.last.reshape(-1, x.shape[-1]), tokens, x)
+        deepstack = features.deepstack.reshape(len(features.deepstack), -1, x.shape[-1])
+        return self.model(x, inputs.position_ids, at_picture_tokens(deepstack, tokens, 0.0))

@@ -18,7 +18,7 @@ from dim_jax.models import layers
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.precision import exact_products
 from dim_jax.models.qwen_layers import rotate
-from dim_jax.models.qwen_vision import CHANNELS, EPS, THETA, axial_angles, full_attention
+from dim_jax.models.qwen_vision import CHANNELS, EPS, THETA, PatchEmbed, axial_angles, full_attention
 from dim_jax.processing.inputs import EncoderInputs, VisionLayout
 
 
@@ -85,17 +85,6 @@ class Features(NamedTuple):
     deepstack: Float[Array, "layers i g d_out"]
 
 
-class PatchEmbed(nnx.Module):
-    """A product with each patch's pixels (channel, time, row, column)."""
-
-    def __init__(self, config: Qwen3VisionConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        pixels = (CHANNELS, config.temporal_patch_size, config.patch_size, config.patch_size)
-        self.proj = nnx.LinearGeneral(pixels, config.hidden_size, axis=(-4, -3, -2, -1), dtype=dtype, rngs=rngs)
-
-    def __call__(self, patches: Float[Array, "i p c"]) -> Float[Array, "i p d"]:
-        return self.proj(patches.reshape(*patches.shape[:2], *self.proj.in_features))
-
-
 class Attention(nnx.Module):
     def __init__(self, config: Qwen3VisionConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         d, self.num_heads = config.hidden_size, config.num_heads
@@ -151,7 +140,7 @@ class Qwen3Vision(nnx.Module):
 
     def __init__(self, config: Qwen3VisionConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
-        self.patch_embed = PatchEmbed(config, dtype=dtype, rngs=rngs)
+        self.patch_embed = PatchEmbed(config, use_bias=True, dtype=dtype, rngs=rngs)
         self.pos_embed = nnx.Embed(config.num_position_embeddings, config.hidden_size, rngs=rngs)
         self.blocks = layers.stack(lambda rngs: Block(config, dtype=dtype, rngs=rngs), config.depth, rngs)
         self.merger = PatchMerger(config, deepstack=False, dtype=dtype, rngs=rngs)

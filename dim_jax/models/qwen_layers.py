@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dim_jax.models import layers
 from dim_jax.models.quantized import dense
@@ -26,6 +26,13 @@ def rotate(x: Float[Array, "b t n k"], angles: Float[Array, "b t half"]) -> Floa
     cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def at_picture_tokens(
+    features: Float[Array, "*n f d"], picture_tokens: Int[Array, "b t"], otherwise: Float[Array, "b t d"] | float
+) -> Float[Array, "*n b t d"]:
+    """The feature of each token of a picture (`EncoderInputs.picture_tokens` has its number, -1 for other tokens), else `otherwise`."""
+    return jnp.where((picture_tokens >= 0)[..., None], features[..., jnp.maximum(picture_tokens, 0), :], otherwise)
 
 
 class GatedMLP(nnx.Module):

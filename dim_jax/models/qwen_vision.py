@@ -4,6 +4,7 @@ Most layers attend inside windows of 112 pixels, a few over the whole picture. A
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,11 +80,11 @@ class VisionConfig:
 
 
 class PatchEmbed(nnx.Module):
-    """A convolution whose stride is its kernel: a product with each patch's pixels (channel, time, row, column)."""
+    """A convolution whose stride is its kernel: a product with each patch's pixels (channel, time, row, column). `config`: of a tower."""
 
-    def __init__(self, config: VisionConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: Any, *, use_bias: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
         pixels = (CHANNELS, config.temporal_patch_size, config.patch_size, config.patch_size)
-        self.proj = nnx.LinearGeneral(pixels, config.hidden_size, axis=(-4, -3, -2, -1), use_bias=False, dtype=dtype, rngs=rngs)
+        self.proj = nnx.LinearGeneral(pixels, config.hidden_size, axis=(-4, -3, -2, -1), use_bias=use_bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, patches: Float[Array, "i p c"]) -> Float[Array, "i p d"]:
         return self.proj(patches.reshape(*patches.shape[:2], *self.proj.in_features))
