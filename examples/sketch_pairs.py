@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
-from dim_jax.datasets.layouts.pairs import Pair, Picture, decoded, read_pictures, webp, write_pairs
+from dim_jax.data.example import Split
+from dim_jax.datasets.layouts.pairs import Pair, Picture, decode_webp, encode_webp, read_pictures, write_pairs
 
-COUNTS = {"train": 20, "test": 24}
+COUNTS: dict[Split, int] = {"train": 20, "test": 24}
 INSTRUCTION = "Redraw it as a pencil sketch."
 
 
@@ -39,7 +40,7 @@ def main() -> None:
         of_split = [picture for picture in known if picture.split == split and "-1f3f" not in picture.code]  # no skin tones
         for number in rng.choice(len(of_split), count, replace=False):
             source = of_split[number]
-            drawn = webp(np.asarray(sketch(decoded(source.webp))))
+            drawn = encode_webp(np.asarray(sketch(decode_webp(source.webp))))
             pairs.append(Pair(len(pictures), len(pictures) + 1, "sketch", (INSTRUCTION,), INSTRUCTION))
             pictures += [source, Picture("sketch", f"{source.set}-{source.code}", source.name, split, source.captions, drawn)]
     arguments.out.mkdir(parents=True)

@@ -5,8 +5,10 @@ import os
 import re
 import shutil
 import stat
+import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,6 +112,18 @@ def test_beside_the_data_lie_a_card_and_a_sheet(built):
     with Image.open(built / "sheet.png") as sheet:
         assert sheet.width > 500
         assert sheet.height > 1000
+
+
+def test_the_example_of_a_drawing_style_makes_pairs_of_both_splits(built, tmp_path):
+    """The script in docs/lora.md: 20 training pictures and 24 held-out ones as sketches on warm paper."""
+    script = Path(__file__).parents[1] / "examples/sketch_pairs.py"
+    subprocess.run([sys.executable, str(script), str(built), str(tmp_path / "sketch")], check=True)
+    for split, count in (("train", 20), ("test", 24)):
+        pairs = list(Pairs(tmp_path / "sketch", split, "edit"))
+        assert len(pairs) == count
+        for pair in pairs:
+            red, _, blue = np.moveaxis(np.asarray(pair.target, int), -1, 0)
+            assert np.median(red - blue) > 5
 
 
 # What is refused: one error, and nothing left behind
