@@ -13,12 +13,15 @@ from PIL import Image
 from rich.console import Console
 
 from dim_jax.data.example import Example
+from dim_jax.designer.clients import Response
+from dim_jax.designer.local import LocalDesigner
 from dim_jax.edit_result import EditResult, read_metadata
 from dim_jax.errors import InputError
 from dim_jax.evals import emoji, pictures
 from dim_jax.evals.pictures import checkpoint_digest, digest
 from dim_jax.pipeline import EditPipeline
 from dim_jax.sampling import Sampler
+from tests.designer_answers import lines
 from tests.painter_fixtures import QUICK, dim, one_error, painter, picture, tiny_checkpoint
 
 
@@ -74,6 +77,15 @@ def test_the_sample_is_balanced_and_grows():
     assert emoji.sample([*rules, "d"], 24)[:-1] == small
 
 
+def test_pairs_to_choose_by_are_the_next_ones_of_the_same_order():
+    rules = ["a"] * 500 + ["b"] * 3 + ["c"] * 30
+    test, selection = emoji.sample(rules, 24), emoji.sample(rules, 24, selection=True)
+    assert Counter(rules[i] for i in selection) == {"a": 24, "c": 6}
+    assert not set(test) & set(selection)
+    both = [i for i in emoji.sample(rules, 48) if rules[i] == "a"]
+    assert both == [i for i in test + selection if rules[i] == "a"]
+
+
 def test_few_rules_still_give_enough_pairs():
     assert len(emoji.sample(["a"] * 500 + ["b"] * 3)) == 200
     assert len(emoji.sample(["a"] * 50 + ["b"] * 3)) == 53
@@ -121,6 +133,59 @@ def test_each_pair_has_noise_of_its_own(monkeypatch):
     whole = {row["key"]: row["seed"] for row in evaluate(pairs_per_rule=3, overwrite=True)["pairs"]}
     assert first.items() < whole.items()
     assert not set(first.values()) & {row["seed"] for row in evaluate(seed=1, overwrite=True)["pairs"]}
+
+
+# What an edit is told by
+
+
+def written_by(monkeypatch, answers: dict[str, str]) -> tuple[LocalDesigner, list[list[str]]]:
+    """A designer with these answers to instructions, and the batches that it was asked."""
+    asked: list[list[str]] = []
+
+    def write(self, pictures, instructions):
+        asked.append(list(instructions))
+        assert [picture.tobytes() for picture in pictures] == [
+            next(pair.source.tobytes() for pair in PAIRS if pair.texts[0] == instruction) for instruction in instructions
+        ]
+        return [Response(answers.get(instruction, "I cannot."), None, 10, 20) for instruction in instructions]
+
+    monkeypatch.setattr(LocalDesigner, "write", write)
+    local = LocalDesigner.from_sampler(painter(), 64)
+    return replace(local, processor=replace(local.processor, condition_length=4096)), asked
+
+
+def test_the_blueprint_of_the_data_takes_the_place_of_the_instruction(monkeypatch):
+    pretender = Pretender(monkeypatch, {"a blueprint": PAIRS[0].target} | {pair.texts[0]: PAIRS[0].target for pair in PAIRS})
+    report, plain = evaluate(text="blueprint"), evaluate(overwrite=True)
+    assert pretender.prompts[:4] == ["a blueprint"] * 4
+    assert (report["text"], report["designer"], plain["text"]) == ("blueprint", "none", "instruction")
+    for ours, theirs in zip(report["pairs"], plain["pairs"], strict=True):
+        assert (ours["prompt"], ours["instruction"], ours["seed"]) == ("a blueprint", theirs["prompt"], theirs["seed"])
+    without = [replace(pair, blueprint=None) for pair in PAIRS]
+    with pytest.raises(InputError, match="has no blueprint"):
+        emoji.evaluate(EditPipeline(painter()), without, CAPTIONS, Path("none.json"), data="emoji", text="blueprint")
+
+
+def test_a_designer_writes_in_batches_and_is_not_asked_again(monkeypatch):
+    """One pair's answer is no blueprint, so it is told by its instruction."""
+    answers = {pair.texts[0]: lines("{n}. {title}: {text} " + f"No. {i}.") for i, pair in enumerate(PAIRS) if i}
+    designer, asked = written_by(monkeypatch, answers)
+    told = answers | {"change 0": "change 0"}
+    Pretender(monkeypatch, dict.fromkeys((*told, *told.values()), PAIRS[0].target))
+    options = {"pairs_per_rule": 3, "text": "blueprint", "designer": designer}
+    report = evaluate(**options)
+    assert {row["instruction"]: row["prompt"] for row in report["pairs"]} == told
+    assert list(report["failures"]) == ["skin tone/a/0>a/100"]
+    assert "refused" in report["failures"]["skin tone/a/0>a/100"]
+    assert [len(batch) for batch in asked] == [2, 2, 2], "the last one filled up"
+    metadata = [read_metadata(file) for file in sorted(Path("out.pictures").rglob("*.png"))]
+    assert {one["instruction"]: one["prompt"] for one in metadata} == answers | {"": "change 0"}
+    assert {one["designer"] for one in metadata} == {"local"}
+    assert evaluate(**options, overwrite=True)["pairs"] == report["pairs"]
+    assert len(asked) == 3
+    longer = evaluate(**options | {"designer": replace(designer, processor=painter().processor, name="short")}, overwrite=True)
+    assert len(longer["failures"]) == 5
+    assert "the painter reads 24" in longer["failures"]["gender/a/1>a/101"]
 
 
 # What is written, and what is painted again
@@ -246,6 +311,8 @@ def test_nothing_to_measure():
     for edits, captions in (([], CAPTIONS), (PAIRS, [])):
         with pytest.raises(InputError, match=r"emoji: .* to measure with"):
             emoji.evaluate(EditPipeline(painter()), edits, captions, Path("out.json"), data="emoji")
+    with pytest.raises(InputError, match="none is left to choose by"):
+        evaluate(selection=True, pairs_per_rule=3)
     with pytest.raises(InputError, match="no source to edit"):
         emoji.evaluate(EditPipeline(painter()), CAPTIONS, CAPTIONS, Path("out.json"), data="emoji")
 
@@ -266,6 +333,12 @@ def test_the_command(loaded, monkeypatch):
     assert "out.json exists" in one_error(dim(*command))
     assert dim(*command, "--overwrite", "--known-targets")[0] == 0
     assert opened[-2:] == [(Path("emoji"), "known", "edit"), (Path("emoji"), "test", "caption")]
+    tiny = (*command[:6], "-o", "designed.json", "--pairs-per-rule", "1", "--holdout", "selection", "--designer", "local")
+    assert "2 pairs without a blueprint were told by their instruction, such as: the answer was cut off at 24 tokens" in dim(*tiny)[1]
+    report = json.loads(Path("designed.json").read_text())
+    assert (report["data"], report["text"], report["designer"]) == ("emoji (test, selection)", "blueprint", "local")
+    assert len(report["failures"]) == 2
+    assert dim(*tiny, "--text", "instruction")[0] == dim(*tiny[:-1], "openai:gpt-4o")[0] == 2
 
 
 def test_the_table_says_what_the_report_says():

@@ -25,6 +25,20 @@ class Stage(StrEnum):
     report = "report"
 
 
+class Text(StrEnum):
+    """What an edit is told by."""
+
+    instruction = "instruction"
+    blueprint = "blueprint"
+
+
+class Holdout(StrEnum):
+    """Which held-out pairs: those of the report, or others to choose by."""
+
+    test = "test"
+    selection = "selection"
+
+
 @with_options(sampling=SamplingOptions, judging=JudgeOptions, options=DesignerOptions)
 def evaluate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The benchmark, such as imgedit; a wrong name lists all.")],
@@ -57,6 +71,12 @@ def evaluate(
         bool, typer.Option("--known-targets", help="-o: pairs of which only the source is held out, the target may have been trained on.")
     ] = False,
     pairs_per_rule: Annotated[int | None, typer.Option(min=1, help="-o: default 24, or as many more as 200 pairs in all need.")] = None,
+    text: Annotated[
+        Text | None, typer.Option(help="-o: what an edit is told by. Default: instruction; with --designer local blueprint.")
+    ] = None,
+    holdout: Annotated[
+        Holdout, typer.Option(help="-o: selection takes as many other pairs of each rule, to choose models by.")
+    ] = Holdout.test,
     *,
     sampling: SamplingOptions,
     judging: JudgeOptions,
@@ -69,7 +89,15 @@ def evaluate(
     if output is not None:
         if sampling.changes([]):
             raise typer.BadParameter("With -o the checkpoint's own settings count. Leave them out, or give --out.")
-        _by_rule(data, output, known_targets, pairs_per_rule, batch_size, sampling)
+        if designer not in ("none", "local"):
+            raise typer.BadParameter("With -o only the checkpoint's own encoder writes blueprints. Give --designer local, or --out.")
+        if designer == "local" and text is Text.instruction:
+            raise typer.BadParameter("A designer writes blueprints. Leave --designer or --text instruction out.")
+        told = text or (Text.blueprint if designer == "local" else Text.instruction)
+        _by_rule(
+            data, output, known_targets, designer == "local", sampling, batch_size=batch_size, pairs_per_rule=pairs_per_rule,
+            selection=holdout is Holdout.selection, text=told.value,
+        )  # fmt: skip
         return
     assert out is not None
     from dim_jax.designer.choice import DesignerSpec
@@ -135,7 +163,7 @@ def _designer_factory(choice: Any, spec: str, options: DesignerOptions, sampling
     return make
 
 
-def _by_rule(data: str, output: Path, known_targets: bool, pairs_per_rule: int | None, batch_size: int, sampling: SamplingOptions) -> None:
+def _by_rule(data: str, output: Path, known_targets: bool, by_designer: bool, sampling: SamplingOptions, **options: Any) -> None:
     from dim_jax.datasets.layouts.pairs import Pairs
     from dim_jax.evals import emoji
     from dim_jax.pipeline import EditPipeline
@@ -148,8 +176,12 @@ def _by_rule(data: str, output: Path, known_targets: bool, pairs_per_rule: int |
     with lock_output(output):
         pipeline = EditPipeline.from_pretrained(checkpoint_or_bundled(sampling.checkpoint), **sampling.loading)
         report = emoji.evaluate(
-            pipeline, edits, captions, output, data=f"{data} ({split})", pairs_per_rule=pairs_per_rule, seed=sampling.seed,
-            batch_size=batch_size, overwrite=sampling.overwrite, progress=console.is_terminal,
+            pipeline, edits, captions, output, data=f"{data} ({split}{', selection' if options['selection'] else ''})",
+            designer=local_designer("", pipeline.sampler, pipeline.sampler.settings.resolution) if by_designer else None,
+            seed=sampling.seed, overwrite=sampling.overwrite, progress=console.is_terminal, **options,
         )  # fmt: skip
     open_console(stderr=False).print(emoji.table(report), soft_wrap=False)
+    if failures := report["failures"]:
+        reason = next(iter(failures.values()))
+        typer.echo(f"{len(failures)} pairs without a blueprint were told by their instruction, such as: {reason}", err=True)
     typer.echo(f"wrote {output} and {output.with_suffix('.png')}", err=True)

@@ -1,4 +1,4 @@
-"""The requests to a designer in an evaluation: blueprints, and reflections on results (the reflected track).
+"""The requests to a designer in an evaluation: blueprints, and reflections on results (the reflected track); an encoder's own in batches.
 
 Answers are in journals of the track (`designer.journal`), blueprints.jsonl and reflections.jsonl, one for each shard; an answer in any of
 them is not requested again.
@@ -7,18 +7,28 @@ them is not requested again.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+from rich.progress import track
+
+from dim_jax.batching import batches
+from dim_jax.console import open_console
 from dim_jax.datasets.construction.captions import rewriting_task
 from dim_jax.datasets.construction.config import read_config
-from dim_jax.designer.blueprint import BLUEPRINT, prompt, strip_thoughts
+from dim_jax.designer.blueprint import BLUEPRINT, PROMPT_VERSION, prompt, strip_thoughts
+from dim_jax.designer.journal import Journal, request_key
 from dim_jax.designer.runner import Job
 from dim_jax.designer.stage_runner import Answers, DesignerFactory, StageRunner
 from dim_jax.designer.task import AnswerError, Task
 from dim_jax.errors import InputError
+from dim_jax.storage.folders import make_folder
+
+if TYPE_CHECKING:  # it imports JAX
+    from dim_jax.designer.local import LocalDesigner
 
 BEST = 10  # the score of a result that leaves nothing to be wished
 TEMPLATE = (
@@ -150,3 +160,57 @@ class EvalDesigner:
         track.mkdir(parents=True, exist_ok=True)
         answers = self.runner.stage(own, remaining, task, self.writer)
         return Answers(texts | answers.texts, reasons | answers.reasons, answers.tokens)
+
+
+def write_locally(
+    designer: "LocalDesigner",
+    path: Path,
+    edits: Mapping[str, tuple[Image.Image, str]],
+    *,
+    weights: str,
+    batch_size: int = 16,
+    progress: bool = False,
+) -> Answers:
+    """Blueprints by an encoder of this machine, in batches, for sources and instructions by id.
+
+    Answers, and why there is none, are kept in the journal `path`, and taken from there for the same source, instruction and weights.
+    One that the painter's condition cannot hold counts as none.
+
+    Args:
+        designer: writes; its processor is the painter's.
+        path: the journal; its folder is made.
+        edits: by id, source and instruction.
+        weights: a digest of the designer's weights.
+        batch_size: how many are written at once.
+        progress: show a bar.
+
+    Raises:
+        InputError: the journal cannot be read or written, or as in `LocalDesigner.write`.
+    """
+    processor, version = designer.processor, f"{PROMPT_VERSION} {weights}"
+    designer = replace(designer, max_tokens=min(designer.max_tokens, processor.condition_length))
+    keys = {
+        id_: request_key([hashlib.sha256(source.tobytes()).hexdigest()], instruction, designer.name, version)
+        for id_, (source, instruction) in edits.items()
+    }
+    make_folder(path.parent)
+    with Journal(path) as journal:
+        missing = [id_ for id_, key in keys.items() if journal.answer(key) is None and journal.reason(key) is None]
+        rounds = batches([None] * len(missing), batch_size)
+        for batch in track(rounds, "writing blueprints", console=open_console(), transient=True, disable=not progress):
+            ids = batch.fill(missing)
+            sources, instructions = zip(*(edits[id_] for id_ in ids), strict=True)
+            for id_, response in zip(ids[: len(batch.indices)], designer.write(sources, instructions), strict=False):
+                text, reason = None, response.failure
+                try:
+                    text = None if reason else BLUEPRINT.parse(response.text)
+                except AnswerError as error:
+                    reason = str(error)
+                if text is not None and (tokens := processor.condition_tokens(text, pictures=1)) > processor.condition_length:
+                    text, reason = None, f"the blueprint takes {tokens} tokens, and the painter reads {processor.condition_length}"
+                design = {"key": keys[id_], "designer": designer.name, "prompt_version": version, "instruction": edits[id_][1]}
+                design |= {"tokens_in": response.tokens_in, "tokens_out": response.tokens_out}
+                journal.add({"id": id_}, text, design | ({} if text is not None else {"reason": reason, "text": response.text}))
+        texts = {id_: text for id_, key in keys.items() if (text := journal.answer(key)) is not None}
+        reasons = {id_: reason for id_, key in keys.items() if (reason := journal.reason(key)) is not None}
+        return Answers(texts, reasons, (journal.tokens_in, journal.tokens_out))

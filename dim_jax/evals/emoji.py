@@ -19,9 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from dim_jax.data.example import Example
+from dim_jax.data.readers import Text as PromptText
+from dim_jax.designer.local import LocalDesigner
+from dim_jax.designer.stage_runner import Answers
 from dim_jax.edit_result import check_output, save_picture
 from dim_jax.errors import InputError, check
 from dim_jax.evals.benchmark import group_by
+from dim_jax.evals.designs import write_locally
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
 from dim_jax.evals.pictures import PictureRequest, checkpoint_digest, paint
 from dim_jax.pipeline import EditPipeline
@@ -42,7 +46,8 @@ class Result:
     """The measures of one pair. Errors are mean squared ones on RGB in [0, 1] at the data's size, ratios are in dB.
 
     Attributes:
-        rule, key, prompt, seed: which pair, and how it was painted.
+        rule, key, instruction: which pair.
+        prompt, seed: what it was painted from; the prompt is the instruction or a blueprint.
         mse_target, mse_source: between the result and the target, or the source.
         psnr: of the result against the target.
         psnr_copy: of the source against the target.
@@ -51,6 +56,7 @@ class Result:
 
     rule: str
     key: str
+    instruction: str
     prompt: str
     seed: int
     mse_target: float
@@ -65,10 +71,11 @@ class Result:
         return self.mse_target < self.mse_source
 
 
-def sample(rules: Sequence[str], pairs_per_rule: int | None = None, *, seed: int = 0) -> list[int]:
+def sample(rules: Sequence[str], pairs_per_rule: int | None = None, *, seed: int = 0, selection: bool = False) -> list[int]:
     """Indices of a random sample that is balanced over rules, rule by rule; a larger one of the same seed holds a smaller one.
 
     `pairs_per_rule` is 24 by default, or as many more as 200 pairs in all need. All pairs are taken of a rule that has fewer.
+    `selection`: not these, but as many that come next in the same order, where a rule has more.
     """
     groups = group_by(range(len(rules)), rules.__getitem__)
     number = pairs_per_rule or PAIRS_PER_RULE
@@ -78,7 +85,7 @@ def sample(rules: Sequence[str], pairs_per_rule: int | None = None, *, seed: int
     chosen = []
     for rule, group in sorted(groups.items()):
         order = np.random.default_rng([seed, zlib.crc32(rule.encode())]).permutation(len(group))
-        chosen += [group[i] for i in order[:number]]
+        chosen += [group[i] for i in (order[number : 2 * number] if selection else order[:number])]
     return chosen
 
 
@@ -90,6 +97,9 @@ def evaluate(
     *,
     data: str,
     pairs_per_rule: int | None = None,
+    selection: bool = False,
+    text: PromptText = "instruction",
+    designer: LocalDesigner | None = None,
     seed: int = 0,
     batch_size: int = 16,
     overwrite: bool = False,
@@ -102,11 +112,14 @@ def evaluate(
 
     Args:
         pipeline: the painter; it paints with the settings of its checkpoint.
-        edits: pairs of a split that it was not trained on. The first wording of the instruction is taken.
+        edits: pairs of a split that it was not trained on. Of an instruction the first wording is taken.
         captions: every picture of that split; the autoencoder is measured on up to 500 of them.
         output: the JSON to write.
         data: where the pairs come from, for the report.
-        pairs_per_rule: see `sample`.
+        pairs_per_rule, selection: see `sample`.
+        text: what an edit is told by: its instruction or its blueprint.
+        designer: writes the blueprints from source and instruction, instead of those in the data. They are kept in the folder of the
+            results. A pair that it writes none for is told by its instruction; the report's "failures" say why, by key.
         seed: of the sample and of the noise.
         batch_size: pictures painted at once.
         overwrite: replace `output` and its contact sheet.
@@ -123,9 +136,18 @@ def evaluate(
         )
     painter = pipeline.sampler
     settings, weights = replace(painter.settings, batch_size=batch_size), checkpoint_digest(painter)
-    chosen = [edits[i] for i in sample([example.rule for example in edits], pairs_per_rule, seed=seed)]
-    tasks = [_edit(example, seed) for example in chosen]
-    results = paint(pipeline, tasks, output.with_suffix(".pictures"), settings, weights, progress=progress)
+    chosen = [edits[i] for i in sample([example.rule for example in edits], pairs_per_rule, seed=seed, selection=selection)]
+    check(chosen, f"{data}: no rule has more pairs than the report takes, so none is left to choose by. Take fewer (--pairs-per-rule).")
+    folder, blueprints = output.with_suffix(".pictures"), Answers({}, {}, (0, 0))
+    if designer is not None:
+        blueprints = write_locally(
+            designer, folder / "blueprints.jsonl", {_name(example): (_source(example), example.texts[0]) for example in chosen},
+            weights=weights, batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+    prompts = [_prompt(example, text, None if designer is None else blueprints) for example in chosen]
+    writer = "none" if designer is None else designer.name
+    tasks = [_edit(example, prompt, writer, seed) for example, prompt in zip(chosen, prompts, strict=True)]
+    results = paint(pipeline, tasks, folder, settings, weights, progress=progress)
     targets = [example.target for example in chosen]
     rebuilt = painter.reconstruct(targets, settings)
     rows = [
@@ -134,6 +156,7 @@ def evaluate(
     ]  # fmt: skip
     report = {
         "data": data, "checkpoint": painter.name, "weights": weights, "dtype": painter.dtype, "seed": seed,
+        "text": text, "designer": writer, "failures": blueprints.reasons,
         "settings": {key: value for key, value in asdict(settings).items() if value is not None},
         "overall": summary(rows),
         "rules": {rule: summary(list(group)) for rule, group in groupby(rows, lambda row: row.rule)},
@@ -175,21 +198,42 @@ def table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _edit(example: Example, seed: int) -> PictureRequest:
-    """The task of a pair. Its noise depends on the pair and on the run's seed, not on what else is in the sample."""
+def _name(example: Example) -> str:
+    return f"{example.rule}/{example.key}"
+
+
+def _source(example: Example) -> Image.Image:
     if example.source is None:
         raise InputError(f"{example.key}: has no source to edit. Give pairs (kind 'edit').")
-    noise_seed = zlib.crc32(example.source.tobytes(), zlib.crc32(f"{seed} {example.key}".encode())) >> 1
-    return PictureRequest(f"{quote(example.rule, safe=' ')}/{quote(example.key, safe=' ')}", example.texts[0], example.source, noise_seed)
+    return example.source
+
+
+def _prompt(example: Example, text: PromptText, written: Answers | None) -> str:
+    """What the painter reads of a pair; `written`: by a designer, None: the data's own blueprint."""
+    if text == "instruction":
+        return example.texts[0]
+    if written is not None:
+        return written.texts.get(_name(example), example.texts[0])
+    if example.blueprint is None:
+        raise InputError(f"{example.key}: has no blueprint. Take instructions (--text instruction), or a designer (--designer local).")
+    return example.blueprint
+
+
+def _edit(example: Example, prompt: str, designer: str, seed: int) -> PictureRequest:
+    """The task of a pair. Its noise depends on the pair and on the run's seed, not on what else is in the sample, nor on the prompt."""
+    source = _source(example)
+    noise_seed = zlib.crc32(source.tobytes(), zlib.crc32(f"{seed} {example.key}".encode())) >> 1
+    name, instruction = f"{quote(example.rule, safe=' ')}/{quote(example.key, safe=' ')}", example.texts[0]
+    return PictureRequest(name, prompt, source, noise_seed, designer, "" if prompt == instruction else instruction)
 
 
 def _measure(example: Example, task: PictureRequest, result: Image.Image, rebuilt: Image.Image) -> Result:
     size = (example.target.height, example.target.width)
-    assert example.source is not None
-    source, target, painted, again = (unit_pixels(picture, size) for picture in (example.source, example.target, result, rebuilt))
+    pictures = (_source(example), example.target, result, rebuilt)
+    source, target, painted, again = (unit_pixels(picture, size) for picture in pictures)
     error = mse(painted, target)
     return Result(
-        example.rule, example.key, task.prompt, task.seed, error, mse(painted, source),
+        example.rule, example.key, example.texts[0], task.prompt, task.seed, error, mse(painted, source),
         psnr(error), psnr(mse(source, target)), psnr(mse(again, target)),
     )  # fmt: skip
 
@@ -212,5 +256,5 @@ def _sheet(examples: Sequence[Example], tasks: Sequence[PictureRequest], results
         line = lines.setdefault(example.rule, [])
         if len(line) < SHEET_PAIRS:
             row = [task.source, cover_crop(result, (example.target.height, example.target.width)), example.target]
-            line.append(with_caption(row, f"{example.rule}: {task.prompt}", zoom=2))
+            line.append(with_caption(row, f"{example.rule}: {example.texts[0]}", zoom=2))
     return grid(list(lines.values()))
