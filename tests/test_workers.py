@@ -33,34 +33,38 @@ def test_a_pool_ends_at_once():
 
 RUN = """
 import sys
-import grain
-from absl import flags
-from dim_jax.data.workers import exit_with_parent
+from dim_jax.data.pipeline import batches
 
-flags.FLAGS.mark_as_parsed()
-options = grain.MultiprocessingOptions(num_workers=2, per_worker_buffer_size=1)
-stream = iter(grain.MapDataset.range(1000).to_iter_dataset().mp_prefetch(options, exit_with_parent))
+stream = batches(lambda number: number, start=0, workers=2)
 for line in sys.stdin:
     print(*(next(stream) for _ in range(int(line))), flush=True)
 """
 
 
-def test_workers_exit_with_parent():
+def workers_of(run: subprocess.Popen) -> list[psutil.Process]:
+    return [child for child in psutil.Process(run.pid).children() if "--multiprocessing-fork" in child.cmdline()]
+
+
+def test_workers_ignore_signals_and_exit_with_their_parent():
     run = subprocess.Popen(
         [sys.executable, "-c", RUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
     )
     assert run.stdin is not None
     assert run.stdout is not None
     print(4, file=run.stdin, flush=True)
+    while not (workers := workers_of(run)):
+        time.sleep(0.01)
+    workers[0].send_signal(signal.SIGTERM)  # while it starts
+    workers[0].send_signal(signal.SIGINT)
     assert run.stdout.readline() == "0 1 2 3\n"
-    children = psutil.Process(run.pid).children()
-    workers = [child for child in children if "--multiprocessing-fork" in child.cmdline()]
+    workers = workers_of(run)
     assert len(workers) == 2
     for worker in workers:
         worker.send_signal(signal.SIGTERM)
         worker.send_signal(signal.SIGINT)
-    print(6, file=run.stdin, flush=True)  # more than were loaded ahead
-    assert run.stdout.readline() == "4 5 6 7 8 9\n"
+    print(20, file=run.stdin, flush=True)  # more than were loaded ahead
+    assert run.stdout.readline() == " ".join(map(str, range(4, 24))) + "\n"
+    children = psutil.Process(run.pid).children()
     run.kill()
     run.communicate()
     _, left = psutil.wait_procs(children, timeout=300)

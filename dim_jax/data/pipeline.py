@@ -26,7 +26,7 @@ from dim_jax.data.plan import Component, Plan, PlannedBatch
 from dim_jax.data.readers import Augment, Reader, buckets
 from dim_jax.data.row_stats import RowStats, count_rows
 from dim_jax.data.synthetic import SYNTHETIC
-from dim_jax.data.workers import exit_with_parent
+from dim_jax.data.workers import exit_with_parent, signals_blocked
 from dim_jax.errors import InputError, check, listed
 from dim_jax.processing.buckets import nearest_bucket
 from dim_jax.processing.chat import ChatTokenizer
@@ -327,7 +327,10 @@ def _shared_memory_errors(stream: Iterable[Any], workers: int) -> Iterator[Any]:
         check_space(SHARED_MEMORY, workers * 2**20, purpose=f"{workers} processes that load data", remedy=remedy)
     sys.warnoptions.append("ignore:resource_tracker")  # Python's process that cleans up after a killed worker warns
     try:
-        yield from stream
+        with signals_blocked():
+            iterator: Any = iter(stream)
+            iterator.start_prefetch()  # by a thread, which starts the workers
+        yield from iterator
     except (OSError, RuntimeError) as error:
         if "exit code -7" not in str(error) and getattr(error, "errno", 0) not in NO_SPACE:
             raise

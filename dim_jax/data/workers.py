@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 PoolT = TypeVar("PoolT", bound=Executor)
@@ -22,18 +23,26 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     interrupted = context.Event()
     with cancelling(ProcessPoolExecutor(workers, context, _initialize, (interrupted,))) as pool:
-        # They start with signals blocked, and ignore them from `_initialize` on: until then one would end them with a traceback.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
+        with signals_blocked():
             for _ in range(workers):
                 pool.submit(int)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             yield pool
         except KeyboardInterrupt:
             interrupted.set()
             raise
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Threads and processes that are started here begin with SIGTERM and SIGINT blocked. Workers ignore these from `exit_with_parent` on;
+    until then one would end them."""
+    resource_tracker.ensure_running()  # which the first worker needs: to start it unblocks them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def check_interrupted() -> None:
