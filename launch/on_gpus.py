@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the commands of standard input on the GPUs of this machine, so many at once on each, each as soon as what it needs is there.
 
-    jobs | launch/on_gpus.py --per-gpu 2 --time-limit 900 -- COMMAND
+    jobs | python launch/on_gpus.py --per-gpu 2 --time-limit 900 -- COMMAND
 
 A line is `OUTPUT [NEED ...] -- COMMAND ...`, quoted as a shell reads it. A command makes the file or folder OUTPUT; where that is there,
 it is not run, so a second call goes on where the first one stopped. It starts once every NEED is there; of those that may start, the one
@@ -79,7 +79,7 @@ class Runner:
             while (waiting or self._running) and not self._stopped():
                 self._report()
                 gpu = min(self._gpus, key=self._load)
-                job = next((job for job in waiting if all(need.exists() for need in job.needs)), None)
+                job = next((job for job in waiting if self._may_start(job)), None)
                 if job and self._load(gpu) < self._per_gpu:
                     waiting.remove(job)
                     self._say(f"GPU {gpu}: {shlex.join(job.command)}")
@@ -93,6 +93,10 @@ class Runner:
 
     def _stopped(self) -> bool:
         return bool(self.signal) or time.monotonic() - self._start > self._time_limit
+
+    def _may_start(self, job: Job) -> bool:
+        made = [running.job.output for running in self._running.values()]  # which may be there, and not whole
+        return all(need.exists() and need not in made for need in job.needs)
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.signal = number

@@ -108,9 +108,8 @@ class LocalDesigner:
             processor = replace(processor, mode="native", max_pixels=PICTURE_TOKENS * processor.factor**2)
         sizes = [[processor.resize(picture).size for picture in turn] for turn in pictures]
         patches = max(sum(width * height for width, height in turn) for turn in sizes) // processor.layout.patch_size**2
-        inputs = processor(
-            texts, pictures, lengths=LENGTHS, patch_length=-(-patches // PATCH_MULTIPLE) * PATCH_MULTIPLE, generation_prompt=True
-        )
+        multiple = PATCH_MULTIPLE if any_prompt else 1  # as the painter sees them, all pictures have one size
+        inputs = processor(texts, pictures, lengths=LENGTHS, patch_length=-(-patches // multiple) * multiple, generation_prompt=True)
         settings = GenerationSettings(
             max_new_tokens=self.max_tokens,
             temperature=RETRY_TEMPERATURE if attempt else 0.0,

@@ -20,11 +20,13 @@ from dim_jax.console import open_console
 from dim_jax.datasets.construction.captions import rewriting_task
 from dim_jax.datasets.construction.config import read_config
 from dim_jax.designer.blueprint import BLUEPRINT, PROMPT_VERSION, prompt, strip_thoughts
+from dim_jax.designer.clients import Response
 from dim_jax.designer.journal import Journal, request_key
 from dim_jax.designer.runner import Job
 from dim_jax.designer.stage_runner import Answers, DesignerFactory, StageRunner
 from dim_jax.designer.task import AnswerError, Task
 from dim_jax.errors import InputError
+from dim_jax.processing.processor import Processor
 from dim_jax.storage.folders import make_folder
 
 if TYPE_CHECKING:  # it imports JAX
@@ -162,6 +164,18 @@ class EvalDesigner:
         return Answers(texts | answers.texts, reasons | answers.reasons, answers.tokens)
 
 
+def read_blueprint(response: Response, processor: Processor) -> tuple[str | None, str | None]:
+    """The blueprint in an answer, or why there is none that a painter with this processor could read."""
+    if response.failure:
+        return None, response.failure
+    try:
+        text = BLUEPRINT.parse(response.text)
+    except AnswerError as error:
+        return None, str(error)
+    tokens, longest = processor.condition_tokens(text, pictures=1), processor.condition_length
+    return (text, None) if tokens <= longest else (None, f"the blueprint takes {tokens} tokens, and the painter reads {longest}")
+
+
 def write_locally(
     designer: "LocalDesigner",
     path: Path,
@@ -201,13 +215,7 @@ def write_locally(
             ids = batch.fill(missing)
             sources, instructions = zip(*(edits[id_] for id_ in ids), strict=True)
             for id_, response in zip(ids[: len(batch.indices)], designer.write(sources, instructions), strict=False):
-                text, reason = None, response.failure
-                try:
-                    text = None if reason else BLUEPRINT.parse(response.text)
-                except AnswerError as error:
-                    reason = str(error)
-                if text is not None and (tokens := processor.condition_tokens(text, pictures=1)) > processor.condition_length:
-                    text, reason = None, f"the blueprint takes {tokens} tokens, and the painter reads {processor.condition_length}"
+                text, reason = read_blueprint(response, processor)
                 design = {"key": keys[id_], "designer": designer.name, "prompt_version": version, "instruction": edits[id_][1]}
                 design |= {"tokens_in": response.tokens_in, "tokens_out": response.tokens_out}
                 journal.add({"id": id_}, text, design | ({} if text is not None else {"reason": reason, "text": response.text}))

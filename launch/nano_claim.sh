@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# The laboratory of the claim: does a blueprint beat the bare instruction at equal compute? Trains the edit runs of configs/nano_claim.py
+# for every seed, from one nano model that paints from text, measures each, and writes the table of what there is: RUNS/claim.md and
+# RUNS/claim.json. A second call goes on where the first one stopped. docs/nano.md says what the runs are.
+#
+#   launch/nano_claim.sh [OPTIONS] DATA RUNS [KEY=VALUE ...]     such as: launch/nano_claim.sh --per-gpu 2 data/emoji runs/claim
+#
+#   --steps N         of a stage (3000); other numbers belong into other RUNS
+#   --seeds "A B C"   seeds of the runs (0 1 2)
+#   --base MODEL      begin with this checkpoint, instead of training one that paints from text
+#   --base-steps N    of that training (3000)
+#   --written         one more arm, trained on blueprints that the encoder writes for the training pairs
+#   --gpus N          GPUs to use (all)
+#   --per-gpu M       runs at once on each (1)
+#   --time-limit S    seconds after which what runs is stopped, and the table written
+#   --dry-run         only show the commands
+set -euo pipefail
+
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+given=([steps]=3000 [base-steps]=3000 [seeds]="0 1 2" [per-gpu]=1)
+read_options "steps seeds base base-steps gpus per-gpu time-limit" "written" "$@"
+if ((${#words[@]} < 2)); then show_help >&2; exit 2; fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+given[gpus]=${given[gpus]-$(find /dev -maxdepth 1 -name "nvidia[0-9]*" | wc -l)}
+((given[gpus])) || given[gpus]=1
+need_number steps base-steps gpus per-gpu
+data=${words[0]} runs=${words[1]} prepared=data/prepared/emoji
+base=${given[base]-$runs/t2i/model}
+read -ra seeds <<<"${given[seeds]}"
+# Some more loading processes than cores, since not all runs wait for data at once; the first one is alone.
+cores=$(nproc)
+workers=$((1 + 5 * cores / (4 * given[gpus] * given[per-gpu]))) base_workers=$((1 + (cores < 48 ? cores / 2 : 24)))
+# Seeds and arms compile the same programs.
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR-$(realpath -m "$runs/compiled")}"
+
+# From here on a command is a line of launch/on_gpus.py: OUTPUT [NEED ...] -- COMMAND.
+
+train() {  # CONFIG WORKDIR STEPS KEY=VALUE ..., and needs, of the caller
+  local set=() change
+  for change in "${@:4}" "${words[@]:2}"; do set+=(--set "$change"); done
+  quoted "$2/model" "${needs[@]}" -- dim train --config "configs/$1.py" --workdir "$2" --steps "$3" "${set[@]}"
+}
+
+edit() {  # SEED NAME STEPS FROM TEXT: a run of configs/nano_claim.py
+  local seed=$1 needs=("$4") source=$prepared
+  # A second stage has a seed of its own, or it would see the batches, the noise and the times of the first one again.
+  if [[ $2 == stage2* ]]; then seed=$((1000 + seed)); fi
+  if [[ $2 == stage2_written ]]; then source=$runs/prepared needs+=("$runs/prepared/README.md"); fi
+  train nano_claim "$runs/seed$1/$2" "$3" "data.source=$source" "seed=$seed" "init.sana=$4" "init.connector=$4" "data.text=$5" \
+    "data.workers=$workers"
+}
+
+evaluate() {  # SEED NAME REPORT [OPTION ...]
+  local model=$runs/seed$1/$2/model report=$runs/seed$1/$3.json
+  quoted "$report" "$model" -- dim evaluate emoji --checkpoint "$model" --data "$data" --batch-size 124 -o "$report" --overwrite "${@:4}"
+}
+
+jobs() {
+  local steps=${given[steps]} needs=() seed name stage1
+  if [[ -z ${given[base]-} ]]; then
+    train nano_t2i "$runs/t2i" "${given[base-steps]}" "data.source=$prepared" model.dtype=bfloat16 init.encoder=dim_jax/nano \
+      init.autoencoder=dim_jax/nano "data.workers=$base_workers" train.show_every=0
+  fi
+  if [[ -n ${given[written]-} ]]; then
+    quoted "$runs/written" -- python examples/written_blueprints.py "$data" "$runs/written"
+    quoted "$runs/prepared/README.md" "$runs/written" -- dim prepare "$runs/written" "$runs/prepared"
+  fi
+  for seed in "${seeds[@]}"; do edit "$seed" stage1 "$steps" "$base" instruction; done
+  for seed in "${seeds[@]}"; do
+    stage1=$runs/seed$seed/stage1/model
+    edit "$seed" stage1_long $((2 * steps)) "$base" instruction
+    edit "$seed" stage2_instruction "$steps" "$stage1" instruction
+    edit "$seed" stage2_blueprint "$steps" "$stage1" blueprint
+    if [[ -n ${given[written]-} ]]; then edit "$seed" stage2_written "$steps" "$stage1" blueprint; fi
+  done
+  for seed in "${seeds[@]}"; do
+    for name in stage1 stage1_long stage2_instruction; do evaluate "$seed" "$name" "$name"; done
+    evaluate "$seed" stage2_blueprint stage2_blueprint.oracle --text blueprint
+    evaluate "$seed" stage2_blueprint stage2_blueprint.internal --designer local
+    evaluate "$seed" stage2_blueprint stage2_blueprint.instruction
+    if [[ -n ${given[written]-} ]]; then evaluate "$seed" stage2_written stage2_written.internal --designer local; fi
+  done
+}
+
+dry || [[ -z ${given[base]-} || -e $base ]] || fail "--base $base: there is no such checkpoint."
+if [[ ! -d $data ]]; then run dim build-data emoji "$data"; fi
+if [[ ! -d $prepared || -d $prepared/.prepare ]]; then run dim prepare "$data" "$prepared"; fi
+on_gpus=(python launch/on_gpus.py --gpus "${given[gpus]}" --per-gpu "${given[per-gpu]}")
+if [[ -n ${given[time-limit]-} ]]; then on_gpus+=(--time-limit "${given[time-limit]}"); fi
+if dry; then on_gpus+=(--dry-run); fi
+exec "${on_gpus[@]}" -- python benchmarks/nano_claim.py "$runs" < <(jobs)
