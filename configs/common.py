@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.objective = "painter"  # what is trained: "painter" (connector and SANA), "autoencoder" or "encoder"
     config.trainable = ("connector", "sana")  # (paper) parts that learn; every part of the objective is in exactly one of the two
-    config.frozen = ("encoder", "autoencoder")  # (paper) parts that do not: no gradient, no optimizer state
+    config.frozen = ("encoder", "autoencoder")  # (paper) parts that do not: no gradient, no optimizer state; a distillation's "teacher" too
     config.seed = 0  # of fresh parameters, data order, noise, times and dropout
 
     config.model = ConfigDict()
@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
     config.init.connector = ""
     config.init.sana = ""
     config.init.autoencoder = ""
+    config.init.teacher = ""  # of a distillation: a painter, whose SANA stays frozen
 
     config.data = ConfigDict()
     config.data.source = "synthetic"  # a folder of `dim prepare` (docs/data.md); or random pictures and words
@@ -61,6 +62,12 @@ def get_config() -> ConfigDict:
     config.flow.shift = 3.0  # (paper) more than 1 trains more on high noise
     config.flow.condition_dropout = 0.1
     config.flow.source_dropout = 0.0  # of an edit's source latents, drawn apart from the condition's: what image guidance needs
+
+    config.distill = ConfigDict()  # a student learns what config.init.teacher paints (docs/few_steps.md)
+    config.distill.method = "none"  # "guidance": in one branch in place of two; "steps": in config.sample.num_steps steps of one branch
+    config.distill.guidance_scales = (1.0, 10.0)  # of the teacher, drawn between the two, and told to the student; one scale twice: fixed
+    config.distill.velocities = 5  # "steps": that the student predicts for each step, at evenly spaced times of it
+    config.distill.times = 2  # "steps": at which a step is compared with the teacher
 
     config.autoencoder = ConfigDict()
     config.autoencoder.latent_noise = 0.1  # of the latents' spread, added before they are decoded

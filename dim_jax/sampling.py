@@ -30,7 +30,7 @@ from dim_jax.models.sana_tiling import MIN_TILE
 from dim_jax.processes import to_host
 from dim_jax.processing.inputs import EncoderInputs
 from dim_jax.processing.pictures import autoencoder_pixels, in_threads, to_picture
-from dim_jax.settings import PromptMode, Settings, check_prompt, read_prompt_mode, read_settings
+from dim_jax.settings import PromptMode, Settings, check_distilled, check_prompt, read_prompt_mode, read_settings
 from dim_jax.sharding import Sharding
 from dim_jax.storage.paths import AnyPath
 from dim_jax.weights.families import family_of
@@ -209,8 +209,9 @@ class Sampler:
 
         Raises:
             InputError: a size or tile does not fit the autoencoder, or latents do not fit the size; a prompt, picture or seed cannot be
-                used; or there is not enough memory.
+                used; settings do not fit a distilled model; or there is not enough memory.
         """
+        check_distilled(self.name, self.settings, settings, guidance_embeds=self.dim.config.sana.guidance_embeds)
         for i, request in enumerate(requests):
             self._check(i + 1, request)
         least, factor = MIN_TILE * self.dim.config.autoencoder.factor, self.dim.config.autoencoder.factor
@@ -290,8 +291,8 @@ class Sampler:
         pictures = [[request.source.picture] if request.source is not None else [] for request in requests]
         inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
         image_scale = settings.image_guidance_scale if requests[0].source is not None else 1.0
-        told = self.dim.config.sana.guidance_embeds  # then there is one branch
-        guided, negative = not told and (settings.guidance_scale, image_scale) != (1, 1), None
+        embeds = self.dim.config.sana.guidance_embeds  # then there is one branch
+        guided, negative = not embeds and (settings.guidance_scale, image_scale) != (1, 1), None
         prompt = self.processor.null_prompt if settings.negative_prompt is None else settings.negative_prompt
         if guided and prompt is not None:
             negative, other = self._inputs([prompt] * len(requests), pictures, settings, negative=True)

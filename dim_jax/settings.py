@@ -15,10 +15,11 @@ MAX_SCALE = 1000.0
 # What a checkpoint may set. The other fields of `Settings` depend on the picture or on the machine.
 CHECKPOINT_SETTINGS = {
     "num_steps": int, "guidance_scale": float, "image_guidance_scale": float, "flow_shift": float, "solver": str, "resolution": int,
-    "guidance_start": float, "guidance_stop": float, "cache_interval": int, "float8": bool,
+    "guidance_start": float, "guidance_stop": float, "cache_interval": int, "float8": bool, "distilled": str,
 }  # fmt: skip
 # What the encoder of a checkpoint was trained to write blueprints from: any prompt, as Qwen2.5-VL was, or the instruction alone.
 PromptMode = Literal["prompt", "instruction"]
+Distilled = Literal["none", "guidance", "steps"]  # what a model was distilled for (docs/few_steps.md)
 BLUEPRINT_FROM = "blueprint_from"
 
 
@@ -35,6 +36,7 @@ class Settings:
     Guidance is on from the fraction `guidance_start` of the steps to `guidance_stop`. After the first fifth of the steps, one step in
     `cache_interval` is evaluated; the others reuse its velocity (`sampler.evaluations`). `float8`: the large products of SANA's blocks are
     computed in float8, which is faster on GPUs since H100 and changes pictures a little.
+    `distilled`: to paint in one branch ("guidance"), or also in these steps and no others ("steps"); `check_distilled`.
     `overflow="keep_last"` accepts prompts that are longer than the condition and drops their first tokens.
     """
 
@@ -45,6 +47,7 @@ class Settings:
     guidance_stop: float = 1.0
     cache_interval: int = 1
     float8: bool = False
+    distilled: Distilled = "none"
     flow_shift: float = 3.0
     solver: str = "dpm++2m"
     resolution: int = 1024
@@ -73,6 +76,8 @@ class Settings:
             f"first not after the second; cache_interval {self.cache_interval} must be at least 1.",
         )
         check(self.solver in SOLVER_NAMES, f'There is no solver "{self.solver}". Solvers are {", ".join(SOLVER_NAMES)}.')
+        kinds = get_args(Distilled)
+        check(self.distilled in kinds, f'distilled is "{self.distilled}", but a model is distilled for one of {", ".join(kinds)}.')
         if self.negative_prompt is not None:
             check_prompt(self.negative_prompt, "The negative prompt")
 
@@ -107,6 +112,24 @@ def read_prompt_mode(path: Path | None) -> PromptMode:
     file = HFConfig({} if path is None else path)
     file.only(BLUEPRINT_FROM, *get_args(PromptMode))
     return "instruction" if file.get(BLUEPRINT_FROM, str, "prompt") == "instruction" else "prompt"
+
+
+def check_distilled(name: str, own: Settings, settings: Settings, *, guidance_embeds: bool) -> None:
+    """Refuse settings with which the model `name` cannot paint, if it was distilled.
+
+    `own`: those of its checkpoint; `guidance_embeds`: its network is told the guidance scale (`SanaConfig`).
+
+    Raises:
+        InputError: a model that was distilled to few steps gets others, or one without an unconditional branch is to use it.
+    """
+    one_branch = guidance_embeds or own.distilled != "none"
+    steps = ("num_steps", "flow_shift", "solver", "cache_interval") if own.distilled == "steps" else ()
+    scale = ("guidance_scale",) if one_branch and not guidance_embeds else ()
+    branches = ("image_guidance_scale", "guidance_start", "guidance_stop", "negative_prompt") if one_branch else ()
+    if differ := [key for key in (*steps, *scale, *branches) if getattr(settings, key) != getattr(own, key)]:
+        reason = "it was distilled to paint so alone" if {*differ} & {*steps} else "it has one branch, whose weights hold the guidance"
+        asked, fixed = (", ".join(f"{key} {getattr(of, key)!r}" for key in differ) for of in (settings, own))
+        raise InputError(f"{name} paints with {fixed}, not {asked}: {reason}. Leave that out, or take its teacher.")
 
 
 def check_prompt(prompt: str, name: str = "The prompt") -> None:

@@ -45,7 +45,7 @@ from dim_jax.training.profiling import Profile
 from dim_jax.training.progress import Speed
 from dim_jax.training.remat import AUTO, FittingStep
 from dim_jax.training.resume import latest_step, training_states
-from dim_jax.training.state import Params, State, abstract_frozen, abstract_params, abstract_state, init_state, is_finite
+from dim_jax.training.state import Params, State, abstract_exported, abstract_frozen, abstract_state, init_state, is_finite
 from dim_jax.training.step_flops import step_flops
 from dim_jax.training.supervision import STOPPED, Termination, Watchdog
 
@@ -215,7 +215,7 @@ def main(
         return
     params = state.ema | (frozen if compute_dtype(config.model.dtype) == jnp.float32 else {})
     del state, frozen  # the moments may be where the frozen parameters go
-    exported = abstract_params(model_config, sharding, config.frozen)
+    exported = abstract_exported(objective, sharding)
     params |= model_init.init_params(config.seed, {path: leaf for path, leaf in exported.items() if path not in params})
     write_model(workdir / "model", config, objective, params, evenly_spaced_examples(held_out, SCALING_EXAMPLES, bad_held_out), tokenizer)
     bad_samples.flush()

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dim_jax.datasets.layouts.pairs import Pair, Picture, encode_webp, write_pairs
 from dim_jax.weights.lora import AdapterTarget, Lora, LoraFactors, factor_shapes, from_factors, kernels
 from dim_jax.weights.lora_files import write_lora
 from dim_jax.weights.opening import open_weights
 from dim_jax.weights.table import Shape
-from tests.painter_fixtures import tiny_checkpoint
+from tests.painter_fixtures import dim, picture, tiny_checkpoint
 
 
 def random_lora(shapes: dict[str, Shape], seed: int = 0, *, rank: int = 3, layers: Iterable[str] = (), scale: float = 2.0) -> Lora:
@@ -28,6 +29,18 @@ def base_and_lora(folder: Path, seed: int = 0, **options) -> tuple[Path, Path]:
         tiny_checkpoint(base)
     write_lora(place, random_lora(open_weights(base).config.shapes(), seed, **options), "dim")
     return base, place
+
+
+def prepared_pairs(folder: Path) -> None:
+    """Six pairs of random pictures, of which two are held out, in `folder`/data as training reads them."""
+    (folder / "raw").mkdir()
+    pictures = [
+        Picture("random", str(i), "a thing", "test" if i >= 8 else "train", ("a thing",), encode_webp(np.asarray(picture(32, 32, i))))
+        for i in range(12)
+    ]
+    write_pairs(folder / "raw", pictures, [Pair(i, i + 1, "style", ("red",), "red") for i in range(0, 12, 2)])
+    code, text = dim("prepare", str(folder / "raw"), str(folder / "data"))
+    assert code == 0, text
 
 
 def same(a: Lora, b: Lora) -> bool:

@@ -11,13 +11,12 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 
-from dim_jax.datasets.layouts.pairs import Pair, Picture, encode_webp, write_pairs
 from dim_jax.models.lora import is_factor
 from dim_jax.sharding import logical_axes
 from dim_jax.weights.lora_files import open_lora
 from dim_jax.weights.opening import open_weights
-from tests.lora_fixtures import changes, same
-from tests.painter_fixtures import dim, picture, tiny_checkpoint
+from tests.lora_fixtures import changes, prepared_pairs, same
+from tests.painter_fixtures import dim, tiny_checkpoint
 from tests.test_train import arguments, last_error, log
 
 PARTS = ("encoder", "connector", "sana", "autoencoder")
@@ -28,14 +27,7 @@ def place(tmp_path_factory):
     """A checkpoint, six pairs of which two are held out, and a run of four steps."""
     folder = tmp_path_factory.mktemp("lora_training")
     tiny_checkpoint(folder / "base")
-    (folder / "raw").mkdir()
-    pictures = [
-        Picture("random", str(i), "a thing", "test" if i >= 8 else "train", ("a thing",), encode_webp(np.asarray(picture(32, 32, i))))
-        for i in range(12)
-    ]
-    write_pairs(folder / "raw", pictures, [Pair(i, i + 1, "style", ("red",), "red") for i in range(0, 12, 2)])
-    code, text = dim("prepare", str(folder / "raw"), str(folder / "data"))
-    assert code == 0, text
+    prepared_pairs(folder)
     code, text = train(folder, "run", 4)
     assert code == 0, text
     assert "parameters learn" in text

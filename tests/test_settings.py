@@ -15,7 +15,7 @@ from dim_jax.weights.convert import convert
 from tests.painter_fixtures import dim, edit, generate, largest_difference, one_error, painter, picture, tiny_checkpoint
 
 NANO = {"num_steps": 2, "guidance_scale": 3, "image_guidance_scale": 1.5, "flow_shift": 1.0, "solver": "euler", "resolution": 64}
-NANO |= {"guidance_start": 0.1, "guidance_stop": 0.9, "cache_interval": 2, "float8": True}
+NANO |= {"guidance_start": 0.1, "guidance_stop": 0.9, "cache_interval": 2, "float8": True, "distilled": "none"}
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_every_key():
     Path("settings.json").write_text(json.dumps(NANO))
     assert read_settings(Path("settings.json")) == Settings(
         num_steps=2, guidance_scale=3.0, image_guidance_scale=1.5, flow_shift=1.0, solver="euler", resolution=64,
-        guidance_start=0.1, guidance_stop=0.9, cache_interval=2, float8=True,
+        guidance_start=0.1, guidance_stop=0.9, cache_interval=2, float8=True, distilled="none",
     )  # fmt: skip
     assert NANO.keys() == CHECKPOINT_SETTINGS.keys(), "a key that this test does not know"
 
@@ -89,7 +89,7 @@ def test_the_pipelines_paint_as_the_painter_is_meant_to(own):
     assert edited.settings == {
         "num_steps": 2, "guidance_scale": 3.0, "image_guidance_scale": 1.0, "flow_shift": 3.0, "solver": "dpm++2m", "resolution": 64,
         "size": None, "tile": None, "negative_prompt": None, "overflow": "error", "guidance_start": 0.0, "guidance_stop": 1.0,
-        "cache_interval": 1, "float8": False,
+        "cache_interval": 1, "float8": False, "distilled": "none",
     }  # fmt: skip
     painted = GeneratePipeline(own)(["red"])[0]
     assert painted.settings == edited.settings | {"size": (64, 64)}

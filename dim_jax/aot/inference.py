@@ -24,9 +24,11 @@ from dim_jax.models.precision import compute_dtype
 from dim_jax.models.quantized import with_quantized
 from dim_jax.models.sana import Condition
 from dim_jax.processing.inputs import EncoderInputs
+from dim_jax.settings import Settings
 from dim_jax.sharding import Sharding
 from dim_jax.training.objectives import COMPONENTS, Objective, dim_config, quantization
 from dim_jax.training.state import abstract_params
+from dim_jax.training.student import painter_sizes, sample_settings
 
 Arrays = tuple[Any, ...]  # of a condition, which is checked when it is made, and then holds no abstract array
 Program = tuple[str, Callable[[], Any], StepFlops]  # name; what lowers it; FLOPs of a call
@@ -34,11 +36,14 @@ Program = tuple[str, Callable[[], Any], StepFlops]  # name; what lowers it; FLOP
 
 def painting_programs(objective: Objective, sharding: Sharding, batch: PaintBatch) -> Iterator[Program]:
     """Each program of painting a batch: the encoder's (with connector and the condition's keys and values), the source's latents, all steps
-    of the sampler with guidance, and the picture. The null condition, which a model computes once, is an argument of the sampler."""
-    sizes, sample, dtype = dim_config(objective.model_config), objective.config.sample, compute_dtype(objective.config.model.dtype)
+    of the sampler, and the picture. The null condition, which a model computes once, is an argument of the sampler, and not read without
+    guidance."""
+    model_config, dtype = painter_sizes(objective.model_config), compute_dtype(objective.config.model.dtype)
+    sizes, sample = dim_config(model_config), Settings(**sample_settings(objective.config))
+    guided = not sizes.sana.guidance_embeds and sample.guidance_scale != 1
     quantize = quantization(objective.config)
     abstract_dim = with_quantized(nnx.eval_shape(lambda: Dim(sizes, dtype=dtype, rngs=nnx.Rngs(0))), quantize)
-    dim = with_parameters(abstract_dim, abstract_params(objective.model_config, sharding, COMPONENTS["painter"], dtype, quantize))
+    dim = with_parameters(abstract_dim, abstract_params(model_config, sharding, COMPONENTS["painter"], dtype, quantize))
     rows, layers_of_rows = (NamedSharding(sharding.mesh, PartitionSpec(*axes)) for axes in ((BATCH_AXES,), (None, BATCH_AXES)))
     (b, height, width, _), tokens = batch.target.shape, batch.inputs.input_ids.shape[1]
     length = min(tokens, sizes.sana.condition_length)
@@ -62,8 +67,8 @@ def painting_programs(objective: Objective, sharding: Sharding, batch: PaintBatc
     ) -> Float[Array, "b h w c"]:
         conditional, unconditional = Condition(*condition), Condition(*null).broadcast(condition[-1])
         return dim.paint(
-            conditional, seeds, (h, w), source, unconditional=unconditional, guidance_scale=sample.guidance_scale,
-            num_steps=sample.num_steps, flow_shift=sample.flow_shift,
+            conditional, seeds, (h, w), source, unconditional=unconditional if guided else None, guidance_scale=sample.guidance_scale,
+            num_steps=sample.num_steps, flow_shift=sample.flow_shift, solver=sample.solver,
         )  # fmt: skip
 
     connector = flops.connector(sizes.encoder.text.hidden_size, sizes.sana.caption_channels, b, length)
@@ -87,7 +92,7 @@ def painting_programs(objective: Objective, sharding: Sharding, batch: PaintBatc
         abstract(jax.eval_shape(condition, dim, batch.inputs), layers_of_rows, layers_of_rows, rows),
         abstract(jax.eval_shape(null_condition, dim), *(sharding.replicated,) * 3),
     )
-    step = flops.sana_blocks(sizes.sana, 2 * b, h * w, length)
+    step = flops.sana_blocks(sizes.sana, (1 + guided) * b, h * w, length)
     yield (
         "sampler",
         partial(lower, paint, *arguments, array(b, dtype=np.int32), latents if edits else None),

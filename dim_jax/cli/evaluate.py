@@ -15,6 +15,7 @@ from dim_jax.console import open_console
 from dim_jax.errors import InputError, check
 
 console = open_console()
+BY_RULE = {"num_steps", "solver", "guidance_scale"}  # settings that may be others than the checkpoint's with -o
 
 
 class Stage(StrEnum):
@@ -87,8 +88,9 @@ def evaluate(
         raise typer.BadParameter("Give --out FOLDER; or, with emoji, -o REPORT.json.")
     check(sampling.seed >= 0, f"Seed {sampling.seed}: of an evaluation it must not be negative. Choose another one (--seed).")
     if output is not None:
-        if sampling.changes([]):
-            raise typer.BadParameter("With -o the checkpoint's own settings count. Leave them out, or give --out.")
+        if sampling.changes([]).keys() - BY_RULE:
+            named = "With -o only --steps, --solver and --guidance may differ from the checkpoint's settings."
+            raise typer.BadParameter(f"{named} Leave the others out, or give --out.")
         if designer not in ("none", "local"):
             raise typer.BadParameter("With -o only the checkpoint's own encoder writes blueprints. Give --designer local, or --out.")
         if designer == "local" and text is Text.instruction:
@@ -178,7 +180,8 @@ def _by_rule(data: str, output: Path, known_targets: bool, by_designer: bool, sa
         report = emoji.evaluate(
             pipeline, edits, captions, output, data=f"{data} ({split}{', selection' if options['selection'] else ''})",
             designer=local_designer("", pipeline.sampler, pipeline.sampler.settings.resolution) if by_designer else None,
-            seed=sampling.seed, overwrite=sampling.overwrite, progress=console.is_terminal, **options,
+            settings=sampling.settings(pipeline.sampler, sampling.changes([])), seed=sampling.seed, overwrite=sampling.overwrite,
+            progress=console.is_terminal, **options,
         )  # fmt: skip
     open_console(stderr=False).print(emoji.table(report), soft_wrap=False)
     if failures := report["failures"]:

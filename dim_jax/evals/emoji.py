@@ -101,6 +101,7 @@ def evaluate(
     text: PromptText = "instruction",
     designer: LocalDesigner | None = None,
     seed: int = 0,
+    settings: Settings | None = None,
     batch_size: int = 16,
     overwrite: bool = False,
     progress: bool = False,
@@ -111,7 +112,7 @@ def evaluate(
     the end the report is written to `output`, and a contact sheet (source, result, target) beside it, as a PNG of the same name.
 
     Args:
-        pipeline: the painter; it paints with the settings of its checkpoint.
+        pipeline: the painter.
         edits: pairs of a split that it was not trained on. Of an instruction the first wording is taken.
         captions: every picture of that split; the autoencoder is measured on up to 500 of them.
         output: the JSON to write.
@@ -121,6 +122,7 @@ def evaluate(
         designer: writes the blueprints from source and instruction, instead of those in the data. They are kept in the folder of the
             results. A pair that it writes none for is told by its instruction; the report's "failures" say why, by key.
         seed: of the sample and of the noise.
+        settings: by default those of the checkpoint.
         batch_size: pictures painted at once.
         overwrite: replace `output` and its contact sheet.
         progress: show a bar.
@@ -135,7 +137,7 @@ def evaluate(
             f"batches of {batch_size}. Each must be at least 1: give another data set, or other numbers."
         )
     painter = pipeline.sampler
-    settings, weights = replace(painter.settings, batch_size=batch_size), checkpoint_digest(painter)
+    settings, weights = replace(settings or painter.settings, batch_size=batch_size), checkpoint_digest(painter)
     chosen = [edits[i] for i in sample([example.rule for example in edits], pairs_per_rule, seed=seed, selection=selection)]
     check(chosen, f"{data}: no rule has more pairs than the report takes, so none is left to choose by. Take fewer (--pairs-per-rule).")
     folder, blueprints = output.with_suffix(".pictures"), Answers({}, {}, (0, 0))

@@ -184,11 +184,11 @@ class Dim(nnx.Module):
         unroll = float8 or (layers.platform() == "gpu" and not is_quantized(self.sana.blocks.attn.qkv))
         unrolled = self.sana.unroll(condition, float8=float8) if unroll else None
 
-        told = self.config.sana.guidance_embeds  # as SANA-Sprint, which sees sigma itself
+        embeds, reads_sigma = self.config.sana.guidance_embeds, self.config.sana.reads_sigma
 
         def velocity(x: Float[Array, "b h w c"], sigma: Float[Array, ""]) -> Float[Array, "b h w c"]:
-            timestep = jnp.full(len(x), sigma if told else flow.model_timestep(sigma))
-            guidance = jnp.full(len(x), guidance_scale, jnp.float32) if told else None
+            timestep = jnp.full(len(x), sigma if reads_sigma else flow.model_timestep(sigma))
+            guidance = jnp.full(len(x), guidance_scale, jnp.float32) if embeds else None
 
             def run(x: Array, source: Array | None = None) -> Array:
                 return self.sana(x, timestep, condition, source, guidance=guidance, unrolled=unrolled)

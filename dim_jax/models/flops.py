@@ -99,10 +99,10 @@ def connector(d_encoder: int, d: int, b: int, t: int) -> ForwardFlops:
     return ForwardFlops(2 * b * t * (d_encoder * d + d * d))
 
 
-def sana_condition(config: SanaConfig, b: int, t: int) -> ForwardFlops:
-    """Condition tokens to keys and values of every block."""
+def sana_condition(config: SanaConfig, b: int, t: int, calls: int = 1) -> ForwardFlops:
+    """Condition tokens to keys and values of every block, which each of `calls` of the network computes anew."""
     c, d = config.caption_channels, config.width
-    return ForwardFlops(2 * b * t * (c * d + d * d + config.depth * 2 * d * d))
+    return ForwardFlops(2 * b * t * (c * d + d * d + calls * config.depth * 2 * d * d))
 
 
 def sana_blocks(config: SanaConfig, b: int, l: int, t: int) -> ForwardFlops:  # noqa: E741 (letters as in shapes)
@@ -121,10 +121,11 @@ def sana_recomputed(config: SanaConfig, b: int, l: int, t: int, remat: Remat) ->
     return recomputed[remat]
 
 
-def sana(config: SanaConfig, b: int, l: int, t: int) -> ForwardFlops:  # noqa: E741
-    """A velocity from latents and condition tokens. The timestep's embedding, once a row, is left out: a millionth of the rest."""
-    ends = 2 * b * l * config.width * (config.in_channels + config.latent_channels)
-    return sana_condition(config, b, t) + sana_blocks(config, b, l, t) + ForwardFlops(ends)
+def sana(config: SanaConfig, b: int, l: int, t: int, calls: int = 1) -> ForwardFlops:  # noqa: E741
+    """Velocities from latents and condition tokens, in `calls` that share the tokens' projection. The timestep's embedding, once a row, is
+    left out: a millionth of the rest."""
+    ends = 2 * calls * b * l * config.width * (config.in_channels + config.velocities * config.latent_channels)
+    return sana_condition(config, b, t, calls) + sana_blocks(config, calls * b, l, t) + ForwardFlops(ends)
 
 
 def dc_ae_encoder(config: DCAEConfig, b: int, h: int, w: int) -> ForwardFlops:

@@ -18,14 +18,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from dim_jax.models import fused, layers
 from dim_jax.models.float8 import Float8Linear
 from dim_jax.models.precision import exact_products
-from dim_jax.models.sana_config import SanaConfig
+from dim_jax.models.sana_config import GUIDANCE_EMBEDS_SCALE, SanaConfig
 
 # In numpy, because the last bit counts: at timestep 1000 XLA's exp moves an angle by 1e-4.
 _FREQUENCIES = np.exp((np.float32(-np.log(10000)) * np.arange(128, dtype=np.float32) / np.float32(128)).astype(np.float64)).astype(
     np.float32
 )
-
-GUIDANCE_EMBEDS_SCALE = 0.1  # of the guidance scale that a network is told, in every published SANA-Sprint
 
 # The results of a block that are saved for its backward pass, by `model.remat`: all; those of all products; those as narrow as the network;
 # none but the block's input. `checkpoint_name` gives the names; "attention" is the flash kernel's.
@@ -236,7 +234,7 @@ class Sana(nnx.Module):
         # SANA starts this norm's weight at 0.01; the factor is part of the weight and is never applied again.
         self.attention_y_norm = nnx.RMSNorm(d, epsilon=1e-5, dtype=dtype, scale_init=nnx.initializers.constant(0.01), rngs=rngs)
         self.blocks = layers.stack(lambda rngs: Block(config, dtype=dtype, rngs=rngs), config.depth, rngs)
-        self.final_layer = FinalLayer(d, config.latent_channels, dtype=dtype, rngs=rngs)
+        self.final_layer = FinalLayer(d, config.velocities * config.latent_channels, dtype=dtype, rngs=rngs)
         self.config = config
 
     @exact_products
@@ -289,8 +287,8 @@ class Sana(nnx.Module):
         guidance: Float[Array, " b"] | None = None,
         remat: Remat = "none",
         unrolled: Unrolled | None = None,
-    ) -> Float[Array, "b h w c"]:
-        """Velocity (noise - data) at `timestep` in [0, 1000] (`flow.model_timestep`), float32.
+    ) -> Float[Array, "b h w {self.config.velocities}*c"]:
+        """Velocity (noise - data) at `timestep` in [0, 1000] (`flow.model_timestep`), float32; or several, one after the other on channels.
 
         `source` are the latents of the picture to edit; an edit model without them generates from the text alone (zeros). `guidance` is the
         guidance scale, which a network with `guidance_embeds` needs, and no other.
@@ -318,15 +316,18 @@ class Sana(nnx.Module):
         return self.final_layer(x, time).astype(jnp.float32)
 
 
-def grow(sana: Sana, *, edit: bool, condition_length: int, key: PRNGKeyArray) -> Sana:
-    """The same weights in a larger form: text to image becomes edit, the null table gets more rows. Its outputs stay the same.
+def grow(sana: Sana, *, edit: bool, condition_length: int, guidance_embeds: bool = False, velocities: int = 1, key: PRNGKeyArray) -> Sana:
+    """The same weights in a larger form: text to image becomes edit, the null table gets more rows, the guidance scale is told, there are
+    more velocities. Its outputs stay the same.
 
-    Channels of the source latents start at zero; old rows of the null table stay, new ones are initialized as for training.
+    Channels of the source latents start at zero; old rows of the null table stay, new ones are initialized as for training. The last layer
+    of the guidance scale's embedder starts at zero. Every velocity starts as the one that there was.
 
     Raises:
-        InputError: the model would shrink.
+        InputError: the model would shrink, or is told the guidance scale and no longer would be.
     """
-    old, config = sana.config, sana.config.grow(edit=edit, condition_length=condition_length)
+    sizes = {"edit": edit, "condition_length": condition_length, "guidance_embeds": guidance_embeds, "velocities": velocities}
+    old, config = sana.config, sana.config.grow(**sizes)
     graphdef, state = nnx.split(sana)
     larger = nnx.merge(graphdef, state)
     kernel = sana.x_embedder.proj.kernel[...]
@@ -335,6 +336,15 @@ def grow(sana: Sana, *, edit: bool, condition_length: int, key: PRNGKeyArray) ->
     rows = _null_rows(key, condition_length - old.null_rows, config.caption_channels).astype(kernel.dtype)
     larger.x_embedder.proj.kernel = nnx.Param(jnp.concatenate([kernel, source]))
     larger.y_embedder.y_embedding = nnx.Param(jnp.concatenate([*null, rows]))
+    if config.guidance_embeds and not old.guidance_embeds:
+        embedder = TimestepEmbedder(config.width, dtype=sana.t_embedder.fc1.dtype or jnp.float32, rngs=nnx.Rngs(jax.random.fold_in(key, 1)))
+        embedder.fc2.kernel[...] *= 0  # its bias is zero
+        larger.guidance_embedder = embedder
+    if config.velocities > old.velocities:
+        last, copies = larger.final_layer.linear, config.velocities // old.velocities
+        assert last.bias is not None
+        last.kernel, last.bias = (nnx.Param(jnp.tile(param[...], copies)) for param in (last.kernel, last.bias))
+        last.out_features *= copies
     larger.config = config
     return larger
 

@@ -14,7 +14,8 @@ class SanaConfig:
     """Sizes of one SANA; `in_channels` is `latent_channels` for text to image and twice that for edits.
 
     `null_table`: it has learned a null condition of `condition_length` rows. `guidance_embeds`: it is told the guidance scale, as SANA-
-    Sprint is (arXiv 2503.09641), and needs no unconditional branch; its timestep is then sigma itself.
+    Sprint is (arXiv 2503.09641), and needs no unconditional branch. `velocities`: how many it predicts for each latent, on a grid of times
+    (`diffusion.policy`); more than 1 only while it is distilled, so no file says so.
     """
 
     in_channels: int
@@ -28,6 +29,7 @@ class SanaConfig:
     mlp_ratio: float = 2.5
     null_table: bool = True
     guidance_embeds: bool = False
+    velocities: int = 1
 
     @classmethod
     def sana_1600m(cls, *, edit: bool = False, condition_length: int = 8192) -> "SanaConfig":
@@ -58,8 +60,9 @@ class SanaConfig:
         """
         read = HFConfig(source, "the SANA config")
         sizes = read.child("config")
-        if unknown := sorted(set(sizes.values) - set(cls.__annotations__)):
-            raise InputError(f"{sizes.name}: unknown keys {', '.join(unknown)}. Expected are {', '.join(list(cls.__annotations__)[1:])}.")
+        known = [field.name for field in fields(cls) if field.name not in ("in_channels", "velocities")]
+        if unknown := sorted(set(sizes.values) - {*known, "in_channels"}):
+            raise InputError(f"{sizes.name}: unknown keys {', '.join(unknown)}. Expected are {', '.join(known)}.")
         config = sizes.build(cls, in_channels=read.get("in_channels", int))
         wrong = {key: value for key, value in asdict(config).items() if not isinstance(value, bool) and value <= 0}
         check(
@@ -76,22 +79,33 @@ class SanaConfig:
 
     def to_json(self) -> dict:
         """What `from_json` reads; flags that have their default are left out."""
-        defaults = {field.name: field.default for field in fields(self) if field.type is bool}
+        assert self.velocities == 1  # the form of training alone
+        defaults = {field.name: field.default for field in fields(self) if field.type is bool or field.name == "velocities"}
         sizes = {key: value for key, value in asdict(self).items() if defaults.get(key) is not value}
         return {"in_channels": sizes.pop("in_channels"), "config": sizes}
 
-    def grow(self, *, edit: bool, condition_length: int) -> "SanaConfig":
-        """The sizes of a larger form: source channels for edits, more rows of the null table.
+    def grow(self, *, edit: bool, condition_length: int, guidance_embeds: bool = False, velocities: int = 1) -> "SanaConfig":
+        """The sizes of a larger form: source channels for edits, more rows of the null table, an embedder of the guidance scale, several
+        velocities.
 
         Raises:
-            InputError: the model would shrink.
+            InputError: the model would shrink, or is told the guidance scale and no longer would be.
         """
         check(
-            self.is_edit <= edit and condition_length >= self.null_rows,
+            self.is_edit <= edit and condition_length >= self.null_rows and velocities >= self.velocities,
             f"SANA with {self.in_channels} input channels and {self.null_rows} null rows cannot shrink to edit={edit} and "
             f"{condition_length} rows. Give at least these sizes.",
         )
-        return replace(self, in_channels=self.latent_channels * (1 + edit), condition_length=condition_length, null_table=True)
+        check(
+            self.guidance_embeds <= guidance_embeds,
+            "This SANA is told the guidance scale, as it was distilled (guidance_embeds), and learns no more without. Take the one that it "
+            "was distilled from, or distil on, with a range of scales (config.distill).",
+        )
+        channels = self.latent_channels * (1 + edit)
+        return replace(
+            self, in_channels=channels, condition_length=condition_length, null_table=True, guidance_embeds=guidance_embeds,
+            velocities=velocities,
+        )  # fmt: skip
 
     @property
     def null_rows(self) -> int:
@@ -103,12 +117,20 @@ class SanaConfig:
         """Whether the network reads source latents."""
         return self.in_channels == 2 * self.latent_channels
 
+    @property
+    def reads_sigma(self) -> bool:
+        """Whether its timestep is sigma itself, as SANA-Sprint's. A Draw-In-Mind that is told the guidance scale keeps its null table, and
+        the timesteps of the model that it was distilled from."""
+        return self.guidance_embeds and not self.null_table
+
 
 # The config.json of diffusers' SanaTransformer2DModel: what is the same in every SANA 1.5, and sizes with diffusers' defaults.
 SAME_IN_DIFFUSERS = {
     "_class_name": "SanaTransformer2DModel", "dropout": 0.0, "attention_bias": False, "patch_size": 1, "norm_elementwise_affine": False,
     "norm_eps": 1e-6, "guidance_embeds": False, "qk_norm": "rms_norm_across_heads", "timestep_scale": 1.0,
 }  # fmt: skip
+GUIDANCE_EMBEDS_SCALE = 0.1  # of the guidance scale that a network is told, in every published SANA-Sprint
+GUIDANCE_IN_DIFFUSERS = {"guidance_embeds": True, "guidance_embeds_scale": GUIDANCE_EMBEDS_SCALE}  # where the network is told the scale
 SIZES_IN_DIFFUSERS = {
     "in_channels": 32, "out_channels": 32, "num_attention_heads": 70, "attention_head_dim": 32, "num_layers": 20,
     "num_cross_attention_heads": 20, "cross_attention_head_dim": 112, "cross_attention_dim": 2240, "caption_channels": 2304,

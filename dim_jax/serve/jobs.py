@@ -14,7 +14,7 @@ from dim_jax.batching import Request, Source, edit_request
 from dim_jax.edit_result import EditResult
 from dim_jax.serve.limits import Limits
 from dim_jax.serve.uploads import ApiError, read_mask, read_upload
-from dim_jax.settings import Settings, check_prompt
+from dim_jax.settings import Settings, check_distilled, check_prompt
 
 if TYPE_CHECKING:  # it imports the networks
     from dim_jax.sampling import Sampler
@@ -30,17 +30,19 @@ class ModelInfo(NamedTuple):
         settings: those of a request that names none.
         factor: sizes are multiples of so many pixels.
         edits: whether it edits pictures.
+        guidance_embeds: whether its network is told the guidance scale.
     """
 
     name: str
     settings: Settings
     factor: int
     edits: bool
+    guidance_embeds: bool = False
 
     @classmethod
     def from_sampler(cls, sampler: "Sampler") -> "ModelInfo":
         config = sampler.dim.config
-        return cls(sampler.name, sampler.settings, config.autoencoder.factor, config.sana.is_edit)
+        return cls(sampler.name, sampler.settings, config.autoencoder.factor, config.sana.is_edit, config.sana.guidance_embeds)
 
 
 class Fields(BaseModel, extra="forbid"):
@@ -164,7 +166,9 @@ def read_settings(model: ModelInfo, limits: Limits, fields: Fields, **more: Any)
             raise ApiError(400, message, param=name, code="string_above_max_length")
     check_prompt(fields.prompt)
     changes = {"num_steps": fields.steps, "guidance_scale": fields.guidance, "negative_prompt": fields.negative_prompt, **more}
-    return replace(model.settings, **{name: value for name, value in changes.items() if value is not None})
+    settings = replace(model.settings, **{name: value for name, value in changes.items() if value is not None})
+    check_distilled(model.name, model.settings, settings, guidance_embeds=model.guidance_embeds)
+    return settings
 
 
 def read_size(model: ModelInfo, limits: Limits, text: str | None) -> tuple[int, int] | None:

@@ -15,13 +15,14 @@ from dim_jax.data.synthetic import SYNTHETIC
 from dim_jax.errors import InputError, check, prefix_errors
 from dim_jax.models.quantized import Quantize
 from dim_jax.models.sana import SAVED_NAMES
-from dim_jax.settings import CHECKPOINT_SETTINGS, PromptMode, Settings
+from dim_jax.settings import CHECKPOINT_SETTINGS, Distilled, PromptMode, Settings
 from dim_jax.storage.folders import append, write_json
 from dim_jax.storage.paths import AnyPath, read_json
 from dim_jax.training.lora import check_lora
-from dim_jax.training.objectives import CACHED, COMPONENTS, quantization
+from dim_jax.training.objectives import CACHED, COMPONENTS, components_of, quantization
 from dim_jax.training.optim import OptimizerName
 from dim_jax.training.remat import AUTO
+from dim_jax.training.student import check_distillation
 
 # Keys and prefixes of keys that change the loss curve by rounding only.
 FREE_TO_CHANGE = (
@@ -31,6 +32,7 @@ FREE_TO_CHANGE = (
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "distill.method": get_args(Distilled),
     "model.quantize": ("none", *get_args(Quantize)),
     "model.remat": (AUTO, *SAVED_NAMES),
     "optim.name": get_args(OptimizerName),
@@ -57,17 +59,18 @@ def check_config(config: Config) -> tuple[str, ...]:
     Raises:
         InputError: the objective or another choice is unknown; `config.trainable` and `config.frozen` do not name each component
             once; there is no LoRA for what is quantized; `config.data.cache` is set and the run cannot use a cache; a number is out of its
-            range; or as `check_lora`.
+            range; or as `check_lora` and `check_distillation`.
     """
+    values = flatten(config)
+    for key, choices in CHOICES.items():
+        check(values[key] in choices, f"config.{key} is {values[key]!r}, but must be one of {', '.join(choices)}.")
     check(config.objective in COMPONENTS, f'config.objective is "{config.objective}", but objectives are {", ".join(COMPONENTS)}.')
-    components = COMPONENTS[config.objective]
+    check_distillation(config)
+    components = components_of(config)
     if sorted([*config.trainable, *config.frozen]) != sorted(components):
         names = f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}"
         raise InputError(f"{names}: name each of {', '.join(components)} once.")
     check_lora(config)
-    values = flatten(config)
-    for key, choices in CHOICES.items():
-        check(values[key] in choices, f"config.{key} is {values[key]!r}, but must be one of {', '.join(choices)}.")
     check(
         quantization(config) is None or config.lora.rank,
         f'config.model.quantize is "{config.model.quantize}": quantized weights cannot learn. Train a LoRA (lora.rank).',

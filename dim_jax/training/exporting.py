@@ -24,7 +24,8 @@ from dim_jax.training.held_out import with_scaling_factor
 from dim_jax.training.model_init import ModelInit, open_data
 from dim_jax.training.objectives import Objective, open_objective
 from dim_jax.training.resume import read_notes, read_state
-from dim_jax.training.state import abstract_params, abstract_state
+from dim_jax.training.state import abstract_exported, abstract_state
+from dim_jax.training.student import painter_params, painter_sizes, sample_settings
 from dim_jax.weights.convert import convert
 from dim_jax.weights.lora import from_factors
 from dim_jax.weights.lora_files import write_lora
@@ -38,7 +39,8 @@ StateWeights = Literal["ema", "raw"]
 def write_model(
     folder: AnyPath, config: Config, objective: Objective, params: Mapping[str, Any], examples: Iterable[Example], tokenizer: AnyPath | None
 ) -> None:
-    """Write all parameters of a run as a checkpoint folder, with the settings.json of a painter or the scaling factor of an autoencoder.
+    """Write all parameters of a run as a checkpoint folder, with the settings.json of a painter or the scaling factor of an autoencoder; a
+    student as a painter like any other, without its teacher.
 
     All processes must call this, with the same arrays: each writes its shards.
 
@@ -50,14 +52,14 @@ def write_model(
         examples: held-out examples that measure the autoencoder's scaling factor.
         tokenizer: the tokenizer's folder, if there is one.
     """
-    model_config = objective.model_config
+    model_config, params = painter_sizes(objective.model_config), painter_params(objective.model_config, params)
     if config.objective == "autoencoder":
         model_config = with_scaling_factor(objective, params, examples)
     settings = None
     if config.objective == "painter":
         settings = folder.with_name(checkpoint.SETTINGS)
         if processes.is_first():
-            write_json(settings, config.sample.to_dict() | {"resolution": config.data.resolution})
+            write_json(settings, config.sample.to_dict() | sample_settings(config))
     files = tokenizer_in(tokenizer) if tokenizer else ()
     checkpoint.save(folder, params, model_config.to_json(), tokenizer=files, settings=settings, overwrite=True)
 
@@ -95,7 +97,7 @@ def export_state(state: AnyPath, folder: AnyPath, weights: StateWeights) -> None
     if config.lora.rank:
         write_adapters(folder, config, learned)
         return
-    frozen = model_init.init_params(config.seed, abstract_params(objective.model_config, sharding, config.frozen))
+    frozen = model_init.init_params(config.seed, abstract_exported(objective, sharding))
     write_model(folder, config, objective, learned | frozen, _held_out(config), tokenizer)
 
 

@@ -28,11 +28,12 @@ from dim_jax.processes import to_host
 from dim_jax.processing.chat import IM_END
 from dim_jax.processing.pictures import autoencoder_pixels, cover_crop, to_picture
 from dim_jax.sampling import Sampler
-from dim_jax.settings import CHECKPOINT_SETTINGS, Settings
+from dim_jax.settings import Settings
 from dim_jax.sheets import grid, with_caption
 from dim_jax.storage.folders import make_folder, write_text
 from dim_jax.storage.paths import AnyPath
 from dim_jax.training.objectives import Objective, dim_config, paint_reader
+from dim_jax.training.student import painter_params, painter_sizes, sample_settings
 from dim_jax.weights.model_config import ModelConfig
 
 BATCH_PIXELS = 2**22  # of a batch: the autoencoder's largest activation takes about 256 bytes for each pixel
@@ -57,8 +58,8 @@ def write_sheet(path: AnyPath, objective: Objective, params: Mapping[str, Any], 
 
 def _edits(objective: Objective, params: Mapping[str, Any], examples: Sequence[Example]) -> Image.Image:
     """A row for each example: source, edited picture, target, over the prompt."""
-    config, model_config = objective.config, objective.model_config
-    settings = {key: value for key, value in config.sample.items() if key in CHECKPOINT_SETTINGS}
+    config, model_config = objective.config, painter_sizes(objective.model_config)
+    settings = Settings(**sample_settings(config))
     size = (config.data.resolution,) * 2
     reader = paint_reader(config, model_config, objective.processor)
     samples = [reader.make_sample(example, np.random.default_rng(0)) for example in examples]
@@ -66,8 +67,8 @@ def _edits(objective: Objective, params: Mapping[str, Any], examples: Sequence[E
     requests = [Request(sample.prompt, seed, size, source) for seed, (sample, source) in enumerate(zip(samples, sources, strict=True))]
     dtype = compute_dtype(config.model.dtype)
     model = nnx.eval_shape(lambda: Dim(dim_config(model_config), dtype=dtype, rngs=nnx.Rngs(0)))
-    dim = with_parameters(objective.adapted(model), params)
-    results = Sampler(dim, objective.processor, "training").paint(requests, Settings(**settings, resolution=config.data.resolution))
+    dim = with_parameters(objective.adapted(model), painter_params(objective.model_config, params))
+    results = Sampler(dim, objective.processor, "training", settings).paint(requests, settings)
     edited = {i: result.picture for i, result in results}
     rows = []
     for i, sample in enumerate(samples):

@@ -33,7 +33,7 @@ def check_lora(config: Config) -> None:
         raise InputError(
             f"config.lora.rank is {options.rank}: adapters are of {' and '.join(PARTS)}, not of {', '.join(invalid)}. Freeze it."
         )
-    if config.data.source != SYNTHETIC and (missing := [component for component, path in config.init.items() if not path]):
+    if config.data.source != SYNTHETIC and (missing := [name for name in (*config.trainable, *config.frozen) if not config.init[name]]):
         raise InputError(f"config.init: {', '.join(missing)}: a LoRA is of a checkpoint. Name the one that each component comes from.")
 
 

@@ -27,9 +27,10 @@ from dim_jax.processing.chat import VIDEO_PAD, VISION_END, VISION_START, ChatTok
 from dim_jax.processing.processor import Processor
 from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.training.lora import init_factors
+from dim_jax.training.student import check_teacher, grown_sizes
 from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.loading import load_params, require_qwen
-from dim_jax.weights.model_config import ModelConfig
+from dim_jax.weights.model_config import TEACHER, ModelConfig
 from dim_jax.weights.opening import open_weights
 from dim_jax.weights.published import Weights
 
@@ -51,28 +52,30 @@ class ModelInit:
     def open(cls, config: Config, components: tuple[str, ...]) -> "ModelInit":
         """Open the checkpoints in `config.init`; the other components have the sizes of the presets in `config.model`.
 
-        A SANA from a checkpoint grows as `config.model` says: source channels for edits, rows of the null table. A run on
-        synthetic data reads no file: every component is random.
+        A SANA from a checkpoint grows as `config.model` and `config.distill` say: source channels for edits, rows of the null table, the
+        guidance scale, velocities. A teacher stays as it is. A run on synthetic data reads no file: every component is random.
 
         Raises:
-            InputError: a checkpoint cannot be used or lacks the component; a preset is unknown; or SANA would shrink, or in a LoRA grow.
+            InputError: a checkpoint cannot be used or lacks the component; a preset is unknown; SANA would shrink, or in a LoRA grow; or
+                the teacher reads other inputs than the student.
         """
         init = {} if config.data.source == SYNTHETIC else {name: config.init[name] for name in components if config.init[name]}
         opened = {path: open_weights(path) for path in dict.fromkeys(init.values())}
         checkpoints = {name: opened[path] for name, path in init.items()}
         for name, weights in checkpoints.items():
             check(
-                name in weights.config.parts,
-                f"config.init.{name}: {weights.where} holds {', '.join(weights.config.parts)}. Give one that holds {name}.",
+                _stored(name) in weights.config.parts,
+                f"config.init.{name}: {weights.where} holds {', '.join(weights.config.parts)}. Give one that holds {_stored(name)}.",
             )
 
         def size(name: str) -> Any:
-            return getattr(checkpoints[name].config, name) if name in checkpoints else _preset(name, config.model[name])
+            part = _stored(name)
+            return getattr(checkpoints[name].config, part) if name in checkpoints else _preset(part, config.model[part])
 
-        sizes = {name: size(name) for name in PRESETS if name in components}
+        sizes = {name: size(name) for name in (*PRESETS, TEACHER) if name in components}
         require_qwen(sizes.get("encoder"), "Training")
         if "sana" in sizes:
-            grown = sizes["sana"].grow(edit=config.model.edit, condition_length=config.model.condition_length)
+            grown = sizes["sana"].grow(**grown_sizes(config))
             if config.lora.rank and "sana" in checkpoints and grown != sizes["sana"]:
                 raise InputError(
                     f"config.init.sana: {checkpoints['sana'].where} would grow to model.edit={grown.is_edit} and model.condition_length="
@@ -80,6 +83,10 @@ class ModelInit:
                     f"{sizes['sana'].condition_length}. Set these, or give another checkpoint."
                 )
             sizes["sana"] = grown
+        if TEACHER in checkpoints:
+            check_teacher(sizes[TEACHER], sizes["sana"], checkpoints[TEACHER].where)
+        elif TEACHER in components:
+            sizes[TEACHER] = replace(sizes["sana"], guidance_embeds=False, velocities=1)
         return cls(ModelConfig(**sizes), checkpoints)
 
     @property
@@ -134,7 +141,9 @@ class ModelInit:
 
         params: dict[str, Any] = init_factors(seed, factors) if factors else {}
         for weights, names in self._by_checkpoint(components):
-            params |= load_params(weights, {path: abstract[path] for name in names for path in shardings[name]})
+            stored = {_stored(path): path for name in names for path in shardings[name]}
+            loaded = load_params(weights, {path: abstract[ours] for path, ours in stored.items()})
+            params |= {stored[path]: param for path, param in loaded.items()}
         for name in components:
             if name not in self.init_checkpoints:
                 params |= jax.jit(lambda name=name: cast(self.model_config.init(name, seed)), out_shardings=shardings[name])()
@@ -158,8 +167,11 @@ class ModelInit:
         return {name: digests.get(name, f"drawn anew with seed {seed}, each part from a stream of its own") for name in components}
 
     def _by_checkpoint(self, components: Iterable[str]) -> Iterator[tuple[Weights, list[str]]]:
-        """Each checkpoint once, with its components among `components`."""
+        """Each checkpoint once, with its components among `components`; again with the teacher, whose parameters it calls SANA's."""
         names = [name for name in components if name in self.init_checkpoints]
+        if TEACHER in names:
+            names.remove(TEACHER)
+            yield self.init_checkpoints[TEACHER], [TEACHER]
         for weights in {id(weights): weights for weights in map(self.init_checkpoints.__getitem__, names)}.values():
             yield weights, [name for name in names if self.init_checkpoints[name] is weights]
 
@@ -168,7 +180,10 @@ class ModelInit:
         assert config is not None
         abstract = nnx.eval_shape(lambda: Sana(old_config, rngs=nnx.Rngs(0)))
         sana = with_parameters(abstract, {path: params[f"sana.{path}"] for path in parameters(abstract)})
-        larger = grow(sana, edit=config.is_edit, condition_length=config.condition_length, key=jax.random.key(key_seed(seed, NULL_ROWS)))
+        larger = grow(
+            sana, edit=config.is_edit, condition_length=config.condition_length, guidance_embeds=config.guidance_embeds,
+            velocities=config.velocities, key=jax.random.key(key_seed(seed, NULL_ROWS)),
+        )  # fmt: skip
         return {f"sana.{path}": param for path, param in parameters(larger).items()}
 
 
@@ -176,6 +191,11 @@ def open_data(config: Config, split: Split) -> list[MixtureComponent]:
     """The mixture of a run. Errors as in `open_mixture`."""
     data = config.data
     return open_mixture(data.source, data.mix.to_dict(), curriculum=data.curriculum, split=split, side=data.resolution)
+
+
+def _stored(name: str) -> str:
+    """What a checkpoint calls a component, or a parameter: a teacher is the SANA of its own."""
+    return f"sana{name.removeprefix(TEACHER)}" if name.split(".")[0] == TEACHER else name
 
 
 def _preset(component: str, name: str) -> Any:

@@ -27,13 +27,19 @@ from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.processing.pictures import normalize_pixels
 from dim_jax.processing.processor import Processor
 from dim_jax.storage.paths import AnyPath
+from dim_jax.training.distillation import distillation_loss
 from dim_jax.training.lora import adapted_layers
 from dim_jax.training.losses import Features, Loss, autoencoder_loss, cached_features, encode_batch, encoder_loss, painter_loss
 from dim_jax.training.model_init import ModelInit
-from dim_jax.weights.model_config import ModelConfig
+from dim_jax.weights.model_config import TEACHER, ModelConfig
 
 COMPONENTS = {"autoencoder": ("autoencoder",), "encoder": ("encoder",), "painter": ("encoder", "connector", "sana", "autoencoder")}
 CACHED = ("encoder", "autoencoder")  # the components whose results a cache holds
+
+
+def components_of(config: Config) -> tuple[str, ...]:
+    """The components of the objective that a config names, with the teacher of a distillation."""
+    return COMPONENTS[config.objective] + ((TEACHER,) if config.distill.method != "none" else ())
 
 
 @dataclass(frozen=True)
@@ -94,9 +100,11 @@ def _painter(config: Config, model_config: ModelConfig, processor: Any) -> Objec
     def loss(model: Any, features: Features, key: PRNGKeyArray) -> Loss:
         return painter_loss(model.connector, model.sana, features, key, **config.flow, remat=config.model.remat)
 
+    minimized = loss if config.distill.method == "none" else distillation_loss(config)
     if config.data.cache:
-        return Objective(config, model_config, processor, CachedReader(reader), ("connector", "sana"), stored_features, loss)
-    return Objective(config, model_config, processor, reader, COMPONENTS["painter"], online_features, loss)
+        components = tuple(name for name in components_of(config) if name not in CACHED)
+        return Objective(config, model_config, processor, CachedReader(reader), components, stored_features, minimized)
+    return Objective(config, model_config, processor, reader, components_of(config), online_features, minimized)
 
 
 def _autoencoder(config: Config, model_config: ModelConfig, processor: Any) -> Objective:

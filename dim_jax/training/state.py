@@ -18,7 +18,7 @@ from dim_jax.training.lora import adapted_layers
 from dim_jax.training.objectives import Objective, abstract_model, quantization
 from dim_jax.training.optim import make_optimizer
 from dim_jax.weights.lora import factor_shapes
-from dim_jax.weights.model_config import ModelConfig
+from dim_jax.weights.model_config import TEACHER, ModelConfig
 from dim_jax.weights.table import Shape
 
 Params = dict[str, Any]  # path -> array, or an abstract one
@@ -65,6 +65,12 @@ def abstract_frozen(objective: Objective, sharding: Sharding) -> tuple[Params, P
     frozen = abstract_params(model_config, sharding, components, compute_dtype(config.model.dtype), quantization(config))
     cached = {path: frozen.pop(path) for path in list(frozen) if path.split(".")[0] not in objective.components}
     return frozen, cached
+
+
+def abstract_exported(objective: Objective, sharding: Sharding) -> Params:
+    """The frozen parameters that go into the checkpoint of a run, in float32."""
+    config = objective.config
+    return abstract_params(objective.model_config, sharding, [name for name in config.frozen if name != TEACHER])
 
 
 def abstract_state(config: Config, model_config: ModelConfig, sharding: Sharding) -> State:

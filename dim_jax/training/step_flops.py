@@ -6,7 +6,7 @@ from dim_jax.models import flops
 from dim_jax.models.flops import StepFlops
 from dim_jax.training.objectives import dim_config
 from dim_jax.training.remat import remat_choices
-from dim_jax.weights.model_config import ModelConfig
+from dim_jax.weights.model_config import TEACHER, ModelConfig
 
 
 def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepFlops:
@@ -41,5 +41,10 @@ def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepF
     t = min(tokens, sana.condition_length)
     connector = flops.connector(encoder.text.hidden_size, sana.caption_channels, b, t)
     parts["connector"] = connector.step(trainable="connector" in trainable, backprop="encoder" in trainable or "connector" in adapted)
-    parts["sana"] = flops.sana(sana, b, latents, t).step(trainable="sana" in trainable, backprop=bool(trainable - {"sana"} or adapted))
-    return StepFlops(parts, flops.sana_recomputed(sana, b, latents, t, remat_choices(config.model.remat)[0]))
+    calls = config.sample.num_steps if config.distill.method == "steps" else 1
+    work = flops.sana(sana, b, latents, t, calls)
+    parts["sana"] = work.step(trainable="sana" in trainable, backprop=bool(trainable - {"sana"} or adapted))
+    if (teacher := model_config.teacher) is not None:
+        rows, times = b if teacher.guidance_embeds else 2 * b, config.distill.times if config.distill.method == "steps" else 1
+        parts[TEACHER] = flops.sana(teacher, rows, latents, t, calls * times).forward
+    return StepFlops(parts, flops.sana_recomputed(sana, calls * b, latents, t, remat_choices(config.model.remat)[0]))

@@ -14,10 +14,10 @@ from dim_jax import checkpoint
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, check, listed
 from dim_jax.models.qwen import QwenConfig
-from dim_jax.models.sana_config import sana_to_diffusers
+from dim_jax.models.sana_config import GUIDANCE_IN_DIFFUSERS, sana_to_diffusers
 from dim_jax.settings import read_settings
 from dim_jax.weights.files import DTYPES, EXTRA_FILE, NAMES, SafetensorsWriter
-from dim_jax.weights.formats import DIFFUSERS, DIFFUSERS_PARTS, DIM, EMBEDDING, NVLABS, QWEN, SCHEDULER, Format
+from dim_jax.weights.formats import DIFFUSERS, DIFFUSERS_GUIDANCE, DIFFUSERS_PARTS, DIM, EMBEDDING, NVLABS, QWEN, SCHEDULER, Format
 from dim_jax.weights.manifest import Manifest, common_dtypes, folder_of
 from dim_jax.weights.model_config import scheduler_to_diffusers
 from dim_jax.weights.published import Weights
@@ -103,16 +103,19 @@ def _default_manifest(weights: Weights, to: str) -> Manifest:
     )
     if (to == "qwen" and config.encoder is None) or (to == "diffusers" and config.sana is None and config.autoencoder is None):
         raise InputError(f"{weights.where} holds only {', '.join(config.parts)}, nothing that {to} can hold. Choose another format.")
-    form = {"dim": DIM if config.is_whole else NVLABS, "diffusers": DIFFUSERS, "qwen": QWEN}[to]
+    embeds = config.sana is not None and config.sana.guidance_embeds
+    diffusers = DIFFUSERS_GUIDANCE if embeds else DIFFUSERS
+    form = {"dim": DIM if config.is_whole else NVLABS, "diffusers": diffusers, "qwen": QWEN}[to]
     encoder = config.encoder and replace(config.encoder, dtype=weights.tensors[EMBEDDING].dtype.name).to_hf()
     sana, autoencoder = config.sana, config.autoencoder and config.autoencoder.to_hf()
     configs: dict[str, Any] = {}
     if form is QWEN:
         configs["config.json"] = encoder
-    if form in (DIM, DIFFUSERS):
+    if form in (DIM, diffusers):
         configs["qwen.config.json"] = encoder
-    if form is DIFFUSERS:
-        configs["transformer/config.json"], configs["vae/config.json"] = sana and sana_to_diffusers(sana), autoencoder
+    if form is diffusers:
+        transformer = sana and sana_to_diffusers(sana, GUIDANCE_IN_DIFFUSERS if embeds else {})
+        configs["transformer/config.json"], configs["vae/config.json"] = transformer, autoencoder
         configs[SCHEDULER] = sana and scheduler_to_diffusers(read_settings(weights.settings))
     if form is DIM:
         configs["dc_ae.config.json"] = autoencoder
@@ -128,7 +131,7 @@ def _default_manifest(weights: Weights, to: str) -> Manifest:
 
 def _default_file(form: Format, name: str) -> str:
     folder = folder_of(name)
-    return f"{folder}diffusion_pytorch_model.safetensors" if folder else EXTRA_FILE if form is DIFFUSERS else "model.safetensors"
+    return f"{folder}diffusion_pytorch_model.safetensors" if folder else EXTRA_FILE if form.target == "diffusers" else "model.safetensors"
 
 
 def write_published(folder: Path, weights: Weights, export: Export) -> None:

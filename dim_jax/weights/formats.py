@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dim_jax.weights import dc_ae, dim, qwen, sana
 from dim_jax.weights.families import families
@@ -72,6 +72,7 @@ NVLABS = Format(
 )
 QWEN = _qwen("qwen", qwen.ROWS, ("visual.", "model.layers.", "model.embed_tokens."))
 QWEN_NEW = _qwen("qwen-new-names", qwen.NEW_ROWS, ("model.language_model.", "model.visual."))
+GUIDANCE_EMBEDDER = "time_embed.guidance_embedder."  # only of a network that is told the guidance scale
 DIFFUSERS_SANA = Format("diffusers-sana", "diffusers SANA", "diffusers", SANA, ("transformer_blocks.", "patch_embed."))
 DIFFUSERS_DC_AE = Format(
     "diffusers-dc-ae", "diffusers DC-AE", "diffusers", DC_AE, ("encoder.conv_in.", "decoder.conv_in.", "encoder.down_blocks.")
@@ -91,13 +92,25 @@ DIFFUSERS = Format(
     {"decoder.model.pos_embed": POS_EMBED},
     "mllm.lm_head.weight",
 )
+GUIDANCE_SANA = add_prefix(sana.GUIDANCE_DIFFUSERS_ROWS, "", "sana.")
+DIFFUSERS_GUIDANCE_SANA = replace(DIFFUSERS_SANA, name="diffusers-guidance-sana", rows=GUIDANCE_SANA, prefixes=(GUIDANCE_EMBEDDER,))
+DIFFUSERS_GUIDANCE = replace(
+    DIFFUSERS,
+    name="diffusers-guidance",
+    rows=add_prefix(GUIDANCE_SANA, "transformer/", "") + DIFFUSERS.rows[len(SANA) :],
+    prefixes=(f"transformer/{GUIDANCE_EMBEDDER}",),
+)
 PIPELINES = tuple(
     Format(name, f"diffusers {family.title}", "diffusers", family.rows, family.marks, lm_head="text_encoder/lm_head.weight", needs_all=True)
     for name, family in families().items()
     if family.rows
 )
 # Tried in this order, since earlier formats may have the prefixes of later ones.
-FORMATS = {form.name: form for form in (*PIPELINES, DIFFUSERS, DIM_NEW, DIM, DIFFUSERS_SANA, NVLABS, DIFFUSERS_DC_AE, QWEN_NEW, QWEN)}
+_ORDER = (
+    *PIPELINES, DIFFUSERS_GUIDANCE, DIFFUSERS, DIM_NEW, DIM, DIFFUSERS_GUIDANCE_SANA, DIFFUSERS_SANA, NVLABS, DIFFUSERS_DC_AE, QWEN_NEW,
+    QWEN,
+)  # fmt: skip
+FORMATS = {form.name: form for form in _ORDER}
 
 
 def detect(names: Iterable[str]) -> Format | None:

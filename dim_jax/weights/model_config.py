@@ -20,17 +20,20 @@ from dim_jax.settings import Settings
 from dim_jax.weights.families import encoder_config
 from dim_jax.weights.table import Shape
 
+TEACHER = "teacher"  # the part of a run, not of a checkpoint, that a student learns from
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Configs of the parts that a checkpoint has. It has a connector if it has both encoder and SANA.
 
-    `encoder` is that of a family (`weights.families`), such as `QwenConfig`.
+    `encoder` is that of a family (`weights.families`), such as `QwenConfig`. `teacher` is a SANA that a run distils; no checkpoint has it.
     """
 
     encoder: Any = None
     sana: SanaConfig | None = None
     autoencoder: DCAEConfig | None = None
+    teacher: SanaConfig | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -49,8 +52,9 @@ class ModelConfig:
         Raises:
             InputError: a part is unknown, or its config is invalid.
         """
-        if not isinstance(data, Mapping) or not data or (unknown := sorted(set(data) - set(cls.__annotations__))):
-            raise InputError(f"config.json: parts are {', '.join(cls.__annotations__)}; found {unknown if data else 'none'}.")
+        known = [part for part in cls.__annotations__ if part != TEACHER]
+        if not isinstance(data, Mapping) or not data or (unknown := sorted(set(data) - {*known})):
+            raise InputError(f"config.json: parts are {', '.join(known)}; found {unknown if data else 'none'}.")
         return cls(
             encoder=encoder_config(data["encoder"], "config.json: encoder") if "encoder" in data else None,
             sana=SanaConfig.from_json(data["sana"]) if "sana" in data else None,
@@ -68,7 +72,8 @@ class ModelConfig:
 
     def modules(self, *, dtype: DTypeLike = jnp.float32) -> dict[str, Callable[[nnx.Rngs], nnx.Module]]:
         """Part -> a function that makes it with initial parameters; `dtype` is that of its computation."""
-        return makers(self.encoder, self.sana, self.autoencoder, dtype=dtype)
+        modules = makers(self.encoder, self.sana, self.autoencoder, dtype=dtype)
+        return modules | ({TEACHER: makers(None, self.teacher, None, dtype=dtype)["sana"]} if self.teacher else {})
 
     def init(self, part: str, seed: int) -> dict[str, jax.Array]:
         """Path -> float32 array of every parameter of a part, initialized."""

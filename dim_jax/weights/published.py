@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,14 +15,14 @@ from dim_jax.errors import InputError, check, listed, prefix_errors
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.hf_config import HFConfig
 from dim_jax.models.qwen import QwenConfig
-from dim_jax.models.sana_config import SanaConfig, sana_from_diffusers
+from dim_jax.models.sana_config import GUIDANCE_IN_DIFFUSERS, SanaConfig, sana_from_diffusers
 from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.storage.paths import AnyPath, entries, local_path, read_json
 from dim_jax.weights import formats
 from dim_jax.weights.arrays import same_bits
 from dim_jax.weights.families import encoder_config, families
 from dim_jax.weights.files import EXTRA_FILE, NAMES, check_file_type, find_safetensors, no_weights_error, open_safetensors, read_text
-from dim_jax.weights.formats import DIFFUSERS, EMBEDDING, NULL_TABLE, Format
+from dim_jax.weights.formats import DIFFUSERS, DIFFUSERS_GUIDANCE, EMBEDDING, NULL_TABLE, Format
 from dim_jax.weights.lazy import LazyTensors, merge
 from dim_jax.weights.manifest import Manifest, check_finite, common_dtypes, folder_of
 from dim_jax.weights.model_config import ModelConfig
@@ -116,7 +117,7 @@ def open_published(path: AnyPath) -> Weights:
             f"{path} ({form.title}): {listed(errors, '; ')}. Fetch the checkpoint again; one of another size than the published one needs "
             f"its configs beside it ({', '.join(CONFIG_FILES)})."
         )
-    whole_files = PIPELINE_FILES if form in formats.PIPELINES else (formats.SCHEDULER,) if form is DIFFUSERS else ()
+    whole_files = PIPELINE_FILES if form in formats.PIPELINES else (formats.SCHEDULER,) if form in (DIFFUSERS, DIFFUSERS_GUIDANCE) else ()
     manifest = Manifest(
         form.name,
         {
@@ -258,7 +259,8 @@ def _open_tensors(path: AnyPath) -> dict[str, LazyTensors]:
 
 def _lacks_null_table(form: Format, hf: LazyTensors) -> bool:
     """Whether this is a SANA of diffusers without a null table."""
-    return form is formats.DIFFUSERS_SANA or (form is DIFFUSERS and "decoder.model.y_embedder.y_embedding" not in hf)
+    alone = (formats.DIFFUSERS_SANA, formats.DIFFUSERS_GUIDANCE_SANA)
+    return form in alone or (form in (DIFFUSERS, DIFFUSERS_GUIDANCE) and "decoder.model.y_embedder.y_embedding" not in hf)
 
 
 def _config(form: Format, where: AnyPath, hf: LazyTensors) -> ModelConfig:
@@ -269,14 +271,16 @@ def _config(form: Format, where: AnyPath, hf: LazyTensors) -> ModelConfig:
         return ModelConfig(encoder=QwenConfig.from_hf(_require_file(where / "config.json")))
     if form is formats.DIFFUSERS_DC_AE:
         return ModelConfig(autoencoder=DCAEConfig.from_hf(_require_file(where / "config.json")))
-    if form is formats.DIFFUSERS_SANA:
-        return ModelConfig(sana=sana_from_diffusers(_require_file(where / "config.json"), SANA_NULL_ROWS))
-    if form is DIFFUSERS:
+    embeds = form in (DIFFUSERS_GUIDANCE, formats.DIFFUSERS_GUIDANCE_SANA)
+    sana_config = partial(sana_from_diffusers, same=GUIDANCE_IN_DIFFUSERS if embeds else {}, guidance_embeds=embeds)
+    if form in (formats.DIFFUSERS_SANA, formats.DIFFUSERS_GUIDANCE_SANA):
+        return ModelConfig(sana=sana_config(_require_file(where / "config.json"), SANA_NULL_ROWS))
+    if form in (DIFFUSERS, DIFFUSERS_GUIDANCE):
         null = hf.get("decoder.model.y_embedder.y_embedding")
         has = lambda prefix: any(name.startswith(prefix) for name in hf)  # noqa: E731
         return ModelConfig(
             encoder=QwenConfig.from_hf(_require_file(where / "qwen.config.json")) if has("mllm.") else None,
-            sana=sana_from_diffusers(_require_file(where / "transformer/config.json"), null.shape[0] if null else SANA_NULL_ROWS)
+            sana=sana_config(_require_file(where / "transformer/config.json"), null.shape[0] if null else SANA_NULL_ROWS)
             if has("transformer/")
             else None,
             autoencoder=DCAEConfig.from_hf(_require_file(where / "vae/config.json")) if has("vae/") else None,

@@ -1,11 +1,15 @@
 """Rows of SANA, with the names of NVlabs (in Draw-In-Mind after `decoder.model.`) and with those of diffusers."""
 
+from dataclasses import replace
+
 from dim_jax.weights.table import DEPTHWISE, LINEAR, POINTWISE, SAME, Row, kernel_and_bias
 
 ROWS = (
     *kernel_and_bias("x_embedder.proj", "x_embedder.proj", POINTWISE),
     *kernel_and_bias("t_embedder.mlp.0", "t_embedder.fc1"),
     *kernel_and_bias("t_embedder.mlp.2", "t_embedder.fc2"),
+    *kernel_and_bias("cfg_embedder.mlp.0", "guidance_embedder.fc1"),
+    *kernel_and_bias("cfg_embedder.mlp.2", "guidance_embedder.fc2"),
     *kernel_and_bias("t_block.1", "t_block"),
     Row("y_embedder.y_embedding", "y_embedder.y_embedding", SAME),
     *kernel_and_bias("y_embedder.y_proj.fc1", "y_embedder.y_proj.fc1"),
@@ -55,4 +59,12 @@ DIFFUSERS_ROWS = (
     Row(_BLOCK + "ff.conv_point.weight", "blocks.mlp.point_conv.kernel", POINTWISE),
     Row("scale_shift_table", "final_layer.scale_shift_table", SAME),
     *kernel_and_bias("proj_out", "final_layer.linear"),
+)
+
+# Those of a network that is told the guidance scale: the timestep's embedder lies one level higher, the scale's beside it.
+_TIME = "time_embed.emb.timestep_embedder."
+GUIDANCE_DIFFUSERS_ROWS = (
+    *(replace(row, hf=row.parts[0].replace(".emb.", ".")) if row.parts[0].startswith(_TIME) else row for row in DIFFUSERS_ROWS),
+    *kernel_and_bias("time_embed.guidance_embedder.linear_1", "guidance_embedder.fc1"),
+    *kernel_and_bias("time_embed.guidance_embedder.linear_2", "guidance_embedder.fc2"),
 )

@@ -24,7 +24,7 @@ from dim_jax.models import module
 from dim_jax.models.gemma import Gemma, GemmaConfig
 from dim_jax.models.qwen3 import Qwen3, Qwen3Config
 from dim_jax.models.sana import Sana, grow
-from dim_jax.models.sana_config import SanaConfig, sana_from_diffusers, sana_to_diffusers
+from dim_jax.models.sana_config import GUIDANCE_IN_DIFFUSERS, SanaConfig, sana_from_diffusers, sana_to_diffusers
 from dim_jax.pipeline import EditPipeline, GeneratePipeline
 from dim_jax.processing.inputs import encoder_inputs
 from dim_jax.processing.pictures import autoencoder_pixels
@@ -33,7 +33,7 @@ from dim_jax.verify.verify import verify
 from dim_jax.weights import sana as sana_rows
 from dim_jax.weights import table
 from dim_jax.weights.convert import assemble, convert
-from dim_jax.weights.families import sana, sana_sprint, vibe
+from dim_jax.weights.families import sana, vibe
 from dim_jax.weights.formats import NULL_TABLE
 from dim_jax.weights.opening import open_weights
 from tests import families_fixtures as tiny
@@ -92,8 +92,8 @@ def test_qwen3_equals_transformers():
 def test_sana_sprint_equals_diffusers():
     """Its velocity, told the guidance scale; what it is told counts."""
     theirs = tiny.transformer(20, guidance_embeds=True)
-    config = sana_from_diffusers(theirs.config, 7, sana_sprint.TOLD, null_table=False, guidance_embeds=True)
-    ours = load(lambda rngs: Sana(config, rngs=rngs), sana_sprint.ROWS, theirs.state_dict())
+    config = sana_from_diffusers(theirs.config, 7, GUIDANCE_IN_DIFFUSERS, null_table=False, guidance_embeds=True)
+    ours = load(lambda rngs: Sana(config, rngs=rngs), sana_rows.GUIDANCE_DIFFUSERS_ROWS, theirs.state_dict())
     assert SanaConfig.from_json(config.to_json()) == config
     rng = np.random.default_rng(0)
     latents, condition = (rng.normal(size=size).astype(np.float32) for size in ((2, 3, 4, 8), (2, 7, 20)))
@@ -197,7 +197,7 @@ def test_published_sizes_equal_the_libraries(folders):
     with torch.device("meta"):
         pairs = [
             (SanaTransformer2DModel.from_config(sana_to_diffusers(SanaConfig.sana_4800m())), sana_rows.DIFFUSERS_ROWS),
-            (SanaTransformer2DModel.from_config(sana_to_diffusers(sprint, sana_sprint.TOLD)), sana_sprint.ROWS),
+            (SanaTransformer2DModel.from_config(sana_to_diffusers(sprint, GUIDANCE_IN_DIFFUSERS)), sana_rows.GUIDANCE_DIFFUSERS_ROWS),
             (Gemma2Model(Gemma2Config(**GemmaConfig.gemma_2b().to_hf())), table.add_prefix(sana.TEXT_ENCODER, "", "model.")),
             (Qwen3VLForConditionalGeneration(Qwen3VLConfig(**Qwen3Config.qwen3_2b().to_hf())), vibe.ENCODER),
         ]

@@ -31,7 +31,7 @@ class Family:
         marks: a folder holds such a pipeline if the name of a tensor begins with each of these.
         scheduler: what scheduler/scheduler_config.json may say, key by key.
         sana_config: reads transformer/config.json.
-        guidance_embeds: whether its SANA is told the guidance scale; it tells families with the same encoder apart.
+        guidance_embeds: whether its published SANA is told the guidance scale; it tells families with the same encoder apart.
         logical_axes: of parameters that no other family has (`dim_jax.sharding`).
     """
 
@@ -69,8 +69,8 @@ def encoder_config(source: Source, name: str = "config.json") -> Any:
 
 def family_of(config: DimConfig) -> Family:
     """The family of a model with these sizes."""
-    told = config.sana.guidance_embeds
-    return next(f for f in families().values() if isinstance(config.encoder, f.encoder) and f.guidance_embeds == told)
+    same_encoder = [family for family in families().values() if isinstance(config.encoder, family.encoder)]
+    return next((family for family in same_encoder if family.guidance_embeds == config.sana.guidance_embeds), same_encoder[0])
 
 
 def chat_processor(kind: type[Processor], tokenizer: str | AnyPath, config: DimConfig, **fields: Any) -> Processor:
