@@ -1,6 +1,6 @@
 """How long an edit or a training step takes, part by part, and the same work in PyTorch on the same device in the same run.
 
-    python benchmarks/speed.py edit [--side 1024] [--batch 1] [--steps 30]
+    python benchmarks/speed.py edit [--side 1024] [--batch 1] [--steps 30] [--distilled guidance]
     python benchmarks/speed.py train [--side 1024] [--batch 4] [--remat products] [--part cached]
     python benchmarks/speed.py edit --size nano --side 64 --text-tokens 120        on a CPU; so does train
 
@@ -8,7 +8,8 @@ Weights and inputs are random, never zeros: speed does not depend on their value
 with float32 parameters, AdamW, clip and averages), on a CPU in float32. Each framework runs in a process of its own. Ours pads conditions
 to their bucket, as users run it; PyTorch's transformers and diffusers run without padding, eager and compiled. A time is the median of
 `--repeats` after two more; memory is what the framework's allocator held at its peak. `--remat` other than "none" turns on gradient
-checkpointing in diffusers, which knows no other choice.
+checkpointing in diffusers, which knows no other choice. `--distilled` times our edit alone, in the form that a distillation leaves
+(docs/few_steps.md): "guidance", one branch of a network that is told the scale; "steps", one branch and Euler's steps, --steps of them.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +37,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--remat", default="products", help="as config.model.remat")
     parser.add_argument("--part", choices=("cached", "online"), help="one way of training")
     parser.add_argument("--float8", action="store_true", help="our sampler's large products in float8")
+    parser.add_argument("--distilled", choices=("guidance", "steps"), help="our edit in one branch, without PyTorch's")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch on a CPU; 0: as it likes")
     parser.add_argument("--only", choices=FRAMEWORKS, help="one framework, in this process, without the table")
     args = parser.parse_args(arguments)
     args.batch = args.batch or {"edit": 1, "train": 4}[args.work]
+    if args.distilled and (args.work != "edit" or args.only == "torch"):
+        parser.error("--distilled is of our edits: leave train and --only torch out")
     return args
 
 
-def run(arguments: list[str]) -> list[dict[str, Any]]:
-    """The lines of both frameworks, each from a process of its own; they are printed as they come."""
+def run(arguments: list[str], frameworks: Sequence[str] = FRAMEWORKS) -> list[dict[str, Any]]:
+    """The lines of the frameworks, each from a process of its own; they are printed as they come."""
     rows = []
-    for framework in FRAMEWORKS:
+    for framework in frameworks:
         command = [sys.executable, __file__, *arguments, "--only", framework]
         env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
@@ -78,7 +83,7 @@ def main() -> None:
     if args.only:
         importlib.import_module(f"benchmarks.speed_{args.only}").main(args)
     else:
-        print(f"\n{table(run(sys.argv[1:]))}")
+        print(f"\n{table(run(sys.argv[1:], ('jax',) if args.distilled else FRAMEWORKS))}")
 
 
 if __name__ == "__main__":

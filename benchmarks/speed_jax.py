@@ -3,6 +3,7 @@
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def main(args: Namespace) -> None:
 def edit(args: Namespace, dtype: Any) -> None:
     """An edit part by part, each a compiled program, and all of them one after the other."""
     config = cases.dim_config(args.size)
+    if args.distilled == "guidance":
+        config = replace(config, sana=replace(config.sana, guidance_embeds=True))
     dim: Any = random_dim(config, dtype)
     turns = cases.turns(config, args.side, args.batch, args.text_tokens)
     inputs = jax.tree.map(jnp.asarray, cases.pad_turns(config, turns))
@@ -50,10 +53,11 @@ def edit(args: Namespace, dtype: Any) -> None:
     seeds, cells = jnp.arange(args.batch), args.side // config.autoencoder.factor
 
     def keys(sana: Any, condition: Any, mask: Any) -> Any:
-        return sana.encode_condition(condition, mask), sana.null_condition(mask)
+        return sana.encode_condition(condition, mask), None if args.distilled else sana.null_condition(mask)
 
     def sample(dim: Any, keys: Any, source: Any) -> Any:
-        options = {"guidance_scale": cases.GUIDANCE, "num_steps": args.steps, "float8": args.float8}
+        solver = "euler" if args.distilled == "steps" else "dpm++2m"
+        options = {"guidance_scale": cases.GUIDANCE, "num_steps": args.steps, "solver": solver, "float8": args.float8}
         return dim.paint(keys[0], seeds, (cells, cells), source, unconditional=keys[1], **options)
 
     autoencoder = type(dim.autoencoder)
@@ -78,7 +82,7 @@ def edit(args: Namespace, dtype: Any) -> None:
     if not bool(jnp.isfinite(whole(compile_and_measure)).all()):
         raise SystemExit("The picture has values that are not finite: the times would mean nothing.")
     times, _ = measure(lambda: whole(lambda part, *arguments: programs[part](*arguments)), jax.block_until_ready, args.repeats)
-    report(args, "dim_jax", "whole edit", times, tokens=turns.ids.shape[1], condition=length, **machine())
+    report(args, "dim_jax", "whole edit", times, tokens=turns.ids.shape[1], condition=length, steps=args.steps, **machine())
 
 
 def train(args: Namespace, dtype: Any) -> None:
