@@ -66,6 +66,10 @@ def verify(
         check_file(record, overwrite=overwrite)
     weights, config, processor = open_dim(path, tokenizer)
     require_qwen(config.encoder, "dim verify")
+    check(
+        not config.sana.guidance_embeds,
+        f"{path}: its SANA is told the guidance scale, and `dim verify` compares networks of two branches. Verify its teacher.",
+    )
     own = read_settings(weights.settings, config.autoencoder.factor)
     settings = recorded.settings if recorded else make_settings(own, processor, resolution)
     case = make_case(config, processor, settings)
