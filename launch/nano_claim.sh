@@ -44,12 +44,15 @@ train() {  # CONFIG WORKDIR STEPS KEY=VALUE ..., and needs, of the caller
 }
 
 edit() {  # SEED NAME STEPS FROM TEXT: a run of configs/nano_claim.py
-  local seed=$1 needs=("$4") source=$prepared
+  local seed=$1 needs=("$4") source=$prepared lengths="(88, 240)"
   # A second stage has a seed of its own, or it would see the batches, the noise and the times of the first one again.
   if [[ $2 == stage2* ]]; then seed=$((1000 + seed)); fi
-  if [[ $2 == stage2_written ]]; then source=$runs/prepared needs+=("$runs/prepared/README.md"); fi
+  if [[ $2 == stage2_written ]]; then
+    source=$runs/prepared needs+=("$runs/prepared/README.md") lengths="(88, 240, 288)"  # of what it writes, a few are longer
+  fi
+  if [[ $5 == instruction ]]; then lengths="(88,)"; fi  # one bucket: no tokens need to be counted
   train nano_claim "$runs/seed$1/$2" "$3" "data.source=$source" "seed=$seed" "init.sana=$4" "init.connector=$4" "data.text=$5" \
-    "data.workers=$workers"
+    "data.lengths=$lengths" "data.workers=$workers"
 }
 
 evaluate() {  # SEED NAME REPORT [OPTION ...]
@@ -65,7 +68,7 @@ jobs() {
   fi
   if [[ -n ${given[written]-} ]]; then
     quoted "$runs/written" -- python examples/written_blueprints.py "$data" "$runs/written"
-    quoted "$runs/prepared/README.md" "$runs/written" -- dim prepare "$runs/written" "$runs/prepared"
+    quoted "$runs/prepared/README.md" "$runs/written" -- dim prepare "$runs/written" "$runs/prepared" --tokenizer dim_jax/nano/tokenizer
   fi
   for seed in "${seeds[@]}"; do edit "$seed" stage1 "$steps" "$base" instruction; done
   for seed in "${seeds[@]}"; do
