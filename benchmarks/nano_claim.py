@@ -1,6 +1,6 @@
 """The table of the nano laboratory (launch/nano_claim.sh): does a blueprint beat the bare instruction at equal compute?
 
-    python benchmarks/nano_claim.py runs/claim
+    python benchmarks/nano_claim.py runs/claim [--plot claim.png]
 
 Reads the reports RUNS/seed*/ARM.json of `dim evaluate emoji -o`, those that are there, and the speed of the runs beside them; writes
 RUNS/claim.md and RUNS/claim.json. Spread is the standard deviation over seeds. Intervals are of 95 %, over pairs: a pair's value is its
@@ -19,7 +19,7 @@ from typing import Any
 from dim_jax.errors import InputError, check
 from dim_jax.evals import bootstrap
 from dim_jax.markdown import markdown_table
-from dim_jax.storage.folders import write_json, write_text
+from dim_jax.storage.folders import new_file, write_json, write_text
 from dim_jax.storage.paths import read_json
 
 # report -> what the run was trained on, and what its edits are told by
@@ -192,14 +192,37 @@ def _failures(by_seed: Mapping[int, int]) -> str:
     return ", ".join(map(str, by_seed.values())) if any(by_seed.values()) else ""
 
 
+def plot(numbers: Mapping[str, Any], path: Path) -> None:
+    """A line for each arm: a dot for each seed and a bar at their mean, for both measures."""
+    from matplotlib.figure import Figure  # not pyplot, which needs a display
+
+    arms = numbers["arms"]
+    figure = Figure(figsize=(9, 0.8 + 0.4 * len(arms)), layout="constrained")
+    for axes, (metric, title) in zip(figure.subplots(1, len(METRICS), sharey=True), METRICS.items(), strict=True):
+        for line, arm in enumerate(arms):
+            values = [value * (100 if metric == "nearer" else 1) for value in arm[metric].values()]
+            axes.scatter(values, [line] * len(values), s=18, color="tab:blue", alpha=0.6)
+            axes.scatter([mean(values)], [line], s=220, marker="|", color="black")
+        axes.set_yticks(range(len(arms)), [_name(arm["name"]) for arm in arms])
+        axes.set_xlabel(f"{title}, {'%' if metric == 'nearer' else 'dB'}")
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_ylim(len(arms) - 0.5, -0.5)
+    with new_file(path) as scratch:
+        figure.savefig(scratch, format="png", dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="as launch/nano_claim.sh makes it")
-    runs = parser.parse_args().runs
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="a figure of the seeds of each arm; needs matplotlib")
+    args = parser.parse_args()
+    runs = args.runs
     try:
         numbers = summary(read_arms(runs))
         write_json(runs / "claim.json", numbers)
         write_text(runs / "claim.md", text := page(numbers))
+        if args.plot:
+            plot(numbers, args.plot)
     except InputError as error:
         sys.exit(f"error: {error}")
     print(text)

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks import nano_claim
 from dim_jax.errors import InputError
@@ -107,6 +108,9 @@ def test_from_the_options_to_the_table(home):
             assert int(changes["seed"]) == (seed if name.startswith("stage1") else 1000 + seed), "a second stage sees other batches"
     text, numbers = (home / "runs/claim.md").read_text(), json.loads((home / "runs/claim.json").read_text())
     assert text in result.stdout
+    nano_claim.plot(numbers, home / "claim.png")
+    with Image.open(home / "claim.png") as figure:
+        assert figure.width > figure.height > 200
     arms = {arm["name"]: arm for arm in numbers["arms"]}
     assert arms["stage2_blueprint.oracle"]["steps"] == [7, 7]
     assert (arms["stage1"]["flops"], arms["stage2_blueprint.oracle"]["flops"]) == (1, 2)
