@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -20,6 +21,19 @@ from tests.chat_server import ChatServer, Turnstile, good, hang, status
 from tests.local_server import free_port
 from tests.painter_fixtures import dim, one_error
 from tests.test_designer_responses import FAILURES, _place, chat, design, one  # noqa: F401 (_place is a fixture)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Only names of this machine are known: a resolver without a network may look for others for a quarter of a minute."""
+    look_up = socket.getaddrinfo
+
+    def known(host, *arguments, **options):
+        if host not in ("localhost", b"localhost", "127.0.0.1"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", known)
 
 
 def certificate(file: Path, host: str, days: int) -> Path:

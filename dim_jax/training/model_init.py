@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -131,26 +132,21 @@ class ModelInit:
         factors = {path: leaf for path, leaf in abstract.items() if is_factor(path)}
         abstract = {path: leaf for path, leaf in abstract.items() if path not in factors}
         components = dict.fromkeys(path.split(".")[0] for path in abstract)  # in order: the same program on every process
-        shardings = {
-            name: {path: jax.tree.map(lambda array: array.sharding, leaf) for path, leaf in abstract.items() if path.startswith(f"{name}.")}
-            for name in components
-        }
-
-        def cast(params: Mapping[str, jax.Array]) -> dict[str, Any]:
-            return {path: cast_like(param, abstract[path]) for path, param in params.items()}
-
+        by_component = {name: {path: leaf for path, leaf in abstract.items() if path.startswith(f"{name}.")} for name in components}
         params: dict[str, Any] = init_factors(seed, factors) if factors else {}
         for weights, names in self._by_checkpoint(components):
-            stored = {_stored(path): path for name in names for path in shardings[name]}
+            stored = {_stored(path): path for name in names for path in by_component[name]}
             loaded = load_params(weights, {path: abstract[ours] for path, ours in stored.items()})
             params |= {stored[path]: param for path, param in loaded.items()}
         for name in components:
             if name not in self.init_checkpoints:
-                params |= jax.jit(lambda name=name: cast(self.model_config.init(name, seed)), out_shardings=shardings[name])()
+                leaves, tree = jax.tree.flatten(by_component[name])
+                params |= _initializer(self.model_config.of(name), name, seed, tuple(leaves), tree)()
         old_config = self.init_checkpoints["sana"].config.sana if "sana" in components and "sana" in self.init_checkpoints else None
         if old_config is not None and old_config != self.model_config.sana:
-            grow_sana = jax.jit(lambda params: cast(self._grow(old_config, seed, params)), out_shardings=shardings["sana"])
-            params |= grow_sana({path: params[path] for path in shardings["sana"] if path in params})
+            like = by_component["sana"]
+            grow_sana = jax.jit(lambda params: _cast(self._grow(old_config, seed, params), like), out_shardings=_shardings(like))
+            params |= grow_sana({path: params[path] for path in like if path in params})
         return {path: params[path] for path in (*abstract, *factors)}
 
     def digests(self, seed: int, components: Iterable[str]) -> dict[str, str]:
@@ -185,6 +181,23 @@ class ModelInit:
             velocities=config.velocities, key=jax.random.key(key_seed(seed, NULL_ROWS)),
         )  # fmt: skip
         return {f"sana.{path}": param for path, param in parameters(larger).items()}
+
+
+@cache
+def _initializer(
+    model_config: ModelConfig, component: str, seed: int, leaves: tuple[jax.ShapeDtypeStruct, ...], tree: Any
+) -> Callable[[], dict[str, Any]]:
+    """What draws a component like `leaves` of `tree`. Compiled once: a run draws frozen parameters again, for its export."""
+    like = jax.tree.unflatten(tree, leaves)
+    return jax.jit(lambda: _cast(model_config.init(component, seed), like), out_shardings=_shardings(like))
+
+
+def _cast(params: Mapping[str, jax.Array], like: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: cast_like(param, like[path]) for path, param in params.items()}
+
+
+def _shardings(like: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: jax.tree.map(lambda array: array.sharding, leaf) for path, leaf in like.items()}
 
 
 def open_data(config: Config, split: Split) -> list[MixtureComponent]:

@@ -75,6 +75,10 @@ class ModelConfig:
         modules = makers(self.encoder, self.sana, self.autoencoder, dtype=dtype)
         return modules | ({TEACHER: makers(None, self.teacher, None, dtype=dtype)["sana"]} if self.teacher else {})
 
+    def of(self, part: str) -> "ModelConfig":
+        """What the sizes of a part follow from: its own config, and for the connector those of its neighbours."""
+        return ModelConfig(self.encoder, self.sana) if part == "connector" else ModelConfig(**{part: getattr(self, part)})
+
     def init(self, part: str, seed: int) -> dict[str, jax.Array]:
         """Path -> float32 array of every parameter of a part, initialized."""
         module = self.modules()[part](nnx.Rngs(key_seed(seed, f"params/{part}")))
