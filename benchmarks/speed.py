@@ -68,13 +68,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     """A line for each part: our milliseconds, and those of each other framework with their ratio to ours."""
     times = {(row["framework"], row["part"]): row["ms"] for row in rows}
     others = list(dict.fromkeys(row["framework"] for row in rows if row["framework"] != "dim_jax"))
-    lines = [f"| part | dim_jax ms | {' | '.join(f'{name} ms | ratio' for name in others)} |", f"|---|---|{'---|---|' * len(others)}"]
+    heads = "".join(f" {name} ms | ratio |" for name in others)
+    lines = [f"| part | dim_jax ms |{heads}", f"|---|---|{'---|---|' * len(others)}"]
     for part in dict.fromkeys(row["part"] for row in rows if row["framework"] == "dim_jax"):
         ours, cells = times["dim_jax", part], []
         for name in others:
             other = times.get((name, part))  # PyTorch computes the condition's keys and values anew in every step
             cells += [f"{other:.1f}", f"{other / ours:.2f}"] if other else ["", ""]
-        lines.append(f"| {part} | {ours:.1f} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([part, f'{ours:.1f}', *cells])} |")
     return "\n".join(lines)
 
 

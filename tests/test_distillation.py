@@ -21,6 +21,8 @@ from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.sana import Sana, grow
 from dim_jax.pipeline import EditPipeline
 from dim_jax.sampling import Sampler
+from dim_jax.serve.jobs import Fields, ModelInfo, read_settings
+from dim_jax.serve.limits import Limits
 from dim_jax.training.distillation import guidance_loss, steps_loss
 from dim_jax.training.losses import Features
 from dim_jax.training.student import painter_params, painter_sizes
@@ -198,6 +200,10 @@ def test_a_student_paints_as_it_was_distilled(place):
     ):
         with pytest.raises(InputError, match=says):
             paint(pipeline, **changes)
+    model, limits = ModelInfo.from_sampler(steps.sampler), Limits()
+    with pytest.raises(InputError, match="not num_steps 8"):
+        read_settings(model, limits, Fields(prompt="red", steps=8))
+    assert read_settings(model, limits, Fields(prompt="red", steps=3)) == steps.sampler.settings
 
 
 def test_a_distillation_that_is_stopped_goes_on(place):

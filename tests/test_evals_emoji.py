@@ -331,7 +331,9 @@ def test_the_command(loaded, monkeypatch):
     report = json.loads(Path("out.json").read_text())
     assert (report["overall"]["pairs"], report["data"]) == (4, "emoji (test)")
     assert "out.json exists" in one_error(dim(*command))
-    assert dim(*command, "--overwrite", "--known-targets")[0] == 0
+    assert dim(*command, "--overwrite", "--known-targets", "--guidance", "2")[0] == 0
+    assert json.loads(Path("out.json").read_text())["settings"] == report["settings"] | {"guidance_scale": 2.0}
+    assert dim(*command, "--overwrite", "--resolution", "32")[0] == 2
     assert opened[-2:] == [(Path("emoji"), "known", "edit"), (Path("emoji"), "test", "caption")]
     tiny = (*command[:6], "-o", "designed.json", "--pairs-per-rule", "1", "--holdout", "selection", "--designer", "local")
     assert "2 pairs without a blueprint were told by their instruction, such as: the answer was cut off at 24 tokens" in dim(*tiny)[1]
