@@ -22,11 +22,12 @@ from dim_jax.aot.compiling import cached_batch
 from dim_jax.config import read_config
 from dim_jax.data import cache
 from dim_jax.data.pipeline import Loader, make_plan, open_mixture
-from dim_jax.data.records import Records
+from dim_jax.data.records import Records, new_records
 from dim_jax.datasets.layouts.pairs import Pair, Picture, encode_webp, write_pairs
 from dim_jax.datasets.prepare import prepare
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters, with_parameters
+from dim_jax.processing.buckets import Bucket
 from dim_jax.storage.paths import AnyPath, as_path, files_below, upload
 from dim_jax.training.config_guard import check_config
 from dim_jax.training.fingerprint import cached_mixture, fingerprint
@@ -46,6 +47,7 @@ SMALL = {
     "train.log_every": "1", "train.save_every": "2", "train.show_every": "0", "sample.num_steps": "1",
 }  # fmt: skip
 PICTURES, PAIRS = 12, 22
+BUCKET = Bucket(32, 32, 64)
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +286,35 @@ def test_a_damaged_shard_is_named(place):
     path.unlink()
     with pytest.raises(InputError, match=r"lacks 1 of 6 shards, such as .*00001-of-00006"):
         Run(place, data__cache=str(folder))
+
+
+def test_what_is_no_cache_is_refused(place):
+    """A shard with a record of another program, or of another cache; a part.json or cache.json that somebody edited."""
+    folder = place / "other"
+    shutil.copytree(place / "made", folder)
+    path = sorted((folder / "edit-data").glob("*.array_record"))[0]
+    good = Records(path, missing="", damaged="").all()
+    arrays, notes = cache.unpack(good[0])
+    small = {name: array[:1] for name, array in arrays.items()}
+    run, others = Run(place, data__cache=str(folder)), "damaged .its records are not those of a cache"
+    for record, says in (
+        (b"", others),
+        (b"[]", others),
+        (cache.pack({"x": np.ones(2)}), others),
+        (cache.pack(small, notes), "other shapes"),
+    ):
+        with new_records(path, compressed=False) as file:
+            [file.write(one) for one in (record, *good[1:])]
+        source = cache.CachedSource(*run.loader.mixture[1].source.__reduce__()[1])
+        with pytest.raises(InputError, match=says):
+            run.loader.reader.collate([run.loader.reader.make_sample(source[row], np.random.default_rng(0)) for row in (0, 1)], BUCKET)
+    for name, content, says in (
+        (cache.PART_FILE, '{"rows": 21, "shard_rows": 0}', "part.json: is damaged"), (cache.PART_FILE, "[]", "part.json: is not a JSON object"),
+        (f"../{cache.CACHE_FILE}", "[]", "cache.json: is not a JSON object"),
+    ):  # fmt: skip
+        (folder / "edit-data" / name).write_text(content)
+        with pytest.raises(InputError, match=says):
+            Run(place, data__cache=str(folder))
 
 
 def test_rows_with_other_texts_are_refused(place):

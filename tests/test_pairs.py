@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.datasets.layouts.pairs import DATASET, Pair, Pairs, Picture, write_pairs
+from dim_jax.data.records import Records, new_records
+from dim_jax.datasets.layouts.pairs import DATASET, Pair, Pairs, Picture, read_pairs, write_pairs
 from dim_jax.errors import InputError
 from dim_jax.storage.folders import new_folder
 
@@ -143,6 +144,14 @@ def test_a_damaged_record_is_told_when_it_is_read(folder):
         (lambda lines: lines[:-1], "holds 5 pictures, but pictures.jsonl has 4 lines"),
         (lambda lines: [lines[0], "{half", *lines[2:]], "pictures.jsonl, line 2: is damaged"),
         (lambda lines: [*lines[:3], json.dumps({"set": "noto"}), lines[4]], "pictures.jsonl, line 4: is not the row of a picture"),
+        (lambda lines: [lines[0].replace('"split"', '"part"'), *lines[1:]], r"line 1: is not the row of a picture \(split: Field required"),
+        (
+            lambda lines: [*lines[:4], lines[4].replace('"test"', '"dev"')],
+            "line 5: is not the row of a picture .split: .*'train' or 'test'",
+        ),
+        (lambda lines: [lines[0], lines[1].replace('"noto"', "7"), *lines[2:]], "line 2: is not the row of a picture .set: .* string"),
+        (lambda lines: [lines[0], "[" * 10**5, *lines[2:]], "pictures.jsonl, line 2: is damaged"),
+        (lambda lines: [lines[0].replace("A face, 0.", " "), *lines[1:]], "pictures.jsonl, line 1: a caption is empty"),
     ],
 )
 def test_wrong_rows_are_named(folder, change, message):
@@ -150,6 +159,29 @@ def test_wrong_rows_are_named(folder, change, message):
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
     with pytest.raises(InputError, match=message):
         Pairs(folder, "train", "edit")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": 5}, "is of picture 5, but there are 5"),
+        ({"target": -1}, "is of picture -1"),
+        ({"source": 1.5}, r"is not a pair \(source: .* integer"),
+        ({"rule": None}, r"is not a pair \(rule: .* string"),
+        ({"instructions": "Smile."}, r"is not a pair \(instructions: .* array"),
+        ({"instructions": []}, "an instruction is empty, or there is none"),
+        ({"blueprint": "\ud83d"}, "is damaged"),
+    ],
+)
+def test_wrong_pairs_are_named(folder, change, message):
+    path = folder / "train.array_record"
+    fields = json.loads(Records(path, missing="", damaged="")[1]) | change
+    with new_records(path) as file:
+        file.write(json.dumps(fields).encode())
+    with pytest.raises(InputError, match=rf"train\.array_record, pair 0: {message}"):
+        Pairs(folder, "train", "edit")[0]
+    with pytest.raises(InputError, match=message):
+        read_pairs(folder, "train")
 
 
 def test_only_a_data_set_is_overwritten_by_one(folder, tmp_path):

@@ -86,10 +86,10 @@ def write_report(
 ) -> None:
     """Of one run, or of the two that --compare names."""
     from dim_jax.evals import report
-    from dim_jax.storage.paths import read_json
+    from dim_jax.storage.paths import read_object
 
     runs = {"run": out} if judging.compare is None else _run_names(judging.compare)
-    priced = read_json(options.prices) if options.prices else {}
+    priced = read_object(options.prices) if options.prices else {}
 
     def price(judge: str) -> Any:
         return options.price(judge) if judge in priced else None

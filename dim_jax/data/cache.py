@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,14 +27,15 @@ from dim_jax.data.dataset import Source
 from dim_jax.data.example import Texts
 from dim_jax.data.records import Records, new_records
 from dim_jax.data.row_stats import RowStats
-from dim_jax.errors import InputError, check, input_errors
+from dim_jax.errors import InputError, check, first_line, input_errors
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.storage.folders import new_file, write_json
-from dim_jax.storage.paths import AnyPath, entries
+from dim_jax.storage.paths import AnyPath, entries, read_object
 
 HiddenDtype = Literal["float32", "bfloat16", "int8"]
 HIDDEN_DTYPES: tuple[HiddenDtype, ...] = get_args(HiddenDtype)
 CACHE_FILE, PART_FILE = "cache.json", "part.json"
+AGAIN = "call dim cache again, and it resumes."
 NO_RECORD = -1  # a row without records
 _DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "I8": np.dtype(np.int8)}
 
@@ -131,10 +133,12 @@ def read_shard_layout(folder: AnyPath, rows: int) -> ShardLayout | None:
     path = folder / PART_FILE
     if not path.exists():
         return None
-    remedy = "Remove the folder, and write it again (dim cache)."
-    with input_errors(lambda error: f"{path}: is damaged ({error}). {remedy}", ValueError, KeyError, TypeError):
-        fields = json.loads(path.read_text())
-        layout = ShardLayout(folder, fields["rows"], fields["shard_rows"])
+    fields = read_object(path)
+    layout = ShardLayout(folder, fields.get("rows", 0), fields.get("shard_rows", 0))
+    if not all(type(number) is int and number > 0 for number in layout[1:]):
+        raise InputError(
+            f"{path}: is damaged (rows and shard_rows must be whole numbers from 1 on). Remove the folder, and write it again."
+        )
     check(layout.rows == rows, f"{folder}: has {layout.rows:,} rows, but the source has {rows:,}. Write another cache (dim cache --into).")
     return layout
 
@@ -236,35 +240,45 @@ class CachedSource:
             f"{records.path}: row {index + 1} of the source could not be used when the cache was written. Repair "
             "the row, and write another cache (dim cache --into).",
         )
-        arrays, notes = unpack(records[number])
-        if "error" in notes:
-            raise InputError(notes["error"])
-        digests = json.loads(notes["wordings"])
+        with _damaged(records.path):
+            arrays, notes = unpack(records[number])
+            if "error" in notes:
+                raise InputError(notes["error"])
+            digests, key, target = list(json.loads(notes["wordings"])), notes["key"], arrays["target"]
 
         def states(text: str) -> HiddenStates:
             if (digest := _digest(text)) not in digests:
                 raise InputError(
-                    f"{records.path}: row {index + 1} of the source ({notes['key']}) had other texts when it was cached. Restore the "
+                    f"{records.path}: row {index + 1} of the source ({key}) had other texts when it was cached. Restore the "
                     "source, or write another cache (dim cache --into)."
                 )
-            stored, _ = unpack(records[number + 1 + digests.index(digest)])
-            return HiddenStates(stored["hidden"], stored.get("scale"))
+            with _damaged(records.path):
+                stored, _ = unpack(records[number + 1 + digests.index(digest)])
+                return HiddenStates(stored["hidden"], stored.get("scale"))
 
-        return CachedExample(notes["key"], self.row_texts(index), self._edit, arrays["target"], arrays.get("source"), states)
+        return CachedExample(key, self.row_texts(index), self._edit, target, arrays.get("source"), states)
 
     def __reduce__(self):
         return CachedSource, self._arguments
 
     def _open_shard(self, shard: int) -> tuple[Records, np.ndarray]:
         """A shard, and the number of the first record of each of its rows."""
-        again = "call dim cache again, and it resumes."
-        records = Records(self._layout.path(shard), missing=f"The cache is not finished: {again}", damaged=f"Remove this file; {again}")
-        first = np.frombuffer(records[len(records) - 1], "<i8")
+        records = Records(self._layout.path(shard), missing=f"The cache is not finished: {AGAIN}", damaged=f"Remove this file; {AGAIN}")
+        with _damaged(records.path):
+            first = np.frombuffer(records[len(records) - 1], "<i8")
         check(
             len(first) == len(self._layout.shard_range(shard)),
-            f"{records.path}: holds {len(first)} rows, not {len(self._layout.shard_range(shard))}. Remove this file; {again}",
+            f"{records.path}: holds {len(first)} rows, not {len(self._layout.shard_range(shard))}. Remove this file; {AGAIN}",
         )
         return records, first
+
+
+def _damaged(path: AnyPath) -> AbstractContextManager[None]:
+    """Turns errors of records that `dim cache` did not write, such as of another program, into an InputError."""
+    return input_errors(
+        lambda error: f"{path}: damaged (its records are not those of a cache: {first_line(error)}). Remove this file; {AGAIN}",
+        *(ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError),
+    )
 
 
 def _digest(text: str) -> str:

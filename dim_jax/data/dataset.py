@@ -34,6 +34,7 @@ INFO = "dataset_info.json"
 TEXTS, PICTURES = ("key", "rule", "blueprint"), ("source", "target")  # fields of an example; and `texts`, a list
 AGAIN = "`sha256sum --check SHA256SUMS` beside it names damaged files. Copy or prepare the data set again."
 SMALL_PICTURE_BYTES = 2**14  # bytes; smaller picture files are decoded once and cached, since the same pictures are in many edits
+MAX_ROWS = 2**31 - 1  # of the row numbers in a plan
 CACHED_PICTURES = 16_384  # in each process: 200 MB if they have 64 x 64 pixels
 
 
@@ -108,7 +109,7 @@ class Dataset:
             self._files = [resolve_within(folder, name) for name in sorted(info.splits[split].filenames)]
         except (KeyError, ValueError) as error:
             raise InputError(f"{folder / INFO}: the files of {split} cannot be read from it ({error}). {AGAIN}") from error
-        if len(lengths) != len(self._files) or (lengths < 0).any():
+        if len(lengths) != len(self._files) or (lengths < 0).any() or sum(lengths.tolist()) > MAX_ROWS:
             raise InputError(f"{folder / INFO}: has {len(self._files)} files of {split} with {lengths.tolist()} rows. {AGAIN}")
         self._ends = np.cumsum([0, *lengths])
         check_disk_space(self._files)
@@ -212,7 +213,7 @@ def read_stats(path: AnyPath) -> SplitStats:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             rows, rules, rule = RowStats(*(file[name] for name in COLUMNS)), json.loads(str(file["rules"])), file["rule"]
             numbers = (*(getattr(rows, name) for name in COLUMNS), rule)
-            if any(column.dtype.kind != "i" or column.shape != (len(rule),) or (column < 0).any() for column in numbers):
+            if any(column.dtype.kind != "i" or column.shape != (rule.size,) or (column < 0).any() for column in numbers):
                 raise ValueError("columns are whole numbers, one for each row, and not negative")
             if ((rows.width > 0) != (rows.height > 0)).any():
                 raise ValueError("a picture has no height, or no width")
@@ -236,7 +237,7 @@ def _read_info(folder: AnyPath) -> Any:
         cached_path(path)
     try:
         return tfds.builder_from_directory(cached_path(folder / INFO).parent).info
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, ParseError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RecursionError, ParseError) as error:
         raise InputError(f"{folder}: {INFO} or features.json cannot be read ({first_line(error)}). {AGAIN}") from error
 
 

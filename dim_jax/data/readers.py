@@ -19,7 +19,7 @@ from dim_jax.data.batches import AnswerBatch, CachedBatch, PaintBatch, PictureBa
 from dim_jax.data.cache import CachedExample, HiddenStates
 from dim_jax.data.example import Example, Texts
 from dim_jax.data.row_stats import RowStats
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, input_errors
 from dim_jax.processing.buckets import Bucket
 from dim_jax.processing.inputs import EncoderInputs, offset_picture_tokens
 from dim_jax.processing.pictures import as_rgb, autoencoder_pixels_uint8, translate
@@ -212,6 +212,11 @@ class CachedReader:
         return CachedSample(example.key, example.states(prompt), example.target, example.source)
 
     def collate(self, samples: Sequence[CachedSample], bucket: Bucket, rows: BatchIndices | None = None) -> CachedBatch:
+        message = "its records in the cache have other shapes, as those of another cache ({}). Write the cache again.".format
+        with input_errors(message, ValueError, IndexError):
+            return self._stack(samples, bucket)
+
+    def _stack(self, samples: Sequence[CachedSample], bucket: Bucket) -> CachedBatch:
         all_hidden = [sample.states.hidden for sample in samples]
         length = min(bucket.tokens, self.paint.processor.condition_length)
         hidden = np.zeros((len(samples), length, all_hidden[0].shape[1]), all_hidden[0].dtype)

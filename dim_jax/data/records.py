@@ -8,7 +8,7 @@ from typing import Any
 
 from dim_jax.errors import InputError, check, first_line, require_packages
 from dim_jax.storage.local_cache import cached_path
-from dim_jax.storage.paths import AnyPath
+from dim_jax.storage.paths import AnyPath, read_errors
 
 
 def check_installed() -> None:
@@ -29,7 +29,8 @@ class Records:
     """
 
     def __init__(self, path: AnyPath, *, missing: str, damaged: str):
-        check(path.is_file(), f"{path}: no such file. {missing}")
+        with read_errors(path):
+            check(path.is_file(), f"{path}: no such file. {missing}")
         self.path, self._damaged = path, damaged
         check_installed()
         from array_record.python.array_record_data_source import ArrayRecordDataSource

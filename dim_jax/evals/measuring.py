@@ -18,7 +18,7 @@ from dim_jax.evals.metrics import METRICS, Triple, match_size
 from dim_jax.evals.official import RESULTS
 from dim_jax.processing.pictures import open_picture
 from dim_jax.storage.folders import write_json
-from dim_jax.storage.paths import read_json
+from dim_jax.storage.paths import read_object
 
 FILE = "metrics.json"
 MODELS = {"clip_i": "clip", "clip_t": "clip", "dino": "dino", "fid": "features", "lpips": "lpips"}  # which model a metric needs
@@ -47,7 +47,7 @@ def measure(track: Path, benchmark: Benchmark, cases: Sequence[Case], models: Mo
     finished = read_finished(track)
     cases = [case for case in cases if case.id in finished]
     key = _fingerprint(track, benchmark, finished, models)
-    if (track / FILE).is_file() and (report := read_json(track / FILE)).get("key") == key:
+    if (track / FILE).is_file() and (report := read_object(track / FILE)).get("key") == key:
         return report
     chosen = {name for name in benchmark.metrics if name not in MODELS or getattr(models, MODELS[name]) is not None}
     left_out = {name: f"needs a network (--{MODELS[name]})" for name in benchmark.metrics if name not in chosen}

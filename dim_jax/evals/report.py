@@ -17,7 +17,7 @@ from dim_jax.evals.judge import Judgement, painted_tracks, read_judgements
 from dim_jax.evals.protocols import Protocol
 from dim_jax.evals.scoring import agreement, summary
 from dim_jax.storage.folders import make_folder, write_text
-from dim_jax.storage.paths import read_json
+from dim_jax.storage.paths import read_object
 
 NAME = "report"
 
@@ -109,7 +109,7 @@ def build(
 
 
 def _read_if_file(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def _measures(track: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
 from dim_jax.storage.folders import make_folder, write_json
 from dim_jax.storage.locks import lock_output
-from dim_jax.storage.paths import read_json
+from dim_jax.storage.paths import read_object
 
 Stage = Literal["generate", "judge", "report"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -140,7 +140,7 @@ def _write_run(path: Path, run: dict[str, Any]) -> None:
     """Write run.json, or see that it is of the same run. Raises InputError if it is of another one."""
     run = json.loads(json.dumps(run))
     if path.is_file():
-        previous = read_json(path)
+        previous = read_object(path)
         # A run without a designer may be given one: its pictures stay as they are.
         free = (*MAY_CHANGE, "checkpoint", *(["designer", "rounds"] if "none" in (previous.get("designer"), run["designer"]) else []))
         if other := [key for key in run if key not in free and previous.get(key) != run[key]]:

@@ -190,6 +190,13 @@ def read_json(path: AnyPath) -> Any:
         raise InputError(f"{path}: is not a JSON file ({error}). Restore it, or fetch it again.") from error
 
 
+def read_object(path: AnyPath) -> dict[str, Any]:
+    """The same of a file that holds an object."""
+    value = read_json(path)
+    check(isinstance(value, dict), f"{path}: is not a JSON object. Restore it, or fetch it again.")
+    return value
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open an ordinary file to read. Others may have no end, or wait for a writer for ever.
 

@@ -17,7 +17,7 @@ from dim_jax.models.quantized import Quantize
 from dim_jax.models.sana import SAVED_NAMES
 from dim_jax.settings import CHECKPOINT_SETTINGS, Distilled, PromptMode, Settings
 from dim_jax.storage.folders import append, write_json
-from dim_jax.storage.paths import AnyPath, read_json
+from dim_jax.storage.paths import AnyPath, read_object
 from dim_jax.training.lora import check_lora
 from dim_jax.training.objectives import CACHED, COMPONENTS, components_of, quantization
 from dim_jax.training.optim import OptimizerName
@@ -131,7 +131,7 @@ def record_config(config: Config, workdir: AnyPath, *, step: int, allow_changes:
     if not step:
         for name in ("config.json", "changes.jsonl", "bad_samples.jsonl"):
             (workdir / name).unlink(missing_ok=True)
-    recorded = read_json(path) if path.exists() else current
+    recorded = read_object(path) if path.exists() else current
     if added := {key for key in current.keys() - recorded.keys() if not key.startswith(f"{MIX}.")}:
         # Keys of a later version than the run's first one, which behaved like their defaults.
         defaults = flatten(read_config(Path("common"), {}))

@@ -10,7 +10,7 @@ from dim_jax.errors import InputError, check
 from dim_jax.processing.chat import render
 from dim_jax.storage.folders import write_json
 from dim_jax.storage.local_cache import check_disk_space
-from dim_jax.storage.paths import AnyPath, read_json
+from dim_jax.storage.paths import AnyPath, read_object
 from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives import CACHED, Objective
 
@@ -49,7 +49,7 @@ def write_fingerprint(folder: AnyPath, current: Mapping[str, Any], hidden_dtype:
     expected = json.loads(json.dumps({"hidden states": hidden_dtype, **current}))
     path = folder / CACHE_FILE
     if has_shards and path.exists():
-        _compare(folder, read_json(path), expected, "Choose another folder (--into), or remove this one.")
+        _compare(folder, read_object(path), expected, "Choose another folder (--into), or remove this one.")
         return
     write_json(path, expected)
 
@@ -63,7 +63,7 @@ def cached_mixture(folder: AnyPath, mixture: list[MixtureComponent], current: Ma
     """
     if not (folder / CACHE_FILE).exists():
         raise InputError(f"{folder}: is not a cache ({CACHE_FILE} is missing). Write it first: dim cache --config ... --into {folder}")
-    recorded = read_json(folder / CACHE_FILE)
+    recorded = read_object(folder / CACHE_FILE)
     recorded.pop("hidden states", None)
     _compare(folder, recorded, json.loads(json.dumps(current)), "Write another cache (dim cache --into), and name it in data.cache.")
     folders = component_folders(folder, [member.name for member in mixture])

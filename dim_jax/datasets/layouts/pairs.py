@@ -9,39 +9,44 @@
 Records are written one by one ("group_size:1"), so each can be read alone, in any order, by any process.
 """
 
+import codecs
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
 from dim_jax.data.example import SPLITS, Example, Kind, LazyImage, RawExample, Split
 from dim_jax.data.records import Records, new_records
 from dim_jax.datasets.layouts import Layout
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 from dim_jax.processing.pictures import read_picture
 from dim_jax.storage import folders
-from dim_jax.storage.paths import AnyPath, as_path
+from dim_jax.storage.local_cache import cached_path
+from dim_jax.storage.paths import AnyPath, as_path, open_regular, read_errors
 
 PairSplit = Literal["train", "test", "known"]
 PAIR_SPLITS: tuple[PairSplit, ...] = (*SPLITS, "known")
 PICTURES, ROWS = "pictures.array_record", "pictures.jsonl"
+AGAIN = "Build the data set again."
+Stored = TypeVar("Stored", bound="PictureRow | Pair")
 FILES = (PICTURES, ROWS, *(f"{split}.array_record" for split in PAIR_SPLITS))
 
 DATASET = folders.Kind("data set folder", lambda folder: all((folder / name).is_file() for name in FILES))
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture with its metadata.
+class PictureRow:
+    """The metadata of a picture.
 
     Attributes:
         set: who drew it, such as "noto"; with `code` it identifies the picture.
@@ -49,7 +54,6 @@ class Picture:
         name: what is drawn, in words.
         split: "train" or "test".
         captions: texts that describe the picture.
-        webp: the file, lossless.
     """
 
     set: str
@@ -57,11 +61,17 @@ class Picture:
     name: str
     split: Split
     captions: tuple[str, ...]
-    webp: bytes
 
     @property
     def key(self) -> str:
         return f"{self.set}/{self.code}"
+
+
+@dataclass(frozen=True)
+class Picture(PictureRow):
+    """A picture: its metadata and its file, a lossless WebP."""
+
+    webp: bytes
 
 
 @dataclass(frozen=True)
@@ -130,16 +140,15 @@ def read_pictures(folder: str | os.PathLike) -> list[Picture]:
     """
     folder = as_path(folder)
     rows, files = _read_rows(folder / ROWS), _records(folder / PICTURES).all()
-    return [
-        Picture(row["set"], row["code"], row["name"], row["split"], tuple(row["captions"]), file)
-        for row, file in zip(rows, files, strict=True)
-    ]
+    _check_count(folder, rows, files)
+    return [Picture(**vars(row), webp=file) for row, file in zip(rows, files, strict=True)]
 
 
 def read_pairs(folder: str | os.PathLike, split: PairSplit) -> list[Pair]:
     """Every pair of a split, in order. Errors as in `read_pictures`."""
-    rows = map(json.loads, _records(as_path(folder) / f"{split}.array_record").all())
-    return [Pair(row["source"], row["target"], row["rule"], tuple(row["instructions"]), row["blueprint"]) for row in rows]
+    folder = as_path(folder)
+    pictures, records = len(_records(folder / PICTURES)), _records(folder / f"{split}.array_record")
+    return [_read_pair(record, f"{records.path}, pair {number}", pictures) for number, record in enumerate(records.all())]
 
 
 class Pairs(Sequence[Example]):
@@ -158,11 +167,9 @@ class Pairs(Sequence[Example]):
         folder = as_path(folder)
         self._rows = _read_rows(folder / ROWS)
         self._pictures = _records(folder / PICTURES)
-        if len(self._pictures) != len(self._rows):
-            counts = f"{PICTURES} holds {len(self._pictures)} pictures, but {ROWS} has {len(self._rows)} lines"
-            raise InputError(f"{folder}: {counts}. Build the data set again.")
+        _check_count(folder, self._rows, self._pictures)
         self._pairs = _records(folder / f"{split}.array_record") if kind == "edit" else None
-        self._picture_numbers = [number for number, row in enumerate(self._rows) if row["split"] == split]
+        self._picture_numbers = [number for number, row in enumerate(self._rows) if row.split == split]
 
     def __len__(self) -> int:
         return len(self._picture_numbers) if self._pairs is None else len(self._pairs)
@@ -177,38 +184,54 @@ class Pairs(Sequence[Example]):
         index = int(index) % len(self)
         if self._pairs is None:
             number = self._picture_numbers[index]
-            return RawExample(self._key(number), tuple(self._rows[number]["captions"]), None, None, self._picture(number))
-        pair = json.loads(self._pairs[index])
-        source, target = pair["source"], pair["target"]
-        key = f"{self._key(source)}>{self._key(target)}"
-        pictures = self._picture(source), self._picture(target)
-        return RawExample(key, tuple(pair["instructions"]), pair["blueprint"], *pictures, pair["rule"])
-
-    def _key(self, number: int) -> str:
-        return f"{self._rows[number]['set']}/{self._rows[number]['code']}"
+            return RawExample(self._rows[number].key, self._rows[number].captions, None, None, self._picture(number))
+        pair = _read_pair(self._pairs[index], f"{self._pairs.path}, pair {index}", len(self._rows))
+        key = f"{self._rows[pair.source].key}>{self._rows[pair.target].key}"
+        pictures = self._picture(pair.source), self._picture(pair.target)
+        return RawExample(key, pair.instructions, pair.blueprint, *pictures, pair.rule)
 
     def _picture(self, number: int) -> LazyImage:
         return LazyImage(f"{self._pictures.path}, picture {number}", partial(self._pictures.__getitem__, number))
 
 
 def _records(path: AnyPath) -> Records:
-    return Records(path, missing="Give a folder that `dim build-data` made.", damaged="Build the data set again.")
+    return Records(path, missing="Give a folder that `dim build-data` made.", damaged=AGAIN)
 
 
-def _read_rows(path: AnyPath) -> list[dict]:
-    rows = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                row = json.loads(line)
-                if not isinstance(row, dict) or {"set", "code", "split", "captions"} > row.keys():
-                    raise InputError(f"{path}, line {number}: is not the row of a picture. Build the data set again.")
-                rows.append(row)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file. Give a folder that `dim build-data` made.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}, line {len(rows) + 1}: is damaged. Build the data set again.") from error
+def _check_count(folder: AnyPath, rows: Sequence[PictureRow], files: Sized) -> None:
+    check(len(files) == len(rows), f"{folder}: {PICTURES} holds {len(files)} pictures, but {ROWS} has {len(rows)} lines. {AGAIN}")
+
+
+def _read_rows(path: AnyPath) -> list[PictureRow]:
+    check(path.is_file(), f"{path}: no such file. Give a folder that `dim build-data` made.")
+    with open_regular(cached_path(path)) as file, read_errors(path):
+        lines = file.read().removeprefix(codecs.BOM_UTF8).splitlines()
+    rows = [_parse(PictureRow, line, f"{path}, line {number}", "the row of a picture") for number, line in enumerate(lines, 1)]
+    for number, row in enumerate(rows, 1):
+        check(_are_texts(row.captions), f"{path}, line {number}: a caption is empty, or there is none. {AGAIN}")
     return rows
+
+
+def _read_pair(record: bytes, where: str, pictures: int) -> Pair:
+    pair = _parse(Pair, record, where, "a pair")
+    for number in (pair.source, pair.target):
+        check(0 <= number < pictures, f"{where}: is of picture {number}, but there are {pictures}, from 0 on. {AGAIN}")
+    check(_are_texts(pair.instructions), f"{where}: an instruction is empty, or there is none. {AGAIN}")
+    return pair
+
+
+def _are_texts(texts: Sequence[str]) -> bool:
+    return bool(texts) and all(map(str.strip, texts))
+
+
+def _parse(kind: type[Stored], data: bytes, where: str, name: str) -> Stored:
+    """A dataclass from its fields as JSON, each of its declared type."""
+    try:
+        return TypeAdapter(kind).validate_json(data, strict=True)
+    except ValidationError as error:
+        problem: Any = error.errors()[0]
+        reason = ": ".join([*map(str, problem["loc"]), problem["msg"]])
+        raise InputError(f"{where}: is {'damaged' if problem['type'] == 'json_invalid' else f'not {name}'} ({reason}). {AGAIN}") from error
 
 
 LAYOUT = Layout(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import Benchmark, Case
 from dim_jax.evals.reading import PictureFinder, find_file, read_parquet, require_text, store_picture
-from dim_jax.storage.paths import read_json
+from dim_jax.storage.paths import read_json, read_object
 
 SESSIONS = "edit_sessions.json"
 METRICS = ("l1", "l2", "clip_i", "dino", "clip_t")
@@ -37,8 +37,8 @@ def read_turns(data: Path) -> list[Turn]:
         return _of_parquet(data)
     path = find_file(data, (SESSIONS,), "MagicBrush")
     folder, sessions = path.parent, read_json(path)
-    captions = read_json(folder / "global_descriptions.json") if (folder / "global_descriptions.json").is_file() else {}
-    if not isinstance(sessions, dict) or not isinstance(captions, dict):
+    captions = read_object(folder / "global_descriptions.json") if (folder / "global_descriptions.json").is_file() else {}
+    if not isinstance(sessions, dict) or not all(isinstance(named, dict | None) for named in captions.values()):
         raise InputError(f"{path}: must be an object with a list of edits for each session. Download it again.")
     pictures, turns = PictureFinder(folder / "images"), []
     for session, number, where, edit in _edits(path, sessions):
