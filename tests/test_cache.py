@@ -297,19 +297,16 @@ def test_what_is_no_cache_is_refused(place):
     arrays, notes = cache.unpack(good[0])
     small = {name: array[:1] for name, array in arrays.items()}
     run, others = Run(place, data__cache=str(folder)), "damaged .its records are not those of a cache"
-    for record, says in (
-        (b"", others),
-        (b"[]", others),
-        (cache.pack({"x": np.ones(2)}), others),
-        (cache.pack(small, notes), "other shapes"),
-    ):
+    bad = {b"": others, b"[]": others, cache.pack({"target": np.ones((2, 2))}): others, cache.pack(small, notes): "other shapes"}
+    for record, says in bad.items():
         with new_records(path, compressed=False) as file:
             [file.write(one) for one in (record, *good[1:])]
         source = cache.CachedSource(*run.loader.mixture[1].source.__reduce__()[1])
         with pytest.raises(InputError, match=says):
             run.loader.reader.collate([run.loader.reader.make_sample(source[row], np.random.default_rng(0)) for row in (0, 1)], BUCKET)
     for name, content, says in (
-        (cache.PART_FILE, '{"rows": 21, "shard_rows": 0}', "part.json: is damaged"), (cache.PART_FILE, "[]", "part.json: is not a JSON object"),
+        (cache.PART_FILE, '{"rows": 21, "shard_rows": 0}', "part.json: is damaged"),
+        (cache.PART_FILE, "[]", "part.json: is not a JSON object"),
         (f"../{cache.CACHE_FILE}", "[]", "cache.json: is not a JSON object"),
     ):  # fmt: skip
         (folder / "edit-data" / name).write_text(content)
