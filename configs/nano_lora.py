@@ -5,7 +5,7 @@ dim prepare data/sketch data/prepared/sketch
 dim cache --config configs/nano_lora.py --into data/cache/sketch
 dim train --config configs/nano_lora.py --workdir runs/sketch --set data.cache=data/cache/sketch
 
-On two busy CPU cores in 15 minutes: loss 0.12; 96 % of 24 unseen drawings nearer to their sketch, 25 % without.
+On one H200 in 3 minutes, on two busy CPU cores in 15: loss 0.12; 96 % of 24 unseen drawings nearer to their sketch, 25 % without.
 """
 
 from configs import nano_edit

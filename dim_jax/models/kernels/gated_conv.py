@@ -150,7 +150,8 @@ def _run(kernel: Any, tiling: Tiling, width: int, out: Any, name: str, z: Array,
     channels = min(tiling.channels, pl.next_power_of_2(width))
     grid = b, tiling.tiles(h, w), pl.cdiv(width, channels)
     sigmoid = _exact_sigmoid if interpret or z.dtype == jnp.float32 else _fast_sigmoid
-    body = partial(kernel, shape=(h, w, width), columns=tiling.columns, channels=channels, sigmoid=sigmoid)
+    columns = min(tiling.columns, w)  # a small picture is one tile, and its program ends with it
+    body = partial(kernel, shape=(h, w, width), columns=columns, channels=channels, sigmoid=sigmoid)
     params = None if interpret else plgpu.CompilerParams(num_warps=tiling.warps, num_stages=1)
     return pl.pallas_call(body, grid=grid, out_shape=out, interpret=interpret, name=name, compiler_params=params)(z, *others)
 
