@@ -55,28 +55,16 @@ def connector() -> Connector:
     return Connector(12, 12, rngs=nnx.Rngs(0))
 
 
-@pytest.fixture(scope="module")
-def losses(teacher):
-    """(student, guidance scales) -> the loss of a fixed key, by the method."""
+def test_a_student_that_is_its_teacher_has_nothing_to_learn_without_guidance(teacher):
+    """And with guidance what it lacks is (w - 1) (c - u), also if it is told w."""
 
-    def guidance(model: Sana, least: float, most: float):
+    @partial(jax.jit, static_argnums=(1, 2))
+    def loss(model: Sana, least: float, most: float):
         return guidance_loss(connector(), model, teacher, features(), jax.random.key(0), guidance_scales=(least, most), **TIMES)[0]
 
-    def steps(model: Sana, least: float, most: float):
-        return steps_loss(connector(), model, teacher, features(), jax.random.key(0), guidance_scales=(least, most), **STEPS)[0]
-
-    return {"guidance": jax.jit(guidance, static_argnums=(1, 2)), "steps": jax.jit(steps, static_argnums=(1, 2))}
-
-
-def test_a_student_that_is_its_teacher_has_nothing_to_learn_without_guidance(teacher, losses):
-    """And with guidance what it lacks is (w - 1) (c - u)."""
-    told = student(teacher, guidance_embeds=True)
-    by_scale = [float(losses["guidance"](teacher, scale, scale)) for scale in (1.0, 2.0, 4.0)]
-    assert by_scale[0] < 1e-10
-    assert by_scale[1] > 1e-3
-    assert by_scale[2] == pytest.approx(9 * by_scale[1], rel=1e-4)
-    assert float(losses["guidance"](told, 2.0, 2.0)) == pytest.approx(by_scale[1], rel=1e-5)
-    assert by_scale[1] < float(losses["guidance"](told, 2.0, 4.0)) < by_scale[2]
+    none, guided = (float(loss(teacher, scale, scale)) for scale in (1.0, 2.0))
+    assert none < 1e-10 < 1e-3 < guided
+    assert guided < float(loss(student(teacher, guidance_embeds=True), 2.0, 4.0)) < 9 * guided
 
 
 def test_a_student_of_few_steps_learns_where_its_teacher_leads(teacher):
@@ -116,7 +104,7 @@ def test_a_student_of_few_steps_learns_where_its_teacher_leads(teacher):
         return optax.apply_updates(params, change), state, value
 
     params, state, values = start, optimizer.init(start), []
-    for key in jax.random.split(jax.random.key(3), 120):
+    for key in jax.random.split(jax.random.key(3), 80):
         params, state, value = update(params, state, key)
         values.append(float(value))
     assert np.mean(values[-10:]) < 0.5 * np.mean(values[:5])
@@ -159,26 +147,31 @@ def train(place: Path, name: str, steps: int, *more: str, config: str = "distill
         ("steps", {"distilled": "steps", "num_steps": 3, "guidance_scale": 1.0, "solver": "euler"}, False),
     ],
 )
-def test_what_is_exported_is_a_painter(place, name, settings, told, tmp_path):
-    """With its settings, of the sizes of a published one; its student has learned; and there and back in other formats it is the same."""
-    stated = json.loads((place / name / "model/settings.json").read_text())
-    assert settings.items() <= stated.items()
+def test_what_is_exported_is_a_painter(place, name, settings, told):
+    """With its settings, of the sizes of a published one; its student has learned."""
+    assert settings.items() <= json.loads((place / name / "model/settings.json").read_text()).items()
     weights, base = open_weights(place / name / "model"), open_weights(place / "base")
     assert weights.config.parts == base.config.parts
     assert weights.config.sana == replace(base.config.sana, guidance_embeds=told)
-    tensors, before = dict(weights.stream()), dict(base.stream())
-    changed = {path.split(".")[0] for path, tensor in before.items() if not np.array_equal(tensor, tensors[path])}
-    assert changed == {"sana"}
-    for there in ("dim", "diffusers"):
-        for source, target, to in ((place / name / "model", there, there), (tmp_path / there, f"{there}-back", "orbax")):
-            code, text = dim("convert", str(source), str(tmp_path / target), "--to", to)
-            assert code == 0, text
-        back = open_weights(tmp_path / f"{there}-back")
-        assert back.config == weights.config
-        assert all(np.array_equal(tensor, tensors[path]) for path, tensor in back.stream())
-        assert json.loads(back.settings.read_text()) == stated
-    transformer = json.loads((tmp_path / "diffusers/transformer/config.json").read_text())
-    assert (transformer["guidance_embeds"], transformer["out_channels"]) == (told, base.config.sana.latent_channels)
+    tensors = dict(weights.stream())
+    assert {path.split(".")[0] for path, tensor in base.stream() if not np.array_equal(tensor, tensors[path])} == {"sana"}
+
+
+@pytest.mark.parametrize("form", ["dim", "diffusers"])
+def test_a_student_comes_back_from_published_formats(place, form, tmp_path):
+    """One that is told the guidance scale; another is an ordinary SANA."""
+    model = place / "guided/model"
+    for source, target, to in ((model, "there", form), (tmp_path / "there", "back", "orbax")):
+        code, text = dim("convert", str(source), str(tmp_path / target), "--to", to)
+        assert code == 0, text
+    weights, back = open_weights(model), open_weights(tmp_path / "back")
+    assert back.config == weights.config
+    tensors = dict(weights.stream())
+    assert all(np.array_equal(tensor, tensors[path]) for path, tensor in back.stream())
+    assert (tmp_path / "back/settings.json").read_text() == (model / "settings.json").read_text()
+    if form == "diffusers":
+        sizes = json.loads((tmp_path / "there/transformer/config.json").read_text())
+        assert (sizes["guidance_embeds"], sizes["out_channels"]) == (True, weights.config.sana.latent_channels)
 
 
 def test_a_student_paints_as_it_was_distilled(place):
@@ -204,12 +197,6 @@ def test_a_student_paints_as_it_was_distilled(place):
     with pytest.raises(InputError, match="not num_steps 8"):
         read_settings(model, limits, Fields(prompt="red", steps=8))
     assert read_settings(model, limits, Fields(prompt="red", steps=3)) == steps.sampler.settings
-
-
-def test_a_distillation_that_is_stopped_goes_on(place):
-    code, text = train(place, "guided", 3)
-    assert code == 0, text
-    assert "going on after step 2" in text
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from dim_jax.config import read_config
-from dim_jax.data.batches import PaintBatch
+from dim_jax.data.batches import CachedBatch, PaintBatch
 from dim_jax.models import flops
 from dim_jax.models.connector import Connector
 from dim_jax.models.dc_ae import DCAE
@@ -21,6 +21,8 @@ from dim_jax.models.qwen_vision import window_attention
 from dim_jax.models.sana import SAVED_NAMES, Sana
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.processing.inputs import encoder_inputs
+from dim_jax.training.distillation import steps_loss
+from dim_jax.training.losses import Features
 from dim_jax.training.step_flops import step_flops
 from dim_jax.weights.model_config import ModelConfig
 from tests.test_train import CONFIGS
@@ -110,6 +112,31 @@ def test_sana_with_gradients(learns, passes, remat):
     # Where nothing learns in it, the last product of a block need not be computed again.
     formula = flops.sana(config, ROWS, 256, TOKENS).step(trainable=learns, backprop=passes) + again
     assert formula == pytest.approx(found, rel=0.02 if learns or remat == "none" else 0.07)
+
+
+def test_a_distillation_to_one_step():
+    """The student learns, its teacher answers in two branches at two times; each further step costs as much again, but the projection of
+    the condition's tokens."""
+    teacher = replace(SANA, depth=1, in_channels=64)
+    model_config = ModelConfig(QWEN, replace(teacher, velocities=5), DC_AE, teacher)
+    models = {part: abstract(make) for part, make in model_config.modules().items() if part in ("connector", "sana", "teacher")}
+    config = read_config(CONFIGS / "distill_steps.py", {"model.remat": "none", "sample.num_steps": "1"})
+    options = {"guidance_scales": (2.0, 2.0), "num_steps": 1, "flow_shift": 3.0, "times": config.distill.times}
+
+    def loss(params, others, hidden, mask, latents):
+        sana, connector, frozen = (with_parameters(models[part], x) for part, x in (("sana", params), *others.items()))
+        return steps_loss(connector, sana, frozen, Features(hidden, mask, latents, latents), jax.random.key(0), **options)[0]
+
+    others = {part: parameters(models[part]) for part in ("connector", "teacher")}
+    hidden, mask, latents = array(ROWS, TOKENS, 2048), jax.ShapeDtypeStruct((ROWS, TOKENS), bool), array(ROWS, 16, 16, 32)
+    batch = CachedBatch(hidden, None, mask, latents, latents)
+    assert step_flops(config, model_config, batch).model == pytest.approx(
+        counted(jax.grad(loss), parameters(models["sana"]), others, hidden, mask, latents), rel=0.02
+    )
+    one, config.sample.num_steps = step_flops(config, model_config, batch).parts, 4
+    four = step_flops(config, model_config, batch).parts
+    assert all(3.7 * one[part] < four[part] < 4 * one[part] for part in ("sana", "teacher"))
+    assert four["connector"] == one["connector"]
 
 
 def test_what_a_sample_of_the_full_size_costs():
