@@ -67,11 +67,11 @@ def main(count: int, port: int, folder: Path, goes_on: str, number: int) -> dict
     from dim_jax.training.resume import training_states
     from tests.test_sharding import Run
 
-    devices, frozen = jax.devices(), folder / "frozen.npz"
-    known = dict(np.load(frozen)) if count > 1 else {}  # drawing them takes longest
+    devices, parameters = jax.devices(), folder / "parameters.npz"
+    known = dict(np.load(parameters)) if count > 1 else {}  # drawing them takes longest
     mine = Run(MESH, known, devices[::-1] if count == 2 else devices)
     if count == 1:
-        np.savez(frozen, **known)
+        np.savez(parameters, **known, **mine.first.params)
     state, losses = mine.steps(mine.first, 0, HALF)
     with training_states(folder / str(count), keep=1, keep_every=0) as saved:
         saved.save(HALF, state, {})

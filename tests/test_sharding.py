@@ -172,11 +172,14 @@ def test_rows_are_spread_only_where_a_mesh_is_set():
 
 
 class Run:
-    """The tiny edit painter on a mesh, in float32. Frozen parts that are not `known` become so."""
+    """The tiny edit painter on a mesh, in float32, from `known` parameters. If there are none, the frozen ones become known; others are
+    drawn on the mesh."""
 
     def __init__(self, shape: tuple[int, int, int], known: dict[str, np.ndarray], devices: Sequence[Any] | None = None):
-        sizes = dict(zip(("sharding.data", "sharding.fsdp", "sharding.tensor"), map(str, shape), strict=True))
-        config = read_config(ROOT / "configs/nano_edit.py", SMALL | sizes | EDITS)
+        config, one = (
+            read_config(ROOT / "configs/nano_edit.py", SMALL | EDITS | {f"sharding.{axis}": str(size) for axis, size in sizes.items()})
+            for sizes in (dict(zip(("data", "fsdp", "tensor"), shape, strict=True)), dict.fromkeys(("data", "fsdp", "tensor"), 1))
+        )
         model_init = ModelInit.open(config, check_config(config))
         objective = open_objective(config, model_init, ROOT / "tests/tiny_tokenizer")
         self.mesh = Sharding.open(config, objective.model_config, devices or jax.devices()[: math.prod(shape)])
@@ -186,10 +189,13 @@ class Run:
         parts, reader = open_mixture("synthetic", {"edit": 1.0}, split="train", side=32), objective.reader
         plan = make_plan(parts, reader, objective.processor.tokenizer, batch_size=8, seed=0)
         self.loader = Loader(parts, plan, reader, self.mesh.local_batch_indices(8))
-        if not known:  # drawing them takes longest
-            known |= {path: np.asarray(tensor) for path, tensor in model_init.init_params(0, frozen).items()}
-        self.frozen = {path: make_global_array(tensor, frozen[path].sharding) for path, tensor in known.items()}
-        self.first = init_state(config, model_init.init_params(0, self.abstract_state.params), self.abstract_state)
+        if not known:  # on one device: what draws the autoencoder on a mesh compiles for long
+            alone, _ = abstract_frozen(objective, Sharding.open(one, objective.model_config, jax.local_devices()[:1]))
+            known |= {path: np.asarray(tensor) for path, tensor in model_init.init_params(0, alone).items()}
+        self.frozen = {path: make_global_array(known[path], leaf.sharding) for path, leaf in frozen.items()}
+        like = self.abstract_state.params
+        params = {path: make_global_array(known[path], leaf.sharding) for path, leaf in like.items() if path in known}
+        self.first = init_state(config, params or model_init.init_params(0, like), self.abstract_state)
         self.shape = shape
 
     def steps(self, state: State, done: int, last: int) -> tuple[State, list[str]]:
