@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -77,13 +77,13 @@ class Sampler:
         self.prompt_mode: PromptMode = prompt_mode
         self.sharding, self.offload = sharding, offload
         self.quantize: Quantize | None = quantize
-        tiling = SMALL_TILING if offload else DEFAULT_TILING
+        self._tiling = SMALL_TILING if offload else DEFAULT_TILING
         self.sources = (name,)  # what it was read from: the checkpoint, and LoRAs as they were named
         self._null: dict[int, Condition] = {}
         self._condition = self._compiled(_condition, static_argnums=2)
-        self._null_row = self._compiled(_null_row, static_argnums=1)
-        self._encode = self._compiled(partial(_encode, tiling=tiling))
-        self._decode = self._compiled(partial(_decode, tiling=tiling))
+        self._null_row = self._compiled(Dim.null_condition, static_argnums=1)
+        self._encode = self._compiled(_encode, static_argnums=2)
+        self._decode = self._compiled(_decode, static_argnums=2)
         self._paint = self._compiled(_paint, static_argnames=("size", *STATIC_SETTINGS))
         self._start = self._compiled(Dim.start, static_argnums=2)
         self._advance = self._compiled(_advance, static_argnames=STATIC_SETTINGS)
@@ -156,30 +156,19 @@ class Sampler:
         config, dtype = self.dim.config, self.dtype
         param_sharding = None if self.sharding is None else self.sharding.param_sharding
         dim = add_factors(
-            lambda rngs: Dim(config, dtype=dtype, rngs=rngs),
-            self.dim,
-            factors,
-            param_sharding,
-            quantize=self.quantize,
-            on_host=self.offload,
-        )
+            lambda rngs: Dim(config, dtype=dtype, rngs=rngs), self.dim, factors, param_sharding,
+            quantize=self.quantize, on_host=self.offload,
+        )  # fmt: skip
         name = " + ".join([self.sources[0], *loras])
         sampler = Sampler(dim, self.processor, name, self.settings, self.prompt_mode, self.sharding, self.quantize, self.offload)
         sampler.sources = (self.sources[0], *loras)
         return sampler
 
     def _compiled(self, function: Callable[..., Any], **options: Any) -> Any:
-        """`function` compiled, with the mesh set where `layers.shard_batch` looks for it. Offloaded, a call copies the parameters that its
-        program reads (`jax.jit` drops the others), and ends when they have left the device again."""
-
-        @wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            if self.sharding is None:
-                return function(*args, **kwargs)
-            with jax.sharding.use_abstract_mesh(self.sharding.mesh.abstract_mesh):
-                return function(*args, **kwargs)
-
-        compiled = jax.jit(run, compiler_options=self.sharding.compiler_options if self.sharding else None, **options)
+        """`function` compiled. Offloaded, a call copies the parameters that its program reads (`jax.jit` drops the others), and ends when
+        they have left the device again."""
+        compiler_options = (self.sharding and self.sharding.compiler_options) or {}
+        compiled = _jit(function, self.sharding and self.sharding.mesh, tuple(compiler_options.items()), **options)
         return (lambda *args, **kwargs: jax.block_until_ready(compiled(*args, **kwargs))) if self.offload else compiled
 
     def _device_put(self, batch: Any) -> Any:
@@ -238,7 +227,7 @@ class Sampler:
             context = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {batch.rows}"
             with memory_errors(context, REMEDY):
                 latents = self._batch(filled, settings, on_step)
-                arrays = self._decode(self.dim, latents), latents
+                arrays = self._decode(self.dim, latents, self._tiling), latents
             yield batch, context, arrays
 
     def _check(self, number: int, request: Request) -> None:
@@ -263,7 +252,7 @@ class Sampler:
         """
         with memory_errors(f"{self.name}: the autoencoder on {len(pictures)} pictures of {size[0]} x {size[1]}", REMEDY):
             pixels = in_threads(lambda picture: autoencoder_pixels(picture, size), pictures)
-            return self._encode(self.dim, self._device_put(np.stack(pixels)))
+            return self._encode(self.dim, self._device_put(np.stack(pixels)), self._tiling)
 
     def decode(self, latents: Float[Array | np.ndarray, "b h w c"]) -> list[Image.Image]:
         """Pictures of latents.
@@ -272,7 +261,7 @@ class Sampler:
             InputError: there is not enough memory.
         """
         with memory_errors(f"{self.name}: the autoencoder on {len(latents)} latents of {latents.shape[1]} x {latents.shape[2]}", REMEDY):
-            return in_threads(to_picture, [*np.asarray(to_host(self._decode(self.dim, self._device_put(latents))))])
+            return in_threads(to_picture, [*np.asarray(to_host(self._decode(self.dim, self._device_put(latents), self._tiling)))])
 
     def reconstruct(self, pictures: Sequence[Image.Image], settings: Settings) -> list[Image.Image]:
         """What the autoencoder makes of pictures, each scaled and cropped to `settings.resolution` squared, `batch_size` at a time.
@@ -358,6 +347,21 @@ class Sampler:
         return self._null[length]
 
 
+@cache
+def _jit(function: Callable[..., Any], mesh: Mesh | None, compiler_options: tuple[tuple[str, Any], ...], **options: Any) -> Any:
+    """`function` compiled, with the mesh set where `layers.shard_batch` looks for it; once for all samplers, since those of equal models
+    (LoRAs of one rank, the sheets of a run) run the same programs."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if mesh is None:
+            return function(*args, **kwargs)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return jax.jit(run, compiler_options=dict(compiler_options) or None, **options)
+
+
 def part_bytes(config: DimConfig, dtype: DTypeLike, quantize: Quantize | None = None) -> dict[str, int]:
     """Bytes of the parameters of each part ("encoder") on a device."""
     dim = with_quantized(nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0))), quantize)
@@ -371,15 +375,11 @@ def _condition(dim: Dim, inputs: EncoderInputs, length: int) -> Condition:
     return dim.sana.encode_condition(*dim.condition(inputs, length))
 
 
-def _null_row(dim: Dim, length: int) -> Condition:
-    return dim.null_condition(length)
-
-
-def _encode(dim: Dim, pixels: Float[Array, "b h w 3"], *, tiling: Tiling) -> Float[Array, "b rows columns c"]:
+def _encode(dim: Dim, pixels: Float[Array, "b h w 3"], tiling: Tiling) -> Float[Array, "b rows columns c"]:
     return dim.autoencoder.encode(pixels, tiling)
 
 
-def _decode(dim: Dim, latents: Float[Array, "b rows columns c"], *, tiling: Tiling) -> Float[Array, "b h w 3"]:
+def _decode(dim: Dim, latents: Float[Array, "b rows columns c"], tiling: Tiling) -> Float[Array, "b h w 3"]:
     return dim.autoencoder.decode(latents, tiling)
 
 

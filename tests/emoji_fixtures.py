@@ -20,18 +20,18 @@ def row(code: str, name: str, group: str = "symbols", subgroup: str = "other-sym
     return {"hexcode": code.upper(), "annotation": name, "group": group, "subgroups": subgroup, "skintone": ""}
 
 
-def toned(code: str, name: str, subgroup: str, *features: str) -> list[dict]:
-    """An emoji of people in the default and in every skin tone, which follows the first code point."""
+def toned(code: str, name: str, subgroup: str, *features: str, tones: int) -> list[dict]:
+    """An emoji of people in the default and in so many skin tones, which follow the first code point."""
     first, *rest = code.split("-")
     found = [row(code, name + (f": {', '.join(features)}" if features else ""), "people-body", subgroup)]
-    for point, tone in TONES.items():
+    for point, tone in list(TONES.items())[:tones]:
         found.append(
             row("-".join([first, point, *rest]), f"{name}: {', '.join([f'{tone} skin tone', *features])}", "people-body", subgroup)
         )
     return found
 
 
-def rows() -> list[dict]:
+def rows(*, tones: int = len(TONES), flags: int = 26) -> list[dict]:
     """Emoji of every rule, and some that must not be taken: a component, one of openmoji's own."""
     found = [row("1f3fb", "light skin tone", "component", "skin-tone"), row("e000", "brand", "extras-openmoji", "brand")]
     for thing, colours in tables.COLOURS.items():
@@ -40,25 +40,25 @@ def rows() -> list[dict]:
         found += [row(code, name, "symbols", subgroup) for code, name in names.items()]
     found += [row(code.replace("-", "-fe0f-"), f"keycap: {key}", "symbols", "keycap") for code, key in tables.KEYCAPS.items()]
     for code, name in PEOPLE.items():
-        found += toned(code, name, "person")
+        found += toned(code, name, "person", tones=tones)
         for part, hair in HAIR.items():
-            found += toned(f"{code}-200d-{part}", name, "person", hair)
+            found += toned(f"{code}-200d-{part}", name, "person", hair, tones=tones)
         for point, job in (("2695-fe0f", "health worker"), ("1f33e", "farmer"), ("1f680", "astronaut"), ("1f3a8", "artist")):
-            found += toned(f"{code}-200d-{point}", job if name == "person" else f"{name} {job}", "person-role")
+            found += toned(f"{code}-200d-{point}", job if name == "person" else f"{name} {job}", "person-role", tones=tones)
     for what, hands in tables.HANDS.items():
         for code, way in hands.items():
-            found += toned(code, f"{what} {way}", "hand")
+            found += toned(code, f"{what} {way}", "hand", tones=tones)
     for code, name in (("1f44d", "thumbs up"), ("1f44e", "thumbs down")):
-        found += toned(code, name, "hand-fingers-closed")
+        found += toned(code, name, "hand-fingers-closed", tones=tones)
     for sign, person in (("", "person"), ("-200d-2642", "man"), ("-200d-2640", "woman")):
-        found += toned(f"1f6b6{sign}", f"{person} walking", "person-activity")
-        found += toned(f"1f6b6{sign}-200d-27a1", f"{person} walking", "person-activity", "facing right")
+        found += toned(f"1f6b6{sign}", f"{person} walking", "person-activity", tones=tones)
+        found += toned(f"1f6b6{sign}-200d-27a1", f"{person} walking", "person-activity", "facing right", tones=tones)
     faces = dict.fromkeys((*tables.PLAIN_FACES, *tables.ACCESSORIES, *tables.CATS))
     found += [row(code, f"face {number}", "smileys-emotion", "face-smiling") for number, code in enumerate(faces)]
     found += [row(code, f"cat {number}", "smileys-emotion", "cat-face") for number, code in enumerate(tables.CATS.values())]
     for number, (whole, face) in enumerate(tables.ANIMALS.items()):
         found += [row(whole, f"animal {number}", "animals-nature"), row(face, f"animal {number} face", "animals-nature")]
-    found += [row(f"1f1e6-{0x1F1E6 + letter:x}", f"flag: Land {letter}", "flags", "country-flag") for letter in range(26)]
+    found += [row(f"1f1e6-{0x1F1E6 + letter:x}", f"flag: Land {letter}", "flags", "country-flag") for letter in range(flags)]
     known = {entry["hexcode"].lower() for entry in found}
     states = dict.fromkeys(code for state in tables.STATES for code in state[:2])
     return found + [row(code, f"thing {number}") for number, code in enumerate(states) if code not in known]
@@ -75,13 +75,13 @@ def body(text: str) -> str:
     )
 
 
-def archives(folder: Path) -> Path:
-    """Write the five archives into a folder."""
-    entries = rows()
+def archives(folder: Path, *, few: int = FEW, **numbers: int) -> Path:
+    """Write the five archives into a folder, with so many emoji of sets other than noto; `numbers`: of `rows`."""
+    entries = rows(**numbers)
     codes = [entry["hexcode"].lower() for entry in entries]
     write(folder / NAMES.archive, {"data/openmoji.json": json.dumps(entries, ensure_ascii=False)})
     for name in ("noto", "twemoji", "fluent_flat"):
-        drawn = codes if name == "noto" else codes[:FEW]
+        drawn = codes if name == "noto" else codes[:few]
         # Flags of Land 0 and Land 1 look the same in noto, and the second is an alias of the first; Land 2 is Land 0 turned around.
         same = {"1f1e6-1f1e7": {"parent": "1f1e6-1f1e6"}, "1f1e6-1f1e8": {"parent": "1f1e6-1f1e6", "hFlip": True}}
         icons = {code: {"body": body(name + code)} for code in drawn if code not in same}
@@ -91,7 +91,7 @@ def archives(folder: Path) -> Path:
             "chars.json": json.dumps({code: code for code in drawn}),
         }
         write(folder / SETS[name].archive, files)
-    write(folder / SETS["fluent_3d"].archive, {f"assets/{code}.webp": ball(code) for code in codes[:FEW]})
+    write(folder / SETS["fluent_3d"].archive, {f"assets/{code}.webp": ball(code) for code in codes[:few]})
     return folder
 
 

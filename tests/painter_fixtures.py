@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from PIL import Image
 from dim_jax.cli.main import app, main
 from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
+from dim_jax.weights.bundled import bundled_checkpoint
 
 HERE = Path(__file__).parent
 CONFIGS = ("qwen.config.json", "dc_ae.config.json", "sana_edit.json")
@@ -33,6 +35,15 @@ def tiny_checkpoint(folder: Path) -> Path:
     shutil.copy(HERE / "goldens/dim_edit.model.safetensors", folder / "model.safetensors")
     for file in (*(HERE / "goldens" / name for name in CONFIGS), *(HERE / "tiny_tokenizer").glob("*.json")):
         shutil.copy(file, folder)
+    return folder
+
+
+def quick_nano(folder: Path, steps: int) -> Path:
+    """The bundled model, as links to its files, which paints in so few steps."""
+    shutil.copytree(bundled_checkpoint(), folder, copy_function=os.symlink)
+    settings = json.loads((folder / "settings.json").read_text()) | {"num_steps": steps}
+    (folder / "settings.json").unlink()
+    (folder / "settings.json").write_text(json.dumps(settings))
     return folder
 
 

@@ -1,8 +1,9 @@
 """The pages of the documentation: every code block runs here as it stands, or says why it does not and is checked all the same.
 
-A page's blocks run in order in a folder of its own. There the nano model is at `weights/DIM`, where the pages have the published
-weights, and servers of this machine stand in for OpenAI's and for the Hugging Face hub. A block with a title is the file of that name. A
-block after `<!-- not run: REASON -->` is not run: its commands are parsed, its Python is compiled and what it imports is imported.
+A page's blocks run in order in a folder of its own. There the nano model, which paints in two steps, is at `weights/DIM`, where the pages
+have the published weights, and servers of this machine stand in for OpenAI's and for the Hugging Face hub. A block with a title is the file
+of that name. A block after `<!-- not run: REASON -->` is not run: its commands are parsed, its Python is compiled and what it imports is
+imported.
 """
 
 import ast
@@ -21,10 +22,10 @@ import pytest
 
 from dim_jax.config import read_config
 from dim_jax.sampling import Sampler
-from dim_jax.weights.bundled import bundled_checkpoint
+from dim_jax.weights import bundled
 from tests.chat_server import ChatServer, good
 from tests.hub_server import HubServer, use
-from tests.painter_fixtures import dim, parse
+from tests.painter_fixtures import dim, parse, quick_nano
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -125,14 +126,19 @@ def run_block(block: Block) -> None:
 PAINTERS: dict[tuple, Sampler] = {}  # compiling takes most of the time, so a checkpoint is opened once
 
 
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory) -> Path:
+    return quick_nano(tmp_path_factory.mktemp("nano") / "nano", 2)
+
+
 @pytest.fixture
-def _place(tmp_path, monkeypatch):
+def _place(tmp_path, nano, monkeypatch):
     """A folder with what a checkout has, and with what the pages take for granted."""
     monkeypatch.chdir(tmp_path)
     for name in ("configs", "examples"):
         shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns("__pycache__"))
     Path("build").mkdir()  # as `make demo` does
-    nano = bundled_checkpoint()
+    monkeypatch.setattr(bundled, "NANO", nano)
     for name in ("dim_jax/nano", "weights/DIM"):
         Path(name).parent.mkdir()
         Path(name).symlink_to(nano, target_is_directory=True)

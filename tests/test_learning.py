@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dim_jax.datasets.emoji import tints
 from dim_jax.weights.convert import open_weights
 from tests.emoji_fixtures import archives
 from tests.painter_fixtures import dim
@@ -17,13 +18,17 @@ def place(tmp_path_factory):
     """A folder with the data set in it."""
     folder = tmp_path_factory.mktemp("learning")
     (folder / "packages").mkdir()
-    code, text = dim("build-data", "emoji", str(folder / "emoji"), "--packages", str(archives(folder / "packages")))
+    code, text = dim(
+        "build-data", "emoji", str(folder / "emoji"), "--packages", str(archives(folder / "packages", few=12, tones=1, flags=6))
+    )
     assert code == 0, text
     return folder
 
 
 def test_build_train_evaluate(place, monkeypatch):
     monkeypatch.chdir(place)
+    monkeypatch.setattr(tints, "THINGS", {"train": 40, "test": 4})
+    monkeypatch.setattr(tints, "RECOLOURED_PAIRS", dict.fromkeys(tints.RECOLOURED_PAIRS, 5))
     code, text = dim("build-data", "tints", "tints", "--from", "emoji")
     assert code == 0, text
     for name in ("emoji", "tints"):

@@ -90,6 +90,12 @@ def test_a_sampler_with_loras_leaves_the_first_as_it_is(place):
     pair = open_lora(place / "lora0").pairs[AdapterTarget("connector.fc1", None)]
     np.testing.assert_allclose(shared["connector.fc1.lora_b"], 2 * pair.scale * pair.b, rtol=1e-6)
     assert parameters(second.with_loras([]).dim).keys() == own.keys()
+    # One of the same layers and ranks runs the same programs.
+    latents, third = np.zeros((1, 4, 4, first.dim.config.sana.latent_channels), np.float32), first.with_loras([f"{place}/lora0:0.5"])
+    second.decode(latents)
+    known = second._decode._cache_size()
+    third.decode(latents)
+    assert third._decode._cache_size() == known
 
 
 def test_weight_zero_and_a_weight_in_the_name(place, tmp_path):

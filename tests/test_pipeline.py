@@ -372,6 +372,6 @@ def test_other_failures_of_the_device_are_not_taken_for_it(monkeypatch):
 
 
 def test_a_picture_that_is_not_finite(monkeypatch):
-    monkeypatch.setattr(painter(), "_decode", lambda dim, latents: jnp.full((1, 64, 64, 3), jnp.nan))
+    monkeypatch.setattr(painter(), "_decode", lambda *arguments: jnp.full((1, 64, 64, 3), jnp.nan))
     with pytest.raises(InputError, match="12288 of 12288 pixel values are not finite"):
         edit()

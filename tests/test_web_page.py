@@ -22,12 +22,12 @@ from dim_jax.web.gate import COOKIE
 from dim_jax.weights.bundled import bundled_checkpoint
 from tests.browser import browser, resize
 from tests.chat_server import ChatServer, raw, response
+from tests.painter_fixtures import quick_nano
 from tests.started import started
 from tests.web_fixtures import API, Visitor, paths
 
 SAMPLES = bundled_checkpoint() / "samples"
 KEY = "sk-secret-key-of-the-tests"
-SETTINGS = '{"flow_shift": 1.0, "guidance_scale": 2.0, "num_steps": 4, "resolution": 64, "blueprint_from": "instruction"}'
 SHOWN = "return document.querySelector(arguments[0])?.checkVisibility() ? document.querySelector(arguments[0]).innerText : ''"
 
 
@@ -35,18 +35,14 @@ SHOWN = "return document.querySelector(arguments[0])?.checkVisibility() ? docume
 def server(tmp_path_factory) -> Iterator[str]:
     """The address of a running one: the bundled model at four steps, with a designer whose server refuses, and quotes the key."""
     folder = tmp_path_factory.mktemp("web")
-    (folder / "nano").mkdir()
-    for file in bundled_checkpoint().iterdir():
-        (folder / "nano" / file.name).symlink_to(file)
-    (folder / "nano/settings.json").unlink()
-    (folder / "nano/settings.json").write_text(SETTINGS)
+    nano = quick_nano(folder / "nano", 4)
     with (
         pytest.MonkeyPatch.context() as patch,
         ChatServer(raw(response(401, json.dumps({"error": {"message": f"bad key {KEY}"}}).encode()))) as designer,
     ):
         patch.setenv("OPENAI_API_KEY", KEY)
         options = ("--port", "0", "--designer", "openai:gpt-4o", "--base-url", designer.url, "--batch", "2", "--max-upload", "1")
-        with started(folder / "log", [sys.executable, "-m", "dim_jax.cli", "web", str(folder / "nano"), *options]) as run:
+        with started(folder / "log", [sys.executable, "-m", "dim_jax.cli", "web", str(nano), *options]) as run:
             run.wait_until(lambda: "nano is at" in run.said())
             (url,) = re.findall(r"http://127.0.0.1:\d+", run.said())
             yield url
