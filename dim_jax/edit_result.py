@@ -80,7 +80,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     defaults = {"designer": "none", "instruction": "", "changed": "null", "earlier": "[]"}
     remedy = "Some programs remove the text of a PNG; give the original file."
     with input_errors(
-        lambda error: f"{path}: is not a picture that dim_jax saved ({error}). {remedy}", OSError, KeyError, ValueError, TypeError
+        lambda error: f"{path}: is not a picture that dim_jax saved ({error}). {remedy}",
+        *(OSError, KeyError, ValueError, TypeError, RecursionError),
     ):
         with Image.open(path) as image:
             metadata: dict[str, Any] = {

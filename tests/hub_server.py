@@ -46,6 +46,7 @@ class HubServer(LocalServer):
     Attributes:
         repositories: by path, "ORG/NAME" or "datasets/ORG/NAME".
         faults: what becomes of the next requests whose path holds the key: an HTTP status, or "cut" after half of the answer.
+        bodies: what is answered instead, with status 200, where the path holds the key.
         requests: method, path and range of each.
         uploaded: files by their hash, which commits then name.
     """
@@ -59,6 +60,7 @@ class HubServer(LocalServer):
         super().__init__(Handler)
         self.repositories: dict[str, Repository] = {}
         self.faults: dict[str, list[int | str]] = {}
+        self.bodies: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.uploaded: dict[str, bytes] = {}
 
@@ -97,6 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.fault = hub.fault(path)
         if isinstance(self.fault, int):
             return self.fail(self.fault, "", "no luck")
+        if body_of := [data for key, data in hub.bodies.items() if key in path]:
+            return self.answer(200, body_of[0])
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if self.token not in ("", TOKEN, READ_ONLY):
             return self.fail(401, "", "Invalid credentials in Authorization header")

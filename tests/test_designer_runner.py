@@ -93,6 +93,14 @@ def test_torn_last_line_is_removed_and_broken_line_is_refused():
         OUT.write_bytes(lines[0] + b"{\n" + lines[1])
         with pytest.raises(InputError, match=r"out\.jsonl, line 2: is not a JSON object"):
             go(server, [job(0)])
+        for mine in ("notes without a line end", "[" * 10**5 + "\n"):  # neither is torn off
+            OUT.write_text(mine)
+            with pytest.raises(InputError, match=r"out\.jsonl, line 1: is not a JSON object"):
+                go(server, [job(0)])
+            assert OUT.read_text() == mine
+        OUT.write_bytes(lines[0].replace(b'"prompt": "', b'"prompt": null, "old": "'))
+        with pytest.raises(InputError, match="line 1 was not written by"):
+            go(server, [job(0)])
         OUT.write_text('{"id": "1", "prompt": "mine"}\n')
         with pytest.raises(InputError, match="line 1 was not written by"):
             go(server, [job(0)])

@@ -138,6 +138,19 @@ def test_faults_that_stay_and_what_was_fetched_before(server, faults, says):
     assert content(hub.fetch(NAME, ALL)) == FILES
 
 
+@pytest.mark.parametrize(
+    ("route", "body", "says"),
+    [("/cdn/", FILES["model.safetensors"][::-1], "model.safetensors came with other bytes"), ("/cdn/", b"<html>", "should be of size"),
+     ("/api/models", b"[]", "its answer is not that of a hub"), ("/api/models", b"[" * 10**5, "its answer is not that of a hub"),
+     ("/tree/", b"3", "its answer is not that of a hub"), ("/api/models", b"<html>", "cannot be fetched")],
+)  # fmt: skip
+def test_answers_of_something_else_are_refused_and_not_kept(server, route, body, says):
+    server.bodies[route] = body
+    assert says in refused()
+    server.bodies.clear()
+    assert content(hub.fetch(NAME, ALL)) == FILES
+
+
 def test_a_hub_that_is_gone_leaves_the_cache(server, monkeypatch):
     folder = hub.fetch(NAME, ALL)
     nowhere = f"http://127.0.0.1:{free_port()}"

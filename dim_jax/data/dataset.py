@@ -220,7 +220,7 @@ def read_stats(path: AnyPath) -> SplitStats:
             if not isinstance(rules, list) or not all(isinstance(name, str) for name in rules) or rule.max(initial=-1) >= len(rules):
                 raise ValueError("rules are texts, and each row has the number of one")
             return SplitStats(rows, tuple(rules), rule, str(file["tokenizer"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}). Copy the data set again, or prepare it again.") from error
 
 

@@ -254,7 +254,7 @@ def _read_bad_samples(path: AnyPath) -> Iterator[tuple[str, int]]:
         try:
             fields = json.loads(line)
             yield fields["source"], fields["row"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: is not a bad sample ({error}). Remove the line.") from error
 
 

@@ -247,7 +247,7 @@ def _read_plan(out: AnyPath) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if path.name == PLAN else content["prepared"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: is damaged ({error}). Start again (--overwrite).") from error
 
 

@@ -3,10 +3,12 @@
 A killed run leaves complete lines and at most one torn line, which is removed. Nothing is paid for twice.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,6 +17,7 @@ from typing import Any
 
 from dim_jax.designer.responses import replace_surrogates, token_count
 from dim_jax.errors import InputError
+from dim_jax.storage.paths import read_errors
 
 
 def request_key(digests: Sequence[str], instruction: str, designer: str, version: str) -> str:
@@ -28,10 +31,12 @@ class JsonlLog:
     def __init__(self, path: Path):
         self.path = path
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o644)
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)  # or a new file might be lost in a power cut
             os.close(folder)
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise OSError(errno.EINVAL, "it is not an ordinary file")
         except OSError as error:
             raise InputError(f"{path}: cannot be opened for writing ({error.strerror}). Choose another output.") from error
 
@@ -59,12 +64,12 @@ class JsonlLog:
         Raises:
             InputError: a line in the middle is not an object.
         """
-        with self.path.open("rb") as file:
+        with self.path.open("rb") as file, read_errors(self.path):
             offset, complete = 0, True
             for number, line in enumerate(file, 1):
                 complete = line.endswith(b"\n")
                 row = _object(line)
-                if row is None and complete:
+                if row is None and (complete or line.strip(b"\0")[:1] not in (b"{", b"")):  # torn lines are of ours, which begin so
                     raise InputError(f"{self.path}, line {number}: is not a JSON object. Remove the line, or choose another output.")
                 if row is None:
                     os.ftruncate(self._file, offset)
@@ -137,6 +142,8 @@ class Journal:
             for lines in (self._answers, self._failures):
                 for number, (offset, row) in enumerate(lines.read(), 1):
                     try:
+                        if lines is self._answers and not isinstance(row["prompt"], str):
+                            raise TypeError("an answer is a text")
                         self._index(row["id"], row["design"], offset)
                     except (KeyError, TypeError) as error:
                         raise InputError(f"{lines.path}, line {number} was not written by `dim design`. Choose another output.") from error
@@ -175,7 +182,7 @@ class Journal:
     def _index(self, row_id: str, design: dict[str, Any], offset: int) -> None:
         key = design["key"]
         if "reason" in design:
-            self._reasons[key] = design["reason"]
+            self._reasons[key] = str(design["reason"])
             self._failed.setdefault(key, Counter())[row_id] += 1
         else:
             self._offsets.setdefault(key, offset)
@@ -187,6 +194,6 @@ class Journal:
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

@@ -79,7 +79,7 @@ class Price(NamedTuple):
             return price
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}). Give a table of prices.") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f'{path}: no price of "{designer}". Write {{"{designer}": {{"input": 2.5, "output": 10}}}}, dollars for a million tokens.'
             ) from error

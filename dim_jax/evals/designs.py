@@ -73,7 +73,7 @@ def parse(answer: str) -> Reflection:
     text = OBJECT.search(strip_thoughts(answer))
     try:
         value: Any = json.loads(text[0]) if text else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AnswerError(f"the answer is not a JSON object ({error})") from error
     if not isinstance(value, dict):
         raise AnswerError("the answer has no JSON object")

@@ -3,9 +3,11 @@
 A model is named ORG/NAME, or ORG/NAME@REVISION with a branch, a tag or a commit, as the library's own addresses have it.
 """
 
+import hashlib
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -18,6 +20,7 @@ from dim_jax.storage.paths import AnyPath, as_path, is_remote
 TIMEOUT = 5.0  # seconds
 NAME = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
 WEIGHT_FILES = (".safetensors", ".pth")  # a name that ends so is a path
+SHA256 = re.compile(r"[0-9a-f]{64}")  # a large file in the cache is named by the hash that the hub states
 LOG_IN = "log in (hf auth login, or set HF_TOKEN)"
 
 
@@ -71,17 +74,33 @@ def fetch(
         folder: where to put the files, instead of the library's cache.
 
     Raises:
-        InputError: there is no such repository or revision, it has none of these files, it may not be read, or it cannot be fetched.
+        InputError: there is no such repository or revision, it has none of these files, it may not be read, or it cannot be fetched; or
+            the bytes that came are others than the hub says.
     """
     from huggingface_hub import snapshot_download
 
+    start = time.time()
     with _quiet(), _fetch_errors(name, revision, kind):
         fetched = snapshot_download(
             name, repo_type=kind, revision=revision, allow_patterns=None if patterns is None else [*patterns], ignore_patterns=[*ignored],
             local_dir=folder, library_name="dim_jax",
         )  # fmt: skip
     check(Path(fetched).is_dir(), f"{name}: on the hub it has none of the files {', '.join(patterns or ())}. Check the name.")
+    _check_hashes(name, Path(fetched), start)
     return Path(fetched)
+
+
+def _check_hashes(name: str, folder: Path, since: float) -> None:
+    """Refuse, and remove, what was fetched since then to the cache with other bytes; the library compares sizes alone."""
+    for file in sorted(folder.rglob("*")):
+        blob = file.resolve()
+        if SHA256.fullmatch(blob.name) and blob.is_file() and blob.stat().st_mtime >= since:
+            with blob.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            if digest != blob.name:
+                blob.unlink()
+                where = file.relative_to(folder)
+                raise InputError(f"{name}: {where} came with other bytes than the hub says (SHA-256 {digest}). Run the same command again.")
 
 
 def cached_snapshot(name: str, *files: str) -> Path | None:
@@ -220,16 +239,17 @@ def _hub_errors(prefix: str, no_revision: str, suffix: str) -> Iterator[None]:
             return f"as an id of the hub it is not valid: {error}"
         if isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and error.__cause__ is not None:
             return reason(error.__cause__)
-        return first_line(error)
+        return f"its answer is not that of a hub: {first_line(error)}" if isinstance(error, malformed) else first_line(error)
 
+    malformed = (TypeError, KeyError, AttributeError, AssertionError, RecursionError)  # the library's, for JSON of another form
     # Of httpx or its fork, whichever this version of the library uses.
     http_error = errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
     try:
         yield
     except InputError:
         raise
-    except (http_error, OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, http_error | OSError):
+    except (http_error, OSError, ValueError, RuntimeError, *malformed) as error:
+        if type(error) is RuntimeError and not isinstance(error.__cause__, http_error | OSError):
             raise  # a RuntimeError wraps such an error where a file is uploaded
         raise InputError(f"{prefix} ({reason(error)}). {suffix}") from error
 

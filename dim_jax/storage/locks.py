@@ -264,7 +264,7 @@ class _Holder(NamedTuple):
     def read(cls, text: bytes) -> "_Holder":
         try:
             return cls(**json.loads(text))
-        except (ValueError, TypeError):  # torn, or not yet written
+        except (ValueError, TypeError, RecursionError):  # torn, or not yet written
             return cls("another run", 0, "", "")
 
     def text(self) -> bytes:

@@ -103,7 +103,7 @@ def _step(path: AnyPath, number: int, line: str, lines: int) -> float:
     """The step of a line; a last line that a kill has torn counts as later than all."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if number == lines:
             return float("inf")
         raise InputError(f"{path}, line {number}: is not a log line ({error}). Remove the line, or use another workdir.") from error

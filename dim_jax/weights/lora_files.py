@@ -173,7 +173,7 @@ def _read(file: AnyPath, config: Any) -> dict[AdapterTarget, LoraFactors]:
 def _parse_metadata(file: AnyPath, text: str) -> Any:
     try:
         return {key.removeprefix(DIFFUSERS_PREFIX): value for key, value in json.loads(text).items()}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: {METADATA} in its header is damaged ({error}). Save or fetch it again.") from error
 
 
