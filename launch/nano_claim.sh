@@ -23,12 +23,16 @@ given=([steps]=3000 [base-steps]=3000 [seeds]="0 1 2" [per-gpu]=1)
 read_options "steps seeds base base-steps gpus per-gpu time-limit" "written" "$@"
 if ((${#words[@]} < 2)); then show_help >&2; exit 2; fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-given[gpus]=${given[gpus]-$(find /dev -maxdepth 1 -name "nvidia[0-9]*" | wc -l)}
-((given[gpus])) || given[gpus]=1
-need_number steps base-steps gpus per-gpu
+if [[ -z ${given[gpus]-} ]]; then
+  given[gpus]=$(find /dev -maxdepth 1 -name "nvidia[0-9]*" | wc -l)
+  ((given[gpus])) || given[gpus]=1
+fi
+need_number steps base-steps gpus per-gpu ${given[time-limit]+time-limit}
 data=${words[0]} runs=${words[1]} prepared=data/prepared/emoji
 base=${given[base]-$runs/t2i/model}
 read -ra seeds <<<"${given[seeds]}"
+[[ ${seeds[*]} =~ ^(0|[1-9][0-9]{0,8})( (0|[1-9][0-9]{0,8}))*$ && -z $(printf '%s\n' "${seeds[@]}" | sort | uniq -d) ]] ||
+  fail "--seeds ${given[seeds]}: give different whole numbers."
 # Some more loading processes than cores, since not all runs wait for data at once; the first one is alone.
 cores=$(nproc)
 workers=$((1 + 5 * cores / (4 * given[gpus] * given[per-gpu]))) base_workers=$((1 + (cores < 48 ? cores / 2 : 24)))

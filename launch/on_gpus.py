@@ -35,8 +35,11 @@ class Job(NamedTuple):
     @classmethod
     def read(cls, line: str) -> "Job":
         """A line of standard input. Raises SystemExit if it is no job."""
-        paths, dashes, command = _split(shlex.split(line))
-        if not paths or not dashes or not command:
+        try:
+            paths, dashes, command = _split(shlex.split(line))
+        except ValueError:  # a quotation that does not end
+            paths, dashes, command = [], [], []
+        if not paths or not dashes or not command or not Path(paths[0]).name or "\0" in line:
             sys.exit(f"error: {line.strip()}: write OUTPUT [NEED ...] -- COMMAND.")
         output, *needs = map(Path, paths)
         return cls(output, tuple(needs), command)
@@ -83,7 +86,10 @@ class Runner:
                 if job and self._load(gpu) < self._per_gpu:
                     waiting.remove(job)
                     self._say(f"GPU {gpu}: {shlex.join(job.command)}")
-                    self._running[job.start(gpu, self._per_gpu)] = Running(job, gpu, time.monotonic())
+                    try:
+                        self._running[job.start(gpu, self._per_gpu)] = Running(job, gpu, time.monotonic())
+                    except OSError as error:
+                        self._say(f"GPU {gpu}: {job.output} cannot be made: {error}")
                 elif self._running:
                     time.sleep(0.1)
                 else:
@@ -140,12 +146,15 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="only show the commands")
     options, _, then = _split(sys.argv[1:])
     args = parser.parse_args(options)
-    jobs = [Job.read(line) for line in sys.stdin if line.strip()]
+    jobs = [Job.read(line) for line in sys.stdin or () if line.strip()]
+    outputs = [job.output for job in jobs]
+    if twice := sorted({str(output) for output in outputs if outputs.count(output) > 1}):
+        sys.exit(f"error: {', '.join(twice)}: more than one command makes it.")
     if args.dry_run:
         for command in (*(job.command for job in jobs), *([then] if then else [])):
             print(shlex.join(command))
         return 0
-    if absent := {job.command[0] for job in jobs if shutil.which(job.command[0]) is None}:
+    if absent := {words[0] for words in (*(job.command for job in jobs), then) if words and shutil.which(words[0]) is None}:
         sys.exit(f"error: {', '.join(sorted(absent))}: no such program on PATH.")
     runner = Runner(_gpus()[: args.gpus], args.per_gpu, args.time_limit or float("inf"))
     runner.run(jobs)
@@ -178,4 +187,9 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:  # while the lines are read
+        sys.exit(128 + signal.SIGINT)

@@ -119,6 +119,9 @@ def test_every_script_says_how_it_is_used(script):
         ("gpu_node.sh", ("--config", "a", "--workdir", "b"), "there is no option --config."),
         ("gpu_node.sh", ("--", "--config", "a"), "give the arguments of dim train after --, with --config and --workdir."),
         ("slurm.sbatch", ("--nodes", "2", *RUN), "2: write options of sbatch as --OPTION=VALUE"),
+        ("nano_claim.sh", ("--seeds", "0 0", "data", "runs"), "--seeds 0 0: give different whole numbers."),
+        ("nano_claim.sh", ("--seeds", "a[$(id)]", "data", "runs"), "--seeds a[$(id)]: give different whole numbers."),
+        ("nano_claim.sh", ("--gpus", "x", "data", "runs"), "--gpus x: give a number from 1 on."),
         ("slurm.sbatch", ("--nodes=2",), "give the arguments of dim train after --, with --config and --workdir."),
     ],
 )
@@ -200,7 +203,12 @@ def test_a_failure_is_told_and_the_rest_goes_on(tmp_path):
     assert "exit code 3 after 0 s, without a; a.log ends: no memory" in result.stdout
     assert "exit code 0 after 0 s, without d" in result.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"a.log", "c", "c.log", "d.log", "table"}
-    assert on_gpus(tmp_path, ["a touch a"]).stderr == "error: a touch a: write OUTPUT [NEED ...] -- COMMAND.\n"
+    for line in ("a touch a", "a -- sh -c 'touch a", ". -- touch a", "a\0 -- touch a"):
+        assert on_gpus(tmp_path, [line]).stderr == f"error: {line}: write OUTPUT [NEED ...] -- COMMAND.\n"
+    assert on_gpus(tmp_path, ["a -- touch a", "./a -- touch a"]).stderr == "error: a: more than one command makes it.\n"
+    result = on_gpus(tmp_path, ["/proc/none/a -- touch a", "e -- touch e"])
+    assert "/proc/none/a cannot be made: " in result.stdout
+    assert (result.returncode, result.stderr, (tmp_path / "e").exists()) == (1, "", True)
     assert on_gpus(tmp_path, ["a -- no-such-program"]).stderr == "error: no-such-program: no such program on PATH.\n"
 
 
