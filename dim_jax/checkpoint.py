@@ -185,7 +185,14 @@ def tokenizer_files(path: AnyPath) -> tuple[Path, ...]:
 
 
 def settings_file(path: AnyPath) -> Path | None:
-    """The settings.json in a folder with weights in any format, on this machine, if there is one."""
+    """The settings.json in a folder with weights in any format, on this machine, if there is one.
+
+    Raises:
+        InputError: it is not a file, such as a link to nothing: the model would paint with other settings than its own.
+    """
+    file = path / SETTINGS
+    if isinstance(file, Path) and os.path.lexists(file):
+        check(file.is_file(), f"{file}: is not a file that can be read. Restore it, or remove it.")
     return local_path(path / SETTINGS) if (path / SETTINGS).is_file() else None
 
 

@@ -97,7 +97,17 @@ def _set_key(config: Config, key: str, text: str) -> None:
         remedy = "Change one of these, or give a dict." if key == MIX else "Change one of these."
         raise InputError(f"{key}={text}: {key} is a group of keys ({', '.join(old)}). {remedy}")
     with input_errors(lambda _: f"{key}={text}: {last} is {old!r} in the config; give another {type(old).__name__}.", TypeError):
+        if value is None or not _same_elements(value, old):
+            raise TypeError  # ConfigDict takes None for anything, and looks at no element
         node[last] = value
+
+
+def _same_elements(value: Any, old: Any) -> bool:
+    """Whether the elements of a tuple are all texts, or all numbers, as in the one that it replaces; an empty one says nothing."""
+    kind = next(
+        (kind for kind in (str, (int, float)) if isinstance(old, tuple) and old and all(isinstance(one, kind) for one in old)), None
+    )
+    return kind is None or not isinstance(value, tuple | list) or all(isinstance(one, kind) for one in value)
 
 
 def _value(text: str) -> Any:
