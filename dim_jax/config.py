@@ -104,10 +104,8 @@ def _set_key(config: Config, key: str, text: str) -> None:
 
 def _same_elements(value: Any, old: Any) -> bool:
     """Whether the elements of a tuple are all texts, or all numbers, as in the one that it replaces; an empty one says nothing."""
-    kind = next(
-        (kind for kind in (str, (int, float)) if isinstance(old, tuple) and old and all(isinstance(one, kind) for one in old)), None
-    )
-    return kind is None or not isinstance(value, tuple | list) or all(isinstance(one, kind) for one in value)
+    kinds = [kind for kind in (str, (int, float)) if isinstance(old, tuple) and old and all(isinstance(one, kind) for one in old)]
+    return not kinds or not isinstance(value, tuple | list) or all(isinstance(one, kinds[0]) for one in value)
 
 
 def _value(text: str) -> Any:

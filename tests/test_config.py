@@ -28,3 +28,28 @@ def test_a_config_of_an_older_version_gets_the_defaults_of_newer_keys():
     assert (config.lora.rank, config.optim.name, config.model.quantize) == (0, "adamw", "none")
     assert (config.optim.learning_rate, config.data.mix.to_dict()) == (0.5, {"edit": 1.0})
     check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "says"),
+    [
+        ("optim.learning_rate", "None", "learning_rate is 0.001 in the config; give another float"),
+        ("optim.betas", "('a', 'b')", "give another tuple"),
+        ("optim.betas", "(0.9, 0.9, 0.9)", "must have two numbers"),
+        ("distill.guidance_scales", "(1.0, None)", "give another tuple"),
+        ("trainable", "(1,)", "give another tuple"),
+        ("data.lengths", "()", "must have at least one number"),
+        ("data.lengths", "(96, 0)", "must be at least 1"),
+        ("data.lengths", "(10**12,)", "give another tuple"),
+        ("data.lengths", "(1000000000000,)", "below a million"),
+        ("data.lengths", "(96.5, 1e400)", "whole"),
+        ("data.resolution", "0", "must be at least 1"),
+        ("data.batch_size", "1000000000000", "below a million"),
+        ("seed", "-1", "must be at least 0"),
+    ],
+)
+def test_values_with_which_nothing_can_be_trained(key, text, says):
+    """Of another type, None too, or out of range: one error that names the key, before anything is opened."""
+    with pytest.raises(InputError, match=says) as error:
+        check_config(read_config(Path("nano_edit"), {key: text}))
+    assert key in str(error.value)

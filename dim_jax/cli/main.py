@@ -192,8 +192,10 @@ def main() -> None:
     except (InputError, OSError) as error:
         if "--debug" in arguments:
             raise
-        named = isinstance(error, OSError) and error.filename and error.strerror
-        _print_line(f"error: {error.filename}: {error.strerror}. Check the path and its permissions." if named else f"error: {error}")
+        message = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            message = f"{error.filename}: {error.strerror}. Check the path and its permissions."
+        _print_line(f"error: {message}")
         sys.exit(error.exit_code if isinstance(error, InputError) else 1)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:  # as typer ends on KeyboardInterrupt

@@ -42,10 +42,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 # What must hold of numbers, and of which: NaN is in no range.
 RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    ("at least 1", lambda value: 1 <= value < math.inf, ("data.batch_size", "data.max_aspect_ratio")),
+    ("at least 1", lambda value: 1 <= value < math.inf, ("data.max_aspect_ratio",)),
+    ("at least 1, whole, and below a million", lambda value: isinstance(value, int) and 1 <= value < 10**6, (
+        "data.batch_size", "data.lengths", "data.resolution",
+    )),
     ("at least 0", lambda value: 0 <= value < math.inf, (
-        "data.workers", "data.bad_samples", "data.balance", "data.shift", "optim.learning_rate", "optim.warmup_steps", "optim.weight_decay",
-        "autoencoder.latent_noise", "autoencoder.spread_weight",
+        "seed", "data.workers", "data.bad_samples", "data.balance", "data.shift", "optim.learning_rate", "optim.warmup_steps",
+        "optim.weight_decay", "autoencoder.latent_noise", "autoencoder.spread_weight",
     )),
     ("above 0", lambda value: value > 0, ("optim.clip_global_norm", "optim.eps", "flow.shift")),
     ("from 0 to 1", lambda value: 0 <= value <= 1, ("flow.condition_dropout", "flow.source_dropout")),
@@ -97,6 +100,8 @@ def _check_ranges(config: Config) -> None:
         for key in keys
         if not all(map(within, values[key] if isinstance(values[key], tuple | list) else [values[key]]))
     ]
+    for key, fits, rule in (("data.lengths", bool, "at least one number"), ("optim.betas", lambda value: len(value) == 2, "two numbers")):
+        invalid += [] if fits(values[key]) else [f"{key} {values[key]!r} must have {rule}"]
     check(not invalid, f"config: {'; '.join(invalid)}. Correct them (--set KEY=VALUE).")
     with prefix_errors("config.sample"):  # the settings of the checkpoint that is written at the end
         Settings(**{key: value for key, value in config.sample.items() if key in CHECKPOINT_SETTINGS})
