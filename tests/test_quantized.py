@@ -21,10 +21,9 @@ from dim_jax.models.quantized import PREFIXES, Quantize, abstract_like, dense, n
 from dim_jax.pipeline import EditPipeline
 from dim_jax.processing.pictures import open_picture
 from dim_jax.sampling import Sampler
-from dim_jax.weights.bundled import bundled_checkpoint
 from dim_jax.weights.published import Weights
 from tests.lora_fixtures import base_and_lora
-from tests.painter_fixtures import QUICK, dim, edit, largest_difference, one_error, painter, picture
+from tests.painter_fixtures import QUICK, dim, edit, largest_difference, one_error, painter, picture, quick_nano
 
 GIB = 2**30
 
@@ -56,9 +55,9 @@ def test_the_large_layers_are_quantized_and_nothing_else():
         assert sum(map(num_bytes, leaves)) / GIB == pytest.approx(gib, abs=0.01)
 
 
-def test_pictures_of_the_bundled_model():
+def test_pictures_of_the_bundled_model(tmp_path):
     """In float32, two edits beside those of the weights as they are; the host's memory changes nothing."""
-    folder = bundled_checkpoint()
+    folder = quick_nano(tmp_path / "nano", 5)
     pictures = [open_picture(folder / "samples" / f"{name}.png") for name in ("moon", "book")]
 
     def paint(**options: Any) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dim_jax.cli.main import main
-from dim_jax.verify import jax_stages
+from dim_jax.verify import case, jax_stages
 from dim_jax.verify.stages import STAGES
 from dim_jax.weights.bundled import NANO
 from tests.painter_fixtures import one_error, tiny_checkpoint
@@ -90,7 +90,9 @@ def recorded(tiny) -> Path:
 # What agrees
 
 
-def test_the_bundled_model_agrees_with_pytorch(tmp_path):
+def test_the_bundled_model_agrees_with_pytorch(tmp_path, monkeypatch):
+    """In four steps: the tiny model, which is recorded, takes them all."""
+    monkeypatch.setattr(case, "STEPS", 4)
     code, out, errors = verify(NANO, "--record", tmp_path / "nano.json")
     assert (code, errors) == (0, ""), out
     assert "327 tensors, BF16" in out
