@@ -66,6 +66,14 @@ def painter_run(tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.fixture(scope="module")
+def encoder_run(tmp_path_factory) -> Path:
+    """Two steps of the encoder at a rate that stays as it is; tests go on with copies."""
+    workdir = tmp_path_factory.mktemp("encoder") / "run"
+    assert train("nano_encoder", workdir, 2, optim__cosine="False")[0] == 0
+    return workdir
+
+
 def test_trained_checkpoint_paints(painter_run):
     pipeline = EditPipeline.from_pretrained(painter_run / "model")
     assert pipeline.sampler.settings.num_steps == 2
@@ -169,10 +177,9 @@ def test_a_workdir_belongs_to_one_config(painter_run):
     assert "optim.learning_rate was 0.001, is 0.5" in text
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(encoder_run, tmp_path):
     """The batch is named, and the run goes on from the last good state with another config, which it is told and notes."""
-    workdir = tmp_path / "run"
-    assert train("nano_encoder", workdir, 2, optim__cosine="False")[0] == 0
+    workdir = shutil.copytree(encoder_run, tmp_path / "run")
     broken = {"optim__cosine": "False", "optim__learning_rate": "1e30", "optim__clip_global_norm": "1e30"}
     text = last_error(train("nano_encoder", workdir, 30, "--allow-changes", **broken))
     found = json.loads((workdir / "non_finite.json").read_text())
@@ -209,12 +216,12 @@ def test_without_the_packages_of_training_it_says_what_to_install(tmp_path, monk
     assert "needs the package grain. Install it: pip install 'dim_jax[train]'" in one_error(train("nano_edit", tmp_path / "run", 1))
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    assert train("nano_encoder", tmp_path / "run", 2)[0] == 0
+def test_a_damaged_checkpoint_is_named(encoder_run, tmp_path):
+    shutil.copytree(encoder_run, tmp_path / "run")
     for file in (tmp_path / "run/checkpoints/2/state/d").iterdir():
         file.write_bytes(file.read_bytes()[:100])
     # In a process of its own: Orbax leaves coroutines behind that nobody awaits, and Python says so whenever it finds them.
-    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_encoder", tmp_path / "run", 2)]
+    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_encoder", tmp_path / "run", 2, optim__cosine="False")]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS.parent, check=False)
     assert ended.returncode == 1
     *_, message = ended.stderr.splitlines()
