@@ -43,7 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Files that take longest, first: those that are left at the end are spread over the processes evenly.
 LONGEST = (
-    "train", "docs", "verify", "processes", "learning", "web_page", "training_stages", "lora_training", "cache", "sharding", "several",
+    "train", "docs", "cache", "web_page", "processes", "several", "serve_nano", "lora_training", "verify", "training_stages", "learning",
+    "sharding", "compile", "paths", "emoji_build", "exporting", "kills", "fused", "supervision",
 )  # fmt: skip
 
 
