@@ -46,8 +46,8 @@ def read_config(path: Path, changes: Mapping[str, str]) -> Config:
     path = find_config(path)
     root = str(path.resolve().parent.parent)
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: is not a Python file. Give a config whose name ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, root)
     try:
@@ -56,7 +56,7 @@ def read_config(path: Path, changes: Mapping[str, str]) -> Config:
         if get_config is None:
             raise InputError(f"{path}: has no get_config(). Start from a file of configs/.")
         config = get_config()
-    except (SyntaxError, ImportError, KeyError, AttributeError, TypeError) as error:
+    except (SyntaxError, ImportError, NameError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {type(error).__name__}: {error}. Compare it with configs/common.py.") from error
     finally:
         sys.path.remove(root)

@@ -68,6 +68,7 @@ class Settings:
             f"and image_guidance_scale {self.image_guidance_scale} not negative and at most {MAX_SCALE:g}.",
         )
         height, width = self.size or (self.resolution, self.resolution)
+        check(min(height, width) >= 1, f"Size {height} x {width}: a side needs at least 1 pixel.")
         if height * width > MAX_PIXELS:
             raise InputError(f"{height} x {width} pixels are more than the {MAX_PIXELS:,} that are accepted. Paint a smaller picture.")
         check(

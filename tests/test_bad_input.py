@@ -56,6 +56,7 @@ def test_bad_prompts(loaded, command):
 
 
 def test_bad_values(loaded):
+    assert "Size 0 x 64: " in one_error(dim(*edit(*QUICKLY, "--size", "0x64")))
     assert "Size 64 x 50: " in one_error(dim(*edit(*QUICKLY, "--size", "64x50")))
     assert "Resolution 100 " in one_error(dim(*edit("--resolution", "100")))
     assert "Size 100 x 100: " in one_error(dim(*generate("--resolution", "100")))

@@ -19,6 +19,10 @@ def test_a_config_of_the_package_by_its_name(tmp_path, monkeypatch):
         read_config(Path("nano_edits"), {})
     with pytest.raises(InputError, match=r"mine/nano_edit\.py: there is no such config"):
         read_config(Path("mine/nano_edit.py"), {})
+    for name, text, says in (("notes.txt", "", "is not a Python file"), ("a.py", "x", "NameError"), ("b.py", "int('x')", "ValueError")):
+        Path(name).write_text(text)
+        with pytest.raises(InputError, match=rf"{name}: .*{says}"):
+            read_config(Path(name), {})
 
 
 def test_a_config_of_an_older_version_gets_the_defaults_of_newer_keys():
@@ -46,6 +50,10 @@ def test_a_config_of_an_older_version_gets_the_defaults_of_newer_keys():
         ("data.resolution", "0", "must be at least 1"),
         ("data.batch_size", "1000000000000", "below a million"),
         ("seed", "-1", "must be at least 0"),
+        ("data.shift", "1000000000000000000000", "below a million"),
+        ("data.text", "Blueprint", "one of instruction, blueprint"),
+        ("model.dtype", "float8", "one of float32, tf32, bfloat16, float16"),
+        ("flow.draw", "normal", "one of logit_normal, uniform"),
     ],
 )
 def test_values_with_which_nothing_can_be_trained(key, text, says):

@@ -11,7 +11,9 @@ from rich.console import Console
 from dim_jax import processes
 from dim_jax.config import MIX, Config, flatten, read_config
 from dim_jax.data.pipeline import MixtureComponent
+from dim_jax.data.readers import Text as PromptText
 from dim_jax.data.synthetic import SYNTHETIC
+from dim_jax.diffusion.flow import Draw
 from dim_jax.errors import InputError, check, prefix_errors
 from dim_jax.models.quantized import Quantize
 from dim_jax.models.sana import SAVED_NAMES
@@ -32,7 +34,10 @@ FREE_TO_CHANGE = (
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "data.text": get_args(PromptText),
     "distill.method": get_args(Distilled),
+    "flow.draw": get_args(Draw),
+    "model.dtype": ("float32", "tf32", "bfloat16", "float16"),
     "model.quantize": ("none", *get_args(Quantize)),
     "model.remat": (AUTO, *SAVED_NAMES),
     "optim.name": get_args(OptimizerName),
@@ -46,8 +51,9 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("at least 1, whole, and below a million", lambda value: isinstance(value, int) and 1 <= value < 10**6, (
         "data.batch_size", "data.lengths", "data.resolution",
     )),
+    ("at least 0 and below a million", lambda value: 0 <= value < 10**6, ("data.shift",)),
     ("at least 0", lambda value: 0 <= value < math.inf, (
-        "seed", "data.workers", "data.bad_samples", "data.balance", "data.shift", "optim.learning_rate", "optim.warmup_steps",
+        "seed", "data.workers", "data.bad_samples", "data.balance", "optim.learning_rate", "optim.warmup_steps",
         "optim.weight_decay", "autoencoder.latent_noise", "autoencoder.spread_weight",
     )),
     ("above 0", lambda value: value > 0, ("optim.clip_global_norm", "optim.eps", "flow.shift")),
