@@ -66,6 +66,14 @@ evaluate() {  # SEED NAME REPORT [OPTION ...]
 
 jobs() {
   local steps=${given[steps]} needs=() seed name stage1
+  # Measured as soon as there is a model, so that a time limit leaves a table.
+  for seed in "${seeds[@]}"; do
+    for name in stage1 stage1_long stage2_instruction; do evaluate "$seed" "$name" "$name"; done
+    evaluate "$seed" stage2_blueprint stage2_blueprint.oracle --text blueprint
+    evaluate "$seed" stage2_blueprint stage2_blueprint.internal --designer local
+    evaluate "$seed" stage2_blueprint stage2_blueprint.instruction
+    if [[ -n ${given[written]-} ]]; then evaluate "$seed" stage2_written stage2_written.internal --designer local; fi
+  done
   if [[ -z ${given[base]-} ]]; then
     train nano_t2i "$runs/t2i" "${given[base-steps]}" "data.source=$prepared" model.dtype=bfloat16 init.encoder=dim_jax/nano \
       init.autoencoder=dim_jax/nano "data.workers=$base_workers" train.show_every=0
@@ -81,13 +89,6 @@ jobs() {
     edit "$seed" stage2_instruction "$steps" "$stage1" instruction
     edit "$seed" stage2_blueprint "$steps" "$stage1" blueprint
     if [[ -n ${given[written]-} ]]; then edit "$seed" stage2_written "$steps" "$stage1" blueprint; fi
-  done
-  for seed in "${seeds[@]}"; do
-    for name in stage1 stage1_long stage2_instruction; do evaluate "$seed" "$name" "$name"; done
-    evaluate "$seed" stage2_blueprint stage2_blueprint.oracle --text blueprint
-    evaluate "$seed" stage2_blueprint stage2_blueprint.internal --designer local
-    evaluate "$seed" stage2_blueprint stage2_blueprint.instruction
-    if [[ -n ${given[written]-} ]]; then evaluate "$seed" stage2_written stage2_written.internal --designer local; fi
   done
 }
 
