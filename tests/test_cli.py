@@ -68,7 +68,7 @@ def test_options_reach_the_pipeline(loaded):
     assert metadata["settings"] == {
         "num_steps": 3, "guidance_scale": 2.0, "image_guidance_scale": 1.0, "flow_shift": 2.5, "solver": "euler", "resolution": 64,
         "size": (64, 64), "tile": None, "negative_prompt": "no", "overflow": "keep_last",
-        "guidance_start": 0.25, "guidance_stop": 0.5, "cache_interval": 2, "float8": False,
+        "guidance_start": 0.25, "guidance_stop": 0.5, "cache_interval": 2, "float8": False, "distilled": "none",
     }  # fmt: skip
 
 
