@@ -16,6 +16,7 @@ from dim_jax import __version__
 from dim_jax.errors import InputError, input_errors
 from dim_jax.sheets import grid
 from dim_jax.storage.folders import check_file, new_file
+from dim_jax.storage.jsonl import json_loads
 from dim_jax.storage.paths import AnyPath, as_path
 
 ROUND = ("prompt", "seed", "settings", "designer", "instruction", "changed")
@@ -80,15 +81,14 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     defaults = {"designer": "none", "instruction": "", "changed": "null", "earlier": "[]"}
     remedy = "Some programs remove the text of a PNG; give the original file."
     with input_errors(
-        lambda error: f"{path}: is not a picture that dim_jax saved ({error}). {remedy}",
-        *(OSError, KeyError, ValueError, TypeError, RecursionError),
+        lambda error: f"{path}: is not a picture that dim_jax saved ({error}). {remedy}", OSError, KeyError, ValueError, TypeError
     ):
         with Image.open(path) as image:
             metadata: dict[str, Any] = {
                 key: str(image.info[key]) for key in ("Software", "prompt", "seed", "settings", "checkpoint", "dtype")
             }
             metadata |= {key: str(image.info.get(key, default)) for key, default in defaults.items()}
-        metadata |= {key: json.loads(metadata[key]) for key in ("seed", "settings", "changed", "earlier")}
+        metadata |= {key: json_loads(metadata[key]) for key in ("seed", "settings", "changed", "earlier")}
         for result in (metadata, *metadata["earlier"]):
             size = result["settings"]["size"]
             result["settings"]["size"] = None if size is None else tuple(size)

@@ -30,6 +30,7 @@ from dim_jax.data.row_stats import RowStats
 from dim_jax.errors import InputError, check, first_line, input_errors
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.storage.folders import new_file, write_json
+from dim_jax.storage.jsonl import json_loads
 from dim_jax.storage.paths import AnyPath, entries, read_object
 
 HiddenDtype = Literal["float32", "bfloat16", "int8"]
@@ -158,7 +159,7 @@ def pack(arrays: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = Non
 def unpack(record: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays and notes of a record that `pack` made, without a copy."""
     start = 8 + int.from_bytes(record[:8], "little")
-    header = json.loads(record[8:start])
+    header = json_loads(record[8:start])
     notes = header.pop("__metadata__", {})
     arrays = {}
     for name, entry in header.items():
@@ -244,7 +245,7 @@ class CachedSource:
             arrays, notes = unpack(records[number])
             if "error" in notes:
                 raise InputError(notes["error"])
-            digests, key, target = list(json.loads(notes["wordings"])), notes["key"], arrays["target"]
+            digests, key, target = list(json_loads(notes["wordings"])), notes["key"], arrays["target"]
 
         def states(text: str) -> HiddenStates:
             if (digest := _digest(text)) not in digests:
@@ -277,7 +278,7 @@ def _damaged(path: AnyPath) -> AbstractContextManager[None]:
     """Turns errors of records that `dim cache` did not write, such as of another program, into an InputError."""
     return input_errors(
         lambda error: f"{path}: damaged (its records are not those of a cache: {first_line(error)}). Remove this file; {AGAIN}",
-        *(ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError),
+        *(ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError),
     )
 
 

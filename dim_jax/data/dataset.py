@@ -27,6 +27,7 @@ from dim_jax.errors import InputError, first_line, prefix_errors, require_packag
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.processing.pictures import read_picture
 from dim_jax.storage.folders import new_file
+from dim_jax.storage.jsonl import json_loads
 from dim_jax.storage.local_cache import cached_path, check_disk_space
 from dim_jax.storage.paths import AnyPath, as_path, entries, resolve_within
 
@@ -211,7 +212,7 @@ def read_stats(path: AnyPath) -> SplitStats:
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            rows, rules, rule = RowStats(*(file[name] for name in COLUMNS)), json.loads(str(file["rules"])), file["rule"]
+            rows, rules, rule = RowStats(*(file[name] for name in COLUMNS)), json_loads(str(file["rules"])), file["rule"]
             numbers = (*(getattr(rows, name) for name in COLUMNS), rule)
             if any(column.dtype.kind != "i" or column.shape != (rule.size,) or (column < 0).any() for column in numbers):
                 raise ValueError("columns are whole numbers, one for each row, and not negative")
@@ -220,7 +221,7 @@ def read_stats(path: AnyPath) -> SplitStats:
             if not isinstance(rules, list) or not all(isinstance(name, str) for name in rules) or rule.max(initial=-1) >= len(rules):
                 raise ValueError("rules are texts, and each row has the number of one")
             return SplitStats(rows, tuple(rules), rule, str(file["tokenizer"]))
-    except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}). Copy the data set again, or prepare it again.") from error
 
 

@@ -33,6 +33,7 @@ from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.rng import stream as random_stream
 from dim_jax.storage.disk import NO_SPACE, check_space, format_bytes
 from dim_jax.storage.folders import append
+from dim_jax.storage.jsonl import json_loads
 from dim_jax.storage.paths import AnyPath
 
 # As written in a config; `schedule` checks them.
@@ -252,9 +253,9 @@ class BadSamples:
 def _read_bad_samples(path: AnyPath) -> Iterator[tuple[str, int]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            fields = json.loads(line)
+            fields = json_loads(line)
             yield fields["source"], fields["row"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}, line {number}: is not a bad sample ({error}). Remove the line.") from error
 
 

@@ -41,6 +41,7 @@ from dim_jax.plugins import plugin
 from dim_jax.processing.chat import ChatTokenizer
 from dim_jax.storage.disk import check_space
 from dim_jax.storage.folders import new_file, write_errors, write_json, write_text
+from dim_jax.storage.jsonl import json_loads
 from dim_jax.storage.locks import lock_folder
 from dim_jax.storage.paths import AnyPath, absolute, entries
 
@@ -245,9 +246,9 @@ def _read_plan(out: AnyPath) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_loads(path.read_text(encoding="utf-8"))
         return content if path.name == PLAN else content["prepared"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: is damaged ({error}). Start again (--overwrite).") from error
 
 

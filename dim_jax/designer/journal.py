@@ -17,6 +17,7 @@ from typing import Any
 
 from dim_jax.designer.responses import replace_surrogates, token_count
 from dim_jax.errors import InputError
+from dim_jax.storage.jsonl import json_loads
 from dim_jax.storage.paths import read_errors
 
 
@@ -193,7 +194,7 @@ class Journal:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = json_loads(line)
+    except ValueError:
         return None
     return row if isinstance(row, dict) else None

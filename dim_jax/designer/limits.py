@@ -1,6 +1,5 @@
 """Limits of a run: rates, retries, budgets, prices."""
 
-import json
 import math
 import random
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dim_jax.errors import InputError, check
+from dim_jax.storage.jsonl import json_loads
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class Price(NamedTuple):
             InputError: the file cannot be read, or has no such price.
         """
         try:
-            row = json.loads(path.read_text(encoding="utf-8"))[designer]
+            row = json_loads(path.read_text(encoding="utf-8"))[designer]
             price = cls(float(row["input"]), float(row["output"]))
             if not all(math.isfinite(dollars) and dollars >= 0 for dollars in price):
                 raise ValueError("not a price")
             return price
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}). Give a table of prices.") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f'{path}: no price of "{designer}". Write {{"{designer}": {{"input": 2.5, "output": 10}}}}, dollars for a million tokens.'
             ) from error

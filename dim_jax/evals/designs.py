@@ -28,6 +28,7 @@ from dim_jax.designer.task import AnswerError, Task
 from dim_jax.errors import InputError
 from dim_jax.processing.processor import Processor
 from dim_jax.storage.folders import make_folder
+from dim_jax.storage.jsonl import json_loads
 
 if TYPE_CHECKING:  # it imports JAX
     from dim_jax.designer.local import LocalDesigner
@@ -72,8 +73,8 @@ def parse(answer: str) -> Reflection:
     """
     text = OBJECT.search(strip_thoughts(answer))
     try:
-        value: Any = json.loads(text[0]) if text else None
-    except (ValueError, RecursionError) as error:
+        value: Any = json_loads(text[0]) if text else None
+    except ValueError as error:
         raise AnswerError(f"the answer is not a JSON object ({error})") from error
     if not isinstance(value, dict):
         raise AnswerError("the answer has no JSON object")

@@ -31,6 +31,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from dim_jax.errors import InputError
+from dim_jax.storage.jsonl import json_loads
 from dim_jax.storage.paths import GS, AnyPath, absolute, creation_errors, file_system, is_remote, storage_errors
 
 REFRESH, STALE = 10.0, 60.0  # seconds
@@ -263,8 +264,8 @@ class _Holder(NamedTuple):
     @classmethod
     def read(cls, text: bytes) -> "_Holder":
         try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError, RecursionError):  # torn, or not yet written
+            return cls(**json_loads(text))
+        except (ValueError, TypeError):  # torn, or not yet written
             return cls("another run", 0, "", "")
 
     def text(self) -> bytes:

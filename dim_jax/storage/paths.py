@@ -8,7 +8,6 @@ for a library that opens it) calls `local_path`, whose copy lasts as long as the
 import atexit
 import errno
 import glob
-import json
 import os
 import posixpath
 import re
@@ -26,6 +25,7 @@ from typing import Any
 from etils import epath
 
 from dim_jax.errors import InputError, check, first_line, require_packages
+from dim_jax.storage.jsonl import json_loads
 
 AnyPath = Path | epath.Path
 GS = "gs://"
@@ -183,10 +183,10 @@ def read_json(path: AnyPath) -> Any:
         InputError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_bytes())  # in any encoding of JSON
+        return json_loads(path.read_bytes())  # in any encoding of JSON
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: is not a JSON file ({error}). Restore it, or fetch it again.") from error
 
 

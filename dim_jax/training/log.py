@@ -14,6 +14,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from dim_jax import processes
 from dim_jax.errors import InputError
 from dim_jax.storage.folders import append, upload_on_exit, write_errors, write_text
+from dim_jax.storage.jsonl import json_loads
 from dim_jax.storage.paths import AnyPath, is_remote, upload
 from dim_jax.training.progress import ProgressBar
 
@@ -102,8 +103,8 @@ class TensorBoardWriter:
 def _step(path: AnyPath, number: int, line: str, lines: int) -> float:
     """The step of a line; a last line that a kill has torn counts as later than all."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return float(json_loads(line)["step"])
+    except (ValueError, KeyError, TypeError) as error:
         if number == lines:
             return float("inf")
         raise InputError(f"{path}, line {number}: is not a log line ({error}). Remove the line, or use another workdir.") from error

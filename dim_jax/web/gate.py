@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dim_jax.serve.limits import Limits
 from dim_jax.serve.uploads import ApiError, limit_receive, too_large
+from dim_jax.storage.jsonl import json_loads
 
 COOKIE = "dim_web"
 API = "/gradio_api/"
@@ -109,8 +110,8 @@ class Gate:
             raise ApiError(408, "The request took too long to arrive. Send it again.") from late
         if request.headers.get("content-type", "").startswith("application/json"):
             try:
-                self._check(named(json.loads(body)), allowed)
-            except (ValueError, RecursionError) as error:
+                self._check(named(json_loads(body)), allowed)
+            except ValueError as error:
                 raise ApiError(400, "The request is no JSON.") from error
         elif not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise ApiError(415, "The request must be JSON or a form.")

@@ -16,6 +16,7 @@ import numpy as np
 
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, check, input_errors, listed
+from dim_jax.storage.jsonl import json_loads
 from dim_jax.storage.paths import AnyPath, entries, file_size, open_regular, read_errors, read_range
 from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.lazy import LazyTensors, from_loader
@@ -36,7 +37,7 @@ OTHER_FILE_TYPES = (
     (b"<html", page),
     (b"gguf", "a GGUF file, which is not read. Fetch the safetensors"),
 )
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # errors of JSON that is not what it should be
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # errors of JSON that is not what it should be
 PYTORCH_MAGIC = (b"pk\x03\x04", b"\x80\x02", b"\x80\x04")
 
 
@@ -124,7 +125,7 @@ def _spans(path: AnyPath, header: bytes) -> dict[str, tuple[TensorInfo, int]]:
         input_errors(lambda error: f"{path}: its header is damaged ({error}). Fetch the file again.", *MALFORMED),
         input_errors(lambda _: no_text, UnicodeDecodeError),
     ):
-        tensors = json.loads(header.decode(), object_pairs_hook=_no_duplicates(path))
+        tensors = json_loads(header.decode(), object_pairs_hook=_no_duplicates(path))
         tensors.pop("__metadata__", None)
         unsupported = [f"{name} ({entry['dtype']})" for name, entry in tensors.items() if entry["dtype"] not in DTYPES]
         if unsupported:
@@ -185,7 +186,7 @@ def _read_index(index: AnyPath) -> dict[str, str]:
     """The shard of each tensor."""
     message = f'{index}: is not an index of shards (a JSON object whose "weight_map" has the file of each tensor). Fetch it again.'
     with input_errors(lambda _: message, *MALFORMED):
-        weight_map = json.loads(read_text(index), object_pairs_hook=_no_duplicates(index))["weight_map"]
+        weight_map = json_loads(read_text(index), object_pairs_hook=_no_duplicates(index))["weight_map"]
         check(weight_map and all(isinstance(shard, str) for shard in weight_map.values()), message)
     if outside := sorted({shard for shard in weight_map.values() if shard.startswith("/") or ".." in shard.split("/")}):
         raise InputError(f"{index}: names shards outside of its folder: {listed(outside)}. Fetch it again, and put them beside it.")

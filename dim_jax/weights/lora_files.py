@@ -21,6 +21,7 @@ from safetensors import safe_open
 from dim_jax.checkpoint import TensorInfo
 from dim_jax.errors import InputError, check, listed
 from dim_jax.storage.folders import Kind, new_folder
+from dim_jax.storage.jsonl import json_loads
 from dim_jax.storage.paths import AnyPath, is_remote, local_path, read_json
 from dim_jax.weights.arrays import is_finite
 from dim_jax.weights.files import EXTRA_FILE, SafetensorsWriter, open_safetensors
@@ -172,8 +173,8 @@ def _read(file: AnyPath, config: Any) -> dict[AdapterTarget, LoraFactors]:
 
 def _parse_metadata(file: AnyPath, text: str) -> Any:
     try:
-        return {key.removeprefix(DIFFUSERS_PREFIX): value for key, value in json.loads(text).items()}
-    except (ValueError, AttributeError, RecursionError) as error:
+        return {key.removeprefix(DIFFUSERS_PREFIX): value for key, value in json_loads(text).items()}
+    except (ValueError, AttributeError) as error:
         raise InputError(f"{file}: {METADATA} in its header is damaged ({error}). Save or fetch it again.") from error
 
 

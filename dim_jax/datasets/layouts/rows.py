@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dim_jax.errors import InputError, check, check_unicode, prefix_errors
+from dim_jax.storage.jsonl import json_loads
 from dim_jax.storage.local_cache import cached_path
 from dim_jax.storage.paths import AnyPath, file_size, is_remote, open_regular, read_errors, read_json, read_range
 
@@ -37,8 +38,8 @@ class JsonLines:
         with prefix_errors(where):
             line = read_at(cached_path(self.path), start, int(self._ends[index]) - start)
         try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            fields = json_loads(line)
+        except ValueError as error:
             raise InputError(f"{where}: is not JSON ({error}). Repair the line, or remove it.") from error
         return Row(fields, where)
 

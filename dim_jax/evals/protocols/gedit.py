@@ -15,6 +15,7 @@ from pathlib import Path
 from dim_jax.evals.benchmark import Case
 from dim_jax.evals.parsing import Scale
 from dim_jax.evals.protocols import OfficialScores, Protocol, Question, RecordedAnswers, by_category, means
+from dim_jax.storage.jsonl import json_loads
 
 FORM = """Answer with one JSON object and nothing else, the reasoning in at most 30 words:
 {"reasoning": "...", "score": [first, second]}"""
@@ -103,10 +104,10 @@ def _parsed(text: str) -> list[float] | None:
         return None
     for attempt in (body.strip().replace("\n", ""), _fix_json(body.strip().replace("\n", ""))):
         try:
-            score = json.loads(attempt)["score"]
+            score = json_loads(attempt)["score"]
             scores = score if isinstance(score, list) else [score]
             return [float(number) for number in scores] if scores and all(isinstance(number, int | float) for number in scores) else None
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             continue
     return None
 
