@@ -53,12 +53,6 @@ def label(checkpoint: str) -> str:
     return path.parent.name if path.name == "model" else path.name
 
 
-def branches(pipeline: EditPipeline, settings: Settings) -> int:
-    """Evaluations of SANA in a step."""
-    guided = not pipeline.sampler.dim.config.sana.guidance_embeds and settings.guidance_scale != 1
-    return 1 + guided + (settings.image_guidance_scale != 1)
-
-
 def seconds_a_picture(pipeline: EditPipeline, edits: Sequence[Example], settings: Settings, repeats: int) -> float:
     """The median of `repeats` batches after one more, which compiles."""
     batch = [edit for edit in islice(cycle(edits), settings.batch_size) if edit.source is not None]
@@ -102,7 +96,7 @@ def measure(args: argparse.Namespace, edits: Sequence[Example], captions: Sequen
                     settings=settings, batch_size=args.batch_size, overwrite=True,
                 )  # fmt: skip
                 row = identity | {
-                    "evaluations": steps * branches(pipeline, settings),
+                    "evaluations": steps * settings.num_branches(guidance_embeds=pipeline.sampler.dim.config.sana.guidance_embeds),
                     "psnr": report["overall"]["psnr"],
                     "nearer": report["overall"]["nearer"],
                     "pairs": report["overall"]["pairs"],

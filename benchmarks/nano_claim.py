@@ -35,6 +35,7 @@ ARMS = {
 EQUAL = ("stage1_long", "stage2_instruction")  # as many steps as stage II with blueprints
 COMPARED = [("stage1_long", "stage2_instruction"), *((a, b) for b in ARMS if "." in b for a in EQUAL)]
 METRICS = {"nearer": "nearer to target", "psnr": "PSNR"}
+SCALES = {"nearer": 100, "psnr": 1}  # as shown: percent, dB
 Report = Mapping[str, Any]
 
 
@@ -170,12 +171,12 @@ def _name(arm: str) -> str:
 
 def _spread(values: Mapping[str, Mapping[int, float]], metric: str) -> str:
     """Mean and standard deviation over seeds, of shares in percent."""
-    by_seed = [value * (100 if metric == "nearer" else 1) for value in values[metric].values()]
+    by_seed = [value * SCALES[metric] for value in values[metric].values()]
     return f"{mean(by_seed):.1f}" + (f" ± {stdev(by_seed):.1f}" if len(by_seed) > 1 else "")
 
 
 def _difference(value: float, metric: str, *, spread: Mapping[int, float] | None = None) -> str:
-    scale, digits = (100, 1) if metric == "nearer" else (1, 2)
+    scale, digits = SCALES[metric], 1 if metric == "nearer" else 2
     deviation = f" ± {scale * stdev(spread.values()):.{digits}f}" if spread and len(spread) > 1 else ""
     return f"{scale * value:+.{digits}f}{deviation}"
 
@@ -200,7 +201,7 @@ def plot(numbers: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 0.8 + 0.4 * len(arms)), layout="constrained")
     for axes, (metric, title) in zip(figure.subplots(1, len(METRICS), sharey=True), METRICS.items(), strict=True):
         for line, arm in enumerate(arms):
-            values = [value * (100 if metric == "nearer" else 1) for value in arm[metric].values()]
+            values = [value * SCALES[metric] for value in arm[metric].values()]
             axes.scatter(values, [line] * len(values), s=18, color="tab:blue", alpha=0.6)
             axes.scatter([mean(values)], [line], s=220, marker="|", color="black")
         axes.set_yticks(range(len(arms)), [_name(arm["name"]) for arm in arms])

@@ -279,9 +279,9 @@ class Sampler:
         size = requests[0].size
         pictures = [[request.source.picture] if request.source is not None else [] for request in requests]
         inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
-        image_scale = settings.image_guidance_scale if requests[0].source is not None else 1.0
-        embeds = self.dim.config.sana.guidance_embeds  # then there is one branch
-        guided, negative = not embeds and (settings.guidance_scale, image_scale) != (1, 1), None
+        embeds, has_source, negative = self.dim.config.sana.guidance_embeds, requests[0].source is not None, None
+        guided = settings.num_branches(guidance_embeds=embeds, image_guidance=has_source) > 1
+        image_scale = settings.image_guidance_scale if has_source else 1.0
         prompt = self.processor.null_prompt if settings.negative_prompt is None else settings.negative_prompt
         if guided and prompt is not None:
             negative, other = self._inputs([prompt] * len(requests), pictures, settings, negative=True)

@@ -82,6 +82,14 @@ class Settings:
         if self.negative_prompt is not None:
             check_prompt(self.negative_prompt, "The negative prompt")
 
+    def num_branches(self, *, guidance_embeds: bool, image_guidance: bool = True) -> int:
+        """How many branches a guided step evaluates (`sampler.advance`). There is one where the network is told the scale, and where scales
+        are 1. `image_guidance`: whether that counts, as it does where there is a source."""
+        image_scale = self.image_guidance_scale if image_guidance else 1.0
+        if guidance_embeds or (self.guidance_scale, image_scale) == (1, 1):
+            return 1
+        return 2 + (image_scale != 1)
+
 
 def read_settings(path: Path | None, factor: int = 1, published: Settings | None = None) -> Settings:
     """The settings in a checkpoint's settings.json. Keys of `CHECKPOINT_SETTINGS` that it lacks, or all without a file (None), are as

@@ -16,7 +16,7 @@ import numpy as np
 from dim_jax.batching import batches
 from dim_jax.datasets.layouts.pairs import DATASET, PAIR_SPLITS, decode_webp, read_pairs, read_pictures, write_pairs
 from dim_jax.designer.local import LocalDesigner
-from dim_jax.evals.designs import read_blueprint
+from dim_jax.evals.designs import write_batch
 from dim_jax.storage.folders import new_folder
 from dim_jax.weights.bundled import bundled_checkpoint
 
@@ -29,14 +29,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1024)
     args = parser.parse_args()
     designer = LocalDesigner.from_pretrained(args.checkpoint)
-    designer = replace(designer, max_tokens=min(designer.max_tokens, designer.processor.condition_length))
     pictures, pairs = read_pictures(args.emoji), {split: read_pairs(args.emoji, split) for split in PAIR_SPLITS}
     rng, training, failures = np.random.default_rng(0), pairs["train"], 0
     wordings = [str(rng.choice(pair.instructions)) for pair in training]
     for number, batch in enumerate(batches([None] * len(training), args.batch_size)):
         sources = [decode_webp(pictures[pair.source].webp) for pair in batch.fill(training)]
-        for i, response in zip(batch.indices, designer.write(sources, batch.fill(wordings)), strict=False):
-            text, reason = read_blueprint(response, designer.processor)
+        for i, (_, text, reason) in zip(batch.indices, write_batch(designer, sources, batch.fill(wordings)), strict=False):
             training[i] = replace(training[i], blueprint=text or wordings[i])
             failures += reason is not None
         print(f"{min((number + 1) * args.batch_size, len(training))} of {len(training)}, {failures} without a blueprint", flush=True)

@@ -163,3 +163,13 @@ def test_installation_without_bundled_model(monkeypatch):
         text = one_error(dim(*command, "--prompt", "red", "-o", "out.png"))
         assert "inside: the bundled model is missing" in text
         assert "--checkpoint" in text
+
+
+@pytest.mark.parametrize(
+    ("scale", "image_scale", "branches"), [(1.0, 1.0, (1, 1, 1)), (7.5, 1.0, (2, 2, 1)), (7.5, 1.5, (3, 2, 1)), (1.0, 1.5, (3, 1, 1))]
+)
+def test_branches_of_a_step(scale, image_scale, branches):
+    """Of an edit, of text alone, and of a network that is told the scale."""
+    settings = Settings(guidance_scale=scale, image_guidance_scale=image_scale)
+    edit, text = (settings.num_branches(guidance_embeds=False, image_guidance=image) for image in (True, False))
+    assert (edit, text, settings.num_branches(guidance_embeds=True)) == branches

@@ -40,7 +40,7 @@ def painting_programs(objective: Objective, sharding: Sharding, batch: PaintBatc
     guidance."""
     model_config, dtype = painter_sizes(objective.model_config), compute_dtype(objective.config.model.dtype)
     sizes, sample = dim_config(model_config), Settings(**sample_settings(objective.config))
-    guided = not sizes.sana.guidance_embeds and sample.guidance_scale != 1
+    branches = sample.num_branches(guidance_embeds=sizes.sana.guidance_embeds, image_guidance=False)  # which is not compiled here
     quantize = quantization(objective.config)
     abstract_dim = with_quantized(nnx.eval_shape(lambda: Dim(sizes, dtype=dtype, rngs=nnx.Rngs(0))), quantize)
     dim = with_parameters(abstract_dim, abstract_params(model_config, sharding, COMPONENTS["painter"], dtype, quantize))
@@ -67,7 +67,7 @@ def painting_programs(objective: Objective, sharding: Sharding, batch: PaintBatc
     ) -> Float[Array, "b h w c"]:
         conditional, unconditional = Condition(*condition), Condition(*null).broadcast(condition[-1])
         return dim.paint(
-            conditional, seeds, (h, w), source, unconditional=unconditional if guided else None, guidance_scale=sample.guidance_scale,
+            conditional, seeds, (h, w), source, unconditional=unconditional if branches > 1 else None, guidance_scale=sample.guidance_scale,
             num_steps=sample.num_steps, flow_shift=sample.flow_shift, solver=sample.solver,
         )  # fmt: skip
 
@@ -92,7 +92,7 @@ def painting_programs(objective: Objective, sharding: Sharding, batch: PaintBatc
         abstract(jax.eval_shape(condition, dim, batch.inputs), layers_of_rows, layers_of_rows, rows),
         abstract(jax.eval_shape(null_condition, dim), *(sharding.replicated,) * 3),
     )
-    step = flops.sana_blocks(sizes.sana, (1 + guided) * b, h * w, length)
+    step = flops.sana_blocks(sizes.sana, branches * b, h * w, length)
     yield (
         "sampler",
         partial(lower, paint, *arguments, array(b, dtype=np.int32), latents if edits else None),

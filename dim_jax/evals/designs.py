@@ -165,8 +165,16 @@ class EvalDesigner:
         return Answers(texts | answers.texts, reasons | answers.reasons, answers.tokens)
 
 
-def read_blueprint(response: Response, processor: Processor) -> tuple[str | None, str | None]:
-    """The blueprint in an answer, or why there is none that a painter with this processor could read."""
+def write_batch(
+    designer: "LocalDesigner", sources: Sequence[Image.Image], instructions: Sequence[str]
+) -> list[tuple[Response, str | None, str | None]]:
+    """Answers by an encoder whose processor is the painter's, each with its blueprint, or why there is none that the painter could read."""
+    processor = designer.processor
+    short = replace(designer, max_tokens=min(designer.max_tokens, processor.condition_length))  # what is longer is not painted
+    return [(response, *_read_blueprint(response, processor)) for response in short.write(sources, instructions)]
+
+
+def _read_blueprint(response: Response, processor: Processor) -> tuple[str | None, str | None]:
     if response.failure:
         return None, response.failure
     try:
@@ -202,8 +210,7 @@ def write_locally(
     Raises:
         InputError: the journal cannot be read or written, or as in `LocalDesigner.write`.
     """
-    processor, version = designer.processor, f"{PROMPT_VERSION} {weights}"
-    designer = replace(designer, max_tokens=min(designer.max_tokens, processor.condition_length))
+    version = f"{PROMPT_VERSION} {weights}"
     keys = {
         id_: request_key([hashlib.sha256(source.tobytes()).hexdigest()], instruction, designer.name, version)
         for id_, (source, instruction) in edits.items()
@@ -215,8 +222,7 @@ def write_locally(
         for batch in track(rounds, "writing blueprints", console=open_console(), transient=True, disable=not progress):
             ids = batch.fill(missing)
             sources, instructions = zip(*(edits[id_] for id_ in ids), strict=True)
-            for id_, response in zip(ids[: len(batch.indices)], designer.write(sources, instructions), strict=False):
-                text, reason = read_blueprint(response, processor)
+            for id_, (response, text, reason) in zip(ids[: len(batch.indices)], write_batch(designer, sources, instructions), strict=False):
                 design = {"key": keys[id_], "designer": designer.name, "prompt_version": version, "instruction": edits[id_][1]}
                 design |= {"tokens_in": response.tokens_in, "tokens_out": response.tokens_out}
                 journal.add({"id": id_}, text, design | ({} if text is not None else {"reason": reason, "text": response.text}))

@@ -106,8 +106,10 @@ def _check_ranges(config: Config) -> None:
         for key in keys
         if not all(map(within, values[key] if isinstance(values[key], tuple | list) else [values[key]]))
     ]
-    for key, fits, rule in (("data.lengths", bool, "at least one number"), ("optim.betas", lambda value: len(value) == 2, "two numbers")):
-        invalid += [] if fits(values[key]) else [f"{key} {values[key]!r} must have {rule}"]
+    if not values["data.lengths"]:
+        invalid.append(f"data.lengths {values['data.lengths']!r} must have at least one number")
+    if len(values["optim.betas"]) != 2:
+        invalid.append(f"optim.betas {values['optim.betas']!r} must have two numbers")
     check(not invalid, f"config: {'; '.join(invalid)}. Correct them (--set KEY=VALUE).")
     with prefix_errors("config.sample"):  # the settings of the checkpoint that is written at the end
         Settings(**{key: value for key, value in config.sample.items() if key in CHECKPOINT_SETTINGS})

@@ -105,6 +105,8 @@ PIPELINES = tuple(
     for name, family in families().items()
     if family.rows
 )
+# The whole model, and SANA alone; with and without an embedder of the guidance scale.
+DIFFUSERS_MODELS, DIFFUSERS_SANAS = (DIFFUSERS, DIFFUSERS_GUIDANCE), (DIFFUSERS_SANA, DIFFUSERS_GUIDANCE_SANA)
 # Tried in this order, since earlier formats may have the prefixes of later ones.
 _ORDER = (
     *PIPELINES, DIFFUSERS_GUIDANCE, DIFFUSERS, DIM_NEW, DIM, DIFFUSERS_GUIDANCE_SANA, DIFFUSERS_SANA, NVLABS, DIFFUSERS_DC_AE, QWEN_NEW,

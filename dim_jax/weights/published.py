@@ -22,7 +22,7 @@ from dim_jax.weights import formats
 from dim_jax.weights.arrays import same_bits
 from dim_jax.weights.families import encoder_config, families
 from dim_jax.weights.files import EXTRA_FILE, NAMES, check_file_type, find_safetensors, no_weights_error, open_safetensors, read_text
-from dim_jax.weights.formats import DIFFUSERS, DIFFUSERS_GUIDANCE, EMBEDDING, NULL_TABLE, Format
+from dim_jax.weights.formats import DIFFUSERS_MODELS, DIFFUSERS_SANAS, EMBEDDING, NULL_TABLE, Format
 from dim_jax.weights.lazy import LazyTensors, merge
 from dim_jax.weights.manifest import Manifest, check_finite, common_dtypes, folder_of
 from dim_jax.weights.model_config import ModelConfig
@@ -117,7 +117,7 @@ def open_published(path: AnyPath) -> Weights:
             f"{path} ({form.title}): {listed(errors, '; ')}. Fetch the checkpoint again; one of another size than the published one needs "
             f"its configs beside it ({', '.join(CONFIG_FILES)})."
         )
-    whole_files = PIPELINE_FILES if form in formats.PIPELINES else (formats.SCHEDULER,) if form in (DIFFUSERS, DIFFUSERS_GUIDANCE) else ()
+    whole_files = PIPELINE_FILES if form in formats.PIPELINES else (formats.SCHEDULER,) if form in DIFFUSERS_MODELS else ()
     manifest = Manifest(
         form.name,
         {
@@ -259,8 +259,7 @@ def _open_tensors(path: AnyPath) -> dict[str, LazyTensors]:
 
 def _lacks_null_table(form: Format, hf: LazyTensors) -> bool:
     """Whether this is a SANA of diffusers without a null table."""
-    alone = (formats.DIFFUSERS_SANA, formats.DIFFUSERS_GUIDANCE_SANA)
-    return form in alone or (form in (DIFFUSERS, DIFFUSERS_GUIDANCE) and "decoder.model.y_embedder.y_embedding" not in hf)
+    return form in DIFFUSERS_SANAS or (form in DIFFUSERS_MODELS and "decoder.model.y_embedder.y_embedding" not in hf)
 
 
 def _config(form: Format, where: AnyPath, hf: LazyTensors) -> ModelConfig:
@@ -271,11 +270,11 @@ def _config(form: Format, where: AnyPath, hf: LazyTensors) -> ModelConfig:
         return ModelConfig(encoder=QwenConfig.from_hf(_require_file(where / "config.json")))
     if form is formats.DIFFUSERS_DC_AE:
         return ModelConfig(autoencoder=DCAEConfig.from_hf(_require_file(where / "config.json")))
-    embeds = form in (DIFFUSERS_GUIDANCE, formats.DIFFUSERS_GUIDANCE_SANA)
+    embeds = form in (formats.DIFFUSERS_GUIDANCE, formats.DIFFUSERS_GUIDANCE_SANA)
     sana_config = partial(sana_from_diffusers, same=GUIDANCE_IN_DIFFUSERS if embeds else {}, guidance_embeds=embeds)
-    if form in (formats.DIFFUSERS_SANA, formats.DIFFUSERS_GUIDANCE_SANA):
+    if form in DIFFUSERS_SANAS:
         return ModelConfig(sana=sana_config(_require_file(where / "config.json"), SANA_NULL_ROWS))
-    if form in (DIFFUSERS, DIFFUSERS_GUIDANCE):
+    if form in DIFFUSERS_MODELS:
         null = hf.get("decoder.model.y_embedder.y_embedding")
         has = lambda prefix: any(name.startswith(prefix) for name in hf)  # noqa: E731
         return ModelConfig(
