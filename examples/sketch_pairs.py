@@ -26,7 +26,7 @@ def sketch(picture: Image.Image) -> Image.Image:
     shade = 1 - np.asarray(grey, float) / 255
     ink = np.clip(1.6 * lines + 0.25 * shade, 0, 1)[..., None]
     paper, pencil = np.array([250, 244, 230]), np.array([60, 60, 70])
-    return Image.fromarray(np.uint8(np.round(paper + ink * (pencil - paper))))
+    return Image.fromarray(np.round(paper + ink * (pencil - paper)).astype(np.uint8))
 
 
 def main() -> None:
