@@ -19,7 +19,7 @@ from dim_jax.data.dataset import Dataset, Source, open_source, read_stats, write
 from dim_jax.data.example import KINDS, SPLITS
 from dim_jax.data.pipeline import evenly_spaced_examples, make_plan, open_mixture
 from dim_jax.data.readers import PaintReader
-from dim_jax.data.records import new_records
+from dim_jax.data.records import Records, new_records
 from dim_jax.datasets import prepare as preparing
 from dim_jax.datasets.layouts import layout_of, open_splits
 from dim_jax.datasets.prepare import prepare
@@ -236,6 +236,15 @@ def test_what_is_no_prepared_data_set(place, tmp_path):
         open_source(str(tmp_path / "out"), "edit", split="train", side=0)
 
 
+def test_rows_that_are_read_together_equal_those_read_one_by_one(place, monkeypatch):
+    alone, together = (open_source(str(place / "emoji-prepared"), "caption", split="train", side=0) for _ in range(2))
+    rows = np.arange(len(alone))[::-1]
+    expected = [alone[row].key for row in rows.tolist()]
+    together.prefetch(rows)
+    monkeypatch.setattr(Records, "__getitem__", lambda records, index: pytest.fail(f"{records.path} was read again"))
+    assert [together[row].key for row in rows.tolist()] == expected
+
+
 def test_damaged_shards_are_refused(place, tmp_path):
     shutil.copytree(place / "dim_edit-prepared", tmp_path / "out")
     path = tmp_path / "out/edit/edit-train.array_record-00001-of-00003"
@@ -243,6 +252,7 @@ def test_damaged_shards_are_refused(place, tmp_path):
     data[400:440] = bytes(40)
     path.write_bytes(data)
     found = open_source(str(tmp_path / "out"), "edit", split="train", side=0)
+    found.prefetch(np.arange(len(found)))
     found[2]
     with pytest.raises(
         InputError, match=r"out/edit, train, row 4: .*edit-train.array_record-00001-of-00003: damaged .*sha256sum --check SHA256SUMS"

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, get_args
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 
 from dim_jax.data.dataset import Source
 from dim_jax.data.example import Texts
@@ -225,6 +225,9 @@ class CachedSource:
 
     def size(self, index: int) -> tuple[int, int]:
         return self._rows.size(index)
+
+    def prefetch(self, indices: Int[np.ndarray, " n"]) -> None:
+        self._rows.prefetch(indices)  # the texts; hidden states and latents are large
 
     def rules(self) -> list[str]:
         return self._rows.rules()

@@ -12,6 +12,7 @@ import io
 import json
 import zipfile
 import zlib
+from contextlib import suppress
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -44,6 +45,8 @@ class Source(Countable, Protocol):
     """Examples by index (`CachedExample`s in a cache), and their metadata, which needs no picture decoded."""
 
     def __getitem__(self, index: int) -> Any: ...
+
+    def prefetch(self, indices: Int[np.ndarray, " n"]) -> None: ...  # of examples that are read next
 
     def rules(self) -> list[str]: ...
 
@@ -98,6 +101,7 @@ class Dataset:
         self._unreadable = (ValueError, KeyError, TypeError, AttributeError, IndexError, DecodeError)  # what TFDS raises for a record
         self._folder, self._split = folder, split
         self._record, self._shard = lru_cache(maxsize=2)(self._read), lru_cache(maxsize=None)(self._open_shard)
+        self._prefetched = dict[int, bytes]()  # row -> its record, until it is read
         info = _read_info(folder)
         self._features: Any = info.features
         _check_features(self._features, folder)
@@ -120,6 +124,14 @@ class Dataset:
 
     def __getitem__(self, index: int) -> Example:
         return self.raw(index).decoded(_decode)
+
+    def prefetch(self, indices: Int[np.ndarray, " n"]) -> None:
+        """Read the records of rows that are used next together, which takes a tenth of the time of one by one."""
+        numbers = self._shard_of(indices)
+        for number in np.unique(numbers).tolist():
+            rows = indices[numbers == number]
+            with suppress(InputError):  # a damaged record is named when it is read by itself
+                self._prefetched.update(zip(rows.tolist(), self._shard(number).at((rows - self._ends[number]).tolist()), strict=True))
 
     def raw(self, index: int) -> RawExample:
         """An example with its pictures as undecoded files."""
@@ -164,10 +176,9 @@ class Dataset:
     def _read(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"{self._location(index)}: there are {len(self)}.")
-        number = int(np.searchsorted(self._ends, index, "right")) - 1
-        records = self._shard(number)
+        number = int(self._shard_of(index))
         with prefix_errors(self._location(index)):
-            record = records[index - int(self._ends[number])]
+            record = self._prefetched.pop(index, None) or self._shard(number)[index - int(self._ends[number])]
         try:
             row = self._features.deserialize_example_np(record, decoders=self._skip)
             for name in set(self._features) & {"texts", *TEXTS, *PICTURES}:  # TFDS takes numbers for bytes, and a missing field for None
@@ -175,10 +186,13 @@ class Dataset:
                     raise TypeError(f"{name} is missing, or of another type")
         except self._unreadable as error:
             raise InputError(
-                f"{self._location(index)}: its record in {records.path.name} is not an example with the fields of features.json "
+                f"{self._location(index)}: its record in {self._files[number].name} is not an example with the fields of features.json "
                 f"({first_line(error)}). {AGAIN}"
             ) from error
         return row
+
+    def _shard_of(self, indices: Any) -> Any:
+        return np.searchsorted(self._ends, indices, "right") - 1
 
     def _open_shard(self, number: int) -> Records:
         records = Records(self._files[number], missing=AGAIN, damaged=AGAIN)

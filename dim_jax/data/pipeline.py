@@ -279,6 +279,7 @@ class Loader:
     def __call__(self, step: int) -> LoadedBatch:
         planned = self.plan.batch_at(step)
         bad: list[BadSample] = []
+        self.mixture[planned.component].source.prefetch(planned.rows[self.batch_indices])
         samples: list[Any] = [self._sample(step, index, planned, bad) for index in self.batch_indices.tolist()]
         bucket, keys = buckets(self.reader)[planned.bucket], tuple(sample.key for sample in samples)
         try:

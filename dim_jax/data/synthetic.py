@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from dim_jax.data.example import Example, Kind, Texts
@@ -40,6 +41,9 @@ class Synthetic:
 
     def size(self, index: int) -> tuple[int, int]:
         return self.side, self.side
+
+    def prefetch(self, indices: Int[np.ndarray, " n"]) -> None:
+        pass  # nothing is stored
 
     def __getitem__(self, index: int) -> Example:
         rng = self._rng(index, words=False)

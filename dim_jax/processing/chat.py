@@ -84,6 +84,7 @@ class ChatTokenizer:
             self._plain.pre_tokenizer = tokenizer.pre_tokenizer
         if tokenizer.normalizer is not None:
             self._plain.normalizer = tokenizer.normalizer
+        self._template_ids = {text: self.encode(text) for text in (SYSTEM_TEXT, "\n", USER_HEADER, ASSISTANT_HEADER)}
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike) -> "ChatTokenizer":
@@ -142,6 +143,10 @@ class ChatTokenizer:
                 # The last <|im_end|> closes the user turn.
                 end = len(ids) if text == IM_END else end
                 ids.append(self.ids[text])
+                continue
+            if text in self._template_ids:
+                ids += self._template_ids[text]
+                begin = begin or (len(ids) if text == USER_HEADER else 0)
                 continue
             encoding = self._plain.encode(text, add_special_tokens=False)
             if text.startswith(USER_HEADER) and not begin:

@@ -7,6 +7,7 @@ order, p patches of the largest picture (smaller ones are padded), w windows, m 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -188,6 +189,7 @@ def _token_indices(
     return position_ids, picture_tokens
 
 
+@lru_cache(maxsize=64)
 def _patch_positions(grid: tuple[int, int], layout: VisionLayout) -> np.ndarray:
     """Row and column (p, 2) of a picture's patches, merge group after merge group."""
     rows, columns, merge = grid[0] // layout.merge_size, grid[1] // layout.merge_size, layout.merge_size
@@ -208,6 +210,7 @@ def _window_capacity(length: int, layout: VisionLayout) -> int:
     return int((units + 2.5 * (side - 1) * math.sqrt(units) + (side - 1) ** 2) / side**2)
 
 
+@lru_cache(maxsize=64)
 def _window_slots(grid: tuple[int, int], layout: VisionLayout) -> np.ndarray:
     """Index of each patch (p,) of a picture in its flattened windows; each window is filled from the left in reading order."""
     side = layout.window_units
