@@ -1,6 +1,8 @@
 """The hub, by its own library and a server of this machine: what is fetched, kept and refused, and what a push leaves there."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ from dim_jax.errors import InputError
 from dim_jax.storage import hub
 from tests.hub_server import READ_ONLY, HubServer, use
 from tests.local_server import free_port
+from tests.painter_fixtures import dim, one_error
 
 NAME, ALL = "org/model", ("*",)
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 200, "vae/config.json": b"{ }"}
@@ -169,3 +172,20 @@ def test_a_process_by_its_environment(server, tmp_path):
     )  # fmt: skip
     assert done.stdout == f"org/private@{server.repositories['org/private'].branches['main']}\n"
     assert not done.stderr
+
+
+def test_a_hub_that_says_nothing_is_out_of_reach(server, monkeypatch):
+    monkeypatch.setattr(hub, "SILENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts; nobody answers
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert "timed out" in refused()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [("HF_ENDPOINT", "http://[::1", "Invalid IPv6"), ("HF_ENDPOINT", "http://hub:99999", "Port out of range"),
+     ("HF_HUB_ETAG_TIMEOUT", "2s", "2s")],
+)  # fmt: skip
+def test_variables_that_the_library_could_not_read(monkeypatch, name, value, says):
+    monkeypatch.setenv(name, value)
+    assert re.search(f"{name} is .*, which cannot be read .*{says}", one_error(dim("convert", NAME, "out")))

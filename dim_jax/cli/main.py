@@ -25,6 +25,7 @@ from dim_jax.cli.web import web
 from dim_jax.console import open_console
 from dim_jax.errors import InputError
 from dim_jax.storage.disk import is_creatable
+from dim_jax.storage.environment import check_environment
 
 app = Commands(no_args_is_help=True, pretty_exceptions_enable=False)
 build_data = Commands(no_args_is_help=True, help="Make a data set.")
@@ -77,6 +78,7 @@ def root(
     if version:
         typer.echo(f"dim_jax {__version__}")
         raise typer.Exit
+    check_environment()
 
 
 @app.command()

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dim_jax.errors import InputError, check, first_line
 from dim_jax.storage.paths import AnyPath, as_path, is_remote
 
-TIMEOUT = 5.0  # seconds
+TIMEOUT = 5.0  # seconds, of one question before long work
+SILENCE = 120.0  # seconds after which a hub that says nothing counts as out of reach; its library would wait for ever
 NAME = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
 WEIGHT_FILES = (".safetensors", ".pth")  # a name that ends so is a path
 SHA256 = re.compile(r"[0-9a-f]{64}")  # a large file in the cache is named by the hash that the hub states
@@ -220,7 +221,11 @@ def _push_errors(name: str, revision: str | None = None) -> Iterator[None]:
 @contextmanager
 def _hub_errors(prefix: str, no_revision: str, suffix: str) -> Iterator[None]:
     """Turn errors of the hub's library into one InputError: what could not be done, why, and what to do."""
-    from huggingface_hub import errors
+    from huggingface_hub import errors, get_session
+
+    hooks = get_session().event_hooks["request"]
+    if _limit_silence not in hooks:
+        hooks.append(_limit_silence)
 
     def reason(error: BaseException) -> str:
         if isinstance(error, errors.OfflineModeIsEnabled):
@@ -252,6 +257,12 @@ def _hub_errors(prefix: str, no_revision: str, suffix: str) -> Iterator[None]:
         if type(error) is RuntimeError and not isinstance(error.__cause__, http_error | OSError):
             raise  # a RuntimeError wraps such an error where a file is uploaded
         raise InputError(f"{prefix} ({reason(error)}). {suffix}") from error
+
+
+def _limit_silence(request: Any) -> None:
+    """A hook of httpx, before it sends a request."""
+    limits = request.extensions["timeout"]  # seconds by phase
+    request.extensions["timeout"] = {phase: SILENCE if limit is None else limit for phase, limit in limits.items()}
 
 
 def _describe_status(status: int, message: str) -> str:
