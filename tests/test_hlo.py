@@ -161,6 +161,7 @@ def test_a_loop_without_an_end_is_refused():
         ("replica_groups=[2,8]<=[8,2]T(1,0), dimensions={0}", 8),
         ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}, y", 4),
         ("replica_groups=mesh['axis_0'=4,'axis_1'=8] {'axis_0','axis_1':(2)4}", 16),
+        ("replica_groups=mesh['axis_0'=64,'axis_1'=4], device_ids=([4,64]T(1,0)) {'axis_0'}, dimensions={1}", 64),
         ("replica_groups={}", 64),
     ],
 )
