@@ -36,9 +36,14 @@ from dim_jax.weights.table import Shape
 Config = Any  # a ConfigDict; dim_jax.config would bring ml_collections, which who only paints need not have
 
 MESH_AXES = (*BATCH_AXES, "tensor")
-# A TPU's compiler would multiply by each part of a gathered parameter as it comes, and add to the result in memory each time: 16 devices
-# then move three times as much. MiB of parameters from which on it does.
-TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+TPU_OPTIONS = {
+    # The compiler would multiply by each part of a gathered parameter as it comes, and add to the result in memory each time: 16 devices
+    # then move three times as much. MiB of parameters from which on it does.
+    "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
+    # It would cut few pictures into strips as a larger batch, and copy their borders at every convolution: DC-AE then moves twice as much.
+    "xla_tpu_run_space_to_batch": "false",
+    "xla_tpu_run_space_to_batch_on_new_platforms": "false",
+}
 # Arrays of a batch whose rows are not on their first axis, and where they are.
 BATCH_AXIS_BY_FIELD = {array.name: array.metadata[BATCH_AXIS] for array in fields(EncoderInputs) if BATCH_AXIS in array.metadata}
 

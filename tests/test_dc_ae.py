@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dim_jax.errors import InputError
 from dim_jax.models import module
-from dim_jax.models.dc_ae import DCAE, average_channels, pixel_shuffle, pixel_unshuffle, repeat_channels
+from dim_jax.models.dc_ae import DCAE, average_channels, average_squares, pixel_shuffle, pixel_unshuffle, repeat_channels
 from dim_jax.models.dc_ae_config import RES_BLOCK, DCAEConfig, Stage
 from dim_jax.models.dc_ae_tiling import Tiling, apply_tiled, tile_starts
 from dim_jax.weights import dc_ae, table
@@ -148,6 +148,13 @@ def test_channels_are_averaged_and_repeated_in_runs():
     x = jnp.array([1.0, 3.0, 5.0, 9.0]).reshape(1, 1, 1, 4)
     np.testing.assert_array_equal(average_channels(x, 2).ravel(), [2, 7])
     np.testing.assert_array_equal(repeat_channels(x[..., :2], 4).ravel(), [1, 1, 3, 3])
+
+
+@pytest.mark.parametrize("d", [2, 3, 6, 12])
+def test_squares_are_averaged_as_their_channels(d):
+    """What a TPU computes instead."""
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 99, (2, 4, 6, 3)), jnp.float32)
+    np.testing.assert_allclose(average_squares(x, d), average_channels(pixel_unshuffle(x), d), rtol=1e-6)
 
 
 def test_a_size_that_is_no_multiple_is_refused():

@@ -98,6 +98,18 @@ def shard_batch(x: Shaped[Array, "..."], axis: int = 0) -> Shaped[Array, "..."]:
     return x if spec is None else jax.lax.with_sharding_constraint(x, PartitionSpec(*(None,) * axis, *spec))
 
 
+def head_shards() -> int:
+    """Into how many parts the mesh that is set cuts heads."""
+    return jax.sharding.get_abstract_mesh().shape.get(HEAD_AXIS, 1)
+
+
+def shard_pictures(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`x` with its pictures over all axes of the mesh that is set, HEAD_AXIS last; as `shard_batch` where they do not divide."""
+    if len(x) % head_shards() or batch_spec(len(x) // head_shards()) is None:
+        return shard_batch(x)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec((*BATCH_AXES, HEAD_AXIS)))
+
+
 def interleave(*arrays: Shaped[Array, "..."], axis: int = 0) -> Shaped[Array, "..."]:
     """The rows of arrays of one shape by turns, the first of each, then the second of each: what belongs to a row stays on its device."""
     x = jnp.stack(arrays, axis + 1)

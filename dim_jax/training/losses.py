@@ -41,11 +41,16 @@ class Features(NamedTuple):
 
 def encode_batch(encoder: Qwen, autoencoder: DCAE, batch: PaintBatch, *, condition_length: int) -> Features:
     """The features of turns and pictures. The condition is as long as the turns, so that their bucket is its bucket."""
-    target = autoencoder.encode(normalize_pixels(batch.target))
-    source = None if batch.source is None else autoencoder.encode(normalize_pixels(batch.source))
+    pictures = [normalize_pixels(picture) for picture in (batch.target, batch.source) if picture is not None]
+    if layers.head_shards() > 1:  # nothing of the autoencoder is cut by heads: the devices of a row share its pictures instead
+        shared = autoencoder.encode(layers.shard_pictures(layers.interleave(*pictures)))
+        latents = layers.shard_batch(shared.reshape(len(batch.target), -1, *shared.shape[1:])).swapaxes(0, 1)
+    else:
+        latents = [autoencoder.encode(picture) for picture in pictures]
+    target, *sources = latents
     length = min(batch.inputs.input_ids.shape[1], condition_length)
     hidden, mask = select_user_turn(encoder(batch.inputs), jnp.asarray(batch.inputs.user_turn), length)
-    return Features(hidden, mask, target, source)
+    return Features(hidden, mask, target, sources[0] if sources else None)
 
 
 def cached_features(batch: CachedBatch) -> Features:
