@@ -92,6 +92,7 @@ def get_config() -> ConfigDict:
     config.sharding.data = 1  # copies of the parameters; with fsdp, what the rows of a batch are spread over
     config.sharding.fsdp = 1  # parts that every parameter is cut into and gathered from; the full-size model: up to 64
     config.sharding.tensor = 1  # parts that the work of a layer is cut into; the full-size model: 1 or 2
+    config.sharding.gather = "layer"  # when learning parameters are gathered: by "layer", forward and backward, or once a "step"
     config.sharding.rules = ConfigDict(RULES)  # logical axis -> the mesh axis that cuts it (dim_jax/sharding.py); "": none
 
     config.train = ConfigDict()

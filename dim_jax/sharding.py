@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
+from jax.typing import DTypeLike
 from jaxtyping import Int
 
 from dim_jax.errors import InputError, check
@@ -36,6 +37,7 @@ from dim_jax.weights.table import Shape
 Config = Any  # a ConfigDict; dim_jax.config would bring ml_collections, which who only paints need not have
 
 MESH_AXES = (*BATCH_AXES, "tensor")
+Gather = Literal["layer", "step"]
 TPU_OPTIONS = {
     # The compiler would multiply by each part of a gathered parameter as it comes, and add to the result in memory each time: 16 devices
     # then move three times as much. MiB of parameters from which on it does.
@@ -213,6 +215,23 @@ class Sharding:
     def param_sharding(self, path: str) -> NamedSharding:
         """Where a parameter lies."""
         return NamedSharding(self.mesh, PartitionSpec(*(self.rules[logical] or None for logical in logical_axes(path))))
+
+    def gather(self, params: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
+        """Parameters in the dtype of computation, whole on every device but for `tensor`; their gradients lie as the parameters do, whose
+        sums over devices need not be whole anywhere (ZeRO-2: Rajbhandari et al., arXiv 1910.02054). What no axis cuts stays as it is."""
+        return {path: self._gather(param, self.param_sharding(path), dtype) for path, param in params.items()}
+
+    def _gather(self, param: Any, own: NamedSharding, dtype: DTypeLike) -> Any:
+        whole = PartitionSpec(*(None if axis in BATCH_AXES else axis for axis in own.spec))
+        if whole == own.spec:
+            return param
+
+        @jax.custom_vjp
+        def run(x: Any) -> Any:
+            return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, whole))
+
+        run.defvjp(lambda x: (run(x), None), lambda _, change: (jax.lax.with_sharding_constraint(change, own),))
+        return run(param.astype(dtype))
 
     def state_shardings(self, tree: Any) -> Any:
         """Where every leaf of a training state lies: as the parameter whose path is a key on the way to it, else on every device."""

@@ -61,6 +61,8 @@ def make_train_step(config: Config, objective: Objective, sharding: Sharding, ab
         key = jax.random.fold_in(jax.random.key(key_seed(config.seed, "steps")), state.step)
 
         def loss_fn(params: Params) -> Loss:
+            if config.sharding.gather == "step":
+                params = sharding.gather(params, compute_dtype(config.model.dtype))
             model = with_parameters(objective.model, params | frozen)
             features = objective.features(model, batch)  # of the painter: by encoder and autoencoder, or as a cache stores them
             return objective.loss(model, features, key)

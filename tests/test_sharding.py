@@ -50,7 +50,7 @@ MODELS = {
     "sana_sprint": ModelConfig(GemmaConfig.gemma_2b(), replace(SanaConfig.sana_1600m(), null_table=False, guidance_embeds=True)),
     "vibe": ModelConfig(Qwen3Config.qwen3_2b(), replace(SanaConfig.sana_1600m(edit=True, condition_length=224), null_table=False)),
 }
-EDITS = {"data.batch_size": "8", "data.mix.caption": "0.0", "flow.source_dropout": "0.5"}
+EDITS = {"sharding.gather": "step", "data.batch_size": "8", "data.mix.caption": "0.0", "flow.source_dropout": "0.5"}
 MESHES = {"one": (1, 1, 1), "all axes": (2, 2, 2)}
 
 

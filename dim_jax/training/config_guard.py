@@ -18,6 +18,7 @@ from dim_jax.errors import InputError, check, prefix_errors
 from dim_jax.models.quantized import Quantize
 from dim_jax.models.sana import SAVED_NAMES
 from dim_jax.settings import CHECKPOINT_SETTINGS, Distilled, PromptMode, Settings
+from dim_jax.sharding import Gather
 from dim_jax.storage.folders import append, write_json
 from dim_jax.storage.paths import AnyPath, read_object
 from dim_jax.training.lora import check_lora
@@ -43,6 +44,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.name": get_args(OptimizerName),
     "optim.mu_dtype": ("float32", "bfloat16"),
     "sample.blueprint_from": get_args(PromptMode),
+    "sharding.gather": get_args(Gather),
 }
 
 # What must hold of numbers, and of which: NaN is in no range.
