@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import resource
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from tests.full_disk import files_of_at_most
 from tests.painter_fixtures import HERE, QUICKLY, dim, edit, generate, one_error, picture, tiny_checkpoint
 
 
@@ -181,12 +181,8 @@ def test_a_full_disk(loaded, which):
         assert dim(*command)[0] == 0
         for output in Path().glob("out*.png"):
             output.unlink()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
+    with files_of_at_most(1000):
         text = one_error(dim(*command))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "File too large" in text
     assert ("ours" if which == "convert" else "out.png") in text
     assert sorted(os.listdir()) == before

@@ -2,10 +2,8 @@
 
 import errno
 import os
-import resource
 import signal
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from dim_jax.errors import InputError
 from dim_jax.storage.folders import append
 from dim_jax.training.log import TensorBoardWriter
 from dim_jax.training.resume import latest_step
+from tests.full_disk import files_of_at_most
 from tests.started import started
 from tests.test_train import arguments, log, train
 
@@ -32,16 +31,6 @@ TrainingStates.save = limited
 main()
 """
 CHANGES = {"optim__cosine": "False", "train__save_every": "2"}
-
-
-@contextmanager
-def files_of_at_most(size: int):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_full_disk_while_saving_state(tmp_path):

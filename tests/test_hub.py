@@ -10,6 +10,7 @@ import pytest
 
 from dim_jax.errors import InputError
 from dim_jax.storage import hub
+from tests.full_disk import files_of_at_most
 from tests.hub_server import READ_ONLY, HubServer, use
 from tests.local_server import free_port
 from tests.painter_fixtures import dim, one_error
@@ -152,6 +153,16 @@ def test_answers_of_something_else_are_refused_and_not_kept(server, route, body,
     assert says in refused()
     server.bodies.clear()
     assert content(hub.fetch(NAME, ALL)) == FILES
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_made(server, tmp_path, monkeypatch, recwarn):
+    with files_of_at_most(8192):
+        assert "File too large). Free some space, or name another folder for its cache (HF_HOME)." in refused()
+    assert content(hub.fetch(NAME, ALL)) == FILES
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file/cache"))
+    assert "or name another folder for its cache (HF_HOME)." in refused()
+    assert not recwarn
 
 
 def test_a_hub_that_is_gone_leaves_the_cache(server, monkeypatch):

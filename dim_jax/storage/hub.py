@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dim_jax.errors import InputError, check, first_line
+from dim_jax.storage.disk import NO_SPACE
 from dim_jax.storage.paths import AnyPath, as_path, is_remote
 
 TIMEOUT = 5.0  # seconds, of one question before long work
@@ -197,7 +199,9 @@ def _quiet() -> Iterator[None]:
     if hide:
         disable_progress_bars()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="huggingface_hub")
+            yield
     finally:
         logging.set_verbosity(level)
         if hide:
@@ -256,7 +260,9 @@ def _hub_errors(prefix: str, no_revision: str, suffix: str) -> Iterator[None]:
     except (http_error, OSError, ValueError, RuntimeError, *malformed) as error:
         if type(error) is RuntimeError and not isinstance(error.__cause__, http_error | OSError):
             raise  # a RuntimeError wraps such an error where a file is uploaded
-        raise InputError(f"{prefix} ({reason(error)}). {suffix}") from error
+        of_the_disk = isinstance(error, OSError) and (error.errno in NO_SPACE or error.filename is not None)
+        remedy = "Free some space, or name another folder for its cache (HF_HOME)." if of_the_disk else suffix
+        raise InputError(f"{prefix} ({reason(error)}). {remedy}") from error
 
 
 def _limit_silence(request: Any) -> None:
