@@ -95,9 +95,9 @@ def psnr(path: Path, reference: Path) -> float:
 
 def table(rows: list[Row]) -> str:
     """The results as Markdown."""
-    told = next((f"{row['device']}, {row['version']}" for row in rows if "device" in row), "nothing measured")
+    device = next((f"{row['device']}, {row['version']}" for row in rows if "device" in row), "nothing measured")
     head = ("options", "card", "peak", "seconds an edit", "first edit, s", "PSNR to bfloat16, dB")
-    lines = [told, "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines = [device, "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         cells = [row["name"], f"{row['gib']} GiB" if row["gib"] else ""]
         if "failed" in row:

@@ -9,7 +9,8 @@ with float32 parameters, AdamW, clip and averages), on a CPU in float32. Each fr
 to their bucket, as users run it; PyTorch's transformers and diffusers run without padding, eager and compiled. A time is the median of
 `--repeats` after two more; memory is what the framework's allocator held at its peak. `--remat` other than "none" turns on gradient
 checkpointing in diffusers, which knows no other choice. `--distilled` times our edit alone, in the form that a distillation leaves
-(docs/few_steps.md): "guidance", one branch of a network that is told the scale; "steps", one branch and Euler's steps, --steps of them.
+(docs/few_steps.md): "guidance", one branch of a network that takes the scale as an input; "steps", one branch and Euler's steps, --steps of
+them.
 """
 
 import argparse

@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.data.cache = ""  # a folder of `dim cache`: what the frozen parts make of each row is read, not computed; "": computed
     config.data.bad_samples = 0  # rows that may be unusable before the run stops; others of their bucket stand in for them
     config.data.balance = 0.0  # how much more often rare rules of edits are seen: 0 as they are, 1 every rule alike
-    config.data.text = "blueprint"  # what an edit is told by: "blueprint" or "instruction"
+    config.data.text = "blueprint"  # the prompt of an edit: "blueprint" or "instruction"
     config.data.tokenizer = ""  # a folder; "": the encoder's own, or for a fresh encoder one trained on the texts
     config.data.resolution = 1024  # (paper) pixels a side
     config.data.max_aspect_ratio = 1.0  # (paper) 1: all pictures square; else sizes of as many pixels, up to so many times longer
@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
 
     config.distill = ConfigDict()  # a student learns what config.init.teacher paints (docs/few_steps.md)
     config.distill.method = "none"  # "guidance": in one branch in place of two; "steps": in config.sample.num_steps steps of one branch
-    config.distill.guidance_scales = (1.0, 10.0)  # of the teacher, drawn between the two, and told to the student; one scale twice: fixed
+    config.distill.guidance_scales = (1.0, 10.0)  # of the teacher, drawn between the two, an input of the student; one scale twice: fixed
     config.distill.velocities = 5  # "steps": that the student predicts for each step, at evenly spaced times of it
     config.distill.times = 2  # "steps": at which a step is compared with the teacher
 

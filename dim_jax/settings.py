@@ -83,8 +83,8 @@ class Settings:
             check_prompt(self.negative_prompt, "The negative prompt")
 
     def num_branches(self, *, guidance_embeds: bool, image_guidance: bool = True) -> int:
-        """How many branches a guided step evaluates (`sampler.advance`). There is one where the network is told the scale, and where scales
-        are 1. `image_guidance`: whether that counts, as it does where there is a source."""
+        """How many branches a guided step evaluates (`sampler.advance`). There is one where the network takes the scale as an input, and
+        where scales are 1. `image_guidance`: whether that counts, as it does where there is a source."""
         image_scale = self.image_guidance_scale if image_guidance else 1.0
         if guidance_embeds or (self.guidance_scale, image_scale) == (1, 1):
             return 1
@@ -126,7 +126,7 @@ def read_prompt_mode(path: Path | None) -> PromptMode:
 def check_distilled(name: str, own: Settings, settings: Settings, *, guidance_embeds: bool) -> None:
     """Refuse settings with which the model `name` cannot paint, if it was distilled.
 
-    `own`: those of its checkpoint; `guidance_embeds`: its network is told the guidance scale (`SanaConfig`).
+    `own`: those of its checkpoint; `guidance_embeds`: its network takes the guidance scale (`SanaConfig`).
 
     Raises:
         InputError: a model that was distilled to few steps gets others, or one without an unconditional branch is to use it.

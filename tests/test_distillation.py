@@ -211,7 +211,7 @@ def test_a_student_paints_as_it_was_distilled(place):
         ({"distill__guidance_scales": "(2.0, 2.0)"}, "Set it to 1"),
         ({"distill__method": "policy"}, "must be one of none, guidance, steps"),
         ({"distill__times": "0"}, "must be at least 1"),
-        ({"init__sana": "guided/model", "distill__guidance_scales": "(2.0, 2.0)", "sample__guidance_scale": "1.0"}, "is told the guidance"),
+        ({"init__sana": "guided/model", "distill__guidance_scales": "(2.0, 2.0)", "sample__guidance_scale": "1.0"}, "takes the guidance"),
     ],
 )
 def test_configs_that_do_not_fit_are_refused(place, monkeypatch, changes, says):

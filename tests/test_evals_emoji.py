@@ -336,7 +336,7 @@ def test_the_command(loaded, monkeypatch):
     assert dim(*command, "--overwrite", "--resolution", "32")[0] == 2
     assert opened[-2:] == [(Path("emoji"), "known", "edit"), (Path("emoji"), "test", "caption")]
     tiny = (*command[:6], "-o", "designed.json", "--pairs-per-rule", "1", "--holdout", "selection", "--designer", "local")
-    assert "2 pairs without a blueprint were told by their instruction, such as: the answer was cut off at 24 tokens" in dim(*tiny)[1]
+    assert "2 pairs without a blueprint were painted from their instruction, such as: the answer was cut off at 24 tokens" in dim(*tiny)[1]
     report = json.loads(Path("designed.json").read_text())
     assert (report["data"], report["text"], report["designer"]) == ("emoji (test, selection)", "blueprint", "local")
     assert len(report["failures"]) == 2

@@ -131,7 +131,7 @@ def _writer(spec: str | None, options: DesignerOptions):
     choice = DesignerSpec.parse(spec)
     if not choice.online:
         raise typer.BadParameter(f'"{spec}": name a model behind a server.', param_hint="--designer")
-    options.open(choice)  # a key that is missing is told before long work
+    options.open(choice)  # a key that is missing ends it before long work
     return DesignerFactory(lambda: options.open(choice), options.price(spec))
 
 

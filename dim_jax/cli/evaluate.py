@@ -27,7 +27,7 @@ class Stage(StrEnum):
 
 
 class Text(StrEnum):
-    """What an edit is told by."""
+    """The prompt of an edit."""
 
     instruction = "instruction"
     blueprint = "blueprint"
@@ -73,7 +73,7 @@ def evaluate(
     ] = False,
     pairs_per_rule: Annotated[int | None, typer.Option(min=1, help="-o: default 24, or as many more as 200 pairs in all need.")] = None,
     text: Annotated[
-        Text | None, typer.Option(help="-o: what an edit is told by. Default: instruction; with --designer local blueprint.")
+        Text | None, typer.Option(help="-o: the prompt of an edit. Default: instruction; with --designer local blueprint.")
     ] = None,
     holdout: Annotated[
         Holdout, typer.Option(help="-o: selection takes as many other pairs of each rule, to choose models by.")
@@ -95,10 +95,10 @@ def evaluate(
             raise typer.BadParameter("With -o only the checkpoint's own encoder writes blueprints. Give --designer local, or --out.")
         if designer == "local" and text is Text.instruction:
             raise typer.BadParameter("A designer writes blueprints. Leave --designer or --text instruction out.")
-        told = text or (Text.blueprint if designer == "local" else Text.instruction)
+        prompt = text or (Text.blueprint if designer == "local" else Text.instruction)
         _by_rule(
             data, output, known_targets, designer == "local", sampling, batch_size=batch_size, pairs_per_rule=pairs_per_rule,
-            selection=holdout is Holdout.selection, text=told.value,
+            selection=holdout is Holdout.selection, text=prompt.value,
         )  # fmt: skip
         return
     assert out is not None
@@ -186,5 +186,5 @@ def _by_rule(data: str, output: Path, known_targets: bool, by_designer: bool, sa
     open_console(stderr=False).print(emoji.table(report), soft_wrap=False)
     if failures := report["failures"]:
         reason = next(iter(failures.values()))
-        typer.echo(f"{len(failures)} pairs without a blueprint were told by their instruction, such as: {reason}", err=True)
+        typer.echo(f"{len(failures)} pairs without a blueprint were painted from their instruction, such as: {reason}", err=True)
     typer.echo(f"wrote {output} and {output.with_suffix('.png')}", err=True)

@@ -118,9 +118,9 @@ def evaluate(
         output: the JSON to write.
         data: where the pairs come from, for the report.
         pairs_per_rule, selection: see `sample`.
-        text: what an edit is told by: its instruction or its blueprint.
+        text: the prompt of an edit: its instruction or its blueprint.
         designer: writes the blueprints from source and instruction, instead of those in the data. They are kept in the folder of the
-            results. A pair that it writes none for is told by its instruction; the report's "failures" say why, by key.
+            results. A pair that it writes none for is painted from its instruction; the report's "failures" say why, by key.
         seed: of the sample and of the noise.
         settings: by default those of the checkpoint.
         batch_size: pictures painted at once.

@@ -10,7 +10,7 @@ from PIL import Image
 from dim_jax.errors import require_packages
 from dim_jax.processing.pictures import cover_crop
 
-# Mean squared error of rounding to 8 bits, (1/255)^2 / 12: less cannot be told apart.
+# Mean squared error of rounding to 8 bits, (1/255)^2 / 12: less makes no difference.
 ROUNDING = 1 / (12 * 255**2)
 
 

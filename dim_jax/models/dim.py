@@ -145,7 +145,7 @@ class Dim(nnx.Module):
         """The sampler after `count` more steps, of which `first` are done.
 
         `unconditional` (the learned null or a negative prompt) turns guidance on; without it one branch runs, and `guidance_scale` is
-        ignored but by a network that is told it (`SanaConfig.guidance_embeds`).
+        ignored but by a network that takes it as an input (`SanaConfig.guidance_embeds`).
         `image_guidance_scale` adds a third branch, with the source but without the condition (`sampler.sample`).
         `guidance_start`, `guidance_stop` and `cache_interval` skip evaluations (`sampler.evaluations`). `float8`: large products in float8
         (`Sana.unroll`). `tile`: SANA sees tiles of so many pixels a side (`sana_tiling`). `inside`: the latents that may change; the

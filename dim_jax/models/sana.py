@@ -317,14 +317,14 @@ class Sana(nnx.Module):
 
 
 def grow(sana: Sana, *, edit: bool, condition_length: int, guidance_embeds: bool = False, velocities: int = 1, key: PRNGKeyArray) -> Sana:
-    """The same weights in a larger form: text to image becomes edit, the null table gets more rows, the guidance scale is told, there are
-    more velocities. Its outputs stay the same.
+    """The same weights in a larger form: text to image becomes edit, the null table gets more rows, the guidance scale becomes an input,
+    there are more velocities. Its outputs stay the same.
 
     Channels of the source latents start at zero; old rows of the null table stay, new ones are initialized as for training. The last layer
     of the guidance scale's embedder starts at zero. Every velocity starts as the one that there was.
 
     Raises:
-        InputError: the model would shrink, or is told the guidance scale and no longer would be.
+        InputError: the model would shrink, or takes the guidance scale as an input and no longer would.
     """
     sizes = {"edit": edit, "condition_length": condition_length, "guidance_embeds": guidance_embeds, "velocities": velocities}
     old, config = sana.config, sana.config.grow(**sizes)

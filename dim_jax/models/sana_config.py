@@ -13,7 +13,7 @@ from dim_jax.storage.paths import AnyPath
 class SanaConfig:
     """Sizes of one SANA; `in_channels` is `latent_channels` for text to image and twice that for edits.
 
-    `null_table`: it has learned a null condition of `condition_length` rows. `guidance_embeds`: it is told the guidance scale, as SANA-
+    `null_table`: it has learned a null condition of `condition_length` rows. `guidance_embeds`: the guidance scale is an input, as SANA-
     Sprint is (arXiv 2503.09641), and needs no unconditional branch. `velocities`: how many it predicts for each latent, on a grid of times
     (`diffusion.policy`); more than 1 only while it is distilled, so no file says so.
     """
@@ -89,7 +89,7 @@ class SanaConfig:
         velocities.
 
         Raises:
-            InputError: the model would shrink, or is told the guidance scale and no longer would be.
+            InputError: the model would shrink, or takes the guidance scale as an input and no longer would.
         """
         check(
             self.is_edit <= edit and condition_length >= self.null_rows and velocities >= self.velocities,
@@ -98,8 +98,8 @@ class SanaConfig:
         )
         check(
             self.guidance_embeds <= guidance_embeds,
-            "This SANA is told the guidance scale, as it was distilled (guidance_embeds), and learns no more without. Take the one that it "
-            "was distilled from, or distil on, with a range of scales (config.distill).",
+            "This SANA takes the guidance scale as an input, as it was distilled (guidance_embeds), and learns no more without. "
+            "Take the one that it was distilled from, or distil on, with a range of scales (config.distill).",
         )
         channels = self.latent_channels * (1 + edit)
         return replace(
@@ -119,7 +119,7 @@ class SanaConfig:
 
     @property
     def reads_sigma(self) -> bool:
-        """Whether its timestep is sigma itself, as SANA-Sprint's. A Draw-In-Mind that is told the guidance scale keeps its null table, and
+        """Whether its timestep is sigma itself, as SANA-Sprint's. A Draw-In-Mind that takes the guidance scale keeps its null table, and
         the timesteps of the model that it was distilled from."""
         return self.guidance_embeds and not self.null_table
 
@@ -129,8 +129,8 @@ SAME_IN_DIFFUSERS = {
     "_class_name": "SanaTransformer2DModel", "dropout": 0.0, "attention_bias": False, "patch_size": 1, "norm_elementwise_affine": False,
     "norm_eps": 1e-6, "guidance_embeds": False, "qk_norm": "rms_norm_across_heads", "timestep_scale": 1.0,
 }  # fmt: skip
-GUIDANCE_EMBEDS_SCALE = 0.1  # of the guidance scale that a network is told, in every published SANA-Sprint
-GUIDANCE_IN_DIFFUSERS = {"guidance_embeds": True, "guidance_embeds_scale": GUIDANCE_EMBEDS_SCALE}  # where the network is told the scale
+GUIDANCE_EMBEDS_SCALE = 0.1  # of the guidance scale as a network's input, in every published SANA-Sprint
+GUIDANCE_IN_DIFFUSERS = {"guidance_embeds": True, "guidance_embeds_scale": GUIDANCE_EMBEDS_SCALE}  # where the network takes the scale
 SIZES_IN_DIFFUSERS = {
     "in_channels": 32, "out_channels": 32, "num_attention_heads": 70, "attention_head_dim": 32, "num_layers": 20,
     "num_cross_attention_heads": 20, "cross_attention_head_dim": 112, "cross_attention_dim": 2240, "caption_channels": 2304,

@@ -38,7 +38,7 @@ class Engine:
 
     Attributes:
         queue: what waits.
-        on_batch: is told of each batch: pictures and seconds.
+        on_batch: gets the pictures and seconds of each batch.
     """
 
     def __init__(self, paint: Paint, *, batch: int = 4, wait: float = 0.02, queue: int = 64, writer: BlueprintWriter | None = None):

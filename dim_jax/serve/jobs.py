@@ -30,7 +30,7 @@ class ModelInfo(NamedTuple):
         settings: those of a request that names none.
         factor: sizes are multiples of so many pixels.
         edits: whether it edits pictures.
-        guidance_embeds: whether its network is told the guidance scale.
+        guidance_embeds: whether its network takes the guidance scale as an input.
     """
 
     name: str

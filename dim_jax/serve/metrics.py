@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests by status and how long they took, batches, and the queue."""
+"""What Prometheus reads: requests by status and how long they took, batches, and the queue."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 

@@ -37,7 +37,7 @@ def guidance_loss(
     """The squared error of the student's velocity against the teacher's guided one, u + w (c - u), at a random time.
 
     Guidance distillation (arXiv 2210.03142, stage one), of velocities. Each row's w is uniform in `guidance_scales`, and the student is
-    told it, unless it is always the same.
+    given it as an input, unless it is always the same.
     """
     target, source = features.target, features.source
     noise_key, scale_key = jax.random.split(key)
@@ -133,7 +133,7 @@ def _guided(
     teacher: Sana, condition: Float[Array, "b t c"], features: Features, scale: Float[Array, " b"], times: int = 1
 ) -> GuidedVelocity:
     """The teacher's guided velocity of `times` latents of each row. These are neighbours, and so are a row's branches, so that they are on
-    one device; a teacher that is told the scale has one branch."""
+    one device; a teacher that takes the scale as an input has one branch."""
     embeds, source = teacher.config.guidance_embeds, features.source
     everywhere = jnp.ones(len(condition), bool)
     tokens = condition if embeds else layers.interleave(teacher.drop_condition(condition, everywhere), condition)

@@ -29,7 +29,7 @@ class FittingStep:
     """
 
     def __init__(self, make_step: Callable[[Remat], Any], print_line: Callable[[str], Any]):
-        """`make_step(remat)` is a compiled function (state, frozen, batch) -> (state, metrics); `print_line` is told what is chosen."""
+        """`make_step(remat)` is a compiled function (state, frozen, batch) -> (state, metrics); `print_line` gets what is chosen."""
         self._make_step, self._print_line = make_step, print_line
         self._steps: dict[Hashable, Any] = {}
 

@@ -60,7 +60,7 @@ def check_distillation(config: Config) -> None:
 
 
 def embeds_guidance(config: Config) -> bool:
-    """Whether the student is told the guidance scale: there is more than one."""
+    """Whether the student takes the guidance scale as an input: there is more than one."""
     least, largest = config.distill.guidance_scales
     return config.distill.method != "none" and least < largest
 

@@ -68,7 +68,7 @@ def verify(
     require_qwen(config.encoder, "dim verify")
     check(
         not config.sana.guidance_embeds,
-        f"{path}: its SANA is told the guidance scale, and `dim verify` compares networks of two branches. Verify its teacher.",
+        f"{path}: its SANA takes the guidance scale as an input, and `dim verify` compares networks of two branches. Verify its teacher.",
     )
     own = read_settings(weights.settings, config.autoencoder.factor)
     settings = recorded.settings if recorded else make_settings(own, processor, resolution)

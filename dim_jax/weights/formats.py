@@ -72,7 +72,7 @@ NVLABS = Format(
 )
 QWEN = _qwen("qwen", qwen.ROWS, ("visual.", "model.layers.", "model.embed_tokens."))
 QWEN_NEW = _qwen("qwen-new-names", qwen.NEW_ROWS, ("model.language_model.", "model.visual."))
-GUIDANCE_EMBEDDER = "time_embed.guidance_embedder."  # only of a network that is told the guidance scale
+GUIDANCE_EMBEDDER = "time_embed.guidance_embedder."  # only of a network that takes the guidance scale as an input
 DIFFUSERS_SANA = Format("diffusers-sana", "diffusers SANA", "diffusers", SANA, ("transformer_blocks.", "patch_embed."))
 DIFFUSERS_DC_AE = Format(
     "diffusers-dc-ae", "diffusers DC-AE", "diffusers", DC_AE, ("encoder.conv_in.", "decoder.conv_in.", "encoder.down_blocks.")

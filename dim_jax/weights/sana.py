@@ -61,7 +61,7 @@ DIFFUSERS_ROWS = (
     *kernel_and_bias("proj_out", "final_layer.linear"),
 )
 
-# Those of a network that is told the guidance scale: the timestep's embedder lies one level higher, the scale's beside it.
+# Those of a network that takes the guidance scale as an input: the timestep's embedder lies one level higher, the scale's beside it.
 _TIME = "time_embed.emb.timestep_embedder."
 GUIDANCE_DIFFUSERS_ROWS = (
     *(replace(row, hf=row.parts[0].replace(".emb.", ".")) if row.parts[0].startswith(_TIME) else row for row in DIFFUSERS_ROWS),

@@ -1,6 +1,6 @@
 """RISEBench: 360 edits that need reasoning about time, causes, space or logic. Source: arXiv 2504.02826; data: PhoenixZ/RISEBench.
 
-datav2_total_w_subtask.json, a list of objects: index, category, instruction, image, and what the judge is told: reference (or
+datav2_total_w_subtask.json, a list of objects: index, category, instruction, image, and what the judge reads: reference (or
 reference_txt), reference_img, reasoning_img, consistency_free, subtask. Pictures are named from the folder `data`.
 """
 

@@ -31,7 +31,7 @@ class Family:
         marks: a folder holds such a pipeline if the name of a tensor begins with each of these.
         scheduler: what scheduler/scheduler_config.json may say, key by key.
         sana_config: reads transformer/config.json.
-        guidance_embeds: whether its published SANA is told the guidance scale; it tells families with the same encoder apart.
+        guidance_embeds: whether its published SANA takes the guidance scale as an input; it tells families with the same encoder apart.
         logical_axes: of parameters that no other family has (`dim_jax.sharding`).
     """
 

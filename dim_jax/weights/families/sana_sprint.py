@@ -1,4 +1,4 @@
-"""SANA-Sprint (arXiv 2503.09641), as diffusers' `SanaSprintPipeline` keeps it: SANA is told the guidance scale and paints in two steps."""
+"""SANA-Sprint (arXiv 2503.09641), as diffusers' `SanaSprintPipeline` keeps it: SANA takes the guidance scale and paints in two steps."""
 
 from dataclasses import replace
 from functools import partial
