@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.model.encoder = "qwen_3b"  # (paper) sizes of parts that no checkpoint brings
     config.model.sana = "sana_1600m"  # (paper)
     config.model.autoencoder = "f32c32"  # (paper)
+    config.model.width = 0  # of a SANA that no checkpoint brings; 0: as its preset says
     config.model.edit = False  # whether SANA reads a source; one that does not yet grows
     config.model.condition_length = 8192  # (paper) rows of the null table; a shorter one grows
     config.model.dtype = "bfloat16"  # of computation; parameters are float32. "float32" has exact products, "tf32" fast ones
@@ -59,9 +60,16 @@ def get_config() -> ConfigDict:
 
     config.flow = ConfigDict()
     config.flow.draw = "logit_normal"  # (paper) of the time: or "uniform"
-    config.flow.shift = 3.0  # (paper) more than 1 trains more on high noise
+    config.flow.std = 1.0  # (paper) "logit_normal": of the logits; less trains more on middle times
+    config.flow.shift = 3.0  # (paper) more than 1 trains more on high noise: its logarithm is the mean of the logits
     config.flow.condition_dropout = 0.1
     config.flow.source_dropout = 0.0  # of an edit's source latents, drawn apart from the condition's: what image guidance needs
+
+    config.flow.contrastive = 0.0  # how much distances to other rows' velocities count (arXiv 2506.05350: 0.05); 0: not
+
+    config.repa = ConfigDict()  # SANA's hidden states learn to resemble what the encoder sees in the target (arXiv 2410.06940)
+    config.repa.weight = 0.0  # of their mean cosine similarity (arXiv: 0.5); 0: not. "repa", the projection, is a trainable part then
+    config.repa.block = 6  # blocks after which they are taken
 
     config.distill = ConfigDict()  # a student learns what config.init.teacher paints (docs/few_steps.md)
     config.distill.method = "none"  # "guidance": in one branch in place of two; "steps": in config.sample.num_steps steps of one branch
@@ -76,6 +84,7 @@ def get_config() -> ConfigDict:
     config.optim = ConfigDict()
     config.optim.name = "adamw"  # (paper) or "muon" for matrices, which saves their second moments
     config.optim.learning_rate = 2e-5  # (paper)
+    config.optim.mup_base_width = 0  # the width of SANA that this rate suits; in others its matrices' rate is less (muP); 0: all alike
     config.optim.accumulate = 1  # batches whose gradients make one update; a step is a batch
     config.optim.warmup_steps = 1000  # updates
     config.optim.cosine = False  # after the warm-up: down to zero along a cosine, or constant

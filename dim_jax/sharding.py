@@ -31,7 +31,7 @@ from dim_jax.models.lora import is_factor
 from dim_jax.processes import make_global_array
 from dim_jax.processing.inputs import BATCH_AXIS, EncoderInputs
 from dim_jax.weights.families import families
-from dim_jax.weights.model_config import TEACHER, ModelConfig
+from dim_jax.weights.model_config import REPA, TEACHER, ModelConfig
 from dim_jax.weights.table import Shape
 
 Config = Any  # a ConfigDict; dim_jax.config would bring ml_collections, which who only paints need not have
@@ -46,6 +46,7 @@ TPU_OPTIONS = {
     "xla_tpu_run_space_to_batch": "false",
     "xla_tpu_run_space_to_batch_on_new_platforms": "false",
 }
+LIKE = {TEACHER: "sana", REPA: "connector"}  # parts that have another one's parameters
 # Arrays of a batch whose rows are not on their first axis, and where they are.
 BATCH_AXIS_BY_FIELD = {array.name: array.metadata[BATCH_AXIS] for array in fields(EncoderInputs) if BATCH_AXIS in array.metadata}
 
@@ -132,7 +133,7 @@ RULES: Mapping[str, str] = {
 @cache
 def logical_axes(path: str) -> tuple[str, ...]:
     """The names of a parameter's axes. The factors of an adapter have its kernel's, and a rank that is too small to be cut; the scales of a
-    quantized kernel have its outputs', and groups of inputs that are too few; those of a teacher are SANA's.
+    quantized kernel have its outputs', and groups of inputs that are too few; those of parts of a run alone are another part's (`LIKE`).
 
     Raises:
         InputError: the table has no row for it, or more than one.
@@ -141,8 +142,9 @@ def logical_axes(path: str) -> tuple[str, ...]:
         layer, _, name = path.rpartition(".")
         *stack, rows, columns = logical_axes(f"{layer}.kernel")
         return (*stack, rows, "small") if name == "lora_a" else (*stack, "small", columns)
-    if path.startswith(f"{TEACHER}."):
-        return logical_axes(f"sana.{path.removeprefix(f'{TEACHER}.')}")
+    part, _, name = path.partition(".")
+    if part in LIKE:
+        return logical_axes(f"{LIKE[part]}.{name}")
     if path.endswith(".kernel_scale"):
         *stack, _, columns = logical_axes(path.removesuffix("_scale"))
         return (*stack, "small", columns)

@@ -70,7 +70,9 @@ def test_curriculum_equals_its_json_roundtrip(tmp_path):
         ("optim.warmup_steps", "-1", "at least 0"),
         ("optim.ema_decay", "1.0", "less than 1"), ("optim.betas", "(0.9, 1.5)", "less than 1"),
         ("optim.clip_global_norm", "0.0", "above 0"), ("sample.num_steps", "0", "at least 1"), ("sample.blueprint_from", "x", "one of"),
-        ("flow.condition_dropout", "1.5", "from 0 to 1"), ("flow.shift", "-3.0", "above 0"), ("data.workers", "-1", "at least 0"),
+        ("flow.condition_dropout", "1.5", "from 0 to 1"), ("flow.shift", "-3.0", "above 0"), ("flow.std", "0.0", "above 0"),
+        ("optim.mup_base_width", "-1", "at least 0"), ("flow.contrastive", "1.0", "less than 1"),
+        ("data.workers", "-1", "at least 0"),
         ("data.batch_size", "0", "at least 1"), ("data.max_aspect_ratio", "0.5", "at least 1"),
     ],
 )  # fmt: skip

@@ -67,7 +67,9 @@ def test_draws_have_their_distributions():
     uniform = flow.draw(key, (20_000,), "uniform")
     assert abs(uniform.mean() - 0.5) < 0.01
     assert abs(uniform.var() - 1 / 12) < 0.003
-    for drawn in (s, uniform):
+    narrow = flow.draw(key, (20_000,), std=0.5)
+    np.testing.assert_allclose(np.log(narrow) - np.log1p(-narrow), logit / 2, atol=1e-3)
+    for drawn in (s, uniform, narrow):
         assert drawn.min() >= 0
         assert drawn.max() < 1
 
@@ -110,6 +112,12 @@ def test_loss_is_zero_for_the_right_velocity_and_one_a_sample():
     np.testing.assert_array_equal(flow.loss(noise - clean, clean, noise), jnp.zeros(3))
     off = jnp.array([0.0, 1.0, 2.0])[:, None, None, None]
     np.testing.assert_allclose(flow.loss(noise - clean + off, clean, noise), [0, 1, 4], rtol=1e-5)
+
+
+def test_contrast_is_the_distance_to_the_target_of_the_sample_before():
+    clean, noise, velocity = np.asarray(jax.random.normal(jax.random.key(0), (3, 4, 2, 3, 5)))
+    expected = [np.mean((velocity[i] - (noise[i - 1] - clean[i - 1])) ** 2) for i in range(4)]
+    np.testing.assert_allclose(flow.contrast(*map(jnp.asarray, (velocity, clean, noise))), expected, rtol=1e-5)
 
 
 def test_loss_of_half_precision_is_float32():

@@ -107,6 +107,26 @@ def test_muon_makes_matrices_orthogonal_and_leaves_the_rest_to_adam():
     assert sizes[0] - sizes[1] == 2 * 8 * 24 + 16 * 8 - 4, "no second moments of matrices, but a count and three coefficients more"
 
 
+def test_the_rate_of_matrices_goes_with_the_width():
+    """Half of it at twice the base width, for those that read as many numbers as the network is wide; weight decay stays."""
+    sizes = ModelConfig(QwenConfig.tiny(), SanaConfig.tiny().widened(128))
+    params = {path: jnp.ones(shape) for path, shape in sizes.shapes().items() if path.split(".")[0] in ("sana", "connector")}
+    moves = []
+    for base in (0, 64):
+        tx = optim.clipped_optimizer(1.0, weight_decay=0.5, clip_global_norm=1.0, mup_base_width=base)
+        updates, _ = tx.update(params, tx.init(params), params)
+        moves.append({path: float(update.ravel()[0]) for path, update in updates.items()})
+    decayed = {path: 0.0 if path.rpartition(".")[2] in optim.UNDECAYED else 0.5 for path in params}
+    slower = {path for path in params if moves[1][path] + decayed[path] > -0.75 > moves[0][path] + decayed[path]}
+    for path in slower:
+        np.testing.assert_allclose(moves[1][path] + decayed[path], (moves[0][path] + decayed[path]) / 2, rtol=1e-4)
+    assert slower == {path for path, x in params.items() if path.endswith(".kernel") and path.startswith("sana.") and (
+        x.ndim == 3 or path in ("sana.t_embedder.fc2.kernel", "sana.t_block.kernel", "sana.y_embedder.y_proj.fc2.kernel",
+                                "sana.final_layer.linear.kernel")
+    )}  # fmt: skip
+    assert all(moves[1][path] == moves[0][path] for path in params.keys() - slower)
+
+
 def test_first_moments_in_bfloat16_change_little():
     rng = np.random.default_rng(0)
     gradient = {"a.kernel": jnp.asarray(rng.normal(size=(8, 8)), jnp.float32)}

@@ -50,7 +50,10 @@ MODELS = {
     "sana_sprint": ModelConfig(GemmaConfig.gemma_2b(), replace(SanaConfig.sana_1600m(), null_table=False, guidance_embeds=True)),
     "vibe": ModelConfig(Qwen3Config.qwen3_2b(), replace(SanaConfig.sana_1600m(edit=True, condition_length=224), null_table=False)),
 }
-EDITS = {"sharding.gather": "step", "data.batch_size": "8", "data.mix.caption": "0.0", "flow.source_dropout": "0.5"}
+EDITS = {
+    "sharding.gather": "step", "data.batch_size": "8", "data.mix.caption": "0.0", "flow.source_dropout": "0.5",
+    "flow.contrastive": "0.1", "repa.weight": "0.5", "repa.block": "1", "trainable": "('connector', 'sana', 'repa')",
+}  # fmt: skip
 MESHES = {"one": (1, 1, 1), "all axes": (2, 2, 2)}
 
 

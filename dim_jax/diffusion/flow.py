@@ -36,11 +36,15 @@ def model_timestep(sigma: Float[Array, "*b"], *, continuous: bool = False) -> Fl
     return timestep if continuous else jnp.floor(timestep)
 
 
-def draw(key: PRNGKeyArray, shape: tuple[int, ...], distribution: Draw = "logit_normal") -> Float[Array, "..."]:
-    """Random s in [0, 1): the logistic of a standard normal, or uniform."""
+def draw(key: PRNGKeyArray, shape: tuple[int, ...], distribution: Draw = "logit_normal", std: float = 1.0) -> Float[Array, "..."]:
+    """Random s in [0, 1): the logistic of a normal draw with mean 0 and standard deviation `std`, or uniform.
+
+    Stable Diffusion 3 (arXiv 2403.03206, section 3.1) draws with a mean m too. It is a shift here: the logit of shift(s, e^m) is that of s
+    plus m.
+    """
     if distribution == "uniform":
         return jax.random.uniform(key, shape)
-    return jax.nn.sigmoid(jax.random.normal(key, shape))
+    return jax.nn.sigmoid(std * jax.random.normal(key, shape))
 
 
 class NoiseDraws(NamedTuple):
@@ -53,7 +57,7 @@ class NoiseDraws(NamedTuple):
 
 
 def draw_noise(
-    key: PRNGKeyArray, shape: tuple[int, ...], distribution: Draw, *, condition_dropout: float, source_dropout: float
+    key: PRNGKeyArray, shape: tuple[int, ...], distribution: Draw, *, condition_dropout: float, source_dropout: float, std: float = 1.0
 ) -> NoiseDraws:
     """Draws for latents of `shape` (b h w c). What a row gets follows from the key and its place among the b rows, however they are
     spread over devices; the two dropouts are independent of each other, and neither moves another draw.
@@ -62,7 +66,7 @@ def draw_noise(
     rows = shape[:1]
     return NoiseDraws(
         jax.random.normal(noise_key, shape),
-        draw(time_key, rows, distribution),
+        draw(time_key, rows, distribution, std),
         jax.random.bernoulli(drop_key, condition_dropout, rows),
         jax.random.bernoulli(jax.random.fold_in(drop_key, 1), source_dropout, rows),
     )
@@ -88,3 +92,12 @@ def loss(velocity: Float[Array, "b h w c"], clean: Float[Array, "b h w c"], nois
     """Mean squared error of each sample's velocity against noise - clean, float32."""
     error = velocity.astype(jnp.float32) - (noise - clean).astype(jnp.float32)
     return jnp.mean(error**2, (1, 2, 3))
+
+
+def contrast(velocity: Float[Array, "b h w c"], clean: Float[Array, "b h w c"], noise: Float[Array, "b h w c"]) -> Float[Array, " b"]:
+    """Mean squared distance of each sample's velocity to the noise - clean of the sample before it, float32; the first one's is the last.
+
+    Contrastive flow matching (arXiv 2506.05350) subtracts a multiple of it from the loss, so that velocities of other conditions differ.
+    Samples are neighbours in the whole batch, however devices share it: each sends a row to the next, and the result is that of one.
+    """
+    return loss(velocity, jnp.roll(clean, 1, 0), jnp.roll(noise, 1, 0))

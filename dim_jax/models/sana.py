@@ -5,7 +5,7 @@ with the source latents concatenated to the noisy ones on channels. Attributes a
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -293,6 +293,35 @@ class Sana(nnx.Module):
         `source` are the latents of the picture to edit; an edit model without them generates from the text alone (zeros). `guidance` is the
         guidance scale, which a network with `guidance_embeds` needs, and no other.
         """
+        return self._run(latents, timestep, condition, source, None, guidance, remat, unrolled)[0]
+
+    @exact_products
+    def with_hidden(
+        self,
+        latents: Float[Array, "b h w c"],
+        timestep: Float[Array, " b"],
+        condition: Condition | ConditionTokens,
+        source: Float[Array, "b h w c"] | None = None,
+        *,
+        block: int,
+        guidance: Float[Array, " b"] | None = None,
+        remat: Remat = "none",
+    ) -> tuple[Float[Array, "b h w {self.config.velocities}*c"], Float[Array, "b h w d"]]:
+        """The velocity, as of a call, and the hidden states after so many blocks, from 1 to all."""
+        return self._run(latents, timestep, condition, source, block, guidance, remat, None)
+
+    def _run(
+        self,
+        latents: Array,
+        timestep: Array,
+        condition: Condition | ConditionTokens,
+        source: Array | None,
+        kept_block: int | None,
+        guidance: Array | None,
+        remat: Remat,
+        unrolled: Unrolled | None,
+    ) -> tuple[Array, Any]:
+        """The velocity, and the hidden states after `kept_block` blocks, or None."""
         if self.config.is_edit:
             latents = jnp.concatenate([latents, jnp.zeros_like(latents) if source is None else source], -1)
         x = self.x_embedder(latents)
@@ -303,17 +332,22 @@ class Sana(nnx.Module):
         time = layers.shard_batch(time)
         modulation = layers.shard_batch(self.t_block(jax.nn.silu(time)).reshape(len(time), 6, -1))
 
-        def step(block: Block, x: Array, keys_values: tuple[Array, Array] | None) -> tuple[Array, None]:
+        def step(block: Block, carry: tuple[Array, Any], inputs: tuple[Any, Any]) -> tuple[tuple[Array, Any], None]:
+            (x, kept), (keys_values, number) = carry, inputs
             if isinstance(condition, ConditionTokens):
                 keys_values = block.cross_attn.keys_values(condition.tokens)
-            assert keys_values is not None
-            return block(layers.shard_batch(x), modulation, *keys_values, condition.mask), None
+            keys, values = keys_values
+            x = block(layers.shard_batch(x), modulation, keys, values, condition.mask)
+            # Carried on, and not a result of each block, of which a scan would hold as many as there are blocks.
+            return (x, None if kept is None else jnp.where(number == kept_block, x, kept)), None
 
-        blocks, xs = self.blocks, (condition.keys, condition.values) if isinstance(condition, Condition) else None
+        numbers = None if kept_block is None else jnp.arange(1, self.config.depth + 1)
+        blocks, xs = self.blocks, ((condition.keys, condition.values) if isinstance(condition, Condition) else None, numbers)
         if unrolled is not None:
-            blocks, xs = unrolled
-        x, _ = layers.scan(blocks, step, x, xs, remat=SAVED_NAMES[remat])
-        return self.final_layer(x, time).astype(jnp.float32)
+            blocks, xs = unrolled[0], [(keys_values, None) for keys_values in unrolled[1]]
+        start = x, None if kept_block is None else jnp.zeros_like(x)
+        (x, kept), _ = layers.scan(blocks, step, start, xs, remat=SAVED_NAMES[remat])
+        return self.final_layer(x, time).astype(jnp.float32), kept
 
 
 def grow(sana: Sana, *, edit: bool, condition_length: int, guidance_embeds: bool = False, velocities: int = 1, key: PRNGKeyArray) -> Sana:

@@ -1,5 +1,6 @@
 """Sizes of a SANA, and the config files that hold them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -106,6 +107,17 @@ class SanaConfig:
             self, in_channels=channels, condition_length=condition_length, null_table=True, guidance_embeds=guidance_embeds,
             velocities=velocities,
         )  # fmt: skip
+
+    def widened(self, width: int) -> "SanaConfig":
+        """The same with another width, and more or fewer heads of the same width.
+
+        Raises:
+            InputError: the width is not that of whole heads.
+        """
+        cross_head_dim = self.width // self.cross_heads
+        step = math.lcm(cross_head_dim, self.linear_head_dim)
+        check(width > 0 and width % step == 0, f"A SANA of width {width} has no whole heads. Give a multiple of {step}.")
+        return replace(self, width=width, cross_heads=width // cross_head_dim)
 
     @property
     def null_rows(self) -> int:

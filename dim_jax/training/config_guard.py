@@ -25,6 +25,7 @@ from dim_jax.training.lora import check_lora
 from dim_jax.training.objectives import CACHED, COMPONENTS, components_of, quantization
 from dim_jax.training.optim import OptimizerName
 from dim_jax.training.remat import AUTO
+from dim_jax.training.repa import check_repa
 from dim_jax.training.student import check_distillation
 
 # Keys and prefixes of keys that change the loss curve by rounding only.
@@ -56,11 +57,11 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("at least 0 and below a million", lambda value: 0 <= value < 10**6, ("data.shift",)),
     ("at least 0", lambda value: 0 <= value < math.inf, (
         "seed", "data.workers", "data.bad_samples", "data.balance", "optim.learning_rate", "optim.warmup_steps",
-        "optim.weight_decay", "autoencoder.latent_noise", "autoencoder.spread_weight",
+        "optim.weight_decay", "optim.mup_base_width", "model.width", "autoencoder.latent_noise", "autoencoder.spread_weight", "repa.weight",
     )),
-    ("above 0", lambda value: value > 0, ("optim.clip_global_norm", "optim.eps", "flow.shift")),
+    ("above 0", lambda value: value > 0, ("optim.clip_global_norm", "optim.eps", "flow.shift", "flow.std")),
     ("from 0 to 1", lambda value: 0 <= value <= 1, ("flow.condition_dropout", "flow.source_dropout")),
-    ("at least 0 and less than 1", lambda value: 0 <= value < 1, ("optim.betas", "optim.ema_decay")),
+    ("at least 0 and less than 1", lambda value: 0 <= value < 1, ("optim.betas", "optim.ema_decay", "flow.contrastive")),
 )  # fmt: skip
 
 
@@ -70,13 +71,14 @@ def check_config(config: Config) -> tuple[str, ...]:
     Raises:
         InputError: the objective or another choice is unknown; `config.trainable` and `config.frozen` do not name each component
             once; there is no LoRA for what is quantized; `config.data.cache` is set and the run cannot use a cache; a number is out of its
-            range; or as `check_lora` and `check_distillation`.
+            range; or as `check_lora`, `check_distillation` and `check_repa`.
     """
     values = flatten(config)
     for key, choices in CHOICES.items():
         check(values[key] in choices, f"config.{key} is {values[key]!r}, but must be one of {', '.join(choices)}.")
     check(config.objective in COMPONENTS, f'config.objective is "{config.objective}", but objectives are {", ".join(COMPONENTS)}.')
     check_distillation(config)
+    check_repa(config)
     components = components_of(config)
     if sorted([*config.trainable, *config.frozen]) != sorted(components):
         names = f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}"
@@ -108,6 +110,10 @@ def _check_ranges(config: Config) -> None:
         for key in keys
         if not all(map(within, values[key] if isinstance(values[key], tuple | list) else [values[key]]))
     ]
+    if config.flow.contrastive and values["data.batch_size"] == 1:
+        invalid.append("data.batch_size 1 must be at least 2 for flow.contrastive, which compares rows")
+    if config.optim.mup_base_width and config.optim.name != "adamw":
+        invalid.append(f'optim.mup_base_width {config.optim.mup_base_width} must be 0 with optim.name "{config.optim.name}": it is of Adam')
     if not values["data.lengths"]:
         invalid.append(f"data.lengths {values['data.lengths']!r} must have at least one number")
     if len(values["optim.betas"]) != 2:

@@ -32,6 +32,7 @@ def guidance_loss(
     guidance_scales: Scales,
     shift: float,
     draw: flow.Draw,
+    std: float = 1.0,
     remat: Remat = "none",
 ) -> Loss:
     """The squared error of the student's velocity against the teacher's guided one, u + w (c - u), at a random time.
@@ -41,7 +42,7 @@ def guidance_loss(
     """
     target, source = features.target, features.source
     noise_key, scale_key = jax.random.split(key)
-    draws = flow.draw_noise(noise_key, target.shape, draw, condition_dropout=0.0, source_dropout=0.0)
+    draws = flow.draw_noise(noise_key, target.shape, draw, condition_dropout=0.0, source_dropout=0.0, std=std)
     sigma, timestep = flow.training_times(draws.s, shift)
     latents = flow.interpolate(target, layers.shard_batch(draws.noise), sigma)
     scale = _draw_scales(scale_key, len(target), guidance_scales)
@@ -109,7 +110,7 @@ def distillation_loss(config: Config) -> Callable[[Any, Features, PRNGKeyArray],
         options |= {"num_steps": sample.num_steps, "flow_shift": sample.flow_shift, "times": config.distill.times}
     else:
         function = guidance_loss
-        options |= {"shift": config.flow.shift, "draw": config.flow.draw}
+        options |= {"shift": config.flow.shift, "draw": config.flow.draw, "std": config.flow.std}
 
     def loss(model: Any, features: Features, key: PRNGKeyArray) -> Loss:
         return function(model.connector, model.sana, model.teacher, features, key, **options)

@@ -18,6 +18,7 @@ from dim_jax.models.dc_ae import DCAE
 from dim_jax.models.qwen import Qwen
 from dim_jax.models.sana import Remat, Sana
 from dim_jax.processing.pictures import normalize_pixels
+from dim_jax.training.repa import Alignment, picture_features
 
 Metrics = dict[str, Float[Array, ""]]
 Loss = tuple[Float[Array, ""], Metrics]  # the scalar to minimise, and metrics to log
@@ -31,16 +32,21 @@ class Features(NamedTuple):
         mask: False at padding.
         target: latents of the picture to paint.
         source: latents of the picture to edit; None: the text alone is painted.
+        seen: what the encoder's vision tower makes of the picture to paint (`training.repa`); None: not needed.
     """
 
     hidden: Float[Array, "b t d"]
     mask: Bool[Array, "b t"]
     target: Float[Array, "b h w c"]
     source: Float[Array, "b h w c"] | None
+    seen: Float[Array, "b rows columns d"] | None = None
 
 
-def encode_batch(encoder: Qwen, autoencoder: DCAE, batch: PaintBatch, *, condition_length: int) -> Features:
-    """The features of turns and pictures. The condition is as long as the turns, so that their bucket is its bucket."""
+def encode_batch(encoder: Qwen, autoencoder: DCAE, batch: PaintBatch, *, condition_length: int, align: bool = False) -> Features:
+    """The features of turns and pictures. The condition is as long as the turns, so that their bucket is its bucket.
+
+    `align`: with those that hidden states are aligned with, which get no gradient.
+    """
     pictures = [normalize_pixels(picture) for picture in (batch.target, batch.source) if picture is not None]
     if layers.head_shards() > 1:  # nothing of the autoencoder is cut by heads: the devices of a row share its pictures instead
         shared = autoencoder.encode(layers.shard_pictures(layers.interleave(*pictures)))
@@ -50,7 +56,8 @@ def encode_batch(encoder: Qwen, autoencoder: DCAE, batch: PaintBatch, *, conditi
     target, *sources = latents
     length = min(batch.inputs.input_ids.shape[1], condition_length)
     hidden, mask = select_user_turn(encoder(batch.inputs), jnp.asarray(batch.inputs.user_turn), length)
-    return Features(hidden, mask, target, sources[0] if sources else None)
+    seen = jax.lax.stop_gradient(picture_features(encoder, jnp.asarray(batch.target))) if align else None
+    return Features(hidden, mask, target, sources[0] if sources else None, seen)
 
 
 def cached_features(batch: CachedBatch) -> Features:
@@ -71,24 +78,42 @@ def painter_loss(
     draw: flow.Draw,
     condition_dropout: float,
     source_dropout: float = 0.0,
+    std: float = 1.0,
+    contrastive: float = 0.0,
+    aligning: Alignment | None = None,
     remat: Remat = "none",
 ) -> Loss:
     """Flow matching: the squared error of SANA's velocity at a random time, from noise to the target.
 
-    Options are config.flow and config.model.remat. A row loses its condition with probability `condition_dropout` and, drawn
-    independently, its source's latents with probability `source_dropout`, as image guidance needs it (InstructPix2Pix, arXiv 2211.09800,
-    section 3.2.1); the encoder reads the source all the same.
+    Options are config.flow, config.repa (`aligning`) and config.model.remat. A row loses its condition with probability
+    `condition_dropout` and, drawn independently, its source's latents with probability `source_dropout`, as image guidance needs it
+    (InstructPix2Pix, arXiv 2211.09800, section 3.2.1); the encoder reads the source all the same.
+
+    The loss is less by `contrastive` times the distance to other rows' velocities (`flow.contrast`), and by a weight times the likeness of
+    hidden states to features of the target (`training.repa`). Then the error itself is logged too: only it is comparable between runs.
     """
     target, source = features.target, features.source
-    draws = flow.draw_noise(key, target.shape, draw, condition_dropout=condition_dropout, source_dropout=source_dropout)
+    draws = flow.draw_noise(key, target.shape, draw, condition_dropout=condition_dropout, source_dropout=source_dropout, std=std)
     if source is not None and source_dropout:
         source = sana.drop_source(source, draws.drop_source)
     condition = jnp.where(features.mask[..., None], connector(features.hidden), 0)
     embedded = sana.embed_condition(sana.drop_condition(condition, draws.drop_condition), features.mask)
     sigma, timestep = flow.training_times(draws.s, shift)
     noise = layers.shard_batch(draws.noise)
-    velocity = sana(flow.interpolate(target, noise, sigma), timestep, embedded, source, remat=remat)
-    return flow.loss(velocity, target, noise).mean(), {}
+    inputs = flow.interpolate(target, noise, sigma), timestep, embedded, source
+    metrics: Metrics = {}
+    if aligning is None:
+        velocity, aligned = sana(*inputs, remat=remat), 0.0
+    else:
+        velocity, hidden = sana.with_hidden(*inputs, block=aligning.block, remat=remat)
+        assert features.seen is not None
+        metrics["alignment"] = aligning.likeness(hidden, features.seen)
+        aligned = aligning.weight * metrics["alignment"]
+    error = flow.loss(velocity, target, noise).mean()
+    contrast = contrastive * flow.contrast(velocity, target, noise).mean() if contrastive else 0.0
+    if contrastive or aligning is not None:
+        metrics["flow_error"] = error
+    return error - contrast - aligned, metrics
 
 
 def autoencoder_loss(

@@ -28,10 +28,11 @@ from dim_jax.processing.chat import VIDEO_PAD, VISION_END, VISION_START, ChatTok
 from dim_jax.processing.processor import Processor
 from dim_jax.rng import NULL_ROWS, key_seed
 from dim_jax.training.lora import init_factors
+from dim_jax.training.repa import repa_widths
 from dim_jax.training.student import check_teacher, grown_sizes
 from dim_jax.weights.arrays import contiguous
 from dim_jax.weights.loading import load_params, require_qwen
-from dim_jax.weights.model_config import TEACHER, ModelConfig
+from dim_jax.weights.model_config import REPA, TEACHER, ModelConfig
 from dim_jax.weights.opening import open_weights
 from dim_jax.weights.published import Weights
 
@@ -57,10 +58,10 @@ class ModelInit:
         guidance scale, velocities. A teacher stays as it is. A run on synthetic data reads no file: every component is random.
 
         Raises:
-            InputError: a checkpoint cannot be used or lacks the component; a preset is unknown; SANA would shrink, or in a LoRA grow; or
-                the teacher reads other inputs than the student.
+            InputError: a checkpoint cannot be used or lacks the component; a preset is unknown; a width is not that of whole heads; SANA
+                would shrink, or in a LoRA grow; the teacher reads other inputs than the student; or as `repa_widths`.
         """
-        init = {} if config.data.source == SYNTHETIC else {name: config.init[name] for name in components if config.init[name]}
+        init = {} if config.data.source == SYNTHETIC else {name: config.init[name] for name in components if config.init.get(name)}
         opened = {path: open_weights(path) for path in dict.fromkeys(init.values())}
         checkpoints = {name: opened[path] for name, path in init.items()}
         for name, weights in checkpoints.items():
@@ -75,6 +76,12 @@ class ModelInit:
 
         sizes = {name: size(name) for name in (*PRESETS, TEACHER) if name in components}
         require_qwen(sizes.get("encoder"), "Training")
+        if "sana" in sizes and (width := config.model.width):
+            check(
+                "sana" not in checkpoints,
+                f"config.model.width is {width}, but config.init.sana names a SANA, which has its own. Set it to 0.",
+            )
+            sizes["sana"] = sizes["sana"].widened(width)
         if "sana" in sizes:
             grown = sizes["sana"].grow(**grown_sizes(config))
             if config.lora.rank and "sana" in checkpoints and grown != sizes["sana"]:
@@ -88,6 +95,8 @@ class ModelInit:
             check_teacher(sizes[TEACHER], sizes["sana"], checkpoints[TEACHER].where)
         elif TEACHER in components:
             sizes[TEACHER] = replace(sizes["sana"], guidance_embeds=False, velocities=1)
+        if REPA in components:
+            sizes[REPA] = repa_widths(config, ModelConfig(**sizes))
         return cls(ModelConfig(**sizes), checkpoints)
 
     @property

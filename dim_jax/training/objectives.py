@@ -31,15 +31,17 @@ from dim_jax.training.distillation import distillation_loss
 from dim_jax.training.lora import adapted_layers
 from dim_jax.training.losses import Features, Loss, autoencoder_loss, cached_features, encode_batch, encoder_loss, painter_loss
 from dim_jax.training.model_init import ModelInit
-from dim_jax.weights.model_config import TEACHER, ModelConfig
+from dim_jax.training.repa import Alignment
+from dim_jax.weights.model_config import REPA, TEACHER, ModelConfig
 
 COMPONENTS = {"autoencoder": ("autoencoder",), "encoder": ("encoder",), "painter": ("encoder", "connector", "sana", "autoencoder")}
 CACHED = ("encoder", "autoencoder")  # the components whose results a cache holds
 
 
 def components_of(config: Config) -> tuple[str, ...]:
-    """The components of the objective that a config names, with the teacher of a distillation."""
-    return COMPONENTS[config.objective] + ((TEACHER,) if config.distill.method != "none" else ())
+    """The components of the objective that a config names, with the teacher of a distillation or the projection of REPA."""
+    extra = ((TEACHER,) if config.distill.method != "none" else ()) + ((REPA,) if config.repa.weight else ())
+    return COMPONENTS[config.objective] + extra
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,17 @@ def abstract_model(model_config: ModelConfig, components: Collection[str], dtype
 
 def _painter(config: Config, model_config: ModelConfig, processor: Any) -> Objective:
     reader, length = paint_reader(config, model_config, processor), dim_config(model_config).sana.condition_length
+    aligned = config.repa.weight > 0
 
     def online_features(model: Any, batch: PaintBatch) -> Features:
-        return encode_batch(model.encoder, model.autoencoder, batch, condition_length=length)
+        return encode_batch(model.encoder, model.autoencoder, batch, condition_length=length, align=aligned)
 
     def stored_features(model: Any, batch: CachedBatch) -> Features:
         return cached_features(batch)
 
     def loss(model: Any, features: Features, key: PRNGKeyArray) -> Loss:
-        return painter_loss(model.connector, model.sana, features, key, **config.flow, remat=config.model.remat)
+        aligning = Alignment(model.repa, config.repa.block, config.repa.weight) if aligned else None
+        return painter_loss(model.connector, model.sana, features, key, **config.flow, aligning=aligning, remat=config.model.remat)
 
     minimized = loss if config.distill.method == "none" else distillation_loss(config)
     if config.data.cache:

@@ -15,6 +15,9 @@ from dim_jax.sharding import logical_axes
 
 UNDECAYED = ("scale", "bias", "scale_shift_table", "y_embedding")  # last names of parameters
 OptimizerName = Literal["adamw", "muon"]
+WIDTH = "sana.t_block.kernel"  # has as many rows as SANA is wide
+# Matrices of SANA that read frequencies of the time or of the guidance scale, or conditions: as many in every width.
+FIXED_INPUTS = ("sana.t_embedder.fc1.kernel", "sana.guidance_embedder.fc1.kernel", "sana.y_embedder.y_proj.fc1.kernel")
 MOMENTUM, RMS = 0.95, 0.2  # of Muon: the decay of its momentum, and how large a number of an update is, as Adam's are
 
 
@@ -32,7 +35,7 @@ def make_optimizer(config: Config) -> tuple[optax.GradientTransformation, optax.
     optimizer = clipped_optimizer(
         learning_rate, name=options.name, weight_decay=options.weight_decay, clip_global_norm=options.clip_global_norm,
         betas=tuple(options.betas), eps=options.eps, mu_dtype=options.mu_dtype, accumulate=options.accumulate,
-        undecayed=tuple(options.undecayed),
+        undecayed=tuple(options.undecayed), mup_base_width=options.mup_base_width,
     )  # fmt: skip
     return optimizer, learning_rate
 
@@ -55,6 +58,7 @@ def clipped_optimizer(
     mu_dtype: DTypeLike = jnp.float32,
     accumulate: int = 1,
     undecayed: Collection[str] = UNDECAYED,
+    mup_base_width: int = 0,
 ) -> optax.GradientTransformation:
     """Adam or Muon with decoupled weight decay (arXiv 1711.05101) on gradients whose joint L2 norm is at most `clip_global_norm`.
 
@@ -65,11 +69,14 @@ def clipped_optimizer(
     stands for a condition, are not a factor of a product. PyTorch's AdamW decays all of them (`undecayed=()`).
 
     With `accumulate` n > 1 only every n-th call updates, by the mean of the gradients since the last one that did; the clip is of that
-    mean, and `learning_rate` counts updates. `mu_dtype` is of the first moments; second ones, which change by a thousandth a step, stay in
+    mean, and `learning_rate` counts updates. With `mup_base_width` matrices of SANA have a rate by width (`mup_factor`), and decay as
+    before. `mu_dtype` is of the first moments; second ones, which change by a thousandth a step, stay in
     float32.
     """
 
     def decay(updates: Any, params: Any) -> Any:
+        if mup_base_width and (width := params.get(WIDTH)) is not None:
+            updates = {path: mup_factor(path, width.shape[0], mup_base_width) * change for path, change in updates.items()}
         return {
             path: change if path.rpartition(".")[2] in undecayed else change + weight_decay * params[path]
             for path, change in updates.items()
@@ -90,6 +97,17 @@ def is_matrix(path: str) -> bool:
     """Whether a parameter is the kernel of a linear layer between others, or a stack of them."""
     axes = [axis for axis in logical_axes(path) if axis != "layers"]
     return path.endswith(".kernel") and len(axes) == 2 and not {"latents", "vocabulary"} & {*axes}
+
+
+def mup_factor(path: str, width: int, base_width: int) -> float:
+    """By what the learning rate of a parameter is multiplied in a SANA of `width`, so that one that suits `base_width` suits all widths.
+
+    The rule of muP for Adam (arXiv 2203.03466, table 3): base_width / width for matrices with as many inputs as the network is wide, and
+    1 for the rest. Heads keep their width, so attention needs no other scale. Initial values stay as they are; muP's last layer starts
+    smaller.
+    """
+    grows = path.startswith("sana.") and (is_matrix(path) or path == "sana.final_layer.linear.kernel") and path not in FIXED_INPUTS
+    return base_width / width if grows else 1.0
 
 
 def _mask(params: Any, *, matrices: bool) -> Any:

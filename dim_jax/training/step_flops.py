@@ -4,9 +4,10 @@ from dim_jax.config import Config
 from dim_jax.data.batches import AnswerBatch, Batch, CachedBatch, PictureBatch
 from dim_jax.models import flops
 from dim_jax.models.flops import StepFlops
+from dim_jax.processing.processor import smart_resize
 from dim_jax.training.objectives import dim_config
 from dim_jax.training.remat import remat_choices
-from dim_jax.weights.model_config import TEACHER, ModelConfig
+from dim_jax.weights.model_config import REPA, TEACHER, ModelConfig
 
 
 def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepFlops:
@@ -47,4 +48,10 @@ def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepF
     if (teacher := model_config.teacher) is not None:
         rows, times = b if teacher.guidance_embeds else 2 * b, config.distill.times if config.distill.method == "steps" else 1
         parts[TEACHER] = flops.sana(teacher, rows, latents, t, calls * times).forward
+    if (widths := model_config.repa) is not None:
+        layout = encoder.vision.layout
+        height, width = smart_resize(h, w, layout.patch_size * layout.merge_size)
+        patches, window = height * width // layout.patch_size**2, layout.window_units**2 * layout.group
+        seen = flops.vision(encoder.vision, b, patches, windows=(-(-patches // window), window))
+        parts[REPA] = seen.forward + flops.connector(*widths, b, latents).step(trainable=True)
     return StepFlops(parts, flops.sana_recomputed(sana, calls * b, latents, t, remat_choices(config.model.remat)[0]))

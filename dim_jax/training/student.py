@@ -17,7 +17,7 @@ from dim_jax.diffusion import policy
 from dim_jax.errors import InputError, check
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.settings import CHECKPOINT_SETTINGS
-from dim_jax.weights.model_config import TEACHER, ModelConfig
+from dim_jax.weights.model_config import REPA, TEACHER, ModelConfig
 
 LAST_LAYER = "sana.final_layer.linear."
 
@@ -48,6 +48,8 @@ def check_distillation(config: Config) -> None:
     )
     for key in ("condition_dropout", "source_dropout"):
         check(not config.flow[key], f"config.flow.{key} is {config.flow[key]}: a student sees all that its teacher sees. Set it to 0.")
+    contrastive = config.flow.contrastive
+    check(not contrastive, f"config.flow.contrastive is {contrastive}: a student imitates its teacher alone. Set it to 0.")
     check(
         sample.image_guidance_scale == 1,
         f"config.sample.image_guidance_scale is {sample.image_guidance_scale}: a student has one branch. Set it to 1.",
@@ -89,9 +91,9 @@ def check_teacher(teacher: SanaConfig, student: SanaConfig, where: str) -> None:
 
 
 def painter_sizes(model_config: ModelConfig) -> ModelConfig:
-    """The sizes of what a run exports: without a teacher, and with one velocity."""
+    """The sizes of what a run exports: without a teacher or a projection, and with one velocity."""
     sana = model_config.sana
-    return replace(model_config, teacher=None, sana=sana and replace(sana, velocities=1))
+    return replace(model_config, teacher=None, repa=None, sana=sana and replace(sana, velocities=1))
 
 
 def painter_params(model_config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def painter_params(model_config: ModelConfig, params: Mapping[str, Any]) -> dict
     The mean of a policy's velocities is linear in them, and they are linear in what the last layer reads. So a last layer with the mean of
     their kernels and biases predicts it, and the student is a SANA like any other, which takes Euler's steps.
     """
-    exported = {path: param for path, param in params.items() if not path.startswith(f"{TEACHER}.")}
+    exported = {path: param for path, param in params.items() if path.partition(".")[0] not in (TEACHER, REPA)}
     count = 1 if model_config.sana is None else model_config.sana.velocities
     if count > 1:
         last = {path: param for path, param in exported.items() if path.startswith(LAST_LAYER)}

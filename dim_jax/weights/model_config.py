@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dim_jax.errors import InputError
+from dim_jax.models.connector import Connector
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.dim import makers
 from dim_jax.models.module import parameters, shapes
@@ -20,20 +21,23 @@ from dim_jax.settings import Settings
 from dim_jax.weights.families import encoder_config
 from dim_jax.weights.table import Shape
 
-TEACHER = "teacher"  # the part of a run, not of a checkpoint, that a student learns from
+# Parts of a run that no checkpoint has: what a student learns from, and what projects SANA's hidden states (training/repa.py).
+TEACHER, REPA = "teacher", "repa"
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Configs of the parts that a checkpoint has. It has a connector if it has both encoder and SANA.
 
-    `encoder` is that of a family (`weights.families`), such as `QwenConfig`. `teacher` is a SANA that a run distils; no checkpoint has it.
+    `encoder` is that of a family (`weights.families`), such as `QwenConfig`. `teacher` is a SANA that a run distils, `repa` the widths that
+    a projection of SANA's hidden states goes from and to; no checkpoint has these.
     """
 
     encoder: Any = None
     sana: SanaConfig | None = None
     autoencoder: DCAEConfig | None = None
     teacher: SanaConfig | None = None
+    repa: tuple[int, int] | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -52,7 +56,7 @@ class ModelConfig:
         Raises:
             InputError: a part is unknown, or its config is invalid.
         """
-        known = [part for part in cls.__annotations__ if part != TEACHER]
+        known = [part for part in cls.__annotations__ if part not in (TEACHER, REPA)]
         if not isinstance(data, Mapping) or not data or (unknown := sorted(set(data) - {*known})):
             raise InputError(f"config.json: parts are {', '.join(known)}; found {unknown if data else 'none'}.")
         return cls(
@@ -73,7 +77,11 @@ class ModelConfig:
     def modules(self, *, dtype: DTypeLike = jnp.float32) -> dict[str, Callable[[nnx.Rngs], nnx.Module]]:
         """Part -> a function that makes it with initial parameters; `dtype` is that of its computation."""
         modules = makers(self.encoder, self.sana, self.autoencoder, dtype=dtype)
-        return modules | ({TEACHER: makers(None, self.teacher, None, dtype=dtype)["sana"]} if self.teacher else {})
+        if (teacher := self.teacher) is not None:
+            modules[TEACHER] = makers(None, teacher, None, dtype=dtype)["sana"]
+        if (widths := self.repa) is not None:
+            modules[REPA] = lambda rngs: Connector(*widths, dtype=dtype, rngs=rngs)
+        return modules
 
     def of(self, part: str) -> "ModelConfig":
         """What the sizes of a part follow from: its own config, and for the connector those of its neighbours."""
