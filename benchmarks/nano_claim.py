@@ -10,7 +10,7 @@ mean over seeds, and both arms are compared on the same pairs and seeds (`dim_ja
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -75,17 +75,26 @@ def read_arms(runs: Path) -> dict[str, Arm]:
     Raises:
         InputError: there is none, one is damaged, or reports of other pairs or runs of other lengths lie among them.
     """
-    reports: dict[str, dict[int, Report]] = {}
-    for path in sorted(runs.glob("seed*/*.json")):
-        seed = path.parent.name.removeprefix("seed")
-        if path.stem in ARMS and seed.isdecimal():
-            reports.setdefault(path.stem, {})[int(seed)] = read_json(path)
-    check(reports, f"{runs}: no report of an arm is there. Run launch/nano_claim.sh first.")
-    samples = {json.dumps([[report["data"], report["seed"], len(report["pairs"])]]) for arm in reports.values() for report in arm.values()}
-    check(len(samples) == 1, f"{runs}: reports are of several data sets or samples ({', '.join(sorted(samples))}). Measure all alike.")
+    reports = read_reports(runs, "launch/nano_claim.sh", ARMS.__contains__)
     costs = {name: {seed: _cost(runs / f"seed{seed}", name) for seed in reports[name]} for name in ARMS if name in reports}
     unit = next((cost["flops"] for cost in costs.get("stage1", {}).values() if cost["flops"]), None)
     return {name: _arm(runs, name, reports[name], of_arm, unit) for name, of_arm in costs.items()}
+
+
+def read_reports(runs: Path, script: str, known: Callable[[str], bool]) -> dict[str, dict[int, Report]]:
+    """The reports RUNS/seed*/NAME.json of known names, by name and seed; `script` makes them.
+
+    Raises:
+        InputError: there is none, one is damaged, or they are of several samples.
+    """
+    reports: dict[str, dict[int, Report]] = {}
+    for path in sorted(runs.glob("seed*/*.json")):
+        if known(path.stem) and (seed := path.parent.name.removeprefix("seed")).isdecimal():
+            reports.setdefault(path.stem, {})[int(seed)] = read_json(path)
+    check(reports, f"{runs}: no report of an arm is there. Run {script} first.")
+    samples = {json.dumps([[report["data"], report["seed"], len(report["pairs"])]]) for arm in reports.values() for report in arm.values()}
+    check(len(samples) == 1, f"{runs}: reports are of several data sets or samples ({', '.join(sorted(samples))}). Measure all alike.")
+    return reports
 
 
 def _arm(runs: Path, name: str, reports: Mapping[int, Report], costs: Mapping[int, dict[str, Any]], unit: float | None) -> Arm:
@@ -141,26 +150,30 @@ def page(numbers: Mapping[str, Any]) -> str:
     arms, pairs = {arm["name"]: arm for arm in numbers["arms"]}, numbers["pairs"]
     rows = [
         (*ARMS[name], " + ".join(f"{steps:,}" for steps in arm["steps"]), _milliseconds(arm["seconds"]), _ratio(arm["flops"]),
-         len(arm["nearer"]), _spread(arm, "nearer"), _spread(arm, "psnr"), _failures(arm["failures"]))
+         len(arm["nearer"]), over_seeds(arm, "nearer"), over_seeds(arm, "psnr"), _failures(arm["failures"]))
         for name, arm in arms.items()
     ]  # fmt: skip
     head = ("trained on", "told by", "steps", "ms a step", "FLOPs a step", "seeds", "nearer to target, %", "PSNR, dB", "no blueprint")
     parts = [f"{sum(pairs.values())} pairs of {len(pairs)} rules. ± is the standard deviation over seeds.", markdown_table(head, rows)]
-    differences = [
+    parts += differences_page(numbers["differences"])
+    for metric, title in METRICS.items():
+        rows = [(rule.replace("_", " "), pairs[rule], *(over_seeds(arm["rules"][rule], metric) for arm in arms.values())) for rule in pairs]
+        rows.append(("**all**", sum(pairs.values()), *(over_seeds(arm, metric) for arm in arms.values())))
+        parts += [f"## {title}, by rule", markdown_table(("rule", "pairs", *map(_name, arms)), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def differences_page(differences: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Results of `compare` as paragraphs in Markdown; none, where nothing was compared."""
+    rows = [
         (_name(row["b"]), _name(row["a"]), METRICS[row["metric"]], _difference(row["difference"], row["metric"], spread=row["by_seed"]),
          f"{_difference(row['low'], row['metric'])} to {_difference(row['high'], row['metric'])}", f"{row['p']:.4f}",
          ", ".join(_difference(value, row["metric"]) for value in row["by_seed"].values()))
-        for row in numbers["differences"]
+        for row in differences
     ]  # fmt: skip
-    if differences:
-        text = "The first arm less the second, on the same pairs and seeds: shares in points, PSNR in dB. Interval and p are over pairs."
-        head = ("arm", "less", "measure", "difference", "interval", "p", "by seed")
-        parts += ["## Differences", text, markdown_table(head, differences)]
-    for metric, title in METRICS.items():
-        rows = [(rule.replace("_", " "), pairs[rule], *(_spread(arm["rules"][rule], metric) for arm in arms.values())) for rule in pairs]
-        rows.append(("**all**", sum(pairs.values()), *(_spread(arm, metric) for arm in arms.values())))
-        parts += [f"## {title}, by rule", markdown_table(("rule", "pairs", *map(_name, arms)), rows)]
-    return "\n\n".join(parts) + "\n"
+    text = "The first arm less the second, on the same pairs and seeds: shares in points, PSNR in dB. Interval and p are over pairs."
+    head = ("arm", "less", "measure", "difference", "interval", "p", "by seed")
+    return ["## Differences", text, markdown_table(head, rows)] if rows else []
 
 
 def _name(arm: str) -> str:
@@ -169,7 +182,7 @@ def _name(arm: str) -> str:
     return f"{run}, {told}" if told else run
 
 
-def _spread(values: Mapping[str, Mapping[int, float]], metric: str) -> str:
+def over_seeds(values: Mapping[str, Mapping[int, float]], metric: str) -> str:
     """Mean and standard deviation over seeds, of shares in percent."""
     by_seed = [value * SCALES[metric] for value in values[metric].values()]
     return f"{mean(by_seed):.1f}" + (f" ± {stdev(by_seed):.1f}" if len(by_seed) > 1 else "")

@@ -16,36 +16,13 @@
 #   --dry-run         only show the commands
 set -euo pipefail
 
-# shellcheck source=launch/common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=launch/nano_runs.sh
+source "$(dirname "${BASH_SOURCE[0]}")/nano_runs.sh"
 
 given=([steps]=3000 [base-steps]=3000 [seeds]="0 1 2" [per-gpu]=1)
-read_options "steps seeds base base-steps gpus per-gpu time-limit" "written" "$@"
-if ((${#words[@]} < 2)); then show_help >&2; exit 2; fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [[ -z ${given[gpus]-} ]]; then
-  given[gpus]=$(find /dev -maxdepth 1 -name "nvidia[0-9]*" | wc -l)
-  ((given[gpus])) || given[gpus]=1
-fi
-need_number steps base-steps gpus per-gpu ${given[time-limit]+time-limit}
-data=${words[0]} runs=${words[1]} prepared=data/prepared/emoji
+open_runs "base base-steps" "written" "base-steps" "$@"
 base=${given[base]-$runs/t2i/model}
-read -ra seeds <<<"${given[seeds]}"
-[[ ${seeds[*]} =~ ^(0|[1-9][0-9]{0,8})( (0|[1-9][0-9]{0,8}))*$ && -z $(printf '%s\n' "${seeds[@]}" | sort | uniq -d) ]] ||
-  fail "--seeds ${given[seeds]}: give different whole numbers."
-# Some more loading processes than cores, since not all runs wait for data at once; the first one is alone.
-cores=$(nproc)
-workers=$((1 + 5 * cores / (4 * given[gpus] * given[per-gpu]))) base_workers=$((1 + (cores < 48 ? cores / 2 : 24)))
-# Seeds and arms compile the same programs.
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR-$(realpath -m "$runs/compiled")}"
-
-# From here on a command is a line of launch/on_gpus.py: OUTPUT [NEED ...] -- COMMAND.
-
-train() {  # CONFIG WORKDIR STEPS KEY=VALUE ..., and needs, of the caller
-  local set=() change
-  for change in "${@:4}" "${words[@]:2}"; do set+=(--set "$change"); done
-  quoted "$2/model" "${needs[@]}" -- dim train --config "configs/$1.py" --workdir "$2" --steps "$3" "${set[@]}"
-}
+base_workers=$((1 + (cores < 48 ? cores / 2 : 24)))  # the first run is alone
 
 edit() {  # SEED NAME STEPS FROM TEXT: a run of configs/nano_claim.py
   local seed=$1 needs=("$4") source=$prepared lengths="(88, 240)"
@@ -59,20 +36,19 @@ edit() {  # SEED NAME STEPS FROM TEXT: a run of configs/nano_claim.py
     "data.lengths=$lengths" "data.workers=$workers"
 }
 
-evaluate() {  # SEED NAME REPORT [OPTION ...]
-  local model=$runs/seed$1/$2/model report=$runs/seed$1/$3.json
-  quoted "$report" "$model" -- dim evaluate emoji --checkpoint "$model" --data "$data" --batch-size 124 -o "$report" --overwrite "${@:4}"
+measure() {  # SEED NAME REPORT [OPTION ...]
+  evaluate "$runs/seed$1/$2/model" "$runs/seed$1/$3.json" "${@:4}"
 }
 
 jobs() {
   local steps=${given[steps]} needs=() seed name stage1
   # Measured as soon as there is a model, so that a time limit leaves a table.
   for seed in "${seeds[@]}"; do
-    for name in stage1 stage1_long stage2_instruction; do evaluate "$seed" "$name" "$name"; done
-    evaluate "$seed" stage2_blueprint stage2_blueprint.oracle --text blueprint
-    evaluate "$seed" stage2_blueprint stage2_blueprint.internal --designer local
-    evaluate "$seed" stage2_blueprint stage2_blueprint.instruction
-    if [[ -n ${given[written]-} ]]; then evaluate "$seed" stage2_written stage2_written.internal --designer local; fi
+    for name in stage1 stage1_long stage2_instruction; do measure "$seed" "$name" "$name"; done
+    measure "$seed" stage2_blueprint stage2_blueprint.oracle --text blueprint
+    measure "$seed" stage2_blueprint stage2_blueprint.internal --designer local
+    measure "$seed" stage2_blueprint stage2_blueprint.instruction
+    if [[ -n ${given[written]-} ]]; then measure "$seed" stage2_written stage2_written.internal --designer local; fi
   done
   if [[ -z ${given[base]-} ]]; then
     train nano_t2i "$runs/t2i" "${given[base-steps]}" "data.source=$prepared" model.dtype=bfloat16 init.encoder=dim_jax/nano \
@@ -93,9 +69,4 @@ jobs() {
 }
 
 dry || [[ -z ${given[base]-} || -e $base ]] || fail "--base $base: there is no such checkpoint."
-if [[ ! -d $data ]]; then run dim build-data emoji "$data"; fi
-if [[ ! -d $prepared || -d $prepared/.prepare ]]; then run dim prepare "$data" "$prepared"; fi
-on_gpus=(python launch/on_gpus.py --gpus "${given[gpus]}" --per-gpu "${given[per-gpu]}")
-if [[ -n ${given[time-limit]-} ]]; then on_gpus+=(--time-limit "${given[time-limit]}"); fi
-if dry; then on_gpus+=(--dry-run); fi
-exec "${on_gpus[@]}" -- python benchmarks/nano_claim.py "$runs" < <(jobs)
+run_jobs python benchmarks/nano_claim.py "$runs"

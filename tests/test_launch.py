@@ -16,7 +16,7 @@ from dim_jax.training.supervision import HUNG, STOPPED
 from tests.painter_fixtures import parse
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("first_run.sh", "gpu_node.sh", "nano.sh", "nano_claim.sh", "slurm.sbatch", "tpu_pod.sh", "xpk.sh")
+SCRIPTS = ("first_run.sh", "gpu_node.sh", "nano.sh", "nano_claim.sh", "nano_ladder.sh", "slurm.sbatch", "tpu_pod.sh", "xpk.sh")
 RUN = ("--", "--config", "configs/edit_stage2.py", "--workdir", "gs://my-bucket/run", "--set", "data.text=it's 'told' $HOME")
 POD = ("--project=p", "--zone=z", "--name=pod", "--type=v5litepod-16", "--runtime=v2-alpha-tpuv5-lite")
 GKE = ("--project=p", "--zone=z", "--cluster=c", "--name=run", "--type=v6e-64")
@@ -122,6 +122,8 @@ def test_every_script_says_how_it_is_used(script):
         ("nano_claim.sh", ("--seeds", "0 0", "data", "runs"), "--seeds 0 0: give different whole numbers."),
         ("nano_claim.sh", ("--seeds", "a[$(id)]", "data", "runs"), "--seeds a[$(id)]: give different whole numbers."),
         ("nano_claim.sh", ("--gpus", "x", "data", "runs"), "--gpus x: give a number from 1 on."),
+        ("nano_ladder.sh", ("--arms", "adamw muon+mion", "data", "runs"), "--arms: there is no mion."),
+        ("nano_ladder.sh", ("--arms", "muon muon", "data", "runs"), "--arms muon muon: name each arm once."),
         ("slurm.sbatch", ("--nodes=2",), "give the arguments of dim train after --, with --config and --workdir."),
     ],
 )

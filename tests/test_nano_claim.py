@@ -14,7 +14,10 @@ from benchmarks import nano_claim
 from dim_jax.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-GAINS = {"stage1": 0, "stage1_long": 1, "stage2_instruction": 2, "stage2_blueprint.internal": 1, "stage2_blueprint.instruction": 1}
+GAINS = {
+    "stage1": 0, "stage1_long": 1, "stage2_instruction": 2, "stage2_blueprint.internal": 1, "stage2_blueprint.instruction": 1,
+    "adamw@5": 1, "adamw": 2, "muon@5": 2, "muon": 3, "contrastive@5": 0, "contrastive": 1,
+}  # fmt: skip
 FAKE = f"""#!{sys.executable}
 import json, pathlib, sys
 words, home = sys.argv[1:], pathlib.Path(__file__).parents[1]
@@ -26,9 +29,15 @@ if words[0] == "train":
     if str(run.relative_to(home / "runs")) in (home / "failing").read_text().split():
         sys.exit("out of memory")
     (run / "model").mkdir(parents=True)
+    keys = dict(words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "--set")
+    (run / "config.json").write_text(json.dumps(keys))
+    (run / "checkpoints" / keys.get("train.save_every", "1")).mkdir(parents=True)
     (run / "log.jsonl").write_text(json.dumps({{"step": int(value("--steps")), "loss": 1.0}}))
-    speed = {{"step": 1, "steps_per_second": 10 if "blueprint" in run.name else 20, "mfu": 0.1}}
-    (run / "speed.jsonl").write_text(json.dumps(speed) + "\\n")
+    steps = dict.fromkeys((int(keys.get("train.save_every", 1)), int(value("--steps"))))
+    speed = {{"steps_per_second": 10 if "blueprint" in run.name or "muon" in run.name else 20, "mfu": 0.1}}
+    (run / "speed.jsonl").write_text("".join(json.dumps({{"step": step, **speed}}) + "\\n" for step in steps))
+elif words[0] == "convert":
+    pathlib.Path(words[2]).mkdir()
 elif words[0] == "evaluate":
     report = pathlib.Path(value("-o"))
     seed, gain = int(report.parent.name.removeprefix("seed")), {GAINS}.get(report.stem, 5)
@@ -59,11 +68,11 @@ def home(tmp_path):
     return tmp_path
 
 
-def laboratory(home: Path, *options: str) -> subprocess.CompletedProcess:
+def laboratory(home: Path, *options: str, script: str = "nano_claim") -> subprocess.CompletedProcess:
     environment = os.environ | {"PATH": f"{home / 'bin'}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "0,1", "PYTHONPATH": str(ROOT)}
     command = [
         "bash",
-        "launch/nano_claim.sh",
+        f"launch/{script}.sh",
         "--gpus",
         "2",
         "--per-gpu",
