@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from dim_jax.designer.scores import Scale, read_scores
 from dim_jax.errors import InputError
 from dim_jax.evals.benchmark import Case, group_by
-from dim_jax.evals.parsing import Scale, read_scores
 from dim_jax.plugins import load_plugins, plugin
 from dim_jax.storage.paths import read_json
 

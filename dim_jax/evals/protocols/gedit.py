@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dim_jax.designer.scores import Scale
 from dim_jax.evals.benchmark import Case
-from dim_jax.evals.parsing import Scale
 from dim_jax.evals.protocols import OfficialScores, Protocol, Question, RecordedAnswers, by_category, means
 from dim_jax.storage.jsonl import json_loads
 

@@ -7,8 +7,8 @@ of the paper is the mean of the nine types' means; the scripts end with those.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dim_jax.designer.scores import Scale
 from dim_jax.evals.benchmark import Case
-from dim_jax.evals.parsing import Scale
 from dim_jax.evals.protocols import OfficialScores, Protocol, Question, RecordedAnswers, by_category, mean, means
 
 TEMPLATE = """You grade edits of pictures. The first picture is the original, the second one is what an editing model made of it.

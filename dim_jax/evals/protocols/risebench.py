@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dim_jax.designer.scores import Scale
 from dim_jax.evals.benchmark import Case
-from dim_jax.evals.parsing import Scale
 from dim_jax.evals.protocols import OfficialScores, Protocol, Question, RecordedAnswers, by_category, means
 
 RETAINED = """Compare everything that the instruction does not ask to change: people, objects, their places and colours, background, style.

@@ -2,8 +2,8 @@
 
 import pytest
 
+from dim_jax.designer.scores import Scale, read_scores
 from dim_jax.designer.task import AnswerError
-from dim_jax.evals.parsing import Scale, read_scores
 
 FIVE, TEN, YES_OR_NO = Scale(1, 5), Scale(0, 10), Scale(0, 1, is_integer=True)
 LINES = "Reasoning: 2 of 3 cats, so: fair.\nCompliance: {}\nQuality: {}\nPreservation: {}"
