@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.objective = "painter"  # what is trained: "painter" (connector and SANA), "autoencoder" or "encoder"
     config.trainable = ("connector", "sana")  # (paper) parts that learn; every part of the objective is in exactly one of the two
-    config.frozen = ("encoder", "autoencoder")  # (paper) parts that do not: no gradient, no optimizer state; a distillation's "teacher" too
+    config.frozen = ("encoder", "autoencoder")  # (paper) parts that do not: no gradient, no optimizer state; a run's "teacher" too
     config.seed = 0  # of fresh parameters, data order, noise, times and dropout
 
     config.model = ConfigDict()
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.init.connector = ""
     config.init.sana = ""
     config.init.autoencoder = ""
-    config.init.teacher = ""  # of a distillation: a painter, whose SANA stays frozen
+    config.init.teacher = ""  # of a distillation, or an anchor of rewards: a painter, whose SANA stays frozen
 
     config.data = ConfigDict()
     config.data.source = "synthetic"  # a folder of `dim prepare` (docs/data.md); or random pictures and words
@@ -76,6 +76,17 @@ def get_config() -> ConfigDict:
     config.distill.guidance_scales = (1.0, 10.0)  # of the teacher, drawn between the two, an input of the student; one scale twice: fixed
     config.distill.velocities = 5  # "steps": that the student predicts for each step, at evenly spaced times of it
     config.distill.times = 2  # "steps": at which a step is compared with the teacher
+
+    config.reward = ConfigDict()  # the painter learns from rewards of what it paints itself (docs/reward.md)
+    config.reward.method = "none"  # "target": nearer to the target, unchanged elsewhere; "judge": the score of a model on a server
+    config.reward.pictures = 8  # of each edit, painted as config.sample says and compared with each other
+    config.reward.times = 2  # of its way from noise at which each of them is learned from
+    config.reward.beta = 1.0  # (DiffusionNFT) less is a larger step away from the policy that painted
+    config.reward.clip = 5.0  # (DiffusionNFT) standard deviations of a group at which a reward counts as wholly good or bad
+    config.reward.anchor = 0.0  # of the squared distance from the velocity of config.init.teacher; 0: no teacher
+    config.reward.judge = ""  # KIND:MODEL, as --judge of `dim evaluate`
+    config.reward.base_url = ""  # of its server; "": of its kind
+    config.reward.concurrency = 8  # pictures that are judged at once
 
     config.autoencoder = ConfigDict()
     config.autoencoder.latent_noise = 0.1  # of the latents' spread, added before they are decoded

@@ -45,6 +45,7 @@ from dim_jax.training.profiling import Profile
 from dim_jax.training.progress import Speed
 from dim_jax.training.remat import AUTO, FittingStep
 from dim_jax.training.resume import latest_step, training_states
+from dim_jax.training.rollout import open_rollout
 from dim_jax.training.state import Params, State, abstract_exported, abstract_frozen, abstract_state, init_state, is_finite
 from dim_jax.training.step_flops import step_flops
 from dim_jax.training.supervision import STOPPED, Termination, Watchdog
@@ -170,6 +171,7 @@ def main(
         flops = dict[tuple, int]()  # by the shapes of a batch
         vote = processes.Vote()
         with (
+            open_rollout(config, objective, sharding, workdir) as rollout,
             Profile(workdir / "profile", profile, start_step=first, total=steps) as trace,
             MetricWriter(workdir, console, total=steps, start_step=first) as writer,
             Termination() as termination,
@@ -186,6 +188,8 @@ def main(
                     flops[shapes] = step_flops(config, model_config, batch).model
                 speed.add_flops(flops[shapes])
                 with trace.step(step, buffer.flush):
+                    if rollout is not None:  # what the run paints of this batch, with rewards, is what it learns from
+                        batch = rollout(step, state, frozen, batch)
                     state, metrics = train_step(state, frozen, batch)
                     buffer.add(step, dict(zip(loader.batch_indices.tolist(), keys, strict=True)), metrics)
                 is_last, stopping = step == steps, vote(termination.requested)

@@ -23,6 +23,7 @@ from dim_jax.models.sana_config import SanaConfig
 from dim_jax.processing.inputs import encoder_inputs
 from dim_jax.training.distillation import steps_loss
 from dim_jax.training.losses import Features
+from dim_jax.training.reward import paint_groups, reward_loss
 from dim_jax.training.step_flops import step_flops
 from dim_jax.weights.model_config import ModelConfig
 from tests.test_train import CONFIGS
@@ -137,6 +138,35 @@ def test_a_distillation_to_one_step():
     four = step_flops(config, model_config, batch).parts
     assert all(3.7 * one[part] < four[part] < 4 * one[part] for part in ("sana", "teacher"))
     assert four["connector"] == one["connector"]
+
+
+def test_a_step_with_rewards():
+    """Of one picture, painted in one step and learned from at one time: SANA answers twice without gradients, and then learns."""
+    model_config = ModelConfig(QWEN, replace(SANA, depth=1, in_channels=64), DC_AE)
+    models = {part: abstract(make) for part, make in model_config.modules().items() if part in ("connector", "sana")}
+    one = {"reward.pictures": "1", "reward.times": "1", "sample.num_steps": "1", "model.remat": "none"}
+    config = read_config(CONFIGS / "nano_reward.py", one)
+    options = {"pictures": 1, "times": 1, "num_steps": 1, "flow_shift": 1.0, "shift": 1.0, "draw": "uniform"}
+
+    def paint(params, hidden, mask, latents):
+        connector, sana = (with_parameters(models[part], x) for part, x in params.items())
+        return paint_groups(
+            connector, sana, lambda latents: latents[..., :3], None, Features(hidden, mask, latents, latents), jax.random.key(0), **options
+        )[0]
+
+    def loss(sana, connector, batch):
+        connector, sana = (with_parameters(models[part], x) for part, x in (("connector", connector), ("sana", sana)))
+        return reward_loss(connector, sana, batch, beta=1.0, clip=5.0, anchor=0.0)[0]
+
+    params = {part: parameters(model) for part, model in models.items()}
+    features = array(ROWS, TOKENS, 2048), jax.ShapeDtypeStruct((ROWS, TOKENS), bool), array(ROWS, 16, 16, 32)
+    painted = replace(jax.eval_shape(paint, params, *features), rewards=array(ROWS, 1))
+    found = counted(paint, params, *features) + counted(jax.grad(loss), params["sana"], params["connector"], painted)
+    batch = PaintBatch(turns(ROWS, TOKENS, GRID), *[np.zeros((ROWS, 512, 512, 3), np.uint8)] * 2)
+    parts = step_flops(config, model_config, batch).parts
+    assert parts["sana"] + 2 * parts["connector"] == pytest.approx(found, rel=0.02)
+    decoded = flops.dc_ae_encoder(DC_AE, 2 * ROWS, 512, 512) + flops.dc_ae_decoder(DC_AE, ROWS, 512, 512)
+    assert parts["autoencoder"] == decoded.forward
 
 
 def test_what_a_sample_of_the_full_size_costs():

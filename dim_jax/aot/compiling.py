@@ -29,7 +29,7 @@ from dim_jax.config import Config
 from dim_jax.data.batches import CachedBatch, PaintBatch
 from dim_jax.data.readers import buckets
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
-from dim_jax.errors import InputError, first_line
+from dim_jax.errors import InputError, check, first_line
 from dim_jax.memory import GIB
 from dim_jax.models.chips import Chip
 from dim_jax.models.flops import StepFlops
@@ -56,8 +56,8 @@ def main(config: Config, topology: Topology, console: Console, *, hlo_file: Path
     `hlo_file` gets the compiled program's text. `inference`: the programs of painting instead, one after another (`aot.inference`).
 
     Raises:
-        InputError: libtpu is missing or does not know the topology; the config does not hold together or does not divide over the mesh; or
-            a program takes more memory than a device has.
+        InputError: libtpu is missing or does not know the topology; the config does not hold together, does not divide over the mesh
+            or learns from rewards; or a program takes more memory than a device has.
     """
     print_line = partial(console.out, highlight=False)
     config = deepcopy(config)
@@ -79,6 +79,7 @@ def main(config: Config, topology: Topology, console: Console, *, hlo_file: Path
             print_line(f"\n{name}")
             _compile(lower, flops, chip, hlo_file and hlo_file.with_stem(f"{hlo_file.stem}_{name.replace(' ', '_')}"), print_line)
         return
+    check(objective.paint is None, 'config.reward.method: only steps that learn from data are compiled. Set it to "none".')
     state, (frozen, _) = abstract_state(config, objective.model_config, sharding), abstract_frozen(objective, sharding)
     num_trainable, num_frozen = (sum(math.prod(leaf.shape) for leaf in params.values()) for params in (state.params, frozen))
     print_line(f"{config.objective}: {num_trainable:,} parameters learn, {num_frozen:,} are frozen")

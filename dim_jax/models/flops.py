@@ -121,11 +121,11 @@ def sana_recomputed(config: SanaConfig, b: int, l: int, t: int, remat: Remat) ->
     return recomputed[remat]
 
 
-def sana(config: SanaConfig, b: int, l: int, t: int, calls: int = 1) -> ForwardFlops:  # noqa: E741
-    """Velocities from latents and condition tokens, in `calls` that share the tokens' projection. The timestep's embedding, once a row, is
-    left out: a millionth of the rest."""
+def sana(config: SanaConfig, b: int, l: int, t: int, calls: int = 1, keys: int | None = None) -> ForwardFlops:  # noqa: E741
+    """Velocities from latents and condition tokens, in `calls` that share the tokens' projection, and of which `keys` compute keys and
+    values (None: each does). The timestep's embedding, once a row, is left out: a millionth of the rest."""
     ends = 2 * calls * b * l * config.width * (config.in_channels + config.velocities * config.latent_channels)
-    return sana_condition(config, b, t, calls) + sana_blocks(config, calls * b, l, t) + ForwardFlops(ends)
+    return sana_condition(config, b, t, calls if keys is None else keys) + sana_blocks(config, calls * b, l, t) + ForwardFlops(ends)
 
 
 def dc_ae_encoder(config: DCAEConfig, b: int, h: int, w: int) -> ForwardFlops:

@@ -26,12 +26,13 @@ from dim_jax.training.objectives import CACHED, COMPONENTS, components_of, quant
 from dim_jax.training.optim import OptimizerName
 from dim_jax.training.remat import AUTO
 from dim_jax.training.repa import check_repa
+from dim_jax.training.reward import METHODS, check_reward
 from dim_jax.training.student import check_distillation
 
 # Keys and prefixes of keys that change the loss curve by rounding only.
 FREE_TO_CHANGE = (
-    "data.bad_samples", "data.workers", "sharding.", "train.keep", "train.log_every", "train.save_every", "train.show_every",
-    "train.steps", "train.watchdog_minutes",
+    "data.bad_samples", "data.workers", "reward.base_url", "reward.concurrency", "sharding.", "train.keep", "train.log_every",
+    "train.save_every", "train.show_every", "train.steps", "train.watchdog_minutes",
 )  # fmt: skip
 
 
@@ -44,6 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.remat": (AUTO, *SAVED_NAMES),
     "optim.name": get_args(OptimizerName),
     "optim.mu_dtype": ("float32", "bfloat16"),
+    "reward.method": METHODS,
     "sample.blueprint_from": get_args(PromptMode),
     "sharding.gather": get_args(Gather),
 }
@@ -52,14 +54,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
 RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("at least 1", lambda value: 1 <= value < math.inf, ("data.max_aspect_ratio",)),
     ("at least 1, whole, and below a million", lambda value: isinstance(value, int) and 1 <= value < 10**6, (
-        "data.batch_size", "data.lengths", "data.resolution",
+        "data.batch_size", "data.lengths", "data.resolution", "reward.concurrency", "reward.pictures", "reward.times",
     )),
     ("at least 0 and below a million", lambda value: 0 <= value < 10**6, ("data.shift",)),
     ("at least 0", lambda value: 0 <= value < math.inf, (
         "seed", "data.workers", "data.bad_samples", "data.balance", "optim.learning_rate", "optim.warmup_steps",
         "optim.weight_decay", "optim.mup_base_width", "model.width", "autoencoder.latent_noise", "autoencoder.spread_weight", "repa.weight",
+        "reward.anchor",
     )),
-    ("above 0", lambda value: value > 0, ("optim.clip_global_norm", "optim.eps", "flow.shift", "flow.std")),
+    ("above 0", lambda value: value > 0, ("optim.clip_global_norm", "optim.eps", "flow.shift", "flow.std", "reward.beta", "reward.clip")),
     ("from 0 to 1", lambda value: 0 <= value <= 1, ("flow.condition_dropout", "flow.source_dropout")),
     ("at least 0 and less than 1", lambda value: 0 <= value < 1, ("optim.betas", "optim.ema_decay", "flow.contrastive")),
 )  # fmt: skip
@@ -71,7 +74,7 @@ def check_config(config: Config) -> tuple[str, ...]:
     Raises:
         InputError: the objective or another choice is unknown; `config.trainable` and `config.frozen` do not name each component
             once; there is no LoRA for what is quantized; `config.data.cache` is set and the run cannot use a cache; a number is out of its
-            range; or as `check_lora`, `check_distillation` and `check_repa`.
+            range; or as `check_lora`, `check_distillation`, `check_repa` and `check_reward`.
     """
     values = flatten(config)
     for key, choices in CHOICES.items():
@@ -79,6 +82,7 @@ def check_config(config: Config) -> tuple[str, ...]:
     check(config.objective in COMPONENTS, f'config.objective is "{config.objective}", but objectives are {", ".join(COMPONENTS)}.')
     check_distillation(config)
     check_repa(config)
+    check_reward(config)
     components = components_of(config)
     if sorted([*config.trainable, *config.frozen]) != sorted(components):
         names = f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}"
@@ -127,8 +131,10 @@ def check_cacheable(config: Config) -> None:
     """Refuse a config that cannot train from a cache.
 
     Raises:
-        InputError: the objective is not the painter, a cached component is trainable, or pictures are augmented.
+        InputError: the objective is not the painter, a cached component is trainable, pictures are augmented, or get rewards.
     """
+    method = config.reward.method
+    check(method == "none", f'config.reward.method is "{method}": rewards are of pictures, which a cache does not hold. Train without one.')
     if config.objective != "painter" or (learn := [name for name in CACHED if name not in config.frozen]):
         reason = f'config.objective "{config.objective}"' if config.objective != "painter" else f"config.trainable has {', '.join(learn)}"
         raise InputError(f"{reason}: a cache holds outputs of the painter's {' and '.join(CACHED)}, which must be frozen.")

@@ -32,6 +32,7 @@ from dim_jax.training.lora import adapted_layers
 from dim_jax.training.losses import Features, Loss, autoencoder_loss, cached_features, encode_batch, encoder_loss, painter_loss
 from dim_jax.training.model_init import ModelInit
 from dim_jax.training.repa import Alignment
+from dim_jax.training.reward import PaintedBatch, paint_groups, reward_loss
 from dim_jax.weights.model_config import REPA, TEACHER, ModelConfig
 
 COMPONENTS = {"autoencoder": ("autoencoder",), "encoder": ("encoder",), "painter": ("encoder", "connector", "sana", "autoencoder")}
@@ -39,8 +40,9 @@ CACHED = ("encoder", "autoencoder")  # the components whose results a cache hold
 
 
 def components_of(config: Config) -> tuple[str, ...]:
-    """The components of the objective that a config names, with the teacher of a distillation or the projection of REPA."""
-    extra = ((TEACHER,) if config.distill.method != "none" else ()) + ((REPA,) if config.repa.weight else ())
+    """The components of the objective that a config names, with the teacher of a distillation or of rewards, or the projection of REPA."""
+    has_teacher = config.distill.method != "none" or (config.reward.method != "none" and config.reward.anchor)
+    extra = ((TEACHER,) if has_teacher else ()) + ((REPA,) if config.repa.weight else ())
     return COMPONENTS[config.objective] + extra
 
 
@@ -56,6 +58,8 @@ class Objective:
         components: those that a step computes with.
         features: (model, batch) -> what the loss reads.
         loss: (model, features, key) -> the scalar to minimise, and what else to log.
+        paint: (model, batch, key) -> a `PaintedBatch` that wants rewards, which is what a step then reads, and its pictures; None: a step
+            reads the batch itself.
     """
 
     config: Config
@@ -65,6 +69,7 @@ class Objective:
     components: tuple[str, ...]
     features: Callable[[Any, Any], Any]
     loss: Callable[[Any, Any, Any], Loss]
+    paint: Callable[[Any, Any, Any], tuple[PaintedBatch, Array]] | None = None
 
     @cached_property
     def model(self) -> nnx.Module:
@@ -104,11 +109,33 @@ def _painter(config: Config, model_config: ModelConfig, processor: Any) -> Objec
         aligning = Alignment(model.repa, config.repa.block, config.repa.weight) if aligned else None
         return painter_loss(model.connector, model.sana, features, key, **config.flow, aligning=aligning, remat=config.model.remat)
 
+    if config.reward.method != "none":
+        return _rewarded(config, model_config, processor, reader, online_features)
     minimized = loss if config.distill.method == "none" else distillation_loss(config)
     if config.data.cache:
         components = tuple(name for name in components_of(config) if name not in CACHED)
         return Objective(config, model_config, processor, CachedReader(reader), components, stored_features, minimized)
     return Objective(config, model_config, processor, reader, components_of(config), online_features, minimized)
+
+
+def _rewarded(config: Config, model_config: ModelConfig, processor: Any, reader: Any, encode: Callable[[Any, Any], Features]) -> Objective:
+    reward, sample = config.reward, config.sample
+    times = {"shift": config.flow.shift, "draw": config.flow.draw, "std": config.flow.std}
+
+    def paint(model: Any, batch: PaintBatch, key: PRNGKeyArray) -> tuple[PaintedBatch, Array]:
+        return paint_groups(
+            model.connector, model.sana, model.autoencoder.decode, model.get(TEACHER), encode(model, batch), key,
+            pictures=reward.pictures, times=reward.times, num_steps=sample.num_steps, flow_shift=sample.flow_shift, **times,
+        )  # fmt: skip
+
+    def painted(model: Any, batch: PaintedBatch) -> PaintedBatch:
+        return batch
+
+    def loss(model: Any, batch: PaintedBatch, key: PRNGKeyArray) -> Loss:
+        weights = {"beta": reward.beta, "clip": reward.clip, "anchor": reward.anchor}
+        return reward_loss(model.connector, model.sana, batch, **weights, remat=config.model.remat)
+
+    return Objective(config, model_config, processor, reader, components_of(config), painted, loss, paint)
 
 
 def _autoencoder(config: Config, model_config: ModelConfig, processor: Any) -> Objective:

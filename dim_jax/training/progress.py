@@ -61,12 +61,13 @@ class ProgressBar:
         self._bar.stop()
 
     def update(self, step: int, means: Mapping[str, float], speed: Mapping[str, float]) -> None:
-        """Show loss, learning rate and gradient norm; examples per second, MFU if known, share of time waiting for data, and the remaining
-        time."""
+        """Show loss, mean reward if there is one, learning rate and gradient norm; examples per second, MFU if known, share of time waiting
+        for data, and the remaining time."""
         remaining = timedelta(seconds=round((self._total - step) / speed["steps_per_second"]))
         utilisation = f"{speed['mfu']:.1%} MFU, " if "mfu" in speed else ""
+        reward = f"reward {means['reward']:.4f}, " if "reward" in means else ""
         text = (
-            f"loss {means['loss']:.4f}, lr {means['learning_rate']:.2e}, gradient {means['grad_norm']:.3g}, "
+            f"loss {means['loss']:.4f}, {reward}lr {means['learning_rate']:.2e}, gradient {means['grad_norm']:.3g}, "
             f"{speed['samples_per_second']:.1f} samples/s, {utilisation}{speed['waiting_for_data']:.0%} waiting for data, {remaining} left"
         )
         self._bar.update(self._task, completed=step, description=text)

@@ -42,12 +42,18 @@ def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepF
     t = min(tokens, sana.condition_length)
     connector = flops.connector(encoder.text.hidden_size, sana.caption_channels, b, t)
     parts["connector"] = connector.step(trainable="connector" in trainable, backprop="encoder" in trainable or "connector" in adapted)
-    calls = config.sample.num_steps if config.distill.method == "steps" else 1
-    work = flops.sana(sana, b, latents, t, calls)
+    steps, reward, keys = config.distill.method == "steps", config.reward, None
+    calls = config.sample.num_steps if steps else 1
+    if reward.method != "none":
+        calls, keys = reward.pictures * reward.times, 1
+    work = flops.sana(sana, b, latents, t, calls, keys)
     parts["sana"] = work.step(trainable="sana" in trainable, backprop=bool(trainable - {"sana"} or adapted))
+    if reward.method != "none":  # of the policy that paints, which then answers where the other one learns
+        parts["sana"] += flops.sana(sana, b, latents, t, reward.pictures * config.sample.num_steps + calls, keys).forward
+        parts["autoencoder"] += flops.dc_ae_decoder(autoencoder, reward.pictures * b, h, w).forward
     if (teacher := model_config.teacher) is not None:
-        rows, times = b if teacher.guidance_embeds else 2 * b, config.distill.times if config.distill.method == "steps" else 1
-        parts[TEACHER] = flops.sana(teacher, rows, latents, t, calls * times).forward
+        guided, times = config.distill.method != "none" and not teacher.guidance_embeds, config.distill.times if steps else 1
+        parts[TEACHER] = flops.sana(teacher, 2 * b if guided else b, latents, t, calls * times, keys).forward
     if (widths := model_config.repa) is not None:
         layout = encoder.vision.layout
         height, width = smart_resize(h, w, layout.patch_size * layout.merge_size)

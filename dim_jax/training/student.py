@@ -46,19 +46,24 @@ def check_distillation(config: Config) -> None:
         distill.velocities >= 1 and distill.times >= 1,
         f"config.distill: velocities {distill.velocities} and times {distill.times} must be at least 1.",
     )
-    for key in ("condition_dropout", "source_dropout"):
-        check(not config.flow[key], f"config.flow.{key} is {config.flow[key]}: a student sees all that its teacher sees. Set it to 0.")
-    contrastive = config.flow.contrastive
-    check(not contrastive, f"config.flow.contrastive is {contrastive}: a student imitates its teacher alone. Set it to 0.")
-    check(
-        sample.image_guidance_scale == 1,
-        f"config.sample.image_guidance_scale is {sample.image_guidance_scale}: a student has one branch. Set it to 1.",
-    )
+    check_one_branch(config, "a student has one branch, which sees all that its teacher sees")
     if not embeds_guidance(config) and sample.guidance_scale != 1:
         raise InputError(
             f"config.sample.guidance_scale is {sample.guidance_scale}: the student's weights hold the guidance of scale {scales[0]}. "
             "Set it to 1, for a painter of one branch."
         )
+
+
+def check_one_branch(config: Config, reason: str) -> None:
+    """Refuse dropouts, contrastive flow matching and image guidance, with the reason why a run has no use for them.
+
+    Raises:
+        InputError: names the key.
+    """
+    for key in ("condition_dropout", "source_dropout", "contrastive"):
+        check(not config.flow[key], f"config.flow.{key} is {config.flow[key]}: {reason}. Set it to 0.")
+    scale = config.sample.image_guidance_scale
+    check(scale == 1, f"config.sample.image_guidance_scale is {scale}: {reason}. Set it to 1.")
 
 
 def embeds_guidance(config: Config) -> bool:
