@@ -4,7 +4,8 @@
 
 Reads the reports RUNS/seed*/ARM.json and RUNS/seed*/ARM@STEP.json of `dim evaluate emoji -o`, those that are there, and the speed of the
 runs beside them; writes RUNS/ladder.md and RUNS/ladder.json. Spread is the standard deviation over seeds; differences as in `nano_claim`.
-A run reaches a share at the first step at which it was measured so. Its seconds are those of its steps, without start and compilation.
+A run reaches a share at the first step at which it was measured so. Its seconds are as many as its steps take at their
+median: without start, compilation, saving and what it measures.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,13 +47,10 @@ def read_points(runs: Path) -> list[dict[str, Any]]:
 def _point(runs: Path, name: str, seed: int, report: Report) -> dict[str, Any]:
     arm, _, at = name.partition("@")
     run = runs / f"seed{seed}" / arm
-    seconds, before = 0.0, 0
-    for line in _lines(run / "speed.jsonl"):
-        if at and line["step"] > int(at):
-            break
-        seconds, before = seconds + (line["step"] - before) / line["steps_per_second"], line["step"]
+    speed = _lines(run / "speed.jsonl")
+    step, pace = int(at) if at else speed[-1]["step"], median(1 / line["steps_per_second"] for line in speed)
     overall = {metric: report["overall"][metric] for metric in METRICS}
-    return {"arm": arm, "seed": seed, "step": int(at) if at else before, "seconds": seconds, "ended": not at, "report": report} | overall
+    return {"arm": arm, "seed": seed, "step": step, "seconds": step * pace, "ended": not at, "report": report} | overall
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
