@@ -32,14 +32,14 @@ class Features(NamedTuple):
         mask: False at padding.
         target: latents of the picture to paint.
         source: latents of the picture to edit; None: the text alone is painted.
-        seen: what the encoder's vision tower makes of the picture to paint (`training.repa`); None: not needed.
+        target_features: of the picture to paint, by the encoder's vision tower (`training.repa`); None: not needed.
     """
 
     hidden: Float[Array, "b t d"]
     mask: Bool[Array, "b t"]
     target: Float[Array, "b h w c"]
     source: Float[Array, "b h w c"] | None
-    seen: Float[Array, "b rows columns d"] | None = None
+    target_features: Float[Array, "b rows columns d"] | None = None
 
 
 def encode_batch(encoder: Qwen, autoencoder: DCAE, batch: PaintBatch, *, condition_length: int, align: bool = False) -> Features:
@@ -56,8 +56,8 @@ def encode_batch(encoder: Qwen, autoencoder: DCAE, batch: PaintBatch, *, conditi
     target, *sources = latents
     length = min(batch.inputs.input_ids.shape[1], condition_length)
     hidden, mask = select_user_turn(encoder(batch.inputs), jnp.asarray(batch.inputs.user_turn), length)
-    seen = jax.lax.stop_gradient(picture_features(encoder, jnp.asarray(batch.target))) if align else None
-    return Features(hidden, mask, target, sources[0] if sources else None, seen)
+    target_features = jax.lax.stop_gradient(picture_features(encoder, jnp.asarray(batch.target))) if align else None
+    return Features(hidden, mask, target, sources[0] if sources else None, target_features)
 
 
 def cached_features(batch: CachedBatch) -> Features:
@@ -89,8 +89,8 @@ def painter_loss(
     `condition_dropout` and, drawn independently, its source's latents with probability `source_dropout`, as image guidance needs it
     (InstructPix2Pix, arXiv 2211.09800, section 3.2.1); the encoder reads the source all the same.
 
-    The loss is less by `contrastive` times the distance to other rows' velocities (`flow.contrast`), and by a weight times the likeness of
-    hidden states to features of the target (`training.repa`). Then the error itself is logged too: only it is comparable between runs.
+    The loss is less by `contrastive` times the distance to other rows' velocities (`flow.contrast`), and by a weight times the similarity
+    of hidden states to features of the target (`training.repa`). Then the error itself is logged too: only it is comparable between runs.
     """
     target, source = features.target, features.source
     draws = flow.draw_noise(key, target.shape, draw, condition_dropout=condition_dropout, source_dropout=source_dropout, std=std)
@@ -106,8 +106,8 @@ def painter_loss(
         velocity, aligned = sana(*inputs, remat=remat), 0.0
     else:
         velocity, hidden = sana.with_hidden(*inputs, block=aligning.block, remat=remat)
-        assert features.seen is not None
-        metrics["alignment"] = aligning.likeness(hidden, features.seen)
+        assert features.target_features is not None
+        metrics["alignment"] = aligning.similarity(hidden, features.target_features)
         aligned = aligning.weight * metrics["alignment"]
     error = flow.loss(velocity, target, noise).mean()
     contrast = contrastive * flow.contrast(velocity, target, noise).mean() if contrastive else 0.0

@@ -30,7 +30,7 @@ class Alignment(NamedTuple):
     block: int
     weight: float
 
-    def likeness(self, hidden: Float[Array, "b h w d"], features: Float[Array, "b rows columns d_seen"]) -> Float[Array, ""]:
+    def similarity(self, hidden: Float[Array, "b h w d"], features: Float[Array, "b rows columns d_features"]) -> Float[Array, ""]:
         """`alignment` of the projected hidden states."""
         b, h, w, d = hidden.shape
         return alignment(self.projection(hidden.reshape(b, h * w, d)).reshape(b, h, w, -1), features)

@@ -58,6 +58,6 @@ def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepF
         layout = encoder.vision.layout
         height, width = smart_resize(h, w, layout.patch_size * layout.merge_size)
         patches, window = height * width // layout.patch_size**2, layout.window_units**2 * layout.group
-        seen = flops.vision(encoder.vision, b, patches, windows=(-(-patches // window), window))
-        parts[REPA] = seen.forward + flops.connector(*widths, b, latents).step(trainable=True)
+        vision = flops.vision(encoder.vision, b, patches, windows=(-(-patches // window), window))
+        parts[REPA] = vision.forward + flops.connector(*widths, b, latents).step(trainable=True)
     return StepFlops(parts, flops.sana_recomputed(sana, calls * b, latents, t, remat_choices(config.model.remat)[0]))
