@@ -22,7 +22,7 @@ from dim_jax.markdown import markdown_table
 from dim_jax.storage.folders import new_file, write_json, write_text
 from dim_jax.storage.paths import read_json
 
-# report -> what the run was trained on, and what its edits are told by
+# report -> the prompts in training, and those in the evaluation
 ARMS = {
     "stage1": ("stage I: instructions", "instruction"),
     "stage1_long": ("stage I: instructions, twice as long", "instruction"),
@@ -153,7 +153,7 @@ def page(numbers: Mapping[str, Any]) -> str:
          len(arm["nearer"]), over_seeds(arm, "nearer"), over_seeds(arm, "psnr"), _failures(arm["failures"]))
         for name, arm in arms.items()
     ]  # fmt: skip
-    head = ("trained on", "told by", "steps", "ms a step", "FLOPs a step", "seeds", "nearer to target, %", "PSNR, dB", "no blueprint")
+    head = ("trained on", "prompt", "steps", "ms a step", "FLOPs a step", "seeds", "nearer to target, %", "PSNR, dB", "no blueprint")
     parts = [f"{sum(pairs.values())} pairs of {len(pairs)} rules. ± is the standard deviation over seeds.", markdown_table(head, rows)]
     parts += differences_page(numbers["differences"])
     for metric, title in METRICS.items():
@@ -178,8 +178,8 @@ def differences_page(differences: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _name(arm: str) -> str:
     """As a column is called."""
-    run, _, told = arm.replace("_", " ").partition(".")
-    return f"{run}, {told}" if told else run
+    run, _, prompt = arm.replace("_", " ").partition(".")
+    return f"{run}, {prompt}" if prompt else run
 
 
 def over_seeds(values: Mapping[str, Mapping[int, float]], metric: str) -> str:
