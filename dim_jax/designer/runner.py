@@ -300,7 +300,7 @@ class _Requester:
         if self._unanswered >= MAX_UNANSWERED:
             raise InputError(
                 f"{self._designer.name}: {MAX_UNANSWERED} requests in a row got no answer in {limits.tries} tries each, at last: {reason}. "
-                "When the server works again, run the same command with --retry-failed."
+                "When the server works again, run the same command, with --retry-failed where it has that."
             )
         return Response("", f"no answer in {limits.tries} tries, at last: {reason}")
 
