@@ -22,6 +22,7 @@ from dim_jax import sharding
 from dim_jax.config import read_config
 from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture
 from dim_jax.errors import InputError
+from dim_jax.logical_axes import LOGICAL_AXES, logical_axes
 from dim_jax.models import layers
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.gemma import GemmaConfig
@@ -29,7 +30,7 @@ from dim_jax.models.qwen import QwenConfig
 from dim_jax.models.qwen3 import Qwen3Config
 from dim_jax.models.sana_config import SanaConfig
 from dim_jax.processes import make_global_array
-from dim_jax.sharding import Sharding, logical_axes, validate_mesh
+from dim_jax.sharding import Sharding, validate_mesh
 from dim_jax.train import make_train_step
 from dim_jax.training.config_guard import check_config
 from dim_jax.training.model_init import ModelInit
@@ -72,7 +73,7 @@ def test_every_parameter_has_one_row_of_its_rank(model):
 
 def test_every_row_is_of_some_parameter():
     paths = {path for sizes in MODELS.values() for path in sizes.shapes()}
-    for pattern, _ in sharding.LOGICAL_AXES:
+    for pattern, _ in LOGICAL_AXES:
         assert any(fnmatchcase(path, pattern) for path in paths), pattern
 
 
@@ -148,17 +149,17 @@ def test_the_rows_of_a_tpu_host_are_those_of_its_chips():
 def test_incomplete_sharding_table_is_refused(monkeypatch):
     """A parameter without a row, with two, with a row of another rank; a logical axis without a rule."""
     row = ("sana.t_block.kernel", ("width", "modulation"))
-    rows = [other for other in sharding.LOGICAL_AXES if other != row]
+    rows = [other for other in LOGICAL_AXES if other != row]
     for changed, part in (
         ([*rows, ("sana.*.none", ("modulation",))], "this one: none"),
         ([*rows, row, ("sana.t_*.kernel", ("width", "modulation"))], "sana.t_block.kernel and sana.t_*.kernel"),
         (
             [*rows, ("sana.t_block.kernel", ("modulation",))],
-            "(2240, 13440): its row in the table of dim_jax/sharding.py names 1 axes (modulation)",
+            "(2240, 13440): its row in the table of dim_jax/logical_axes.py names 1 axes (modulation)",
         ),
         ([*rows, ("sana.t_block.kernel", ("width", "times"))], "rules: modulation, times"),
     ):
-        monkeypatch.setattr(sharding, "LOGICAL_AXES", tuple(changed))
+        monkeypatch.setattr("dim_jax.logical_axes.LOGICAL_AXES", tuple(changed))
         logical_axes.cache_clear()
         with pytest.raises(InputError) as error:
             mesh(1, 1, 1)
