@@ -5,7 +5,7 @@ Values marked (paper) are Draw-In-Mind's, arXiv 2509.01986; the others are ours.
 
 from ml_collections import ConfigDict
 
-from dim_jax.logical_axes import RULES
+from dim_jax.weights.logical_axes import RULES
 
 
 def get_config() -> ConfigDict:
@@ -113,7 +113,7 @@ def get_config() -> ConfigDict:
     config.sharding.fsdp = 1  # parts that every parameter is cut into and gathered from; the full-size model: up to 64
     config.sharding.tensor = 1  # parts that the work of a layer is cut into; the full-size model: 1 or 2
     config.sharding.gather = "layer"  # when learning parameters are gathered: by "layer", forward and backward, or once a "step"
-    config.sharding.rules = ConfigDict(RULES)  # logical axis -> the mesh axis that cuts it (dim_jax/logical_axes.py); "": none
+    config.sharding.rules = ConfigDict(RULES)  # logical axis -> the mesh axis that cuts it (dim_jax/weights/logical_axes.py); "": none
 
     config.train = ConfigDict()
     config.train.steps = 100_000

@@ -1,4 +1,4 @@
-"""Which device holds what: the logical axes of a parameter (`logical_axes.py`), by the rules of a config, on the axes of a mesh.
+"""Which device holds what: the logical axes of a parameter (`weights/logical_axes.py`), by the rules of a config, on the axes of a mesh.
 
 The mesh has four axes. `slices` and `data` copy the parameters, `fsdp` cuts them and gathers a layer when it is computed, `tensor` cuts
 what a layer computes; the rows of a batch are spread over the first three together. `slices` are the parts of a machine between which the
@@ -19,10 +19,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Int
 
 from dim_jax.errors import InputError, check
-from dim_jax.logical_axes import RULES, check_rules, logical_axes
 from dim_jax.models.layers import BATCH_AXES
 from dim_jax.processes import make_global_array
 from dim_jax.processing.inputs import BATCH_AXIS, EncoderInputs
+from dim_jax.weights.logical_axes import RULES, check_rules, logical_axes
 from dim_jax.weights.model_config import ModelConfig
 from dim_jax.weights.table import Shape
 
@@ -261,7 +261,7 @@ def _check_axes(path: str, shape: Shape, rules: Mapping[str, str]) -> None:
     axes = logical_axes(path)
     check(
         len(axes) == len(shape),
-        f"{path} {shape}: its row in the table of dim_jax/logical_axes.py names {len(axes)} axes ({', '.join(axes)}), but it has "
+        f"{path} {shape}: its row in the table of dim_jax/weights/logical_axes.py names {len(axes)} axes ({', '.join(axes)}), but it has "
         f"{len(shape)}. Correct the row.",
     )
     for mesh_axis in MESH_AXES:

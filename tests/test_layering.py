@@ -32,7 +32,6 @@ RANKS = {
     "dim_jax.settings": 4,
     "dim_jax.checkpoint": 4,  # our own format; the published ones convert to it and from it
     "dim_jax.weights": 5,
-    "dim_jax.logical_axes": 6,
     "dim_jax.sharding": 6,
     "dim_jax.edit_result": 6,
     "dim_jax.compositing": 5,

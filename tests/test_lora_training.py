@@ -11,8 +11,8 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 
-from dim_jax.logical_axes import logical_axes
 from dim_jax.models.lora import is_factor
+from dim_jax.weights.logical_axes import logical_axes
 from dim_jax.weights.lora_files import open_lora
 from dim_jax.weights.opening import open_weights
 from tests.lora_fixtures import changes, prepared_pairs, same

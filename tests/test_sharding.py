@@ -22,7 +22,6 @@ from dim_jax import sharding
 from dim_jax.config import read_config
 from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture
 from dim_jax.errors import InputError
-from dim_jax.logical_axes import LOGICAL_AXES, logical_axes
 from dim_jax.models import layers
 from dim_jax.models.dc_ae_config import DCAEConfig
 from dim_jax.models.gemma import GemmaConfig
@@ -37,6 +36,7 @@ from dim_jax.training.model_init import ModelInit
 from dim_jax.training.objectives import open_objective
 from dim_jax.training.resume import training_states
 from dim_jax.training.state import State, abstract_frozen, abstract_state, init_state
+from dim_jax.weights.logical_axes import LOGICAL_AXES, logical_axes
 from dim_jax.weights.model_config import ModelConfig
 from tests.started import with_devices
 from tests.test_train import SMALL
@@ -155,11 +155,11 @@ def test_incomplete_sharding_table_is_refused(monkeypatch):
         ([*rows, row, ("sana.t_*.kernel", ("width", "modulation"))], "sana.t_block.kernel and sana.t_*.kernel"),
         (
             [*rows, ("sana.t_block.kernel", ("modulation",))],
-            "(2240, 13440): its row in the table of dim_jax/logical_axes.py names 1 axes (modulation)",
+            "(2240, 13440): its row in the table of dim_jax/weights/logical_axes.py names 1 axes (modulation)",
         ),
         ([*rows, ("sana.t_block.kernel", ("width", "times"))], "rules: modulation, times"),
     ):
-        monkeypatch.setattr("dim_jax.logical_axes.LOGICAL_AXES", tuple(changed))
+        monkeypatch.setattr("dim_jax.weights.logical_axes.LOGICAL_AXES", tuple(changed))
         logical_axes.cache_clear()
         with pytest.raises(InputError) as error:
             mesh(1, 1, 1)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from dim_jax.config import Config
 from dim_jax.errors import InputError
-from dim_jax.logical_axes import logical_axes
+from dim_jax.weights.logical_axes import logical_axes
 
 UNDECAYED = ("scale", "bias", "scale_shift_table", "y_embedding")  # last names of parameters
 OptimizerName = Literal["adamw", "muon"]

@@ -32,7 +32,7 @@ class Family:
         scheduler: what scheduler/scheduler_config.json may say, key by key.
         sana_config: reads transformer/config.json.
         guidance_embeds: whether its published SANA takes the guidance scale as an input; it tells families with the same encoder apart.
-        logical_axes: of parameters that no other family has (`dim_jax.logical_axes`).
+        logical_axes: of parameters that no other family has (`dim_jax.weights.logical_axes`).
     """
 
     title: str

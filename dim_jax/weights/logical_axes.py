@@ -119,7 +119,7 @@ def logical_axes(path: str) -> tuple[str, ...]:
     matches = [(pattern, axes) for pattern, axes in LOGICAL_AXES if fnmatchcase(path, pattern)]
     if len(matches) != 1:
         rows = " and ".join(pattern for pattern, _ in matches) or "none"
-        raise InputError(f"{path}: each parameter has one row in the table of dim_jax/logical_axes.py, this one: {rows}. Correct it.")
+        raise InputError(f"{path}: each parameter has one row in the table of {__name__}, this one: {rows}. Correct the table.")
     return matches[0][1]
 
 
