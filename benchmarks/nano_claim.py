@@ -107,8 +107,7 @@ def _arm(runs: Path, name: str, reports: Mapping[int, Report], costs: Mapping[in
 def _cost(folder: Path, name: str) -> dict[str, Any]:
     """Steps, and the medians of seconds and FLOPs of a step (those as a share of the chip's peak), of the run of an arm."""
     run, seconds, flops = folder / name.partition(".")[0], [], []
-    for line in (run / "speed.jsonl").read_text().splitlines():
-        speed = json.loads(line)
+    for speed in read_log(run / "speed.jsonl"):
         seconds.append(1 / speed["steps_per_second"])
         flops.append(speed.get("mfu", 0.0) / speed["steps_per_second"])
     steps = [_last_step(path) for path in ((folder / "stage1", run) if name.startswith("stage2") else (run,))]
@@ -116,7 +115,12 @@ def _cost(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _last_step(run: Path) -> int:
-    return json.loads((run / "log.jsonl").read_text().splitlines()[-1])["step"]
+    return read_log(run / "log.jsonl")[-1]["step"]
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log.jsonl or speed.jsonl."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def compare(a: Arm, b: Arm, metric: str) -> dict[str, Any]:

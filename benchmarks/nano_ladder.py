@@ -9,7 +9,6 @@ median: without start, compilation, saving and what it measures.
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.nano_claim import METRICS, SCALES, Arm, Report, compare, differences_page, over_seeds, read_reports  # noqa: E402
+from benchmarks.nano_claim import METRICS, SCALES, Arm, Report, compare, differences_page, over_seeds, read_log, read_reports  # noqa: E402
 from dim_jax.errors import InputError, check  # noqa: E402
 from dim_jax.markdown import markdown_table  # noqa: E402
 from dim_jax.storage.folders import write_json, write_text  # noqa: E402
@@ -47,14 +46,10 @@ def read_points(runs: Path) -> list[dict[str, Any]]:
 def _point(runs: Path, name: str, seed: int, report: Report) -> dict[str, Any]:
     arm, _, at = name.partition("@")
     run = runs / f"seed{seed}" / arm
-    speed = _lines(run / "speed.jsonl")
+    speed = read_log(run / "speed.jsonl")
     step, pace = int(at) if at else speed[-1]["step"], median(1 / line["steps_per_second"] for line in speed)
     overall = {metric: report["overall"][metric] for metric in METRICS}
     return {"arm": arm, "seed": seed, "step": step, "seconds": step * pace, "ended": not at, "report": report} | overall
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def summary(runs: Path, share: float | None) -> dict[str, Any]:

@@ -304,11 +304,10 @@ class Sana(nnx.Module):
         source: Float[Array, "b h w c"] | None = None,
         *,
         block: int,
-        guidance: Float[Array, " b"] | None = None,
         remat: Remat = "none",
     ) -> tuple[Float[Array, "b h w {self.config.velocities}*c"], Float[Array, "b h w d"]]:
         """The velocity, as of a call, and the hidden states after so many blocks, from 1 to all."""
-        return self._run(latents, timestep, condition, source, block, guidance, remat, None)
+        return self._run(latents, timestep, condition, source, block, None, remat, None)
 
     def _run(
         self,
