@@ -20,12 +20,12 @@ from packaging.specifiers import SpecifierSet
 from dim_jax import __version__
 from dim_jax.errors import InputError, listed
 from dim_jax.models.precision import exact_products
-from dim_jax.storage.disk import format_bytes, free_bytes, is_creatable
+from dim_jax.storage.disk import GIB, format_bytes, free_bytes, is_creatable
 from dim_jax.storage.local_cache import cache_folder
 from dim_jax.storage.paths import AnyPath
 from dim_jax.weights.loading import open_dim
 
-LITTLE_DISK = 2 * 2**30  # bytes: less holds no cache of compiled programs
+LITTLE_DISK = 2 * GIB  # bytes: less holds no cache of compiled programs
 MAX_ERROR = {"float32": 1e-5, "bfloat16": 1e-2}  # of a product, relative: TensorFloat-32 has 3e-4, and bfloat16 itself 3e-3
 
 

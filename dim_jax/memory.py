@@ -7,8 +7,7 @@ from contextlib import contextmanager
 import jax
 
 from dim_jax.errors import InputError
-
-GIB = 2**30
+from dim_jax.storage.disk import GIB
 
 
 @contextmanager

@@ -43,7 +43,8 @@ libtpu = pytest.mark.skipif(
 
 
 @libtpu
-def test_compile_reports_step_that_fits_memory(tmp_path):
+def test_compile_reports_step_that_fits_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     kept = tmp_path / "step.hlo"
     found = compile_tiny("v5e:2x2", "--hlo", str(kept), sharding__fsdp="-1")
     assert found.returncode == 0, found.stderr
@@ -65,6 +66,7 @@ def test_compile_reports_step_that_fits_memory(tmp_path):
     assert parts[0] == pytest.approx(float(flops[1]) / (4 * 197), rel=0.05)
     assert "all-gather" in told.split("each device sends, in GB: ")[1]
     assert "HloModule" in kept.read_text()[:20]
+    assert not list(tmp_path.glob(".cache/**/jit_*"))  # of compiled programs, which no device here could run
 
 
 KERNEL = """

@@ -1,4 +1,4 @@
-"""Bytes that a compiled program sends and moves, against what is known: programs for 8 CPU devices and for 8 chips of a TPU."""
+"""Bytes that a compiled program sends and moves, against what is known: programs for 8 devices of a CPU and of TPUs."""
 
 import importlib.util
 import os
@@ -18,7 +18,10 @@ libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="
 
 
 def compiled(platform: str) -> str:
-    """The gradient of a stack of layers, parameters and rows cut over all devices, compiled in a process of its own."""
+    """The gradient of a stack of layers, parameters and rows cut over all devices, compiled in a process of its own.
+
+    `platform`: "cpu" or a topology of 8 devices.
+    """
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
     clean |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}"}
     command = [sys.executable, "-m", "tests.test_hlo", platform]
@@ -28,14 +31,14 @@ def compiled(platform: str) -> str:
 
 
 def write(platform: str) -> None:
-    if platform == "tpu":
-        Topology.parse("v5e:2x4").set_environment()
+    if platform != "cpu":
+        Topology.parse(platform).set_environment()
     import jax
     import jax.numpy as jnp
     from jax.experimental import topologies
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-    devices = jax.devices() if platform == "cpu" else topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
+    devices = jax.devices() if platform == "cpu" else topologies.get_topology_desc(platform="tpu", topology_name=platform).devices
     mesh = jax.make_mesh((DEVICES,), ("fsdp",), axis_types=(AxisType.Auto,), devices=devices)
     rows, cut = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("fsdp",), (None, "fsdp")))
 
@@ -63,7 +66,7 @@ def test_collectives_of_loops_on_cpu():
 @libtpu
 def test_collectives_of_loops_on_tpu():
     """The gathers lie in three fusions each, the reduction is an all-reduce in a fusion, and only conditions say how long loops are."""
-    text = compiled("tpu")
+    text = compiled("v5e:2x4")
     assert "AsyncCollectiveStart" in text
     assert "known_trip_count" not in text
     program = hlo.Program.parse(text)
@@ -72,6 +75,21 @@ def test_collectives_of_loops_on_tpu():
     assert hlo.bytes_sent(program) == {"all-gather": 2 * LAYERS * others, "reduce-scatter": LAYERS * others}
     # Parameters are read twice and gradients written once; all activations fit into fast memory.
     assert 3 * LAYERS * LAYER / DEVICES < hlo.bytes_moved(program) < 5 * LAYERS * LAYER / DEVICES
+
+
+@libtpu
+def test_collectives_of_sparse_cores():
+    """Each collective of a TPU7x is a computation of its own, called asynchronously. Whole layers lie in main memory: those that are
+    gathered, forward and backward, are written and read, and so is the gradient before it is scattered."""
+    text = compiled("tpu7x:2x2x1")
+    assert 'execution_thread="sparsecore"' in text
+    program = hlo.Program.parse(text)
+    others = LAYER * (DEVICES - 1) // DEVICES
+    assert program.devices == DEVICES
+    assert hlo.bytes_sent(program) == {"all-gather": 2 * LAYERS * others, "reduce-scatter": LAYERS * others}
+    parts = LAYERS * LAYER // DEVICES  # of parameters: sliced from the stack, gathered, and their like of gradients
+    least = 3 * LAYERS * 2 * LAYER + 2 * 2 * parts + 2 * parts
+    assert least < hlo.bytes_moved(program) < 1.1 * least
 
 
 PROGRAM = """HloModule jit_run, is_scheduled=true, num_partitions=4
@@ -146,6 +164,24 @@ def test_what_is_sliced_counts_as_the_slice_and_fast_memory_not():
     branch = 2 * 1024  # the permutation itself does not say where its arrays lie
     before = 1024 + 8 + 3 * 1024  # a row of the table is fetched, a scalar copied, and a kernel reads a row and writes two
     assert hlo.bytes_moved(hlo.Program.parse(PROGRAM)) == pytest.approx(4 * (in_the_loop + branch) + before, abs=100)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_a_fusion_relabels_counts_as_what_is_read_of_it(copied):
+    """On TPU7x a fusion first gives what it reads another tiling, by a fusion of its own."""
+    relabel = """%relabel (p: f32[8,256]) -> f32[8,256] {
+  %p = f32[8,256]{1,0:T(16,128)} parameter(0)
+  ROOT %copied = f32[8,256]{1,0:T(8,128)} copy(%p)
+}
+
+%part ("""
+    row = "ROOT %row = f32[1,256]{1,0} dynamic-slice(%p, "
+    assert row in PROGRAM
+    rows = row.replace("ROOT", "ROOT %copy = f32[8,256]{1,0} copy(%p)\n ") if copied else row
+    relabeled = "%relabeled = f32[8,256]{1,0:T(8,128)} fusion(%p), calls=%relabel\n  " + rows.replace("(%p", "(%relabeled")
+    text = PROGRAM.replace("%part (", relabel, 1).replace(row, relabeled)
+    more = hlo.bytes_moved(hlo.Program.parse(text)) - hlo.bytes_moved(hlo.Program.parse(PROGRAM))
+    assert more == (4 * 7 * 1024 if copied else 0)  # all eight rows, not one, each time
 
 
 def test_a_loop_without_an_end_is_refused():

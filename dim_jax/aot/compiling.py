@@ -30,11 +30,11 @@ from dim_jax.data.batches import CachedBatch, PaintBatch
 from dim_jax.data.readers import buckets
 from dim_jax.data.synthetic import SYNTHETIC, Synthetic
 from dim_jax.errors import InputError, check, first_line
-from dim_jax.memory import GIB
 from dim_jax.models.chips import Chip
 from dim_jax.models.flops import StepFlops
 from dim_jax.processing.tokenizer import train_tokenizer
 from dim_jax.sharding import Sharding
+from dim_jax.storage.disk import GIB
 from dim_jax.train import make_train_step
 from dim_jax.training.config_guard import check_config
 from dim_jax.training.losses import Features

@@ -15,7 +15,7 @@ COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "coll
 SLICES = ("dynamic-slice", "slice", "gather")
 # Opcodes that move nothing: other names for arrays, and calls, whose computations are counted separately.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "partition-id", "replica-id"}
-FREE |= {"after-all", "opt-barrier", "async-start", "async-update"}
+FREE |= {"after-all", "opt-barrier", "async-start", "async-update", "call-start"}
 _KERNEL = 'custom_call_target="tpu_custom_call"'  # Pallas; any other custom call allocates or relabels
 _ASYNC_START = 'custom_call_target="AsyncCollectiveStart"'
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -119,8 +119,8 @@ class Program:
                 keys = ("true_computation", "false_computation")
                 branches = _NAME.findall(listed[1]) if listed else [instruction.called(key) for key in keys]
                 total += min((self.count(counter, branch) for branch in branches), key=Counter.total)
-            elif instruction.opcode in ("call", "async-start"):
-                total += self.count(counter, instruction.called("to_apply" if instruction.opcode == "call" else "calls"))
+            elif instruction.opcode in ("call", "call-start", "async-start"):
+                total += self.count(counter, instruction.called("calls" if instruction.opcode == "async-start" else "to_apply"))
         return total
 
     def trip_count(self, computation: Computation, loop: Instruction) -> int:
@@ -211,8 +211,8 @@ def _instruction_bytes(program: Program, computation: Computation, instruction: 
         read = sum(
             _read(program, inner, name) for name, shape in zip(_parameters(inner), operands, strict=True) if _sizes(shape, slow=True)
         )
-        roots = [inner[name] for name in inner.root.operands] if inner.root.opcode == "tuple" else [inner.root]
-        return read + sum(_written(inner, root) for root, array in zip(roots, results, strict=False) if not _is_fast(array))
+        written = zip(_results(inner), results, strict=False)
+        return read + sum(_written(inner, root) for root, array in written if not _is_fast(array))
     if instruction.kind in SLICES:
         arrays = list(_ARRAY.finditer(instruction.result))
         result = arrays[-2] if instruction.opcode.endswith("-start") else arrays[0]  # (operand, result, a flag)
@@ -224,6 +224,11 @@ def _instruction_bytes(program: Program, computation: Computation, instruction: 
     if instruction.opcode.endswith("-start"):
         return sum(_sizes(shape, slow=True) for shape in operands)
     return sum(_sizes(shape, slow=True) for shape in (instruction.result, *operands))
+
+
+def _results(inner: Computation) -> list[Instruction]:
+    """What makes each result of a fused computation."""
+    return [inner[name] for name in inner.root.operands] if inner.root.opcode == "tuple" else [inner.root]
 
 
 def _parameters(inner: Computation) -> list[str]:
@@ -243,7 +248,7 @@ def _read(program: Program, inner: Computation, name: str) -> int:
     for user in inner.users(name):
         if user.opcode in SLICES and user.operands[0] == name:
             nbytes += _sizes(user.result)
-        elif user.opcode == "bitcast":
+        elif user.opcode == "bitcast" or (_relabels(program, user) and user not in _results(inner)):
             nbytes += _read(program, inner, user.name)
         elif user.opcode == "fusion":
             called = program.computations[user.called("calls")]
@@ -252,6 +257,13 @@ def _read(program: Program, inner: Computation, name: str) -> int:
         elif not (user.opcode == "dynamic-update-slice" and user.operands[0] == name) and not _moves_nothing(user):
             return _sizes(inner[name].result)
     return min(nbytes, _sizes(inner[name].result))
+
+
+def _relabels(program: Program, instruction: Instruction) -> bool:
+    """Whether an instruction inside a fusion only gives an array another layout, as part of reading it; so do fusions of such."""
+    if instruction.opcode == "fusion":
+        return all(_relabels(program, inner) for inner in program.computations[instruction.called("calls")].values())
+    return instruction.opcode in ("parameter", "bitcast", "copy")
 
 
 def _written(inner: Computation, instruction: Instruction) -> int:

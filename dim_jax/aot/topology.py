@@ -35,3 +35,4 @@ class Topology:
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": self.accelerator, "TPU_WORKER_HOSTNAMES": "localhost"}
         os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no chip, so no conflict between processes
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # programs for chips that are not here cannot be loaded from it

@@ -8,7 +8,7 @@ GPUs: the data sheets of NVIDIA, SXM modules, dense bfloat16 without sparsity.
 
 from dataclasses import dataclass
 
-from dim_jax.memory import GIB
+from dim_jax.storage.disk import GIB
 
 
 @dataclass(frozen=True)

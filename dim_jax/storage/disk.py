@@ -9,8 +9,9 @@ from pathlib import Path
 from dim_jax.errors import InputError, check
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk that is full
+GIB = 2**30
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": GIB, "TIB": 2**40}
 
 
 def format_bytes(size: int) -> str:

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import jax
 
-from dim_jax.memory import GIB
 from dim_jax.models.sana import Remat
+from dim_jax.storage.disk import GIB
 
 AUTO = "auto"
 FASTEST_FIRST: tuple[Remat, ...] = ("products", "narrow", "all")
