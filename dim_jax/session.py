@@ -62,7 +62,7 @@ class EditSession:
         Raises:
             InputError: as `as_rgb`.
         """
-        self._original, self._file = Source(as_rgb(picture)), file
+        self._original, self._file = Source(as_rgb(picture).copy()), file
         self._name = name or (file.stem if file else "picture")
         self.pipeline, self.designer, self.keep_unchanged = pipeline, designer, keep_unchanged
         self.settings = settings or pipeline.sampler.settings

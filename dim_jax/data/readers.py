@@ -126,7 +126,7 @@ class AnswerReader:
         return around + len(self.processor.tokenizer.encode(CAPTION_PROMPT)) + stats.texts
 
     def make_sample(self, example: Example, rng: np.random.Generator) -> Sample:
-        text = str(rng.choice(example.texts))
+        text = _choose(example.texts, rng)
         if example.source is None:
             return Sample(example.key, CAPTION_PROMPT, example.target, text, example.target)
         if example.blueprint is None:
@@ -163,7 +163,7 @@ class PaintReader:
 
     def choose_prompt(self, texts: Texts, rng: np.random.Generator, *, edit: bool) -> str:
         """One of the prompts, at random."""
-        return str(rng.choice(self.prompts(texts, edit=edit)))
+        return _choose(self.prompts(texts, edit=edit), rng)
 
     def make_sample(self, example: Example, rng: np.random.Generator) -> Sample:
         prompt = self.choose_prompt(Texts(example.texts, example.blueprint), rng, edit=example.source is not None)
@@ -237,6 +237,10 @@ def buckets(reader: Reader) -> list[Bucket]:
 
 def _in_global_batch(inputs: EncoderInputs, rows: BatchIndices | None, processor: Processor) -> EncoderInputs:
     return inputs if rows is None else offset_picture_tokens(inputs, rows, processor.layout)
+
+
+def _choose(texts: Sequence[str], rng: np.random.Generator) -> str:
+    return texts[rng.integers(len(texts))]  # as `rng.choice`, which makes an array of the texts first
 
 
 def _source_images(samples: Sequence[Sample]) -> list[list[Image.Image]]:

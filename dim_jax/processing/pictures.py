@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BufferedReader, BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -213,11 +214,13 @@ def check_size(width: int, height: int, name: str) -> None:
 def as_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
     """Any PIL picture as upright 8-bit RGB, transparent pixels on white; `name` is for errors.
 
-    The result is a new picture without metadata, so nothing rotates it a second time.
+    The result has no metadata, so nothing rotates it a second time. A picture that is so already is the result itself.
 
     Raises:
         InputError: it is damaged, its colour mode has no conversion to RGB, or its floating-point samples are not all finite.
     """
+    if type(image) is Image.Image and image.mode == "RGB" and not image.info and not image.getexif():
+        return image
     with _decoding(name):
         image = _exif_transpose(image)
         if image.mode.startswith("I") or image.mode == "F":
@@ -308,7 +311,8 @@ def cover_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
     box = (left, top, left + width, top + height)
     if scaled[1] < image.height or scaled[0] * scaled[1] <= STRIP:
-        return resize(image, scaled, Image.Resampling.BILINEAR).crop(box)
+        image = resize(image, scaled, Image.Resampling.BILINEAR)
+        return image if image.size == (width, height) else image.crop(box)
     # A long picture would grow far beyond the crop. Pillow enlarges rows first, so we crop between the two steps.
     image = _resize_columns(image, scaled[0], box[0], box[2])
     flip = Image.Transpose.TRANSPOSE
@@ -322,6 +326,8 @@ def resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling
     width, else the width. Pillow does so from version 13 on; before, the width always came first, and one sample in ten differed.
     """
     (old_width, old_height), (width, height) = image.size, size
+    if image.size == size:
+        return image  # Pillow would copy it, twice
     height_first = old_height - height > max(0, 2 * (old_width - width))
     between = (old_width, height) if height_first else (width, old_height)
     return image.resize(between, resample).resize(size, resample)
@@ -372,8 +378,10 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
     """`function` of each item, several at a time: Pillow and NumPy let other threads work while they do."""
     if len(items) < 2:
         return [*map(function, items)]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(function, items))
+    share = -(-len(items) // (os.cpu_count() or 1))  # of a thread; handing over one small picture takes as long as its work
+    parts = [items[start : start + share] for start in range(0, len(items), share)]
+    with ThreadPoolExecutor(len(parts)) as threads:
+        return [*chain.from_iterable(threads.map(lambda part: [*map(function, part)], parts))]
 
 
 def to_picture(pixels: Float[np.ndarray, "h w 3"]) -> Image.Image:
