@@ -12,7 +12,6 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -100,7 +99,7 @@ class Dataset:
         from tensorflow_datasets.proto import tf_example_pb2
 
         self._unreadable = (ValueError, DecodeError)
-        self._parse: Callable[[bytes], Any] = tf_example_pb2.Example.FromString
+        self._parse = tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]
         self._folder, self._split = folder, split
         self._record, self._shard = lru_cache(maxsize=2)(self._read), lru_cache(maxsize=None)(self._open_shard)
         self._prefetched = dict[int, bytes]()  # row -> its record, until it is read

@@ -240,7 +240,7 @@ def _in_global_batch(inputs: EncoderInputs, rows: BatchIndices | None, processor
 
 
 def _choose(texts: Sequence[str], rng: np.random.Generator) -> str:
-    return texts[rng.integers(len(texts))]  # as `rng.choice`, which makes an array of the texts first
+    return texts[int(rng.integers(len(texts)))]  # as `rng.choice`, which makes an array of the texts first
 
 
 def _source_images(samples: Sequence[Sample]) -> list[list[Image.Image]]:

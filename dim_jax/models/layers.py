@@ -18,6 +18,7 @@ Layer = TypeVar("Layer", bound=nnx.Module)
 
 BATCH_AXES = ("slices", "data", "fsdp")  # axes of a training mesh (dim_jax/sharding.py) that the rows of a batch are spread over
 HEAD_AXIS = "tensor"  # the axis that cuts heads
+UNROLLED = 8  # layers of a stack that a GPU runs without a loop
 QUERIES = 512  # at a time without a flash kernel; scores of 4 pictures, 16 heads, 5476 keys then take 0.7 GB, not 7.7
 
 
@@ -50,8 +51,9 @@ def scan(
 ) -> tuple[Any, Any]:
     """Run stacked layers in order: `carry, y = step(layer, carry, x)`, with `xs` and the returned `ys` stacked on axis 0.
 
-    Compile time does not grow with depth. With `remat` the backward pass recomputes each layer from its carry and from the
-    results that `remat` names, by `jax.ad_checkpoint.checkpoint_name`, or "attention" for the results of a GPU's flash kernel.
+    Compile time does not grow with depth, but for stacks of few small layers on a GPU, where a loop costs more than what it runs: it copies
+    the weights of each layer, and its results. With `remat` the backward pass recomputes each layer from its carry and from the results
+    that `remat` names, by `jax.ad_checkpoint.checkpoint_name`, or "attention" for the results of a GPU's flash kernel.
     A list of layers, with `xs` as a list, runs one by one, without `ys`.
     """
     if isinstance(layers, list):
@@ -64,6 +66,8 @@ def scan(
         parameters, x = layer
         return step(nnx.merge(graphdef, parameters), carry, x)
 
+    depth = len(jax.tree.leaves(state)[0])
+    unroll = remat is None and depth <= UNROLLED and platform() == "gpu"
     if remat is not None:
         save_named, flash = jax.checkpoint_policies.save_only_these_names(*remat), "attention" in remat
 
@@ -71,7 +75,7 @@ def scan(
             return (flash and primitive.name.startswith("dot_product_attention_fwd")) or save_named(primitive, *args, **params)
 
         body = jax.checkpoint(body, policy=policy, prevent_cse=False)  # not needed inside a scan
-    return jax.lax.scan(body, carry, (state, xs))
+    return jax.lax.scan(body, carry, (state, xs), unroll=unroll)
 
 
 def platform() -> str:
