@@ -102,7 +102,7 @@ def test_batch_contents_for_painter_training(processor):
     for text, wanted in (("instruction", source[0].texts), ("blueprint", (source[0].blueprint,))):
         sample = PaintReader(processor, LENGTHS, SQUARE, text).make_sample(source[0], np.random.default_rng(0))
         assert sample.prompt in wanted
-        assert sample.source_image == source[0].source
+        assert sample.pictures == (source[0].source,)
     batch = PaintReader(processor, LENGTHS, SQUARE, "blueprint").collate([sample] * 2, Bucket(32, 32, 320))
     assert batch.target.shape == batch.source.shape == (2, 32, 32, 3)
     np.testing.assert_array_equal(batch.source[0], np.asarray(source[0].source))
@@ -267,7 +267,7 @@ def test_synthetic_data_take_the_place_of_every_source(path, tmp_path, monkeypat
     for split in ("train", "test"):
         parts = open_data(config, split)
         assert len(parts) == sum(weight > 0 for weight in config.data.mix.values())
-        assert all(len(part.source) and part.source[0].rule == "synthetic" for part in parts)
+        assert all(len(part.source) and isinstance(part.source, Synthetic) for part in parts)
 
 
 def test_invalid_mixtures_are_refused():

@@ -3,12 +3,15 @@
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dim_jax.cli.designer_options import DesignerOptions, with_designer_options
+from dim_jax.cli.options import with_options
+from dim_jax.cli.paint import Checkpoint, LoadingOptions, checkpoint_or_bundled
 from dim_jax.console import open_console
 from dim_jax.errors import require_packages
 
@@ -174,6 +177,34 @@ def build_text(
 
     options = {"scenes": scenes, "side": side, "pictures": pictures, "font_folder": fonts, "seed": seed}
     _pairs(folder, build(as_path(folder), **options, overwrite=overwrite, console=console))
+
+
+@with_options(options=LoadingOptions)
+def build_judgements(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make, or to go on with.")],
+    source: Annotated[str, typer.Option("--from", help="Folder of pairs that `dim build-data` made, also gs://BUCKET/...")],
+    options: LoadingOptions,
+    checkpoint: Checkpoint = None,
+    pairs_per_rule: Annotated[int, typer.Option(min=1, help="Pairs to train on of each rule, or all of one that has fewer.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample of pairs and of the noise.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler. Default: as the checkpoint says.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale. Default: as the checkpoint says.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures painted at once.")] = 16,
+) -> None:
+    """Paint training pairs, and say of each result by its target whether it is what was asked for: what an encoder learns to judge from."""
+    from dim_jax.evals.judgements import build
+    from dim_jax.pipeline import EditPipeline
+    from dim_jax.storage.locks import lock_folder
+    from dim_jax.storage.paths import as_path
+
+    with lock_folder(folder):
+        pipeline = EditPipeline.from_pretrained(checkpoint_or_bundled(checkpoint), **options.loading)
+        changes = {"num_steps": steps, "guidance_scale": guidance, "batch_size": batch_size}
+        settings = replace(pipeline.sampler.settings, **{name: value for name, value in changes.items() if value is not None})
+        counts = build(
+            pipeline, as_path(source), folder, pairs_per_rule=pairs_per_rule, seed=seed, settings=settings, progress=console.is_terminal
+        )
+    typer.echo(f"wrote {folder}: {', '.join(f'{count} results {answer}' for answer, count in counts.items())}", err=True)
 
 
 def prepare(

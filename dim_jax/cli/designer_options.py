@@ -1,6 +1,6 @@
 """The options of every command that asks a designer many things, declared once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,3 +55,9 @@ def local_designer(name: str, sampler: Any, resolution: int, dtype: Any = None) 
     from dim_jax.designer.local import LocalDesigner  # imports JAX
 
     return LocalDesigner.from_pretrained(name, dtype=dtype) if name else LocalDesigner.from_sampler(sampler, resolution)
+
+
+def local_judge(name: str, sampler: Any) -> Any:
+    """The encoder of the checkpoint `name` ("": the sampler's own) as a judge, which reads what this sampler's encoder reads."""
+    judge = local_designer(name, sampler, sampler.settings.resolution, sampler.dtype)
+    return replace(judge, prompt_mode=sampler.prompt_mode, processor=judge.processor.at(sampler.settings.resolution))

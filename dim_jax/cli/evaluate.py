@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dim_jax.cli.designer_options import DesignerOptions, local_designer
+from dim_jax.cli.designer_options import DesignerOptions, local_designer, local_judge
 from dim_jax.cli.judging import JudgeOptions, ask_judges, write_report
 from dim_jax.cli.options import with_options
 from dim_jax.cli.paint import SamplingOptions, checkpoint_or_bundled
@@ -52,7 +52,12 @@ def evaluate(
     designer: Annotated[
         str, typer.Option(metavar="KIND:NAME", help="Who writes blueprints and looks at results: as for `dim edit`.")
     ] = "none",
-    rounds: Annotated[int, typer.Option(min=1, help="Of the track reflected, at most.")] = 3,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of the track reflected, at most; default 3. -o: paint again what --judge does not take for done; default 1."
+        ),
+    ] = None,
     stage: Annotated[Stage | None, typer.Option(help="Only this one. Default: all; with --shard only generate.")] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Paint the I-th of N parts, from 1; several machines may share OUT.")
@@ -78,6 +83,7 @@ def evaluate(
     holdout: Annotated[
         Holdout, typer.Option(help="-o: selection takes as many other pairs of each rule, to choose models by.")
     ] = Holdout.test,
+    best_of: Annotated[int, typer.Option(min=1, help="-o: paint so many results of each pair; the exact error chooses, as a bound.")] = 1,
     *,
     sampling: SamplingOptions,
     judging: JudgeOptions,
@@ -95,10 +101,11 @@ def evaluate(
             raise typer.BadParameter("With -o only the checkpoint's own encoder writes blueprints. Give --designer local, or --out.")
         if designer == "local" and text is Text.instruction:
             raise typer.BadParameter("A designer writes blueprints. Leave --designer or --text instruction out.")
+        judge = _local_judge(judging.judge or [], rounds or 1)
         prompt = text or (Text.blueprint if designer == "local" else Text.instruction)
         _by_rule(
-            data, output, known_targets, designer == "local", sampling, batch_size=batch_size, pairs_per_rule=pairs_per_rule,
-            selection=holdout is Holdout.selection, text=prompt.value,
+            data, output, known_targets, designer == "local", judge, sampling, batch_size=batch_size, pairs_per_rule=pairs_per_rule,
+            selection=holdout is Holdout.selection, text=prompt.value, rounds=rounds or 1, best_of=best_of,
         )  # fmt: skip
         return
     assert out is not None
@@ -126,7 +133,7 @@ def evaluate(
         painting = run.GenerateSetup(
             lambda: Sampler.from_pretrained(checkpoint_or_bundled(sampling.checkpoint), edits=benchmark.kind == "edit", **sampling.loading),
             lambda painter: sampling.settings(painter, changes, batch_size=batch_size),
-            _designer_factory(choice, designer, options, sampling) if writes else None, designer, rounds,
+            _designer_factory(choice, designer, options, sampling) if writes else None, designer, rounds or 3,
         )  # fmt: skip
         run.generate(
             benchmark, cases, out, painting, data=data, tracks=chosen, seed=sampling.seed, limit=limit, shard=part, official=official,
@@ -165,7 +172,19 @@ def _designer_factory(choice: Any, spec: str, options: DesignerOptions, sampling
     return make
 
 
-def _by_rule(data: str, output: Path, known_targets: bool, by_designer: bool, sampling: SamplingOptions, **options: Any) -> None:
+def _local_judge(judges: list[str], rounds: int) -> str | None:
+    """The checkpoint of the judge of -o; "": the painter's own encoder; None: there is no judge."""
+    from dim_jax.designer.choice import DesignerSpec
+
+    choices = [DesignerSpec.parse(judge) for judge in judges]
+    if (rounds > 1) != (len(choices) == 1) or any(choice.kind != "local" for choice in choices):
+        raise typer.BadParameter("With -o, --rounds N and one --judge local:FOLDER go together. Give both, or none.")
+    return choices[0].name if choices else None
+
+
+def _by_rule(
+    data: str, output: Path, known_targets: bool, by_designer: bool, judge: str | None, sampling: SamplingOptions, **options: Any
+) -> None:
     from dim_jax.datasets.layouts.pairs import Pairs
     from dim_jax.evals import emoji
     from dim_jax.pipeline import EditPipeline
@@ -177,13 +196,15 @@ def _by_rule(data: str, output: Path, known_targets: bool, by_designer: bool, sa
     edits, captions = Pairs(folder, split, "edit"), Pairs(folder, "test", "caption")
     with lock_output(output):
         pipeline = EditPipeline.from_pretrained(checkpoint_or_bundled(sampling.checkpoint), **sampling.loading)
+        painter = pipeline.sampler
         report = emoji.evaluate(
             pipeline, edits, captions, output, data=f"{data} ({split}{', selection' if options['selection'] else ''})",
-            designer=local_designer("", pipeline.sampler, pipeline.sampler.settings.resolution) if by_designer else None,
-            settings=sampling.settings(pipeline.sampler, sampling.changes([])), seed=sampling.seed, overwrite=sampling.overwrite,
-            progress=console.is_terminal, **options,
+            designer=local_designer("", painter, painter.settings.resolution) if by_designer else None,
+            judge=None if judge is None else local_judge(judge, painter), settings=sampling.settings(painter, sampling.changes([])),
+            seed=sampling.seed, overwrite=sampling.overwrite, progress=console.is_terminal, **options,
         )  # fmt: skip
-    open_console(stderr=False).print(emoji.table(report), soft_wrap=False)
+    for table in (emoji.table(report), *emoji.rounds_table(report)):
+        open_console(stderr=False).print(table, soft_wrap=False)
     if failures := report["failures"]:
         reason = next(iter(failures.values()))
         typer.echo(f"{len(failures)} pairs without a blueprint were painted from their instruction, such as: {reason}", err=True)

@@ -91,7 +91,7 @@ class ChunkLoader:
                 continue
             prompts = self.reader.prompts(Texts(example.texts, example.blueprint), edit=example.source is not None)
             rows.append(ChunkRow(row, example.key, prompts))
-            samples += [Sample(example.key, text, example.source, "", example.target) for text in prompts]
+            samples += [self.reader.sample(example, text) for text in prompts]
         if not rows:
             return LoadedChunk((), None, None, (), tuple(bad))
         firsts = np.cumsum([0, *(len(row.prompts) for row in rows[:-1])]).tolist()

@@ -266,7 +266,7 @@ def _check_features(features: Any, folder: AnyPath) -> None:
 
     if not isinstance(features, FeaturesDict):
         raise InputError(f"{folder}: its examples have no fields. Give a data set that `dim prepare` made.")
-    needed = ("key", "texts", "target", *(("source",) if folder.name == "edit" else ()))
+    needed = ("key", "texts", "target", *(("source",) if folder.name != "caption" else ()))
     if missing := [name for name in needed if name not in features]:
         raise InputError(f"{folder}: has no {', '.join(missing)}. Give a data set that `dim prepare` made.")
     kinds = dict.fromkeys(TEXTS, Text) | dict.fromkeys(PICTURES, Image) | {"texts": Sequence}

@@ -1,4 +1,4 @@
-"""Training examples, edits or captions: with decoded pictures, or with the bytes of picture files."""
+"""Training examples, edits, captions or judgements of results: with decoded pictures, or with the bytes of picture files."""
 
 import io
 from collections.abc import Callable
@@ -10,10 +10,11 @@ from PIL import Image
 from dim_jax.errors import InputError
 from dim_jax.processing.pictures import picture_size, read_picture
 
-Kind = Literal["edit", "caption"]
+Kind = Literal["edit", "caption", "judgement"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+JUDGEMENT: Kind = "judgement"  # and the rule of every example of that kind
 
 
 def as_kind(name: str) -> Kind:
@@ -25,7 +26,7 @@ def as_kind(name: str) -> Kind:
     for kind in KINDS:
         if name == kind:
             return kind
-    raise InputError(f'data.mix has the kind "{name}"; kinds are {" and ".join(KINDS)}.')
+    raise InputError(f'data.mix has the kind "{name}"; kinds are {", ".join(KINDS)}.')
 
 
 class Texts(NamedTuple):
@@ -37,14 +38,14 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class Example:
-    """An edit, or a picture with captions.
+    """An edit, a picture with captions, or a judgement of what a painter made of a picture.
 
     Attributes:
         source: the picture to edit; None for a caption.
-        target: the picture to generate. Both are RGB.
+        target: the picture to generate; of a judgement the painter's result. Both are RGB.
         rule: the rule that makes the target from the source, if the data set has rules; else "edit", or "caption" without a source.
         texts: instructions with one meaning, or captions of the target. Each is complete by itself.
-        blueprint: the designer's text of the edit; None for a caption.
+        blueprint: the designer's text of the edit, or its answer whether the result is what was asked for; None for a caption.
         key: names the example, such as "noto/1f44d>noto/1f44d-1f3fd".
     """
 

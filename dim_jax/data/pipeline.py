@@ -171,7 +171,7 @@ def _stats(member: MixtureComponent, tokenizer: ChatTokenizer | None, max_bad_ro
 def _bucket_numbers(member: MixtureComponent, reader: Reader, stats: RowStats) -> Int[np.ndarray, " n"]:
     """Index of each row's bucket in `buckets(reader)`."""
     lengths = sorted(reader.lengths)
-    tokens = reader.tokens(stats, edit=member.kind == "edit")
+    tokens = reader.tokens(stats, kind=member.kind)
     numbers = np.searchsorted(lengths, tokens)
     if len(long := np.flatnonzero(numbers == len(lengths))):
         raise InputError(

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from dim_jax.data.batches import AnswerBatch, CachedBatch, PaintBatch, PictureBatch
 from dim_jax.data.cache import CachedExample, HiddenStates
-from dim_jax.data.example import Example, Texts
+from dim_jax.data.example import JUDGEMENT, Example, Kind, Texts
 from dim_jax.data.row_stats import RowStats
 from dim_jax.errors import InputError, input_errors
 from dim_jax.processing.buckets import Bucket
@@ -83,11 +83,11 @@ def hue_rotate(image: Image.Image, angle: float) -> Image.Image:
 
 
 class Sample(NamedTuple):
-    """One row of a batch: the example's key, prompt and source picture for the encoder, its answer, and the target picture."""
+    """One row of a batch: the example's key, prompt and pictures for the encoder, its answer, and the target picture."""
 
     key: str
     prompt: str
-    source_image: Image.Image | None
+    pictures: tuple[Image.Image, ...]
     answer: str
     target: Image.Image
 
@@ -99,13 +99,13 @@ class PictureReader:
     sizes: Sizes
     lengths: tuple[int, ...] = (0,)  # it reads no tokens
 
-    def tokens(self, stats: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
+    def tokens(self, stats: RowStats, *, kind: Kind) -> Int[np.ndarray, " n"]:
         return np.zeros(len(stats), np.int64)
 
     def make_sample(self, example: Example, rng: np.random.Generator) -> Sample:
         mirrored = rng.random() < 0.5
         target = example.target.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else example.target
-        return Sample(example.key, "", None, "", target)
+        return Sample(example.key, "", (), "", target)
 
     def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: BatchIndices | None = None) -> PictureBatch:
         return PictureBatch(_stack_pixels([sample.target for sample in samples], bucket))
@@ -113,30 +113,33 @@ class PictureReader:
 
 @dataclass(frozen=True)
 class AnswerReader:
-    """For the encoder as a language model: captions of pictures, blueprints of edits. `lengths` are the buckets of tokens."""
+    """For the encoder as a language model: captions of pictures, blueprints of edits, judgements of results beside their sources.
+
+    `lengths` are the buckets of tokens.
+    """
 
     processor: Processor
     lengths: tuple[int, ...]
     sizes: Sizes = ((0, 0),)  # no target pictures
 
-    def tokens(self, stats: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
-        around = self.processor.overhead_tokens(pictures=1, generation_prompt=True) + 1  # and the answer's end
-        if edit:
+    def tokens(self, stats: RowStats, *, kind: Kind) -> Int[np.ndarray, " n"]:
+        pictures = 2 if kind == JUDGEMENT else 1
+        around = self.processor.overhead_tokens(pictures=pictures, generation_prompt=True) + 1  # and the answer's end
+        if kind != "caption":
             return around + stats.texts + stats.blueprint
         return around + len(self.processor.tokenizer.encode(CAPTION_PROMPT)) + stats.texts
 
     def make_sample(self, example: Example, rng: np.random.Generator) -> Sample:
         text = _choose(example.texts, rng)
         if example.source is None:
-            return Sample(example.key, CAPTION_PROMPT, example.target, text, example.target)
+            return Sample(example.key, CAPTION_PROMPT, (example.target,), text, example.target)
         if example.blueprint is None:
             raise InputError(f"{example.key} has no blueprint, which the encoder should learn. Write blueprints first (`dim design`).")
-        return Sample(example.key, text, example.source, example.blueprint, example.target)
+        pictures = (example.source, example.target) if example.rule == JUDGEMENT else (example.source,)
+        return Sample(example.key, text, pictures, example.blueprint, example.target)
 
     def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: BatchIndices | None = None) -> AnswerBatch:
-        inputs, answer = self.processor.with_answers(
-            [sample.prompt for sample in samples], _source_images(samples), [sample.answer for sample in samples], lengths=(bucket.tokens,)
-        )
+        inputs, answer = self.processor.with_answers(*_turns(samples), [sample.answer for sample in samples], lengths=(bucket.tokens,))
         return AnswerBatch(_in_global_batch(inputs, rows, self.processor), answer)
 
 
@@ -149,7 +152,8 @@ class PaintReader:
     sizes: Sizes
     text: Text
 
-    def tokens(self, stats: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
+    def tokens(self, stats: RowStats, *, kind: Kind) -> Int[np.ndarray, " n"]:
+        edit = kind == "edit"
         blueprint = stats.blueprint if edit and self.text == "blueprint" else np.zeros_like(stats.texts)
         return self.processor.overhead_tokens(pictures=int(edit)) + np.where(blueprint > 0, blueprint, stats.texts)
 
@@ -166,18 +170,21 @@ class PaintReader:
         return _choose(self.prompts(texts, edit=edit), rng)
 
     def make_sample(self, example: Example, rng: np.random.Generator) -> Sample:
-        prompt = self.choose_prompt(Texts(example.texts, example.blueprint), rng, edit=example.source is not None)
-        return Sample(example.key, prompt, example.source, "", example.target)
+        return self.sample(example, self.choose_prompt(Texts(example.texts, example.blueprint), rng, edit=example.source is not None))
+
+    def sample(self, example: Example, prompt: str) -> Sample:
+        """The sample with that prompt."""
+        return Sample(example.key, prompt, () if example.source is None else (example.source,), "", example.target)
 
     def collate(self, samples: Sequence[Sample], bucket: Bucket, rows: BatchIndices | None = None) -> PaintBatch:
         return PaintBatch(_in_global_batch(self.turns(samples, bucket), rows, self.processor), *self.pixels(samples, bucket))
 
     def turns(self, samples: Sequence[Sample], bucket: Bucket) -> EncoderInputs:
-        return self.processor([sample.prompt for sample in samples], _source_images(samples), lengths=(bucket.tokens,))
+        return self.processor(*_turns(samples), lengths=(bucket.tokens,))
 
     def pixels(self, samples: Sequence[Sample], bucket: Bucket) -> tuple[UInt8[np.ndarray, "b h w 3"], UInt8[np.ndarray, "b h w 3"] | None]:
         """Target pictures, and source pictures of edits."""
-        sources = [sample.source_image for sample in samples if sample.source_image is not None]
+        sources = [picture for sample in samples for picture in sample.pictures]
         return _stack_pixels([sample.target for sample in samples], bucket), _stack_pixels(sources, bucket) if sources else None
 
 
@@ -204,8 +211,8 @@ class CachedReader:
     def sizes(self) -> Sizes:
         return self.paint.sizes
 
-    def tokens(self, stats: RowStats, *, edit: bool) -> Int[np.ndarray, " n"]:
-        return self.paint.tokens(stats, edit=edit)
+    def tokens(self, stats: RowStats, *, kind: Kind) -> Int[np.ndarray, " n"]:
+        return self.paint.tokens(stats, kind=kind)
 
     def make_sample(self, example: CachedExample, rng: np.random.Generator) -> CachedSample:
         prompt = self.paint.choose_prompt(example.texts, rng, edit=example.edit)
@@ -243,8 +250,8 @@ def _choose(texts: Sequence[str], rng: np.random.Generator) -> str:
     return texts[int(rng.integers(len(texts)))]  # as `rng.choice`, which makes an array of the texts first
 
 
-def _source_images(samples: Sequence[Sample]) -> list[list[Image.Image]]:
-    return [[] if sample.source_image is None else [sample.source_image] for sample in samples]
+def _turns(samples: Sequence[Sample]) -> tuple[list[str], list[tuple[Image.Image, ...]]]:
+    return [sample.prompt for sample in samples], [sample.pictures for sample in samples]
 
 
 def _stack_or_none(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:

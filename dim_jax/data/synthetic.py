@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from dim_jax.data.example import Example, Kind, Texts
+from dim_jax.data.example import JUDGEMENT, Example, Kind, Texts
 from dim_jax.data.row_stats import RowStats
 from dim_jax.processing.chat import ChatTokenizer
 
@@ -29,7 +29,7 @@ class Synthetic:
         return LENGTH
 
     def rules(self) -> list[str]:
-        return ["synthetic"] * len(self)
+        return [JUDGEMENT if self.kind == JUDGEMENT else "synthetic"] * len(self)
 
     def stats(self, tokenizer: ChatTokenizer | None) -> RowStats | None:
         return None  # not counted
@@ -52,9 +52,8 @@ class Synthetic:
         tint = Image.new("RGB", source.size, tuple(int(level) for level in rng.integers(0, 256, 3)))
         target = Image.blend(source, tint, 0.5)
         row_texts = self.row_texts(index)
-        return Example(
-            source if self.kind == "edit" else None, target, "synthetic", row_texts.texts, row_texts.blueprint, f"synthetic/{index}"
-        )
+        source, rule = None if self.kind == "caption" else source, self.rules()[index]
+        return Example(source, target, rule, row_texts.texts, row_texts.blueprint, f"synthetic/{index}")
 
     def _rng(self, index: int, *, words: bool) -> np.random.Generator:
         return np.random.default_rng((index, self.kind == "edit", words))

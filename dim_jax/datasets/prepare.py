@@ -48,7 +48,10 @@ from dim_jax.storage.paths import AnyPath, absolute, entries
 SHARD_BYTES = 2**30
 WORK_FOLDER, PLAN, BAD, SUMS = ".prepare", "plan.json", "bad_rows.jsonl", "SHA256SUMS"
 CARD = "README.md"  # of the source, which goes along: its licences hold for what is trained on it
-DESCRIPTIONS = {"edit": "Edits: a source, an instruction, a target.", "caption": "Pictures and their captions."}
+DESCRIPTIONS = {
+    "edit": "Edits: a source, an instruction, a target.", "caption": "Pictures and their captions.",
+    "judgement": "Judgements: a source, an instruction, a result, whether that is what was asked for.",
+}  # fmt: skip
 
 
 def prepare(

@@ -77,9 +77,9 @@ def tfds_features(kind: Kind) -> Any:
         "texts": tfds.features.Sequence(tfds.features.Text(), doc="wordings of the instruction, or captions; each says it all"),
         "target": tfds.features.Image(doc="the picture to paint"),
     }
-    if kind == "edit":
+    if kind != "caption":
         features["source"] = tfds.features.Image(doc="the picture to edit")
-        features["blueprint"] = tfds.features.Text(doc="the edit as a designer writes it; empty without one")
+        features["blueprint"] = tfds.features.Text(doc="the edit as a designer writes it, or its answer about a result; empty without one")
         features["rule"] = tfds.features.Text(doc="how the target follows from the source; empty without one")
     return tfds.features.FeaturesDict(features)
 
@@ -117,7 +117,7 @@ def write_shard(shard: Shard) -> None:
                     continue
                 example: dict[str, Any] = {"key": row.key, "texts": list(row.texts)}
                 example |= {name: io.BytesIO(data) for name, data in files.items()}  # arrays would need TensorFlow
-                example |= {"blueprint": row.blueprint or "", "rule": row.rule} if rows.kind == "edit" else {}
+                example |= {"blueprint": row.blueprint or "", "rule": row.rule} if rows.kind != "caption" else {}
                 # Maps of protobuf have no fixed order, so the checksum would change each time.
                 record = serializer.get_tf_example(features.encode_example(example)).SerializeToString(deterministic=True)
                 file.write(record)

@@ -4,9 +4,13 @@ import asyncio
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
 from PIL import Image
 
 from dim_jax.designer.blueprint import prompt
@@ -16,6 +20,7 @@ from dim_jax.models.generate import GenerationSettings, generate
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.qwen import Qwen
 from dim_jax.processing.chat import END_OF_TEXT, IM_END
+from dim_jax.processing.inputs import EncoderInputs
 from dim_jax.processing.pictures import read_picture
 from dim_jax.processing.processor import Processor
 from dim_jax.sampling import Sampler
@@ -27,6 +32,7 @@ from dim_jax.weights.opening import open_weights
 # Each length of turn, and each multiple of PATCHES, compiles once.
 LENGTHS = (128, 256, 384, 512, 768, 1024, 1536, 1792, 2048, 2560, 4096, 8192, 2**15)
 PATCH_MULTIPLE = 1024
+DONE, NOT_DONE = "done", "not done"  # answers to a source, a result and an instruction
 PICTURE_TOKENS = 1280  # at most, what Qwen2.5-VL's model card advises; 1000 x 1000 pixels
 REPETITION_PENALTY = 1.05  # of its generation_config.json
 
@@ -98,12 +104,29 @@ class LocalDesigner:
         texts = [prompt(instruction) for instruction in instructions] if self.prompt_mode == "prompt" else list(instructions)
         return self._write([[picture] for picture in pictures], texts)
 
+    def judge(self, sources: Sequence[Image.Image], results: Sequence[Image.Image], instructions: Sequence[str]) -> Float[np.ndarray, " b"]:
+        """Whether each result is what was asked for: the log-probability of the answer `DONE`, less that of `NOT_DONE`.
+
+        Raises:
+            InputError: the encoder answers prompts, not bare instructions, or as in `write`.
+        """
+        check(
+            self.prompt_mode == "instruction", f"{self.name} cannot judge. Name an encoder that was trained to (configs/nano_reflect.py)."
+        )
+        turns, processor = [*zip(sources, results, strict=True)], self._own_length()
+
+        def log_probs(answer: str) -> Any:
+            return _log_probs(self.encoder, *processor.with_answers(instructions, turns, [answer] * len(turns), lengths=LENGTHS))
+
+        return np.asarray(log_probs(DONE) - log_probs(NOT_DONE))
+
+    def _own_length(self) -> Processor:
+        """The processor with the encoder's limit, not that of the painter's condition."""
+        return replace(self.processor, condition_length=self.encoder.config.text.max_position_embeddings - self.max_tokens)
+
     def _write(self, pictures: list[list[Image.Image]], texts: list[str], attempt: int = 0) -> list[Response]:
         """The answer to each turn of pictures and text: greedy, but for a further attempt drawn at random."""
-        processor, tokenizer, any_prompt = self.processor, self.processor.tokenizer, self.prompt_mode == "prompt"
-        # Its own limit, not that of the painter's condition.
-        longest = self.encoder.config.text.max_position_embeddings - self.max_tokens
-        processor = replace(processor, condition_length=longest)
+        processor, tokenizer, any_prompt = self._own_length(), self.processor.tokenizer, self.prompt_mode == "prompt"
         if any_prompt:
             processor = replace(processor, mode="native", max_pixels=PICTURE_TOKENS * processor.factor**2)
         sizes = [[processor.resize(picture).size for picture in turn] for turn in pictures]
@@ -127,3 +150,11 @@ class LocalDesigner:
     def _response(self, tokens: list[int], tokens_in: int) -> Response:
         cut = f"the answer was cut off at {self.max_tokens} tokens" if len(tokens) == self.max_tokens else None
         return Response(self.processor.tokenizer.decode(tokens), cut, tokens_in, len(tokens))
+
+
+@jax.jit
+def _log_probs(encoder: Qwen, inputs: EncoderInputs, answer: Bool[Any, "b t"]) -> Float[Array, " b"]:
+    """Of each row's answer, the tokens where `answer` is True."""
+    log_probs = jax.nn.log_softmax(encoder.logits(encoder(inputs)[:, :-1]))
+    tokens = jnp.take_along_axis(log_probs, jnp.asarray(inputs.input_ids)[:, 1:, None], -1)[..., 0]
+    return jnp.sum(tokens * answer[:, 1:], -1)

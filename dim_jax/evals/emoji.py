@@ -7,13 +7,14 @@ of this painter can be expected to beat.
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +29,7 @@ from dim_jax.evals.benchmark import group_by
 from dim_jax.evals.designs import write_locally
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
 from dim_jax.evals.pictures import PictureRequest, checkpoint_digest, paint
+from dim_jax.evals.rounds import edit_in_rounds, judge_in_batches, scores_by_pair
 from dim_jax.pipeline import EditPipeline
 from dim_jax.processing.pictures import cover_crop
 from dim_jax.sampling import Sampler
@@ -52,6 +54,7 @@ class Result:
         psnr: of the result against the target.
         psnr_copy: of the source against the target.
         psnr_autoencoder: of the target's reconstruction against the target.
+        scores: the judge's of the results of each round (`LocalDesigner.judge`), of which this is the best one; none without a judge.
     """
 
     rule: str
@@ -64,6 +67,7 @@ class Result:
     psnr: float
     psnr_copy: float
     psnr_autoencoder: float
+    scores: list[float] = field(default_factory=list)
 
     @property
     def nearer(self) -> bool:
@@ -100,6 +104,9 @@ def evaluate(
     selection: bool = False,
     text: PromptText = "instruction",
     designer: LocalDesigner | None = None,
+    rounds: int = 1,
+    judge: LocalDesigner | None = None,
+    best_of: int = 1,
     seed: int = 0,
     settings: Settings | None = None,
     batch_size: int = 16,
@@ -121,7 +128,10 @@ def evaluate(
         text: the prompt of an edit: its instruction or its blueprint.
         designer: writes the blueprints from source and instruction, instead of those in the data. They are kept in the folder of the
             results. A pair that it writes none for is painted from its instruction; the report's "failures" say why, by key.
-        seed: of the sample and of the noise.
+        rounds: how often a pair is painted at most: as long as `judge` does not take a result for done. Its best-judged result counts.
+        judge: sees source, result and instruction.
+        best_of: paint so many results of each pair, and report which of them the exact error would choose.
+        seed: of the sample and of the noise. Round n, and the n-th of several results, have the noise of the seed `seed` + n - 1.
         settings: by default those of the checkpoint.
         batch_size: pictures painted at once.
         overwrite: replace `output` and its contact sheet.
@@ -136,6 +146,8 @@ def evaluate(
             f"{data}: {len(edits)} pairs and {len(captions)} pictures to measure with, {pairs_per_rule or PAIRS_PER_RULE} pairs a rule in "
             f"batches of {batch_size}. Each must be at least 1: give another data set, or other numbers."
         )
+    check(rounds > 0 and best_of > 0, f"{rounds} rounds and the best of {best_of} results: each must be at least 1.")
+    check((rounds > 1) == (judge is not None), f"{rounds} rounds {'with' if judge else 'without'} a judge: several need one, and one none.")
     painter = pipeline.sampler
     settings, weights = replace(settings or painter.settings, batch_size=batch_size), checkpoint_digest(painter)
     chosen = [edits[i] for i in sample([example.rule for example in edits], pairs_per_rule, seed=seed, selection=selection)]
@@ -143,31 +155,52 @@ def evaluate(
     folder, blueprints = output.with_suffix(".pictures"), Answers({}, {}, (0, 0))
     if designer is not None:
         blueprints = write_locally(
-            designer, folder / "blueprints.jsonl", {_name(example): (_source(example), example.texts[0]) for example in chosen},
+            designer, folder / "blueprints.jsonl", {_name(example): (source_of(example), example.texts[0]) for example in chosen},
             weights=weights, batch_size=batch_size, progress=progress,
         )  # fmt: skip
     prompts = [_prompt(example, text, None if designer is None else blueprints) for example in chosen]
     writer = "none" if designer is None else designer.name
-    tasks = [_edit(example, prompt, writer, seed) for example, prompt in zip(chosen, prompts, strict=True)]
-    results = paint(pipeline, tasks, folder, settings, weights, progress=progress)
-    targets = [example.target for example in chosen]
-    rebuilt = painter.reconstruct(targets, settings)
-    rows = [
-        _measure(example, task, result, again)
-        for example, task, result, again in zip(chosen, tasks, results, rebuilt, strict=True)
-    ]  # fmt: skip
+    rebuilt = painter.reconstruct([example.target for example in chosen], settings)
+    results = dict[tuple[int, int], tuple[Image.Image, Result]]()  # by round and pair
+
+    def paint_round(number: int, pairs: Sequence[int]) -> None:
+        tasks = [picture_request(chosen[i], prompts[i], writer, seed, number) for i in pairs]
+        for i, task, image in zip(pairs, tasks, paint(pipeline, tasks, folder, settings, weights, progress=progress), strict=True):
+            results[number, i] = image, _measure(chosen[i], task, image, rebuilt[i])
+
+    def attempt(number: int, pairs: list[int]) -> Float[np.ndarray, " some"]:
+        if number >= best_of:
+            paint_round(number, pairs)
+        if judge is None:
+            return np.zeros(len(pairs))
+        judged = [(source_of(chosen[i]), results[number, i][0], chosen[i].texts[0]) for i in pairs]
+        return judge_in_batches(judge, judged, batch_size)
+
+    for number in range(best_of):
+        paint_round(number, range(len(chosen)))
+    states = edit_in_rounds(len(chosen), rounds, attempt)
+    measured = [[results[number, i][1] for i, number in enumerate(state.best.tolist())] for state in states]
+    scores = scores_by_pair(states) if judge else [[] for _ in chosen]
+    rows = [replace(row, scores=given) for row, given in zip(measured[-1], scores, strict=True)]
     report = {
         "data": data, "checkpoint": painter.name, "weights": weights, "dtype": painter.dtype, "seed": seed,
         "text": text, "designer": writer, "failures": blueprints.reasons,
         "settings": {key: value for key, value in asdict(settings).items() if value is not None},
         "overall": summary(rows),
         "rules": {rule: summary(list(group)) for rule, group in groupby(rows, lambda row: row.rule)},
+        "judge": "none" if judge is None else judge.name,
+        "rounds": [
+            {"painted": len(state.painted), "done": float(np.mean(state.best_scores > 0))} | summary(after)
+            for state, after in zip(states, measured, strict=True)
+        ],
+        "best_of": _best_of([[results[number, i][1] for number in range(best_of)] for i in range(len(chosen))]),
         "autoencoder": _autoencoder(painter, captions, settings, seed),
         "pairs": [asdict(row) for row in rows],
     }  # fmt: skip
     with new_file(output) as scratch:
         scratch.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        save_picture(_sheet(chosen, tasks, results), output.with_suffix(".png"), overwrite=True)
+        images = [results[number, i][0] for i, number in enumerate(states[-1].best.tolist())]
+        save_picture(_sheet(chosen, images), output.with_suffix(".png"), overwrite=True)
     return report
 
 
@@ -187,6 +220,16 @@ def summary(results: Sequence[Result]) -> dict[str, int | float]:
     return {"pairs": len(results)} | {name: float(np.mean([getattr(row, name) for row in results])) for name in COLUMNS}
 
 
+def _best_of(results: Sequence[Sequence[Result]]) -> dict[str, Any]:
+    """Of the results of each pair: how many there are, what the exact error would choose, and the mean over a choice at random."""
+    best = [min(group, key=lambda row: (not row.nearer, row.mse_target)) for group in results]
+    means = [summary(column) for column in zip(*results, strict=True)]
+    return {
+        "results": len(means), "oracle": summary(best),
+        "random": {name: float(np.mean([mean[name] for mean in means])) for name in means[0]},
+    }  # fmt: skip
+
+
 def table(report: Mapping[str, Any]) -> Table:
     """The report by rule, for people."""
     model = report["autoencoder"]
@@ -200,11 +243,26 @@ def table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def rounds_table(report: Mapping[str, Any]) -> list[Table]:
+    """What rounds and several results come to, for people; none where there was one."""
+    best_of, several = report["best_of"], report["best_of"]["results"]
+    rows = [(f"round {number}", row, str(row["painted"])) for number, row in enumerate(report["rounds"], 1)]
+    rows += [(f"best of {several}, {name}", best_of[name], "") for name in ("oracle", "random")] if several > 1 else []
+    if len(rows) < 2:
+        return []
+    table = Table(caption="After each round the result counts that the judge likes best. The oracle is the exact error.")
+    for column in ("", "painted", COLUMNS["nearer"], COLUMNS["psnr"]):
+        table.add_column(column, justify="right" if column else "left")
+    for name, row, painted in rows:
+        table.add_row(name, painted, f"{row['nearer']:.1%}", f"{row['psnr']:.2f}")
+    return [table]
+
+
 def _name(example: Example) -> str:
     return f"{example.rule}/{example.key}"
 
 
-def _source(example: Example) -> Image.Image:
+def source_of(example: Example) -> Image.Image:
     if example.source is None:
         raise InputError(f"{example.key}: has no source to edit. Give pairs (kind 'edit').")
     return example.source
@@ -221,17 +279,21 @@ def _prompt(example: Example, text: PromptText, written: Answers | None) -> str:
     return example.blueprint
 
 
-def _edit(example: Example, prompt: str, designer: str, seed: int) -> PictureRequest:
-    """The task of a pair. Its noise depends on the pair and on the run's seed, not on what else is in the sample, nor on the prompt."""
-    source = _source(example)
-    noise_seed = zlib.crc32(source.tobytes(), zlib.crc32(f"{seed} {example.key}".encode())) >> 1
+def picture_request(example: Example, prompt: str, designer: str, seed: int, number: int = 0) -> PictureRequest:
+    """The task of a pair in the round of a number.
+
+    Its noise depends on the pair and on the sum of seed and number, not on what else is in the sample, nor on the prompt.
+    """
+    source = source_of(example)
+    noise_seed = zlib.crc32(source.tobytes(), zlib.crc32(f"{seed + number} {example.key}".encode())) >> 1
     name, instruction = f"{quote(example.rule, safe=' ')}/{quote(example.key, safe=' ')}", example.texts[0]
+    name += f".{number + 1}" if number else ""
     return PictureRequest(name, prompt, source, noise_seed, designer, "" if prompt == instruction else instruction)
 
 
 def _measure(example: Example, task: PictureRequest, result: Image.Image, rebuilt: Image.Image) -> Result:
     size = (example.target.height, example.target.width)
-    pictures = (_source(example), example.target, result, rebuilt)
+    pictures = (source_of(example), example.target, result, rebuilt)
     source, target, painted, again = (unit_pixels(picture, size) for picture in pictures)
     error = mse(painted, target)
     return Result(
@@ -251,12 +313,12 @@ def _autoencoder(painter: Sampler, captions: Sequence[Example], settings: Settin
     return {"pictures": len(ratios), "psnr": float(np.mean(ratios))}
 
 
-def _sheet(examples: Sequence[Example], tasks: Sequence[PictureRequest], results: Sequence[Image.Image]) -> Image.Image:
+def _sheet(examples: Sequence[Example], results: Sequence[Image.Image]) -> Image.Image:
     """A line for each rule, a few pairs on it: source, result, target, the instruction below."""
     lines: dict[str, list[Image.Image]] = {}
-    for example, task, result in zip(examples, tasks, results, strict=True):
+    for example, result in zip(examples, results, strict=True):
         line = lines.setdefault(example.rule, [])
         if len(line) < SHEET_PAIRS:
-            row = [task.source, cover_crop(result, (example.target.height, example.target.width)), example.target]
+            row = [source_of(example), cover_crop(result, (example.target.height, example.target.width)), example.target]
             line.append(with_caption(row, f"{example.rule}: {example.texts[0]}", zoom=2))
     return grid(list(lines.values()))

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dim_jax import processes
 from dim_jax.config import MIX, Config, flatten, read_config
+from dim_jax.data.example import JUDGEMENT
 from dim_jax.data.pipeline import MixtureComponent
 from dim_jax.data.readers import Text as PromptText
 from dim_jax.data.synthetic import SYNTHETIC
@@ -72,9 +73,10 @@ def check_config(config: Config) -> tuple[str, ...]:
     """The components that `config.objective` needs, after a check that the config is consistent; opens no data and no checkpoint.
 
     Raises:
-        InputError: the objective or another choice is unknown; `config.trainable` and `config.frozen` do not name each component
-            once; there is no LoRA for what is quantized; `config.data.cache` is set and the run cannot use a cache; a number is out of its
-            range; or as `check_lora`, `check_distillation`, `check_repa` and `check_reward`.
+        InputError: the objective or another choice is unknown; something else than an encoder would learn from judgements;
+            `config.trainable` and `config.frozen` do not name each component once; there is no LoRA for what is quantized;
+            `config.data.cache` is set and the run cannot use a cache; a number is out of its range; or as `check_lora`,
+            `check_distillation`, `check_repa` and `check_reward`.
     """
     values = flatten(config)
     for key, choices in CHOICES.items():
@@ -83,6 +85,11 @@ def check_config(config: Config) -> tuple[str, ...]:
     check_distillation(config)
     check_repa(config)
     check_reward(config)
+    judgements = [name for name in config.data.mix if name.partition(":")[0] == JUDGEMENT]
+    check(
+        config.objective == "encoder" or not judgements,
+        f"config.data.mix has {', '.join(judgements)}: only an encoder learns from judgements. Leave them out, or set objective=encoder.",
+    )
     components = components_of(config)
     if sorted([*config.trainable, *config.frozen]) != sorted(components):
         names = f"config.trainable {tuple(config.trainable)} and config.frozen {tuple(config.frozen)}"

@@ -63,7 +63,7 @@ def _edits(objective: Objective, params: Mapping[str, Any], examples: Sequence[E
     size = (config.data.resolution,) * 2
     reader = paint_reader(config, model_config, objective.processor)
     samples = [reader.make_sample(example, np.random.default_rng(0)) for example in examples]
-    sources = [None if sample.source_image is None else Source(sample.source_image) for sample in samples]
+    sources = [Source(sample.pictures[0]) if sample.pictures else None for sample in samples]
     requests = [Request(sample.prompt, seed, size, source) for seed, (sample, source) in enumerate(zip(samples, sources, strict=True))]
     dtype = compute_dtype(config.model.dtype)
     model = nnx.eval_shape(lambda: Dim(dim_config(model_config), dtype=dtype, rngs=nnx.Rngs(0)))
@@ -72,8 +72,8 @@ def _edits(objective: Objective, params: Mapping[str, Any], examples: Sequence[E
     edited = {i: result.picture for i, result in results}
     rows = []
     for i, sample in enumerate(samples):
-        pictures = [picture for picture in (sample.source_image, edited[i], sample.target) if picture is not None]
-        rows.append([with_caption([cover_crop(picture, size) for picture in pictures], sample.prompt, zoom=2)])
+        pictures = [cover_crop(picture, size) for picture in (*sample.pictures, edited[i], sample.target)]
+        rows.append([with_caption(pictures, sample.prompt, zoom=2)])
     return grid(rows)
 
 
@@ -88,8 +88,7 @@ def _answers(objective: Objective, params: Mapping[str, Any], examples: Sequence
     """A page in Markdown: each prompt with the encoder's answer and the label."""
     processor = objective.processor
     samples = [objective.reader.make_sample(example, np.random.default_rng(0)) for example in examples]
-    pictures = [[sample.source_image] for sample in samples if sample.source_image]
-    inputs = processor([sample.prompt for sample in samples], pictures, generation_prompt=True)
+    inputs = processor([sample.prompt for sample in samples], [sample.pictures for sample in samples], generation_prompt=True)
     tokenizer = processor.tokenizer
     settings = GenerationSettings(max_new_tokens=256, stop_tokens=(tokenizer.ids[IM_END],), pad_token=tokenizer.pad_id)
     model: Any = with_parameters(objective.model, params)

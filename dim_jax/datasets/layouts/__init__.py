@@ -35,12 +35,14 @@ class Layout(NamedTuple):
             A layout with splits of its own takes the split too.
         splits: its own splits; none: every 500th row is held out.
         expects: the files of such a folder, for people.
+        kinds: of the rows that it may have.
     """
 
     recognises: Callable[[AnyPath], bool]
     open: Callable[..., Rows]
     expects: str
     splits: tuple[str, ...] = ()
+    kinds: tuple[Kind, ...] = ("edit", "caption")
 
 
 class SplitRows(NamedTuple):
@@ -74,6 +76,8 @@ def layout_of(path: AnyPath) -> str:
 def open_splits(path: AnyPath, name: str, kind: Kind, index_folder: AnyPath) -> dict[str, SplitRows]:
     """The rows of one kind by split; splits without rows are left out."""
     layout = layouts()[name]
+    if kind not in layout.kinds:
+        return {}
     if layout.splits:
         opened: dict[str, Any] = {split: layout.open(path, kind, index_folder, split) for split in layout.splits}
         return {split: SplitRows(rows, np.arange(len(rows))) for split, rows in opened.items() if len(rows)}

@@ -6,15 +6,17 @@
                              relative to the folder of the jsonl file
 
     mine.jsonl               own edits: source, target, prompt (the instruction, or a list of its wordings); blueprint, if there is one
+    judgements.jsonl         judgements (`dim build-data judgements`): source, result, prompt (as above), answer
 
-A file has edits if its first valid row has a target. Source: github.com/showlab/DIM, README and data/T2I_DATASET.md.
+A file has edits if its first valid row has a target, judgements if it has a result. Source: github.com/showlab/DIM, README and
+data/T2I_DATASET.md.
 """
 
 from contextlib import suppress
 
 import numpy as np
 
-from dim_jax.data.example import Kind, LazyImage, RawExample
+from dim_jax.data.example import JUDGEMENT, KINDS, Kind, LazyImage, RawExample
 from dim_jax.datasets.layouts import Layout
 from dim_jax.datasets.layouts.archives import ImageStore
 from dim_jax.datasets.layouts.rows import JsonLines
@@ -22,6 +24,7 @@ from dim_jax.errors import InputError
 from dim_jax.storage.paths import AnyPath, entries
 
 OWN_TARGET, PUBLISHED_TARGET = "target", "image_path_target"  # keys that only edits have
+RESULT = "result"  # and only judgements
 
 
 class DimRows:
@@ -32,9 +35,9 @@ class DimRows:
     """
 
     def __init__(self, path: AnyPath, kind: Kind, index_folder: AnyPath):
-        self._edit = kind == "edit"
+        self._kind = kind
         files = [JsonLines(file) for file in (entries(path, "*.jsonl") if path.is_dir() else [path])]
-        self._files = [lines for lines in files if len(lines) and _has_edits(lines) == self._edit]
+        self._files = [lines for lines in files if len(lines) and _kind(lines) == kind]
         self._starts = np.cumsum([0, *(len(lines) for lines in self._files)])
         self._pictures = ImageStore(path if path.is_dir() else path.parent, index_folder)
 
@@ -49,7 +52,9 @@ class DimRows:
         def picture(name: str) -> LazyImage:
             return self._pictures.lazy_image(row.text(name), row.where)
 
-        if not self._edit:
+        if self._kind == JUDGEMENT:
+            return RawExample(key, row.texts("prompt"), row.text("answer"), picture("source"), picture(RESULT), JUDGEMENT)
+        if self._kind == "caption":
             return RawExample(key, (row.text("prompt", "caption"),), None, None, picture("image_path"))
         if OWN_TARGET in row.fields:
             blueprint = row.text("blueprint") if row.fields.get("blueprint") is not None else None
@@ -58,16 +63,18 @@ class DimRows:
         return RawExample(key, (text,), text, picture("image_path"), picture(PUBLISHED_TARGET))
 
 
-def _has_edits(lines: JsonLines) -> bool:
+def _kind(lines: JsonLines) -> Kind:
     for number in range(len(lines)):
         with suppress(InputError):
-            return not lines[number].fields.keys().isdisjoint((OWN_TARGET, PUBLISHED_TARGET))
+            keys = lines[number].fields.keys()
+            return JUDGEMENT if RESULT in keys else "caption" if keys.isdisjoint((OWN_TARGET, PUBLISHED_TARGET)) else "edit"
     lines[0]  # no row is valid: raise the error of the first
-    return False
+    return "caption"
 
 
 LAYOUT = Layout(
     lambda path: path.is_file() or (bool(entries(path, "*.jsonl")) and not entries(path, "*.array_record")),
     DimRows,
     "*.jsonl of image_path and prompt, with image_path_target or of source, target and prompt for edits",
+    kinds=KINDS,
 )
