@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dim_jax.cli.designer_options import local_judge
 from dim_jax.data.dataset import open_source
 from dim_jax.data.pipeline import open_mixture
 from dim_jax.data.readers import AnswerReader
@@ -18,6 +19,7 @@ from dim_jax.pipeline import EditPipeline
 from dim_jax.processing.buckets import Bucket
 from tests.painter_fixtures import QUICK, dim, one_error, painter, picture
 from tests.test_evals_emoji import Pretender
+from tests.test_train import train
 
 pytest.importorskip("array_record")
 
@@ -62,6 +64,7 @@ PAIRS = [
 def pairs(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(painter(), "settings", QUICK)
+    monkeypatch.setattr(painter(), "prompt_mode", "instruction")
     (tmp_path / "pairs").mkdir()
     write_pairs(tmp_path / "pairs", PICTURES, PAIRS)
     (tmp_path / "pairs/README.md").write_text("Whose pictures these are.")
@@ -118,6 +121,21 @@ def test_an_encoder_reads_source_and_result(pairs, loaded):
     batch = reader.collate(samples, Bucket(0, 0, 320))
     assert len(batch.inputs.patches) == 4
     assert open_mixture("data", {"judgement": 1.0}, split="train", side=64)[0].kind == "judgement"
+
+
+def test_an_encoder_is_trained_to_judge(pairs, loaded):
+    assert dim("build-data", "judgements", "judged", "--from", "pairs", "--checkpoint", "C", "--pairs-per-rule", "2")[0] == 0
+    for name in ("pairs", "judged"):
+        assert dim("prepare", name, f"prepared/{name}")[0] == 0
+    mix = {"edit": 0.2, "caption": 0.1, "judgement:prepared/judged": 0.7}
+    options = {"data__source": "prepared/pairs", "data__mix": str(mix), "data__lengths": "(160,)", "init__encoder": ""}
+    code, text = train("nano_reflect", Path("run"), 3, train__show_every="2", **options)
+    assert code == 0, text
+    assert any(f"wanted: {answer}\n" in Path("run/sheets/000002.md").read_text() for answer in (DONE, NOT_DONE))
+    judge = local_judge("run/model", painter())
+    scores = judge.judge([decoded(0)] * 2, [decoded(1), decoded(2)], ["smile", "smile"])
+    assert np.isfinite(scores).all()
+    assert len(set(scores.tolist())) == 2
 
 
 def test_tokens_of_a_judgement_count_both_pictures(pairs, loaded):
