@@ -20,6 +20,7 @@ from jaxtyping import Int
 
 from dim_jax.errors import InputError, check
 from dim_jax.models.layers import BATCH_AXES
+from dim_jax.models.sana import SIDE_BY_SIDE
 from dim_jax.processes import make_global_array
 from dim_jax.processing.inputs import BATCH_AXIS, EncoderInputs
 from dim_jax.weights.logical_axes import RULES, check_rules, logical_axes
@@ -108,7 +109,20 @@ class Sharding:
     def gather(self, params: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
         """Parameters in the dtype of computation, whole on every device but for `tensor`; their gradients lie as the parameters do, whose
         sums over devices need not be whole anywhere (ZeRO-2: Rajbhandari et al., arXiv 1910.02054). What no axis cuts stays as it is."""
-        return {path: self._gather(param, self.param_sharding(path), dtype) for path, param in params.items()}
+        return {path: self._gather(*self._group_columns(path, param, dtype), dtype) for path, param in params.items()}
+
+    def _group_columns(self, path: str, param: Any, dtype: DTypeLike) -> tuple[Any, NamedSharding]:
+        """A parameter and where it lies. Columns that are several results beside each other and that `tensor` cuts become (groups, columns
+        of each): a device's group has its part of each result, so splitting them sends nothing."""
+        own, (layer, _, name) = self.param_sharding(path), path.rpartition(".")
+        parts = SIDE_BY_SIDE.get(layer.removeprefix("sana.blocks."), 1) if name in ("kernel", "bias") else 1
+        axis = self.param_sharding(f"{layer}.kernel").spec[-1] if parts > 1 else None
+        if axis in (None, *BATCH_AXES) or (groups := self.mesh.shape[axis]) == 1:
+            return param, own
+        *rows, columns = param.shape
+        param = param.astype(dtype).reshape(*rows, parts, groups, -1).swapaxes(-3, -2).reshape(*rows, groups, columns // groups)
+        own = NamedSharding(self.mesh, PartitionSpec(*own.spec[:-1], axis, None))
+        return jax.lax.with_sharding_constraint(param, own), own
 
     def _gather(self, param: Any, own: NamedSharding, dtype: DTypeLike) -> Any:
         whole = PartitionSpec(*(None if axis in BATCH_AXES else axis for axis in own.spec))

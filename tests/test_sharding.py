@@ -146,6 +146,42 @@ def test_the_rows_of_a_tpu_host_are_those_of_its_chips():
     assert [json.loads(line) for line in run.stdout.splitlines()] == [[0, 1, 2, 3, 12, 13, 30, 31], [0, 1, 6, 15]]
 
 
+SIDE_BY_SIDE = """
+import json, sys
+import jax, jax.numpy as jnp
+from flax import nnx
+from dim_jax.aot.hlo import Program, bytes_sent
+from dim_jax.models.module import shapes, with_parameters
+from dim_jax.models.sana import Sana
+from tests.test_sharding import MODELS, Sharding
+sizes = MODELS["tiny"]
+place = Sharding.for_painting({"tensor": 2}, sizes)
+sana = nnx.eval_shape(lambda: Sana(sizes.sana, rngs=nnx.Rngs(0)))
+def abstract(path, shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place.param_sharding(path))
+params = {path: abstract(path, shape) for path, shape in sizes.shapes().items() if path.startswith("sana.")}
+def velocity(params, latents, condition):
+    gathered = place.gather(params, jnp.float32)
+    model = with_parameters(sana, {path.removeprefix("sana."): x for path, x in gathered.items()})
+    return model(latents, jnp.ones(1), model.embed_condition(condition, jnp.ones(condition.shape[:2], bool)))
+inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 32, 32, 8), (1, 8, 48))]
+with jax.sharding.use_abstract_mesh(place.mesh.abstract_mesh):
+    sent = bytes_sent(Program.parse(jax.jit(velocity).lower(params, *inputs).compile().as_text()))
+kernels = ("attn.qkv", "cross_attn.kv_linear", "mlp.inverted_conv", "mlp.depth_conv")
+print(json.dumps([sent, 4 * sum(params[f"sana.blocks.{path}.kernel"].size for path in kernels)]))
+"""
+
+
+def test_queries_keys_values_and_gates_are_cut_each():
+    """Else `tensor` would cut columns of several results in the middle, and splitting them would send pictures. Parts of kernels move
+    before the first layer, and then only sums are sent."""
+    run = subprocess.run([sys.executable, "-c", SIDE_BY_SIDE], capture_output=True, text=True, cwd=ROOT, env=with_devices(2), check=False)
+    assert run.returncode == 0, run.stderr
+    sent, kernels = json.loads(run.stdout)
+    assert sent.pop("all-reduce") > 0
+    assert 0 < sum(sent.values()) <= kernels / 2
+
+
 def test_incomplete_sharding_table_is_refused(monkeypatch):
     """A parameter without a row, with two, with a row of another rank; a logical axis without a rule."""
     row = ("sana.t_block.kernel", ("width", "modulation"))

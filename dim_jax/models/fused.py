@@ -34,11 +34,25 @@ except ImportError:
 Implementation = Literal["xla", "triton", "splash", "interpret"]  # "interpret": the kernel step by step on any device, for tests
 
 
+def linear(layer: nnx.Linear | Float8Linear, x: Float[Array, "*b d"]) -> Float[Array, "*b f"] | Float[Array, "*b groups part"]:
+    """`layer(x)`, whose columns are in groups as those of its kernel and bias are (`Sharding.gather`)."""
+    kernel = layer.kernel[...]
+    if kernel.ndim == 2:
+        return layer(x)
+    y = _product(x.astype(layer.dtype), kernel.astype(layer.dtype))
+    return y if layer.bias is None else y + layer.bias[...].astype(y.dtype)
+
+
+def split_columns(y: Float[Array, "..."], parts: int, rows: int) -> list[Float[Array, "..."]]:
+    """The `parts` results that lie beside each other in the columns of y, the axes after the first `rows`: in one group or in several."""
+    return [part.reshape(*y.shape[:rows], -1) for part in jnp.split(y, parts, -1)]
+
+
 def gated_conv(
-    z: Float[Array, "b h w f2"],
-    bias_in: Float[Array, " f2"],
-    kernel: Float[Array, "3 3 f2"],
-    bias_out: Float[Array, " f2"],
+    z: Float[Array, "b h w *f2"],
+    bias_in: Float[Array, "*f2"],
+    kernel: Float[Array, "3 3 *f2"],
+    bias_out: Float[Array, "*f2"],
     *,
     implementation: Implementation | None = None,
 ) -> Float[Array, "b h w f"]:
@@ -49,7 +63,8 @@ def gated_conv(
         interpret, run = chosen == "interpret", gated_conv_kernel.gated_conv
         return _map_over_batch(lambda z, *weights: run(z, *weights, interpret), z, bias_in, kernel, bias_out)
     bias_in, kernel, bias_out = (weight.astype(z.dtype) for weight in (bias_in, kernel, bias_out))
-    a, g = jnp.split(layers.depthwise_conv(jax.nn.silu(z + bias_in), kernel) + bias_out, 2, -1)
+    x = jax.nn.silu(z + bias_in).reshape(*z.shape[:3], -1)
+    a, g = split_columns(layers.depthwise_conv(x, kernel.reshape(3, 3, -1)).reshape(z.shape) + bias_out, 2, 3)
     return a * jax.nn.silu(g)
 
 
@@ -62,14 +77,14 @@ def inverted_gated_conv(
     if isinstance(widen, Float8Linear):
         z = widen.product(x)
     else:
-        z = jnp.matmul(x.astype(depthwise.dtype), dense(widen.kernel[...], depthwise.dtype))
+        z = _product(x.astype(depthwise.dtype), dense(widen.kernel[...], depthwise.dtype))
     if isinstance(widen, LoRALinear):
         z = z + widen.branch(x)
     return gated_conv(checkpoint_name(z, "inverted"), widen.bias[...], depthwise.kernel[...], depthwise.bias[...])
 
 
 def normed_linear_attention(
-    qkv: Float[Array, "b l d3"],
+    qkv: Float[Array, "b l *d3"],
     q_scale: Float[Array, " d"],
     k_scale: Float[Array, " d"],
     *,
@@ -85,7 +100,7 @@ def normed_linear_attention(
         interpret, run = chosen == "interpret", linear_attention_kernel.linear_attention
         scales = jnp.stack([q_scale, k_scale]).astype(jnp.float32)
         return _map_over_batch(lambda qkv, scales: run(qkv, scales, head_dim, norm_eps, eps, interpret), qkv, scales)
-    q, k, v = jnp.split(qkv, 3, -1)
+    q, k, v = split_columns(qkv, 3, 2)
     q, k, v = (
         y.reshape(*y.shape[:2], -1, head_dim) for y in (layers.rms_norm(q, q_scale, norm_eps), layers.rms_norm(k, k_scale, norm_eps), v)
     )
@@ -115,6 +130,22 @@ def attention(
     heads = layers.heads_spec(q, k)
     specs = heads, heads, heads, *(() if lengths is None else (PartitionSpec(heads[0]),))
     return _run_on_mesh(run, specs, heads, *arrays)
+
+
+def _product(x: Float[Array, "*b d"], kernel: Float[Array, "d f"] | Float[Array, "d groups part"]) -> Float[Array, "..."]:
+    return x @ kernel if kernel.ndim == 2 else (x @ _flatten_groups(kernel)).reshape(*x.shape[:-1], *kernel.shape[1:])
+
+
+@jax.custom_vjp
+def _flatten_groups(kernel: Float[Array, "d groups part"]) -> Float[Array, "d f"]:
+    """One axis of columns. The gradient has that shape until it is summed over devices: the compiler scatters no sum of three axes."""
+    return kernel.reshape(len(kernel), -1)
+
+
+_flatten_groups.defvjp(
+    lambda kernel: (_flatten_groups(kernel), kernel.shape),
+    lambda shape, change: (jax.lax.optimization_barrier(change).reshape(shape),),
+)
 
 
 def _choose_attention(q: Array) -> Implementation:

@@ -35,6 +35,8 @@ SAVED_NAMES: dict[Remat, frozenset[str] | None] = {
     "narrow": _NARROW,
     "all": frozenset(),
 }
+# Layers of a block whose columns are so many results beside each other (`Sharding.gather`).
+SIDE_BY_SIDE = {"attn.qkv": 3, "cross_attn.kv_linear": 2, "mlp.inverted_conv": 2, "mlp.depth_conv": 2}
 
 
 @jax.tree_util.register_dataclass
@@ -82,7 +84,7 @@ class LinearAttention(nnx.Module):
         self.head_dim = head_dim
 
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        qkv = checkpoint_name(self.qkv(x), "qkv")
+        qkv = checkpoint_name(fused.linear(self.qkv, x), "qkv")
         assert self.q_norm.scale is not None
         assert self.k_norm.scale is not None
         scales, eps = (self.q_norm.scale[...], self.k_norm.scale[...]), self.q_norm.epsilon
@@ -103,7 +105,7 @@ class CrossAttention(nnx.Module):
 
     def keys_values(self, y: Float[Array, "b t d"]) -> tuple[Float[Array, "b t n k"], Float[Array, "b t n k"]]:
         """Keys and values of the projected condition tokens."""
-        k, v = jnp.split(checkpoint_name(self.kv_linear(y), "kv"), 2, -1)
+        k, v = fused.split_columns(checkpoint_name(fused.linear(self.kv_linear, y), "kv"), 2, y.ndim - 1)
         return _heads(self.k_norm(k), self.head_dim), _heads(v, self.head_dim)
 
     def __call__(
