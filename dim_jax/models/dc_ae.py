@@ -127,12 +127,14 @@ class MultiscaleAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
         qkv = self.to_qkv(x)
-        scales = (qkv, *(scale(qkv) for scale in self.to_qkv_multiscale))
+        scales = [qkv, *(scale(qkv) for scale in self.to_qkv_multiscale)]
+        if layers.platform() != "tpu":
+            scales = [jnp.concatenate(scales, axis=-1)]  # fewer kernels, while TPUs would move both copies
         y = jnp.concatenate([self._attend(qkv) for qkv in scales], axis=-1)
         return x + self.norm_out(self.to_out(y))
 
     def _attend(self, qkv: Float[Array, "b h w d3"]) -> Float[Array, "b h w d"]:
-        """The heads of one scale: each has its own sums, so that scales need not lie beside each other."""
+        """The heads of one scale, or of several beside each other: each head has its own sums."""
         b, h, w, _ = qkv.shape
         q, k, v = jnp.split(qkv.reshape(b, h * w, -1, 3 * self.k), 3, axis=-1)
         return linear_attention(q, k, v, eps=EPS_ATTENTION).reshape(b, h, w, -1)

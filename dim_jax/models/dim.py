@@ -181,7 +181,8 @@ class Dim(nnx.Module):
     ) -> sampler.Velocity:
         """The velocity of as many latents as `condition` and `source` have rows."""
         # A kernel of few bits is made dense in one piece anyway: taking the stack apart would only take memory.
-        unroll = float8 or (layers.platform() == "gpu" and not is_quantized(self.sana.blocks.attn.qkv))
+        apart = layers.platform() == "gpu" or layers.unrolls(self.config.sana.depth)
+        unroll = float8 or (apart and not is_quantized(self.sana.blocks.attn.qkv))
         unrolled = self.sana.unroll(condition, float8=float8) if unroll else None
 
         embeds, reads_sigma = self.config.sana.guidance_embeds, self.config.sana.reads_sigma
