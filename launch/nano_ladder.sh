@@ -22,14 +22,16 @@
 #   contrastive   velocities of other rows are kept away from
 #   repa          hidden states learn to resemble what the encoder sees
 #   uniform       times drawn alike
-#   narrow        times drawn more often from the middle
+#   narrow, wide  times drawn more often from the middle, or less often
+#   noisy         times drawn more often near the noise
+#   moments       first moments in bfloat16
 #   ema           shorter averages
 set -euo pipefail
 
 # shellcheck source=launch/nano_runs.sh
 source "$(dirname "${BASH_SOURCE[0]}")/nano_runs.sh"
 
-given=([steps]=3000 [every]=1000 [pairs]=24 [seeds]="0 1 2" [per-gpu]=1 [arms]="adamw muon contrastive repa uniform narrow ema")
+given=([steps]=3000 [every]=1000 [pairs]=24 [seeds]="0 1 2" [per-gpu]=1 [arms]="adamw muon contrastive repa uniform narrow wide noisy moments ema")
 open_runs "every pairs arms" "" "every pairs" "$@"
 read -ra arms <<<"${given[arms]}"
 ((${#arms[@]})) && [[ -z $(printf '%s\n' "${arms[@]}" | sort | uniq -d) ]] || fail "--arms ${given[arms]}: name each arm once."
@@ -43,6 +45,9 @@ keys() {
     repa) printf '%s\n' repa.weight=0.5 "trainable=('connector', 'sana', 'repa')" ;;
     uniform) echo flow.draw=uniform ;;
     narrow) echo flow.std=0.7 ;;
+    wide) echo flow.std=1.5 ;;
+    noisy) echo flow.shift=2.0 ;;
+    moments) echo optim.mu_dtype=bfloat16 ;;
     ema) echo optim.ema_decay=0.998 ;;
     *) fail "--arms: there is no $1." ;;
   esac
