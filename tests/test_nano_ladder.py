@@ -56,7 +56,8 @@ def test_from_the_options_to_the_table(home):
 def test_tricks_join_and_are_configs_that_hold_together(home):
     """One by one, and all in one arm; their keys come after those of the command line."""
     tricks = ["muon", "contrastive", "repa", "uniform", "narrow", "wide", "noisy", "moments", "ema"]
-    options = ("--every", "3000", "--seeds", "0", "--arms", " ".join(["adamw", *tricks, "+".join(tricks)]))
+    joined = "+".join(trick for trick in tricks if trick != "wide")  # narrow and wide exclude each other
+    options = ("--every", "3000", "--seeds", "0", "--arms", " ".join(["adamw", *tricks, joined]))
     assert laboratory(home, *options, script="nano_ladder").returncode == 0
     runs = {Path(words[words.index("--workdir") + 1]).name: keys(words) for words in calls(home) if words[0] == "train"}
     assert len(runs) == 1 + len(tricks) + 1
@@ -65,4 +66,4 @@ def test_tricks_join_and_are_configs_that_hold_together(home):
     for trick in tricks:
         own = runs[trick].items() - runs["adamw"].items()
         assert own
-        assert own <= runs["+".join(tricks)].items()
+        assert trick == "wide" or own <= runs[joined].items()
