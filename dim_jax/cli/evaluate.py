@@ -83,6 +83,9 @@ def evaluate(
     holdout: Annotated[
         Holdout, typer.Option(help="-o: selection takes as many other pairs of each rule, to choose models by.")
     ] = Holdout.test,
+    captions: Annotated[
+        bool, typer.Option("--captions", help="-o: paint from captions, and find each result's picture among 100 of its set.")
+    ] = False,
     best_of: Annotated[int, typer.Option(min=1, help="-o: paint so many results of each pair; the exact error chooses, as a bound.")] = 1,
     *,
     sampling: SamplingOptions,
@@ -101,6 +104,21 @@ def evaluate(
             raise typer.BadParameter("With -o only the checkpoint's own encoder writes blueprints. Give --designer local, or --out.")
         if designer == "local" and text is Text.instruction:
             raise typer.BadParameter("A designer writes blueprints. Leave --designer or --text instruction out.")
+        if captions:
+            edits = (
+                known_targets,
+                pairs_per_rule,
+                text,
+                holdout is not Holdout.test,
+                best_of > 1,
+                rounds,
+                judging.judge,
+                designer != "none",
+            )
+            if any(edits):
+                raise typer.BadParameter("--captions measures no edits: leave options of pairs, blueprints, rounds and judges out.")
+            _by_caption(data, output, sampling, batch_size)
+            return
         judge = _local_judge(judging.judge or [], rounds or 1)
         prompt = text or (Text.blueprint if designer == "local" else Text.instruction)
         _by_rule(
@@ -180,6 +198,25 @@ def _local_judge(judges: list[str], rounds: int) -> str | None:
     if (rounds > 1) != (len(choices) == 1) or any(choice.kind != "local" for choice in choices):
         raise typer.BadParameter("With -o, --rounds N and one --judge local:FOLDER go together. Give both, or none.")
     return choices[0].name if choices else None
+
+
+def _by_caption(data: str, output: Path, sampling: SamplingOptions, batch_size: int) -> None:
+    from dim_jax.datasets.layouts.pairs import Pairs
+    from dim_jax.evals import emoji, retrieval
+    from dim_jax.pipeline import EditPipeline
+    from dim_jax.storage.locks import lock_output
+    from dim_jax.storage.paths import as_path
+
+    emoji.check_outputs(output, overwrite=sampling.overwrite)
+    captions = Pairs(as_path(data), "test", "caption")
+    with lock_output(output):
+        pipeline = EditPipeline.from_pretrained(checkpoint_or_bundled(sampling.checkpoint), **sampling.loading)
+        report = retrieval.evaluate(
+            pipeline, captions, output, data=f"{data} (test)", settings=sampling.settings(pipeline.sampler, sampling.changes([])),
+            seed=sampling.seed, batch_size=batch_size, overwrite=sampling.overwrite, progress=console.is_terminal,
+        )  # fmt: skip
+    open_console(stderr=False).print(retrieval.table(report), soft_wrap=False)
+    typer.echo(f"wrote {output} and {output.with_suffix('.png')}", err=True)
 
 
 def _by_rule(
