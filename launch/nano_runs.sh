@@ -50,7 +50,7 @@ evaluate() {
 # run_jobs COMMAND ...: make the data where they are missing, run the lines of `jobs`, then COMMAND, whatever failed.
 run_jobs() {
   if [[ ! -d $data ]]; then run dim build-data emoji "$data"; fi
-  if [[ ! -d $prepared || -d $prepared/.prepare ]]; then run dim prepare "$data" "$prepared"; fi
+  if [[ ! -d $prepared || -d $prepared/.prepare ]]; then run dim prepare --tokenizer dim_jax/nano/tokenizer "$data" "$prepared"; fi
   local on_gpus=(python launch/on_gpus.py --gpus "${given[gpus]}" --per-gpu "${given[per-gpu]}")
   if [[ -n ${given[time-limit]-} ]]; then on_gpus+=(--time-limit "${given[time-limit]}"); fi
   if dry; then on_gpus+=(--dry-run); fi
