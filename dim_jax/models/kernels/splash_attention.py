@@ -1,8 +1,8 @@
 """Softmax attention on TPUs by JAX's own splash kernel: scores stay in fast memory, forward and backward.
 
 `models/fused.py` chooses between it and the formula. Here the kernel's conditions are met: heads before tokens, scaled queries, lengths
-that are multiples of its blocks, and keys that do not count in a segment of their own. All keys of a head fit in fast memory up to `KEYS`;
-so keys and values are read from memory once for each head, and the backward pass is one kernel instead of two.
+that are multiples of its blocks, and keys that do not count in a segment of their own. Up to `KEYS` keys of a head fit in fast memory; so
+keys and values are read from memory once for each head, and else for each block of queries. The backward pass is one kernel instead of two.
 """
 
 import math
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jaxtyping import Array, Float, Int
 
-QUERIES, KEYS, CAUSAL_KEYS, PRODUCT = 512, 6144, 1024, 512  # of a block; keys of one product
+QUERIES, KEYS, CAUSAL_KEYS, PRODUCT = 512, 4096, 1024, 512  # of a block, as large as the fast memory of v5p allows; keys of one product
 LANES = 128  # what a number of keys must be a multiple of
 
 
@@ -28,7 +28,7 @@ def attention(
     """`layers.attention`; the backward pass may save its results as "attention"."""
     t, s, n = q.shape[1], k.shape[1], q.shape[2]
     bq, product = min(QUERIES, _round_up(t, LANES)), min(PRODUCT, _round_up(s, LANES))
-    bkv = min(CAUSAL_KEYS if causal else KEYS, _round_up(s, product))
+    bkv = _round_up(math.ceil(s / math.ceil(s / (CAUSAL_KEYS if causal else KEYS))), product)
     shape = _round_up(t, bq), _round_up(s, bkv)
     sizes = splash.BlockSizes(
         block_q=bq, block_kv=bkv, block_kv_compute=product, block_q_dkv=bq, block_kv_dkv=bkv, block_kv_dkv_compute=product,
