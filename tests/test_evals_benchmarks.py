@@ -252,4 +252,4 @@ def test_emoji_takes_the_pairs_and_the_noise_of_the_report_by_rule(tmp_path):
         assert case.source is not None
         source = open_picture(case.source)
         np.testing.assert_array_equal(source, examples[case.id].source or Image.new("RGB", (1, 1)))
-        assert seed_of(case, 7, source) == emoji._edit(examples[case.id], "any text", "none", 7).seed
+        assert seed_of(case, 7, source) == emoji.picture_request(examples[case.id], "any text", "none", 7).seed
