@@ -105,17 +105,8 @@ def evaluate(
         if designer == "local" and text is Text.instruction:
             raise typer.BadParameter("A designer writes blueprints. Leave --designer or --text instruction out.")
         if captions:
-            edits = (
-                known_targets,
-                pairs_per_rule,
-                text,
-                holdout is not Holdout.test,
-                best_of > 1,
-                rounds,
-                judging.judge,
-                designer != "none",
-            )
-            if any(edits):
+            of_edits = known_targets, pairs_per_rule, text, holdout is not Holdout.test, best_of > 1, rounds, judging.judge
+            if any(of_edits) or designer != "none":
                 raise typer.BadParameter("--captions measures no edits: leave options of pairs, blueprints, rounds and judges out.")
             _by_caption(data, output, sampling, batch_size)
             return

@@ -29,7 +29,7 @@ class Synthetic:
         return LENGTH
 
     def rules(self) -> list[str]:
-        return [JUDGEMENT if self.kind == JUDGEMENT else "synthetic"] * len(self)
+        return [self._rule] * len(self)
 
     def stats(self, tokenizer: ChatTokenizer | None) -> RowStats | None:
         return None  # not counted
@@ -52,8 +52,12 @@ class Synthetic:
         tint = Image.new("RGB", source.size, tuple(int(level) for level in rng.integers(0, 256, 3)))
         target = Image.blend(source, tint, 0.5)
         row_texts = self.row_texts(index)
-        source, rule = None if self.kind == "caption" else source, self.rules()[index]
-        return Example(source, target, rule, row_texts.texts, row_texts.blueprint, f"synthetic/{index}")
+        source = None if self.kind == "caption" else source
+        return Example(source, target, self._rule, row_texts.texts, row_texts.blueprint, f"synthetic/{index}")
+
+    @property
+    def _rule(self) -> str:
+        return JUDGEMENT if self.kind == JUDGEMENT else "synthetic"
 
     def _rng(self, index: int, *, words: bool) -> np.random.Generator:
         return np.random.default_rng((index, self.kind == "edit", words))

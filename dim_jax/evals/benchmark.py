@@ -142,12 +142,20 @@ def group_by(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list
     return groups
 
 
+def shuffled_groups(names: Sequence[str], seed: int) -> dict[str, list[int]]:
+    """The indices of each name, in a random order that depends on the name, the seed and their number alone."""
+
+    def shuffled(name: str, group: list[int]) -> list[int]:
+        return [group[i] for i in np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(len(group))]
+
+    return {name: shuffled(name, group) for name, group in group_by(range(len(names)), names.__getitem__).items()}
+
+
 def stratified_sample(cases: Sequence[Case], limit: int, seed: int) -> list[Case]:
     """At most `limit` cases, as evenly over categories as they have, in the order that they came in."""
     ranked = []
-    for category, group in group_by(range(len(cases)), lambda i: cases[i].category).items():
-        order = np.random.default_rng([seed, zlib.crc32(category.encode())]).permutation(len(group))
-        ranked += [(rank, category, group[i]) for rank, i in enumerate(order)]
+    for category, group in shuffled_groups([case.category for case in cases], seed).items():
+        ranked += [(rank, category, i) for rank, i in enumerate(group)]
     return [cases[i] for i in sorted(i for _, _, i in sorted(ranked)[:limit])]
 
 

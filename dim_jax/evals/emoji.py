@@ -25,7 +25,7 @@ from dim_jax.designer.local import LocalDesigner
 from dim_jax.designer.stage_runner import Answers
 from dim_jax.edit_result import check_output, save_picture
 from dim_jax.errors import InputError, check
-from dim_jax.evals.benchmark import group_by
+from dim_jax.evals.benchmark import shuffled_groups
 from dim_jax.evals.designs import write_locally
 from dim_jax.evals.metrics import mse, psnr, unit_pixels
 from dim_jax.evals.pictures import PictureRequest, checkpoint_digest, paint
@@ -81,15 +81,14 @@ def sample(rules: Sequence[str], pairs_per_rule: int | None = None, *, seed: int
     `pairs_per_rule` is 24 by default, or as many more as 200 pairs in all need. All pairs are taken of a rule that has fewer.
     `selection`: not these, but as many that come next in the same order, where a rule has more.
     """
-    groups = group_by(range(len(rules)), rules.__getitem__)
+    groups = shuffled_groups(rules, seed)
     number = pairs_per_rule or PAIRS_PER_RULE
     largest = max(map(len, groups.values()))
     while pairs_per_rule is None and number < largest and sum(min(number, len(group)) for group in groups.values()) < PAIRS:
         number += 1
     chosen = []
-    for rule, group in sorted(groups.items()):
-        order = np.random.default_rng([seed, zlib.crc32(rule.encode())]).permutation(len(group))
-        chosen += [group[i] for i in (order[number : 2 * number] if selection else order[:number])]
+    for _, group in sorted(groups.items()):
+        chosen += group[number : 2 * number] if selection else group[:number]
     return chosen
 
 
@@ -197,10 +196,7 @@ def evaluate(
         "autoencoder": _autoencoder(painter, captions, settings, seed),
         "pairs": [asdict(row) for row in rows],
     }  # fmt: skip
-    with new_file(output) as scratch:
-        scratch.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        images = [results[number, i][0] for i, number in enumerate(states[-1].best.tolist())]
-        save_picture(_sheet(chosen, images), output.with_suffix(".png"), overwrite=True)
+    write_outputs(output, report, _sheet(chosen, [results[number, i][0] for i, number in enumerate(states[-1].best.tolist())]))
     return report
 
 
@@ -213,6 +209,17 @@ def check_outputs(output: Path, *, overwrite: bool) -> None:
     check(output.suffix.lower() == ".json", f"{output}: the report is written as JSON. Name a file that ends in .json.")
     check_file(output, overwrite=overwrite)
     check_output(output.with_suffix(".png"), overwrite=overwrite)
+
+
+def write_outputs(output: Path, report: Mapping[str, Any], sheet: Image.Image) -> None:
+    """Writes what `check_outputs` allowed: the contact sheet, then the report, which is never there without one.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    with new_file(output) as scratch:
+        scratch.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        save_picture(sheet, output.with_suffix(".png"), overwrite=True)
 
 
 def summary(results: Sequence[Result]) -> dict[str, int | float]:

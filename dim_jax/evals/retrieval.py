@@ -4,7 +4,6 @@ Pictures are compared by the correlation of their pixels, which blur and contras
 reconstruction of the pictures, which is found nearly always.
 """
 
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,16 +17,14 @@ from PIL import Image
 from rich.table import Table
 
 from dim_jax.data.example import Example
-from dim_jax.edit_result import save_picture
 from dim_jax.errors import check
-from dim_jax.evals.benchmark import group_by
-from dim_jax.evals.emoji import check_outputs
+from dim_jax.evals.benchmark import group_by, shuffled_groups
+from dim_jax.evals.emoji import check_outputs, write_outputs
 from dim_jax.evals.metrics import unit_pixels
 from dim_jax.evals.pictures import PictureRequest, checkpoint_digest, paint
 from dim_jax.pipeline import EditPipeline
 from dim_jax.settings import Settings
 from dim_jax.sheets import grid, with_caption
-from dim_jax.storage.folders import new_file
 
 PICTURES = 100  # of a set
 TOP = 5
@@ -54,11 +51,7 @@ class Rank:
 
 def sample(keys: Sequence[str], *, seed: int = 0) -> list[int]:
     """Indices of `PICTURES` random pictures of each set (of all, where it has fewer), set by set. A key is "SET/NAME"."""
-    chosen = []
-    for name, group in sorted(group_by(range(len(keys)), lambda i: _set(keys[i])).items()):
-        order = np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(len(group))
-        chosen += [group[i] for i in order[:PICTURES]]
-    return chosen
+    return [i for _, group in sorted(shuffled_groups([*map(_set, keys)], seed).items()) for i in group[:PICTURES]]
 
 
 def ranks(results: Sequence[Image.Image], targets: Sequence[Image.Image]) -> Int[np.ndarray, " n"]:
@@ -117,9 +110,7 @@ def evaluate(
         "sets": {name: summary(group) for name, group in group_by(rows, lambda row: row.set).items()},
         "captions": [asdict(row) for row in rows],
     }  # fmt: skip
-    with new_file(output) as scratch:
-        scratch.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        save_picture(_sheet(chosen, images), output.with_suffix(".png"), overwrite=True)
+    write_outputs(output, report, _sheet(chosen, images))
     return report
 
 
