@@ -69,8 +69,9 @@ def test_compile_reports_step_that_fits_memory(tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".cache/**/jit_*"))  # of compiled programs, which no device here could run
 
 
-KERNEL = """
+KERNELS = """
 PATCHES = 74 * 74  # of a picture of 1024 pixels a side, 16 heads of 80: more keys than fit in the fast memory of v5p at once
+PICTURES = (1, 32, 32, 11200), (1, 64, 64, 11200), (2, 8, 8, 60)  # at 1024 and 2048 pixels, and of a model as small as nano
 from dim_jax.aot.topology import Topology
 Topology.parse("v5e:2x2").set_environment()
 import jax, jax.numpy as jnp, numpy as np
@@ -78,21 +79,28 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, SingleDeviceSharding
 from dim_jax.models import fused
 from dim_jax.models.precision import exact_products
+def attend(q, k, v):
+    return fused.attention(q, k, v, lengths=jnp.array([100])).sum()
+def convolve(*arguments):
+    return (fused.gated_conv(*arguments) ** 2).sum()
 for name in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"):
     device = topologies.get_topology_desc(platform="tpu", topology_name=name).devices[0]
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.bfloat16, sharding=SingleDeviceSharding(device))
-    attend = exact_products(jax.checkpoint(lambda q, k, v: fused.attention(q, k, v, lengths=jnp.array([100])).sum()))
-    with jax.sharding.use_abstract_mesh(Mesh(np.array([device]), "data").abstract_mesh):
-        gradient = jax.jit(jax.grad(attend, (0, 1, 2))).lower(*[shape(1, PATCHES, 16, 80)] * 3)
-    print(name, gradient.compile().as_text().count("tpu_custom_call"))
+    cases = [(attend, [shape(1, PATCHES, 16, 80)] * 3)]
+    cases += [(convolve, [shape(*z), shape(z[-1]), shape(3, 3, z[-1]), shape(z[-1])]) for z in PICTURES]
+    for function, arguments in cases:
+        step = jax.grad(exact_products(jax.checkpoint(function)), tuple(range(len(arguments))))
+        with jax.sharding.use_abstract_mesh(Mesh(np.array([device]), "data").abstract_mesh):
+            compiled = jax.jit(step).lower(*arguments).compile()
+        print(name, compiled.as_text().count("tpu_custom_call"))
 """
 
 
 @libtpu
-def test_the_attention_kernel_compiles_for_every_tpu():
-    run = subprocess.run([sys.executable, "-c", KERNEL], capture_output=True, text=True, cwd=ROOT, check=False)
+def test_the_kernels_compile_for_every_tpu():
+    run = subprocess.run([sys.executable, "-c", KERNELS], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert [line.split()[1] for line in run.stdout.splitlines()] == ["2"] * 4  # forward and backward
+    assert [line.split()[1] for line in run.stdout.splitlines()] == ["2"] * 4 * 4  # forward and backward
 
 
 @libtpu

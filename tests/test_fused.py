@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 
 from dim_jax.models import fused, layers
@@ -48,21 +50,30 @@ def attention_arguments(b, l, d):  # noqa: E741 (letters as in shapes)
 
 
 CASES = [
-    (gated_conv, conv_arguments(2, 5, 7, 8)),  # smaller than a tile
-    (gated_conv, conv_arguments(1, 8, 32, 16)),  # a whole number of tiles
-    (gated_conv, conv_arguments(1, 3, 33, 300)),  # one column and some channels more
-    (gated_conv, conv_arguments(1, 1, 1, 3)),
-    (linear_attention, attention_arguments(2, 35, 32)),
-    (linear_attention, attention_arguments(1, 128, 48)),
-    (linear_attention, attention_arguments(1, 129, 16)),
-    (partial(softmax_attention, lengths=(150, 5)), heads(2, 40, 150, 2, 2, 112)),  # keys that do not count, and that fill up a block
-    (partial(softmax_attention, causal=True), heads(1, 140, 140, 4, 2, 16)),
+    ("triton", gated_conv, conv_arguments(2, 5, 7, 8)),  # smaller than a tile
+    ("triton", gated_conv, conv_arguments(1, 8, 32, 16)),  # a whole number of tiles
+    ("triton", gated_conv, conv_arguments(1, 3, 33, 300)),  # one column and some channels more
+    ("triton", gated_conv, conv_arguments(1, 1, 1, 3)),
+    ("mosaic", gated_conv, conv_arguments(2, 5, 7, 8)),
+    ("mosaic", gated_conv, conv_arguments(1, 8, 32, 16)),
+    ("mosaic", gated_conv, conv_arguments(1, 3, 43, 140)),  # one token and some channels more
+    ("triton", linear_attention, attention_arguments(2, 35, 32)),
+    ("triton", linear_attention, attention_arguments(1, 128, 48)),
+    ("triton", linear_attention, attention_arguments(1, 129, 16)),
+    ("mosaic", partial(softmax_attention, lengths=(150, 5)), heads(2, 40, 150, 2, 2, 112)),  # keys that do not count, or fill up a block
+    ("mosaic", partial(softmax_attention, causal=True), heads(1, 140, 140, 4, 2, 16)),
 ]
 
 
-@pytest.mark.parametrize(("operation", "arguments"), CASES)
-def test_a_kernel_computes_its_formula_and_the_gradient_of_it(operation, arguments):
-    ours, theirs = (jax.vjp(lambda *a, how=how: operation(how, *a), *arguments) for how in ("interpret", "xla"))
+@pytest.mark.parametrize(("kernel", "operation", "arguments"), CASES)
+def test_a_kernel_computes_its_formula_and_the_gradient_of_it(kernel, operation, arguments):
+    # Memory of a TPU is simulated as well where it takes no minutes: what lies outside of an array is no number.
+    with pltpu.force_tpu_interpret_mode() if (kernel, operation) == ("mosaic", gated_conv) else nullcontext():
+        check_kernel(kernel, operation, arguments)
+
+
+def check_kernel(kernel, operation, arguments):
+    ours, theirs = (jax.vjp(lambda *a, how=how: operation(how, *a), *arguments) for how in (kernel, "xla"))
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-4, atol=1e-5)
     change = normal(*ours[0].shape, seed=9)
     for found, expected in zip(ours[1](change), theirs[1](change), strict=True):
@@ -71,16 +82,16 @@ def test_a_kernel_computes_its_formula_and_the_gradient_of_it(operation, argumen
 
 
 def test_in_bfloat16_a_kernel_is_as_near_to_float32_as_its_formula():
-    for operation, arguments in (CASES[1], CASES[5], CASES[7]):
+    for kernel, operation, arguments in (CASES[1], CASES[5], CASES[8], CASES[10]):
         exact = operation("xla", *arguments)
         half = [x.astype(jnp.bfloat16) if x.ndim == arguments[0].ndim else x for x in arguments]
-        errors = [jnp.abs(operation(how, *half) - exact).mean() for how in ("interpret", "xla")]
+        errors = [jnp.abs(operation(how, *half) - exact).mean() for how in (kernel, "xla")]
         assert errors[0] < 1.1 * errors[1]
 
 
 def test_tokens_without_a_positive_key_give_zeros():
     arguments = (-jnp.abs(normal(1, 20, 96)), jnp.ones(32), jnp.ones(32))
-    for how in ("interpret", "xla"):
+    for how in ("triton", "xla"):
         np.testing.assert_array_equal(linear_attention(how, *arguments), 0)
 
 
@@ -103,24 +114,40 @@ def test_the_kernel_is_chosen_by_the_devices_that_the_program_is_for(monkeypatch
         assert fused._choose_implementation(half) == "xla"
 
 
+def tpus(*sizes):
+    return AbstractMesh(sizes, (*layers.BATCH_AXES, "tensor"), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
+
+
 def test_attention_on_a_tpu_takes_the_kernel_in_bfloat16():
-    axes = (*layers.BATCH_AXES, "tensor")
     q = jnp.zeros((1, 2, 3, 4), jnp.bfloat16)
     assert fused._choose_attention(q) == "xla"
-    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 2, 2), axes, abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))):
-        assert fused._choose_attention(q) == "splash"
+    with jax.sharding.use_abstract_mesh(tpus(1, 1, 2, 2)):
+        assert fused._choose_attention(q) == "mosaic"
         assert fused._choose_attention(q.astype(jnp.float32)) == "xla"
         assert fused._choose_attention(q[:, :1]) == "xla"  # a token that is decoded
+
+
+def test_the_convolution_on_a_tpu_takes_the_kernel_where_a_device_has_pairs_of_channels():
+    z, grouped = jnp.zeros((2, 8, 8, 12), jnp.bfloat16), jnp.zeros((2, 8, 8, 2, 6), jnp.bfloat16)
+    assert fused._choose_gated_conv(z) == "xla"
+    with jax.sharding.use_abstract_mesh(tpus(1, 1, 2, 1)):
+        assert fused._choose_gated_conv(z) == "mosaic"
+        assert fused._choose_gated_conv(z.astype(jnp.float32)) == "xla"
+        assert fused._choose_gated_conv(jnp.zeros((2, 65, 64, 4), jnp.bfloat16)) == "xla"  # more tokens than fit in fast memory
+    with jax.sharding.use_abstract_mesh(tpus(1, 1, 2, 2)):
+        assert fused._choose_gated_conv(z) == "xla"  # one device has the halves a, the other g
+        assert fused._choose_gated_conv(grouped) == "mosaic"
 
 
 ON_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
-from tests.test_fused import CASES, heads, softmax_attention
+from functools import partial
+from tests.test_fused import CASES, conv_arguments, gated_conv, heads, softmax_attention
 from dim_jax.models.layers import BATCH_AXES
-for (operation, arguments), copies in ((CASES[0], 4), (CASES[4], 4), (CASES[4], 1)):
+for (kernel, operation, arguments), copies in ((CASES[0], 4), (CASES[4], 4), (CASES[7], 4), (CASES[7], 1)):
     arguments = jnp.concatenate([arguments[0]] * copies), *arguments[1:]  # 8 rows, or 2, which all devices compute
-    gradients = lambda *a: jax.grad(lambda *a: (operation("interpret", *a) ** 2).sum(), tuple(range(len(a))))(*a)
+    gradients = lambda *a: jax.grad(lambda *a: (operation(kernel, *a) ** 2).sum(), tuple(range(len(a))))(*a)
     expected = jax.jit(gradients)(*arguments)
     mesh = Mesh(np.array(jax.devices()).reshape(1, 2, 4, 1), (*BATCH_AXES, "tensor"), axis_types=(AxisType.Auto,) * 4)
     spread = jax.device_put(arguments[0], NamedSharding(mesh, P(BATCH_AXES) if copies == 4 else P()))
@@ -133,12 +160,21 @@ for (operation, arguments), copies in ((CASES[0], 4), (CASES[4], 4), (CASES[4], 
 
 mesh = Mesh(np.array(jax.devices()).reshape(1, 2, 2, 2), (*BATCH_AXES, "tensor"), axis_types=(AxisType.Auto,) * 4)
 arguments = heads(4, 20, 20, 4, 2, 16)  # rows over four pairs of devices, heads over each pair
-attend = lambda *a: softmax_attention("interpret", *a, lengths=(20, 3, 1, 7))
+attend = lambda *a: softmax_attention("mosaic", *a, lengths=(20, 3, 1, 7))
 expected = jax.jit(attend)(*arguments)
 with jax.set_mesh(mesh):
     found = jax.jit(attend)(*jax.device_put(arguments, NamedSharding(mesh, P(BATCH_AXES, None, "tensor"))))
 assert found.sharding.shard_shape(found.shape) == (1, 20, 2, 16), found.sharding
 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+z, *weights = conv_arguments(4, 5, 7, 8)  # channels over each pair, which has its part of both halves
+expected = jax.jit(partial(gated_conv, "xla"))(z, *weights)
+in_groups = [x.reshape(*x.shape[:-1], 2, 2, 4).swapaxes(-3, -2).reshape(*x.shape[:-1], 2, 8) for x in (z, *weights)]
+with jax.set_mesh(mesh):
+    in_groups[0] = jax.device_put(in_groups[0], NamedSharding(mesh, P(BATCH_AXES, None, None, "tensor")))
+    found = jax.jit(partial(gated_conv, "mosaic"))(*in_groups)
+assert found.sharding.shard_shape(found.shape) == (1, 5, 7, 4), found.sharding
+np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 print("equal")
 """
 

@@ -1,9 +1,9 @@
 """The operations with a kernel: each in plain JAX and as a kernel, with a dispatcher.
 
-SANA's gated convolution and linear attention have kernels for NVIDIA GPUs in half precision, softmax attention has one for TPUs in
-bfloat16 (on GPUs `layers.attention` takes cuDNN's); plain JAX runs elsewhere and in float32. On a mesh every device runs the kernel on its
-own rows. Pallas' backend for Triton is deprecated since jax 0.11, and kernels for TPUs are part of jax.experimental; without them plain
-JAX runs.
+SANA's gated convolution and linear attention have kernels for NVIDIA GPUs in half precision; the gated convolution and softmax attention
+have kernels for TPUs in bfloat16 (on GPUs `layers.attention` takes cuDNN's); plain JAX runs elsewhere and in float32. On a mesh every
+device runs the kernel on its own rows, and on its own channels or heads where it has whole ones. Pallas' backend for Triton is deprecated
+since jax 0.11, and kernels for TPUs are part of jax.experimental; without them plain JAX runs.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +27,13 @@ try:
 except ImportError:
     gated_conv_kernel = linear_attention_kernel = None
 try:
+    from dim_jax.models.kernels import gated_conv_tpu as gated_conv_tpu_kernel
     from dim_jax.models.kernels import splash_attention as splash_attention_kernel
 except ImportError:
-    splash_attention_kernel = None
+    gated_conv_tpu_kernel = splash_attention_kernel = None
 
-Implementation = Literal["xla", "triton", "splash", "interpret"]  # "interpret": the kernel step by step on any device, for tests
+# Plain JAX, a kernel for NVIDIA GPUs, one for TPUs. On the CPU a kernel runs step by step, for tests.
+Implementation = Literal["xla", "triton", "mosaic"]
 
 
 def linear(layer: nnx.Linear | Float8Linear, x: Float[Array, "*b d"]) -> Float[Array, "*b f"] | Float[Array, "*b groups part"]:
@@ -57,11 +59,19 @@ def gated_conv(
     implementation: Implementation | None = None,
 ) -> Float[Array, "b h w f"]:
     """a * silu(g) with a, g = split(depthwise3x3(silu(z + bias_in)) + bias_out): the inside of SANA's Mix-FFN (arXiv 2410.10629)."""
-    chosen = implementation or _choose_implementation(z)
+    chosen = implementation or _choose_gated_conv(z)
     if chosen != "xla":
-        assert gated_conv_kernel is not None
-        interpret, run = chosen == "interpret", gated_conv_kernel.gated_conv
-        return _map_over_batch(lambda z, *weights: run(z, *weights, interpret), z, bias_in, kernel, bias_out)
+        module = gated_conv_kernel if chosen == "triton" else gated_conv_tpu_kernel
+        assert module is not None
+        interpret, run = layers.platform() == "cpu", module.gated_conv
+
+        def flatten_and_run(z: Array, *weights: Array) -> Array:  # a device has one group of columns
+            bias_in, kernel, bias_out = (x.reshape(*x.shape[:rows], -1) for x, rows in zip(weights, (0, 2, 0), strict=True))
+            return run(z.reshape(*z.shape[:3], -1), bias_in, kernel, bias_out, interpret)
+
+        batch, axis = layers.batch_spec(len(z)), layers.HEAD_AXIS if z.ndim == 5 else None
+        spec, vector = PartitionSpec(batch and batch[0], None, None, axis), PartitionSpec(axis)
+        return _run_on_mesh(flatten_and_run, (spec, vector, PartitionSpec(None, None, axis), vector), spec, z, bias_in, kernel, bias_out)
     bias_in, kernel, bias_out = (weight.astype(z.dtype) for weight in (bias_in, kernel, bias_out))
     x = jax.nn.silu(z + bias_in).reshape(*z.shape[:3], -1)
     a, g = split_columns(layers.depthwise_conv(x, kernel.reshape(3, 3, -1)).reshape(z.shape) + bias_out, 2, 3)
@@ -97,7 +107,7 @@ def normed_linear_attention(
     chosen = implementation or _choose_implementation(qkv)
     if chosen != "xla":
         assert linear_attention_kernel is not None
-        interpret, run = chosen == "interpret", linear_attention_kernel.linear_attention
+        interpret, run = layers.platform() == "cpu", linear_attention_kernel.linear_attention
         scales = jnp.stack([q_scale, k_scale]).astype(jnp.float32)
         return _map_over_batch(lambda qkv, scales: run(qkv, scales, head_dim, norm_eps, eps, interpret), qkv, scales)
     q, k, v = split_columns(qkv, 3, 2)
@@ -121,7 +131,7 @@ def attention(
     if chosen == "xla":
         return layers.attention(q, k, v, lengths=lengths, causal=causal)
     assert splash_attention_kernel is not None
-    interpret, kernel = chosen == "interpret", splash_attention_kernel.attention
+    interpret, kernel = layers.platform() == "cpu", splash_attention_kernel.attention
 
     def run(q: Array, k: Array, v: Array, *lengths: Array) -> Array:
         return kernel(q, k, v, lengths[0] if lengths else None, causal, interpret)
@@ -150,14 +160,27 @@ _flatten_groups.defvjp(
 
 def _choose_attention(q: Array) -> Implementation:
     flash = splash_attention_kernel is not None and layers.platform() == "tpu"
-    return "splash" if flash and q.dtype == jnp.bfloat16 and q.shape[1] > 1 else "xla"
+    return "mosaic" if flash and q.dtype == jnp.bfloat16 and q.shape[1] > 1 else "xla"
+
+
+def _choose_gated_conv(z: Array) -> Implementation:
+    if layers.platform() != "tpu":
+        return _choose_implementation(z)
+    if gated_conv_tpu_kernel is None or z.dtype != jnp.bfloat16 or z.shape[1] * z.shape[2] > gated_conv_tpu_kernel.MAX_TOKENS:
+        return "xla"
+    own_columns = _batch_only() if z.ndim == 4 else layers.head_shards() == z.shape[3]
+    return "mosaic" if own_columns else "xla"
 
 
 def _choose_implementation(x: Array) -> Implementation:
-    mesh = jax.sharding.get_abstract_mesh()
-    batch_only = all(size == 1 or axis in layers.BATCH_AXES for axis, size in mesh.shape.items())
     half = x.dtype in (jnp.bfloat16, jnp.float16)
-    return "triton" if half and batch_only and gated_conv_kernel is not None and layers.platform() == "gpu" else "xla"
+    return "triton" if half and _batch_only() and gated_conv_kernel is not None and layers.platform() == "gpu" else "xla"
+
+
+def _batch_only() -> bool:
+    """Whether the mesh that is set cuts nothing but the rows of a batch."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return all(size == 1 or axis in layers.BATCH_AXES for axis, size in mesh.shape.items())
 
 
 def _map_over_batch(run: Callable[..., Array], x: Array, *weights: Array) -> Array:

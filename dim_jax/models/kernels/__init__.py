@@ -1,1 +1,1 @@
-"""Kernels for NVIDIA GPUs, in Pallas for Triton. `models/fused.py` chooses between them and the same formulae in plain JAX."""
+"""Kernels in Pallas, for NVIDIA GPUs and for TPUs. `models/fused.py` chooses between them and the same formulae in plain JAX."""
