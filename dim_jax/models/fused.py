@@ -84,13 +84,15 @@ def inverted_gated_conv(
     """`gated_conv` of `widen(x)`, in the dtype of `depthwise`; the product may be saved for the backward pass as "inverted"."""
     assert widen.bias is not None
     assert depthwise.bias is not None
+    size, x = x.shape[:3], x.reshape(len(x), -1, x.shape[-1])  # tokens in one axis: the kernel for TPUs needs no copy of z then
     if isinstance(widen, Float8Linear):
         z = widen.product(x)
     else:
         z = _product(x.astype(depthwise.dtype), dense(widen.kernel[...], depthwise.dtype))
     if isinstance(widen, LoRALinear):
         z = z + widen.branch(x)
-    return gated_conv(checkpoint_name(z, "inverted"), widen.bias[...], depthwise.kernel[...], depthwise.bias[...])
+    z = checkpoint_name(z, "inverted")
+    return gated_conv(z.reshape(*size, *z.shape[2:]), widen.bias[...], depthwise.kernel[...], depthwise.bias[...])
 
 
 def normed_linear_attention(

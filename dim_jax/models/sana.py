@@ -126,7 +126,9 @@ class GatedConvMLP(nnx.Module):
         self.point_conv = nnx.Linear(f, d, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        return checkpoint_name(self.point_conv(fused.inverted_gated_conv(x, self.inverted_conv, self.depth_conv)), "mlp_out")
+        y = fused.inverted_gated_conv(x, self.inverted_conv, self.depth_conv)
+        y = self.point_conv(y.reshape(len(y), -1, y.shape[-1]))  # tokens in one axis, as before the convolution
+        return checkpoint_name(y, "mlp_out").reshape(x.shape)
 
 
 class Block(nnx.Module):
