@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from dim_jax.datasets.emoji import tables
 from dim_jax.datasets.emoji.names import HAIR, PEOPLE, TONES
-from dim_jax.datasets.emoji.packages import NAMES, SETS
+from dim_jax.datasets.emoji.packages import ICONS, NAMES, SETS
 
 FEW = 40  # emoji that sets other than noto draw
 
@@ -93,6 +93,42 @@ def archives(folder: Path, *, few: int = FEW, **numbers: int) -> Path:
         write(folder / SETS[name].archive, files)
     write(folder / SETS["fluent_3d"].archive, {f"assets/{code}.webp": ball(code) for code in codes[:few]})
     return folder
+
+
+def icon_archives(folder: Path) -> Path:
+    """Write the archives of the icons into a folder, with the names of emoji: flags of three lands in two sets, and glyphs of all signs."""
+    write(folder / NAMES.archive, {"data/openmoji.json": json.dumps(rows(tones=1, flags=3), ensure_ascii=False)})
+    ways = [first + second for first in ("up", "down", "top", "bottom", "left", "right") for second in ("", "-left", "-right")]
+    phases = [f"{light}-{form}" for light in ("waxing", "waning") for form in ("crescent", "gibbous")]
+    digits = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    glyphs = {
+        "flag_icons": [f"a{letter}-4x3" for letter in "abc"],
+        "flagpack": ["aa", "ab", "ac"],
+        "coreui": ["aa"],
+        "circle_flags": [],
+        "material": [
+            "pound", "asterisk", *(f"numeric-{number}" for number in range(11)),
+            *(f"zodiac-{name.lower()}" for name in tables.ZODIAC.values()),
+            *(f"arrow-{way}-thick" for way in ways), *(f"clock-time-{hour}" for hour in digits[1:]),
+            *(f"moon-{phase}" for phase in (*phases, "new", "full", "first-quarter", "last-quarter")),
+            *(f"hand-pointing-{way}" for way in ("up", "down", "left", "right")),
+        ],
+        "tabler": [
+            "hash", "number-1", "zodiac-aries", "zodiac-leo", "arrow-up", "arrow-down", "clock-hour-1-filled", "clock-hour-2-filled",
+        ],
+        "phosphor": ["number-one-bold", "asterisk-bold", "arrow-up-bold", "arrow-up-left-bold"],
+        "weather": [*(f"moon-{phase}-3" for phase in phases), "moon-new", "moon-full", "moon-first-quarter", "moon-third-quarter"],
+    }  # fmt: skip
+    for name, icons in glyphs.items():
+        bodies = {icon: {"body": body(name + icon) if "flag" in name or name == "coreui" else glyph(icon)} for icon in icons}
+        write(folder / ICONS[name].archive, {"icons.json": json.dumps({"width": 24, "height": 24, "icons": bodies})})
+    return folder
+
+
+def glyph(text: str) -> str:
+    """A shape that follows from a text, in the colour of what is around it."""
+    x, y, r = (3 + number % 6 for number in hashlib.sha256(text.encode()).digest()[:3])
+    return f'<path fill="currentColor" d="M{x} {y}h{r}v{12 + r}h-{r}z"/>'
 
 
 def ball(code: str) -> bytes:

@@ -162,6 +162,18 @@ def build_tints(
     _pairs(folder, build(as_path(source), as_path(folder), overwrite=overwrite))
 
 
+def build_icons(
+    folder: Folder,
+    packages: Annotated[Path | None, typer.Option(help="Folder with the archives (.tgz); by default npm fetches them.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make edit pairs of icons that show what some emoji show: flags, keys, signs, arrows, moons, clocks and fingers."""
+    from dim_jax.datasets.emoji.icons import build
+    from dim_jax.storage.paths import as_path
+
+    _pairs(folder, build(as_path(folder), archives=packages, overwrite=overwrite))
+
+
 def build_text(
     folder: Folder,
     scenes: Annotated[int, typer.Option(help="Each is up to six pictures and ten pairs.")] = 2000,

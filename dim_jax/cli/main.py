@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from dim_jax import __version__
-from dim_jax.cli.build import build_edit, build_emoji, build_judgements, build_t2i, build_text, build_tints, prepare, rewrite
+from dim_jax.cli.build import build_edit, build_emoji, build_icons, build_judgements, build_t2i, build_text, build_tints, prepare, rewrite
 from dim_jax.cli.design import design
 from dim_jax.cli.doctor import doctor
 from dim_jax.cli.evaluate import evaluate
@@ -35,6 +35,7 @@ build_data.command("dim-t2i")(build_t2i)
 build_data.command("rewrite")(rewrite)
 build_data.command("emoji")(build_emoji)
 build_data.command("tints")(build_tints)
+build_data.command("icons")(build_icons)
 build_data.command("text")(build_text)
 build_data.command("judgements")(build_judgements)
 app.command()(edit)

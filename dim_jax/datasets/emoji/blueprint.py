@@ -4,7 +4,7 @@ They play the designer's part: what to keep and what to change comes from the ru
 So this designer has seen the target, and tells more than the instruction does.
 """
 
-from dim_jax.datasets.emoji.packages import SETS
+from dim_jax.datasets.emoji.packages import HANDS
 from dim_jax.datasets.emoji.render import RenderedEmoji
 from dim_jax.datasets.emoji.rules import Edit
 from dim_jax.datasets.emoji.wording import describe, with_article
@@ -47,15 +47,15 @@ def blueprint(edit: Edit, instruction: str, source: RenderedEmoji, target: Rende
     """The blueprint of an edit from one picture to another."""
     part, unchanged = AREAS[edit.rule]
     before, after = source.pixels, target.pixels
-    old, new = SETS[source.set], SETS[target.set]
+    old, new = HANDS[source.set], HANDS[target.set]
     change = changed_mask(before, after)
     appearance = f"mainly {join_with_and(target.colours)}" + (f", drawn in {new.look}" if new != old else "")
-    result = f"{capitalize_first(with_article(describe(target.emoji)))} as {with_article(f'{new.title} emoji')}, {appearance}."
+    result = f"{capitalize_first(with_article(describe(target.emoji)))} as {with_article(f'{new.title} {new.kind}')}, {appearance}."
     texts = (
         instruction,
-        f"One {old.title} emoji, {with_article(describe(source.emoji))}, on plain white. It fills {_size(before)}.",
+        f"One {old.title} {old.kind}, {with_article(describe(source.emoji))}, on plain white. It fills {_size(before)}.",
         f"It is mainly {join_with_and(source.colours)}, drawn in {old.look}.",
-        f"Change {part}: {_position(change)}, {_share(change, before, after)} of the drawing. Keep {unchanged}.",
+        f"Change {part}: {_position(change, new.kind)}, {_share(change, before, after)} of the drawing. Keep {unchanged}.",
         f"{result} It fills {_size(after)}, on plain white.",
     )
     return format_sections(texts)
@@ -75,10 +75,10 @@ def _size(pixels: Pixels) -> str:
     return "most of the square"
 
 
-def _position(mask: Mask) -> str:
+def _position(mask: Mask, kind: str) -> str:
     left, top, right, bottom = bounding_box(mask)
     if right - left > 0.75 and bottom - top > 0.75:
-        return "spread over the whole emoji"
+        return f"spread over the whole {kind}"
     return f"in {position_in_words(left, right, top, bottom)}"
 
 

@@ -65,7 +65,7 @@ def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = Fa
     ):
         if archives is None:
             bar.add_task("fetching the packages", total=None)
-            packages.fetch(Path(scratch))
+            packages.fetch(Path(scratch), packages.PACKAGES)
         source = archives or Path(scratch)
         emoji = read_emoji(packages.read_names(source))
         rendered = _render_all(source, emoji, bar)

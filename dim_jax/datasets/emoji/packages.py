@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -26,27 +26,42 @@ class Package:
 
 
 @dataclass(frozen=True)
-class EmojiSet(Package):
+class DrawingSet(Package):
     """A package of drawings, with the name of its hand in words, how it looks, and whose it is under which licence."""
 
     title: str
     look: str
     author: str
     licence: str
+    kind: str = "emoji"  # what its drawings are called in texts
 
 
 SETS = {
-    "noto": EmojiSet("@iconify-json/noto", "1.2.9", "Noto", "soft gradients and round shapes", "Google", "Apache-2.0"),
-    "twemoji": EmojiSet(
+    "noto": DrawingSet("@iconify-json/noto", "1.2.9", "Noto", "soft gradients and round shapes", "Google", "Apache-2.0"),
+    "twemoji": DrawingSet(
         "@iconify-json/twemoji", "1.2.5", "Twemoji", "flat shapes in a few plain colours", "Twitter and contributors", "CC-BY-4.0"
     ),
-    "fluent_flat": EmojiSet(
+    "fluent_flat": DrawingSet(
         "@iconify-json/fluent-emoji-flat", "1.2.6", "Fluent flat", "bold flat shapes in bright colours", "Microsoft", "MIT"
     ),
-    "fluent_3d": EmojiSet(
+    "fluent_3d": DrawingSet(
         "@lobehub/fluent-emoji-3d", "1.1.0", "Fluent 3D", "glossy shaded solids", "Microsoft, packaged by LobeHub", "MIT"
     ),
 }  # fmt: skip
+# Icons of what some emoji show (`icons.py`).
+ICONS = {
+    "flag_icons": DrawingSet(
+        "@iconify-json/flag", "1.2.12", "Flag Icons", "plain cloths with square corners", "Panayiotis Lipiridis", "MIT", "icon"
+    ),
+    "flagpack": DrawingSet("@iconify-json/flagpack", "1.2.8", "Flagpack", "plain cloths in muted colours", "Yummygum", "MIT", "icon"),
+    "coreui": DrawingSet("@iconify-json/cif", "1.2.7", "CoreUI", "plain cloths in strong colours", "creativeLabs", "CC0-1.0", "icon"),
+    "circle_flags": DrawingSet("@iconify-json/circle-flags", "1.2.11", "Circle Flags", "round cloths", "HatScripts", "MIT", "icon"),
+    "material": DrawingSet("@iconify-json/mdi", "1.2.3", "Material", "bold simple shapes", "Pictogrammers", "Apache-2.0", "icon"),
+    "tabler": DrawingSet("@iconify-json/tabler", "1.2.41", "Tabler", "thin lines with round ends", "Paweł Kuna", "MIT", "icon"),
+    "phosphor": DrawingSet("@iconify-json/ph", "1.2.2", "Phosphor", "bold lines with round ends", "Phosphor Icons", "MIT", "icon"),
+    "weather": DrawingSet("@iconify-json/wi", "1.2.1", "Weather", "flat shapes in one colour", "Erik Flowers", "OFL-1.1", "icon"),
+}  # fmt: skip
+HANDS = SETS | ICONS
 NAMES = Package("openmoji", "17.0.0")  # only the names are read; its drawings are CC-BY-SA-4.0
 PACKAGES: tuple[Package, ...] = (*SETS.values(), NAMES)
 
@@ -59,13 +74,13 @@ class Drawing:
     data: str | bytes
 
 
-def fetch(folder: Path) -> None:
-    """Put the archives of all packages into a folder, through npm. Raises InputError if npm is not installed, or does not get a package."""
+def fetch(folder: Path, packages: Iterable[Package]) -> None:
+    """Put the archives of packages into a folder, through npm. Raises InputError if npm is not installed, or does not get a package."""
     npm = shutil.which("npm")
     if npm is None:
-        names = " ".join(package.archive for package in PACKAGES)
+        names = " ".join(package.archive for package in packages)
         raise InputError(f"The packages come through npm, which is not installed. Install it, or give a folder with {names} (--packages).")
-    specs = [f"{package.name}@{package.version}" for package in PACKAGES]
+    specs = [f"{package.name}@{package.version}" for package in packages]
     result = subprocess.run(
         [npm, "pack", "--silent", "--pack-destination", str(folder), *specs], capture_output=True, text=True, check=False, cwd=folder
     )
@@ -102,7 +117,7 @@ def read_drawings(folder: Path, name: str) -> list[Drawing]:
         InputError: the archive or a file in it is missing or damaged.
     """
     package = SETS[name]
-    files = _webps(folder, package) if name == "fluent_3d" else _icons(folder, package)
+    files = _webps(folder, package) if name == "fluent_3d" else _svgs(folder, package)
     drawings: dict[str, Drawing] = {}
     for code, data in sorted(files):
         drawings.setdefault(plain_code(code), Drawing(plain_code(code), data))
@@ -117,31 +132,49 @@ def _webps(folder: Path, package: Package) -> Iterator[tuple[str, bytes]]:
             yield path.stem, data
 
 
-def _icons(folder: Path, package: Package) -> Iterator[tuple[str, str]]:
-    """Iconify's form: chars.json names an icon for each code, icons.json has its SVG body, maybe by way of an alias."""
-    icons = _json(folder, package, "icons.json")
-    for code, name in _json(folder, package, "chars.json").items():
+def _svgs(folder: Path, package: Package) -> Iterator[tuple[str, str]]:
+    """The drawings that chars.json names an icon for, by code."""
+    icons = Icons(folder, package)
+    return ((code, icons.svg(name)) for code, name in _json(folder, package, "chars.json").items())
+
+
+class Icons:
+    """A package in Iconify's form: icons.json has the SVG body of each icon, maybe by way of an alias.
+
+    Raises:
+        InputError: the archive or the file in it is missing or damaged.
+    """
+
+    def __init__(self, folder: Path, package: Package):
+        self._archive, self._icons = folder / package.archive, _json(folder, package, "icons.json")
+        if not isinstance(self._icons, dict):
+            raise InputError(f"{self._archive}: icons.json is not in Iconify's form. Fetch the package again.")
+
+    def __contains__(self, name: str) -> bool:
+        return any(name in self._icons.get(part, {}) for part in ("icons", "aliases"))
+
+    def svg(self, name: str) -> str:
+        """An icon as an SVG of its own. Raises InputError if there is no such icon, or a damaged one."""
         try:
-            icon = _icon(icons, name)
-            left, top, width, height = (icon.get(key, icons.get(key, usual)) for key, usual in BOX)
+            icon = self._icon(name)
+            left, top, width, height = (icon.get(key, self._icons.get(key, usual)) for key, usual in BOX)
             body = icon["body"]
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{folder / package.archive}: icon {name!r} is not in Iconify's form. Fetch the package again.") from error
+            raise InputError(f"{self._archive}: icon {name!r} is not in Iconify's form. Fetch the package again.") from error
         if icon.get("hFlip"):
             body = f'<g transform="translate({2 * left + width} 0) scale(-1 1)">{body}</g>'
         space = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        yield code, f'<svg {space} viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">{body}</svg>'
+        return f'<svg {space} viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">{body}</svg>'
+
+    def _icon(self, name: str) -> dict:
+        """An icon; an alias is its parent with some entries replaced."""
+        if name in self._icons["icons"]:
+            return self._icons["icons"][name]
+        alias = self._icons["aliases"][name]
+        return {**self._icon(alias["parent"]), **alias}
 
 
 BOX = (("left", 0), ("top", 0), ("width", 16), ("height", 16))  # Iconify's defaults
-
-
-def _icon(icons: dict, name: str) -> dict:
-    """An icon; an alias is its parent with some entries replaced."""
-    if name in icons["icons"]:
-        return icons["icons"][name]
-    alias = icons["aliases"][name]
-    return {**_icon(icons, alias["parent"]), **alias}
 
 
 def _json(folder: Path, package: Package, name: str):

@@ -3,7 +3,7 @@
 import re
 
 from dim_jax.datasets.emoji.names import Emoji
-from dim_jax.datasets.emoji.packages import SETS
+from dim_jax.datasets.emoji.packages import HANDS
 from dim_jax.datasets.emoji.render import RenderedEmoji
 from dim_jax.datasets.emoji.rules import Edit
 from dim_jax.datasets.words import capitalize_first, join_with_and
@@ -166,14 +166,14 @@ def instructions(edit: Edit, source: Emoji, target: Emoji) -> tuple[str, ...]:
 
 def captions(emoji: RenderedEmoji) -> tuple[str, ...]:
     """Texts that describe a picture, by what it shows, its main colours, and whose style it is."""
-    style, text = SETS[emoji.set], describe(emoji.emoji)
+    style, text = HANDS[emoji.set], describe(emoji.emoji)
     return tuple(
         _tidy(caption)
         for caption in (
-            f"{with_article(text)}, {style.title} emoji style.",
-            f"{style.title} emoji of {with_article(text)}.",
+            f"{with_article(text)}, {style.title} {style.kind} style.",
+            f"{style.title} {style.kind} of {with_article(text)}.",
             f"{with_article(text)} on a white background, drawn by {style.title} in {style.look}.",
-            f"{with_article(text)} in {join_with_and(emoji.colours)}, as a {style.title} emoji.",
+            f"{with_article(text)} in {join_with_and(emoji.colours)}, as a {style.title} {style.kind}.",
         )
     )
 

@@ -1,0 +1,134 @@
+"""`dim build-data icons`: what emoji show, drawn by other hands: every rule, colours that stay, the same bytes twice, one error."""
+
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dim_jax.datasets.emoji import tables
+from dim_jax.datasets.emoji.icons import COLOURS, LIGHT, NIGHT, SKIN
+from dim_jax.datasets.emoji.names import TONES
+from dim_jax.datasets.emoji.packages import ICONS, NAMES
+from dim_jax.datasets.layouts.pairs import decode_webp, read_pairs, read_pictures
+from tests.emoji_fixtures import icon_archives, write
+from tests.painter_fixtures import build_data, dim, one_error
+
+pytest.importorskip("array_record")
+pytest.importorskip("resvg_py")
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory) -> Path:
+    return icon_archives(tmp_path_factory.mktemp("packages"))
+
+
+@pytest.fixture(scope="module")
+def built(packages, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("built") / "icons"
+    build_data("icons", folder, "--packages", str(packages))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(built):
+    return read_pictures(built)
+
+
+@pytest.fixture(scope="module")
+def pairs(built):
+    return [pair for split in ("train", "test") for pair in read_pairs(built, split)]
+
+
+def main_colour(picture) -> str:
+    """The colour of most pixels that are not white, as #rrggbb."""
+    pixels = np.asarray(decode_webp(picture.webp)).reshape(-1, 3)
+    counts = Counter(f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in pixels.tolist())
+    del counts["#ffffff"]
+    return counts.most_common(1)[0][0]
+
+
+def test_every_rule_has_pairs_of_one_hand(built, pictures, pairs):
+    counts = json.loads((built / "statistics.json").read_text())["pairs"]
+    assert {pair.rule for pair in pairs} == {"flag", "keycap", "zodiac", "arrow", "moon", "clock", "hand_direction"}
+    assert Counter(pair.rule for pair in pairs) == Counter(counts["train"]) + Counter(counts["test"])
+    for pair in pairs:
+        source, target = pictures[pair.source], pictures[pair.target]
+        assert (source.set, source.split) == (target.set, target.split)
+        assert source.webp != target.webp
+    assert {pictures[pair.source].set for pair in pairs if pair.rule == "flag"} == {"flag_icons", "flagpack"}  # coreui has one alone
+
+
+def test_what_is_shown_follows_from_the_code(pictures, pairs):
+    names = {**tables.KEYCAPS, **tables.ZODIAC, **tables.MOONS, **tables.ARROWS, **tables.CLOCKS}
+    for pair in pairs:
+        code = pictures[pair.target].code
+        bare = next((code.removesuffix(f"-{word}") for word in COLOURS if code.endswith(f"-{word}")), code)
+        if bare in names:
+            assert any(re.search(rf"(?<!\w){re.escape(names[bare])}(?!\w)", text) for text in pair.instructions), (code, pair.instructions)
+        assert ICONS[pictures[pair.target].set].title in pair.blueprint
+        assert "emoji" not in pair.blueprint
+
+
+def test_an_edit_keeps_the_colour(pictures, pairs):
+    seen = set()
+    for pair in pairs:
+        before, after = main_colour(pictures[pair.source]), main_colour(pictures[pair.target])
+        if pair.rule in ("keycap", "zodiac", "arrow", "clock"):
+            word = pictures[pair.source].code.rpartition("-")[2]
+            assert before == after == COLOURS[word]
+            seen.add(word)
+        elif pair.rule == "moon":
+            assert {before, after} <= {LIGHT, NIGHT}
+        elif pair.rule == "hand_direction":
+            tone = next((point for point in TONES if f"-{point}" in pictures[pair.source].code), "")
+            assert before == after == SKIN[tone]
+    assert seen == set(COLOURS)
+
+
+def test_captions_name_the_hand(pictures):
+    for picture in pictures:
+        assert all(ICONS[picture.set].title in caption and "emoji" not in caption for caption in picture.captions)
+
+
+def test_beside_the_data_lie_a_card_and_a_sheet(built):
+    card = (built / "README.md").read_text()
+    assert all(item.licence in card and item.name in card for item in ICONS.values())
+    assert (built / "sheet.png").stat().st_size > 1000
+
+
+def test_the_same_archives_give_the_same_bytes(packages, built, tmp_path):
+    build_data("icons", tmp_path / "again", "--packages", str(packages))
+    for path in built.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("archive", "files", "message"),
+    [
+        (ICONS["tabler"].archive, None, "no such archive. Make it with: npm pack @iconify-json/tabler@"),
+        (NAMES.archive, {"index.js": ""}, "no data/openmoji.json in it"),
+        (ICONS["material"].archive, {"icons.json": "{half"}, "icons.json is damaged"),
+        (ICONS["material"].archive, {"icons.json": '{"icons": {"numeric-1": {}}}'}, "icon 'numeric-1' is not in Iconify's form"),
+        (ICONS["material"].archive, {"icons.json": "[]"}, "icons.json is not in Iconify's form"),
+    ],
+)
+def test_a_wrong_archive_is_named_and_nothing_is_left(packages, tmp_path, archive, files, message):
+    copy = shutil.copytree(packages, tmp_path / "copy")
+    (copy / archive).unlink()
+    if files is not None:
+        write(copy / archive, files)
+    text = one_error(dim("build-data", "icons", str(tmp_path / "out"), "--packages", str(copy)))
+    assert archive in text
+    assert message in text
+    assert os.listdir(tmp_path) == ["copy"]
+
+
+def test_a_missing_folder_of_archives_is_named(tmp_path):
+    assert "nowhere: no such folder" in one_error(
+        dim("build-data", "icons", str(tmp_path / "out"), "--packages", str(tmp_path / "nowhere"))
+    )
