@@ -117,6 +117,8 @@ def icon_archives(folder: Path) -> Path:
             "hash", "number-1", "zodiac-aries", "zodiac-leo", "arrow-up", "arrow-down", "clock-hour-1-filled", "clock-hour-2-filled",
         ],
         "phosphor": ["number-one-bold", "asterisk-bold", "arrow-up-bold", "arrow-up-left-bold"],
+        "lucide": ["zodiac-aries", "zodiac-virgo"],
+        "mingcute": ["aries-fill", "taurus-fill"],
         "weather": [*(f"moon-{phase}-3" for phase in phases), "moon-new", "moon-full", "moon-first-quarter", "moon-third-quarter"],
     }  # fmt: skip
     for name, icons in glyphs.items():

@@ -13,7 +13,7 @@ import pytest
 from dim_jax.datasets.emoji import tables
 from dim_jax.datasets.emoji.icons import COLOURS, LIGHT, NIGHT, SKIN
 from dim_jax.datasets.emoji.names import TONES
-from dim_jax.datasets.emoji.packages import ICONS, NAMES
+from dim_jax.datasets.emoji.packages import DIALS, HANDS, ICONS, NAMES
 from dim_jax.datasets.layouts.pairs import decode_webp, read_pairs, read_pictures
 from tests.emoji_fixtures import icon_archives, write
 from tests.painter_fixtures import build_data, dim, one_error
@@ -70,7 +70,7 @@ def test_what_is_shown_follows_from_the_code(pictures, pairs):
         bare = next((code.removesuffix(f"-{word}") for word in COLOURS if code.endswith(f"-{word}")), code)
         if bare in names:
             assert any(re.search(rf"(?<!\w){re.escape(names[bare])}(?!\w)", text) for text in pair.instructions), (code, pair.instructions)
-        assert ICONS[pictures[pair.target].set].title in pair.blueprint
+        assert HANDS[pictures[pair.target].set].title in pair.blueprint
         assert "emoji" not in pair.blueprint
 
 
@@ -79,6 +79,8 @@ def test_an_edit_keeps_the_colour(pictures, pairs):
     for pair in pairs:
         before, after = main_colour(pictures[pair.source]), main_colour(pictures[pair.target])
         if pair.rule in ("keycap", "zodiac", "arrow", "clock"):
+            if pictures[pair.source].set in DIALS:  # of which the face is the most, and the rim has the colour
+                continue
             word = pictures[pair.source].code.rpartition("-")[2]
             assert before == after == COLOURS[word]
             seen.add(word)
@@ -90,9 +92,23 @@ def test_an_edit_keeps_the_colour(pictures, pairs):
     assert seen == set(COLOURS)
 
 
+def test_the_hands_of_a_dial_show_the_time(pictures):
+    seen = set()
+    for picture in (picture for picture in pictures if picture.set in DIALS):
+        time = tables.CLOCKS[picture.code.partition("-")[0]]
+        hour = int(re.findall(r"\d+", time)[0])
+        half = time.startswith("half")
+        pixels = np.asarray(decode_webp(picture.webp)).astype(int)
+        for angle, length in ((30 * hour + 15 * half, 10), (180 * half, 17)):  # of 64 pixels
+            x, y = (round(32 + length * way(np.deg2rad(angle))) for way in (np.sin, lambda angle: -np.cos(angle)))
+            assert pixels[y - 1 : y + 2, x - 1 : x + 2].min() < 130, (picture.set, time)
+        seen.add(time)
+    assert seen == set(tables.CLOCKS.values())
+
+
 def test_captions_name_the_hand(pictures):
     for picture in pictures:
-        assert all(ICONS[picture.set].title in caption and "emoji" not in caption for caption in picture.captions)
+        assert all(HANDS[picture.set].title in caption and "emoji" not in caption for caption in picture.captions)
 
 
 def test_beside_the_data_lie_a_card_and_a_sheet(built):

@@ -4,6 +4,7 @@ Of such things the emoji alone show a model a part, and nothing tells it what a 
 emoji, but of the same things. With them an edit to an emoji that is held out asks for a known thing in the hand of its set.
 """
 
+import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from dim_jax.datasets.cards import write_card
 from dim_jax.datasets.emoji import tables
 from dim_jax.datasets.emoji.blueprint import blueprint
 from dim_jax.datasets.emoji.names import TONES, Emoji, read_emoji
-from dim_jax.datasets.emoji.packages import ICONS, NAMES, Drawing, Icons, fetch, read_names
+from dim_jax.datasets.emoji.packages import DIALS, HANDS, ICONS, NAMES, Drawing, DrawingSet, Icons, fetch, read_names
 from dim_jax.datasets.emoji.render import RenderedEmoji, render
 from dim_jax.datasets.emoji.rules import Edit, edits
 from dim_jax.datasets.emoji.wording import captions, instructions
@@ -131,7 +132,11 @@ def _key_names() -> Names:
 
 
 def _sign_names() -> Names:
-    return {(set_, code): f"zodiac-{name.lower()}" for code, name in tables.ZODIAC.items() for set_ in ("material", "tabler")}
+    names: Names = {}
+    for code, name in tables.ZODIAC.items():
+        names |= {(set_, code): f"zodiac-{name.lower()}" for set_ in ("material", "tabler", "lucide")}
+        names["mingcute", code] = f"{name.lower()}-fill"
+    return names
 
 
 def _arrow_names() -> Names:
@@ -146,14 +151,35 @@ def _arrow_names() -> Names:
 def _clock_names() -> Names:
     names: Names = {}
     for code, text in tables.CLOCKS.items():
-        if text.endswith("o'clock"):
-            hour = int(text.split()[0])
+        hour, whole = int(re.findall(r"\d+", text)[0]), text.endswith("o'clock")
+        if whole:
             names |= {("material", code): f"clock-time-{DIGITS[hour]}", ("tabler", code): f"clock-hour-{hour}-filled"}
+        names |= {(set_, code): f"{hour}:{'00' if whole else '30'}" for set_ in DIALS}
     return names
 
 
 def _of_sets(code: str, *names: str) -> Names:
     return {(set_, code): name for set_, name in zip(("material", "tabler", "phosphor"), names, strict=True)}
+
+
+class Dials:
+    """Clocks that no package has: every half hour, as an icon by its time, such as "1:30"."""
+
+    def __init__(self, hand: DrawingSet):
+        self._bold = hand is DIALS["bold_dials"]
+
+    def __contains__(self, name: str) -> bool:
+        return True
+
+    def svg(self, name: str) -> str:
+        hours, minutes = map(int, name.split(":"))
+        rim, width = (9, 7) if self._bold else (5, 4)
+        face = f'<circle cx="50" cy="50" r="{46 - rim / 2}" fill="#ffffff" stroke="currentColor" stroke-width="{rim}"/>'
+        stroke = f'stroke="{NIGHT}" stroke-width="{width}" stroke-linecap="round"'
+        hour_hand = f'<path d="M50 50V30" transform="rotate({30 * hours + minutes / 2} 50 50)" {stroke}/>'
+        minute_hand = f'<path d="M50 50V19" transform="rotate({6 * minutes} 50 50)" {stroke}/>'
+        space = 'xmlns="http://www.w3.org/2000/svg"'
+        return f'<svg {space} viewBox="0 0 100 100" width="100" height="100">{face}{hour_hand}{minute_hand}</svg>'
 
 
 class _DrawnIcon(NamedTuple):
@@ -170,7 +196,7 @@ def _draw(archives: Path) -> tuple[list[Picture], list[Pair]]:
             by_set[icon.set].append(icon)
     drawn: list[_DrawnIcon] = []
     for set_, wanted in by_set.items():
-        package = Icons(archives, ICONS[set_])
+        package = Dials(DIALS[set_]) if set_ in DIALS else Icons(archives, ICONS[set_])
         drawn += (_draw_icon(icon, package, emoji[icon.code], archives) for icon in wanted if icon.name in package)
     pictures = [
         Picture(item.icon.set, "-".join(filter(None, (item.icon.code, item.icon.variant))), item.emoji.emoji.name, item.split,
@@ -180,15 +206,15 @@ def _draw(archives: Path) -> tuple[list[Picture], list[Pair]]:
     return pictures, list(_pairs(drawn, edits(emoji)))
 
 
-def _draw_icon(icon: Icon, package: Icons, emoji: Emoji, archives: Path) -> _DrawnIcon:
+def _draw_icon(icon: Icon, package: Icons | Dials, emoji: Emoji, archives: Path) -> _DrawnIcon:
     svg = package.svg(icon.name)
     if icon.rule == "moon":  # the glyph is the lit part
         svg = _on_ground(svg, f'<circle cx="50" cy="50" r="{DISCS[icon.set]}" fill="{NIGHT}"/>', icon.colour, 100)
-    elif icon.rule in ("keycap", "zodiac", "arrow"):
+    elif icon.rule in ("keycap", "zodiac", "arrow") and icon.set != "mingcute":  # whose signs are on a button already
         svg = _on_ground(svg, f'<rect x="5" y="5" width="90" height="90" rx="18" fill="{icon.colour}"/>', "#ffffff", 70)
     elif icon.colour:
         svg = _on_ground(svg, "", icon.colour, 100)
-    pixels = render(Drawing(icon.code, svg), str(archives / ICONS[icon.set].archive))
+    pixels = render(Drawing(icon.code, svg), str(archives / HANDS[icon.set].archive))
     split: Split = "test" if stable_hash(SEED, "/".join(icon)) < HELD_OUT * 2**64 else "train"
     return _DrawnIcon(icon, RenderedEmoji(icon.set, emoji, pixels, main_colours(pixels)), split)
 
@@ -236,6 +262,7 @@ def _contact_sheet(pictures: list[Picture], pairs: list[Pair]) -> Image.Image:
 def _data_card(statistics: Mapping[str, Mapping]) -> str:
     train, test = (statistics["pairs"][split] for split in SPLITS)
     sources = [(name, item.title, item.author, item.licence, f"`{item.name}` {item.version}") for name, item in ICONS.items()]
+    sources += [(name, item.title, item.author, item.licence, "drawn here") for name, item in DIALS.items()]
     return f"""# Icons: edit pairs for training
 
 Icons of flags, keys, signs, arrows, moons, clocks and fingers, at 64 x 64 pixels on white. They show the same as emoji do, also as emoji

@@ -59,9 +59,16 @@ ICONS = {
     "material": DrawingSet("@iconify-json/mdi", "1.2.3", "Material", "bold simple shapes", "Pictogrammers", "Apache-2.0", "icon"),
     "tabler": DrawingSet("@iconify-json/tabler", "1.2.41", "Tabler", "thin lines with round ends", "Paweł Kuna", "MIT", "icon"),
     "phosphor": DrawingSet("@iconify-json/ph", "1.2.2", "Phosphor", "bold lines with round ends", "Phosphor Icons", "MIT", "icon"),
+    "lucide": DrawingSet("@iconify-json/lucide", "1.2.137", "Lucide", "even lines with round ends", "Lucide Contributors", "ISC", "icon"),
+    "mingcute": DrawingSet("@iconify-json/mingcute", "1.2.8", "MingCute", "soft filled shapes", "MingCute Design", "Apache-2.0", "icon"),
     "weather": DrawingSet("@iconify-json/wi", "1.2.1", "Weather", "flat shapes in one colour", "Erik Flowers", "OFL-1.1", "icon"),
 }  # fmt: skip
-HANDS = SETS | ICONS
+# Clocks of every half hour, which no package has.
+DIALS = {
+    "dials": DrawingSet("", "", "Dial", "a white face with a rim and two thin hands", "dim_jax", "Apache-2.0", "icon"),
+    "bold_dials": DrawingSet("", "", "Bold Dial", "a white face with a broad rim and two broad hands", "dim_jax", "Apache-2.0", "icon"),
+}
+HANDS = SETS | ICONS | DIALS
 NAMES = Package("openmoji", "17.0.0")  # only the names are read; its drawings are CC-BY-SA-4.0
 PACKAGES: tuple[Package, ...] = (*SETS.values(), NAMES)
 
