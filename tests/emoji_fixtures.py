@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from dim_jax.datasets.emoji import tables
 from dim_jax.datasets.emoji.names import HAIR, PEOPLE, TONES
-from dim_jax.datasets.emoji.packages import ICONS, NAMES, SETS
+from dim_jax.datasets.emoji.packages import HANDS, ICONS, NAMES, OLDER_SETS, SETS
 
 FEW = 40  # emoji that sets other than noto draw
 
@@ -75,12 +75,16 @@ def body(text: str) -> str:
     )
 
 
-def archives(folder: Path, *, few: int = FEW, **numbers: int) -> Path:
-    """Write the five archives into a folder, with so many emoji of sets other than noto; `numbers`: of `rows`."""
+def archives(folder: Path, *, few: int = FEW, older: bool = False, **numbers: int) -> Path:
+    """Write the five archives into a folder, with so many emoji of sets other than noto; `older`: those of older sets, and noto's.
+
+    `numbers`: of `rows`.
+    """
+    folder.mkdir(exist_ok=True)
     entries = rows(**numbers)
     codes = [entry["hexcode"].lower() for entry in entries]
     write(folder / NAMES.archive, {"data/openmoji.json": json.dumps(entries, ensure_ascii=False)})
-    for name in ("noto", "twemoji", "fluent_flat"):
+    for name in ("noto", *OLDER_SETS) if older else ("noto", "twemoji", "fluent_flat"):
         drawn = codes if name == "noto" else codes[:few]
         # Flags of Land 0 and Land 1 look the same in noto, and the second is an alias of the first; Land 2 is Land 0 turned around.
         same = {"1f1e6-1f1e7": {"parent": "1f1e6-1f1e6"}, "1f1e6-1f1e8": {"parent": "1f1e6-1f1e6", "hFlip": True}}
@@ -90,8 +94,11 @@ def archives(folder: Path, *, few: int = FEW, **numbers: int) -> Path:
             "icons.json": json.dumps({"prefix": name, "width": 32, "height": 32, "icons": icons, "aliases": aliases}),
             "chars.json": json.dumps({code: code for code in drawn}),
         }
-        write(folder / SETS[name].archive, files)
-    write(folder / SETS["fluent_3d"].archive, {f"assets/{code}.webp": ball(code) for code in codes[:few]})
+        if name in OLDER_SETS:
+            del files["chars.json"]
+        write(folder / HANDS[name].archive, files)
+    if not older:
+        write(folder / SETS["fluent_3d"].archive, {f"assets/{code}.webp": ball(code) for code in codes[:few]})
     return folder
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.datasets.emoji.packages import NAMES, PACKAGES, SETS
-from dim_jax.datasets.layouts.pairs import Pairs
+from dim_jax.datasets.emoji.packages import NAMES, OLDER_SETS, SETS, packages_of
+from dim_jax.datasets.layouts.pairs import Pairs, read_pictures
 from tests.emoji_fixtures import archives, write
 from tests.painter_fixtures import build_data, dim, one_error
 
+PACKAGES = packages_of(SETS)
 pytest.importorskip("array_record")
 pytest.importorskip("resvg_py")
 
@@ -222,6 +223,25 @@ def test_npm_fetches_the_packages_and_they_give_the_same_bytes(npm, packages, bu
     assert sorted(os.listdir(again)) == sorted(os.listdir(built))
     for path in built.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+
+
+def test_older_drawings_have_the_same_split(built, tmp_path):
+    """Their packages lack codes, and name emoji as that of Noto does."""
+    names = {row.code: row.split for row in read_pictures(built) if row.set == "noto"}
+    folder = archives(tmp_path / "packages", older=True)
+    build_data("emoji", tmp_path / "older", *(f"--set={name}" for name in OLDER_SETS), "--packages", str(folder))
+    pictures = read_pictures(tmp_path / "older")
+    assert {picture.set for picture in pictures} == set(OLDER_SETS)
+    assert {picture.code: picture.split for picture in pictures}.items() <= names.items()
+    assert "Emoji One" in (tmp_path / "older" / "README.md").read_text()
+    assert {example.rule for example in Pairs(tmp_path / "older", "train", "edit")} >= {"colour", "style"}
+
+
+def test_a_set_that_is_not_there_is_named(packages, tmp_path):
+    code, text = dim("build-data", "emoji", str(tmp_path / "out"), "--set", "openmoji", "--packages", str(packages))
+    assert code == 2
+    assert "openmoji: sets are noto, twemoji" in text
+    assert os.listdir(tmp_path) == []
 
 
 def test_npm_error_is_reported(npm, tmp_path):

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,12 @@ def pairs(built):
     return [pair for split in ("train", "test") for pair in read_pairs(built, split)]
 
 
-def main_colour(picture) -> str:
+@cache
+def main_colour(webp: bytes) -> str:
     """The colour of most pixels that are not white, as #rrggbb."""
-    pixels = np.asarray(decode_webp(picture.webp)).reshape(-1, 3)
-    counts = Counter(f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in pixels.tolist())
-    del counts["#ffffff"]
-    return counts.most_common(1)[0][0]
+    counts = Counter(map(tuple, np.asarray(decode_webp(webp)).reshape(-1, 3).tolist()))
+    del counts[255, 255, 255]
+    return "#{:02x}{:02x}{:02x}".format(*counts.most_common(1)[0][0])
 
 
 def test_every_rule_has_pairs_of_one_hand(built, pictures, pairs):
@@ -77,7 +78,7 @@ def test_what_is_shown_follows_from_the_code(pictures, pairs):
 def test_an_edit_keeps_the_colour(pictures, pairs):
     seen = set()
     for pair in pairs:
-        before, after = main_colour(pictures[pair.source]), main_colour(pictures[pair.target])
+        before, after = main_colour(pictures[pair.source].webp), main_colour(pictures[pair.target].webp)
         if pair.rule in ("keycap", "zodiac", "arrow", "clock"):
             if pictures[pair.source].set in DIALS:  # of which the face is the most, and the rim has the colour
                 continue

@@ -140,14 +140,26 @@ def _writer(spec: str | None, options: DesignerOptions):
 
 def build_emoji(
     folder: Folder,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME",
+            help="Who drew them: noto, twemoji, fluent_flat, fluent_3d (the default: these four), noto_v1, emojione.",
+        ),
+    ] = None,
     packages: Annotated[Path | None, typer.Option(help="Folder with the archives (.tgz); by default npm fetches them.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make edit pairs, captions and blueprints of the emoji of four npm packages."""
+    """Make edit pairs, captions and blueprints of the emoji of npm packages."""
     from dim_jax.datasets.emoji.build import build
+    from dim_jax.datasets.emoji.packages import OLDER_SETS, SETS
     from dim_jax.storage.paths import as_path
 
-    _pairs(folder, build(as_path(folder), archives=packages, overwrite=overwrite, console=console))
+    sets = list(dict.fromkeys(sets or SETS))
+    if unknown := [name for name in sets if name not in SETS | OLDER_SETS]:
+        raise typer.BadParameter(f"{', '.join(unknown)}: sets are {', '.join(SETS | OLDER_SETS)}.", param_hint="--set")
+    _pairs(folder, build(as_path(folder), sets=sets, archives=packages, overwrite=overwrite, console=console))
 
 
 def build_tints(

@@ -1,8 +1,8 @@
 """The emoji data set, from packages to a folder: fetch, render, pair, split, write, describe."""
 
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +40,19 @@ class EmojiPair:
     split: PairSplit
 
 
-def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = False, console: Console | None = None) -> dict:
+def build(
+    target: AnyPath,
+    *,
+    sets: Sequence[str] = tuple(packages.SETS),
+    archives: Path | None = None,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> dict:
     """Make the data set folder, complete or not at all; the same archives give the same bytes.
 
     Args:
         target: the folder to make (`datasets/layouts/pairs.py` says what is in it), with statistics.json, sheet.png and README.md.
+        sets: who drew the emoji, of `packages.SETS` and `packages.OLDER_SETS`. The split of an emoji is the same with all of them.
         archives: a folder with the packages' .tgz files; None fetches them through npm.
         overwrite: replace a data set that is already there.
         console: where bars are shown, if it is a terminal; None shows none.
@@ -65,10 +73,10 @@ def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = Fa
     ):
         if archives is None:
             bar.add_task("fetching the packages", total=None)
-            packages.fetch(Path(scratch), packages.PACKAGES)
+            packages.fetch(Path(scratch), packages.packages_of(sets))
         source = archives or Path(scratch)
         emoji = read_emoji(packages.read_names(source))
-        rendered = _render_all(source, emoji, bar)
+        rendered = _render_all(source, sets, emoji, bar)
         splits: list[Split] = [split_of(item.emoji) for item in rendered]
         all_pairs, dropped = _find_pairs(rendered, splits, edits(emoji))
         sampled_pairs = _limit_per_rule(all_pairs, rendered)
@@ -83,13 +91,14 @@ def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = Fa
     return statistics
 
 
-def _render_all(archives: Path, emoji: dict[str, Emoji], bar: Progress) -> list[RenderedEmoji]:
+def _render_all(archives: Path, sets: Sequence[str], emoji: dict[str, Emoji], bar: Progress) -> list[RenderedEmoji]:
     """Every drawing of every set whose emoji has a name."""
     rendered = []
-    for name, package in packages.SETS.items():
+    for name in sets:
+        archive = archives / packages.HANDS[name].archive
         drawings = [drawing for drawing in packages.read_drawings(archives, name) if drawing.code in emoji]
         for drawing in bar.track(drawings, description=f"rendering {name}"):
-            pixels = render(drawing, str(archives / package.archive))
+            pixels = render(drawing, str(archive))
             rendered.append(RenderedEmoji(name, emoji[drawing.code], pixels, main_colours(pixels)))
     return rendered
 
@@ -109,7 +118,7 @@ def _find_pairs(rendered: list[RenderedEmoji], splits: list[Split], candidates: 
 
 
 def _match_candidates(rendered: list[RenderedEmoji], candidates: Iterable[Edit]) -> Iterator[tuple[Edit, int, int]]:
-    numbers: dict[str, dict[str, int]] = {name: {} for name in packages.SETS}
+    numbers: dict[str, dict[str, int]] = defaultdict(dict)
     for number, item in enumerate(rendered):
         numbers[item.set][item.emoji.code] = number
     for edit in candidates:
@@ -119,7 +128,7 @@ def _match_candidates(rendered: list[RenderedEmoji], candidates: Iterable[Edit])
     for number, item in enumerate(rendered):
         for name, codes in numbers.items():
             if name != item.set and item.emoji.tone == "" and item.emoji.code in codes:
-                old, new = packages.SETS[item.set], packages.SETS[name]
+                old, new = packages.HANDS[item.set], packages.HANDS[name]
                 words = {"old": old.title, "new": new.title, "look": new.look}
                 yield Edit(item.emoji.code, item.emoji.code, "style", words), number, codes[item.emoji.code]
 

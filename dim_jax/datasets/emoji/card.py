@@ -7,7 +7,7 @@ from PIL import Image
 
 from dim_jax.data.example import SPLITS
 from dim_jax.datasets.cards import PairStatistics, words_table
-from dim_jax.datasets.emoji.packages import NAMES, SETS
+from dim_jax.datasets.emoji.packages import HANDS, NAMES
 from dim_jax.datasets.emoji.render import SIDE, RenderedEmoji
 from dim_jax.datasets.emoji.split import sampling_hash
 from dim_jax.datasets.layouts.pairs import PAIR_SPLITS, Pair, Picture
@@ -22,7 +22,7 @@ def statistics(pictures: Sequence[Picture], pairs: Sequence[Pair], *, candidates
     counts = PairStatistics()
     counts.add(pictures, pairs)
     return {
-        "pictures": {name: {split: counts.pictures[name, split] for split in SPLITS} for name in SETS},
+        "pictures": {name: {split: counts.pictures[name, split] for split in SPLITS} for name in _sets(pictures)},
         "pairs": {
             rule: {"found": number, **{split: counts.pairs[rule, split] for split in PAIR_SPLITS}}
             for rule, number in sorted(candidates.items())
@@ -31,6 +31,10 @@ def statistics(pictures: Sequence[Picture], pairs: Sequence[Pair], *, candidates
         "dropped": {reason: dropped[reason] for reason in ("equal", "mixed")},
         "words": counts.words(),
     }
+
+
+def _sets(pictures: Sequence[Picture]) -> list[str]:
+    return list(dict.fromkeys(picture.set for picture in pictures))
 
 
 def contact_sheet(emoji: Sequence[RenderedEmoji], pairs: Sequence[Pair]) -> Image.Image:
@@ -56,10 +60,12 @@ def data_card(statistics: dict, limits: dict[str, int]) -> str:
     sources = markdown_table(
         ("set", "style", "by", "licence", "npm package", *SPLITS),
         [
-            (name, item.title, item.author, item.licence, f"`{item.name}` {item.version}", *statistics["pictures"][name].values())
-            for name, item in SETS.items()
+            (name, item.title, item.author, item.licence, f"`{item.name}` {item.version}", *counts.values())
+            for name, counts in statistics["pictures"].items()
+            for item in [HANDS[name]]
         ],
     )
+    owners = [f"{HANDS[name].title}: {HANDS[name].author}, {HANDS[name].licence}." for name in statistics["pictures"]]
     rules = markdown_table(
         ("rule", "found", *PAIR_SPLITS, "limit"),
         [(rule, *counts.values(), limits.get(rule, "")) for rule, counts in statistics["pairs"].items()],
@@ -67,8 +73,8 @@ def data_card(statistics: dict, limits: dict[str, int]) -> str:
     total, dropped = statistics["total"], statistics["dropped"]
     return f"""# Emoji: pictures, captions, edit pairs and blueprints
 
-The emoji of Unicode as four teams drew them, at {SIDE} x {SIDE} pixels on white, and edits that follow from what emoji are: the same hand
-in another skin tone, the same clock at another time, the same thing in another style.
+The emoji of Unicode as {len(owners)} teams drew them, at {SIDE} x {SIDE} pixels on white, and edits that follow from what emoji are: the
+same hand in another skin tone, the same clock at another time, the same thing in another style.
 There are {total["train"]} pairs to train on, {total["test"]} to test, and {total["known"]} to test whose targets were trained on.
 
 ## Pictures
@@ -77,8 +83,7 @@ There are {total["train"]} pairs to train on, {total["test"]} to test, and {tota
 
 Names and features of emoji are read from `{NAMES.name}` {NAMES.version} (its names are Unicode's CLDR names); none of its drawings is here.
 
-**Attribution.** Noto Emoji, Google, Apache-2.0. Twemoji, Copyright Twitter, Inc and other contributors, graphics licensed under CC-BY 4.0
-(https://creativecommons.org/licenses/by/4.0/), rendered at {SIDE} x {SIDE} pixels here. Fluent Emoji, Copyright Microsoft Corporation, MIT.
+**Attribution.** {" ".join(owners)} Rendered at {SIDE} x {SIDE} pixels here. CC-BY-4.0 is https://creativecommons.org/licenses/by/4.0/.
 Keep this text with the pictures.
 
 ## How it was made

@@ -48,6 +48,11 @@ SETS = {
         "@lobehub/fluent-emoji-3d", "1.1.0", "Fluent 3D", "glossy shaded solids", "Microsoft, packaged by LobeHub", "MIT"
     ),
 }  # fmt: skip
+# Older drawings, for more pairs of what is not held out; their packages name emoji as that of Noto does.
+OLDER_SETS = {
+    "noto_v1": DrawingSet("@iconify-json/noto-v1", "1.2.5", "Noto Blob", "soft blobs with thick outlines", "Google", "Apache-2.0"),
+    "emojione": DrawingSet("@iconify-json/emojione", "1.2.3", "Emoji One", "flat shapes with soft shadows", "EmojiTwo", "CC-BY-4.0"),
+}
 # Icons of what some emoji show (`icons.py`).
 ICONS = {
     "flag_icons": DrawingSet(
@@ -68,9 +73,14 @@ DIALS = {
     "dials": DrawingSet("", "", "Dial", "a white face with a rim and two thin hands", "dim_jax", "Apache-2.0", "icon"),
     "bold_dials": DrawingSet("", "", "Bold Dial", "a white face with a broad rim and two broad hands", "dim_jax", "Apache-2.0", "icon"),
 }
-HANDS = SETS | ICONS | DIALS
+HANDS = SETS | OLDER_SETS | ICONS | DIALS
 NAMES = Package("openmoji", "17.0.0")  # only the names are read; its drawings are CC-BY-SA-4.0
-PACKAGES: tuple[Package, ...] = (*SETS.values(), NAMES)
+
+
+def packages_of(sets: Iterable[str]) -> tuple[Package, ...]:
+    """The packages that hold the drawings of sets, and the names."""
+    named = {"noto"} if set(sets) & OLDER_SETS.keys() else set()
+    return (*(HANDS[name] for name in dict.fromkeys((*sets, *named))), NAMES)
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,7 @@ def read_drawings(folder: Path, name: str) -> list[Drawing]:
     Raises:
         InputError: the archive or a file in it is missing or damaged.
     """
-    package = SETS[name]
+    package = HANDS[name]
     files = _webps(folder, package) if name == "fluent_3d" else _svgs(folder, package)
     drawings: dict[str, Drawing] = {}
     for code, data in sorted(files):
@@ -140,9 +150,10 @@ def _webps(folder: Path, package: Package) -> Iterator[tuple[str, bytes]]:
 
 
 def _svgs(folder: Path, package: Package) -> Iterator[tuple[str, str]]:
-    """The drawings that chars.json names an icon for, by code."""
-    icons = Icons(folder, package)
-    return ((code, icons.svg(name)) for code, name in _json(folder, package, "chars.json").items())
+    """The drawings that chars.json names an icon for, by code. A package of older drawings has no such file, and not every icon."""
+    icons, older = Icons(folder, package), package in OLDER_SETS.values()
+    names = _json(folder, SETS["noto"] if older else package, "chars.json")
+    return ((code, icons.svg(name)) for code, name in names.items() if not older or name in icons)
 
 
 class Icons:
