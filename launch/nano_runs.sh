@@ -27,10 +27,11 @@ open_runs() {
   read -ra seeds <<<"${given[seeds]}"
   [[ ${seeds[*]} =~ ^(0|[1-9][0-9]{0,8})( (0|[1-9][0-9]{0,8}))*$ && -z $(printf '%s\n' "${seeds[@]}" | sort | uniq -d) ]] ||
     fail "--seeds ${given[seeds]}: give different whole numbers."
-  # Some more loading processes than cores, since not all runs wait for data at once.
+  # A core of each run is for the process that starts its kernels: where loading took that as well, steps took twice as long.
   cores=$(nproc)
   # shellcheck disable=SC2034  # for the scripts
-  workers=$((1 + 5 * cores / (4 * given[gpus] * given[per-gpu])))
+  workers=$((cores / (given[gpus] * given[per-gpu]) - 1))
+  if ((workers < 1)); then workers=1; fi
   # Seeds and arms compile the same programs.
   export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR-$(realpath -m "$runs/compiled")}"
 }
