@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dim_jax.datasets.emoji.packages import NAMES, OLDER_SETS, SETS, packages_of
-from dim_jax.datasets.layouts.pairs import Pairs, read_pictures
+from dim_jax.datasets.layouts.pairs import Pairs, decode_webp, read_pairs, read_pictures
 from tests.emoji_fixtures import archives, write
 from tests.painter_fixtures import build_data, dim, one_error
 
@@ -235,6 +235,19 @@ def test_older_drawings_have_the_same_split(built, tmp_path):
     assert {picture.code: picture.split for picture in pictures}.items() <= names.items()
     assert "Emoji One" in (tmp_path / "older" / "README.md").read_text()
     assert {example.rule for example in Pairs(tmp_path / "older", "train", "edit")} >= {"colour", "style"}
+
+
+def test_another_side_gives_the_same_pairs_in_other_pixels(packages, built, tmp_path):
+    build_data("emoji", tmp_path / "large", "--side", "80", "--packages", str(packages))
+    small, large = (read_pictures(folder) for folder in (built, tmp_path / "large"))
+    assert [picture.key for picture in small] == [picture.key for picture in large]
+    first, second = decode_webp(small[0].webp), decode_webp(large[0].webp)
+    assert (first.size, second.size) == ((64, 64), (80, 80))
+    difference = np.asarray(second.resize((64, 64), Image.Resampling.BOX), int) - np.asarray(first, int)
+    assert abs(difference).mean() < 5
+    assert "80 x 80 pixels" in (tmp_path / "large" / "README.md").read_text()
+    pairs = [{(pair.source, pair.target, pair.rule) for pair in read_pairs(folder, "train")} for folder in (built, tmp_path / "large")]
+    assert pairs[0] == pairs[1]
 
 
 def test_a_set_that_is_not_there_is_named(packages, tmp_path):

@@ -118,6 +118,13 @@ def test_beside_the_data_lie_a_card_and_a_sheet(built):
     assert (built / "sheet.png").stat().st_size > 1000
 
 
+def test_another_side(packages, pictures, tmp_path):
+    build_data("icons", tmp_path / "large", "--side", "128", "--packages", str(packages))
+    large = read_pictures(tmp_path / "large")
+    assert [picture.key for picture in large] == [picture.key for picture in pictures]
+    assert decode_webp(large[0].webp).size == (128, 128)
+
+
 def test_the_same_archives_give_the_same_bytes(packages, built, tmp_path):
     build_data("icons", tmp_path / "again", "--packages", str(packages))
     for path in built.iterdir():

@@ -18,6 +18,8 @@ from dim_jax.errors import require_packages
 console = open_console()
 Folder = Annotated[str, typer.Argument(metavar="OUT", help="The folder to make, also gs://BUCKET/...")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing data set.")]
+Packages = Annotated[Path | None, typer.Option(help="Folder with the archives (.tgz); by default npm fetches them.")]
+Side = Annotated[int, typer.Option(min=16, help="Of the pictures, in pixels.")]
 Config = Annotated[Path | None, typer.Option(help="TOML with what differs from the defaults.")]
 Designer = Annotated[str | None, typer.Option(metavar="KIND:NAME", help="Who writes: openai:gpt-4o, vllm:MODEL ..., as for `dim design`.")]
 
@@ -148,7 +150,8 @@ def build_emoji(
             help="Who drew them: noto, twemoji, fluent_flat, fluent_3d (the default: these four), noto_v1, emojione.",
         ),
     ] = None,
-    packages: Annotated[Path | None, typer.Option(help="Folder with the archives (.tgz); by default npm fetches them.")] = None,
+    side: Side = 64,
+    packages: Packages = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make edit pairs, captions and blueprints of the emoji of npm packages."""
@@ -159,7 +162,7 @@ def build_emoji(
     sets = list(dict.fromkeys(sets or SETS))
     if unknown := [name for name in sets if name not in SETS | OLDER_SETS]:
         raise typer.BadParameter(f"{', '.join(unknown)}: sets are {', '.join(SETS | OLDER_SETS)}.", param_hint="--set")
-    _pairs(folder, build(as_path(folder), sets=sets, archives=packages, overwrite=overwrite, console=console))
+    _pairs(folder, build(as_path(folder), sets=sets, side=side, archives=packages, overwrite=overwrite, console=console))
 
 
 def build_tints(
@@ -176,14 +179,15 @@ def build_tints(
 
 def build_icons(
     folder: Folder,
-    packages: Annotated[Path | None, typer.Option(help="Folder with the archives (.tgz); by default npm fetches them.")] = None,
+    side: Side = 64,
+    packages: Packages = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make edit pairs of icons that show what some emoji show: flags, keys, signs, arrows, moons, clocks and fingers."""
     from dim_jax.datasets.emoji.icons import build
     from dim_jax.storage.paths import as_path
 
-    _pairs(folder, build(as_path(folder), archives=packages, overwrite=overwrite))
+    _pairs(folder, build(as_path(folder), side=side, archives=packages, overwrite=overwrite))
 
 
 def build_text(

@@ -15,7 +15,7 @@ from dim_jax.datasets.cards import write_card
 from dim_jax.datasets.emoji import card, packages
 from dim_jax.datasets.emoji.blueprint import blueprint
 from dim_jax.datasets.emoji.names import Emoji, read_emoji
-from dim_jax.datasets.emoji.render import RenderedEmoji, render
+from dim_jax.datasets.emoji.render import SIDE, RenderedEmoji, render
 from dim_jax.datasets.emoji.rules import Edit, edits
 from dim_jax.datasets.emoji.split import sampling_hash, split_of
 from dim_jax.datasets.emoji.wording import captions, instructions
@@ -27,7 +27,7 @@ from dim_jax.storage.paths import AnyPath
 
 # The most pairs of a rule in training; a tenth of it in the test. Other rules have no limit.
 LIMITS = {"skin_tone": 15_000, "expression": 20_000, "style": 20_000, "occupation_swap": 10_000, "flag": 8_000}
-NEEDS = 200 * 2**20  # bytes on disk
+NEEDS = 200 * 2**20  # bytes on disk, at 64 pixels
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def build(
     target: AnyPath,
     *,
     sets: Sequence[str] = tuple(packages.SETS),
+    side: int = SIDE,
     archives: Path | None = None,
     overwrite: bool = False,
     console: Console | None = None,
@@ -53,6 +54,7 @@ def build(
     Args:
         target: the folder to make (`datasets/layouts/pairs.py` says what is in it), with statistics.json, sheet.png and README.md.
         sets: who drew the emoji, of `packages.SETS` and `packages.OLDER_SETS`. The split of an emoji is the same with all of them.
+        side: of the pictures, in pixels.
         archives: a folder with the packages' .tgz files; None fetches them through npm.
         overwrite: replace a data set that is already there.
         console: where bars are shown, if it is a terminal; None shows none.
@@ -67,7 +69,7 @@ def build(
     if archives is not None and not archives.is_dir():
         raise InputError(f"{archives}: no such folder. Give the one that holds the packages' .tgz files.")
     with (
-        new_folder(target, overwrite=overwrite, num_bytes=NEEDS, kind=DATASET) as folder,
+        new_folder(target, overwrite=overwrite, num_bytes=NEEDS * side**2 // SIDE**2, kind=DATASET) as folder,
         tempfile.TemporaryDirectory() as scratch,
         Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar,
     ):
@@ -76,7 +78,7 @@ def build(
             packages.fetch(Path(scratch), packages.packages_of(sets))
         source = archives or Path(scratch)
         emoji = read_emoji(packages.read_names(source))
-        rendered = _render_all(source, sets, emoji, bar)
+        rendered = _render_all(source, sets, emoji, side, bar)
         splits: list[Split] = [split_of(item.emoji) for item in rendered]
         all_pairs, dropped = _find_pairs(rendered, splits, edits(emoji))
         sampled_pairs = _limit_per_rule(all_pairs, rendered)
@@ -87,18 +89,18 @@ def build(
         ]
         write_pairs(folder, pictures, pairs)
         statistics = card.statistics(pictures, pairs, candidates=Counter(item.edit.rule for item in all_pairs), dropped=dropped)
-        write_card(folder, statistics, card.contact_sheet(rendered, pairs), card.data_card(statistics, LIMITS))
+        write_card(folder, statistics, card.contact_sheet(rendered, pairs), card.data_card(statistics, side, LIMITS))
     return statistics
 
 
-def _render_all(archives: Path, sets: Sequence[str], emoji: dict[str, Emoji], bar: Progress) -> list[RenderedEmoji]:
+def _render_all(archives: Path, sets: Sequence[str], emoji: dict[str, Emoji], side: int, bar: Progress) -> list[RenderedEmoji]:
     """Every drawing of every set whose emoji has a name."""
     rendered = []
     for name in sets:
         archive = archives / packages.HANDS[name].archive
         drawings = [drawing for drawing in packages.read_drawings(archives, name) if drawing.code in emoji]
         for drawing in bar.track(drawings, description=f"rendering {name}"):
-            pixels = render(drawing, str(archive))
+            pixels = render(drawing, str(archive), side)
             rendered.append(RenderedEmoji(name, emoji[drawing.code], pixels, main_colours(pixels)))
     return rendered
 

@@ -8,7 +8,7 @@ from PIL import Image
 from dim_jax.data.example import SPLITS
 from dim_jax.datasets.cards import PairStatistics, words_table
 from dim_jax.datasets.emoji.packages import HANDS, NAMES
-from dim_jax.datasets.emoji.render import SIDE, RenderedEmoji
+from dim_jax.datasets.emoji.render import RenderedEmoji
 from dim_jax.datasets.emoji.split import sampling_hash
 from dim_jax.datasets.layouts.pairs import PAIR_SPLITS, Pair, Picture
 from dim_jax.markdown import markdown_table
@@ -55,7 +55,7 @@ def _examples(rule: str, emoji: Sequence[RenderedEmoji], pairs: Sequence[Pair]) 
     return (one_per_set + [pair for pair in group if pair not in one_per_set])[:PER_RULE]
 
 
-def data_card(statistics: dict, limits: dict[str, int]) -> str:
+def data_card(statistics: dict, side: int, limits: dict[str, int]) -> str:
     """The data card, in Markdown."""
     sources = markdown_table(
         ("set", "style", "by", "licence", "npm package", *SPLITS),
@@ -73,7 +73,7 @@ def data_card(statistics: dict, limits: dict[str, int]) -> str:
     total, dropped = statistics["total"], statistics["dropped"]
     return f"""# Emoji: pictures, captions, edit pairs and blueprints
 
-The emoji of Unicode as {len(owners)} teams drew them, at {SIDE} x {SIDE} pixels on white, and edits that follow from what emoji are: the
+The emoji of Unicode as {len(owners)} teams drew them, at {side} x {side} pixels on white, and edits that follow from what emoji are: the
 same hand in another skin tone, the same clock at another time, the same thing in another style.
 There are {total["train"]} pairs to train on, {total["test"]} to test, and {total["known"]} to test whose targets were trained on.
 
@@ -83,12 +83,12 @@ There are {total["train"]} pairs to train on, {total["test"]} to test, and {tota
 
 Names and features of emoji are read from `{NAMES.name}` {NAMES.version} (its names are Unicode's CLDR names); none of its drawings is here.
 
-**Attribution.** {" ".join(owners)} Rendered at {SIDE} x {SIDE} pixels here. CC-BY-4.0 is https://creativecommons.org/licenses/by/4.0/.
+**Attribution.** {" ".join(owners)} Rendered at {side} x {side} pixels here. CC-BY-4.0 is https://creativecommons.org/licenses/by/4.0/.
 Keep this text with the pictures.
 
 ## How it was made
 
-SVGs are rendered at {SIDE} pixels on white, the 3D pictures (256 pixels) are scaled down with Lanczos. Everything is deterministic.
+SVGs are rendered at {side} pixels on white, the 3D pictures (256 pixels) are scaled down with Lanczos. Everything is deterministic.
 
 - **Pairs** join two pictures of one set by a rule, or one emoji in two sets (`style`).
   {dropped["equal"]} pairs of equal pictures are dropped.

@@ -20,7 +20,7 @@ from dim_jax.datasets.emoji import tables
 from dim_jax.datasets.emoji.blueprint import blueprint
 from dim_jax.datasets.emoji.names import TONES, Emoji, read_emoji
 from dim_jax.datasets.emoji.packages import DIALS, HANDS, ICONS, NAMES, Drawing, DrawingSet, Icons, fetch, read_names
-from dim_jax.datasets.emoji.render import RenderedEmoji, render
+from dim_jax.datasets.emoji.render import SIDE, RenderedEmoji, render
 from dim_jax.datasets.emoji.rules import Edit, edits
 from dim_jax.datasets.emoji.wording import captions, instructions
 from dim_jax.datasets.hashing import stable_hash
@@ -45,11 +45,12 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 PARTS = {"up": "top", "down": "bottom"}  # Material's words for diagonal arrows
 
 
-def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = False) -> dict:
+def build(target: AnyPath, *, side: int = SIDE, archives: Path | None = None, overwrite: bool = False) -> dict:
     """Make a data set folder of icons, complete or not at all; the same archives give the same bytes.
 
     Args:
         target: the folder to make.
+        side: of the pictures, in pixels.
         archives: a folder with the packages' .tgz files; None fetches them through npm.
         overwrite: replace a data set that is already there.
 
@@ -62,14 +63,17 @@ def build(target: AnyPath, *, archives: Path | None = None, overwrite: bool = Fa
     require_packages("array_record", "resvg_py", extra="data", feature="The data set of icons")
     if archives is not None and not archives.is_dir():
         raise InputError(f"{archives}: no such folder. Give the one that holds the packages' .tgz files.")
-    with new_folder(target, overwrite=overwrite, num_bytes=NEEDS, kind=DATASET) as folder, tempfile.TemporaryDirectory() as scratch:
+    with (
+        new_folder(target, overwrite=overwrite, num_bytes=NEEDS * side**2 // SIDE**2, kind=DATASET) as folder,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         if archives is None:
             fetch(Path(scratch), (*ICONS.values(), NAMES))
-        pictures, pairs = _draw(archives or Path(scratch))
+        pictures, pairs = _draw(archives or Path(scratch), side)
         counts = {split: Counter(pair.rule for pair in pairs if pictures[pair.source].split == split) for split in SPLITS}
         statistics = {"pairs": counts, "total": {split: counts[split].total() for split in SPLITS}}
         write_pairs(folder, pictures, pairs)
-        write_card(folder, statistics, _contact_sheet(pictures, pairs), _data_card(statistics))
+        write_card(folder, statistics, _contact_sheet(pictures, pairs), _data_card(statistics, side))
     return statistics
 
 
@@ -188,7 +192,7 @@ class _DrawnIcon(NamedTuple):
     split: Split
 
 
-def _draw(archives: Path) -> tuple[list[Picture], list[Pair]]:
+def _draw(archives: Path, side: int) -> tuple[list[Picture], list[Pair]]:
     emoji = read_emoji(read_names(archives))
     by_set = defaultdict(list)
     for icon in _icons(emoji):
@@ -197,7 +201,7 @@ def _draw(archives: Path) -> tuple[list[Picture], list[Pair]]:
     drawn: list[_DrawnIcon] = []
     for set_, wanted in by_set.items():
         package = Dials(DIALS[set_]) if set_ in DIALS else Icons(archives, ICONS[set_])
-        drawn += (_draw_icon(icon, package, emoji[icon.code], archives) for icon in wanted if icon.name in package)
+        drawn += (_draw_icon(icon, package, emoji[icon.code], archives, side) for icon in wanted if icon.name in package)
     pictures = [
         Picture(item.icon.set, "-".join(filter(None, (item.icon.code, item.icon.variant))), item.emoji.emoji.name, item.split,
                 captions(item.emoji), encode_webp(item.emoji.pixels))
@@ -206,7 +210,7 @@ def _draw(archives: Path) -> tuple[list[Picture], list[Pair]]:
     return pictures, list(_pairs(drawn, edits(emoji)))
 
 
-def _draw_icon(icon: Icon, package: Icons | Dials, emoji: Emoji, archives: Path) -> _DrawnIcon:
+def _draw_icon(icon: Icon, package: Icons | Dials, emoji: Emoji, archives: Path, side: int) -> _DrawnIcon:
     svg = package.svg(icon.name)
     if icon.rule == "moon":  # the glyph is the lit part
         svg = _on_ground(svg, f'<circle cx="50" cy="50" r="{DISCS[icon.set]}" fill="{NIGHT}"/>', icon.colour, 100)
@@ -214,7 +218,7 @@ def _draw_icon(icon: Icon, package: Icons | Dials, emoji: Emoji, archives: Path)
         svg = _on_ground(svg, f'<rect x="5" y="5" width="90" height="90" rx="18" fill="{icon.colour}"/>', "#ffffff", 70)
     elif icon.colour:
         svg = _on_ground(svg, "", icon.colour, 100)
-    pixels = render(Drawing(icon.code, svg), str(archives / HANDS[icon.set].archive))
+    pixels = render(Drawing(icon.code, svg), str(archives / HANDS[icon.set].archive), side)
     split: Split = "test" if stable_hash(SEED, "/".join(icon)) < HELD_OUT * 2**64 else "train"
     return _DrawnIcon(icon, RenderedEmoji(icon.set, emoji, pixels, main_colours(pixels)), split)
 
@@ -259,14 +263,15 @@ def _contact_sheet(pictures: list[Picture], pairs: list[Pair]) -> Image.Image:
     return named_rows(dict(sorted(rows.items())))
 
 
-def _data_card(statistics: Mapping[str, Mapping]) -> str:
+def _data_card(statistics: Mapping[str, Mapping], side: int) -> str:
     train, test = (statistics["pairs"][split] for split in SPLITS)
     sources = [(name, item.title, item.author, item.licence, f"`{item.name}` {item.version}") for name, item in ICONS.items()]
     sources += [(name, item.title, item.author, item.licence, "drawn here") for name, item in DIALS.items()]
     return f"""# Icons: edit pairs for training
 
-Icons of flags, keys, signs, arrows, moons, clocks and fingers, at 64 x 64 pixels on white. They show the same as emoji do, also as emoji
-that are held out in the data set of emoji. Glyphs have got a colour, and those of keys, signs and arrows a button behind them.
+Icons of flags, keys, signs, arrows, moons, clocks and fingers, at {side} x {side} pixels on white. They show the same as emoji do,
+also as emoji that are held out in the data set of emoji. Glyphs have got a colour, and those of keys, signs and arrows a button behind
+them.
 
 {markdown_table(("set", "style", "by", "licence", "npm package"), sources)}
 
