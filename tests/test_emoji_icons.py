@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dim_jax.datasets.emoji import tables
-from dim_jax.datasets.emoji.icons import COLOURS, LIGHT, NIGHT, SKIN
+from dim_jax.datasets.emoji.icon_names import COLOURS, LIGHT, SKIN
+from dim_jax.datasets.emoji.icons import NIGHT
 from dim_jax.datasets.emoji.names import TONES
 from dim_jax.datasets.emoji.packages import DIALS, HANDS, ICONS, NAMES
 from dim_jax.datasets.layouts.pairs import decode_webp, read_pairs, read_pictures

@@ -8,8 +8,13 @@ from typing import Any
 
 from PIL import Image
 
-from dim_jax.datasets.layouts.pairs import Pair, Picture, pair_split
+from dim_jax.data.example import SPLITS
+from dim_jax.datasets.hashing import stable_hash
+from dim_jax.datasets.layouts.pairs import Pair, Picture, decode_webp, pair_split
 from dim_jax.markdown import markdown_table
+from dim_jax.sheets import named_rows
+
+SHEET_PAIRS = 4  # of a rule
 
 
 class PairStatistics:
@@ -40,6 +45,24 @@ class PairStatistics:
             for name in ("captions", "instructions", "blueprints")
             for counts in [self._words[name] or [0]]
         }
+
+
+def counts_by_split(pictures: Sequence[Picture], pairs: Iterable[Pair]) -> dict[str, Any]:
+    """The pairs of each split by rule, and in all, as statistics.json holds them."""
+    counts = {split: Counter[str]() for split in SPLITS}
+    for pair in pairs:
+        counts[pictures[pair.source].split][pair.rule] += 1
+    return {"pairs": counts, "total": {split: counts[split].total() for split in SPLITS}}
+
+
+def contact_sheet(pictures: Sequence[Picture], pairs: Iterable[Pair], seed: int) -> Image.Image:
+    """For every rule a few pairs, each with its first instruction."""
+    rows = defaultdict(list)
+    for pair in sorted(pairs, key=lambda pair: stable_hash(seed, f"{pair.rule}/{pair.source}>{pair.target}")):
+        if len(rows[pair.rule]) < SHEET_PAIRS:
+            images = tuple(decode_webp(pictures[index].webp) for index in (pair.source, pair.target))
+            rows[pair.rule].append((images, pair.instructions[0]))
+    return named_rows(dict(sorted(rows.items())))
 
 
 def words_table(words: Mapping[str, Mapping[str, float]]) -> str:

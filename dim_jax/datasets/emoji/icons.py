@@ -4,31 +4,28 @@ Of such things the emoji alone show a model a part, and nothing tells it what a 
 emoji, but of the same things. With them an edit to an emoji that is held out asks for a known thing in the hand of its set.
 """
 
-import re
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from dim_jax.data.example import SPLITS, Split
-from dim_jax.datasets.cards import write_card
-from dim_jax.datasets.emoji import tables
+from dim_jax.datasets.cards import contact_sheet, counts_by_split, write_card
 from dim_jax.datasets.emoji.blueprint import blueprint
-from dim_jax.datasets.emoji.names import TONES, Emoji, read_emoji
+from dim_jax.datasets.emoji.icon_names import Icon, icons
+from dim_jax.datasets.emoji.names import Emoji, read_emoji
 from dim_jax.datasets.emoji.packages import DIALS, HANDS, ICONS, NAMES, Drawing, DrawingSet, Icons, fetch, read_names
 from dim_jax.datasets.emoji.render import SIDE, RenderedEmoji, render
 from dim_jax.datasets.emoji.rules import Edit, edits
 from dim_jax.datasets.emoji.wording import captions, instructions
 from dim_jax.datasets.hashing import stable_hash
-from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, decode_webp, encode_webp, pair_split, write_pairs
+from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, encode_webp, pair_split, write_pairs
 from dim_jax.datasets.measures import main_colours
 from dim_jax.errors import InputError, require_packages
 from dim_jax.markdown import markdown_table
-from dim_jax.sheets import named_rows
 from dim_jax.storage.folders import new_folder
 from dim_jax.storage.paths import AnyPath
 
@@ -36,13 +33,8 @@ SEED = 11
 HELD_OUT = 0.05  # of the pictures: the split of a picture says nothing about other pictures of the same thing
 FLAG_PAIRS = 2000  # of a set
 NEEDS = 60 * 2**20  # bytes on disk
-SHEET_PAIRS = 4  # pairs of a rule on the sheet
-COLOURS = {"blue": "#2f7fd6", "purple": "#8e4fc9", "orange": "#f08a24", "green": "#3f9f4f", "grey": "#8a8f98"}
-SKIN = dict(zip(("", *TONES), ("#ffcc22", "#f7dece", "#f3d2a2", "#d5ab88", "#af7e57", "#7c533e"), strict=True))
-NIGHT, LIGHT = "#46505f", "#ffd84d"  # of moons
+NIGHT = "#46505f"  # of the dark part of moons, and of the hands of clocks
 DISCS = {"material": 41.7, "weather": 37.5}  # radii of full moons, of 100 a side
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-PARTS = {"up": "top", "down": "bottom"}  # Material's words for diagonal arrows
 
 
 def build(target: AnyPath, *, side: int = SIDE, archives: Path | None = None, overwrite: bool = False) -> dict:
@@ -70,100 +62,10 @@ def build(target: AnyPath, *, side: int = SIDE, archives: Path | None = None, ov
         if archives is None:
             fetch(Path(scratch), (*ICONS.values(), NAMES))
         pictures, pairs = _draw(archives or Path(scratch), side)
-        counts = {split: Counter(pair.rule for pair in pairs if pictures[pair.source].split == split) for split in SPLITS}
-        statistics = {"pairs": counts, "total": {split: counts[split].total() for split in SPLITS}}
+        statistics = counts_by_split(pictures, pairs)
         write_pairs(folder, pictures, pairs)
-        write_card(folder, statistics, _contact_sheet(pictures, pairs), _data_card(statistics, side))
+        write_card(folder, statistics, contact_sheet(pictures, pairs, SEED), _data_card(statistics, side))
     return statistics
-
-
-class Icon(NamedTuple):
-    """A picture to draw: of which edits it is a part, in whose hand, by which icon, and how."""
-
-    rule: str
-    set: str
-    code: str  # of the emoji that shows the same
-    name: str  # of the icon in its package
-    variant: str  # pictures of one edit share it
-    colour: str  # of a glyph, or "" for an icon that has its own
-
-    @property
-    def unit(self) -> tuple[str, str, str]:
-        """What both pictures of an edit share."""
-        return self.rule, self.set, self.variant
-
-
-def _icons(emoji: Mapping[str, Emoji]) -> Iterator[Icon]:
-    """The icons of all sets. Some are not there: a set may lack a flag, or a sign."""
-    for code, item in emoji.items():
-        if item.group == "flags" and item.details:
-            region = _region(code)
-            names = {"flag_icons": f"{region}-4x3", "flagpack": region, "coreui": region, "circle_flags": region}
-            yield from (Icon("flag", set_, code, name, "", "") for set_, name in names.items())
-    for rule, names in (("keycap", _key_names()), ("zodiac", _sign_names()), ("arrow", _arrow_names()), ("clock", _clock_names())):
-        for (set_, code), name in names.items():
-            yield from (Icon(rule, set_, code, name, word, colour) for word, colour in COLOURS.items())
-    for code, name in tables.MOONS.items():
-        phase = name.removesuffix(" moon").replace(" ", "-")
-        number = "-3" if phase.endswith(("crescent", "gibbous")) else ""
-        yield Icon("moon", "material", code, f"moon-{phase}", "", LIGHT)
-        yield Icon("moon", "weather", code, f"moon-{phase.replace('last', 'third')}{number}", "", LIGHT)
-    for code, way in tables.HANDS["index finger"].items():
-        for tone, colour in SKIN.items():
-            toned = f"{code}-{tone}" if tone else code
-            yield Icon("hand_direction", "material", toned, f"hand-pointing-{way.rpartition(' ')[2]}", tone, colour)
-
-
-def _region(code: str) -> str:
-    """The region of a flag, such as "de" or "gb-eng"."""
-    points = [int(point, 16) for point in code.split("-")]
-    if points[0] == 0x1F3F4:  # a black flag, and letters as tags
-        letters = "".join(chr(point - 0xE0000) for point in points[1:])
-        return f"{letters[:2]}-{letters[2:]}"
-    return "".join(chr(point - 0x1F1E6 + ord("a")) for point in points)
-
-
-Names = dict[tuple[str, str], str]  # (set, code of the emoji) -> name of the icon
-
-
-def _key_names() -> Names:
-    signs = {"#": ("pound", "hash", "hash-bold"), "*": ("asterisk", "asterisk", "asterisk-bold")}
-    names: Names = {}
-    for code, key in tables.KEYCAPS.items():
-        numeric = () if key in signs else (f"numeric-{key}", f"number-{key}", f"number-{DIGITS[int(key)]}-bold")
-        names |= _of_sets(code, *signs.get(key, numeric))
-    return names
-
-
-def _sign_names() -> Names:
-    names: Names = {}
-    for code, name in tables.ZODIAC.items():
-        names |= {(set_, code): f"zodiac-{name.lower()}" for set_ in ("material", "tabler", "lucide")}
-        names["mingcute", code] = f"{name.lower()}-fill"
-    return names
-
-
-def _arrow_names() -> Names:
-    names: Names = {}
-    for code, way in tables.ARROWS.items():
-        words = [word for word in way.split() if word not in ("to", "the", "and")]
-        other = "-".join(PARTS.get(word, word) if len(words) == 2 else word for word in words)
-        names |= _of_sets(code, f"arrow-{other}-thick", f"arrow-{'-'.join(words)}", f"arrow-{'-'.join(words)}-bold")
-    return names
-
-
-def _clock_names() -> Names:
-    names: Names = {}
-    for code, text in tables.CLOCKS.items():
-        hour, whole = int(re.findall(r"\d+", text)[0]), text.endswith("o'clock")
-        if whole:
-            names |= {("material", code): f"clock-time-{DIGITS[hour]}", ("tabler", code): f"clock-hour-{hour}-filled"}
-        names |= {(set_, code): f"{hour}:{'00' if whole else '30'}" for set_ in DIALS}
-    return names
-
-
-def _of_sets(code: str, *names: str) -> Names:
-    return {(set_, code): name for set_, name in zip(("material", "tabler", "phosphor"), names, strict=True)}
 
 
 class Dials:
@@ -195,7 +97,7 @@ class _DrawnIcon(NamedTuple):
 def _draw(archives: Path, side: int) -> tuple[list[Picture], list[Pair]]:
     emoji = read_emoji(read_names(archives))
     by_set = defaultdict(list)
-    for icon in _icons(emoji):
+    for icon in icons(emoji):
         if icon.code in emoji:
             by_set[icon.set].append(icon)
     drawn: list[_DrawnIcon] = []
@@ -251,16 +153,6 @@ def _pairs(drawn: list[_DrawnIcon], candidates: list[Edit]) -> Iterator[Pair]:
                 texts = instructions(edit, source.emoji.emoji, target.emoji.emoji)
                 text = blueprint(edit, texts[0], source.emoji, target.emoji)
                 yield Pair(numbers[edit.source], numbers[edit.target], rule, texts, text)
-
-
-def _contact_sheet(pictures: list[Picture], pairs: list[Pair]) -> Image.Image:
-    """For every rule a few pairs."""
-    rows = defaultdict(list)
-    for pair in sorted(pairs, key=lambda pair: stable_hash(SEED, f"{pair.rule}/{pair.source}>{pair.target}")):
-        if len(rows[pair.rule]) < SHEET_PAIRS:
-            images = tuple(decode_webp(pictures[index].webp) for index in (pair.source, pair.target))
-            rows[pair.rule].append((images, pair.instructions[0]))
-    return named_rows(dict(sorted(rows.items())))
 
 
 def _data_card(statistics: Mapping[str, Mapping], side: int) -> str:

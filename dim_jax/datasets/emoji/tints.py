@@ -4,16 +4,15 @@ From the emoji alone a model learns which hearts, circles, squares and books the
 """
 
 import colorsys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from dim_jax.data.example import SPLITS, Split
-from dim_jax.datasets.cards import write_card
+from dim_jax.datasets.cards import contact_sheet, counts_by_split, write_card
 from dim_jax.datasets.emoji import tables
 from dim_jax.datasets.emoji.packages import SETS
 from dim_jax.datasets.emoji.wording import INSTRUCTIONS, with_article
@@ -24,7 +23,6 @@ from dim_jax.datasets.words import capitalize_first, join_with_and
 from dim_jax.designer.sections import format_sections
 from dim_jax.errors import check
 from dim_jax.markdown import markdown_table
-from dim_jax.sheets import named_rows
 from dim_jax.storage.folders import new_folder
 from dim_jax.storage.paths import AnyPath
 
@@ -40,7 +38,6 @@ MIN_COLOUR_DISTANCE = 36  # levels, at least, in one channel between such a colo
 SHADING = 0.7  # of light and dark that a tinted drawing keeps
 WHITE_MARGIN = 0.15  # white up to here in its darkest channel is ground, or shows through
 NEEDS = 60 * 2**20  # bytes on disk
-SHEET_PAIRS = 4  # pairs of a rule on the sheet
 COLOUR_OF = {code: word for colours in tables.COLOURS.values() for code, word in colours.items()}
 COLOUR_WORDS = set(COLOUR_OF.values())
 
@@ -65,11 +62,10 @@ def build(source: AnyPath, target: AnyPath, *, overwrite: bool = False) -> dict:
     tints = Tints(read_pictures(source))
     tints.recolour_things()
     tints.recolour_pairs(read_pairs(source, "train"))
-    counts = {split: Counter(pair.rule for pair in tints.pairs if tints.pictures[pair.source].split == split) for split in SPLITS}
-    statistics = {"pairs": counts, "total": {split: counts[split].total() for split in SPLITS}}
+    statistics = counts_by_split(tints.pictures, tints.pairs)
     with new_folder(target, overwrite=overwrite, num_bytes=NEEDS, kind=DATASET) as folder:
         write_pairs(folder, tints.pictures, tints.pairs)
-        write_card(folder, statistics, tints.contact_sheet(), _data_card(statistics, source.name))
+        write_card(folder, statistics, contact_sheet(tints.pictures, tints.pairs, SEED), _data_card(statistics, source.name))
     return statistics
 
 
@@ -137,15 +133,6 @@ class Tints:
         before, after = (self.pictures[index].captions[0] for index in (source, target))
         blueprint = format_sections((texts[0], "One emoji on plain white.", before, change, after))
         self.pairs.append(Pair(source, target, rule, texts, blueprint))
-
-    def contact_sheet(self) -> Image.Image:
-        """For every rule a few pairs."""
-        rows = defaultdict(list)
-        for pair in sorted(self.pairs, key=lambda pair: stable_hash(SEED, f"{pair.rule}/{pair.source}>{pair.target}")):
-            if len(rows[pair.rule]) < SHEET_PAIRS:
-                images = tuple(decode_webp(self.pictures[index].webp) for index in (pair.source, pair.target))
-                rows[pair.rule].append((images, pair.instructions[0]))
-        return named_rows(dict(sorted(rows.items())))
 
 
 def _palettes(pictures: Sequence[Picture]) -> Mapping[str, dict[str, Colour]]:

@@ -1,0 +1,104 @@
+"""Which icons show what emoji show: their names in each set, and the colours that glyphs get."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from dim_jax.datasets.emoji import tables
+from dim_jax.datasets.emoji.names import TONES, Emoji
+from dim_jax.datasets.emoji.packages import DIALS
+
+COLOURS = {"blue": "#2f7fd6", "purple": "#8e4fc9", "orange": "#f08a24", "green": "#3f9f4f", "grey": "#8a8f98"}
+SKIN = dict(zip(("", *TONES), ("#ffcc22", "#f7dece", "#f3d2a2", "#d5ab88", "#af7e57", "#7c533e"), strict=True))
+LIGHT = "#ffd84d"  # of moons
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+PARTS = {"up": "top", "down": "bottom"}  # Material's words for diagonal arrows
+
+
+class Icon(NamedTuple):
+    """A picture to draw: of which edits it is a part, in whose hand, by which icon, and how."""
+
+    rule: str
+    set: str
+    code: str  # of the emoji that shows the same
+    name: str  # of the icon in its package
+    variant: str  # pictures of one edit share it
+    colour: str  # of a glyph, or "" for an icon that has its own
+
+    @property
+    def unit(self) -> tuple[str, str, str]:
+        """What both pictures of an edit share."""
+        return self.rule, self.set, self.variant
+
+
+def icons(emoji: Mapping[str, Emoji]) -> Iterator[Icon]:
+    """The icons of all sets. Some are not there: a set may lack a flag, or a sign."""
+    for code, item in emoji.items():
+        if item.group == "flags" and item.details:
+            region = _region(code)
+            names = {"flag_icons": f"{region}-4x3", "flagpack": region, "coreui": region, "circle_flags": region}
+            yield from (Icon("flag", set_, code, name, "", "") for set_, name in names.items())
+    for rule, names in (("keycap", _key_names()), ("zodiac", _sign_names()), ("arrow", _arrow_names()), ("clock", _clock_names())):
+        for (set_, code), name in names.items():
+            yield from (Icon(rule, set_, code, name, word, colour) for word, colour in COLOURS.items())
+    for code, name in tables.MOONS.items():
+        phase = name.removesuffix(" moon").replace(" ", "-")
+        number = "-3" if phase.endswith(("crescent", "gibbous")) else ""
+        yield Icon("moon", "material", code, f"moon-{phase}", "", LIGHT)
+        yield Icon("moon", "weather", code, f"moon-{phase.replace('last', 'third')}{number}", "", LIGHT)
+    for code, way in tables.HANDS["index finger"].items():
+        for tone, colour in SKIN.items():
+            toned = f"{code}-{tone}" if tone else code
+            yield Icon("hand_direction", "material", toned, f"hand-pointing-{way.rpartition(' ')[2]}", tone, colour)
+
+
+def _region(code: str) -> str:
+    """The region of a flag, such as "de" or "gb-eng"."""
+    points = [int(point, 16) for point in code.split("-")]
+    if points[0] == 0x1F3F4:  # a black flag, and letters as tags
+        letters = "".join(chr(point - 0xE0000) for point in points[1:])
+        return f"{letters[:2]}-{letters[2:]}"
+    return "".join(chr(point - 0x1F1E6 + ord("a")) for point in points)
+
+
+Names = dict[tuple[str, str], str]  # (set, code of the emoji) -> name of the icon
+
+
+def _key_names() -> Names:
+    signs = {"#": ("pound", "hash", "hash-bold"), "*": ("asterisk", "asterisk", "asterisk-bold")}
+    names: Names = {}
+    for code, key in tables.KEYCAPS.items():
+        numeric = () if key in signs else (f"numeric-{key}", f"number-{key}", f"number-{DIGITS[int(key)]}-bold")
+        names |= _of_sets(code, *signs.get(key, numeric))
+    return names
+
+
+def _sign_names() -> Names:
+    names: Names = {}
+    for code, name in tables.ZODIAC.items():
+        names |= {(set_, code): f"zodiac-{name.lower()}" for set_ in ("material", "tabler", "lucide")}
+        names["mingcute", code] = f"{name.lower()}-fill"
+    return names
+
+
+def _arrow_names() -> Names:
+    names: Names = {}
+    for code, way in tables.ARROWS.items():
+        words = [word for word in way.split() if word not in ("to", "the", "and")]
+        other = "-".join(PARTS.get(word, word) if len(words) == 2 else word for word in words)
+        names |= _of_sets(code, f"arrow-{other}-thick", f"arrow-{'-'.join(words)}", f"arrow-{'-'.join(words)}-bold")
+    return names
+
+
+def _clock_names() -> Names:
+    names: Names = {}
+    for code, text in tables.CLOCKS.items():
+        hour, whole = int(re.findall(r"\d+", text)[0]), text.endswith("o'clock")
+        if whole:
+            names |= {("material", code): f"clock-time-{DIGITS[hour]}", ("tabler", code): f"clock-hour-{hour}-filled"}
+        names |= {(set_, code): f"{hour}:{'00' if whole else '30'}" for set_ in DIALS}
+    return names
+
+
+def _of_sets(code: str, *names: str) -> Names:
+    return {(set_, code): name for set_, name in zip(("material", "tabler", "phosphor"), names, strict=True)}
