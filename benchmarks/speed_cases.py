@@ -16,7 +16,7 @@ from dim_jax.models.sana_config import SanaConfig
 from dim_jax.processing.inputs import EncoderInputs, encoder_inputs
 
 BEFORE_USER, TEXT_TOKENS = 14, 330  # of a turn; of a blueprint
-LENGTHS = (80, 320, 512, 768, 1024, 1600, 1792, 2048, 2560, 4096, 8192)  # buckets
+LENGTHS = (80, 160, 320, 512, 768, 1024, 1600, 1792, 2048, 2560, 4096, 8192)  # buckets
 STEPS, GUIDANCE = 30, 7.5
 LEARNING_RATE, WEIGHT_DECAY, CLIP, EMA = 2e-5, 0.01, 1.0, 0.9999
 GIB = 2**30
