@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 Layer = TypeVar("Layer", bound=nnx.Module)
 
@@ -207,7 +207,7 @@ def attention(
         if causal:
             past = jnp.arange(s) <= first + jnp.arange(q.shape[1])[:, None]
             mask = past[None, None] if counts is None else past & counts
-        return jax.nn.dot_product_attention(q, k, v, mask=mask)
+        return _attend(q, k, v, mask)
 
     if t <= QUERIES:
         return block(jnp.int32(0), q)
@@ -216,3 +216,19 @@ def attention(
     queries = padded.reshape(q.shape[0], blocks, QUERIES, *q.shape[2:]).swapaxes(0, 1)
     out = jax.lax.map(lambda x: block(*x), (QUERIES * jnp.arange(blocks, dtype=jnp.int32), queries))
     return out.swapaxes(0, 1).reshape(padded.shape)[:, :t]
+
+
+def _attend(
+    q: Float[Array, "b t n k"], k: Float[Array, "b s m k"], v: Float[Array, "b s m k"], mask: Bool[Array, "#b 1 #t s"] | None
+) -> Float[Array, "b t n k"]:
+    """`attention` of all queries at once. On a CPU heads are moved before tokens first: else XLA moves the scores themselves, twice."""
+    if platform() != "cpu" or q.shape[1] == 1:  # to a single query the keys are more than the scores
+        return jax.nn.dot_product_attention(q, k, v, mask=mask)
+    b, t, n, width = q.shape
+    q = jnp.moveaxis(q.reshape(b, t, k.shape[2], -1, width), 1, 3)
+    k, v = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
+    scores = jnp.einsum("bmgtk,bmsk->bmgts", q, k, preferred_element_type=jnp.float32) / width**0.5
+    if mask is not None:
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    y = jnp.einsum("bmgts,bmsk->bmgtk", jax.nn.softmax(scores).astype(v.dtype), v)
+    return jnp.moveaxis(y, 3, 1).reshape(b, t, n, width)
