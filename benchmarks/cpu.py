@@ -2,7 +2,8 @@
 
     python benchmarks/cpu.py
 
-Close other programs first: both frameworks take all cores. Both get memory in large pages, where glibc has them. The goals are 1.5 times eager PyTorch, and no less than compiled.
+Close other programs first: both frameworks take all cores. Both get memory in large pages. The goals are 1.5 times eager PyTorch, and no
+less than compiled.
 """
 
 import os
@@ -17,7 +18,7 @@ NANO = ["--size", "nano", "--side", "64", "--text-tokens", "120", "--repeats", "
 
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    # Of both frameworks. XLA gives the memory of a step's results back after each, and in pages of 4 KiB a fifth of the next goes into asking.
+    # XLA gives the memory of a step's results back, and in pages of 4 KiB a fifth of the next step goes into asking for it again.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     tables = [speed.table(speed.run(work + NANO)) for work in (["edit"], ["train", "--batch", "16", "--remat", "none"])]
     print("\n" + "\n\n".join(tables))

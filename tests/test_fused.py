@@ -62,6 +62,8 @@ CASES = [
     ("triton", linear_attention, attention_arguments(1, 129, 16)),
     ("mosaic", partial(softmax_attention, lengths=(150, 5)), heads(2, 40, 150, 2, 2, 112)),  # keys that do not count, or fill up a block
     ("mosaic", partial(softmax_attention, causal=True), heads(1, 140, 140, 4, 2, 16)),
+    ("looped", gated_conv, conv_arguments(2, 5, 7, 8)),
+    ("looped", gated_conv, conv_arguments(1, 1, 1, 3)),
 ]
 
 
@@ -129,7 +131,7 @@ def test_attention_on_a_tpu_takes_the_kernel_in_bfloat16():
 
 def test_the_convolution_on_a_tpu_takes_the_kernel_where_a_device_has_pairs_of_channels():
     z, grouped = jnp.zeros((2, 8, 8, 12), jnp.bfloat16), jnp.zeros((2, 8, 8, 2, 6), jnp.bfloat16)
-    assert fused._choose_gated_conv(z) == "xla"
+    assert fused._choose_gated_conv(z) == "looped"
     with jax.sharding.use_abstract_mesh(tpus(1, 1, 2, 1)):
         assert fused._choose_gated_conv(z) == "mosaic"
         assert fused._choose_gated_conv(z.astype(jnp.float32)) == "xla"

@@ -1,9 +1,10 @@
 """The operations with a kernel: each in plain JAX and as a kernel, with a dispatcher.
 
 SANA's gated convolution and linear attention have kernels for NVIDIA GPUs in half precision; the gated convolution and softmax attention
-have kernels for TPUs in bfloat16 (on GPUs `layers.attention` takes cuDNN's); plain JAX runs elsewhere and in float32. On a mesh every
-device runs the kernel on its own rows, and on its own channels or heads where it has whole ones. Pallas' backend for Triton is deprecated
-since jax 0.11, and kernels for TPUs are part of jax.experimental; without them plain JAX runs.
+have kernels for TPUs in bfloat16 (on GPUs `layers.attention` takes cuDNN's); plain JAX runs elsewhere and in float32, on CPUs with
+a gradient of our own for the gated convolution. On a mesh every device runs the kernel on its own rows, and on its own channels or heads
+where it has whole ones. Pallas' backend for Triton is deprecated since jax 0.11, and kernels for TPUs are part of jax.experimental; without
+them plain JAX runs.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from dim_jax.models import layers
 from dim_jax.models.float8 import Float8Linear
+from dim_jax.models.gated_conv_gradient import gated_conv_gradient
 from dim_jax.models.lora import LoRALinear
 from dim_jax.models.quantized import dense
 
@@ -32,8 +34,9 @@ try:
 except ImportError:
     gated_conv_tpu_kernel = splash_attention_kernel = None
 
-# Plain JAX, a kernel for NVIDIA GPUs, one for TPUs. On the CPU a kernel runs step by step, for tests.
-Implementation = Literal["xla", "triton", "mosaic"]
+# Plain JAX, the same with a gradient picture by picture, a kernel for NVIDIA GPUs, one for TPUs. On the CPU a kernel runs step by step, for
+# tests.
+Implementation = Literal["xla", "looped", "triton", "mosaic"]
 
 
 def linear(layer: nnx.Linear | Float8Linear, x: Float[Array, "*b d"]) -> Float[Array, "*b f"] | Float[Array, "*b groups part"]:
@@ -60,6 +63,8 @@ def gated_conv(
 ) -> Float[Array, "b h w f"]:
     """a * silu(g) with a, g = split(depthwise3x3(silu(z + bias_in)) + bias_out): the inside of SANA's Mix-FFN (arXiv 2410.10629)."""
     chosen = implementation or _choose_gated_conv(z)
+    if chosen == "looped":
+        return _map_over_batch(_gated_conv_looped, z, bias_in, kernel, bias_out)
     if chosen != "xla":
         module = gated_conv_kernel if chosen == "triton" else gated_conv_tpu_kernel
         assert module is not None
@@ -72,10 +77,18 @@ def gated_conv(
         batch, axis = layers.batch_spec(len(z)), layers.HEAD_AXIS if z.ndim == 5 else None
         spec, vector = PartitionSpec(batch and batch[0], None, None, axis), PartitionSpec(axis)
         return _run_on_mesh(flatten_and_run, (spec, vector, PartitionSpec(None, None, axis), vector), spec, z, bias_in, kernel, bias_out)
+    return _gated_conv(z, bias_in, kernel, bias_out)
+
+
+def _gated_conv(z: Array, bias_in: Array, kernel: Array, bias_out: Array) -> Array:
     bias_in, kernel, bias_out = (weight.astype(z.dtype) for weight in (bias_in, kernel, bias_out))
     x = jax.nn.silu(z + bias_in).reshape(*z.shape[:3], -1)
     a, g = split_columns(layers.depthwise_conv(x, kernel.reshape(3, 3, -1)).reshape(z.shape) + bias_out, 2, 3)
     return a * jax.nn.silu(g)
+
+
+_gated_conv_looped = jax.custom_vjp(_gated_conv)
+_gated_conv_looped.defvjp(lambda *arguments: (_gated_conv(*arguments), arguments), gated_conv_gradient)
 
 
 def inverted_gated_conv(
@@ -166,6 +179,8 @@ def _choose_attention(q: Array) -> Implementation:
 
 
 def _choose_gated_conv(z: Array) -> Implementation:
+    if layers.platform() == "cpu":
+        return "looped" if _batch_only() else "xla"
     if layers.platform() != "tpu":
         return _choose_implementation(z)
     if gated_conv_tpu_kernel is None or z.dtype != jnp.bfloat16 or z.shape[1] * z.shape[2] > gated_conv_tpu_kernel.MAX_TOKENS:
