@@ -237,16 +237,18 @@ def test_older_drawings_have_the_same_split(built, tmp_path):
     assert {example.rule for example in Pairs(tmp_path / "older", "train", "edit")} >= {"colour", "style"}
 
 
-def test_another_side_gives_the_same_pairs_in_other_pixels(packages, built, tmp_path):
-    build_data("emoji", tmp_path / "large", "--side", "80", "--packages", str(packages))
-    small, large = (read_pictures(folder) for folder in (built, tmp_path / "large"))
+def test_another_side_gives_the_same_pairs_in_other_pixels(tmp_path):
+    folder = archives(tmp_path / "packages", few=12, tones=1, flags=3)
+    for side in (64, 80):
+        build_data("emoji", tmp_path / str(side), "--side", str(side), "--packages", str(folder))
+    small, large = (read_pictures(tmp_path / side) for side in ("64", "80"))
     assert [picture.key for picture in small] == [picture.key for picture in large]
     first, second = decode_webp(small[0].webp), decode_webp(large[0].webp)
     assert (first.size, second.size) == ((64, 64), (80, 80))
     difference = np.asarray(second.resize((64, 64), Image.Resampling.BOX), int) - np.asarray(first, int)
     assert abs(difference).mean() < 5
-    assert "80 x 80 pixels" in (tmp_path / "large" / "README.md").read_text()
-    pairs = [{(pair.source, pair.target, pair.rule) for pair in read_pairs(folder, "train")} for folder in (built, tmp_path / "large")]
+    assert "80 x 80 pixels" in (tmp_path / "80" / "README.md").read_text()
+    pairs = [{(pair.source, pair.target, pair.rule) for pair in read_pairs(tmp_path / side, "train")} for side in ("64", "80")]
     assert pairs[0] == pairs[1]
 
 
