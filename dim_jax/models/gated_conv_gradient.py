@@ -39,6 +39,7 @@ def gated_conv_gradient(
     return dz, dentering.astype(bias_in.dtype), dkernel.astype(kernel.dtype), dleaving.astype(bias_out.dtype)
 
 
+# Not shared with `layers.depthwise_conv`: with one form for both, a nano training step took a tenth longer.
 def _shifts(x: Float[Array, "h w f2"]) -> list[Float[Array, "h w f2"]]:
     """What each tap meets; zeros outside of the picture."""
     h, w, _ = x.shape

@@ -1,6 +1,5 @@
 """The emoji data set, from packages to a folder: fetch, render, pair, split, write, describe."""
 
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from dim_jax.datasets.emoji.split import sampling_hash, split_of
 from dim_jax.datasets.emoji.wording import captions, instructions
 from dim_jax.datasets.layouts.pairs import DATASET, PAIR_SPLITS, Pair, PairSplit, Picture, encode_webp, pair_split, write_pairs
 from dim_jax.datasets.measures import main_colours
-from dim_jax.errors import InputError, require_packages
+from dim_jax.errors import require_packages
 from dim_jax.storage.folders import new_folder
 from dim_jax.storage.paths import AnyPath
 
@@ -66,19 +65,15 @@ def build(
         InputError: the target exists, a package cannot be fetched or is damaged, or a Python package is missing.
     """
     require_packages("array_record", "resvg_py", extra="data", feature="The emoji data set")
-    if archives is not None and not archives.is_dir():
-        raise InputError(f"{archives}: no such folder. Give the one that holds the packages' .tgz files.")
     with (
         new_folder(target, overwrite=overwrite, num_bytes=NEEDS * side**2 // SIDE**2, kind=DATASET) as folder,
-        tempfile.TemporaryDirectory() as scratch,
         Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as bar,
     ):
         if archives is None:
             bar.add_task("fetching the packages", total=None)
-            packages.fetch(Path(scratch), packages.packages_of(sets))
-        source = archives or Path(scratch)
-        emoji = read_emoji(packages.read_names(source))
-        rendered = _render_all(source, sets, emoji, side, bar)
+        with packages.open_archives(archives, packages.packages_of(sets)) as source:
+            emoji = read_emoji(packages.read_names(source))
+            rendered = _render_all(source, sets, emoji, side, bar)
         splits: list[Split] = [split_of(item.emoji) for item in rendered]
         all_pairs, dropped = _find_pairs(rendered, splits, edits(emoji))
         sampled_pairs = _limit_per_rule(all_pairs, rendered)

@@ -4,7 +4,6 @@ Of such things the emoji alone show a model a part, and nothing tells it what a 
 emoji, but of the same things. With them an edit to an emoji that is held out asks for a known thing in the hand of its set.
 """
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,14 +16,14 @@ from dim_jax.datasets.cards import contact_sheet, counts_by_split, write_card
 from dim_jax.datasets.emoji.blueprint import blueprint
 from dim_jax.datasets.emoji.icon_names import Icon, icons
 from dim_jax.datasets.emoji.names import Emoji, read_emoji
-from dim_jax.datasets.emoji.packages import DIALS, HANDS, ICONS, NAMES, Drawing, DrawingSet, Icons, fetch, read_names
+from dim_jax.datasets.emoji.packages import DIALS, HANDS, ICONS, Drawing, DrawingSet, Icons, open_archives, packages_of, read_names
 from dim_jax.datasets.emoji.render import SIDE, RenderedEmoji, render
 from dim_jax.datasets.emoji.rules import Edit, edits
 from dim_jax.datasets.emoji.wording import captions, instructions
 from dim_jax.datasets.hashing import stable_hash
 from dim_jax.datasets.layouts.pairs import DATASET, Pair, Picture, encode_webp, pair_split, write_pairs
 from dim_jax.datasets.measures import main_colours
-from dim_jax.errors import InputError, require_packages
+from dim_jax.errors import require_packages
 from dim_jax.markdown import markdown_table
 from dim_jax.storage.folders import new_folder
 from dim_jax.storage.paths import AnyPath
@@ -53,15 +52,9 @@ def build(target: AnyPath, *, side: int = SIDE, archives: Path | None = None, ov
         InputError: the target exists, a package cannot be fetched or is damaged, or a Python package is missing.
     """
     require_packages("array_record", "resvg_py", extra="data", feature="The data set of icons")
-    if archives is not None and not archives.is_dir():
-        raise InputError(f"{archives}: no such folder. Give the one that holds the packages' .tgz files.")
-    with (
-        new_folder(target, overwrite=overwrite, num_bytes=NEEDS * side**2 // SIDE**2, kind=DATASET) as folder,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
-        if archives is None:
-            fetch(Path(scratch), (*ICONS.values(), NAMES))
-        pictures, pairs = _draw(archives or Path(scratch), side)
+    with new_folder(target, overwrite=overwrite, num_bytes=NEEDS * side**2 // SIDE**2, kind=DATASET) as folder:
+        with open_archives(archives, packages_of(ICONS)) as source:
+            pictures, pairs = _draw(source, side)
         statistics = counts_by_split(pictures, pairs)
         write_pairs(folder, pictures, pairs)
         write_card(folder, statistics, contact_sheet(pictures, pairs, SEED), _data_card(statistics, side))

@@ -4,12 +4,14 @@ import json
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dim_jax.errors import InputError
+from dim_jax.errors import InputError, check
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,22 @@ def fetch(folder: Path, packages: Iterable[Package]) -> None:
     if result.returncode:
         reason = " ".join(result.stderr.split())[-300:] or f"exit code {result.returncode}"
         raise InputError(f"npm pack {' '.join(specs)} failed: {reason}. Mend that, or give a folder with the archives (--packages).")
+
+
+@contextmanager
+def open_archives(folder: Path | None, packages: Iterable[Package]) -> Iterator[Path]:
+    """The folder with the archives of packages: the given one, or, without one, a folder for the time being to which they are fetched.
+
+    Raises:
+        InputError: there is no such folder, or as in `fetch`.
+    """
+    if folder is not None:
+        check(folder.is_dir(), f"{folder}: no such folder. Give the one that holds the packages' .tgz files.")
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        fetch(Path(scratch), packages)
+        yield Path(scratch)
 
 
 def plain_code(code: str) -> str:
