@@ -118,11 +118,16 @@ def icon_archives(folder: Path) -> Path:
             *(f"zodiac-{name.lower()}" for name in tables.ZODIAC.values()),
             *(f"arrow-{way}-thick" for way in ways), *(f"clock-time-{hour}" for hour in digits[1:]),
             *(f"moon-{phase}" for phase in (*phases, "new", "full", "first-quarter", "last-quarter")),
-            *(f"hand-pointing-{way}" for way in ("up", "down", "left", "right")),
+            *(f"hand-pointing-{way}" for way in ("up", "down", "left", "right")), "emoticon", "emoticon-cry", "emoticon-cool",
         ],
         "tabler": [
             "hash", "number-1", "zodiac-aries", "zodiac-leo", "arrow-up", "arrow-down", "clock-hour-1-filled", "clock-hour-2-filled",
+            "mood-smile-filled",
         ],
+        "awesome": [
+            "1", "2", "hand-point-up", "hand-point-left", "face-smile", "face-sad-tear", "face-grin-stars", "thumbs-up", "thumbs-down",
+        ],
+        "bootstrap": ["1-square-fill", "3-square-fill", "arrow-up-square-fill", "arrow-down-square-fill", "mailbox2", "mailbox2-flag"],
         "phosphor": ["number-one-bold", "asterisk-bold", "arrow-up-bold", "arrow-up-left-bold"],
         "lucide": ["zodiac-aries", "zodiac-virgo"],
         "mingcute": ["aries-fill", "taurus-fill"],

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dim_jax.datasets.emoji import tables
-from dim_jax.datasets.emoji.icon_names import COLOURS, LIGHT, SKIN
+from dim_jax.datasets.emoji import icon_tables, tables
+from dim_jax.datasets.emoji.icon_names import COLOURS, FACE_RULES, LIGHT, SKIN
 from dim_jax.datasets.emoji.icons import NIGHT
 from dim_jax.datasets.emoji.names import TONES
 from dim_jax.datasets.emoji.packages import DIALS, HANDS, ICONS, NAMES
@@ -56,7 +56,8 @@ def main_colour(webp: bytes) -> str:
 
 def test_every_rule_has_pairs_of_one_hand(built, pictures, pairs):
     counts = json.loads((built / "statistics.json").read_text())["pairs"]
-    assert {pair.rule for pair in pairs} == {"flag", "keycap", "zodiac", "arrow", "moon", "clock", "hand_direction"}
+    faces = {"expression", "accessory_on", "accessory_off"}
+    assert {pair.rule for pair in pairs} == {"flag", "keycap", "zodiac", "arrow", "moon", "clock", "hand_direction", "state"} | faces
     assert Counter(pair.rule for pair in pairs) == Counter(counts["train"]) + Counter(counts["test"])
     for pair in pairs:
         source, target = pictures[pair.source], pictures[pair.target]
@@ -80,7 +81,7 @@ def test_an_edit_keeps_the_colour(pictures, pairs):
     seen = set()
     for pair in pairs:
         before, after = main_colour(pictures[pair.source].webp), main_colour(pictures[pair.target].webp)
-        if pair.rule in ("keycap", "zodiac", "arrow", "clock"):
+        if pair.rule in ("keycap", "zodiac", "arrow", "clock", "state"):
             if pictures[pair.source].set in DIALS:  # of which the face is the most, and the rim has the colour
                 continue
             word = pictures[pair.source].code.rpartition("-")[2]
@@ -91,6 +92,8 @@ def test_an_edit_keeps_the_colour(pictures, pairs):
         elif pair.rule == "hand_direction":
             tone = next((point for point in TONES if f"-{point}" in pictures[pair.source].code), "")
             assert before == after == SKIN[tone]
+        elif pair.rule in FACE_RULES:
+            assert {before, after} <= {SKIN[""], NIGHT}
     assert seen == set(COLOURS)
 
 
@@ -106,6 +109,21 @@ def test_the_hands_of_a_dial_show_the_time(pictures):
             assert pixels[y - 1 : y + 2, x - 1 : x + 2].min() < 130, (picture.set, time)
         seen.add(time)
     assert seen == set(tables.CLOCKS.values())
+
+
+def test_holes_of_a_face_are_dark(pictures):
+    """The glyph of a face is a disc with holes, which would be as white as the ground behind."""
+    faces = [picture for picture in pictures if picture.code in ("1f642", "1f60e")]
+    assert {picture.set for picture in faces} == {"awesome", "material", "tabler"}
+    for picture in faces:
+        colours = set(map(tuple, np.asarray(decode_webp(picture.webp)).reshape(-1, 3).tolist()))
+        assert tuple(bytes.fromhex(NIGHT[1:])) in colours, picture.key
+
+
+def test_every_state_of_a_set_has_its_other_state_there():
+    for names in icon_tables.STATES.values():
+        whole = [set(state[:2]) for state in tables.STATES if set(state[:2]) <= names.keys()]
+        assert set().union(*whole) == names.keys()
 
 
 def test_captions_name_the_hand(pictures):

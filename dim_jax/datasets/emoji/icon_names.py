@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from dim_jax.datasets.emoji import tables
+from dim_jax.datasets.emoji import icon_tables, tables
 from dim_jax.datasets.emoji.names import TONES, Emoji
 from dim_jax.datasets.emoji.packages import DIALS
 
@@ -12,13 +12,14 @@ COLOURS = {"blue": "#2f7fd6", "purple": "#8e4fc9", "orange": "#f08a24", "green":
 SKIN = dict(zip(("", *TONES), ("#ffcc22", "#f7dece", "#f3d2a2", "#d5ab88", "#af7e57", "#7c533e"), strict=True))
 LIGHT = "#ffd84d"  # of moons
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+FACE_RULES = ("expression", "accessory_on", "accessory_off")
 PARTS = {"up": "top", "down": "bottom"}  # Material's words for diagonal arrows
 
 
 class Icon(NamedTuple):
-    """A picture to draw: of which edits it is a part, in whose hand, by which icon, and how."""
+    """A picture to draw: what it shows, in whose hand, by which icon, and how."""
 
-    rule: str
+    kind: str  # the rule of the edits that it is a part of, or "face", with rules of its own (`FACE_RULES`)
     set: str
     code: str  # of the emoji that shows the same
     name: str  # of the icon in its package
@@ -28,7 +29,12 @@ class Icon(NamedTuple):
     @property
     def unit(self) -> tuple[str, str, str]:
         """What both pictures of an edit share."""
-        return self.rule, self.set, self.variant
+        return self.kind, self.set, self.variant
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Of the edits that it is a part of."""
+        return FACE_RULES if self.kind == "face" else (self.kind,)
 
 
 def icons(emoji: Mapping[str, Emoji]) -> Iterator[Icon]:
@@ -38,9 +44,13 @@ def icons(emoji: Mapping[str, Emoji]) -> Iterator[Icon]:
             region = _region(code)
             names = {"flag_icons": f"{region}-4x3", "flagpack": region, "coreui": region, "circle_flags": region}
             yield from (Icon("flag", set_, code, name, "", "") for set_, name in names.items())
-    for rule, names in (("keycap", _key_names()), ("zodiac", _sign_names()), ("arrow", _arrow_names()), ("clock", _clock_names())):
+    coloured = {
+        "keycap": _key_names(), "zodiac": _sign_names(), "arrow": _arrow_names(), "clock": _clock_names(), "state": _of(icon_tables.STATES)
+    }  # fmt: skip
+    for kind, names in coloured.items():
         for (set_, code), name in names.items():
-            yield from (Icon(rule, set_, code, name, word, colour) for word, colour in COLOURS.items())
+            yield from (Icon(kind, set_, code, name, word, colour) for word, colour in COLOURS.items())
+    yield from (Icon("face", set_, code, name, "", SKIN[""]) for (set_, code), name in _of(icon_tables.FACES).items())
     for code, name in tables.MOONS.items():
         phase = name.removesuffix(" moon").replace(" ", "-")
         number = "-3" if phase.endswith(("crescent", "gibbous")) else ""
@@ -49,7 +59,8 @@ def icons(emoji: Mapping[str, Emoji]) -> Iterator[Icon]:
     for code, way in tables.HANDS["index finger"].items():
         for tone, colour in SKIN.items():
             toned = f"{code}-{tone}" if tone else code
-            yield Icon("hand_direction", "material", toned, f"hand-pointing-{way.rpartition(' ')[2]}", tone, colour)
+            for set_, name in (("material", "hand-pointing"), ("awesome", "hand-point")):
+                yield Icon("hand_direction", set_, toned, f"{name}-{way.rpartition(' ')[2]}", tone, colour)
 
 
 def _region(code: str) -> str:
@@ -65,10 +76,10 @@ Names = dict[tuple[str, str], str]  # (set, code of the emoji) -> name of the ic
 
 
 def _key_names() -> Names:
-    signs = {"#": ("pound", "hash", "hash-bold"), "*": ("asterisk", "asterisk", "asterisk-bold")}
+    signs = {"#": ("pound", "hash", "hash-bold", "hashtag"), "*": ("asterisk", "asterisk", "asterisk-bold", "asterisk")}
     names: Names = {}
     for code, key in tables.KEYCAPS.items():
-        numeric = () if key in signs else (f"numeric-{key}", f"number-{key}", f"number-{DIGITS[int(key)]}-bold")
+        numeric = () if key in signs else (f"numeric-{key}", f"number-{key}", f"number-{DIGITS[int(key)]}-bold", key, f"{key}-square-fill")
         names |= _of_sets(code, *signs.get(key, numeric))
     return names
 
@@ -86,7 +97,8 @@ def _arrow_names() -> Names:
     for code, way in tables.ARROWS.items():
         words = [word for word in way.split() if word not in ("to", "the", "and")]
         other = "-".join(PARTS.get(word, word) if len(words) == 2 else word for word in words)
-        names |= _of_sets(code, f"arrow-{other}-thick", f"arrow-{'-'.join(words)}", f"arrow-{'-'.join(words)}-bold")
+        plain = f"arrow-{'-'.join(words)}"
+        names |= _of_sets(code, f"arrow-{other}-thick", plain, f"{plain}-bold", plain, f"{plain}-square-fill")
     return names
 
 
@@ -101,4 +113,8 @@ def _clock_names() -> Names:
 
 
 def _of_sets(code: str, *names: str) -> Names:
-    return {(set_, code): name for set_, name in zip(("material", "tabler", "phosphor"), names, strict=True)}
+    return {(set_, code): name for set_, name in zip(("material", "tabler", "phosphor", "awesome", "bootstrap"), names, strict=False)}
+
+
+def _of(table: Mapping[str, Mapping[str, str]]) -> Names:
+    return {(set_, code): name for set_, names in table.items() for code, name in names.items()}

@@ -1,4 +1,4 @@
-"""Icons of what some emoji show: flags, keys, signs, arrows, moons, clocks and fingers as other hands draw them.
+"""Icons of what some emoji show: flags, keys, signs, arrows, moons, clocks, fingers, faces and states as other hands draw them.
 
 Of such things the emoji alone show a model a part, and nothing tells it what a flag looks like that is held out. Icons do: they are no
 emoji, but of the same things. With them an edit to an emoji that is held out asks for a known thing in the hand of its set.
@@ -33,7 +33,8 @@ HELD_OUT = 0.05  # of the pictures: the split of a picture says nothing about ot
 FLAG_PAIRS = 2000  # of a set
 NEEDS = 60 * 2**20  # bytes on disk
 NIGHT = "#46505f"  # of the dark part of moons, and of the hands of clocks
-DISCS = {"material": 41.7, "weather": 37.5}  # radii of full moons, of 100 a side
+MOON_RADII = {"material": 41.7, "weather": 37.5}  # of full moons, of 100 a side
+FACE_RADII = {"awesome": 49.0, "bootstrap": 49.0, "material": 41.0, "tabler": 36.5}  # of faces, a little less
 
 
 def build(target: AnyPath, *, side: int = SIDE, archives: Path | None = None, overwrite: bool = False) -> dict:
@@ -107,9 +108,10 @@ def _draw(archives: Path, side: int) -> tuple[list[Picture], list[Pair]]:
 
 def _draw_icon(icon: Icon, package: Icons | Dials, emoji: Emoji, archives: Path, side: int) -> _DrawnIcon:
     svg = package.svg(icon.name)
-    if icon.rule == "moon":  # the glyph is the lit part
-        svg = _on_ground(svg, f'<circle cx="50" cy="50" r="{DISCS[icon.set]}" fill="{NIGHT}"/>', icon.colour, 100)
-    elif icon.rule in ("keycap", "zodiac", "arrow") and icon.set != "mingcute":  # whose signs are on a button already
+    if icon.kind in ("moon", "face"):  # the glyph is the lit part; eyes and mouth are holes in a face
+        radius = (MOON_RADII if icon.kind == "moon" else FACE_RADII)[icon.set]
+        svg = _on_ground(svg, f'<circle cx="50" cy="50" r="{radius}" fill="{NIGHT}"/>', icon.colour, 100)
+    elif icon.kind in ("keycap", "zodiac", "arrow") and icon.set not in ("mingcute", "bootstrap"):  # whose signs are on a button already
         svg = _on_ground(svg, f'<rect x="5" y="5" width="90" height="90" rx="18" fill="{icon.colour}"/>', "#ffffff", 70)
     elif icon.colour:
         svg = _on_ground(svg, "", icon.colour, 100)
@@ -135,9 +137,10 @@ def _pairs(drawn: list[_DrawnIcon], candidates: list[Edit]) -> Iterator[Pair]:
     by_rule = defaultdict(list)
     for edit in candidates:
         by_rule[edit.rule].append(edit)
-    for (rule, set_, _), numbers in units.items():
-        found = [edit for edit in by_rule[rule] if edit.source in numbers and edit.target in numbers]
-        if rule == "flag":
+    for (kind, set_, _), numbers in units.items():
+        rules = drawn[next(iter(numbers.values()))].icon.rules
+        found = [edit for rule in rules for edit in by_rule[rule] if edit.source in numbers and edit.target in numbers]
+        if kind == "flag":
             found = sorted(found, key=lambda edit: stable_hash(SEED, f"{set_}/{edit.source}>{edit.target}"))[:FLAG_PAIRS]
         for edit in found:
             source, target = (drawn[numbers[code]] for code in (edit.source, edit.target))
@@ -145,7 +148,7 @@ def _pairs(drawn: list[_DrawnIcon], candidates: list[Edit]) -> Iterator[Pair]:
             if not same and pair_split(source.split, target.split) in SPLITS:
                 texts = instructions(edit, source.emoji.emoji, target.emoji.emoji)
                 text = blueprint(edit, texts[0], source.emoji, target.emoji)
-                yield Pair(numbers[edit.source], numbers[edit.target], rule, texts, text)
+                yield Pair(numbers[edit.source], numbers[edit.target], edit.rule, texts, text)
 
 
 def _data_card(statistics: Mapping[str, Mapping], side: int) -> str:
@@ -154,9 +157,9 @@ def _data_card(statistics: Mapping[str, Mapping], side: int) -> str:
     sources += [(name, item.title, item.author, item.licence, "drawn here") for name, item in DIALS.items()]
     return f"""# Icons: edit pairs for training
 
-Icons of flags, keys, signs, arrows, moons, clocks and fingers, at {side} x {side} pixels on white. They show the same as emoji do,
-also as emoji that are held out in the data set of emoji. Glyphs have got a colour, and those of keys, signs and arrows a button behind
-them.
+Icons of flags, keys, signs, arrows, moons, clocks, fingers, faces and states, at {side} x {side} pixels on white. They show the same as
+emoji do, also as emoji that are held out in the data set of emoji. Glyphs have got a colour, and those of keys, signs and arrows a
+button behind them.
 
 {markdown_table(("set", "style", "by", "licence", "npm package"), sources)}
 

@@ -68,6 +68,8 @@ ICONS = {
     "phosphor": DrawingSet("@iconify-json/ph", "1.2.2", "Phosphor", "bold lines with round ends", "Phosphor Icons", "MIT", "icon"),
     "lucide": DrawingSet("@iconify-json/lucide", "1.2.137", "Lucide", "even lines with round ends", "Lucide Contributors", "ISC", "icon"),
     "mingcute": DrawingSet("@iconify-json/mingcute", "1.2.8", "MingCute", "soft filled shapes", "MingCute Design", "Apache-2.0", "icon"),
+    "awesome": DrawingSet("@iconify-json/fa6-solid", "1.2.4", "Font Awesome", "solid round shapes", "Dave Gandy", "CC-BY-4.0", "icon"),
+    "bootstrap": DrawingSet("@iconify-json/bi", "1.2.7", "Bootstrap", "small neat shapes", "The Bootstrap Authors", "MIT", "icon"),
     "weather": DrawingSet("@iconify-json/wi", "1.2.1", "Weather", "flat shapes in one colour", "Erik Flowers", "OFL-1.1", "icon"),
 }  # fmt: skip
 # Clocks of every half hour, which no package has.
