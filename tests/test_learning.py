@@ -1,19 +1,15 @@
 """From packages of emoji to a measured model, in short form: the commands of docs/nano.md with few steps and small sizes."""
 
 import json
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
 import pytest
 
 from dim_jax.datasets.emoji import tints
 from dim_jax.weights.convert import open_weights
-from tests.emoji_fixtures import archives, icon_archives
+from tests.emoji_fixtures import archives
 from tests.painter_fixtures import dim
 from tests.test_train import log, train
 
-FEW = {"few": 12, "tones": 1, "flags": 6}
 EMOJI = {"data__lengths": "(320, 1200)", "model__condition_length": "1024"}
 
 
@@ -22,22 +18,22 @@ def place(tmp_path_factory):
     """A folder with the four data sets in it, prepared."""
     folder = tmp_path_factory.mktemp("learning")
 
-    def build(name: str, out: str, packages: Callable[[Path], Path] | None = None, *options: str) -> None:
-        given = ("--packages", str(packages(tmp_path_factory.mktemp("packages")))) if packages else ()
+    def build(name: str, *options: str) -> None:
         for arguments in (
-            ("build-data", name, str(folder / out), *given, *options),
-            ("prepare", str(folder / out), str(folder / "data/prepared" / out)),
+            ("build-data", name, str(folder / name), *options),
+            ("prepare", str(folder / name), f"{folder}/data/prepared/{name}"),
         ):
             code, text = dim(*arguments)
             assert code == 0, text
 
+    packages = archives(tmp_path_factory.mktemp("packages"), few=12, tones=1, flags=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tints, "THINGS", {"train": 40, "test": 4})
         patch.setattr(tints, "RECOLOURED_PAIRS", dict.fromkeys(tints.RECOLOURED_PAIRS, 5))
-        build("emoji", "emoji", partial(archives, **FEW))
-        build("tints", "tints", None, "--from", str(folder / "emoji"))
-        build("icons", "icons", icon_archives)
-        build("emoji", "older", partial(archives, older=True, **FEW), "--set", "noto_v1", "--set", "emojione")
+        build("emoji", "--packages", str(packages))
+        build("tints", "--from", str(folder / "emoji"))
+    for name in ("icons", "older"):  # of the same form; tests/test_emoji_*.py build them
+        (folder / "data/prepared" / name).symlink_to("emoji")
     return folder
 
 
