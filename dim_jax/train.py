@@ -48,7 +48,7 @@ from dim_jax.training.resume import latest_step, training_states
 from dim_jax.training.rollout import open_rollout
 from dim_jax.training.state import Params, State, abstract_exported, abstract_frozen, abstract_state, init_state, is_finite
 from dim_jax.training.step_flops import step_flops
-from dim_jax.training.supervision import STOPPED, Termination, Watchdog
+from dim_jax.training.supervision import STOPPED, TerminatedError, Termination, Watchdog
 
 NUM_EXAMPLES = 8  # held-out examples on a sheet
 
@@ -108,7 +108,7 @@ def main(
     Raises:
         InputError: the config does not hold together, differs from the one that `workdir` began with, names files that cannot be used;
             or the loss is not finite.
-        SystemExit: SIGTERM came, to any process; the step under way is saved, and the same call goes on after it.
+        SystemExit: SIGTERM came, to any process; the last step is saved, and the same call goes on after it.
     """
     is_first = processes.is_first()
     console = console or open_console(quiet=not is_first)
@@ -177,9 +177,24 @@ def main(
             Termination() as termination,
             Watchdog(config.train.watchdog_minutes) as watchdog,
         ):
+
+            def save(step: int) -> None:
+                notes = {"config": config.to_dict(), "recent": buffer.flush()}
+                if not is_finite(state):
+                    raise buffer.not_finite("the loss is finite, but not every number of the state after it")
+                states.save(step, state, notes)
+
+            saved = first
             for step in range(first + 1, steps + 1):
-                with speed.waiting():
-                    keys, batch, _ = next(stream)
+                try:
+                    # Batches may be long in coming, or never come. Several processes stop together, after a step.
+                    with speed.waiting(), termination.interrupts(not processes.is_multiprocess()):
+                        keys, batch, _ = next(stream)
+                except TerminatedError:
+                    if step - 1 > saved:
+                        save(step - 1)
+                    console.out(f"SIGTERM: the same command goes on after step {step - 1}", highlight=False)
+                    raise SystemExit(STOPPED) from None
                 states.check_write()
                 batch = sharding.shard(batch, to_global)
                 shapes = tuple(array.shape for array in jax.tree.leaves(batch))
@@ -199,12 +214,10 @@ def main(
                 if logging:
                     writer.write(step, buffer.means(), speed.rates())
                 if saving or stopping:
-                    notes = {"config": config.to_dict(), "recent": buffer.flush()}
-                    if not is_finite(state):
-                        raise buffer.not_finite("the loss is finite, but not every number of the state after it")
-                    states.save(step, state, notes)
+                    save(step)
+                    saved = step
                 if stopping:
-                    console.out(f"SIGTERM: saving step {step}; the same command goes on after it", highlight=False)
+                    console.out(f"SIGTERM: the same command goes on after step {step}", highlight=False)
                     raise SystemExit(STOPPED)
                 if examples and config.train.show_every and (step % config.train.show_every == 0 or is_last):
                     watchdog.pause()

@@ -70,7 +70,7 @@ def test_a_run_that_is_stopped_again_and_again(tmp_path):
         code, said = run.ended()
     assert code == STOPPED, said
     saved = latest_step(saves)
-    assert f"SIGTERM: saving step {saved};" in said
+    assert f"SIGTERM: the same command goes on after step {saved}\n" in said
     assert last_logged(workdir) <= saved <= last_logged(workdir) + 1
 
     kills = []

@@ -147,7 +147,7 @@ def test_one_of_two_is_stopped_and_one_alone_goes_on(tmp_path):
         code, said = launched.ended()
     assert code == STOPPED, said
     saved = latest_step(parts / "checkpoints")
-    assert said.count(f"SIGTERM: saving step {saved}; ") == 1
+    assert said.count(f"SIGTERM: the same command goes on after step {saved}\n") == 1
     assert [line["step"] for line in log(parts)] == list(range(1, saved + 1))
     assert not list(parts.glob("model"))
 

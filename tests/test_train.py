@@ -1,10 +1,16 @@
 """Training from the command line to the exported checkpoint: what is logged, kept, resumed, refused."""
 
+import itertools
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +18,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 from ml_collections import ConfigDict
 
+from dim_jax import train as train_module
 from dim_jax.config import flatten, read_config
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.models.dc_ae_config import DCAEConfig
@@ -21,6 +28,8 @@ from dim_jax.processing.pictures import autoencoder_pixels
 from dim_jax.storage.paths import AnyPath
 from dim_jax.training import held_out
 from dim_jax.training.objectives import make_objective
+from dim_jax.training.resume import latest_step
+from dim_jax.training.supervision import STOPPED
 from dim_jax.weights.convert import open_weights
 from dim_jax.weights.model_config import ModelConfig
 from tests.painter_fixtures import dim, one_error, picture
@@ -104,6 +113,25 @@ def test_only_trainable_components_change(painter_run, tmp_path):
     for path, tensor in before.items():
         changed[path.split(".")[0]] |= not np.array_equal(tensor, after[path])
     assert changed == {"encoder": False, "connector": True, "sana": True, "autoencoder": False}
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+def test_sigterm_ends_a_run_that_waits_for_data(tmp_path, monkeypatch, batches):
+    load = train_module.batches
+
+    def hang(*loader: Any, **options: Any) -> Iterator[Any]:
+        yield from itertools.islice(load(*loader, **options), batches)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
+
+    monkeypatch.setattr(train_module, "batches", hang)
+    code, text = train("nano_encoder", tmp_path, 2)
+    assert code == STOPPED
+    assert f"SIGTERM: the same command goes on after step {batches}\n" in text
+    assert latest_step(tmp_path / "checkpoints") == batches
+    monkeypatch.undo()
+    assert train("nano_encoder", tmp_path, 2)[0] == 0
+    assert [line["step"] for line in log(tmp_path)] == [1, 2]
 
 
 def test_resumed_run_logs_same_losses(tmp_path):

@@ -13,10 +13,16 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
 HUNG = 70  # EX_SOFTWARE
+
+
+class TerminatedError(Exception):
+    """SIGTERM came while a run waited."""
 
 
 class Termination:
@@ -24,6 +30,7 @@ class Termination:
 
     def __init__(self) -> None:
         self.requested = False
+        self._interrupting = False
 
     def __enter__(self) -> "Termination":
         self._old_handler = signal.signal(signal.SIGTERM, self._request)
@@ -32,8 +39,22 @@ class Termination:
     def __exit__(self, *error: object) -> None:
         signal.signal(signal.SIGTERM, self._old_handler)
 
+    @contextmanager
+    def interrupts(self, enabled: bool) -> Iterator[None]:
+        """Within, SIGTERM raises `TerminatedError` at once, or when it has come before. It may come after what is waited for, too."""
+        self._interrupting = enabled
+        try:
+            if enabled and self.requested:
+                raise TerminatedError
+            yield
+        finally:
+            self._interrupting = False
+
     def _request(self, number: int, frame: Any) -> None:
         self.requested = True
+        if self._interrupting:
+            self._interrupting = False  # a second signal must not disturb what the first one started
+            raise TerminatedError
 
 
 class Watchdog:
