@@ -124,7 +124,7 @@ def training(
     length, cells = min(inputs.input_ids.shape[1], dim.sana.condition_length), args.side // dim.autoencoder.factor
     pictures = rng.integers(0, 256, (2, args.batch, args.side, args.side, 3), dtype=np.uint8)
     latents = rng.normal(size=(2, args.batch, cells, cells, dim.autoencoder.latent_channels)).astype(np.float32)
-    batch: Any = PaintBatch(inputs, *pictures)
+    batch: Any = PaintBatch(inputs, *pictures, condition_length=length)
     if part == "cached":
         hidden = np.zeros((args.batch, length, dim.encoder.text.hidden_size), np.float32)
         hidden[:, :tokens] = rng.normal(size=(args.batch, tokens, hidden.shape[2]))

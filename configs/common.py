@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     config.data.shift = 0  # pixels by which the pictures of an example are moved at most, together, so that small data last longer
     config.data.mirrored = ()  # rules of edits of which every second example is mirrored, both pictures: those that name no side
     config.data.recoloured = ()  # rules of which every second has its hues turned, both pictures: those that name no colour
-    config.data.lengths = (1600, 1792, 2048, 2560, 4096)  # buckets of tokens, the template's 22 included; one compiled program each
+    config.data.lengths = (1600, 1792, 2048, 2560, 4096)  # buckets of tokens, the template's 16 included; one compiled program each
     config.data.batch_size = 256
     config.data.workers = 0  # processes that load data; 0: threads
 

@@ -3,16 +3,30 @@
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jaxtyping
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from dim_jax.config import read_config
+from dim_jax.data.cache import HiddenStates
 from dim_jax.data.pipeline import BadSamples, Loader, MixtureComponent, batches, make_plan, open_mixture
-from dim_jax.data.readers import AnswerReader, Augment, PaintReader, PictureReader, Reader, buckets
+from dim_jax.data.readers import (
+    CONDITION_STEP,
+    AnswerReader,
+    Augment,
+    CachedReader,
+    CachedSample,
+    PaintReader,
+    PictureReader,
+    Reader,
+    buckets,
+)
 from dim_jax.data.synthetic import Synthetic
 from dim_jax.errors import InputError
 from dim_jax.models.qwen import QwenConfig
@@ -20,6 +34,7 @@ from dim_jax.processing.buckets import Bucket
 from dim_jax.processing.chat import IM_END
 from dim_jax.processing.processor import Processor
 from dim_jax.training.model_init import open_data
+from tests.test_chat import QWEN, needs_qwen
 
 TOKENIZER = Path(__file__).parent / "tiny_tokenizer"
 LENGTHS = (320,)
@@ -74,12 +89,14 @@ def _unchecked():
 
 
 @pytest.mark.usefixtures("_unchecked")
-def test_worker_processes_load_the_same(mixture):
-    streams = [batches(loader(PictureReader(SQUARE), mixture), start=0, workers=workers) for workers in (0, 2)]
+def test_worker_processes_load_the_same(processor, mixture):
+    reader = PaintReader(processor, LENGTHS, SQUARE, "instruction")
+    streams = [batches(loader(reader, mixture), start=0, workers=workers) for workers in (0, 2)]
     for _ in range(4):
         one, other = (next(stream) for stream in streams)
         assert one.keys == other.keys
         assert same(one.batch, other.batch)
+        assert one.batch.condition_length == other.batch.condition_length
 
 
 def test_a_batch_names_its_examples():
@@ -151,6 +168,34 @@ def test_a_batch_has_the_shape_that_the_plan_names(processor, mixture):
         assert inputs.input_ids.shape[1] == buckets(reader)[planned.bucket].tokens
         found[planned.component, inputs.input_ids.shape[1]] += 1
     assert len(found) > 2, found
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(st.text(max_size=40), st.integers(0, 2), st.integers(0, 64))
+def test_a_condition_holds_the_user_turn_and_not_the_template(processor, prompt, pictures, padding):
+    """Of any turn, in a bucket with so much padding."""
+    assume(pictures or prompt.strip())
+    turn = processor.tokenizer.turn(prompt, [4] * pictures)
+    begin, end = turn.user_turn
+    bucket, tokens = len(turn.ids) + padding, end - begin + padding
+    length = PaintReader(processor, (bucket,), SQUARE, "instruction").condition_length(Bucket(32, 32, bucket))
+    assert tokens <= length == min(-(-tokens // CONDITION_STEP) * CONDITION_STEP, bucket)
+
+
+def test_batches_have_conditions_as_long_online_and_from_a_cache(processor):
+    reader, bucket = PaintReader(processor, (96,), SQUARE, "instruction"), Bucket(32, 32, 96)
+    batch = reader.collate([reader.make_sample(Synthetic("edit", 32)[0], np.random.default_rng(0))], bucket)
+    states = HiddenStates(np.ones((batch.inputs.user_turn.sum(), 8), np.float32), None)
+    cached = CachedReader(reader).collate([CachedSample("", states, np.zeros((4, 4, 8), np.float32), None)], bucket)
+    assert batch.condition_length == cached.hidden.shape[1] == 64  # the template of this tokenizer has 36 tokens
+    assert replace(reader, processor=replace(processor, condition_length=50)).condition_length(bucket) == 50
+
+
+@needs_qwen
+@pytest.mark.parametrize("name", ["t2i", "edit_stage2"])
+def test_buckets_that_suit_the_kernel_stay_with_the_published_vocabulary(name):
+    reader = PaintReader(Processor.from_pretrained(QWEN), tuple(read_config(Path(name), {}).data.lengths), SQUARE, "blueprint")
+    assert [reader.condition_length(bucket) for bucket in buckets(reader)] == sorted(reader.lengths)
 
 
 def test_texts_that_are_longer_than_every_bucket(processor, mixture):

@@ -162,7 +162,7 @@ def test_a_step_with_rewards():
     features = array(ROWS, TOKENS, 2048), jax.ShapeDtypeStruct((ROWS, TOKENS), bool), array(ROWS, 16, 16, 32)
     painted = replace(jax.eval_shape(paint, params, *features), rewards=array(ROWS, 1))
     found = counted(paint, params, *features) + counted(jax.grad(loss), params["sana"], params["connector"], painted)
-    batch = PaintBatch(turns(ROWS, TOKENS, GRID), *[np.zeros((ROWS, 512, 512, 3), np.uint8)] * 2)
+    batch = PaintBatch(turns(ROWS, TOKENS, GRID), *[np.zeros((ROWS, 512, 512, 3), np.uint8)] * 2, TOKENS)
     parts = step_flops(config, model_config, batch).parts
     assert parts["sana"] + 2 * parts["connector"] == pytest.approx(found, rel=0.02)
     decoded = flops.dc_ae_encoder(DC_AE, 2 * ROWS, 512, 512) + flops.dc_ae_decoder(DC_AE, ROWS, 512, 512)
@@ -175,13 +175,13 @@ def test_what_a_sample_of_the_full_size_costs():
     picture = np.zeros((b, pixels, pixels, 3), np.uint8)
     config = read_config(CONFIGS / "edit_stage2.py", {})
     model_config = ModelConfig(QWEN, SANA.grow(edit=True, condition_length=8192), DC_AE)
-    edit = step_flops(config, model_config, PaintBatch(inputs, picture, picture))
+    edit = step_flops(config, model_config, PaintBatch(inputs, picture, picture, 1600))
     parts = {part: size / b / 1e12 for part, size in edit.parts.items()}
     assert parts["encoder"] == pytest.approx(17.3, abs=0.1)
     assert parts["connector"] + parts["sana"] == pytest.approx(11.3, abs=0.1)
     assert parts["autoencoder"] == pytest.approx(10.3, abs=0.1)
     assert edit.hardware - edit.model == edit.recomputed == pytest.approx(3.72e12 * b, rel=0.01)
-    caption = step_flops(config, model_config, PaintBatch(inputs, picture, None))
+    caption = step_flops(config, model_config, PaintBatch(inputs, picture, None, 1600))
     assert 2 * caption.parts["autoencoder"] == edit.parts["autoencoder"]
     config.trainable, config.frozen = ("connector", "sana", "encoder"), ("autoencoder",)
-    assert step_flops(config, model_config, PaintBatch(inputs, picture, picture)).parts["encoder"] == 3 * edit.parts["encoder"]
+    assert step_flops(config, model_config, PaintBatch(inputs, picture, picture, 1600)).parts["encoder"] == 3 * edit.parts["encoder"]

@@ -1,6 +1,6 @@
 """The batches of a training step, one type for each objective; `data.readers` makes them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -29,11 +29,13 @@ class AnswerBatch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PaintBatch:
-    """Turns with target and source pictures in 8 bits; `source` is None for text to image."""
+    """Turns with target and source pictures in 8 bits; `source` is None for text to image. No user turn has more than `condition_length`
+    tokens, which conditions are padded to; like the shapes, it chooses the compiled program."""
 
     inputs: EncoderInputs
     target: UInt8[Any, "b h w 3"]
     source: UInt8[Any, "b h w 3"] | None
+    condition_length: int = field(metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass

@@ -42,11 +42,8 @@ class Features(NamedTuple):
     target_features: Float[Array, "b rows columns d"] | None = None
 
 
-def encode_batch(encoder: Qwen, autoencoder: DCAE, batch: PaintBatch, *, condition_length: int, align: bool = False) -> Features:
-    """The features of turns and pictures. The condition is as long as the turns, so that their bucket is its bucket.
-
-    `align`: with those that hidden states are aligned with, which get no gradient.
-    """
+def encode_batch(encoder: Qwen, autoencoder: DCAE, batch: PaintBatch, *, align: bool = False) -> Features:
+    """The features of turns and pictures. `align`: with those that hidden states are aligned with, which get no gradient."""
     pictures = [normalize_pixels(picture) for picture in (batch.target, batch.source) if picture is not None]
     if layers.head_shards() > 1:  # nothing of the autoencoder is cut by heads: the devices of a row share its pictures instead
         shared = autoencoder.encode(layers.shard_pictures(layers.interleave(*pictures)))
@@ -54,8 +51,7 @@ def encode_batch(encoder: Qwen, autoencoder: DCAE, batch: PaintBatch, *, conditi
     else:
         latents = [autoencoder.encode(picture) for picture in pictures]
     target, *sources = latents
-    length = min(batch.inputs.input_ids.shape[1], condition_length)
-    hidden, mask = select_user_turn(encoder(batch.inputs), jnp.asarray(batch.inputs.user_turn), length)
+    hidden, mask = select_user_turn(encoder(batch.inputs), jnp.asarray(batch.inputs.user_turn), batch.condition_length)
     target_features = jax.lax.stop_gradient(picture_features(encoder, jnp.asarray(batch.target))) if align else None
     return Features(hidden, mask, target, sources[0] if sources else None, target_features)
 

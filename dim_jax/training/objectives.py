@@ -96,11 +96,10 @@ def abstract_model(model_config: ModelConfig, components: Collection[str], dtype
 
 
 def _painter(config: Config, model_config: ModelConfig, processor: Any) -> Objective:
-    reader, length = paint_reader(config, model_config, processor), dim_config(model_config).sana.condition_length
-    aligned = config.repa.weight > 0
+    reader, aligned = paint_reader(config, model_config, processor), config.repa.weight > 0
 
     def online_features(model: Any, batch: PaintBatch) -> Features:
-        return encode_batch(model.encoder, model.autoencoder, batch, condition_length=length, align=aligned)
+        return encode_batch(model.encoder, model.autoencoder, batch, align=aligned)
 
     def stored_features(model: Any, batch: CachedBatch) -> Features:
         return cached_features(batch)

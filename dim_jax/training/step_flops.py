@@ -33,13 +33,12 @@ def step_flops(config: Config, model_config: ModelConfig, batch: Batch) -> StepF
     encoder, sana, autoencoder = sizes.encoder, sizes.sana, sizes.autoencoder
     b, h, w, _ = batch.target.shape
     if isinstance(batch, CachedBatch):
-        latents, tokens = h * w, batch.hidden.shape[1]
+        latents, t = h * w, batch.hidden.shape[1]
     else:
-        latents, tokens = h * w // autoencoder.factor**2, batch.inputs.input_ids.shape[1]
+        latents, t = h * w // autoencoder.factor**2, batch.condition_length
         pictures = b if batch.source is None else 2 * b
         parts["encoder"] = flops.encoder(encoder, batch.inputs).step(trainable="encoder" in trainable)
         parts["autoencoder"] = flops.dc_ae_encoder(autoencoder, pictures, h, w).step(trainable="autoencoder" in trainable)
-    t = min(tokens, sana.condition_length)
     connector = flops.connector(encoder.text.hidden_size, sana.caption_channels, b, t)
     parts["connector"] = connector.step(trainable="connector" in trainable, backprop="encoder" in trainable or "connector" in adapted)
     steps, reward, keys = config.distill.method == "steps", config.reward, None
