@@ -192,6 +192,7 @@ def main(
                         keys, batch, _ = next(stream)
                 except TerminatedError:
                     if step - 1 > saved:
+                        bad_samples.flush()
                         save(step - 1)
                     console.out(f"SIGTERM: the same command goes on after step {step - 1}", highlight=False)
                     raise SystemExit(STOPPED) from None
