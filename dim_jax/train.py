@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -184,6 +184,10 @@ def main(
                     raise buffer.not_finite("the loss is finite, but not every number of the state after it")
                 states.save(step, state, notes)
 
+            def stop(step: int) -> NoReturn:
+                console.out(f"SIGTERM: the same command goes on after step {step}", highlight=False)
+                raise SystemExit(STOPPED)
+
             saved = first
             for step in range(first + 1, steps + 1):
                 try:
@@ -194,8 +198,7 @@ def main(
                     if step - 1 > saved:
                         bad_samples.flush()
                         save(step - 1)
-                    console.out(f"SIGTERM: the same command goes on after step {step - 1}", highlight=False)
-                    raise SystemExit(STOPPED) from None
+                    stop(step - 1)
                 states.check_write()
                 batch = sharding.shard(batch, to_global)
                 shapes = tuple(array.shape for array in jax.tree.leaves(batch))
@@ -218,8 +221,7 @@ def main(
                     save(step)
                     saved = step
                 if stopping:
-                    console.out(f"SIGTERM: the same command goes on after step {step}", highlight=False)
-                    raise SystemExit(STOPPED)
+                    stop(step)
                 if examples and config.train.show_every and (step % config.train.show_every == 0 or is_last):
                     watchdog.pause()
                     params = state.ema | frozen | model_init.init_params(config.seed, cached_like)

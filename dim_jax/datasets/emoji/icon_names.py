@@ -31,11 +31,6 @@ class Icon(NamedTuple):
         """What both pictures of an edit share."""
         return self.kind, self.set, self.variant
 
-    @property
-    def rules(self) -> tuple[str, ...]:
-        """Of the edits that it is a part of."""
-        return FACE_RULES if self.kind == "face" else (self.kind,)
-
 
 def icons(emoji: Mapping[str, Emoji]) -> Iterator[Icon]:
     """The icons of all sets. Some are not there: a set may lack a flag, or a sign."""
@@ -113,6 +108,7 @@ def _clock_names() -> Names:
 
 
 def _of_sets(code: str, *names: str) -> Names:
+    # The last sets have no icons of some kinds.
     return {(set_, code): name for set_, name in zip(("material", "tabler", "phosphor", "awesome", "bootstrap"), names, strict=False)}
 
 

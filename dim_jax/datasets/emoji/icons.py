@@ -14,7 +14,7 @@ import numpy as np
 from dim_jax.data.example import SPLITS, Split
 from dim_jax.datasets.cards import contact_sheet, counts_by_split, write_card
 from dim_jax.datasets.emoji.blueprint import blueprint
-from dim_jax.datasets.emoji.icon_names import Icon, icons
+from dim_jax.datasets.emoji.icon_names import FACE_RULES, Icon, icons
 from dim_jax.datasets.emoji.names import Emoji, read_emoji
 from dim_jax.datasets.emoji.packages import DIALS, HANDS, ICONS, Drawing, DrawingSet, Icons, open_archives, packages_of, read_names
 from dim_jax.datasets.emoji.render import SIDE, RenderedEmoji, render
@@ -32,9 +32,11 @@ SEED = 11
 HELD_OUT = 0.05  # of the pictures: the split of a picture says nothing about other pictures of the same thing
 FLAG_PAIRS = 2000  # of a set
 NEEDS = 60 * 2**20  # bytes on disk
-NIGHT = "#46505f"  # of the dark part of moons, and of the hands of clocks
-MOON_RADII = {"material": 41.7, "weather": 37.5}  # of full moons, of 100 a side
-FACE_RADII = {"awesome": 49.0, "bootstrap": 49.0, "material": 41.0, "tabler": 36.5}  # of faces, a little less
+NIGHT = "#46505f"  # of the dark part of moons, of eyes and mouths, and of the hands of clocks
+RADII = {  # of what lies behind a glyph of 100 a side: as full moons, and a little less than faces
+    "moon": {"material": 41.7, "weather": 37.5},
+    "face": {"awesome": 49.0, "bootstrap": 49.0, "material": 41.0, "tabler": 36.5},
+}
 
 
 def build(target: AnyPath, *, side: int = SIDE, archives: Path | None = None, overwrite: bool = False) -> dict:
@@ -108,9 +110,8 @@ def _draw(archives: Path, side: int) -> tuple[list[Picture], list[Pair]]:
 
 def _draw_icon(icon: Icon, package: Icons | Dials, emoji: Emoji, archives: Path, side: int) -> _DrawnIcon:
     svg = package.svg(icon.name)
-    if icon.kind in ("moon", "face"):  # the glyph is the lit part; eyes and mouth are holes in a face
-        radius = (MOON_RADII if icon.kind == "moon" else FACE_RADII)[icon.set]
-        svg = _on_ground(svg, f'<circle cx="50" cy="50" r="{radius}" fill="{NIGHT}"/>', icon.colour, 100)
+    if icon.kind in RADII:  # the glyph is the lit part; eyes and mouth are holes in a face
+        svg = _on_ground(svg, f'<circle cx="50" cy="50" r="{RADII[icon.kind][icon.set]}" fill="{NIGHT}"/>', icon.colour, 100)
     elif icon.kind in ("keycap", "zodiac", "arrow") and icon.set not in ("mingcute", "bootstrap"):  # whose signs are on a button already
         svg = _on_ground(svg, f'<rect x="5" y="5" width="90" height="90" rx="18" fill="{icon.colour}"/>', "#ffffff", 70)
     elif icon.colour:
@@ -138,7 +139,7 @@ def _pairs(drawn: list[_DrawnIcon], candidates: list[Edit]) -> Iterator[Pair]:
     for edit in candidates:
         by_rule[edit.rule].append(edit)
     for (kind, set_, _), numbers in units.items():
-        rules = drawn[next(iter(numbers.values()))].icon.rules
+        rules = FACE_RULES if kind == "face" else (kind,)
         found = [edit for rule in rules for edit in by_rule[rule] if edit.source in numbers and edit.target in numbers]
         if kind == "flag":
             found = sorted(found, key=lambda edit: stable_hash(SEED, f"{set_}/{edit.source}>{edit.target}"))[:FLAG_PAIRS]
