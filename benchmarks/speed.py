@@ -7,10 +7,10 @@
 Weights and inputs are random, never zeros: speed does not depend on their values. On an accelerator both compute in bfloat16 (training
 with float32 parameters, AdamW, clip and averages), on a CPU in float32. Each framework runs in a process of its own. Ours pads conditions
 to their bucket, as users run it; PyTorch's transformers and diffusers run without padding, eager and compiled. A time is the median of
-`--repeats` after two more; memory is what the framework's allocator held at its peak. `--remat` other than "none" turns on gradient
-checkpointing in diffusers, which knows no other choice. `--distilled` times our edit alone, in the form that a distillation leaves
-(docs/few_steps.md): "guidance", one branch of a network that takes the scale as an input; "steps", one branch and Euler's steps, --steps of
-them.
+`--repeats` after two more, of training that of four steps in a row; memory is what the framework's allocator held at its peak. `--remat`
+other than "none" turns on gradient checkpointing in diffusers, which knows no other choice. `--distilled` times our edit alone, in the
+form that a distillation leaves (docs/few_steps.md): "guidance", one branch of a network that takes the scale as an input; "steps", one
+branch and Euler's steps, --steps of them.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="default: 1 for edits, 4 for training")
     parser.add_argument("--steps", type=int, default=30, help="of the sampler")
     parser.add_argument("--text-tokens", type=int, default=330, help="of the blueprint")
-    parser.add_argument("--remat", default="products", help="as config.model.remat")
+    parser.add_argument("--remat", default="none", help="as config.model.remat")
     parser.add_argument("--part", choices=("cached", "online"), help="one way of training")
     parser.add_argument("--float8", action="store_true", help="our sampler's large products in float8")
     parser.add_argument("--distilled", choices=("guidance", "steps"), help="our edit in one branch, without PyTorch's")

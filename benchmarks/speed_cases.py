@@ -18,6 +18,7 @@ from dim_jax.processing.inputs import EncoderInputs, encoder_inputs
 BEFORE_USER, TEXT_TOKENS = 14, 330  # of a turn; of a blueprint
 LENGTHS = (80, 160, 320, 512, 768, 1024, 1600, 1792, 2048, 2560, 4096, 8192)  # buckets
 STEPS, GUIDANCE = 30, 7.5
+IN_A_ROW = 4  # training steps that are timed together, since a run does not wait for each
 LEARNING_RATE, WEIGHT_DECAY, CLIP, EMA = 2e-5, 0.01, 1.0, 0.9999
 GIB = 2**30
 
@@ -65,14 +66,16 @@ def pad_turns(config: DimConfig, turns: Turns) -> EncoderInputs:
     )  # fmt: skip
 
 
-def measure(run: Callable[[], Any], wait: Callable[[Any], Any], repeats: int) -> tuple[list[float], Any]:
-    """Milliseconds of each of `repeats` runs after two more, each until `wait` on its result returns, and the last result."""
+def measure(run: Callable[[], Any], wait: Callable[[Any], Any], repeats: int, *, in_a_row: int = 1) -> tuple[list[float], Any]:
+    """Milliseconds of a run, `repeats` times after two more, each the mean of `in_a_row` runs that are started one after the other, until
+    `wait` on the last one's result returns; and the last result."""
     times, result = [], None
     for _ in range(repeats + 2):
         start = time.perf_counter()
-        result = run()
+        for _ in range(in_a_row):
+            result = run()
         wait(result)
-        times.append(1000 * (time.perf_counter() - start))
+        times.append(1000 * (time.perf_counter() - start) / in_a_row)
     return times[2:], result
 
 

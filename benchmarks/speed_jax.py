@@ -95,7 +95,7 @@ def train(args: Namespace, dtype: Any) -> None:
     for part in PARTS_OF_TRAINING:
         if args.part in (None, part):
             once, tokens = training(args, part, config, model_config, sharding, dtype)
-            times, loss = measure(once, jax.block_until_ready, args.repeats)
+            times, loss = measure(once, jax.block_until_ready, args.repeats, in_a_row=cases.IN_A_ROW)
             if not np.isfinite(loss):
                 raise SystemExit("The loss is not finite: the times would mean nothing.")
             report(args, "dim_jax", part, times, remat=args.remat, tokens=tokens, **machine())

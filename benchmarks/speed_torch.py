@@ -140,7 +140,7 @@ def train(args: Namespace) -> None:
 
             _reset_peak()
             try:
-                times, _ = measure(step, _wait, args.repeats)
+                times, _ = measure(step, _wait, args.repeats, in_a_row=cases.IN_A_ROW)
             except torch.OutOfMemoryError as error:
                 print(f"{name}, {part}: out of memory ({str(error).splitlines()[0]})", flush=True)
                 optimizer.zero_grad(set_to_none=True)

@@ -23,6 +23,7 @@ from dim_jax.console import open_console
 from dim_jax.data.example import SPLITS
 from dim_jax.data.pipeline import BadSamples, Loader, batches, evenly_spaced_examples, make_plan
 from dim_jax.data.readers import Augment
+from dim_jax.models import layers
 from dim_jax.models.chips import peak_flops
 from dim_jax.models.module import with_parameters
 from dim_jax.models.precision import compute_dtype
@@ -43,7 +44,7 @@ from dim_jax.training.objectives import Objective, make_objective, open_objectiv
 from dim_jax.training.optim import ema_decay, make_optimizer
 from dim_jax.training.profiling import Profile
 from dim_jax.training.progress import Speed
-from dim_jax.training.remat import AUTO, FittingStep
+from dim_jax.training.remat import AUTO, FittingStep, remat_choices
 from dim_jax.training.resume import latest_step, training_states
 from dim_jax.training.rollout import open_rollout
 from dim_jax.training.state import Params, State, abstract_exported, abstract_frozen, abstract_state, init_state, is_finite
@@ -91,8 +92,12 @@ def make_fitting_step(config: Config, objective: Objective, sharding: Sharding, 
         chosen.model.remat = remat
         return make_train_step(chosen, make_objective(chosen, objective.model_config, objective.processor), sharding, abstract)
 
-    auto = config.model.remat == AUTO
-    return FittingStep(make_step, print_line) if auto else make_train_step(config, objective, sharding, abstract)
+    if config.model.remat != AUTO:
+        return make_train_step(config, objective, sharding, abstract)
+    sana = objective.model_config.sana
+    with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):
+        unrolled = sana is not None and layers.unrolls(sana.depth)
+    return FittingStep(make_step, remat_choices(AUTO, unrolled=unrolled), print_line)
 
 
 def main(

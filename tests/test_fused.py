@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 
 from dim_jax.models import fused, layers
+from dim_jax.models.lora import LoRALinear
 from tests.started import with_devices
 
 ROOT = Path(__file__).parents[1]
@@ -184,3 +186,19 @@ print("equal")
 def test_on_a_mesh_every_device_runs_the_kernel_on_its_rows():
     run = subprocess.run([sys.executable, "-c", ON_DEVICES], capture_output=True, text=True, cwd=ROOT, env=with_devices(8), check=False)
     assert run.stdout.strip() == "equal", run.stderr[-3000:]
+
+
+@pytest.mark.parametrize("kind", ["plain", "grouped", "lora"])
+def test_a_product_for_each_of_several_results_gives_the_same(kind, monkeypatch):
+    layer, x = nnx.Linear(6, 8, rngs=nnx.Rngs(0)), normal(2, 3, 6)
+    layer.bias[...] = normal(8, seed=1)
+    if kind == "grouped":  # two groups of a part of each result
+        layer.kernel, layer.bias = nnx.Param(layer.kernel[...].reshape(6, 2, 4)), nnx.Param(layer.bias[...].reshape(2, 4))
+    if kind == "lora":
+        layer = LoRALinear(layer, 2, 0.5)
+        layer.lora_a[...], layer.lora_b[...] = normal(6, 2, seed=2), normal(2, 8, seed=3)
+    expected = fused.split_linear(layer, x, 2, "name")
+    monkeypatch.setattr(layers, "platform", lambda: "gpu")
+    for result, other in zip(fused.split_linear(layer, x, 2, "name"), expected, strict=True):
+        assert result.shape == (2, 3, 4)
+        np.testing.assert_allclose(result, other, rtol=1e-5, atol=1e-6)

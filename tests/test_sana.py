@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from dim_jax.errors import InputError
-from dim_jax.models import module
+from dim_jax.models import layers, module
 from dim_jax.models import sana as sana_module
 from dim_jax.models.sana import SAVED_NAMES, Sana, grow
 from dim_jax.models.sana_config import SanaConfig
@@ -113,7 +113,9 @@ def test_shrinking_is_refused(model, smaller):
         grow(model, **smaller, key=jax.random.key(0))
 
 
-def test_gradients_reach_everything_but_the_null_table_and_remat_keeps_them(model):
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_gradients_reach_everything_but_the_null_table_and_remat_keeps_them(model, unrolled, monkeypatch):
+    monkeypatch.setattr(layers, "unrolls", lambda depth: unrolled)
     latents, condition, tokens = normal(2, 3, 4, 4), normal(2, 6, 12, seed=2), mask([6, 3], 6)
 
     @jax.jit

@@ -53,6 +53,25 @@ def split_columns(y: Float[Array, "..."], parts: int, rows: int) -> list[Float[A
     return [part.reshape(*y.shape[:rows], -1) for part in jnp.split(y, parts, -1)]
 
 
+def split_linear(layer: nnx.Linear, x: Float[Array, "b t d"], parts: int, name: str) -> list[Float[Array, "b t f"]]:
+    """The `parts` results beside each other in the columns of `layer(x)`, which may be saved for the backward pass as `name`.
+
+    On GPUs each by a product of its own: so the kernel is split and its gradient joined, not the results, which are larger where many
+    tokens are trained on. On TPUs with parts of kernels on several devices that sends more (docs/reports/tpu.md).
+    """
+    if layers.platform() != "gpu":
+        return split_columns(checkpoint_name(linear(layer, x), name), parts, 2)
+    assert layer.bias is not None
+    dtype = layer.dtype or x.dtype
+    x, kernels = x.astype(dtype), jnp.split(dense(layer.kernel[...], dtype), parts, -1)
+    results = [
+        _product(x, kernel) + bias for kernel, bias in zip(kernels, jnp.split(layer.bias[...].astype(dtype), parts, -1), strict=True)
+    ]
+    if isinstance(layer, LoRALinear):
+        results = [result + branch for result, branch in zip(results, jnp.split(layer.branch(x), parts, -1), strict=True)]
+    return [checkpoint_name(result, name).reshape(*x.shape[:2], -1) for result in results]
+
+
 def gated_conv(
     z: Float[Array, "b h w *f2"],
     bias_in: Float[Array, "*f2"],

@@ -18,7 +18,7 @@ Layer = TypeVar("Layer", bound=nnx.Module)
 
 BATCH_AXES = ("slices", "data", "fsdp")  # axes of a training mesh (dim_jax/sharding.py) that the rows of a batch are spread over
 HEAD_AXIS = "tensor"  # the axis that cuts heads
-UNROLLED = 8  # layers at most of a stack that runs without a loop
+UNROLLED, UNROLLED_ON_ONE_GPU = 8, 20  # layers at most of a stack that runs without a loop
 QUERIES = 512  # at a time without a flash kernel; scores of 4 pictures, 16 heads, 5476 keys then take 0.7 GB, not 7.7
 
 
@@ -60,9 +60,9 @@ def scan(
             carry, _ = step(layer, carry, None if xs is None else xs[i])
         return carry, None
     graphdef, state = nnx.split(layers)
+    unroll = unrolls(len(jax.tree.leaves(state)[0]))
 
-    def body(carry, layer):
-        parameters, x = layer
+    def run(carry, parameters, x):
         return step(nnx.merge(graphdef, parameters), carry, x)
 
     if remat is not None:
@@ -71,14 +71,31 @@ def scan(
         def policy(primitive: Any, *args: Any, **params: Any) -> Any:
             return (flash and primitive.name.startswith("dot_product_attention_fwd")) or save_named(primitive, *args, **params)
 
-        body = jax.checkpoint(body, policy=policy, prevent_cse=False)  # not needed inside a scan
-    return jax.lax.scan(body, carry, (state, xs), unroll=remat is None and unrolls(len(jax.tree.leaves(state)[0])))
+        # Without a loop the compiler would find what is computed again in the forward pass, and keep it.
+        run = jax.checkpoint(run, policy=policy, prevent_cse=unroll)
+
+    def body(carry, layer):
+        parameters, x = layer
+        return run(carry, _with_cast_kernels(graphdef, parameters) if unroll and remat is not None else parameters, x)
+
+    return jax.lax.scan(body, carry, (state, xs), unroll=unroll)
+
+
+def _with_cast_kernels(graphdef: Any, parameters: Any) -> Any:
+    """A layer's parameters, kernels of linear layers in the dtype that these compute in: cast once, not in what is computed twice."""
+    layer = nnx.merge(graphdef, parameters)
+    for _, linear in nnx.iter_modules(layer):
+        if isinstance(linear, nnx.Linear) and isinstance(kernel := linear.kernel[...], jax.Array):
+            linear.kernel[...] = kernel.astype(linear.dtype or kernel.dtype)
+    return nnx.state(layer)
 
 
 def unrolls(depth: int) -> bool:
-    """Whether a stack of so many layers runs without a loop, which copies the weights and the results of each: for few small layers that
-    takes longer than what they compute. A training step of the nano model takes 15 ms instead of 22 so on an H200."""
-    return depth <= UNROLLED and platform() != "tpu"
+    """Whether a stack of so many layers runs without a loop, which copies the weights and the results of each layer, after filling the room
+    for them with zeros: for few small layers that takes longer than what they compute (docs/reports/performance.md). On one GPU more
+    layers do; on several, gathered parameters of many layers would lie in memory at once."""
+    on_one_gpu = platform() == "gpu" and jax.sharding.get_abstract_mesh().size <= 1
+    return depth <= (UNROLLED_ON_ONE_GPU if on_one_gpu else UNROLLED) and platform() != "tpu"
 
 
 def platform() -> str:

@@ -105,7 +105,7 @@ class CrossAttention(nnx.Module):
 
     def keys_values(self, y: Float[Array, "b t d"]) -> tuple[Float[Array, "b t n k"], Float[Array, "b t n k"]]:
         """Keys and values of the projected condition tokens."""
-        k, v = fused.split_columns(checkpoint_name(fused.linear(self.kv_linear, y), "kv"), 2, y.ndim - 1)
+        k, v = fused.split_linear(self.kv_linear, y, 2, "kv")
         return _heads(self.k_norm(k), self.head_dim), _heads(v, self.head_dim)
 
     def __call__(

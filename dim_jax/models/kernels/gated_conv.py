@@ -5,7 +5,7 @@
 XLA makes several passes of it, forward and backward, over arrays that are five times as wide as the network. Here the forward pass reads
 z once and writes y; the backward pass reads z and dy and writes the gradient of c, then reads both again and writes that of z. Sums are
 in float32 whatever the dtype of z. Written in Pallas for Triton: a program owns a tile of `ROWS` rows (`Tiling`), goes from column to
-column, and keeps in registers what the next columns need, so that a value is read and activated about once.
+column, and keeps in registers what the next columns need, so that a value is read and activated about once. It reads a column ahead.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Tiling(NamedTuple):
         return pl.cdiv(h, ROWS) * pl.cdiv(w, self.columns)
 
 
-FORWARD, BACKWARD = Tiling(16, 256, 4), Tiling(32, 128, 2)  # the fastest of 90 and 48 on an H200, docs/reports/performance.md
+TILING = Tiling(32, 128, 2)  # the fastest of 36 on an H200, docs/reports/performance.md
 
 
 class _Tile:
@@ -58,75 +58,98 @@ class _Tile:
 
     def read(self, ref: Any, row: Any, column: Any, offset: int = 0) -> Array:
         at = (self.picture, jnp.clip(row, 0, self.h - 1), jnp.clip(column, 0, self.w - 1), self.channel + offset)
-        return plgpu.load(ref.at[at], mask=self.known & self.inside(row, column), other=0.0).astype(jnp.float32)
+        return plgpu.load(ref.at[at], mask=self.known & self.inside(row, column), other=0.0)
 
     def write(self, ref: Any, row: Any, column: Any, value: Array, when: Any, offset: int = 0) -> None:
         at = (self.picture, row, column, self.channel + offset)
         plgpu.store(ref.at[at], value.astype(ref.dtype), mask=self.known & self.inside(row, column) & when)
 
 
-def _exact_sigmoid(x: Array) -> Array:
-    return 1 / (1 + jnp.exp(-x))
+def _silu(half: Array, tanh: Callable[[Array], Array]) -> Array:
+    """silu(x) = x sigmoid(x) of half x: three instructions with the approximate tanh."""
+    return half * tanh(half) + half
 
 
-def _fast_sigmoid(x: Array) -> Array:
-    """Within 3e-4, which bfloat16 cannot see, and a quarter of the instructions."""
-    return 0.5 * plgpu.approx_tanh(0.5 * x) + 0.5
+def _silu_and_slope(half: Array, tanh: Callable[[Array], Array]) -> tuple[Array, Array]:
+    t = tanh(half)
+    silu, sigmoid = half * t + half, 0.5 * t + 0.5
+    return silu, sigmoid + silu * (1 - sigmoid)
 
 
-def _forward_kernel(*refs: Any, shape: tuple[int, int, int], columns: int, channels: int, sigmoid: Callable[[Array], Array]) -> None:
+def _loop_ahead(steps: int, fetch: Callable[[Any], Any], step: Callable[[Any, Any, Any], Any], carry: Any) -> Any:
+    """`carry = step(n, fetch(n), carry)` for each n below `steps`; its last value.
+
+    `fetch(n)` reads memory while step n - 1 computes, and once at n = `steps`, where it must read nothing that is not there.
+    """
+
+    def run(n: Any, carry: Any) -> Any:
+        fetched, rest = carry
+        return fetch(n + 1), step(n, fetched, rest)
+
+    return jax.lax.fori_loop(0, steps, run, (fetch(0), carry))[1]
+
+
+def _forward_kernel(*refs: Any, shape: tuple[int, int, int], columns: int, channels: int, tanh: Callable[[Array], Array]) -> None:
     """y; or, given dy as well, the gradient of c. Column q of u adds to the columns q - 1, q and q + 1 of c."""
     z, bias_in, kernel, bias_out, *dy, out = refs
     tile, halves = _Tile(shape, columns, channels), (0, shape[2])
-    entering = [tile.vector(bias_in, offset=half) for half in halves]
+    entering = [0.5 * tile.vector(bias_in, offset=half) for half in halves]
     leaving = [tile.vector(bias_out, offset=half) for half in halves]
     taps = [tile.taps(kernel, half) for half in halves]
 
-    def step(n: Any, carry: Any) -> Any:
-        column, after, done = tile.column - 1 + n, [], []
+    def fetch(n: Any) -> Any:
+        column = tile.column - 1 + n
+        rows = tuple(tuple(tile.read(z, tile.row + o, column, half) for o in range(-1, ROWS + 1)) for half in halves)
+        return rows, tuple(tile.read(change, tile.row + o, column - 1) for change in dy for o in range(ROWS))
+
+    def step(n: Any, fetched: Any, carry: Any) -> Any:
+        (rows, changes), column, after, done = fetched, tile.column - 1 + n, [], []
         for half in range(2):
             u = []
-            for o in range(-1, ROWS + 1):
-                x = tile.read(z, tile.row + o, column, halves[half]) + entering[half]
-                u.append(jnp.where(tile.inside(tile.row + o, column), x * sigmoid(x), 0.0))
+            for o, row in enumerate(rows[half], -1):
+                x = _silu(0.5 * row.astype(jnp.float32) + entering[half], tanh)
+                u.append(jnp.where(tile.inside(tile.row + o, column), x, 0.0))
             sums = [[sum(taps[half][i][j] * u[o + i] for i in range(3)) for j in range(3)] for o in range(ROWS)]
             done.append([carry[half][o][0] + sums[o][2] + leaving[half] for o in range(ROWS)])
             after.append(tuple((carry[half][o][1] + sums[o][1], sums[o][0]) for o in range(ROWS)))
         for o, (a, g) in enumerate(zip(*done, strict=True)):
-            at, s = (tile.row + o, column - 1), sigmoid(g)
+            at = tile.row + o, column - 1
             if not dy:
-                tile.write(out, *at, a * g * s, n >= 2)
+                tile.write(out, *at, a * _silu(0.5 * g, tanh), n >= 2)
             else:
-                change = tile.read(dy[0], *at)
-                tile.write(out, *at, change * g * s, n >= 2)
-                tile.write(out, *at, change * a * s * (1 + g * (1 - s)), n >= 2, shape[2])
+                change, (gate, slope) = changes[o].astype(jnp.float32), _silu_and_slope(0.5 * g, tanh)
+                tile.write(out, *at, change * gate, n >= 2)
+                tile.write(out, *at, change * a * slope, n >= 2, shape[2])
         return tuple(after)
 
     zeros = jnp.zeros(channels, jnp.float32)
-    jax.lax.fori_loop(0, columns + 2, step, (((zeros, zeros),) * ROWS,) * 2)
+    _loop_ahead(columns + 2, fetch, step, (((zeros, zeros),) * ROWS,) * 2)
 
 
 def _backward_kernel(
     z: Any, bias_in: Any, kernel: Any, dc: Any, dz: Any, sums: Any,
-    *, shape: tuple[int, int, int], columns: int, channels: int, sigmoid: Callable[[Array], Array],
+    *, shape: tuple[int, int, int], columns: int, channels: int, tanh: Callable[[Array], Array],
 ) -> None:  # fmt: skip
     """dz, and this tile's part of the gradients of the nine taps, of bias_in and of bias_out.
 
     Column q of dc adds to the columns q - 1, q and q + 1 of du, and meets the same columns of u in the gradients of the taps.
     """
     tile = _Tile(shape, columns, channels)
-    entering, taps = tile.vector(bias_in), tile.taps(kernel)
+    entering, taps = 0.5 * tile.vector(bias_in), tile.taps(kernel)
 
-    def step(n: Any, carry: Any) -> Any:
+    def fetch(n: Any) -> Any:
+        column = tile.column - 1 + n
+        changes = tuple(tile.read(dc, tile.row + o, column) for o in range(-1, ROWS + 1))
+        return changes, tuple(tile.read(z, tile.row + o, column + 1) for o in range(ROWS))
+
+    def step(n: Any, fetched: Any, carry: Any) -> Any:
         (totals, rows), column, after = carry, tile.column - 1 + n, []
-        totals = list(totals)
-        change = [tile.read(dc, tile.row + o, column) for o in range(-1, ROWS + 1)]
+        totals, change = list(totals), [x.astype(jnp.float32) for x in fetched[0]]
         owned = (n >= 1) & (n <= columns)
         for o, (ending, running, before, now) in enumerate(rows):
-            x = tile.read(z, tile.row + o, column + 1) + entering
-            s = sigmoid(x)
             own = tile.inside(tile.row + o, column + 1) & (n < columns)
-            next_u = jnp.where(own, x * s, 0.0), jnp.where(own, s * (1 + x * (1 - s)), 0.0)
+            values = _silu_and_slope(0.5 * fetched[1][o].astype(jnp.float32) + entering, tanh)
+            next_u = tuple(jnp.where(own, value, 0.0) for value in values)
             for i in range(3):
                 for j, (u, _) in enumerate((before, now, next_u)):
                     totals[3 * i + j] += change[o + 2 - i] * u
@@ -140,19 +163,19 @@ def _backward_kernel(
 
     zeros = jnp.zeros(channels, jnp.float32)
     row = zeros, zeros, (zeros, zeros), (zeros, zeros)
-    totals, _ = jax.lax.fori_loop(0, columns + 2, step, ((zeros,) * 11, (row,) * ROWS))
+    totals, _ = _loop_ahead(columns + 2, fetch, step, ((zeros,) * 11, (row,) * ROWS))
     for k, total in enumerate(totals):
         plgpu.store(sums.at[tile.picture, pl.program_id(1), k, tile.channel], total, mask=tile.known)
 
 
-def _run(kernel: Any, tiling: Tiling, width: int, out: Any, name: str, z: Array, *others: Array, interpret: bool) -> Any:
+def _run(kernel: Any, width: int, out: Any, name: str, z: Array, *others: Array, interpret: bool) -> Any:
     b, h, w, _ = z.shape
-    channels = min(tiling.channels, pl.next_power_of_2(width))
-    grid = b, tiling.tiles(h, w), pl.cdiv(width, channels)
-    sigmoid = _exact_sigmoid if interpret or z.dtype == jnp.float32 else _fast_sigmoid
-    columns = min(tiling.columns, w)  # a small picture is one tile, and its program ends with it
-    body = partial(kernel, shape=(h, w, width), columns=columns, channels=channels, sigmoid=sigmoid)
-    params = None if interpret else plgpu.CompilerParams(num_warps=tiling.warps, num_stages=1)
+    channels = min(TILING.channels, pl.next_power_of_2(width))
+    grid = b, TILING.tiles(h, w), pl.cdiv(width, channels)
+    tanh = jnp.tanh if interpret or z.dtype == jnp.float32 else plgpu.approx_tanh  # within 3e-4, which bfloat16 cannot see
+    columns = min(TILING.columns, w)  # a small picture is one tile, and its program ends with it
+    body = partial(kernel, shape=(h, w, width), columns=columns, channels=channels, tanh=tanh)
+    params = None if interpret else plgpu.CompilerParams(num_warps=TILING.warps, num_stages=1)
     return pl.pallas_call(body, grid=grid, out_shape=out, interpret=interpret, name=name, compiler_params=params)(z, *others)
 
 
@@ -165,7 +188,7 @@ def gated_conv(
     interpret: bool,
 ) -> Float[Array, "b h w f"]:
     out = jax.ShapeDtypeStruct((*z.shape[:3], z.shape[3] // 2), z.dtype)
-    return _run(_forward_kernel, FORWARD, z.shape[3] // 2, out, "gated_conv", z, bias_in, kernel, bias_out, interpret=interpret)
+    return _run(_forward_kernel, z.shape[3] // 2, out, "gated_conv", z, bias_in, kernel, bias_out, interpret=interpret)
 
 
 def _gated_conv_forward(z: Array, bias_in: Array, kernel: Array, bias_out: Array, interpret: bool) -> Any:
@@ -176,9 +199,9 @@ def _gated_conv_backward(interpret: bool, residuals: Any, dy: Array) -> Any:
     z, bias_in, kernel, bias_out = residuals
     b, h, w, f2 = z.shape
     like = jax.ShapeDtypeStruct(z.shape, z.dtype)
-    dc = _run(_forward_kernel, FORWARD, f2 // 2, like, "gated_conv_dc", z, bias_in, kernel, bias_out, dy, interpret=interpret)
-    out = like, jax.ShapeDtypeStruct((b, BACKWARD.tiles(h, w), 11, f2), jnp.float32)
-    dz, sums = _run(_backward_kernel, BACKWARD, f2, out, "gated_conv_dz", z, bias_in, kernel, dc, interpret=interpret)
+    dc = _run(_forward_kernel, f2 // 2, like, "gated_conv_dc", z, bias_in, kernel, bias_out, dy, interpret=interpret)
+    out = like, jax.ShapeDtypeStruct((b, TILING.tiles(h, w), 11, f2), jnp.float32)
+    dz, sums = _run(_backward_kernel, f2, out, "gated_conv_dz", z, bias_in, kernel, dc, interpret=interpret)
     total = sums.sum((0, 1))
     return dz, total[9].astype(bias_in.dtype), total[:9].reshape(3, 3, f2).astype(kernel.dtype), total[10].astype(bias_out.dtype)
 

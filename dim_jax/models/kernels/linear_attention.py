@@ -15,7 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
-FORWARD, BACKWARD = (128, 4), (64, 2)  # tokens at a time, and warps: the fastest of 48 on an H200, docs/reports/performance.md
+# Tokens at a time, and warps; tokens, channels at a time, and warps: the fastest on an H200, docs/reports/performance.md
+FORWARD, BACKWARD, NORM_GRADIENT = (128, 4), (64, 2), (8, 1024, 8)
 
 
 def _dot(a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False) -> Array:
@@ -113,6 +114,54 @@ def _backward_kernel(
     own.loop(keys, 0)
 
 
+def _norm_gradient_kernel(
+    qkv: Any, inverse: Any, scale: Any, change: Any, out: Any, sums: Any, *, tokens: int, width: int, rows: int, columns: int
+) -> None:
+    """The gradients of q and k where `change` has those of norm(q) and norm(k), and these rows' part of the scales' gradients.
+
+    A program owns some rows of q or of k; `out` is `change` itself, so v's columns stay as they are.
+    """
+    picture, group, part = (pl.program_id(i) for i in range(3))
+    row = group * rows + jnp.arange(rows)
+    each = plgpu.load(inverse.at[part, picture, row], mask=row < tokens, other=0.0)[:, None]
+
+    def read(n: Any) -> Any:
+        column = n * columns + jnp.arange(columns)
+        at, mask = (picture, row[:, None], (column + part * width)[None]), (row < tokens)[:, None] & (column < width)[None]
+        x, dn = (plgpu.load(ref.at[at], mask=mask, other=0.0).astype(jnp.float32) for ref in (qkv, change))
+        return column, at, mask, x * each, dn, plgpu.load(scale.at[part, column], mask=column < width, other=0.0)[None]
+
+    def add(n: Any, total: Array) -> Array:
+        _, _, _, normed, dn, weight = read(n)
+        return total + (dn * weight * normed).sum(1)
+
+    steps = pl.cdiv(width, columns)
+    mean = jax.lax.fori_loop(0, steps, add, jnp.zeros(rows, jnp.float32))[:, None] / width
+
+    def write(n: Any, carry: Any) -> Any:
+        column, at, mask, normed, dn, weight = read(n)
+        plgpu.store(out.at[at], (each * (dn * weight - normed * mean)).astype(out.dtype), mask=mask)
+        plgpu.store(sums.at[picture, group, part, column], (dn * normed).sum(0), mask=column < width)
+        return carry
+
+    jax.lax.fori_loop(0, steps, write, 0)
+
+
+def _norm_gradient(
+    qkv: Array, inverse: Array, scale: Array, change: Array, interpret: bool
+) -> tuple[Float[Array, "b l d3"], Float[Array, "2 d"]]:
+    (b, tokens, _), (_, width), (rows, columns, warps) = qkv.shape, scale.shape, NORM_GRADIENT
+    programs = pl.cdiv(tokens, rows)
+    body = partial(_norm_gradient_kernel, tokens=tokens, width=width, rows=rows, columns=columns)
+    out = jax.ShapeDtypeStruct(qkv.shape, qkv.dtype), jax.ShapeDtypeStruct((b, programs, 2, width), jnp.float32)
+    params = None if interpret else plgpu.CompilerParams(num_warps=warps, num_stages=2)
+    d_qkv, sums = pl.pallas_call(
+        body, grid=(b, programs, 2), out_shape=out, input_output_aliases={3: 0}, interpret=interpret, name="norm_gradient",
+        compiler_params=params,
+    )(qkv, inverse, scale, change)  # fmt: skip
+    return d_qkv, sums.sum((0, 1))
+
+
 def _run(
     kernel: Any, tiling: tuple[int, int], out: Any, name: str, qkv: Array, *others: Array, head: int, eps: float, interpret: bool
 ) -> Array:
@@ -150,14 +199,7 @@ def _linear_backward(head: int, norm_eps: float, eps: float, interpret: bool, re
     inverse, like = _inverse(qkv, norm_eps), jax.ShapeDtypeStruct(qkv.shape, qkv.dtype)
     options: dict[str, Any] = {"head": head, "eps": eps, "interpret": interpret}
     change = _run(_backward_kernel, BACKWARD, like, "linear_attention_d", qkv, inverse, scale, dy, **options)
-    d = scale.shape[1]
-    x, c = (y.reshape(*y.shape[:2], 3, d).astype(jnp.float32) for y in (qkv, change))
-    r = jnp.moveaxis(inverse, 0, -1)[..., None]  # b l 2 1
-    x, dn = x[:, :, :2], c[:, :, :2]
-    d_scale = (dn * x * r).sum((0, 1))
-    dn = dn * scale
-    dx = r * dn - x * r**3 * jnp.mean(dn * x, -1, keepdims=True)
-    d_qkv = jnp.concatenate([dx, c[:, :, 2:]], 2).reshape(qkv.shape).astype(qkv.dtype)
+    d_qkv, d_scale = _norm_gradient(qkv, inverse, scale, change, interpret)
     return d_qkv, d_scale.astype(scale.dtype)
 
 
