@@ -6,15 +6,16 @@ result.save("red.png")
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 from PIL import Image
 
 from dim_jax.batching import Request, Source, edit_request
 from dim_jax.edit_result import EditResult
 from dim_jax.errors import InputError
 from dim_jax.processing.pictures import as_rgb
-from dim_jax.sampling import OnStep, Sampler
+from dim_jax.sampling import DecodedImage, OnStep, Sampler
 from dim_jax.settings import Settings
 from dim_jax.storage.paths import AnyPath
 from dim_jax.weights.loading import check_edits
@@ -122,14 +123,33 @@ def paint_requests(
 ) -> Iterator[tuple[int, EditResult]]:
     """Index and result of each request, whose size counts instead of the settings'. `on_step` and errors as in `Sampler.paint`. A result
     keeps the size that was painted in its settings, unless that follows from its source."""
-    used = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
-    for i, (picture, latents) in sampler.paint(requests, settings, progress=progress, on_step=on_step):
+    used = settings.of_picture()
+    for i, (picture, latents) in _paint_best(sampler, requests, settings, progress, on_step):
         request = requests[i]
         source = None if request.source is None else request.source.picture
         chosen = used if request.frame else used | {"size": request.size}
         changed = None if request.opacity is None else float((request.opacity > 0).mean())
         made_by = request.prompt, request.seed, chosen, sampler.name, sampler.precision
         yield i, EditResult(request.result(picture), *made_by, source, latents=latents, changed=changed)
+
+
+def _paint_best(
+    sampler: Sampler, requests: Sequence[Request], settings: Settings, progress: bool, on_step: OnStep | None
+) -> Iterator[tuple[int, DecodedImage]]:
+    """What `Sampler.paint` paints, of `settings.best_of` candidates the one that the request's prompt explains best."""
+    candidates = [replace(request, seed=request.seed + n) for request in requests for n in range(settings.best_of)]
+    painted = [list[DecodedImage]() for _ in requests]
+    for n, result in sampler.paint(candidates, settings, progress=progress, on_step=on_step):
+        i = n // settings.best_of
+        painted[i].append(result)
+        if len(painted[i]) == settings.best_of == 1:
+            yield i, result
+        elif len(painted[i]) == settings.best_of:
+            scores = sampler.alignment([requests[i]] * settings.best_of, np.stack([one.latents for one in painted[i]]), settings)
+            yield i, painted[i][int(scores.argmax())]
+        else:
+            continue
+        painted[i] = []  # a long run need not hold its pictures
 
 
 def _in_order(results: Iterable[tuple[int, EditResult]]) -> list[EditResult]:

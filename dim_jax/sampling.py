@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from functools import cache, partial, wraps
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from dim_jax import programs
 from dim_jax.batching import Batch, Request, batches, one_ahead
-from dim_jax.diffusion.sampler import State
 from dim_jax.errors import InputError, check
 from dim_jax.memory import check_memory, memory_errors
 from dim_jax.models.dc_ae import DEFAULT_TILING
@@ -80,13 +80,14 @@ class Sampler:
         self._tiling = SMALL_TILING if offload else DEFAULT_TILING
         self.sources = (name,)  # what it was read from: the checkpoint, and LoRAs as they were named
         self._null: dict[int, Condition] = {}
-        self._condition = self._compiled(_condition, static_argnums=2)
+        self._condition = self._compiled(programs.condition, static_argnums=2)
         self._null_row = self._compiled(Dim.null_condition, static_argnums=1)
-        self._encode = self._compiled(_encode, static_argnums=2)
-        self._decode = self._compiled(_decode, static_argnums=2)
-        self._paint = self._compiled(_paint, static_argnames=("size", *STATIC_SETTINGS))
+        self._encode = self._compiled(programs.encode, static_argnums=2)
+        self._decode = self._compiled(programs.decode, static_argnums=2)
+        self._paint = self._compiled(programs.paint, static_argnames=("size", *STATIC_SETTINGS))
         self._start = self._compiled(Dim.start, static_argnums=2)
-        self._advance = self._compiled(_advance, static_argnames=STATIC_SETTINGS)
+        self._advance = self._compiled(programs.advance, static_argnames=STATIC_SETTINGS)
+        self._alignment = self._compiled(programs.alignment)
 
     @classmethod
     def from_pretrained(
@@ -168,7 +169,7 @@ class Sampler:
         """`function` compiled. Offloaded, a call copies the parameters that its program reads (`jax.jit` drops the others), and ends when
         they have left the device again."""
         compiler_options = (self.sharding and self.sharding.compiler_options) or {}
-        compiled = _jit(function, self.sharding and self.sharding.mesh, tuple(compiler_options.items()), **options)
+        compiled = programs.compiled(function, self.sharding and self.sharding.mesh, tuple(compiler_options.items()), **options)
         return (lambda *args, **kwargs: jax.block_until_ready(compiled(*args, **kwargs))) if self.offload else compiled
 
     def _device_put(self, batch: Any) -> Any:
@@ -276,24 +277,14 @@ class Sampler:
 
     def _batch(self, requests: Sequence[Request], settings: Settings, on_step: OnStep | None) -> Float[Array, "b h w c"]:
         """Latents of requests whose size and kind of source are the same."""
-        size = requests[0].size
-        pictures = [[request.source.picture] if request.source is not None else [] for request in requests]
-        inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
-        embeds, has_source, negative = self.dim.config.sana.guidance_embeds, requests[0].source is not None, None
-        guided = settings.num_branches(guidance_embeds=embeds, image_guidance=has_source) > 1
+        size, factor = requests[0].size, self.dim.config.autoencoder.factor
+        embeds, has_source = self.dim.config.sana.guidance_embeds, requests[0].source is not None
         image_scale = settings.image_guidance_scale if has_source else 1.0
-        prompt = self.processor.null_prompt if settings.negative_prompt is None else settings.negative_prompt
-        if guided and prompt is not None:
-            negative, other = self._inputs([prompt] * len(requests), pictures, settings, negative=True)
-            length = max(length, other)
-        condition = self._condition(self.dim, self._device_put(inputs), length)
-        null = self.null_condition(length) if guided and negative is None else None
-        factor = self.dim.config.autoencoder.factor
+        guided = settings.num_branches(guidance_embeds=embeds, image_guidance=has_source) > 1
+        condition, branches = self._conditions(requests, settings, guided=guided)
         seeds, grid = self._device_put(np.array([request.seed for request in requests], np.int32)), (size[0] // factor, size[1] // factor)
-        options: dict[str, Any] = {
-            "null": null, "source": self._source(requests), "inside": self._inside(requests),
-            "unconditional": None if negative is None else self._condition(self.dim, self._device_put(negative), length),
-            "guidance_scale": np.float32(settings.guidance_scale),
+        options: dict[str, Any] = branches | {
+            "inside": self._inside(requests), "guidance_scale": np.float32(settings.guidance_scale),
             "image_guidance_scale": None if image_scale == 1 else np.float32(image_scale),
             **{name: getattr(settings, name) for name in STATIC_SETTINGS},
         }  # fmt: skip
@@ -304,6 +295,40 @@ class Sampler:
             state = self._advance(dim, condition, state, np.int32(step), **options)
             on_step(step + 1, np.asarray(to_host(state.data)))
         return state.latents
+
+    def alignment(
+        self, requests: Sequence[Request], latents: Float[Array | np.ndarray, "n h w c"], settings: Settings
+    ) -> Float[np.ndarray, " n"]:
+        """How much better each request's prompt explains the result with these latents than no prompt, or the negative one, does
+        (`Dim.alignment`); requests of one size and kind of source, `batch_size` at a time. Of results of one request, the highest is best.
+
+        Raises:
+            InputError: the model was distilled, and knows nothing of pictures without a prompt; or there is not enough memory.
+        """
+        one_branch = self.dim.config.sana.guidance_embeds or self.settings.distilled != "none"
+        check(not one_branch, f"{self.name} was distilled: it cannot compare a picture with and without the prompt. Take its teacher.")
+        scores = []
+        for batch in self._batches([request.kind for request in requests], settings):
+            filled = batch.fill(requests)
+            with memory_errors(f"{self.name}: comparing {batch.rows} results with their prompts", REMEDY):
+                condition, branches = self._conditions(filled, settings, guided=True)
+                rows = self._device_put(np.stack(batch.fill([*np.asarray(latents)])))
+                scores += [*np.asarray(to_host(self._alignment(self.dim, condition, rows, **branches)))][: len(batch.indices)]
+        return np.array(scores)
+
+    def _conditions(self, requests: Sequence[Request], settings: Settings, *, guided: bool) -> tuple[Condition, dict[str, Any]]:
+        """The condition of requests, and what else SANA reads beside the noise: their sources' latents and, if `guided`, the unconditional
+        branch's condition or its one row (`programs`)."""
+        pictures = [[request.source.picture] if request.source is not None else [] for request in requests]
+        inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
+        prompt, negative = self.processor.null_prompt if settings.negative_prompt is None else settings.negative_prompt, None
+        if guided and prompt is not None:
+            negative, other = self._inputs([prompt] * len(requests), pictures, settings, negative=True)
+            length = max(length, other)
+        return self._condition(self.dim, self._device_put(inputs), length), {
+            "null": self.null_condition(length) if guided and negative is None else None, "source": self._source(requests),
+            "unconditional": None if negative is None else self._condition(self.dim, self._device_put(negative), length),
+        }  # fmt: skip
 
     def _sana_on_device(self) -> Dim:
         """The model with SANA on the device for a loop over steps, which would else copy it at each."""
@@ -347,21 +372,6 @@ class Sampler:
         return self._null[length]
 
 
-@cache
-def _jit(function: Callable[..., Any], mesh: Mesh | None, compiler_options: tuple[tuple[str, Any], ...], **options: Any) -> Any:
-    """`function` compiled, with the mesh set where `layers.shard_batch` looks for it; once for all samplers, since those of equal models
-    (LoRAs of one rank, the sheets of a run) run the same programs."""
-
-    @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if mesh is None:
-            return function(*args, **kwargs)
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return function(*args, **kwargs)
-
-    return jax.jit(run, compiler_options=dict(compiler_options) or None, **options)
-
-
 def part_bytes(config: DimConfig, dtype: DTypeLike, quantize: Quantize | None = None) -> dict[str, int]:
     """Bytes of the parameters of each part ("encoder") on a device."""
     dim = with_quantized(nnx.eval_shape(lambda: Dim(config, dtype=dtype, rngs=nnx.Rngs(0))), quantize)
@@ -369,28 +379,3 @@ def part_bytes(config: DimConfig, dtype: DTypeLike, quantize: Quantize | None = 
     for path, leaf in abstract_like(parameters(dim), dtype).items():
         sizes[path.split(".")[0]] += num_bytes(leaf)
     return dict(sizes)
-
-
-def _condition(dim: Dim, inputs: EncoderInputs, length: int) -> Condition:
-    return dim.sana.encode_condition(*dim.condition(inputs, length))
-
-
-def _encode(dim: Dim, pixels: Float[Array, "b h w 3"], tiling: Tiling) -> Float[Array, "b rows columns c"]:
-    return dim.autoencoder.encode(pixels, tiling)
-
-
-def _decode(dim: Dim, latents: Float[Array, "b rows columns c"], tiling: Tiling) -> Float[Array, "b h w 3"]:
-    return dim.autoencoder.decode(latents, tiling)
-
-
-def _paint(dim: Dim, condition: Condition, seeds: Array, *, size: tuple[int, int], source: Array | None, **options: Any) -> Array:
-    return dim.paint(condition, seeds, size, source, **_branches(condition, **options))
-
-
-def _advance(dim: Dim, condition: Condition, state: State, step: Array, *, source: Array | None, **options: Any) -> State:
-    return dim.advance(state, condition, source, step, 1, **_branches(condition, **options))
-
-
-def _branches(condition: Condition, *, null: Condition | None, unconditional: Condition | None, **options: Any) -> dict[str, Any]:
-    """The options of `Dim.advance`; `null` is a row that stands for all of `unconditional`."""
-    return options | {"unconditional": null.broadcast(condition.mask) if null is not None else unconditional}

@@ -1,8 +1,8 @@
 """Sampling settings: the published values, and those that a checkpoint sets in its settings.json."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from dim_jax.diffusion.solvers import SOLVER_NAMES
 from dim_jax.errors import InputError, check, check_unicode, prefix_errors
@@ -37,6 +37,8 @@ class Settings:
     `cache_interval` is evaluated; the others reuse its velocity (`sampler.evaluations`). `float8`: the large products of SANA's blocks are
     computed in float8, which is faster on GPUs since H100 and changes pictures a little.
     `distilled`: to paint in one branch ("guidance"), or also in these steps and no others ("steps"); `check_distilled`.
+    `best_of`: paint so many results of each request, with its seed and the next ones, and keep the one that its prompt explains best
+    (`Sampler.alignment`).
     `overflow="keep_last"` accepts prompts that are longer than the condition and drops their first tokens.
     """
 
@@ -56,16 +58,17 @@ class Settings:
     negative_prompt: str | None = None
     overflow: Literal["error", "keep_last"] = "error"
     batch_size: int = 4
+    best_of: int = 1
 
     def __post_init__(self):
         scales = (self.guidance_scale, self.image_guidance_scale)
-        counts = (self.num_steps, self.resolution, self.batch_size)
+        counts = (self.num_steps, self.resolution, self.batch_size, self.best_of)
         numbers = 1 / MAX_SHIFT <= self.flow_shift <= MAX_SHIFT and all(0 <= scale <= MAX_SCALE for scale in scales)  # NaN is not
         check(
             numbers and min(counts) >= 1 and self.num_steps <= MAX_STEPS,
-            f"num_steps {self.num_steps} must be 1 to {MAX_STEPS}, resolution {self.resolution} and batch_size {self.batch_size} at "
-            f"least 1, flow_shift {self.flow_shift} between {1 / MAX_SHIFT:g} and {MAX_SHIFT:g}, guidance_scale {self.guidance_scale} "
-            f"and image_guidance_scale {self.image_guidance_scale} not negative and at most {MAX_SCALE:g}.",
+            f"num_steps {self.num_steps} must be 1 to {MAX_STEPS}; resolution {self.resolution}, batch_size {self.batch_size} and best_of "
+            f"{self.best_of} at least 1; flow_shift {self.flow_shift} between {1 / MAX_SHIFT:g} and {MAX_SHIFT:g}; guidance_scale "
+            f"{self.guidance_scale} and image_guidance_scale {self.image_guidance_scale} not negative and at most {MAX_SCALE:g}.",
         )
         height, width = self.size or (self.resolution, self.resolution)
         check(min(height, width) >= 1, f"Size {height} x {width}: a side needs at least 1 pixel.")
@@ -81,6 +84,11 @@ class Settings:
         check(self.distilled in kinds, f'distilled is "{self.distilled}", but a model is distilled for one of {", ".join(kinds)}.')
         if self.negative_prompt is not None:
             check_prompt(self.negative_prompt, "The negative prompt")
+
+    def of_picture(self) -> dict[str, Any]:
+        """What makes a picture, by name: without `batch_size`, and `best_of` where there is one (so older pictures say the same)."""
+        left_out = {"batch_size"} | ({"best_of"} if self.best_of == 1 else set())
+        return {key: value for key, value in asdict(self).items() if key not in left_out}
 
     def num_branches(self, *, guidance_embeds: bool, image_guidance: bool = True) -> int:
         """How many branches a guided step evaluates (`sampler.advance`). There is one where the network takes the scale as an input, and

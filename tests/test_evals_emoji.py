@@ -44,6 +44,8 @@ CAPTIONS = [Example(None, pair.target, "caption", ("a face",), None, pair.key) f
 
 def evaluate(**options):
     options = {"data": "emoji", "batch_size": 2, "pairs_per_rule": 2} | options
+    if best_of := options.pop("best_of", None):
+        options["settings"] = replace(painter().settings, best_of=best_of)
     return emoji.evaluate(EditPipeline(painter()), PAIRS, CAPTIONS, Path("out.json"), **options)
 
 

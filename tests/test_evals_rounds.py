@@ -15,6 +15,7 @@ from dim_jax.evals import emoji
 from dim_jax.evals.rounds import edit_in_rounds
 from dim_jax.models.qwen import Qwen
 from dim_jax.processing.chat import IM_END
+from dim_jax.sampling import Sampler
 from tests.painter_fixtures import QUICK, dim, one_error, painter, picture
 from tests.test_evals_emoji import CAPTIONS, PAIRS, evaluate
 
@@ -87,15 +88,17 @@ def test_the_report_of_rounds(monkeypatch):
     }  # fmt: skip
 
 
-def test_the_best_of_several_by_the_exact_error():
-    report = evaluate(best_of=3, pairs_per_rule=3)
-    alone = [evaluate(seed=seed, pairs_per_rule=3, overwrite=True)["pairs"] for seed in (0, 1, 2)]
-    by_pair = [*zip(*(sorted(rows, key=lambda row: row["key"]) for rows in alone), strict=True)]
+def test_the_best_of_several_by_prompt_by_the_exact_error_and_at_random(monkeypatch):
+    alone = [{row["key"]: row for row in evaluate(seed=seed, pairs_per_rule=3, overwrite=True)["pairs"]} for seed in (0, 1, 2)]
+    compared = iter(([0.1, 0.9, 0.2, 0.3, 0.1], [0.2, 0.1, 0.3, 0.1, 0.5], [0.3, 0.2, 0.1, 0.4, 0.2]))
+    monkeypatch.setattr(Sampler, "alignment", lambda self, requests, latents, settings: np.array(next(compared)))
+    report = evaluate(best_of=3, pairs_per_rule=3, overwrite=True)
+    assert report["pairs"] == [alone[number][key] for key, number in zip(alone[0], (2, 0, 1, 2, 1), strict=True)]
+    by_pair = [[rows[key] for rows in alone] for key in alone[0]]
     nearest = [min(rows, key=lambda row: (row["mse_target"] >= row["mse_source"], row["mse_target"])) for rows in by_pair]
     best = report["best_of"]
     assert best["oracle"]["psnr"] == pytest.approx(np.mean([row["psnr"] for row in nearest]))
     assert best["random"]["psnr"] == pytest.approx(np.mean([row["psnr"] for rows in by_pair for row in rows]))
-    assert report["pairs"] == alone[0]
     assert best["results"] == 3
     assert evaluate(overwrite=True)["best_of"]["results"] == 1
 
@@ -154,7 +157,7 @@ def test_an_encoder_of_prompts_does_not_judge():
 # What is refused
 
 
-@pytest.mark.parametrize(("options", "says"), [({"rounds": 2}, "without a judge"), ({"best_of": 0}, "at least 1")])
+@pytest.mark.parametrize(("options", "says"), [({"rounds": 2}, "without a judge"), ({"rounds": 0}, "at least 1")])
 def test_rounds_that_cannot_be(options, says):
     with pytest.raises(InputError, match=says):
         evaluate(**options)

@@ -36,6 +36,7 @@ RANKS = {
     "dim_jax.edit_result": 6,
     "dim_jax.compositing": 5,
     "dim_jax.batching": 6,
+    "dim_jax.programs": 6,  # what sampling compiles
     "dim_jax.sampling": 7,
     "dim_jax.pipeline": 8,
     "dim_jax.designer.local": 8,  # runs an encoder, which it may share with a painter

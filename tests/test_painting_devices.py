@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from dim_jax.aot import hlo
 from dim_jax.batching import Batch, batches
 from dim_jax.errors import InputError
 from dim_jax.models.module import parameters
@@ -63,11 +64,26 @@ def test_on_eight_devices(tmp_path):
     found = {one["mesh"]: one for one in map(json.loads, run.stdout.splitlines())}
     assert found["refused"]["error"].endswith("does not divide over 'fsdp' = 3. Take fsdp=16, or a divisor of it."), found["refused"]
     assert found["quantized"] == {"mesh": "quantized", "values": [2, 64, 192], "scales": [2, 2, 192], "equal": True}
+    for program in ("encode", "decode"):
+        sent, parameter_bytes = found[program]["sent"], found[program]["parameters"]
+        assert set(sent) == {"all-gather"}, f"{program} sends pictures"
+        assert sent["all-gather"] <= parameter_bytes
     for name, pieces in (("cut", [2, 64, 192]), ("branches", [2, 128, 384])):
         one = found[name]
         assert one["kernel"] == pieces
         assert one["pixels"] <= 1
         assert one["latents"] < 1e-3
+
+
+def sent_by_the_autoencoder(checkpoint: Path) -> Iterator[dict[str, Any]]:
+    """What devices send each other that have a picture each and a part of each kernel, in bytes by kind."""
+    sampler = EditPipeline.from_pretrained(checkpoint, mesh={"fsdp": 4}).sampler
+    pixels = sampler._device_put(np.zeros((4, 128, 128, 3), np.float32))
+    latents = sampler.encode([picture(128, 128)] * 4, (128, 128))
+    for program, compiled, array in (("encode", sampler._encode, pixels), ("decode", sampler._decode, latents)):
+        text = compiled.lower(sampler.dim, array, sampler._tiling).compile().as_text()
+        kernels = [x for path, x in parameters(sampler.dim).items() if path.startswith(f"autoencoder.{program}r.")]
+        yield {"mesh": program, "sent": hlo.bytes_sent(hlo.Program.parse(text)), "parameters": sum(x.nbytes for x in kernels)}
 
 
 def paintings(folder: Path) -> Iterator[dict[str, Any]]:
@@ -90,6 +106,7 @@ def paintings(folder: Path) -> Iterator[dict[str, Any]]:
             "pixels": max(largest_difference(a.image, b.image) for a, b in zip(*pairs, strict=True)),
             "latents": max(float(np.abs(a.latents - b.latents).max()) for a, b in zip(*pairs, strict=True)),
         }
+    yield from sent_by_the_autoencoder(checkpoint)
     whole, cut = (
         parameters(EditPipeline.from_pretrained(checkpoint, mesh=mesh, quantize="int4").sampler.dim)[KERNEL]
         for mesh in (None, {"fsdp": 2, "tensor": 2})

@@ -15,7 +15,7 @@ from dim_jax.console import open_console
 from dim_jax.errors import InputError, check
 
 console = open_console()
-BY_RULE = {"num_steps", "solver", "guidance_scale"}  # settings that may be others than the checkpoint's with -o
+BY_RULE = {"num_steps", "solver", "guidance_scale", "best_of"}  # settings that may be others than the checkpoint's with -o
 
 
 class Stage(StrEnum):
@@ -86,7 +86,6 @@ def evaluate(
     captions: Annotated[
         bool, typer.Option("--captions", help="-o: paint from captions, and find each result's picture among 100 of its set.")
     ] = False,
-    best_of: Annotated[int, typer.Option(min=1, help="-o: paint so many results of each pair; the exact error chooses, as a bound.")] = 1,
     *,
     sampling: SamplingOptions,
     judging: JudgeOptions,
@@ -98,14 +97,14 @@ def evaluate(
     check(sampling.seed >= 0, f"Seed {sampling.seed}: of an evaluation it must not be negative. Choose another one (--seed).")
     if output is not None:
         if sampling.changes([]).keys() - BY_RULE:
-            named = "With -o only --steps, --solver and --guidance may differ from the checkpoint's settings."
+            named = "With -o only --steps, --solver, --guidance and --best-of may differ from the checkpoint's settings."
             raise typer.BadParameter(f"{named} Leave the others out, or give --out.")
         if designer not in ("none", "local"):
             raise typer.BadParameter("With -o only the checkpoint's own encoder writes blueprints. Give --designer local, or --out.")
         if designer == "local" and text is Text.instruction:
             raise typer.BadParameter("A designer writes blueprints. Leave --designer or --text instruction out.")
         if captions:
-            of_edits = known_targets, pairs_per_rule, text, holdout is not Holdout.test, best_of > 1, rounds, judging.judge
+            of_edits = known_targets, pairs_per_rule, text, holdout is not Holdout.test, rounds, judging.judge
             if any(of_edits) or designer != "none":
                 raise typer.BadParameter("--captions measures no edits: leave options of pairs, blueprints, rounds and judges out.")
             _by_caption(data, output, sampling, batch_size)
@@ -114,7 +113,7 @@ def evaluate(
         prompt = text or (Text.blueprint if designer == "local" else Text.instruction)
         _by_rule(
             data, output, known_targets, designer == "local", judge, sampling, batch_size=batch_size, pairs_per_rule=pairs_per_rule,
-            selection=holdout is Holdout.selection, text=prompt.value, rounds=rounds or 1, best_of=best_of,
+            selection=holdout is Holdout.selection, text=prompt.value, rounds=rounds or 1,
         )  # fmt: skip
         return
     assert out is not None

@@ -133,6 +133,10 @@ class SamplingOptions(LoadingOptions):
     tile: Annotated[
         int | None, typer.Option(min=1, help="Paint at the source's size in overlapping tiles of so many pixels a side. Default: whole.")
     ] = None
+    best_of: Annotated[
+        int | None,
+        typer.Option(min=1, help="Paint so many, with this seed and the next ones, and keep the one that the prompt explains best."),
+    ] = None
     solver: Annotated[str | None, typer.Option(metavar="NAME", help=f"The sampler: {SOLVER_NAMES}. {DEFAULT} dpm++2m.")] = None
     keep_last: Annotated[bool, typer.Option("--keep-last", help="Accept a prompt that is too long and lose its first tokens.")] = False
     overwrite: Overwrite = False
@@ -148,6 +152,7 @@ class SamplingOptions(LoadingOptions):
             "num_steps": self.steps, "guidance_scale": self.guidance, "image_guidance_scale": image_guidance,
             "guidance_start": self.guidance_start, "guidance_stop": self.guidance_stop, "cache_interval": self.cache_interval,
             "float8": self.float8, "flow_shift": self.flow_shift, "solver": self.solver, "resolution": self.resolution, "tile": self.tile,
+            "best_of": self.best_of,
             "negative_prompt": self.negative_prompt, "overflow": "keep_last" if self.keep_last else None,
         }  # fmt: skip
         changes: dict[str, Any] = {name: value for name, value in (options | size).items() if value is not None}

@@ -19,6 +19,7 @@ from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
+from dim_jax.batching import Request, Source, batches
 from dim_jax.data.example import Example
 from dim_jax.data.readers import Text as PromptText
 from dim_jax.designer.local import LocalDesigner
@@ -31,7 +32,7 @@ from dim_jax.evals.metrics import mse, psnr, unit_pixels
 from dim_jax.evals.pictures import PictureRequest, checkpoint_digest, paint
 from dim_jax.evals.rounds import edit_in_rounds, judge_in_batches, scores_by_pair
 from dim_jax.pipeline import EditPipeline
-from dim_jax.processing.pictures import cover_crop
+from dim_jax.processing.pictures import as_rgb, cover_crop
 from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
 from dim_jax.sheets import grid, with_caption
@@ -105,7 +106,6 @@ def evaluate(
     designer: LocalDesigner | None = None,
     rounds: int = 1,
     judge: LocalDesigner | None = None,
-    best_of: int = 1,
     seed: int = 0,
     settings: Settings | None = None,
     batch_size: int = 16,
@@ -129,9 +129,9 @@ def evaluate(
             results. A pair that it writes none for is painted from its instruction; the report's "failures" say why, by key.
         rounds: how often a pair is painted at most: as long as `judge` does not take a result for done. Its best-judged result counts.
         judge: sees source, result and instruction.
-        best_of: paint so many results of each pair, and report which of them the exact error would choose.
         seed: of the sample and of the noise. Round n, and the n-th of several results, have the noise of the seed `seed` + n - 1.
-        settings: by default those of the checkpoint.
+        settings: by default those of the checkpoint. Of `best_of` results of a pair that count which its prompt explains best, unless there
+            is a judge; the report also says which the exact error would choose, and what a choice at random comes to.
         batch_size: pictures painted at once.
         overwrite: replace `output` and its contact sheet.
         progress: show a bar.
@@ -145,10 +145,11 @@ def evaluate(
             f"{data}: {len(edits)} pairs and {len(captions)} pictures to measure with, {pairs_per_rule or PAIRS_PER_RULE} pairs a rule in "
             f"batches of {batch_size}. Each must be at least 1: give another data set, or other numbers."
         )
-    check(rounds > 0 and best_of > 0, f"{rounds} rounds and the best of {best_of} results: each must be at least 1.")
+    check(rounds > 0, f"{rounds} rounds: there must be at least 1.")
     check((rounds > 1) == (judge is not None), f"{rounds} rounds {'with' if judge else 'without'} a judge: several need one, and one none.")
     painter = pipeline.sampler
     settings, weights = replace(settings or painter.settings, batch_size=batch_size), checkpoint_digest(painter)
+    best_of, settings = settings.best_of, replace(settings, best_of=1)
     chosen = [edits[i] for i in sample([example.rule for example in edits], pairs_per_rule, seed=seed, selection=selection)]
     check(chosen, f"{data}: no rule has more pairs than the report takes, so none is left to choose by. Take fewer (--pairs-per-rule).")
     folder, blueprints = output.with_suffix(".pictures"), Answers({}, {}, (0, 0))
@@ -179,8 +180,13 @@ def evaluate(
         paint_round(number, range(len(chosen)))
     states = edit_in_rounds(len(chosen), rounds, attempt)
     measured = [[results[number, i][1] for i, number in enumerate(state.best.tolist())] for state in states]
-    scores = scores_by_pair(states) if judge else [[] for _ in chosen]
-    rows = [replace(row, scores=given) for row, given in zip(measured[-1], scores, strict=True)]
+    scores, final = scores_by_pair(states) if judge else [[] for _ in chosen], states[-1].best.tolist()
+    if judge is None and best_of > 1:
+        sources = [Source(as_rgb(source_of(example))) for example in chosen]
+        requests = [pipeline.request(prompt, source, 0, settings) for prompt, source in zip(prompts, sources, strict=True)]
+        pictures = [[results[number, i][0] for i in range(len(chosen))] for number in range(best_of)]
+        final = _best_explained(painter, requests, pictures, settings)
+    rows = [replace(results[number, i][1], scores=scores[i]) for i, number in enumerate(final)]
     report = {
         "data": data, "checkpoint": painter.name, "weights": weights, "dtype": painter.dtype, "seed": seed,
         "text": text, "designer": writer, "failures": blueprints.reasons,
@@ -196,7 +202,7 @@ def evaluate(
         "autoencoder": _autoencoder(painter, captions, settings, seed),
         "pairs": [asdict(row) for row in rows],
     }  # fmt: skip
-    write_outputs(output, report, _sheet(chosen, [results[number, i][0] for i, number in enumerate(states[-1].best.tolist())]))
+    write_outputs(output, report, _sheet(chosen, [results[number, i][0] for i, number in enumerate(final)]))
     return report
 
 
@@ -227,6 +233,19 @@ def summary(results: Sequence[Result]) -> dict[str, int | float]:
     return {"pairs": len(results)} | {name: float(np.mean([getattr(row, name) for row in results])) for name in COLUMNS}
 
 
+def _best_explained(
+    painter: Sampler, requests: Sequence[Request], pictures: Sequence[Sequence[Image.Image]], settings: Settings
+) -> list[int]:
+    """Of the results of each request, one in each of `pictures`, the number of that which the prompt explains best."""
+
+    def scores(results: Sequence[Image.Image]) -> Float[np.ndarray, " n"]:
+        size, groups = requests[0].size, batches([None] * len(results), settings.batch_size)
+        latents = [np.asarray(painter.encode(batch.fill(results), size))[: len(batch.indices)] for batch in groups]
+        return painter.alignment(requests, np.concatenate(latents), settings)
+
+    return np.argmax([scores(results) for results in pictures], 0).tolist()
+
+
 def _best_of(results: Sequence[Sequence[Result]]) -> dict[str, Any]:
     """Of the results of each pair: how many there are, what the exact error would choose, and the mean over a choice at random."""
     best = [min(group, key=lambda row: (not row.nearer, row.mse_target)) for group in results]
@@ -254,7 +273,9 @@ def rounds_table(report: Mapping[str, Any]) -> list[Table]:
     """What rounds and several results come to, for people; none where there was one."""
     best_of, several = report["best_of"], report["best_of"]["results"]
     rows = [(f"round {number}", row, str(row["painted"])) for number, row in enumerate(report["rounds"], 1)]
-    rows += [(f"best of {several}, {name}", best_of[name], "") for name in ("oracle", "random")] if several > 1 else []
+    if several > 1:
+        rows += [(f"best of {several}, by prompt", report["overall"], "")] if report["judge"] == "none" else []
+        rows += [(f"best of {several}, {name}", best_of[name], "") for name in ("oracle", "random")]
     if len(rows) < 2:
         return []
     table = Table(caption="After each round the result counts that the judge likes best. The oracle is the exact error.")

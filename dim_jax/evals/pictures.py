@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +125,7 @@ class PictureStore:
         if edit.keep_latents and not file.with_suffix(LATENTS).is_file():
             return False
         expected = {"prompt": edit.prompt, "seed": edit.seed, "checkpoint": self.weights, "dtype": self.painter.dtype}
-        used = {key: value for key, value in asdict(self.settings).items() if key not in ("batch_size", "size")}
+        used = {key: value for key, value in self.settings.of_picture().items() if key != "size"}
         if not is_complete(file):
             return False
         try:

@@ -221,7 +221,7 @@ class Encoder(nnx.Module):
         x = self.conv_in(pixels.astype(self.dtype))
         for stage in self.down_blocks[: self.config.fine_stages]:
             for block in stage:
-                x = block(x)
+                x = block(layers.shard_pictures(x))
         return x
 
     @exact_products
@@ -229,7 +229,7 @@ class Encoder(nnx.Module):
         """The coarse stages."""
         for stage in self.down_blocks[self.config.fine_stages :]:
             for block in stage:
-                x = block(x)
+                x = block(layers.shard_pictures(x))
         return self.conv_out(x) + average_channels(x, self.config.latent_channels)
 
     def __call__(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
@@ -262,7 +262,7 @@ class Decoder(nnx.Module):
         x = self.conv_in(latents) + repeat_channels(latents, self.config.decoder[-1].d)
         for stage in reversed(self.up_blocks[self.config.fine_stages :]):
             for block in stage:
-                x = block(x)
+                x = block(layers.shard_pictures(x))
         return x
 
     @exact_products
@@ -270,7 +270,7 @@ class Decoder(nnx.Module):
         """The fine stages: convolutions alone."""
         for stage in reversed(self.up_blocks[: self.config.fine_stages]):
             for block in stage:
-                x = block(x)
+                x = block(layers.shard_pictures(x))
         return self.conv_out(ACTIVATIONS[self.config.decoder_activation](self.norm_out(x)))
 
     def __call__(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
