@@ -142,14 +142,14 @@ def _paint_best(
     for n, result in sampler.paint(candidates, settings, progress=progress, on_step=on_step):
         i = n // settings.best_of
         painted[i].append(result)
-        if len(painted[i]) == settings.best_of == 1:
-            yield i, result
-        elif len(painted[i]) == settings.best_of:
-            scores = sampler.alignment([requests[i]] * settings.best_of, np.stack([one.latents for one in painted[i]]), settings)
-            yield i, painted[i][int(scores.argmax())]
-        else:
-            continue
-        painted[i] = []  # a long run need not hold its pictures
+        if len(painted[i]) == settings.best_of:
+            group, painted[i] = painted[i], []  # a long run need not hold its pictures
+            yield i, group[0] if len(group) == 1 else group[_best(sampler, requests[i], group, settings)]
+
+
+def _best(sampler: Sampler, request: Request, results: Sequence[DecodedImage], settings: Settings) -> int:
+    latents = np.stack([result.latents for result in results])
+    return int(sampler.prompt_alignment([request] * len(results), latents, settings).argmax())
 
 
 def _in_order(results: Iterable[tuple[int, EditResult]]) -> list[EditResult]:

@@ -55,5 +55,7 @@ def _branches(condition: Condition, *, null: Condition | None, unconditional: Co
     return options | {"unconditional": null.broadcast(condition.mask) if null is not None else unconditional}
 
 
-def alignment(dim: Dim, condition: Condition, latents: Array, *, source: Array | None, **branches: Condition | None) -> Float[Array, " b"]:
-    return dim.alignment(latents, condition, _branches(condition, **branches)["unconditional"], source)
+def prompt_alignment(
+    dim: Dim, condition: Condition, latents: Array, *, source: Array | None, **branches: Condition | None
+) -> Float[Array, " b"]:
+    return dim.prompt_alignment(latents, condition, _branches(condition, **branches)["unconditional"], source)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -87,7 +88,7 @@ class Sampler:
         self._paint = self._compiled(programs.paint, static_argnames=("size", *STATIC_SETTINGS))
         self._start = self._compiled(Dim.start, static_argnums=2)
         self._advance = self._compiled(programs.advance, static_argnames=STATIC_SETTINGS)
-        self._alignment = self._compiled(programs.alignment)
+        self._prompt_alignment = self._compiled(programs.prompt_alignment)
 
     @classmethod
     def from_pretrained(
@@ -296,24 +297,24 @@ class Sampler:
             on_step(step + 1, np.asarray(to_host(state.data)))
         return state.latents
 
-    def alignment(
+    def prompt_alignment(
         self, requests: Sequence[Request], latents: Float[Array | np.ndarray, "n h w c"], settings: Settings
     ) -> Float[np.ndarray, " n"]:
         """How much better each request's prompt explains the result with these latents than no prompt, or the negative one, does
-        (`Dim.alignment`); requests of one size and kind of source, `batch_size` at a time. Of results of one request, the highest is best.
+        (`Dim.prompt_alignment`); `batch_size` at a time, of one size and kind of source. Of results of one request the highest is best.
 
         Raises:
-            InputError: the model was distilled, and knows nothing of pictures without a prompt; or there is not enough memory.
+            InputError: the model was distilled and has one branch; or there is not enough memory.
         """
-        one_branch = self.dim.config.sana.guidance_embeds or self.settings.distilled != "none"
-        check(not one_branch, f"{self.name} was distilled: it cannot compare a picture with and without the prompt. Take its teacher.")
+        own, embeds = self.settings, self.dim.config.sana.guidance_embeds
+        check_distilled(self.name, own, replace(own, best_of=2), guidance_embeds=embeds)
         scores = []
         for batch in self._batches([request.kind for request in requests], settings):
             filled = batch.fill(requests)
             with memory_errors(f"{self.name}: comparing {batch.rows} results with their prompts", REMEDY):
                 condition, branches = self._conditions(filled, settings, guided=True)
                 rows = self._device_put(np.stack(batch.fill([*np.asarray(latents)])))
-                scores += [*np.asarray(to_host(self._alignment(self.dim, condition, rows, **branches)))][: len(batch.indices)]
+                scores += [*np.asarray(to_host(self._prompt_alignment(self.dim, condition, rows, **branches)))][: len(batch.indices)]
         return np.array(scores)
 
     def _conditions(self, requests: Sequence[Request], settings: Settings, *, guided: bool) -> tuple[Condition, dict[str, Any]]:

@@ -38,7 +38,7 @@ class Settings:
     computed in float8, which is faster on GPUs since H100 and changes pictures a little.
     `distilled`: to paint in one branch ("guidance"), or also in these steps and no others ("steps"); `check_distilled`.
     `best_of`: paint so many results of each request, with its seed and the next ones, and keep the one that its prompt explains best
-    (`Sampler.alignment`).
+    (`Sampler.prompt_alignment`).
     `overflow="keep_last"` accepts prompts that are longer than the condition and drops their first tokens.
     """
 
@@ -142,7 +142,7 @@ def check_distilled(name: str, own: Settings, settings: Settings, *, guidance_em
     one_branch = guidance_embeds or own.distilled != "none"
     steps = ("num_steps", "flow_shift", "solver", "cache_interval") if own.distilled == "steps" else ()
     scale = ("guidance_scale",) if one_branch and not guidance_embeds else ()
-    branches = ("image_guidance_scale", "guidance_start", "guidance_stop", "negative_prompt") if one_branch else ()
+    branches = ("image_guidance_scale", "guidance_start", "guidance_stop", "negative_prompt", "best_of") if one_branch else ()
     if differ := [key for key in (*steps, *scale, *branches) if getattr(settings, key) != getattr(own, key)]:
         reason = "it was distilled to paint so alone" if {*differ} & {*steps} else "it has one branch, whose weights hold the guidance"
         asked, fixed = (", ".join(f"{key} {getattr(of, key)!r}" for key in differ) for of in (settings, own))

@@ -29,7 +29,7 @@ def test_a_results_own_prompt_explains_it_better_than_others():
     results = pipeline(prompts, [man] * 3, settings=settings)
     requests = [pipeline.request(prompt, Source(man), 0, settings) for prompt in prompts]
     latents = np.stack([result.latents for result in results])
-    scores = np.stack([pipeline.sampler.alignment([request] * 3, latents, settings) for request in requests])
+    scores = np.stack([pipeline.sampler.prompt_alignment([request] * 3, latents, settings) for request in requests])
     np.testing.assert_array_equal(scores.argmax(0), range(3))
     assert (scores.diagonal() > 0).all()
 
@@ -47,18 +47,20 @@ def test_the_score_is_a_ratio_of_the_flows_errors():
         for n, branch in enumerate((branches["null"].broadcast(condition.mask), condition)):
             velocity = np.asarray(sampler.dim.sana(jnp.asarray(x, jnp.float32), jnp.asarray(timestep), branch, branches["source"]))[0]
             errors[n] += np.mean((velocity - (drawn - latents)) ** 2)
-    np.testing.assert_allclose(sampler.alignment([request], latents[None], QUICK), np.log(errors[0] / errors[1]), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        sampler.prompt_alignment([request], latents[None], QUICK), np.log(errors[0] / errors[1]), rtol=1e-3, atol=1e-5
+    )
 
 
 def test_the_best_of_several_is_one_of_them(monkeypatch):
     pipeline, sources, several = EditPipeline(painter()), [picture(64, 64), picture(96, 64)], replace(QUICK, best_of=3)
     compared = []
 
-    def alignment(self, requests, latents, settings):
+    def prompt_alignment(self, requests, latents, settings):
         compared.append([request.prompt for request in requests])
         return np.array([0.0, 2.0, 1.0] if requests[0].prompt == PROMPTS[0] else [0.0, 1.0, 2.0])
 
-    monkeypatch.setattr(Sampler, "alignment", alignment)
+    monkeypatch.setattr(Sampler, "prompt_alignment", prompt_alignment)
     results = pipeline(PROMPTS, sources, seeds=[5, 7], settings=several)
     assert sorted(compared) == [[PROMPTS[1]] * 3, [PROMPTS[0]] * 3]
     for result, prompt, source, seed in zip(results, PROMPTS, sources, (6, 9), strict=True):
@@ -77,8 +79,11 @@ def test_pictures_from_text_too():
 
 def test_a_distilled_model_cannot_compare(monkeypatch):
     monkeypatch.setattr(painter(), "settings", replace(QUICK, distilled="steps", guidance_scale=1.0))
-    with pytest.raises(InputError, match="was distilled"):
-        EditPipeline(painter())(["a"], [picture(64, 64)], settings=replace(painter().settings, best_of=2))
+    pipeline, several = EditPipeline(painter()), replace(painter().settings, best_of=2)
+    with pytest.raises(InputError, match=r"paints with best_of 1, not best_of 2: it has one branch"):
+        pipeline(["a"], [picture(64, 64)], settings=several)
+    with pytest.raises(InputError, match="it has one branch"):
+        pipeline.sampler.prompt_alignment([pipeline.request("a", Source(picture(64, 64)), 0, several)], np.zeros((1, 8, 8, 8)), several)
 
 
 def test_the_command(tmp_path, monkeypatch):

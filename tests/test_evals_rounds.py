@@ -91,7 +91,7 @@ def test_the_report_of_rounds(monkeypatch):
 def test_the_best_of_several_by_prompt_by_the_exact_error_and_at_random(monkeypatch):
     alone = [{row["key"]: row for row in evaluate(seed=seed, pairs_per_rule=3, overwrite=True)["pairs"]} for seed in (0, 1, 2)]
     compared = iter(([0.1, 0.9, 0.2, 0.3, 0.1], [0.2, 0.1, 0.3, 0.1, 0.5], [0.3, 0.2, 0.1, 0.4, 0.2]))
-    monkeypatch.setattr(Sampler, "alignment", lambda self, requests, latents, settings: np.array(next(compared)))
+    monkeypatch.setattr(Sampler, "prompt_alignment", lambda self, requests, latents, settings: np.array(next(compared)))
     report = evaluate(best_of=3, pairs_per_rule=3, overwrite=True)
     assert report["pairs"] == [alone[number][key] for key, number in zip(alone[0], (2, 0, 1, 2, 1), strict=True)]
     by_pair = [[rows[key] for rows in alone] for key in alone[0]]

@@ -130,8 +130,8 @@ def evaluate(
         rounds: how often a pair is painted at most: as long as `judge` does not take a result for done. Its best-judged result counts.
         judge: sees source, result and instruction.
         seed: of the sample and of the noise. Round n, and the n-th of several results, have the noise of the seed `seed` + n - 1.
-        settings: by default those of the checkpoint. Of `best_of` results of a pair that count which its prompt explains best, unless there
-            is a judge; the report also says which the exact error would choose, and what a choice at random comes to.
+        settings: by default those of the checkpoint. Of `best_of` results of a pair the one counts that its prompt explains best, or that
+            `judge` likes best; the report also says what the exact error would choose, and what a choice at random comes to.
         batch_size: pictures painted at once.
         overwrite: replace `output` and its contact sheet.
         progress: show a bar.
@@ -241,7 +241,7 @@ def _best_explained(
     def scores(results: Sequence[Image.Image]) -> Float[np.ndarray, " n"]:
         size, groups = requests[0].size, batches([None] * len(results), settings.batch_size)
         latents = [np.asarray(painter.encode(batch.fill(results), size))[: len(batch.indices)] for batch in groups]
-        return painter.alignment(requests, np.concatenate(latents), settings)
+        return painter.prompt_alignment(requests, np.concatenate(latents), settings)
 
     return np.argmax([scores(results) for results in pictures], 0).tolist()
 

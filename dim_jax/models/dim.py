@@ -175,7 +175,7 @@ class Dim(nnx.Module):
             cache_interval=cache_interval, flow_shift=flow_shift, solver=solver, known=known,
         )  # fmt: skip
 
-    def alignment(
+    def prompt_alignment(
         self, latents: Float[Array, "b h w c"], condition: Condition, unconditional: Condition, source: Float[Array, "b h w c"] | None
     ) -> Float[Array, " b"]:
         """How much better `condition` explains latents than `unconditional` does: the logarithm of the velocity's squared error without it
