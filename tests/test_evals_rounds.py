@@ -103,6 +103,13 @@ def test_the_best_of_several_by_prompt_by_the_exact_error_and_at_random(monkeypa
     assert evaluate(overwrite=True)["best_of"]["results"] == 1
 
 
+def test_a_distilled_model_that_cannot_choose_paints_nothing(monkeypatch):
+    monkeypatch.setattr(painter(), "settings", replace(QUICK, distilled="steps", guidance_scale=1.0))
+    with pytest.raises(InputError, match="not best_of 2: it has one branch"):
+        evaluate(best_of=2)
+    assert not Path("out.pictures").exists()
+
+
 def test_rounds_and_best_of_share_pictures(monkeypatch):
     judging(monkeypatch, set())
     report = evaluate(rounds=2, judge=judge(), best_of=2)
