@@ -36,14 +36,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30, help="of the sampler")
     parser.add_argument("--text-tokens", type=int, default=330, help="of the blueprint")
     parser.add_argument("--remat", default="none", help="as config.model.remat")
+    parser.add_argument("--accumulate", type=int, default=1, help="batches of which one update of ours is made")
     parser.add_argument("--part", choices=("cached", "online"), help="one way of training")
-    parser.add_argument("--float8", action="store_true", help="our sampler's large products in float8")
+    parser.add_argument("--float8", action="store_true", help="our large products of SANA in float8: of the sampler, or of training")
+    parser.add_argument("--mu-dtype", default="float32", help="of our first moments, as config.optim.mu_dtype")
     parser.add_argument("--distilled", choices=("guidance", "steps"), help="our edit in one branch, without PyTorch's")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch on a CPU; 0: as it likes")
     parser.add_argument("--only", choices=FRAMEWORKS, help="one framework, in this process, without the table")
     args = parser.parse_args(arguments)
     args.batch = args.batch or {"edit": 1, "train": 4}[args.work]
+    if (args.accumulate > 1 or args.mu_dtype != "float32") and (args.work != "train" or args.only != "jax"):
+        parser.error("--accumulate and --mu-dtype are of our training: name train and --only jax")
     if args.distilled and (args.work != "edit" or args.only == "torch"):
         parser.error("--distilled is of our edits: leave train and --only torch out")
     return args

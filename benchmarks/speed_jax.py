@@ -90,7 +90,8 @@ def train(args: Namespace, dtype: Any) -> None:
 
     It begins with its batch in the host's memory, as a loader leaves it.
     """
-    model_config, config = stage_two(args, model__dtype=jnp.dtype(dtype).name)
+    changes = {"model__float8": str(args.float8), "optim__accumulate": str(args.accumulate), "optim__mu_dtype": args.mu_dtype}
+    model_config, config = stage_two(args, model__dtype=jnp.dtype(dtype).name, **changes)
     sharding = Sharding.open(config, model_config, jax.devices()[:1])
     for part in PARTS_OF_TRAINING:
         if args.part in (None, part):
@@ -98,7 +99,7 @@ def train(args: Namespace, dtype: Any) -> None:
             times, loss = measure(once, jax.block_until_ready, args.repeats, in_a_row=cases.IN_A_ROW)
             if not np.isfinite(loss):
                 raise SystemExit("The loss is not finite: the times would mean nothing.")
-            report(args, "dim_jax", part, times, remat=args.remat, tokens=tokens, **machine())
+            report(args, "dim_jax", part, times, remat=args.remat, tokens=tokens, **changes, **machine())
 
 
 def stage_two(args: Namespace, **changes: str) -> tuple[ModelConfig, Config]:

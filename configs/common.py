@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.model.condition_length = 8192  # (paper) rows of the null table; a shorter one grows
     config.model.dtype = "bfloat16"  # of computation; parameters are float32. "float32" has exact products, "tf32" fast ones
     config.model.quantize = "none"  # of frozen weights under a LoRA: "int8" or "int4" in the encoder's and SANA's large layers
+    config.model.float8 = False  # the large products of SANA's blocks and their gradients in float8, for GPUs since H100
     config.model.remat = (
         "all"  # what of SANA's blocks a backward pass computes again: "all", all but "narrow" results or "products", or "none"
     )

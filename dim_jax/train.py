@@ -41,13 +41,13 @@ from dim_jax.training.losses import Loss, Metrics
 from dim_jax.training.metrics_buffer import MetricsBuffer
 from dim_jax.training.model_init import ModelInit, open_data
 from dim_jax.training.objectives import Objective, make_objective, open_objective
-from dim_jax.training.optim import ema_decay, make_optimizer
+from dim_jax.training.optim import make_optimizer
 from dim_jax.training.profiling import Profile
 from dim_jax.training.progress import Speed
 from dim_jax.training.remat import AUTO, FittingStep, remat_choices
 from dim_jax.training.resume import latest_step, training_states
 from dim_jax.training.rollout import open_rollout
-from dim_jax.training.state import Params, State, abstract_exported, abstract_frozen, abstract_state, init_state, is_finite
+from dim_jax.training.state import Params, State, abstract_exported, abstract_frozen, abstract_state, init_state, is_finite, next_state
 from dim_jax.training.step_flops import step_flops
 from dim_jax.training.supervision import STOPPED, TerminatedError, Termination, Watchdog
 
@@ -57,7 +57,7 @@ NUM_EXAMPLES = 8  # held-out examples on a sheet
 def make_train_step(config: Config, objective: Objective, sharding: Sharding, abstract: State) -> Any:
     """The compiled step: (state, frozen, batch) -> (state, metrics), for states laid out as `abstract`. It takes the state over; frozen
     parameters get no gradient."""
-    optimizer, learning_rate = make_optimizer(config)
+    _, learning_rate = make_optimizer(config)
 
     def train_step(state: State, frozen: Params, batch: Any) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(key_seed(config.seed, "steps")), state.step)
@@ -71,12 +71,9 @@ def make_train_step(config: Config, objective: Objective, sharding: Sharding, ab
 
         with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):  # where `layers.shard_batch` looks
             (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        changes, opt = optimizer.update(grads, state.opt, state.params)
-        params: Any = optax.apply_updates(state.params, changes)
-        ema: Any = optax.incremental_update(params, state.ema, 1 - ema_decay(config, state.step))
         rate = learning_rate(state.step // config.optim.accumulate)
         metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads), "learning_rate": jnp.asarray(rate)}
-        return State(state.step + 1, params, ema, opt), metrics
+        return next_state(config, state, grads), metrics
 
     # The new state lies as the old one. Else the compiler would choose, and the second step would be another program than the first.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)

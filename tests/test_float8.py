@@ -5,10 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jaxtyping import Array
 
-from dim_jax.models.float8 import FLOAT8, Float8Linear
+from dim_jax.models.dc_ae_config import DCAEConfig
+from dim_jax.models.float8 import FLOAT8, LARGE_LAYERS, Float8Linear, float8_product, with_float8
+from dim_jax.models.module import parameters
+from dim_jax.models.qwen import QwenConfig
+from dim_jax.models.sana_config import SanaConfig
 from dim_jax.pipeline import EditPipeline
 from dim_jax.settings import Settings
+from dim_jax.training.objectives import abstract_model
+from dim_jax.weights.model_config import ModelConfig
 from tests.painter_fixtures import largest_difference, painter, picture
 
 
@@ -62,3 +69,36 @@ def test_pictures_are_near_and_no_row_depends_on_the_others():
     for near, picture_of_bfloat16 in zip(both, exact, strict=True):
         off = np.asarray(near.image, float) - np.asarray(picture_of_bfloat16.image, float)
         assert 0 < (off**2).mean() < 25  # in squared grey levels: 34 dB
+
+
+def relative_error(found: Array, expected: Array) -> float:
+    return float(jnp.linalg.norm(found.astype(jnp.float32) - expected) / jnp.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_training_products_and_their_gradients_are_near_at_all_sizes(size):
+    key = jax.random.key(0)
+    x, kernel, direction = (jax.random.normal(key, shape) * size for shape in ((2, 48, 96), (96, 64), (2, 48, 64)))
+    found, back = jax.vjp(float8_product, x, kernel)
+    expected, exact_back = jax.vjp(jnp.matmul, x, kernel)
+    assert 0.005 < relative_error(found, expected) < 0.05
+    for near, gradient in zip(back(direction), exact_back(direction), strict=True):
+        assert near.dtype == gradient.dtype
+        assert 0.005 < relative_error(near, gradient) < 0.08  # two bits of mantissa in the gradient
+
+
+def test_training_products_of_zeros_are_zeros():
+    found, back = jax.vjp(float8_product, jnp.zeros((3, 96)), jnp.ones((96, 64)))
+    assert not found.any()
+    assert not any(gradient.any() for gradient in back(jnp.zeros((3, 64))))
+
+
+def test_only_large_layers_of_sana_train_in_float8():
+    model = abstract_model(ModelConfig(QwenConfig.tiny(), SanaConfig.tiny(), DCAEConfig.tiny()), ("connector", "sana"), jnp.bfloat16)
+    converted = {
+        path
+        for path, layer in nnx.iter_modules(with_float8(model))
+        if getattr(layer, "dot_general", jax.lax.dot_general) is not jax.lax.dot_general
+    }
+    assert {".".join(map(str, path)) for path in converted} == {f"sana.blocks.{name}" for name in LARGE_LAYERS}
+    assert parameters(with_float8(model)).keys() == parameters(model).keys()

@@ -34,27 +34,6 @@ def test_five_steps_equal_torch():
         np.testing.assert_allclose(ours[name], parameter.detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_accumulated_gradients_update_as_their_mean():
-    rng = np.random.default_rng(0)
-    start = {"a": jnp.asarray(rng.normal(size=5), jnp.float32)}
-    gradients = [{"a": jnp.asarray(rng.normal(size=5), jnp.float32)} for _ in range(6)]
-    options = {"weight_decay": 0.1, "clip_global_norm": 1.0}
-    schedule = optim.schedule(1e-2, warmup_steps=1, cosine=False, steps=2)
-    one, many = (optim.clipped_optimizer(schedule, accumulate=accumulate, **options) for accumulate in (1, 3))
-    ours, state, theirs, other = start, many.init(start), start, one.init(start)
-    for number, gradient in enumerate(gradients, 1):
-        updates, state = many.update(gradient, state, ours)
-        before, ours = ours, optax.apply_updates(ours, updates)
-        if number % 3:
-            np.testing.assert_array_equal(ours["a"], before["a"])
-        else:
-            mean = {"a": sum(gradient["a"] for gradient in gradients[number - 3 : number]) / 3}
-            updates, other = one.update(mean, other, theirs)
-            theirs = optax.apply_updates(theirs, updates)
-            np.testing.assert_allclose(ours["a"], theirs["a"], rtol=1e-6, atol=1e-7)
-    assert np.abs(ours["a"] - start["a"]).max() > 1e-3
-
-
 def test_gradients_under_the_clip_are_left_alone():
     gradients = {"a": jnp.array([0.3, 0.4])}
     clip = optim.clipped_optimizer(1.0, weight_decay=0.0, clip_global_norm=0.5, betas=(0.0, 0.0), eps=1.0)

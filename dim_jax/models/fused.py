@@ -44,7 +44,8 @@ def linear(layer: nnx.Linear | Float8Linear, x: Float[Array, "*b d"]) -> Float[A
     kernel = layer.kernel[...]
     if kernel.ndim == 2:
         return layer(x)
-    y = _product(x.astype(layer.dtype), kernel.astype(layer.dtype))
+    assert isinstance(layer, nnx.Linear)
+    y = _product(layer, x.astype(layer.dtype), kernel.astype(layer.dtype))
     return y if layer.bias is None else y + layer.bias[...].astype(y.dtype)
 
 
@@ -65,7 +66,7 @@ def split_linear(layer: nnx.Linear, x: Float[Array, "b t d"], parts: int, name: 
     dtype = layer.dtype or x.dtype
     x, kernels = x.astype(dtype), jnp.split(dense(layer.kernel[...], dtype), parts, -1)
     results = [
-        _product(x, kernel) + bias for kernel, bias in zip(kernels, jnp.split(layer.bias[...].astype(dtype), parts, -1), strict=True)
+        _product(layer, x, kernel) + bias for kernel, bias in zip(kernels, jnp.split(layer.bias[...].astype(dtype), parts, -1), strict=True)
     ]
     if isinstance(layer, LoRALinear):
         results = [result + branch for result, branch in zip(results, jnp.split(layer.branch(x), parts, -1), strict=True)]
@@ -120,7 +121,7 @@ def inverted_gated_conv(
     if isinstance(widen, Float8Linear):
         z = widen.product(x)
     else:
-        z = _product(x.astype(depthwise.dtype), dense(widen.kernel[...], depthwise.dtype))
+        z = _product(widen, x.astype(depthwise.dtype), dense(widen.kernel[...], depthwise.dtype))
     if isinstance(widen, LoRALinear):
         z = z + widen.branch(x)
     z = checkpoint_name(z, "inverted")
@@ -176,8 +177,12 @@ def attention(
     return _run_on_mesh(run, specs, heads, *arrays)
 
 
-def _product(x: Float[Array, "*b d"], kernel: Float[Array, "d f"] | Float[Array, "d groups part"]) -> Float[Array, "..."]:
-    return x @ kernel if kernel.ndim == 2 else (x @ _flatten_groups(kernel)).reshape(*x.shape[:-1], *kernel.shape[1:])
+def _product(
+    layer: nnx.Linear, x: Float[Array, "*b d"], kernel: Float[Array, "d f"] | Float[Array, "d groups part"]
+) -> Float[Array, "..."]:
+    """x and a kernel of `layer`, or a part of it, multiplied as the layer multiplies."""
+    flat = kernel if kernel.ndim == 2 else _flatten_groups(kernel)
+    return layer.dot_general(x, flat, (((x.ndim - 1,), (0,)), ((), ()))).reshape(*x.shape[:-1], *kernel.shape[1:])
 
 
 @jax.custom_vjp

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dim_jax.models import fused, layers
-from dim_jax.models.float8 import Float8Linear
+from dim_jax.models.float8 import convert_block
 from dim_jax.models.precision import exact_products
 from dim_jax.models.sana_config import GUIDANCE_EMBEDS_SCALE, SanaConfig
 
@@ -256,13 +256,12 @@ class Sana(nnx.Module):
     def unroll(self, condition: Condition, *, float8: bool = False) -> Unrolled:
         """Single blocks and their keys and values, for a loop over steps (`layers.unstack` says when it is faster).
 
-        `float8`: the large products of each block in float8; cross-attention, modulation, first and last layers stay as they are.
+        `float8`: the large products of each block in float8 (`float8.LARGE_LAYERS`).
         """
         depth = self.config.depth
         blocks = layers.unstack(self.blocks, depth)
         for block in blocks if float8 else ():
-            block.attn.qkv, block.attn.proj = Float8Linear(block.attn.qkv), Float8Linear(block.attn.proj)
-            block.mlp.inverted_conv, block.mlp.point_conv = Float8Linear(block.mlp.inverted_conv), Float8Linear(block.mlp.point_conv)
+            convert_block(block)
         return blocks, layers.unstack((condition.keys, condition.values), depth)
 
     def null_condition(self, mask: Bool[Array, "b t"]) -> Condition:

@@ -19,6 +19,7 @@ from dim_jax.config import Config
 from dim_jax.data.batches import AnswerBatch, CachedBatch, PaintBatch, PictureBatch
 from dim_jax.data.readers import AnswerReader, CachedReader, PaintReader, PictureReader
 from dim_jax.models.dim import DimConfig
+from dim_jax.models.float8 import with_float8
 from dim_jax.models.lora import Module, with_lora
 from dim_jax.models.precision import compute_dtype
 from dim_jax.models.quantized import Quantize, with_quantized
@@ -77,11 +78,14 @@ class Objective:
         return self.adapted(abstract_model(self.model_config, self.components, compute_dtype(self.config.model.dtype)))
 
     def adapted(self, model: Module) -> Module:
-        """An abstract model of all components of a step, or more, with the quantized kernels and the adapters that the config asks for."""
+        """An abstract model of all components of a step, or more, with the quantized kernels, adapters and float8 products that the config
+        asks for."""
         model = with_quantized(model, quantization(self.config))
         rank: int = self.config.lora.rank
         layers = adapted_layers(self.config, self.model_config.shapes())
-        return with_lora(model, dict.fromkeys(layers, rank), self.config.lora.alpha / rank) if layers else model
+        if layers:
+            model = with_lora(model, dict.fromkeys(layers, rank), self.config.lora.alpha / rank)
+        return with_float8(model) if self.config.model.float8 else model
 
 
 def quantization(config: Config) -> Quantize | None:

@@ -34,17 +34,16 @@ def make_optimizer(config: Config) -> tuple[optax.GradientTransformation, optax.
     learning_rate = schedule(options.learning_rate, warmup_steps=options.warmup_steps, cosine=options.cosine, steps=updates)
     optimizer = clipped_optimizer(
         learning_rate, name=options.name, weight_decay=options.weight_decay, clip_global_norm=options.clip_global_norm,
-        betas=tuple(options.betas), eps=options.eps, mu_dtype=options.mu_dtype, accumulate=options.accumulate,
-        undecayed=tuple(options.undecayed), mup_base_width=options.mup_base_width,
+        betas=tuple(options.betas), eps=options.eps, mu_dtype=options.mu_dtype, undecayed=tuple(options.undecayed),
+        mup_base_width=options.mup_base_width,
     )  # fmt: skip
     return optimizer, learning_rate
 
 
 def ema_decay(config: Config, step: Int[Array, ""]) -> Float[Array, ""]:
-    """How much of the averages a step keeps: config.optim.ema_decay, less in the first updates, and all of them between two updates."""
+    """How much of the averages an update keeps: config.optim.ema_decay, less in the first updates."""
     update = step // config.optim.accumulate
-    decay = jnp.minimum(config.optim.ema_decay, (1 + update) / (10 + update))
-    return jnp.where((step + 1) % config.optim.accumulate == 0, decay, 1.0)
+    return jnp.minimum(config.optim.ema_decay, (1 + update) / (10 + update))
 
 
 def clipped_optimizer(
@@ -56,7 +55,6 @@ def clipped_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     mu_dtype: DTypeLike = jnp.float32,
-    accumulate: int = 1,
     undecayed: Collection[str] = UNDECAYED,
     mup_base_width: int = 0,
 ) -> optax.GradientTransformation:
@@ -68,10 +66,8 @@ def clipped_optimizer(
     Parameters whose last name is in `undecayed` do not decay: scales of norms, biases, tables of scale and shift, and the null table, which
     stands for a condition, are not a factor of a product. PyTorch's AdamW decays all of them (`undecayed=()`).
 
-    With `accumulate` n > 1 only every n-th call updates, by the mean of the gradients since the last one that did; the clip is of that
-    mean, and `learning_rate` counts updates. With `mup_base_width` matrices of SANA have a rate by width (`mup_factor`), and decay as
-    before. `mu_dtype` is of the first moments; second ones, which change by a thousandth a step, stay in
-    float32.
+    With `mup_base_width` matrices of SANA have a rate by width (`mup_factor`), and decay as before. `mu_dtype` is of the first moments;
+    second ones, which change by a thousandth a step, stay in float32.
     """
 
     def decay(updates: Any, params: Any) -> Any:
@@ -89,8 +85,7 @@ def clipped_optimizer(
         scale = optax.chain(optax.masked(muon, partial(_mask, matrices=True)), optax.masked(scale, partial(_mask, matrices=False)))
     # As `optax.adamw`, but for its mask, which would make another state of it: runs that began without one could not go on.
     scale = optax.chain(scale, optax.stateless(decay), optax.scale_by_learning_rate(learning_rate))
-    optimizer = optax.chain(optax.clip_by_global_norm(clip_global_norm), scale)
-    return optimizer if accumulate == 1 else optax.MultiSteps(optimizer, accumulate).gradient_transformation()
+    return optax.chain(optax.clip_by_global_norm(clip_global_norm), scale)
 
 
 def is_matrix(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""The state of a training run, with dtypes and shardings."""
+"""The state of a training run: its dtypes and shardings, how it begins, and what the gradients of a step make of it."""
 
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int
 
@@ -16,7 +17,7 @@ from dim_jax.models.quantized import Quantize, abstract_like, with_quantized
 from dim_jax.sharding import Sharding
 from dim_jax.training.lora import adapted_layers
 from dim_jax.training.objectives import Objective, abstract_model, quantization
-from dim_jax.training.optim import make_optimizer
+from dim_jax.training.optim import ema_decay, make_optimizer
 from dim_jax.weights.lora import factor_shapes
 from dim_jax.weights.model_config import TEACHER, ModelConfig
 from dim_jax.weights.table import Shape
@@ -88,7 +89,34 @@ def init_state(config: Config, params: Params, abstract: State) -> State:
 
 def _init(config: Config, params: Params) -> State:
     optimizer, _ = make_optimizer(config)
-    return State(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+    init = optimizer.init if config.optim.accumulate == 1 else optax.MultiSteps(optimizer, config.optim.accumulate).init
+    return State(jnp.int32(0), params, jax.tree.map(jnp.copy, params), init(params))
+
+
+def next_state(config: Config, state: State, grads: Params) -> State:
+    """The state after a step with these gradients: parameters as the optimizer changes them, and their averages.
+
+    Of `config.optim.accumulate` steps only the last one updates, by the mean of the gradients of all, which is what is clipped. The state
+    is that of `optax.MultiSteps`, which computes an update in every step and drops all others.
+    """
+    optimizer, _ = make_optimizer(config)
+
+    def update(grads: Params, opt: Any) -> tuple[Any, Any, Any]:
+        changes, opt = optimizer.update(grads, opt, state.params)
+        params: Any = optax.apply_updates(state.params, changes)
+        return params, optax.incremental_update(params, state.ema, 1 - ema_decay(config, state.step)), opt
+
+    if config.optim.accumulate == 1:
+        return State(state.step + 1, *update(grads, state.opt))
+    before, is_last = state.opt.mini_step, state.opt.mini_step == config.optim.accumulate - 1
+    # The first gradients take the place of the last mean: to set that to zero would take a pass over memory.
+    mean = jax.tree.map(lambda mean, new: jnp.where(before == 0, new, mean + (new - mean) / (before + 1)), state.opt.acc_grads, grads)
+    opt = state.opt.inner_opt_state
+    params, ema, opt = jax.lax.cond(is_last, lambda: update(mean, opt), lambda: (state.params, state.ema, opt))
+    accumulated = state.opt._replace(
+        mini_step=jnp.where(is_last, 0, before + 1), gradient_step=state.opt.gradient_step + is_last, inner_opt_state=opt, acc_grads=mean
+    )
+    return State(state.step + 1, params, ema, accumulated)
 
 
 @jax.jit
