@@ -1,6 +1,9 @@
-"""The programs of painting: functions of a model and arrays, which `Sampler` compiles."""
+"""The programs of painting: functions of a model and arrays, which `Sampler` compiles and calls with the leaves of its model.
 
-from collections.abc import Callable
+To take a model of full size apart into its 411 arrays takes some 2 ms, which every call of a program would spend anew.
+"""
+
+from collections.abc import Callable, Hashable
 from functools import cache, wraps
 from typing import Any
 
@@ -16,16 +19,24 @@ from dim_jax.processing.inputs import EncoderInputs
 
 
 @cache
-def compiled(function: Callable[..., Any], mesh: Mesh | None, compiler_options: tuple[tuple[str, Any], ...], **options: Any) -> Any:
-    """`function` compiled, with the mesh set where `layers.shard_batch` looks for it; once for all samplers, since those of equal models
-    (LoRAs of one rank, the sheets of a run) run the same programs."""
+def compiled(
+    function: Callable[..., Any],
+    structure: Hashable,
+    mesh: Mesh | None,
+    compiler_options: tuple[tuple[str, Any], ...],
+    **options: Any,
+) -> Any:
+    """`function` compiled for models of this structure (`jax.tree.structure`), each passed as the list of its leaves, with the mesh set
+    where `layers.shard_batch` looks for it; once for all samplers, since those of equal models (LoRAs of one rank, the sheets of a run) run
+    the same programs."""
 
     @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(leaves: list[Array], *args: Any, **kwargs: Any) -> Any:
+        dim = jax.tree.unflatten(structure, leaves)
         if mesh is None:
-            return function(*args, **kwargs)
+            return function(dim, *args, **kwargs)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return function(*args, **kwargs)
+            return function(dim, *args, **kwargs)
 
     return jax.jit(run, compiler_options=dict(compiler_options) or None, **options)
 

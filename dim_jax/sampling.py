@@ -81,6 +81,7 @@ class Sampler:
         self._tiling = SMALL_TILING if offload else DEFAULT_TILING
         self.sources = (name,)  # what it was read from: the checkpoint, and LoRAs as they were named
         self._null: dict[int, Condition] = {}
+        self._leaves, self._structure = jax.tree.flatten(dim)
         self._condition = self._compiled(programs.condition, static_argnums=2)
         self._null_row = self._compiled(Dim.null_condition, static_argnums=1)
         self._encode = self._compiled(programs.encode, static_argnums=2)
@@ -167,10 +168,12 @@ class Sampler:
         return sampler
 
     def _compiled(self, function: Callable[..., Any], **options: Any) -> Any:
-        """`function` compiled. Offloaded, a call copies the parameters that its program reads (`jax.jit` drops the others), and ends when
-        they have left the device again."""
+        """`function` of a model compiled, to be called with the model's leaves. Offloaded, a call copies the parameters that its program
+        reads (`jax.jit` drops the others), and ends when they have left the device again."""
         compiler_options = (self.sharding and self.sharding.compiler_options) or {}
-        compiled = programs.compiled(function, self.sharding and self.sharding.mesh, tuple(compiler_options.items()), **options)
+        compiled = programs.compiled(
+            function, self._structure, self.sharding and self.sharding.mesh, tuple(compiler_options.items()), **options
+        )
         return (lambda *args, **kwargs: jax.block_until_ready(compiled(*args, **kwargs))) if self.offload else compiled
 
     def _device_put(self, batch: Any) -> Any:
@@ -229,7 +232,7 @@ class Sampler:
             context = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {batch.rows}"
             with memory_errors(context, REMEDY):
                 latents = self._batch(filled, settings, on_step)
-                arrays = self._decode(self.dim, latents, self._tiling), latents
+                arrays = self._decode(self._leaves, latents, self._tiling), latents
             yield batch, context, arrays
 
     def _check(self, number: int, request: Request) -> None:
@@ -254,7 +257,7 @@ class Sampler:
         """
         with memory_errors(f"{self.name}: the autoencoder on {len(pictures)} pictures of {size[0]} x {size[1]}", REMEDY):
             pixels = in_threads(lambda picture: autoencoder_pixels(picture, size), pictures)
-            return self._encode(self.dim, self._device_put(np.stack(pixels)), self._tiling)
+            return self._encode(self._leaves, self._device_put(np.stack(pixels)), self._tiling)
 
     def decode(self, latents: Float[Array | np.ndarray, "b h w c"]) -> list[Image.Image]:
         """Pictures of latents.
@@ -263,7 +266,7 @@ class Sampler:
             InputError: there is not enough memory.
         """
         with memory_errors(f"{self.name}: the autoencoder on {len(latents)} latents of {latents.shape[1]} x {latents.shape[2]}", REMEDY):
-            return in_threads(to_picture, [*np.asarray(to_host(self._decode(self.dim, self._device_put(latents), self._tiling)))])
+            return in_threads(to_picture, [*np.asarray(to_host(self._decode(self._leaves, self._device_put(latents), self._tiling)))])
 
     def reconstruct(self, pictures: Sequence[Image.Image], settings: Settings) -> list[Image.Image]:
         """What the autoencoder makes of pictures, each scaled and cropped to `settings.resolution` squared, `batch_size` at a time.
@@ -290,10 +293,10 @@ class Sampler:
             **{name: getattr(settings, name) for name in STATIC_SETTINGS},
         }  # fmt: skip
         if on_step is None:
-            return self._paint(self.dim, condition, seeds, size=grid, **options)
-        state, dim = self._start(self.dim, seeds, grid), self._sana_on_device()
+            return self._paint(self._leaves, condition, seeds, size=grid, **options)
+        state, leaves = self._start(self._leaves, seeds, grid), self._with_sana_on_device()
         for step in range(settings.num_steps):
-            state = self._advance(dim, condition, state, np.int32(step), **options)
+            state = self._advance(leaves, condition, state, np.int32(step), **options)
             on_step(step + 1, np.asarray(to_host(state.data)))
         return state.latents
 
@@ -314,7 +317,7 @@ class Sampler:
             with memory_errors(f"{self.name}: comparing {batch.rows} results with their prompts", REMEDY):
                 condition, branches = self._conditions(filled, settings, guided=True)
                 rows = self._device_put(np.stack(batch.fill([*np.asarray(latents)])))
-                scores += [*np.asarray(to_host(self._prompt_alignment(self.dim, condition, rows, **branches)))][: len(batch.indices)]
+                scores += [*np.asarray(to_host(self._prompt_alignment(self._leaves, condition, rows, **branches)))][: len(batch.indices)]
         return np.array(scores)
 
     def _conditions(self, requests: Sequence[Request], settings: Settings, *, guided: bool) -> tuple[Condition, dict[str, Any]]:
@@ -326,17 +329,18 @@ class Sampler:
         if guided and prompt is not None:
             negative, other = self._inputs([prompt] * len(requests), pictures, settings, negative=True)
             length = max(length, other)
-        return self._condition(self.dim, self._device_put(inputs), length), {
+        return self._condition(self._leaves, self._device_put(inputs), length), {
             "null": self.null_condition(length) if guided and negative is None else None, "source": self._source(requests),
-            "unconditional": None if negative is None else self._condition(self.dim, self._device_put(negative), length),
+            "unconditional": None if negative is None else self._condition(self._leaves, self._device_put(negative), length),
         }  # fmt: skip
 
-    def _sana_on_device(self) -> Dim:
-        """The model with SANA on the device for a loop over steps, which would else copy it at each."""
+    def _with_sana_on_device(self) -> list[Array]:
+        """The model's leaves with those of SANA on the device, for a loop over steps, which would else copy them at each."""
         if not self.offload:
-            return self.dim
+            return self._leaves
         params = parameters(self.dim).items()
-        return with_parameters(self.dim, {path: jax.device_put(x) if path.startswith("sana.") else x for path, x in params})
+        on_device = {path: jax.device_put(x) if path.startswith("sana.") else x for path, x in params}
+        return jax.tree.leaves(with_parameters(self.dim, on_device))
 
     def _source(self, requests: Sequence[Request]) -> Float[Array, "b h w c"] | None:
         """What SANA sees beside the noise: latents as they are, or those of the pictures."""
@@ -369,7 +373,7 @@ class Sampler:
     def null_condition(self, length: int) -> Condition:
         """Keys and values of the condition of no prompt, of `length` tokens, computed once."""
         if length not in self._null:
-            self._null[length] = self._null_row(self.dim, length)
+            self._null[length] = self._null_row(self._leaves, length)
         return self._null[length]
 
 

@@ -81,7 +81,7 @@ def sent_by_the_autoencoder(checkpoint: Path) -> Iterator[dict[str, Any]]:
     pixels = sampler._device_put(np.zeros((4, 128, 128, 3), np.float32))
     latents = sampler.encode([picture(128, 128)] * 4, (128, 128))
     for program, compiled, array in (("encode", sampler._encode, pixels), ("decode", sampler._decode, latents)):
-        text = compiled.lower(sampler.dim, array, sampler._tiling).compile().as_text()
+        text = compiled.lower(sampler._leaves, array, sampler._tiling).compile().as_text()
         kernels = [x for path, x in parameters(sampler.dim).items() if path.startswith(f"autoencoder.{program}r.")]
         yield {"mesh": program, "sent": hlo.bytes_sent(hlo.Program.parse(text)), "parameters": sum(x.nbytes for x in kernels)}
 
