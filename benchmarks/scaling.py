@@ -11,7 +11,6 @@ and the slope of each part between its last two points: 1 is proportional, 2 is 
 import argparse
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +35,7 @@ def measure(options: dict[str, Any], framework: str) -> Point:
     """Milliseconds of each part at one point, or why there are none."""
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, str(ROOT / "benchmarks/speed.py"), "edit", "--only", framework, *words]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode:
         return {"failed": next(iter(reversed(done.stderr.strip().splitlines())), f"exit code {done.returncode}")[:300]}

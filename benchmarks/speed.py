@@ -16,14 +16,14 @@ branch and Euler's steps, --steps of them.
 import argparse
 import importlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 FRAMEWORKS = ("jax", "torch")
 
 
@@ -58,8 +58,7 @@ def run(arguments: list[str], frameworks: Sequence[str] = FRAMEWORKS) -> list[di
     rows = []
     for framework in frameworks:
         command = [sys.executable, __file__, *arguments, "--only", framework]
-        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             for line in process.stdout or ():
                 print(line, end="", flush=True)
                 if line.startswith("{"):
