@@ -105,6 +105,13 @@ def test_the_log_and_the_files_of_a_run(painter_run):
     assert len(list(painter_run.glob("profile/**/*.xplane.pb"))) == 1
 
 
+def test_a_step_in_float8_has_nearly_the_loss_and_gradient_of_another(painter_run, tmp_path):
+    assert train("nano_edit", tmp_path / "run", 1, model__float8="True")[0] == 0
+    (near,), (exact, *_) = log(tmp_path / "run"), log(painter_run)
+    for name, largest in (("loss", 0.02), ("grad_norm", 0.1)):
+        assert 0 < abs(near[name] / exact[name] - 1) < largest
+
+
 def test_only_trainable_components_change(painter_run, tmp_path):
     """A run of one step, whose learning rate is still zero, shows where both began."""
     assert train("nano_edit", tmp_path / "start", 1)[0] == 0
