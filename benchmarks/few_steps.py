@@ -122,17 +122,16 @@ def table(rows: Sequence[Row]) -> str:
 def plot(rows: Sequence[Row], path: Path) -> None:
     panels = {
         "psnr": ("steps", "PSNR to target, dB"), "nearer": ("steps", "share nearer to target than to source"),
-        "psnr_teacher": ("seconds", f"PSNR to {rows[0]['teacher']}, dB"),
+        "psnr_teacher": ("evaluations", f"PSNR to {rows[0]['teacher']}, dB"),
     }  # fmt: skip
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), layout="constrained")
     for axis, (key, (across, title)) in zip(axes, panels.items(), strict=True):
         for name in dict.fromkeys(row["checkpoint"] for row in rows):
             points = sorted((row[across], row[key]) for row in rows if row["checkpoint"] == name and row[key] is not None)
             axis.semilogx([x for x, _ in points], [y for _, y in points], marker="o", label=name)
-        if across == "steps":
-            numbers = sorted({row["steps"] for row in rows})
-            axis.set_xticks(numbers, [str(number) for number in numbers], minor=False)
-            axis.minorticks_off()
+        numbers = sorted({row[across] for row in rows})
+        axis.set_xticks(numbers, [str(number) for number in numbers], minor=False)
+        axis.minorticks_off()
         axis.set_xlabel(COLUMNS[across])
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)

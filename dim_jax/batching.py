@@ -55,6 +55,11 @@ class Request:
         return self.size, self.source is None, self.source is not None and self.source.latents is None, self.opacity is None
 
     @property
+    def conditions(self) -> Hashable:
+        """The same for requests of one size that differ in their seeds alone, as candidates of `best_of` do."""
+        return self.prompt, self.frame, self.source and (id(self.source.picture), id(self.source.latents))
+
+    @property
     def canvas(self) -> Image.Image:
         """What the autoencoder reads of the source."""
         assert self.source is not None

@@ -322,7 +322,9 @@ class Sampler:
 
     def _conditions(self, requests: Sequence[Request], settings: Settings, *, guided: bool) -> tuple[Condition, dict[str, Any]]:
         """The condition of requests, and what else SANA reads beside the noise: their sources' latents and, if `guided`, the unconditional
-        branch's condition or its one row (`programs`)."""
+        branch's condition or its one row (`programs`). All have one row where requests differ in their seeds alone."""
+        if self.sharding is None and len({request.conditions for request in requests}) == 1:
+            requests = requests[:1]
         pictures = [[request.source.picture] if request.source is not None else [] for request in requests]
         inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
         prompt, negative = self.processor.null_prompt if settings.negative_prompt is None else settings.negative_prompt, None

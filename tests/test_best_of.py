@@ -15,7 +15,7 @@ from dim_jax.processing.pictures import open_picture
 from dim_jax.sampling import Sampler
 from dim_jax.settings import Settings
 from dim_jax.weights.bundled import bundled_checkpoint
-from tests.painter_fixtures import QUICK, dim, one_error, painter, picture
+from tests.painter_fixtures import QUICK, dim, largest_difference, one_error, painter, picture
 
 PROMPTS = ["a red cat", "a blue dog"]
 
@@ -68,6 +68,30 @@ def test_the_best_of_several_is_one_of_them(monkeypatch):
         np.testing.assert_allclose(np.asarray(result.image, float), np.asarray(alone, float), atol=1)
     assert [(result.seed, result.settings["best_of"]) for result in results] == [(5, 3), (7, 3)]
     assert Settings(**results[0].settings).best_of == 3, "what makes it again"
+
+
+def test_requests_that_differ_in_their_seeds_are_encoded_once(monkeypatch):
+    sampler, source, read = painter(), picture(64, 64), []
+    inputs = Sampler._inputs
+
+    def counted(self, prompts, *args, **options):
+        read.append(list(prompts))
+        return inputs(self, prompts, *args, **options)
+
+    monkeypatch.setattr(Sampler, "_inputs", counted)
+    pipeline, negative = EditPipeline(sampler), replace(QUICK, negative_prompt="blurred", best_of=2)
+    pipeline([PROMPTS[0]], [source], settings=negative)
+    assert read == [[PROMPTS[0]], ["blurred"]] * 2, "to paint and to compare"
+    read.clear()
+    together = pipeline([PROMPTS[0]] * 3, [source] * 3, seeds=[1, 2, 3], settings=replace(QUICK, batch_size=3))
+    assert read == [PROMPTS[:1]]
+    alone = [pipeline(PROMPTS[:1], [source], seeds=[seed], settings=QUICK)[0] for seed in (1, 2, 3)]
+    for one, other in zip(together, alone, strict=True):
+        assert largest_difference(one.image, other.image) <= 1
+    assert largest_difference(together[0].image, together[1].image) > 4
+    read.clear()
+    pipeline(PROMPTS, [source] * 2, settings=QUICK)
+    assert read == [PROMPTS], "two prompts"
 
 
 def test_pictures_from_text_too():
