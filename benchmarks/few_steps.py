@@ -129,7 +129,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         for name in dict.fromkeys(row["checkpoint"] for row in rows):
             points = sorted((row[across], row[key]) for row in rows if row["checkpoint"] == name and row[key] is not None)
             axis.semilogx([x for x, _ in points], [y for _, y in points], marker="o", label=name)
-        numbers = sorted({row[across] for row in rows})
+        largest = max(row[across] for row in rows)
+        numbers = sorted({row["steps"] for row in rows}) if across == "steps" else [2**n for n in range(largest.bit_length())]
         axis.set_xticks(numbers, [str(number) for number in numbers], minor=False)
         axis.minorticks_off()
         axis.set_xlabel(COLUMNS[across])
