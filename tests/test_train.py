@@ -196,6 +196,7 @@ def test_the_encoder_learns_to_write(tmp_path, monkeypatch):
         ({"optim__learning_rate": "fast"}, "optim.learning_rate=fast"),
         ({"optim__accumulate": "2"}, "accumulate is 2"),
         ({"optim__name": "lion"}, "config.optim.name is 'lion', but must be one of adamw, muon"),
+        ({"objective": "encoder", "model__float8": "True", "trainable": "('encoder',)", "frozen": "()"}, "config.model.float8 is of SANA"),
     ],
 )
 def test_inconsistent_config_is_refused(changes, says, tmp_path):

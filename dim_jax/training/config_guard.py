@@ -74,9 +74,9 @@ def check_config(config: Config) -> tuple[str, ...]:
 
     Raises:
         InputError: the objective or another choice is unknown; something else than an encoder would learn from judgements;
-            `config.trainable` and `config.frozen` do not name each component once; there is no LoRA for what is quantized;
-            `config.data.cache` is set and the run cannot use a cache; a number is out of its range; or as `check_lora`,
-            `check_distillation`, `check_repa` and `check_reward`.
+            `config.trainable` and `config.frozen` do not name each component once; there is no LoRA for what is quantized; nothing of the
+            objective is computed in float8; `config.data.cache` is set and the run cannot use a cache; a number is out of its range; or as
+            `check_lora`, `check_distillation`, `check_repa` and `check_reward`.
     """
     values = flatten(config)
     for key, choices in CHOICES.items():
@@ -98,6 +98,10 @@ def check_config(config: Config) -> tuple[str, ...]:
     check(
         quantization(config) is None or config.lora.rank,
         f'config.model.quantize is "{config.model.quantize}": quantized weights cannot learn. Train a LoRA (lora.rank).',
+    )
+    check(
+        config.objective == "painter" or not config.model.float8,
+        f'config.model.float8 is of SANA, and config.objective is "{config.objective}": leave it out.',
     )
     if config.data.cache:
         check_cacheable(config)
