@@ -55,11 +55,6 @@ class Request:
         return self.size, self.source is None, self.source is not None and self.source.latents is None, self.opacity is None
 
     @property
-    def conditions(self) -> Hashable:
-        """The same for requests of one size that differ in their seeds alone, as candidates of `best_of` do."""
-        return self.prompt, self.frame, self.source and (id(self.source.picture), id(self.source.latents))
-
-    @property
     def canvas(self) -> Image.Image:
         """What the autoencoder reads of the source."""
         assert self.source is not None
@@ -77,6 +72,13 @@ class Request:
             return painted
         picture = self.frame.crop(painted)
         return picture if self.opacity is None else composite(self.source.picture, picture, self.opacity)
+
+
+def differ_in_seeds(requests: Sequence[Request]) -> bool:
+    """Whether several requests have one prompt and one source, as the candidates of `best_of` do, so that one can be encoded for all."""
+    sources = (request.source and (id(request.source.picture), id(request.source.latents)) for request in requests)
+    encoded = {(request.prompt, request.frame, source) for request, source in zip(requests, sources, strict=True)}
+    return len(requests) > 1 and len(encoded) == 1
 
 
 def edit_request(

@@ -8,7 +8,6 @@ from functools import cache, wraps
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -55,35 +54,19 @@ def decode(dim: Dim, latents: Float[Array, "b rows columns c"], tiling: Tiling) 
 
 
 def paint(dim: Dim, condition: Condition, seeds: Array, *, size: tuple[int, int], source: Array | None, **options: Any) -> Array:
-    condition, source, branches = _in_rows(len(seeds), condition, source, **options)
-    return dim.paint(condition, seeds, size, source, **branches)
+    return dim.paint(condition, seeds, size, source, **_branches(condition, **options))
 
 
 def advance(dim: Dim, condition: Condition, state: State, step: Array, *, source: Array | None, **options: Any) -> State:
-    condition, source, branches = _in_rows(len(state.latents), condition, source, **options)
-    return dim.advance(state, condition, source, step, 1, **branches)
+    return dim.advance(state, condition, source, step, 1, **_branches(condition, **options))
+
+
+def _branches(condition: Condition, *, null: Condition | None, unconditional: Condition | None, **options: Any) -> dict[str, Any]:
+    """The options of `Dim.advance`; `null` is a row that stands for all of `unconditional`."""
+    return options | {"unconditional": null.broadcast(condition.mask) if null is not None else unconditional}
 
 
 def prompt_alignment(
-    dim: Dim, condition: Condition, latents: Array, *, source: Array | None, **options: Condition | None
+    dim: Dim, condition: Condition, latents: Array, *, source: Array | None, **branches: Condition | None
 ) -> Float[Array, " b"]:
-    condition, source, branches = _in_rows(len(latents), condition, source, **options)
-    return dim.prompt_alignment(latents, condition, branches["unconditional"], source)
-
-
-def _in_rows(
-    rows: int, condition: Condition, source: Array | None, *, null: Condition | None, unconditional: Condition | None, **options: Any
-) -> tuple[Condition, Array | None, dict[str, Any]]:
-    """The condition, the source and the options of `Dim.advance` for so many pictures. A condition or source of one row is that of all of
-    them; `null` is a row that stands for all of `unconditional`, masked as the condition is."""
-    condition = _repeat(condition, rows)
-    unconditional = null.broadcast(condition.mask) if null is not None else unconditional and _repeat(unconditional, rows)
-    if source is not None:
-        source = jnp.broadcast_to(source, (rows, *source.shape[1:]))
-    return condition, source, options | {"unconditional": unconditional}
-
-
-def _repeat(condition: Condition, rows: int) -> Condition:
-    if len(condition.mask) == rows:
-        return condition
-    return condition.broadcast(jnp.broadcast_to(condition.mask, (rows, condition.mask.shape[1])))
+    return dim.prompt_alignment(latents, condition, _branches(condition, **branches)["unconditional"], source)

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dim_jax import programs
-from dim_jax.batching import Batch, Request, batches, one_ahead
+from dim_jax.batching import Batch, Request, batches, differ_in_seeds, one_ahead
 from dim_jax.errors import InputError, check
 from dim_jax.memory import check_memory, memory_errors
 from dim_jax.models.dc_ae import DEFAULT_TILING
@@ -227,11 +227,12 @@ class Sampler:
         self, requests: Sequence[Request], settings: Settings, on_step: OnStep | None
     ) -> Iterator[tuple[Batch, str, tuple[Float[Array, "b rows columns 3"], Float[Array, "b h w c"]]]]:
         """Every batch, what to say of it in an error, and its pixels and latents, which devices may still be painting."""
+        alike = self.sharding is None and differ_in_seeds(requests)
         for batch in self._batches([request.kind for request in requests], settings):
             filled = batch.fill(requests)
             context = f"{self.name}: painting {filled[0].size[0]} x {filled[0].size[1]} pixels in batches of {batch.rows}"
             with memory_errors(context, REMEDY):
-                latents = self._batch(filled, settings, on_step)
+                latents = self._batch(filled, settings, on_step, alike)
                 arrays = self._decode(self._leaves, latents, self._tiling), latents
             yield batch, context, arrays
 
@@ -279,13 +280,13 @@ class Sampler:
             images += self.decode(self.encode(batch.fill(pictures), size))[: len(batch.indices)]
         return images
 
-    def _batch(self, requests: Sequence[Request], settings: Settings, on_step: OnStep | None) -> Float[Array, "b h w c"]:
+    def _batch(self, requests: Sequence[Request], settings: Settings, on_step: OnStep | None, alike: bool) -> Float[Array, "b h w c"]:
         """Latents of requests whose size and kind of source are the same."""
         size, factor = requests[0].size, self.dim.config.autoencoder.factor
         embeds, has_source = self.dim.config.sana.guidance_embeds, requests[0].source is not None
         image_scale = settings.image_guidance_scale if has_source else 1.0
         guided = settings.num_branches(guidance_embeds=embeds, image_guidance=has_source) > 1
-        condition, branches = self._conditions(requests, settings, guided=guided)
+        condition, branches = self._conditions(requests, settings, guided=guided, alike=alike)
         seeds, grid = self._device_put(np.array([request.seed for request in requests], np.int32)), (size[0] // factor, size[1] // factor)
         options: dict[str, Any] = branches | {
             "inside": self._inside(requests), "guidance_scale": np.float32(settings.guidance_scale),
@@ -311,37 +312,44 @@ class Sampler:
         """
         own, embeds = self.settings, self.dim.config.sana.guidance_embeds
         check_distilled(self.name, own, replace(own, best_of=2), guidance_embeds=embeds)
-        scores = []
+        scores, alike = [], self.sharding is None and differ_in_seeds(requests)
         for batch in self._batches([request.kind for request in requests], settings):
             filled = batch.fill(requests)
             with memory_errors(f"{self.name}: comparing {batch.rows} results with their prompts", REMEDY):
-                condition, branches = self._conditions(filled, settings, guided=True)
+                condition, branches = self._conditions(filled, settings, guided=True, alike=alike)
                 rows = self._device_put(np.stack(batch.fill([*np.asarray(latents)])))
                 scores += [*np.asarray(to_host(self._prompt_alignment(self._leaves, condition, rows, **branches)))][: len(batch.indices)]
         return np.array(scores)
 
-    def _conditions(self, requests: Sequence[Request], settings: Settings, *, guided: bool) -> tuple[Condition, dict[str, Any]]:
+    def _conditions(
+        self, requests: Sequence[Request], settings: Settings, *, guided: bool, alike: bool = False
+    ) -> tuple[Condition, dict[str, Any]]:
         """The condition of requests, and what else SANA reads beside the noise: their sources' latents and, if `guided`, the unconditional
-        branch's condition or its one row (`programs`). All have one row where requests differ in their seeds alone."""
-        if self.sharding is None and len({request.conditions for request in requests}) == 1:
-            requests = requests[:1]
+        branch's condition or its one row (`programs`). Of requests that are `alike` the first one is encoded, and repeated."""
+        rows, requests = len(requests), requests[:1] if alike else requests
         pictures = [[request.source.picture] if request.source is not None else [] for request in requests]
         inputs, length = self._inputs([request.prompt for request in requests], pictures, settings)
         prompt, negative = self.processor.null_prompt if settings.negative_prompt is None else settings.negative_prompt, None
         if guided and prompt is not None:
             negative, other = self._inputs([prompt] * len(requests), pictures, settings, negative=True)
             length = max(length, other)
-        return self._condition(self._leaves, self._device_put(inputs), length), {
-            "null": self.null_condition(length) if guided and negative is None else None, "source": self._source(requests),
-            "unconditional": None if negative is None else self._condition(self._leaves, self._device_put(negative), length),
+        source = self._source(requests)
+
+        def encode(inputs: EncoderInputs) -> Condition:
+            condition = self._condition(self._leaves, self._device_put(inputs), length)
+            return condition.broadcast(jnp.repeat(condition.mask, rows, 0)) if alike else condition
+
+        return encode(inputs), {
+            "null": self.null_condition(length) if guided and negative is None else None,
+            "source": jnp.repeat(source, rows, 0) if alike and source is not None else source,
+            "unconditional": None if negative is None else encode(negative),
         }  # fmt: skip
 
-    def _with_sana_on_device(self) -> list[Array]:
-        """The model's leaves with those of SANA on the device, for a loop over steps, which would else copy them at each."""
+    def _with_sana_on_device(self) -> list[Any]:
+        """The model's leaves, those of SANA on the device: offloaded, each step of a loop would copy them anew."""
         if not self.offload:
             return self._leaves
-        params = parameters(self.dim).items()
-        on_device = {path: jax.device_put(x) if path.startswith("sana.") else x for path, x in params}
+        on_device = {path: jax.device_put(x) if path.startswith("sana.") else x for path, x in parameters(self.dim).items()}
         return jax.tree.leaves(with_parameters(self.dim, on_device))
 
     def _source(self, requests: Sequence[Request]) -> Float[Array, "b h w c"] | None:

@@ -92,6 +92,9 @@ def test_requests_that_differ_in_their_seeds_are_encoded_once(monkeypatch):
     read.clear()
     pipeline(PROMPTS, [source] * 2, settings=QUICK)
     assert read == [PROMPTS], "two prompts"
+    read.clear()
+    pipeline([*PROMPTS, "a boat"], [source] * 3, settings=replace(QUICK, batch_size=2))
+    assert read == [PROMPTS, ["a boat"] * 2], "the last batch is filled up, and compiles nothing"
 
 
 def test_pictures_from_text_too():
