@@ -70,7 +70,7 @@ def test_accumulated_gradients_update_as_their_mean(name):
 def test_each_step_updates_without_accumulation():
     chosen = config(1)
     state = first_state(chosen)
-    after = next_state(chosen, state, random_like(state.params, 1))
+    after = jax.jit(partial(next_state, chosen))(state, random_like(state.params, 1))
     assert int(after.step) == 1
     assert not any(jnp.array_equal(after.params[path], state.params[path]) for path in state.params)
     assert_near(after.ema, optax.incremental_update(after.params, state.ema, 1 - ema_decay(chosen, state.step)))
