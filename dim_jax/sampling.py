@@ -205,7 +205,7 @@ class Sampler:
             InputError: a size or tile does not fit the autoencoder, or latents do not fit the size; a prompt, picture or seed cannot be
                 used; settings do not fit a distilled model; or there is not enough memory.
         """
-        check_distilled(self.name, self.settings, settings, guidance_embeds=self.dim.config.sana.guidance_embeds)
+        self.check_settings(settings)
         for i, request in enumerate(requests):
             self._check(i + 1, request)
         least, factor = MIN_TILE * self.dim.config.autoencoder.factor, self.dim.config.autoencoder.factor
@@ -235,6 +235,10 @@ class Sampler:
                 latents = self._batch(filled, settings, on_step, alike)
                 arrays = self._decode(self._leaves, latents, self._tiling), latents
             yield batch, context, arrays
+
+    def check_settings(self, settings: Settings) -> None:
+        """Refuse settings that do not fit a distilled model, as `settings.check_distilled` does; what paints calls it."""
+        check_distilled(self.name, self.settings, settings, guidance_embeds=self.dim.config.sana.guidance_embeds)
 
     def _check(self, number: int, request: Request) -> None:
         """Refuses a request that this model cannot paint; `number` counts from 1."""
@@ -310,8 +314,7 @@ class Sampler:
         Raises:
             InputError: the model was distilled and has one branch; or there is not enough memory.
         """
-        own, embeds = self.settings, self.dim.config.sana.guidance_embeds
-        check_distilled(self.name, own, replace(own, best_of=2), guidance_embeds=embeds)
+        self.check_settings(replace(self.settings, best_of=2))
         scores, alike = [], self.sharding is None and differ_in_seeds(requests)
         for batch in self._batches([request.kind for request in requests], settings):
             filled = batch.fill(requests)

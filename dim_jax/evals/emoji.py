@@ -34,7 +34,7 @@ from dim_jax.evals.rounds import edit_in_rounds, judge_in_batches, scores_by_pai
 from dim_jax.pipeline import EditPipeline
 from dim_jax.processing.pictures import as_rgb, cover_crop
 from dim_jax.sampling import Sampler
-from dim_jax.settings import Settings, check_distilled
+from dim_jax.settings import Settings
 from dim_jax.sheets import grid, with_caption
 from dim_jax.storage.folders import check_file, new_file
 
@@ -150,7 +150,7 @@ def evaluate(
     painter = pipeline.sampler
     settings, weights = replace(settings or painter.settings, batch_size=batch_size), checkpoint_digest(painter)
     if judge is None:  # which would choose without comparing prompts
-        check_distilled(painter.name, painter.settings, settings, guidance_embeds=painter.dim.config.sana.guidance_embeds)
+        painter.check_settings(settings)
     best_of, settings = settings.best_of, replace(settings, best_of=1)
     chosen = [edits[i] for i in sample([example.rule for example in edits], pairs_per_rule, seed=seed, selection=selection)]
     check(chosen, f"{data}: no rule has more pairs than the report takes, so none is left to choose by. Take fewer (--pairs-per-rule).")

@@ -61,7 +61,6 @@ def convert_block(block: Any) -> None:
 
 def with_float8(model: Module) -> Module:
     """The same abstract model, whose "sana" computes LARGE_LAYERS by `float8_product`; no parameter changes."""
-
     large = {f"sana.blocks.{name}" for name in LARGE_LAYERS}
 
     def attach(model: Module) -> Module:
