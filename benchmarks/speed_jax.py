@@ -4,6 +4,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from dim_jax.models.dim import Dim, DimConfig
 from dim_jax.models.module import parameters, with_parameters
 from dim_jax.models.quantized import Quantize, abstract_like, quantize_on_host, with_quantized
 from dim_jax.processes import make_global_array
+from dim_jax.programs import compiled
 from dim_jax.sampling import LENGTHS
 from dim_jax.sharding import Sharding
 from dim_jax.train import make_train_step
@@ -32,7 +34,6 @@ from dim_jax.weights.model_config import ModelConfig
 
 PARTS_OF_TRAINING = ("cached", "online")
 POOL = 2**20 - 3  # random numbers that all parameters are made of: not a power of two, or the rows of a matrix would be the same
-PARTS = ("encoder", "condition keys", "source latents", "sampler", "picture")
 
 
 def main(args: Namespace) -> None:
@@ -61,20 +62,28 @@ def edit(args: Namespace, dtype: Any) -> None:
         return dim.paint(keys[0], seeds, (cells, cells), source, unconditional=keys[1], **options)
 
     autoencoder = type(dim.autoencoder)
-    functions: dict[str, Any] = dict(
-        zip(PARTS, (lambda dim, x: dim.condition(x, length), keys, autoencoder.encode, sample, autoencoder.decode), strict=True)
-    )
+    # Of each part the model, and a function of it.
+    functions: dict[str, Any] = {
+        "encoder": (dim, lambda dim, x: dim.condition(x, length)),
+        "condition keys": (dim.sana, keys),
+        "source latents": (dim.autoencoder, autoencoder.encode),
+        "sampler": (dim, sample),
+        "picture": (dim.autoencoder, autoencoder.decode),
+    }
     programs: dict[str, Any] = {}
 
     def whole(run: Callable[..., Any]) -> Any:
-        condition = run("condition keys", dim.sana, *run("encoder", dim, inputs))
-        source = run("source latents", dim.autoencoder, pixels)
-        return run("picture", dim.autoencoder, run("sampler", dim, condition, source))
+        condition = run("condition keys", *run("encoder", inputs))
+        source = run("source latents", pixels)
+        return run("picture", run("sampler", condition, source))
 
     def compile_and_measure(part: str, *arguments: Any) -> Any:
+        model, function = functions[part]
+        leaves, structure = jax.tree.flatten(model)  # once, as `Sampler` does
         start = time.perf_counter()
-        programs[part] = jax.jit(functions[part]).lower(*arguments).compile()
+        program = compiled(function, structure, None, ()).lower(leaves, *arguments).compile()
         compile_s = time.perf_counter() - start
+        programs[part] = partial(program, leaves)
         times, result = measure(lambda: programs[part](*arguments), jax.block_until_ready, args.repeats)
         report(args, "dim_jax", part, times, compile_s=round(compile_s, 1))
         return result

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dim_jax.errors import InputError
 from dim_jax.models import module
-from dim_jax.models.dc_ae import DCAE, average_channels, average_squares, pixel_shuffle, pixel_unshuffle, repeat_channels
+from dim_jax.models.dc_ae import DCAE, average_channels, average_squares, pixel_shuffle, pixel_unshuffle, repeat_channels, upsampled_conv
 from dim_jax.models.dc_ae_config import RES_BLOCK, DCAEConfig, Stage
 from dim_jax.models.dc_ae_tiling import Tiling, apply_tiled, tile_starts
 from dim_jax.weights import dc_ae, table
@@ -155,6 +155,15 @@ def test_squares_are_averaged_as_their_channels(d):
     """What a TPU computes instead."""
     x = jnp.asarray(np.random.default_rng(0).integers(0, 99, (2, 4, 6, 3)), jnp.float32)
     np.testing.assert_allclose(average_squares(x, d), average_channels(pixel_unshuffle(x), d), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (3, 2), (4, 7)])
+def test_a_convolution_of_repeated_pixels_needs_none(h, w):
+    rng = np.random.default_rng(0)
+    x, kernel, bias = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((2, h, w, 5), (3, 3, 5, 6), (6,)))
+    repeated = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
+    expected = jax.lax.conv_general_dilated(repeated, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
+    np.testing.assert_allclose(upsampled_conv(x, kernel, bias), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_size_that_is_no_multiple_is_refused():

@@ -58,6 +58,22 @@ def repeat_channels(x: Float[Array, "b h w c"], d: int) -> Float[Array, "b h w {
     return jnp.repeat(x, d // x.shape[-1], axis=-1)
 
 
+def upsampled_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], bias: Float[Array, " d"]) -> Float[Array, "b 2*h 2*w d"]:
+    """A 3 x 3 convolution, padded by one, of `x` with every pixel repeated 2 x 2, from `x` itself with 4/9 of the products.
+
+    A pixel's three rows are two rows of `x`, of which one counts twice: an even pixel's i - 1 and i (first tap; second and third), an odd
+    one's i and i + 1 (first and second; third). So with columns: one 2 x 2 convolution with four results a pixel, taps added in float32.
+    """
+    (b, h, w, _), d = x.shape, kernel.shape[-1]
+    taps = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], jnp.float32)  # parity, row of x, row of the kernel
+    folded = jnp.einsum("pui,qvj,ijcd->uvcpqd", taps, taps, kernel.astype(jnp.float32)).astype(x.dtype)
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(x, folded.reshape(2, 2, -1, 4 * d), (1, 1), ((1, 1), (1, 1)), dimension_numbers=dimensions)
+    y = y.reshape(b, h + 1, w + 1, 2, 2, d)
+    rows = [jnp.stack([y[:, p : p + h, q : q + w, p, q] for q in range(2)], 3) for p in range(2)]
+    return jnp.stack(rows, 2).reshape(b, 2 * h, 2 * w, d) + bias.astype(x.dtype)
+
+
 def _conv(d_in: int, d_out: int, *, stride: int = 1, use_bias: bool = True, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
     """3 x 3 convolution padded by one on every side: "SAME" would pad a strided one only on the right, unlike PyTorch."""
     return nnx.Conv(d_in, d_out, (3, 3), strides=stride, padding=((1, 1), (1, 1)), use_bias=use_bias, dtype=dtype, rngs=rngs)
@@ -190,7 +206,11 @@ class Up(nnx.Module):
         self.d_out, self.shortcut = d_out, shortcut
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b 2*h 2*w {self.d_out}"]:
-        y = self.conv(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)) if self.interpolate else pixel_shuffle(self.conv(x))
+        if self.interpolate:
+            assert self.conv.bias is not None
+            y = upsampled_conv(x, self.conv.kernel[...], self.conv.bias[...])
+        else:
+            y = pixel_shuffle(self.conv(x))
         return y + pixel_shuffle(repeat_channels(x, 4 * self.d_out)) if self.shortcut else y
 
 

@@ -173,12 +173,19 @@ def linear_attention(
     """ReLU linear attention, sum_j (relu(q_i) . relu(k_j)) v_j / (sum_j relu(q_i) . relu(k_j) + eps), in float32; q's dtype out.
 
     Linear in the number of tokens l. Katharopoulos et al. (arXiv 2006.16236) with the ReLU of EfficientViT (arXiv 2205.14756).
+    In bfloat16 nothing is copied to float32, but on CPUs, whose library has no such products: they sum in float32, and the sums over
+    tokens enter products as two numbers of bfloat16 each, high and low part.
     """
     dtype = q.dtype
-    q, k, v = jax.nn.relu(q).astype(jnp.float32), jax.nn.relu(k).astype(jnp.float32), v.astype(jnp.float32)
-    state = jnp.einsum("blnk,blnm->bnkm", k, v)
-    numerator = jnp.einsum("blnk,bnkm->blnm", q, state)
-    denominator = jnp.einsum("blnk,bnk->bln", q, k.sum(1))
+    q, k = jax.nn.relu(q), jax.nn.relu(k)
+    halves = dtype == jnp.bfloat16 and platform() != "cpu"
+    if not halves:
+        q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    state = jnp.einsum("blnk,blnm->bnkm", k, v, preferred_element_type=jnp.float32)
+    high = state.astype(jnp.bfloat16)
+    parts = [high, (state - high).astype(jnp.bfloat16)] if halves else [state]
+    numerator = sum(jnp.einsum("blnk,bnkm->blnm", q, part, preferred_element_type=jnp.float32) for part in parts)
+    denominator = jnp.einsum("blnk,bnk->bln", q.astype(jnp.float32), k.sum(1, dtype=jnp.float32))
     return (numerator / (denominator[..., None] + eps)).astype(dtype)
 
 
