@@ -173,12 +173,12 @@ def linear_attention(
     """ReLU linear attention, sum_j (relu(q_i) . relu(k_j)) v_j / (sum_j relu(q_i) . relu(k_j) + eps), in float32; q's dtype out.
 
     Linear in the number of tokens l. Katharopoulos et al. (arXiv 2006.16236) with the ReLU of EfficientViT (arXiv 2205.14756).
-    In bfloat16 nothing is copied to float32, but on CPUs, whose library has no such products: they sum in float32, and the sums over
-    tokens enter products as two numbers of bfloat16 each, high and low part.
+    In bfloat16 nothing is copied to float32 on GPUs: products sum in float32, and the sums over tokens enter products as two numbers of
+    bfloat16 each, high and low part. (TPUs would move more so, and CPUs have no such products.)
     """
     dtype = q.dtype
     q, k = jax.nn.relu(q), jax.nn.relu(k)
-    halves = dtype == jnp.bfloat16 and platform() != "cpu"
+    halves = dtype == jnp.bfloat16 and platform() == "gpu"
     if not halves:
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     state = jnp.einsum("blnk,blnm->bnkm", k, v, preferred_element_type=jnp.float32)
