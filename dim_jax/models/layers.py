@@ -182,8 +182,10 @@ def linear_attention(
     if not halves:
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     state = jnp.einsum("blnk,blnm->bnkm", k, v, preferred_element_type=jnp.float32)
-    high = state.astype(jnp.bfloat16)
-    parts = [high, (state - high).astype(jnp.bfloat16)] if halves else [state]
+    parts = [state]
+    if halves:
+        high = jax.lax.reduce_precision(state, 8, 7)  # to bfloat16; a cast there and back the compiler may leave out
+        parts = [part.astype(jnp.bfloat16) for part in (high, state - high)]
     numerator = sum(jnp.einsum("blnk,bnkm->blnm", q, part, preferred_element_type=jnp.float32) for part in parts)
     denominator = jnp.einsum("blnk,bnk->bln", q.astype(jnp.float32), k.sum(1, dtype=jnp.float32))
     return (numerator / (denominator[..., None] + eps)).astype(dtype)
