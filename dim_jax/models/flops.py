@@ -138,14 +138,13 @@ def dc_ae_encoder(config: DCAEConfig, b: int, h: int, w: int) -> ForwardFlops:
 
 
 def dc_ae_decoder(config: DCAEConfig, b: int, h: int, w: int) -> ForwardFlops:
-    """Latents to `h` x `w` pixels. To double a side takes four taps a point, or nine for its four points (`dc_ae.Up`)."""
+    """Latents to `h` x `w` pixels. Both ways to double a side cost the same: a quarter of the points, or of the channels."""
     stages, pixels = config.decoder, b * h * w
-    up, finest = 4 if config.upsample == "interpolate" else 9, next(stage.d for stage in stages if stage.depth)
-    work = _conv(config.latent_channels, stages[-1].d, pixels // config.factor**2)
-    work += _conv(finest, 3, pixels, 9 if stages[0].depth else up)
+    finest = next(stage.d for stage in stages if stage.depth)
+    work = _conv(config.latent_channels, stages[-1].d, pixels // config.factor**2) + _conv(finest, 3, pixels)
     for i, (fine, coarse) in enumerate(pairwise(stages)):
         if fine.depth:
-            work += _conv(coarse.d, fine.d, pixels // 4**i, up)
+            work += _conv(coarse.d, fine.d, pixels // 4**i)
     return sum((_stage(stage, config.attention_head_dim, pixels // 4**i) for i, stage in enumerate(stages)), start=work)
 
 
@@ -160,9 +159,9 @@ def _stage(stage: Stage, k: int, points: int) -> ForwardFlops:
     return ForwardFlops(stage.depth * block.weights, stage.depth * block.mixing)
 
 
-def _conv(d: int, d_out: int, points: int, taps: int = 9) -> ForwardFlops:
-    """A convolution of 3 x 3, or of so many `taps`, to `points` points."""
-    return ForwardFlops(2 * points * taps * d * d_out)
+def _conv(d: int, d_out: int, points: int) -> ForwardFlops:
+    """A 3 x 3 convolution to `points` points."""
+    return ForwardFlops(2 * points * 9 * d * d_out)
 
 
 def _attention(b: int, t: int, s: int, d: int) -> int:
