@@ -30,7 +30,7 @@ def limited(self, *arguments):  # as if the disk were full from here on
 TrainingStates.save = limited
 main()
 """
-CHANGES = {"optim__cosine": "False", "train__save_every": "2"}
+CHANGES = {"train__save_every": "2"}
 
 
 def test_full_disk_while_saving_state(tmp_path):

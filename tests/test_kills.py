@@ -23,7 +23,7 @@ from tests.test_train import CONFIGS, arguments, log, train
 
 KILLS = int(os.environ.get("DIM_KILLS", "2"))
 EVERY = 3  # steps between saves; there are two between lines of the log, so that most saves are between lines
-HOW = {"optim__cosine": "False", "train__save_every": str(EVERY), "train__log_every": "2"}
+HOW = {"train__save_every": str(EVERY), "train__log_every": "2"}
 
 
 def running(workdir: Path, config: str = "nano_encoder", **changes: str) -> AbstractContextManager[Started]:
@@ -98,7 +98,7 @@ def test_a_run_that_is_stopped_again_and_again(tmp_path):
     print(f"\n{KILLS} kills, {sum(during for *_, during in kills)} of them during a save; (logged, saved) steps: {kills}")
 
 
-FLOAT32 = {"data__batch_size": "8", "model__dtype": "float32", "optim__cosine": "False", "optim__learning_rate": "2e-4"}
+FLOAT32 = {"data__batch_size": "8", "model__dtype": "float32", "optim__learning_rate": "2e-4"}
 FLOAT32 |= {"train__save_every": "3"}
 
 

@@ -1,7 +1,6 @@
 """A LoRA from the command line: what learns, what is kept, how it goes on, on several devices, and what is refused."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from dim_jax.weights.lora_files import open_lora
 from dim_jax.weights.opening import open_weights
 from tests.lora_fixtures import changes, prepared_pairs, same
 from tests.painter_fixtures import dim, tiny_checkpoint
+from tests.started import with_devices
 from tests.test_train import arguments, last_error, log
 
 PARTS = ("encoder", "connector", "sana", "autoencoder")
@@ -138,8 +138,7 @@ def test_factors_are_cut_as_their_kernel_is():
 
 def test_the_curve_is_the_same_on_a_mesh(place):
     command = [sys.executable, "-m", "dim_jax.cli", *options(place, "mesh", 4, sharding__fsdp="2", sharding__tensor="2")]
-    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    run = subprocess.run(command, env=os.environ | four, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, env=with_devices(4), capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     for line, expected in zip(log(place / "mesh"), log(place / "run"), strict=True):
         np.testing.assert_allclose(line["loss"], expected["loss"], rtol=1e-5)

@@ -84,7 +84,7 @@ def test_hidden_states_are_those_after_a_block():
 
 def test_a_run_aligns_and_exports_an_ordinary_painter(tmp_path):
     """With contrasts to other rows. The error itself is logged, and similarity grows."""
-    changes = REPA | {"flow__contrastive": "0.05", "optim__learning_rate": "1e-2", "optim__cosine": "False"}
+    changes = REPA | {"flow__contrastive": "0.05", "optim__learning_rate": "1e-2"}
     code, text = train("nano_edit", tmp_path / "run", 8, data__lengths="(192,)", data__mix__caption="0.0", **changes)
     assert code == 0, text
     lines = log(tmp_path / "run")

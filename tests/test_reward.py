@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from tests.chat_server import ChatServer, good, status
 from tests.lora_fixtures import prepared_pairs
 from tests.painter_fixtures import dim, tiny_checkpoint
 from tests.sana_fixtures import normal
+from tests.started import with_devices
 from tests.test_train import arguments, last_error, log
 
 PARTS = ("encoder", "connector", "sana", "autoencoder", "teacher")
@@ -118,8 +118,7 @@ def test_a_run_goes_on_upon_a_mesh_with_the_same_curve(place):
     """From its first checkpoint, on four devices."""
     shutil.copytree(place / "run", place / "mesh", ignore=shutil.ignore_patterns("2", "3", "model"))
     command = [sys.executable, "-m", "dim_jax.cli", *options(place, "mesh", 3, **ANCHORED, sharding__data="2", sharding__fsdp="2")]
-    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    run = subprocess.run(command, env=os.environ | four, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, env=with_devices(4), capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "going on after step 1" in run.stderr
     for line, expected in zip(log(place / "mesh"), log(place / "run"), strict=True):

@@ -32,7 +32,7 @@ from tests.test_train import arguments, log, train
 
 LAUNCHER = ROOT / "launch/local_processes.py"
 # At the config's learning rate rounding grows to 2e-4 of the loss in ten steps: Adam makes much of the sign of a gradient near zero.
-SAME = {"data__batch_size": "8", "optim__cosine": "False", "optim__learning_rate": "2e-5", "train__save_every": "1000"}
+SAME = {"data__batch_size": "8", "optim__learning_rate": "2e-5", "train__save_every": "1000"}
 
 
 def several(output: Path, count: int, devices: int, *command: str) -> AbstractContextManager[Started]:

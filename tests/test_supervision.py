@@ -60,7 +60,7 @@ def test_watchdog_fires_after_pause():
 
 def test_watchdog_ends_run_with_hanging_data(tmp_path):
     """Compiling takes longer than the watchdog waits, and is not taken for hanging."""
-    changes = {"optim__cosine": "False", "train__watchdog_minutes": "0.2"}
+    changes = {"train__watchdog_minutes": "0.2"}
     process = ended(HANGS, *arguments("nano_encoder", tmp_path / "run", 100_000, **changes))
     assert process.returncode == HUNG, process.stderr
     assert (tmp_path / "run/log.jsonl").read_text().startswith('{"step": 1, ')

@@ -35,10 +35,11 @@ from dim_jax.weights.model_config import ModelConfig
 from tests.painter_fixtures import dim, one_error, picture
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+# Without a cosine the number of steps is no part of the step's program, which is compiled once for runs of any length.
 SMALL = {
     "data.source": "synthetic", "data.batch_size": "2", "data.resolution": "32", "data.lengths": "(96, 192)", "model.encoder": "tiny",
     "model.sana": "tiny", "model.autoencoder": "tiny", "train.log_every": "1", "train.save_every": "2", "train.show_every": "0",
-    "optim.warmup_steps": "2", "sample.num_steps": "2",
+    "optim.warmup_steps": "2", "optim.cosine": "False", "sample.num_steps": "2",
 }  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def painter_run(tmp_path_factory) -> Path:
 def encoder_run(tmp_path_factory) -> Path:
     """Two steps of the encoder at a rate that stays as it is; tests go on with copies."""
     workdir = tmp_path_factory.mktemp("encoder") / "run"
-    assert train("nano_encoder", workdir, 2, optim__cosine="False")[0] == 0
+    assert train("nano_encoder", workdir, 2)[0] == 0
     return workdir
 
 
@@ -153,7 +154,7 @@ def test_resumed_run_logs_same_losses(tmp_path):
 
 
 def test_trained_autoencoder_exports_unit_variance_latents(tmp_path):
-    assert train("nano_autoencoder", tmp_path / "run", 3)[0] == 0
+    assert train("nano_autoencoder", tmp_path / "run", 3, optim__cosine="True")[0] == 0
     weights = open_weights(tmp_path / "run/model")
     assert weights.config.parts == ("autoencoder",)
     objective = make_objective(read_config(CONFIGS / "nano_autoencoder.py", SMALL), weights.config, None)
@@ -216,7 +217,7 @@ def test_a_workdir_belongs_to_one_config(painter_run):
 def test_a_loss_that_is_not_finite_stops_the_run(encoder_run, tmp_path):
     """The batch is named, and the run goes on from the last good state with another config, which it is told and notes."""
     workdir = shutil.copytree(encoder_run, tmp_path / "run")
-    broken = {"optim__cosine": "False", "optim__learning_rate": "1e30", "optim__clip_global_norm": "1e30"}
+    broken = {"optim__learning_rate": "1e30", "optim__clip_global_norm": "1e30"}
     text = last_error(train("nano_encoder", workdir, 30, "--allow-changes", **broken))
     found = json.loads((workdir / "non_finite.json").read_text())
     assert f"Step {found['step']}: the loss is {found['metrics']['loss']}" in text
@@ -225,8 +226,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(encoder_run, tmp_path):
     assert [line["step"] for line in log(workdir)] == list(range(1, found["step"]))
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["2"]
 
-    assert "optim.learning_rate was 1e+30, is 0.001" in last_error(train("nano_encoder", workdir, 4, optim__cosine="False"))
-    code, text = train("nano_encoder", workdir, 4, "--allow-changes", optim__cosine="False")
+    assert "optim.learning_rate was 1e+30, is 0.001" in last_error(train("nano_encoder", workdir, 4))
+    code, text = train("nano_encoder", workdir, 4, "--allow-changes")
     assert code == 0, text
     assert "going on after step 2" in text
     changes = [json.loads(line) for line in (workdir / "changes.jsonl").read_text().splitlines()]
@@ -257,7 +258,7 @@ def test_a_damaged_checkpoint_is_named(encoder_run, tmp_path):
     for file in (tmp_path / "run/checkpoints/2/state/d").iterdir():
         file.write_bytes(file.read_bytes()[:100])
     # In a process of its own: Orbax leaves coroutines behind that nobody awaits, and Python says so whenever it finds them.
-    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_encoder", tmp_path / "run", 2, optim__cosine="False")]
+    command = [sys.executable, "-m", "dim_jax.cli", *arguments("nano_encoder", tmp_path / "run", 2)]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS.parent, check=False)
     assert ended.returncode == 1
     *_, message = ended.stderr.splitlines()
