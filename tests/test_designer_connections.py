@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from dim_jax.designer.limits import Limits
 from dim_jax.designer.responses import ResponseError, read_completion
 from tests.chat_server import ChatServer, Turnstile, good, hang, status
 from tests.local_server import free_port
@@ -76,8 +77,9 @@ def test_https_url_of_http_server():
 
 
 @pytest.mark.parametrize("command", [design, one])
-def test_unreachable_server_is_one_error(command):
+def test_unreachable_server_is_one_error(command, monkeypatch):
     """One line, and nothing that a second run would skip."""
+    monkeypatch.setattr(Limits, "backoff_seconds", lambda limits, tries: 0.01 * tries)
     message = one_error(command(f"http://127.0.0.1:{free_port()}/v1", *(("--tries", "1") if command is design else ())))
     assert "nothing listens there. Start the server, or check --base-url" in message
     assert "its name is not known" in one_error(design("http://no-such-host.invalid/v1", "--tries", "1"))

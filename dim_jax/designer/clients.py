@@ -328,7 +328,8 @@ def _check_url(url: str) -> None:
     check_unicode(url, "The address of the server")
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
+        labels = (parts.hostname or "").removesuffix(".").split(".")
+        valid = parts.scheme in ("http", "https") and all(labels) and parts.port != 0 and not re.search(r"\s", url)
     except ValueError:  # such as a port that is not a number
         valid = False
     check(valid, f"{url}: not the address of a server. Write one such as http://localhost:8000/v1 (--base-url).")
