@@ -106,17 +106,22 @@ def test_the_log_and_the_files_of_a_run(painter_run):
     assert len(list(painter_run.glob("profile/**/*.xplane.pb"))) == 1
 
 
-def test_a_step_in_float8_has_nearly_the_loss_and_gradient_of_another(painter_run, tmp_path):
-    assert train("nano_edit", tmp_path / "run", 1, model__float8="True")[0] == 0
-    (near,), (exact, *_) = log(tmp_path / "run"), log(painter_run)
+@pytest.fixture(scope="module")
+def float8_step(tmp_path_factory) -> Path:
+    """One step of the same painter in float8. Its learning rate is still zero, so its model is what both began with."""
+    workdir = tmp_path_factory.mktemp("float8") / "run"
+    assert train("nano_edit", workdir, 1, model__float8="True")[0] == 0
+    return workdir
+
+
+def test_a_step_in_float8_has_nearly_the_loss_and_gradient_of_another(painter_run, float8_step):
+    (near,), (exact, *_) = log(float8_step), log(painter_run)
     for name, largest in (("loss", 0.02), ("grad_norm", 0.1)):
         assert 0 < abs(near[name] / exact[name] - 1) < largest
 
 
-def test_only_trainable_components_change(painter_run, tmp_path):
-    """A run of one step, whose learning rate is still zero, shows where both began."""
-    assert train("nano_edit", tmp_path / "start", 1)[0] == 0
-    before, after = (dict(open_weights(run / "model").stream()) for run in (tmp_path / "start", painter_run))
+def test_only_trainable_components_change(painter_run, float8_step):
+    before, after = (dict(open_weights(run / "model").stream()) for run in (float8_step, painter_run))
     changed = dict.fromkeys(("encoder", "connector", "sana", "autoencoder"), False)
     for path, tensor in before.items():
         changed[path.split(".")[0]] |= not np.array_equal(tensor, after[path])
