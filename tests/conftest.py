@@ -1,12 +1,14 @@
 """Shared by all tests: JAX stays on the CPU, nothing is downloaded, random tests repeat themselves, one name finds the goldens."""
 
 import gc
+import inspect
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, get_args
 
 # Before anything imports JAX. Less optimization halves the time of the many small compilations; workers inherit the cache's place.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -22,12 +24,42 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_NUM_PROCESSES", "1")  # on a cluster too
 
 import hypothesis
+import jaxtyping
 import pytest
 
 GOLDENS = Path(__file__).parent / "goldens"
 
 hypothesis.settings.register_profile("dim", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("dim")
+
+
+def may_hold_arrays(hint: Any) -> bool:
+    """Whether a shape may stand in an annotation; True where that cannot be seen, as in one that is a string."""
+    if parts := get_args(hint):
+        return any(map(may_hold_arrays, parts))
+    if isinstance(hint, type):
+        return issubclass(hint, jaxtyping.AbstractArray)
+    return hint not in (None, Any, ...)
+
+
+def jaxtyped(*functions: Any, original: Callable[..., Any] = jaxtyping.jaxtyped, **options: Any) -> Any:
+    """As jaxtyping's, which the import hook puts before every function. Where no shape is named, beartype alone checks: keeping track of
+    letters takes several times as long, which was most of what short functions on words took."""
+    decorate = original(*functions, **options)
+    if functions or options.get("typechecker") is None:
+        return decorate
+
+    def quicker(function: Any) -> Any:
+        if not inspect.isfunction(function):
+            return decorate(function)
+        signature = inspect.signature(function)
+        hints = (signature.return_annotation, *(parameter.annotation for parameter in signature.parameters.values()))
+        return (decorate if any(map(may_hold_arrays, hints)) else options["typechecker"])(function)
+
+    return quicker
+
+
+jaxtyping.jaxtyped = jaxtyped
 
 
 def pytest_configure(config: pytest.Config) -> None:
