@@ -35,6 +35,25 @@ def test_linear_attention_does_not_depend_on_the_scale_of_queries_and_keys():
     np.testing.assert_allclose(layers.linear_attention(1.7 * q, 0.3 * k, v, eps=1e-8), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_linear_attention_of_gpus_rounds_only_its_results(monkeypatch):
+    """Their products of bfloat16 sum in float32, as those of float32 do, which a CPU computes instead."""
+    arrays = [x.astype(jnp.bfloat16) for x in normal(3, 2, 300, 3, 16)]
+    expected, expected_gradients = jax.value_and_grad(attended, (0, 1, 2), has_aux=True)(*arrays)
+    einsum = jnp.einsum
+    monkeypatch.setattr(layers, "platform", lambda: "gpu")
+    monkeypatch.setattr(jnp, "einsum", lambda how, *operands, **options: einsum(how, *(x.astype(jnp.float32) for x in operands)))
+    found, gradients = jax.value_and_grad(attended, (0, 1, 2), has_aux=True)(*arrays)
+    assert np.mean(found[1] != expected[1]) < 0.01  # with sums of one bfloat16 each, three in ten would differ
+    for one, other in zip(gradients, expected_gradients, strict=True):
+        one, other = one.astype(jnp.float32), other.astype(jnp.float32)
+        assert jnp.linalg.norm(one - other) < 0.005 * jnp.linalg.norm(other)  # rounded in parts
+
+
+def attended(q, k, v):
+    y = layers.linear_attention(q, k, v, eps=1e-8)
+    return (y.astype(jnp.float32) * jnp.cos(jnp.arange(16))).sum(), y
+
+
 def test_linear_attention_adds_up_in_float32():
     """4096 equal tokens: a bfloat16 sum would stop growing at 256."""
     ones = jnp.ones((1, 4096, 1, 8), jnp.bfloat16)
