@@ -76,8 +76,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Files that take longest, first: those that are left at the end are spread over the processes evenly.
 LONGEST = (
-    "train", "docs", "cache", "web_page", "processes", "several", "serve_nano", "lora_training", "verify", "training_stages", "learning",
-    "sharding", "compile", "paths", "emoji_build", "exporting", "kills", "fused", "supervision",
+    "train", "docs", "cache", "several", "web_page", "processes", "compile", "reward", "lora_training", "learning", "sharding", "verify",
+    "distillation", "training_stages", "kills", "supervision", "emoji_build", "fused", "sana", "serve_nano", "paths", "exporting",
+    "emoji_icons", "state", "best_of", "quantized", "painting_devices", "full_disk",
 )  # fmt: skip
 
 

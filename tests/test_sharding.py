@@ -5,7 +5,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
@@ -211,15 +211,22 @@ def test_rows_are_spread_only_where_a_mesh_is_set():
         assert "sharding_constraint" in str(jax.make_jaxpr(layers.shard_batch)(x))
 
 
+def random_parameters(leaves: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    """Kernels that keep the size of what they read, scales of one, biases of zero."""
+    rng, found = np.random.default_rng(0), {}
+    for path, leaf in leaves.items():
+        drawn = rng.normal(size=leaf.shape) / math.sqrt(math.prod(leaf.shape[:-1])) if leaf.ndim > 1 else path.endswith("scale")
+        found[path] = np.broadcast_to(drawn, leaf.shape).astype(leaf.dtype)
+    return found
+
+
 class Run:
-    """The tiny edit painter on a mesh, in float32, from `known` parameters. If there are none, the frozen ones become known; others are
-    drawn on the mesh."""
+    """The tiny edit painter on a mesh, in float32, from `known` parameters. If there are none, the frozen ones become known: numbers of
+    their sizes, since a program that draws them compiles for long. Others are drawn on the mesh."""
 
     def __init__(self, shape: tuple[int, int, int], known: dict[str, np.ndarray], devices: Sequence[Any] | None = None):
-        config, one = (
-            read_config(ROOT / "configs/nano_edit.py", SMALL | EDITS | {f"sharding.{axis}": str(size) for axis, size in sizes.items()})
-            for sizes in (dict(zip(("data", "fsdp", "tensor"), shape, strict=True)), dict.fromkeys(("data", "fsdp", "tensor"), 1))
-        )
+        sizes = {f"sharding.{axis}": str(size) for axis, size in zip(("data", "fsdp", "tensor"), shape, strict=True)}
+        config = read_config(ROOT / "configs/nano_edit.py", SMALL | EDITS | sizes)
         model_init = ModelInit.open(config, check_config(config))
         objective = open_objective(config, model_init, ROOT / "tests/tiny_tokenizer")
         self.mesh = Sharding.open(config, objective.model_config, devices or jax.devices()[: math.prod(shape)])
@@ -229,9 +236,8 @@ class Run:
         parts, reader = open_mixture("synthetic", {"edit": 1.0}, split="train", side=32), objective.reader
         plan = make_plan(parts, reader, objective.processor.tokenizer, batch_size=8, seed=0)
         self.loader = Loader(parts, plan, reader, self.mesh.local_batch_indices(8))
-        if not known:  # on one device: what draws the autoencoder on a mesh compiles for long
-            alone, _ = abstract_frozen(objective, Sharding.open(one, objective.model_config, jax.local_devices()[:1]))
-            known |= {path: np.asarray(tensor) for path, tensor in model_init.init_params(0, alone).items()}
+        if not known:
+            known |= random_parameters(frozen)
         self.frozen = {path: make_global_array(known[path], leaf.sharding) for path, leaf in frozen.items()}
         like = self.abstract_state.params
         params = {path: make_global_array(known[path], leaf.sharding) for path, leaf in like.items() if path in known}
