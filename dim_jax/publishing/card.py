@@ -155,7 +155,8 @@ def describe_evaluation(path: AnyPath, number: int, task: str) -> Section:
     remedy = "Name the folder of an evaluation with its report, or the JSON of `dim evaluate emoji -o`."
     with input_errors(lambda error: f"{name}: is not a report ({first_line(error)}). {remedy}", KeyError, TypeError, AttributeError):
         report = read_json(name)
-        check(isinstance(report, dict), f"{name}: is not a report (no object). {remedy}")
+        if not isinstance(report, dict):
+            raise TypeError("no object")
         return _benchmark(path, report, task) if path.is_dir() else _pairs(path, report, number, task)
 
 
