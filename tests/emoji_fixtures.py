@@ -104,7 +104,11 @@ def archives(folder: Path, *, few: int = FEW, older: bool = False, **numbers: in
 
 def icon_archives(folder: Path) -> Path:
     """Write the archives of the icons into a folder, with the names of emoji: flags of three lands in two sets, and glyphs of all signs."""
-    write(folder / NAMES.archive, {"data/openmoji.json": json.dumps(rows(tones=1, flags=3), ensure_ascii=False)})
+    things = [
+        row("1f3ba", "trumpet", "objects", "musical-instrument"), row("1f33d", "ear of corn", "food-drink", "food-vegetable"),
+        row("1f997", "cricket", "animals-nature", "animal-bug"), row("1f33e", "sheaf of rice", "animals-nature", "plant-other"),
+    ]  # fmt: skip
+    write(folder / NAMES.archive, {"data/openmoji.json": json.dumps([*rows(tones=1, flags=3), *things], ensure_ascii=False)})
     ways = [first + second for first in ("up", "down", "top", "bottom", "left", "right") for second in ("", "-left", "-right")]
     phases = [f"{light}-{form}" for light in ("waxing", "waning") for form in ("crescent", "gibbous")]
     digits = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -119,6 +123,7 @@ def icon_archives(folder: Path) -> Path:
             *(f"arrow-{way}-thick" for way in ways), *(f"clock-time-{hour}" for hour in digits[1:]),
             *(f"moon-{phase}" for phase in (*phases, "new", "full", "first-quarter", "last-quarter")),
             *(f"hand-pointing-{way}" for way in ("up", "down", "left", "right")), "emoticon", "emoticon-cry", "emoticon-cool",
+            "thumb-up", "trumpet", "corn", "cricket", "rice", "barley",
         ],
         "tabler": [
             "hash", "number-1", "zodiac-aries", "zodiac-leo", "arrow-up", "arrow-down", "clock-hour-1-filled", "clock-hour-2-filled",
@@ -128,7 +133,9 @@ def icon_archives(folder: Path) -> Path:
             "1", "2", "hand-point-up", "hand-point-left", "face-smile", "face-sad-tear", "face-grin-stars", "thumbs-up", "thumbs-down",
         ],
         "bootstrap": ["1-square-fill", "3-square-fill", "arrow-up-square-fill", "arrow-down-square-fill", "mailbox2", "mailbox2-flag"],
-        "phosphor": ["number-one-bold", "asterisk-bold", "arrow-up-bold", "arrow-up-left-bold"],
+        "game_icons": ["trumpet", "corn", "thumb-up"],
+        "icon_park": ["trumpet"],
+        "phosphor": ["trumpet", "corn-fill", "number-one-bold", "asterisk-bold", "arrow-up-bold", "arrow-up-left-bold"],
         "lucide": ["zodiac-aries", "zodiac-virgo"],
         "mingcute": ["aries-fill", "taurus-fill"],
         "weather": [*(f"moon-{phase}-3" for phase in phases), "moon-new", "moon-full", "moon-first-quarter", "moon-third-quarter"],

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dim_jax.datasets.emoji import icon_tables, tables
+from dim_jax.datasets.emoji import icon_tables, icon_things, tables
 from dim_jax.datasets.emoji.icon_names import COLOURS, FACE_RULES, LIGHT, SKIN
 from dim_jax.datasets.emoji.icons import NIGHT
 from dim_jax.datasets.emoji.names import TONES
@@ -124,6 +124,34 @@ def test_every_state_of_a_set_has_its_other_state_there():
     for names in icon_tables.STATES.values():
         whole = [set(state[:2]) for state in tables.STATES if set(state[:2]) <= names.keys()]
         assert set().union(*whole) == names.keys()
+
+
+def test_things_and_gestures_have_captions_alone(pictures, pairs):
+    found = {(picture.set, picture.name): picture for picture in pictures}
+    names = ("trumpet", "ear of corn", "cricket", "sheaf of rice")
+    things = {(set_, name) for set_, name in found if name in names}
+    assert things == {
+        ("material", "trumpet"), ("material", "ear of corn"), ("material", "sheaf of rice"), ("phosphor", "ear of corn"),
+        ("game_icons", "trumpet"), ("game_icons", "ear of corn"), ("icon_park", "trumpet"),
+    }  # fmt: skip
+    for set_, name in things - {("icon_park", "trumpet")}:
+        assert main_colour(found[set_, name].webp) in COLOURS.values()
+    thumbs = {
+        picture.code: main_colour(picture.webp) for picture in pictures if picture.set == "game_icons" and "thumbs up" in picture.name
+    }
+    assert thumbs == {"1f44d": SKIN[""], "1f44d-1f3fb": SKIN["1f3fb"]}
+    edited = {number for pair in pairs for number in (pair.source, pair.target)}
+    assert not {pictures[number].name for number in edited} & set(names)
+
+
+def test_every_picture_has_a_key_of_its_own(pictures):
+    assert len({(picture.set, picture.code) for picture in pictures}) == len(pictures)
+
+
+def test_every_name_of_a_thing_is_one_word_for_the_sets():
+    for name, words in icon_things.NAMES.items():
+        assert words.split() == list(dict.fromkeys(words.split())), name
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*( [a-z0-9]+(-[a-z0-9]+)*)*", words), name
 
 
 def test_captions_name_the_hand(pictures):

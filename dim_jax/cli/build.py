@@ -183,7 +183,7 @@ def build_icons(
     packages: Packages = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make edit pairs of icons that show what some emoji show: flags, keys, signs, arrows, moons, clocks and fingers."""
+    """Make icons that show what emoji show: edit pairs of flags, keys, signs, clocks and the like, captions also of hands and things."""
     from dim_jax.datasets.emoji.icons import build
     from dim_jax.storage.paths import as_path
 

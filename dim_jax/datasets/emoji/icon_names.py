@@ -4,27 +4,35 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from dim_jax.datasets.emoji import icon_tables, tables
+from dim_jax.datasets.emoji import icon_tables, icon_things, tables
 from dim_jax.datasets.emoji.names import TONES, Emoji
 from dim_jax.datasets.emoji.packages import DIALS
+from dim_jax.datasets.hashing import stable_hash
 
 COLOURS = {"blue": "#2f7fd6", "purple": "#8e4fc9", "orange": "#f08a24", "green": "#3f9f4f", "grey": "#8a8f98"}
 SKIN = dict(zip(("", *TONES), ("#ffcc22", "#f7dece", "#f3d2a2", "#d5ab88", "#af7e57", "#7c533e"), strict=True))
 LIGHT = "#ffd84d"  # of moons
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 FACE_RULES = ("expression", "accessory_on", "accessory_off")
+THINGS = ("animals-nature", "food-drink", "activities", "travel-places", "objects")  # of Unicode's groups
+FILLED = ("phosphor", "bootstrap", "mingcute")  # sets whose filled icons end with -fill
 PARTS = {"up": "top", "down": "bottom"}  # Material's words for diagonal arrows
 
 
 class Icon(NamedTuple):
     """A picture to draw: what it shows, in whose hand, by which icon, and how."""
 
-    kind: str  # the rule of the edits that it is a part of, or "face", with rules of its own (`FACE_RULES`)
+    kind: str  # the rule of the edits that it is a part of; "face", with rules of its own (`FACE_RULES`); "gesture", "thing": of none
     set: str
     code: str  # of the emoji that shows the same
     name: str  # of the icon in its package
     variant: str  # pictures of one edit share it
     colour: str  # of a glyph, or "" for an icon that has its own
+
+    @property
+    def key(self) -> str:
+        """What tells it from others of its set."""
+        return "-".join(filter(None, (self.code, self.variant)))
 
     @property
     def unit(self) -> tuple[str, str, str]:
@@ -33,7 +41,7 @@ class Icon(NamedTuple):
 
 
 def icons(emoji: Mapping[str, Emoji]) -> Iterator[Icon]:
-    """The icons of all sets. Some are not there: a set may lack a flag, or a sign."""
+    """The icons of all sets. Some are not there: a set may lack a flag, or a sign. Of those with one key the first that is there counts."""
     for code, item in emoji.items():
         if item.group == "flags" and item.details:
             region = _region(code)
@@ -56,6 +64,21 @@ def icons(emoji: Mapping[str, Emoji]) -> Iterator[Icon]:
             toned = f"{code}-{tone}" if tone else code
             for set_, name in (("material", "hand-pointing"), ("awesome", "hand-point")):
                 yield Icon("hand_direction", set_, toned, f"{name}-{way.rpartition(' ')[2]}", tone, colour)
+    for (set_, code), name in _of(icon_tables.GESTURES).items():
+        yield from (Icon("gesture", set_, f"{code}-{tone}" if tone else code, name, "", colour) for tone, colour in SKIN.items())
+    yield from _things(emoji)
+
+
+def _things(emoji: Mapping[str, Emoji]) -> Iterator[Icon]:
+    """Animals, food, tools and the like, in every set by several names, each in a colour that its name has nothing to do with."""
+    for code, item in emoji.items():
+        if item.group not in THINGS or item.tones:
+            continue
+        for set_, others in icon_things.OTHERS.items():
+            colour = "" if set_ == "icon_park" else list(COLOURS.values())[stable_hash(0, f"{set_}/{code}") % len(COLOURS)]
+            for word in icon_things.NAMES.get(item.name, re.sub(r"\W+", "-", item.name.lower())).split():
+                if word not in others:
+                    yield Icon("thing", set_, code, f"{word}-fill" if set_ in FILLED else word, "", colour)
 
 
 def _region(code: str) -> str:

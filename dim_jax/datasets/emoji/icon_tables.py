@@ -1,4 +1,4 @@
-"""Which icons show the faces and the states that emoji show, written by hand: for each set, the icon by the emoji's code."""
+"""Which icons show the faces, states and gestures that emoji show, written by hand: for each set, the icon by the emoji's code."""
 
 FACES = {
     "awesome": {
@@ -86,5 +86,36 @@ STATES = {
         "23f8": "pause-fill", "23e9": "fast-forward-fill", "23ea": "rewind-fill", "23eb": "caret-double-up-fill",
         "23ec": "caret-double-down-fill", "1f697": "car-profile-fill", "1f698": "car-fill", "270a": "hand-fist-fill",
         "270b": "hand-palm-fill", "270c": "hand-peace-fill",
+    },
+}  # fmt: skip
+
+GESTURES = {
+    "material": {
+        "1f44d": "thumb-up", "1f44e": "thumb-down", "1f44f": "hand-clap", "1f44c": "hand-okay", "270c": "hand-peace", "1f44b": "hand-wave",
+        "1f64f": "hands-pray", "1f91a": "hand-back-right", "270b": "hand-front-right", "1faf4": "hand-extended", "1f91d": "handshake",
+        "1f4aa": "arm-flex", "261d": "hand-pointing-up",
+    },
+    "awesome": {
+        "1f44d": "thumbs-up", "1f44e": "thumbs-down", "1f44f": "hands-clapping", "270c": "hand-peace", "1f596": "hand-spock",
+        "1f64f": "hands-praying", "270a": "hand-back-fist", "1f44a": "hand-fist", "270b": "hand", "1faf4": "hand-holding",
+        "1f932": "hands-holding", "1f595": "hand-middle-finger", "261d": "hand-point-up", "1f91d": "handshake",
+    },
+    "phosphor": {
+        "1f44d": "thumbs-up-fill", "1f44e": "thumbs-down-fill", "1f44f": "hands-clapping-fill", "270c": "hand-peace-fill",
+        "270a": "hand-fist-fill", "270b": "hand-palm-fill", "1f44b": "hand-waving-fill", "1f64f": "hands-praying-fill",
+        "261d": "hand-pointing-fill", "1f91d": "handshake-fill",
+    },
+    "mingcute": {
+        "1f44d": "thumb-up-fill", "1f44e": "thumb-down-fill", "1f44f": "hands-clapping-fill", "270c": "finger-victory-fill",
+        "1f918": "finger-rock-fill", "1faf0": "finger-love-fill", "1f44b": "wave-hand-fill", "1f64f": "pray-fill", "270b": "hand-fill",
+        "1f595": "middle-finger-fill", "261d": "hand-finger-fill", "1f442": "ear-fill", "1f443": "nose-fill",
+    },
+    "tabler": {
+        "270b": "hand-stop", "1f91f": "hand-love-you", "1f918": "hand-rock", "1f595": "hand-middle-finger", "261d": "hand-finger",
+        "270c": "hand-two-fingers",
+    },
+    "game_icons": {
+        "1f44d": "thumb-up", "1f44e": "thumb-down", "1f44c": "hand-ok", "1faf4": "open-palm", "1f590": "palm", "270a": "fist",
+        "1f596": "spock-hand", "1f91d": "shaking-hands", "1f4aa": "biceps", "1f442": "human-ear", "1f443": "nose-side", "1f9b5": "leg",
     },
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Icons of what some emoji show: flags, keys, signs, arrows, moons, clocks, fingers, faces and states as other hands draw them.
+"""Icons of what some emoji show: flags, keys, signs, arrows, moons, clocks, hands, faces, states and things as others draw them.
 
 Of such things the emoji alone show a model a part, and nothing tells it what a flag looks like that is held out. Icons do: they are no
 emoji, but of the same things. With them an edit to an emoji that is held out asks for a known thing in the hand of its set.
@@ -99,12 +99,15 @@ def _draw(archives: Path, side: int) -> tuple[list[Picture], list[Pair]]:
     drawn: list[_DrawnIcon] = []
     for set_, wanted in by_set.items():
         package = Dials(DIALS[set_]) if set_ in DIALS else Icons(archives, ICONS[set_])
-        drawn += (_draw_icon(icon, package, emoji[icon.code], archives, side) for icon in wanted if icon.name in package)
+        there: dict[str, Icon] = {}
+        for icon in wanted:
+            if icon.name in package:
+                there.setdefault(icon.key, icon)
+        drawn += (_draw_icon(icon, package, emoji[icon.code], archives, side) for icon in there.values())
     pictures = [
-        Picture(item.icon.set, "-".join(filter(None, (item.icon.code, item.icon.variant))), item.emoji.emoji.name, item.split,
-                captions(item.emoji), encode_webp(item.emoji.pixels))
+        Picture(item.icon.set, item.icon.key, item.emoji.emoji.name, item.split, captions(item.emoji), encode_webp(item.emoji.pixels))
         for item in drawn
-    ]  # fmt: skip
+    ]
     return pictures, list(_pairs(drawn, edits(emoji)))
 
 
@@ -158,9 +161,9 @@ def _data_card(statistics: Mapping[str, Mapping], side: int) -> str:
     sources += [(name, item.title, item.author, item.licence, "drawn here") for name, item in DIALS.items()]
     return f"""# Icons: edit pairs for training
 
-Icons of flags, keys, signs, arrows, moons, clocks, fingers, faces and states, at {side} x {side} pixels on white. They show the same as
-emoji do, also as emoji that are held out in the data set of emoji. Glyphs have got a colour, and those of keys, signs and arrows a
-button behind them.
+Icons of flags, keys, signs, arrows, moons, clocks, fingers, faces and states, at {side} x {side} pixels on white, and of gestures and
+things, which have captions alone. They show the same as emoji do, also as emoji that are held out in the data set of emoji. Glyphs have
+got a colour, and those of keys, signs and arrows a button behind them.
 
 {markdown_table(("set", "style", "by", "licence", "npm package"), sources)}
 

@@ -71,6 +71,12 @@ ICONS = {
     "awesome": DrawingSet("@iconify-json/fa6-solid", "1.2.4", "Font Awesome", "solid round shapes", "Dave Gandy", "CC-BY-4.0", "icon"),
     "bootstrap": DrawingSet("@iconify-json/bi", "1.2.7", "Bootstrap", "small neat shapes", "The Bootstrap Authors", "MIT", "icon"),
     "weather": DrawingSet("@iconify-json/wi", "1.2.1", "Weather", "flat shapes in one colour", "Erik Flowers", "OFL-1.1", "icon"),
+    "game_icons": DrawingSet(
+        "@iconify-json/game-icons", "1.2.4", "Game Icons", "detailed silhouettes", "Game Icons and contributors", "CC-BY-3.0", "icon"
+    ),
+    "icon_park": DrawingSet(
+        "@iconify-json/icon-park", "1.2.4", "IconPark", "black outlines filled with blue", "ByteDance", "Apache-2.0", "icon"
+    ),
 }  # fmt: skip
 # Clocks of every half hour, which no package has.
 DIALS = {
