@@ -27,7 +27,7 @@ from dim_jax.storage.paths import read_json  # noqa: E402
 
 BASELINE = "adamw"
 NAME = re.compile(r"[a-z+]+(@\d+)?")  # of an arm, and the step of a state on the way
-ALIKE = ("data.", "train.", "seed")  # keys that are no trick's
+ALIKE = ("data.source", "data.workers", "train.", "seed")  # keys that are no trick's
 
 
 def read_points(runs: Path) -> list[dict[str, Any]]:

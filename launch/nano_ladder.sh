@@ -26,6 +26,10 @@
 #   noisy         times drawn more often near the noise
 #   moments       first moments in bfloat16
 #   ema           shorter averages
+#   small, large  SANA half as wide, or twice
+#   slow, fast    half the learning rate, or twice
+#   mup           matrices of other widths than the preset's learn at a rate of their own
+#   batch         twice as many rows in a step
 set -euo pipefail
 
 # shellcheck source=launch/nano_runs.sh
@@ -49,6 +53,12 @@ keys() {
     noisy) echo flow.shift=2.0 ;;
     moments) echo optim.mu_dtype=bfloat16 ;;
     ema) echo optim.ema_decay=0.998 ;;
+    small) echo model.width=128 ;;
+    large) echo model.width=512 ;;
+    slow) echo optim.learning_rate=5e-4 ;;
+    fast) echo optim.learning_rate=2e-3 ;;
+    mup) echo optim.mup_base_width=256 ;;
+    batch) echo data.batch_size=512 ;;
     *) fail "--arms: there is no $1." ;;
   esac
 }

@@ -55,15 +55,31 @@ def test_from_the_options_to_the_table(home):
 
 def test_tricks_join_and_are_configs_that_hold_together(home):
     """One by one, and all in one arm; their keys come after those of the command line."""
-    tricks = ["muon", "contrastive", "repa", "uniform", "narrow", "wide", "noisy", "moments", "ema"]
-    joined = "+".join(trick for trick in tricks if trick != "wide")  # narrow and wide exclude each other
-    options = ("--every", "3000", "--seeds", "0", "--arms", " ".join(["adamw", *tricks, joined]))
+    tricks = [
+        "muon",
+        "contrastive",
+        "repa",
+        "uniform",
+        "narrow",
+        "wide",
+        "noisy",
+        "moments",
+        "ema",
+        "small",
+        "large",
+        "slow",
+        "fast",
+        "batch",
+    ]
+    joined = "+".join(trick for trick in tricks if trick not in ("wide", "large", "fast"))  # which exclude narrow, small and slow
+    options = ("--every", "3000", "--seeds", "0", "--arms", " ".join(["adamw", *tricks, joined, "large+mup"]))
     assert laboratory(home, *options, script="nano_ladder").returncode == 0
     runs = {Path(words[words.index("--workdir") + 1]).name: keys(words) for words in calls(home) if words[0] == "train"}
-    assert len(runs) == 1 + len(tricks) + 1
+    assert len(runs) == 1 + len(tricks) + 2
     for changes in runs.values():
         check_config(read_config(Path("nano_ladder"), changes))
     for trick in tricks:
         own = runs[trick].items() - runs["adamw"].items()
         assert own
-        assert trick == "wide" or own <= runs[joined].items()
+        assert trick not in joined.split("+") or own <= runs[joined].items()
+    assert runs["large+mup"].items() - runs["adamw"].items() == {("model.width", "512"), ("optim.mup_base_width", "256")}
