@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax._src.distributed import global_state  # the only way to the coordinator's store of keys and values
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dim_jax.errors import InputError
 from dim_jax.storage.locks import lock_folder
@@ -172,7 +172,7 @@ class Vote:
 
     def __init__(self) -> None:
         devices = np.asarray(jax.devices())
-        mesh = Mesh(devices, ("all",))
+        mesh = Mesh(devices, ("all",), axis_types=(AxisType.Auto,))
         self._single, self._shape = not is_multiprocess(), devices.shape
         self._sharded, replicated = NamedSharding(mesh, PartitionSpec("all")), NamedSharding(mesh, PartitionSpec())
         self._count, self._previous = jax.jit(jnp.any, out_shardings=replicated), None

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import AbstractDevice, AbstractMesh, Mesh
+from jax.sharding import Mesh
 
 from dim_jax.models import fused, layers
 from dim_jax.models.lora import LoRALinear
+from tests.abstract_meshes import GPU, TPU, on
 from tests.started import with_devices
 
 ROOT = Path(__file__).parents[1]
@@ -105,14 +106,13 @@ def test_tokens_without_a_positive_key_give_zeros():
 
 def test_the_kernel_is_chosen_by_the_devices_that_the_program_is_for(monkeypatch):
     """A step may be compiled for machines that are not here, and a model may be on the CPU beside a GPU."""
-    half, axes = jnp.zeros((2, 3), jnp.bfloat16), (*layers.BATCH_AXES, "tensor")
-    gpu = AbstractMesh((1, 1, 2, 1), axes, abstract_device=AbstractDevice("NVIDIA", 132, "gpu"))
-    cut = AbstractMesh((1, 1, 1, 2), axes, abstract_device=AbstractDevice("NVIDIA", 132, "gpu"))
-    cpu = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), axes).abstract_mesh
-    for mesh, chosen in ((gpu, "triton"), (cut, "xla"), (cpu, "xla")):
-        with jax.sharding.use_abstract_mesh(mesh):
+    half, full = jnp.zeros((2, 3), jnp.bfloat16), jnp.zeros((2, 3))
+    cpu = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), (*layers.BATCH_AXES, "tensor")).abstract_mesh
+    programs = [(on(1, 1, 2, 1, device=GPU), "triton"), (on(1, 1, 1, 2, device=GPU), "xla"), (jax.sharding.use_abstract_mesh(cpu), "xla")]
+    for program, chosen in programs:
+        with program:
             assert fused._choose_implementation(half) == chosen
-            assert fused._choose_implementation(half.astype(jnp.float32)) == "xla"
+            assert fused._choose_implementation(full) == "xla"
     assert fused._choose_implementation(half) == "xla"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert fused._choose_implementation(half) == "triton"
@@ -122,27 +122,24 @@ def test_the_kernel_is_chosen_by_the_devices_that_the_program_is_for(monkeypatch
         assert fused._choose_implementation(half) == "xla"
 
 
-def tpus(*sizes):
-    return AbstractMesh(sizes, (*layers.BATCH_AXES, "tensor"), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
-
-
 def test_attention_on_a_tpu_takes_the_kernel_in_bfloat16():
-    q = jnp.zeros((1, 2, 3, 4), jnp.bfloat16)
+    q, full, decoded = jnp.zeros((1, 2, 3, 4), jnp.bfloat16), jnp.zeros((1, 2, 3, 4)), jnp.zeros((1, 1, 3, 4), jnp.bfloat16)
     assert fused._choose_attention(q) == "xla"
-    with jax.sharding.use_abstract_mesh(tpus(1, 1, 2, 2)):
+    with on(1, 1, 2, 2, device=TPU):
         assert fused._choose_attention(q) == "mosaic"
-        assert fused._choose_attention(q.astype(jnp.float32)) == "xla"
-        assert fused._choose_attention(q[:, :1]) == "xla"  # a token that is decoded
+        assert fused._choose_attention(full) == "xla"
+        assert fused._choose_attention(decoded) == "xla"
 
 
 def test_the_convolution_on_a_tpu_takes_the_kernel_where_a_device_has_pairs_of_channels():
     z, grouped = jnp.zeros((2, 8, 8, 12), jnp.bfloat16), jnp.zeros((2, 8, 8, 2, 6), jnp.bfloat16)
+    full, large = jnp.zeros((2, 8, 8, 12)), jnp.zeros((2, 65, 64, 4), jnp.bfloat16)
     assert fused._choose_gated_conv(z) == "looped"
-    with jax.sharding.use_abstract_mesh(tpus(1, 1, 2, 1)):
+    with on(1, 1, 2, 1, device=TPU):
         assert fused._choose_gated_conv(z) == "mosaic"
-        assert fused._choose_gated_conv(z.astype(jnp.float32)) == "xla"
-        assert fused._choose_gated_conv(jnp.zeros((2, 65, 64, 4), jnp.bfloat16)) == "xla"  # more tokens than fit in fast memory
-    with jax.sharding.use_abstract_mesh(tpus(1, 1, 2, 2)):
+        assert fused._choose_gated_conv(full) == "xla"
+        assert fused._choose_gated_conv(large) == "xla"  # more tokens than fit in fast memory
+    with on(1, 1, 2, 2, device=TPU):
         assert fused._choose_gated_conv(z) == "xla"  # one device has the halves a, the other g
         assert fused._choose_gated_conv(grouped) == "mosaic"
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AbstractDevice, AbstractMesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from dim_jax.models import layers
+from tests.abstract_meshes import GPU, on
 from tests.sana_fixtures import normal
 
 
@@ -118,9 +119,8 @@ def test_stacked_layers_differ_and_run_in_order():
 def test_a_flash_kernel_gets_queries_keys_and_values_that_are_cut_alike(tensor, heads, monkeypatch):
     """cuDNN refuses others; of two key heads each of two devices takes one, and four cannot share them."""
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, **options: q)  # which looks for cuDNN
-    mesh = AbstractMesh((1, 2, 1, tensor), (*layers.BATCH_AXES, "tensor"), abstract_device=AbstractDevice("NVIDIA", 132, "gpu"))
     q, k = (jax.ShapeDtypeStruct((4, 64, n, 64), jnp.bfloat16) for n in (8, 2))
-    with jax.sharding.use_abstract_mesh(mesh):
+    with on(1, 2, 1, tensor, device=GPU):
         program = jax.make_jaxpr(layers.attention)(q, k, k)
     constraints = [equation.params["sharding"].spec for equation in program.eqns if equation.primitive.name == "sharding_constraint"]
     assert constraints == [PartitionSpec(layers.BATCH_AXES, None, heads, None)] * 3

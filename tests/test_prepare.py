@@ -16,7 +16,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from dim_jax.data.dataset import Dataset, Source, open_source, read_stats, write_stats
-from dim_jax.data.example import KINDS, SPLITS
+from dim_jax.data.example import KINDS, SPLITS, Texts
 from dim_jax.data.pipeline import evenly_spaced_examples, make_plan, open_mixture
 from dim_jax.data.readers import PaintReader
 from dim_jax.data.records import Records, new_records
@@ -349,6 +349,13 @@ class Uncounted:
 
     def __len__(self) -> int:
         return len(self._source)
+
+    # By name, since from Python 3.12 on a check of a protocol does not ask __getattr__.
+    def row_texts(self, index: int) -> Texts:
+        return self._source.row_texts(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self._source.size(index)
 
     def stats(self, tokenizer) -> None:
         return None

@@ -16,9 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
 
-from dim_jax import sharding
 from dim_jax.config import read_config
 from dim_jax.data.pipeline import Loader, batches, make_plan, open_mixture
 from dim_jax.errors import InputError
@@ -38,6 +36,7 @@ from dim_jax.training.resume import training_states
 from dim_jax.training.state import State, abstract_frozen, abstract_state, init_state
 from dim_jax.weights.logical_axes import LOGICAL_AXES, logical_axes
 from dim_jax.weights.model_config import ModelConfig
+from tests.abstract_meshes import on
 from tests.started import with_devices
 from tests.test_train import SMALL
 
@@ -207,7 +206,7 @@ def test_rows_are_spread_only_where_a_mesh_is_set():
     """Else every device would compute the whole batch in training, and sampling would need a mesh."""
     x = jax.ShapeDtypeStruct((8, 2), "float32")
     assert "sharding_constraint" not in str(jax.make_jaxpr(layers.shard_batch)(x))
-    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 2, 1), sharding.MESH_AXES)):
+    with on(1, 1, 2, 1):
         assert "sharding_constraint" in str(jax.make_jaxpr(layers.shard_batch)(x))
 
 
