@@ -166,6 +166,15 @@ def test_what_is_sliced_counts_as_the_slice_and_fast_memory_not():
     assert hlo.bytes_moved(hlo.Program.parse(PROGRAM)) == pytest.approx(4 * (in_the_loop + branch) + before, abs=100)
 
 
+def test_what_runs_aside_counts_once():
+    """What was begun may go on in a step between, as libtpu has it since JAX 0.12."""
+    done = "%there = f32[1,256]{1,0:T(1,128)S(1)} slice-done(%ahead)"
+    assert done in PROGRAM
+    between = "%way = ((f32[512,256]{1,0:T(8,128)}), f32[1,256]{1,0:T(1,128)}, s32[]{:S(2)}) slice-update(%ahead)"
+    text = PROGRAM.replace(done, f"{between}\n  {done.replace('%ahead', '%way')}")
+    assert hlo.bytes_moved(hlo.Program.parse(text)) == hlo.bytes_moved(hlo.Program.parse(PROGRAM))
+
+
 @pytest.mark.parametrize("copied", [False, True])
 def test_what_a_fusion_relabels_counts_as_what_is_read_of_it(copied):
     """On TPU7x a fusion first gives what it reads another tiling, by a fusion of its own."""
