@@ -88,7 +88,7 @@ def test_pictures_are_resized_without_aliasing_and_without_rounding():
     np.testing.assert_allclose(pixels[..., 1], np.asarray(channel).clip(0, 255), atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # what is published is TorchScript
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")  # what is published is TorchScript
 def test_a_feature_network_by_path(tmp_path):
     class Some(torch.nn.Module):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
