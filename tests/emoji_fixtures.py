@@ -106,7 +106,8 @@ def icon_archives(folder: Path) -> Path:
     """Write the archives of the icons into a folder, with the names of emoji: flags of three lands in two sets, and glyphs of all signs."""
     things = [
         row("1f3ba", "trumpet", "objects", "musical-instrument"), row("1f33d", "ear of corn", "food-drink", "food-vegetable"),
-        row("1f997", "cricket", "animals-nature", "animal-bug"), row("1f33e", "sheaf of rice", "animals-nature", "plant-other"),
+        row("1f997", "cricket", "animals-nature", "animal-bug"), row("1f3cf", "cricket game", "activities", "sport"),
+        row("1f33e", "sheaf of rice", "animals-nature", "plant-other"),
     ]  # fmt: skip
     write(folder / NAMES.archive, {"data/openmoji.json": json.dumps([*rows(tones=1, flags=3), *things], ensure_ascii=False)})
     ways = [first + second for first in ("up", "down", "top", "bottom", "left", "right") for second in ("", "-left", "-right")]

@@ -56,21 +56,8 @@ def test_from_the_options_to_the_table(home):
 def test_tricks_join_and_are_configs_that_hold_together(home):
     """One by one, and all in one arm; their keys come after those of the command line."""
     tricks = [
-        "muon",
-        "contrastive",
-        "repa",
-        "uniform",
-        "narrow",
-        "wide",
-        "noisy",
-        "moments",
-        "ema",
-        "small",
-        "large",
-        "slow",
-        "fast",
-        "batch",
-    ]
+        "muon", "contrastive", "repa", "uniform", "narrow", "wide", "noisy", "moments", "ema", "small", "large", "slow", "fast", "batch",
+    ]  # fmt: skip
     joined = "+".join(trick for trick in tricks if trick not in ("wide", "large", "fast"))  # which exclude narrow, small and slow
     options = ("--every", "3000", "--seeds", "0", "--arms", " ".join(["adamw", *tricks, joined, "large+mup"]))
     assert laboratory(home, *options, script="nano_ladder").returncode == 0

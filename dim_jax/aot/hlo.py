@@ -198,7 +198,7 @@ def bytes_moved(program: Program) -> int:
 
 
 def _instruction_bytes(program: Program, computation: Computation, instruction: Instruction) -> int:
-    if instruction.opcode in FREE or instruction.opcode.endswith(("-update", "-done")):  # their -start counts
+    if instruction.opcode in FREE or instruction.opcode.endswith(("-update", "-done")):  # their start counts, or what it calls
         return 0
     if instruction.opcode == "custom-call" and _KERNEL not in instruction.attributes:
         return 0

@@ -60,13 +60,17 @@ def icons(emoji: Mapping[str, Emoji]) -> Iterator[Icon]:
         yield Icon("moon", "material", code, f"moon-{phase}", "", LIGHT)
         yield Icon("moon", "weather", code, f"moon-{phase.replace('last', 'third')}{number}", "", LIGHT)
     for code, way in tables.HANDS["index finger"].items():
-        for tone, colour in SKIN.items():
-            toned = f"{code}-{tone}" if tone else code
+        for toned, tone, colour in _in_all_tones(code):
             for set_, name in (("material", "hand-pointing"), ("awesome", "hand-point")):
                 yield Icon("hand_direction", set_, toned, f"{name}-{way.rpartition(' ')[2]}", tone, colour)
     for (set_, code), name in _of(icon_tables.GESTURES).items():
-        yield from (Icon("gesture", set_, f"{code}-{tone}" if tone else code, name, "", colour) for tone, colour in SKIN.items())
+        yield from (Icon("gesture", set_, toned, name, "", colour) for toned, _, colour in _in_all_tones(code))
     yield from _things(emoji)
+
+
+def _in_all_tones(code: str) -> Iterator[tuple[str, str, str]]:
+    """The code of a hand with each skin tone, the tone, and its colour."""
+    return ((f"{code}-{tone}" if tone else code, tone, colour) for tone, colour in SKIN.items())
 
 
 def _things(emoji: Mapping[str, Emoji]) -> Iterator[Icon]:
@@ -74,10 +78,11 @@ def _things(emoji: Mapping[str, Emoji]) -> Iterator[Icon]:
     for code, item in emoji.items():
         if item.group not in THINGS or item.tones:
             continue
+        own = re.sub(r"\W+", "-", item.name.lower())
         for set_, others in icon_things.OTHERS.items():
             colour = "" if set_ == "icon_park" else list(COLOURS.values())[stable_hash(0, f"{set_}/{code}") % len(COLOURS)]
-            for word in icon_things.NAMES.get(item.name, re.sub(r"\W+", "-", item.name.lower())).split():
-                if word not in others:
+            for word in icon_things.NAMES.get(item.name, own).split():
+                if word != own or own not in others:
                     yield Icon("thing", set_, code, f"{word}-fill" if set_ in FILLED else word, "", colour)
 
 
